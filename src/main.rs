@@ -1,0 +1,3 @@
+//! The server; it comes with the event loop.
+
+fn main() {}

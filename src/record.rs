@@ -1,0 +1,301 @@
+//! Records, and which of two wins.
+//!
+//! A record is a value under a key with a class, a version and a life. Records of one key are
+//! ordered by (class, version, value); the larger wins, everywhere and always, so that any
+//! order of arrival ends in the same state (`PROTOCOL.md` 3). Nothing here keeps records:
+//! that is `storage`.
+//!
+//! A life is carried as TTL and *age*, never as a date: age only grows, so no hop, rounding or
+//! skewed clock prolongs it. A holder turns both into the [`Time`] at which it ends.
+//!
+//! Classes other than plain are known to the order and to the wire; verifying them is not done
+//! yet, so no node accepts them.
+
+use std::cmp::Ordering;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::id::Key;
+use crate::limits::{CLOCK_SKEW_MAX, TTL_LONGEST};
+use crate::time::{Now, Time, WallTime};
+
+/// What a record proves about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Nothing: anybody may write a newer one.
+    Plain,
+    /// Its value is an envelope that only the owner of the key can sign (`PROTOCOL.md` 4).
+    Signed,
+    /// Its key is the SHA-256 of its value.
+    Hashed,
+}
+
+impl Class {
+    /// Whether strangers cannot replace such a record.
+    pub fn certifies_itself(self) -> bool {
+        match self {
+            Class::Plain => false,
+            Class::Signed | Class::Hashed => true,
+        }
+    }
+}
+
+/// Whether a record can still be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It can.
+    Alive,
+    /// It has ended, and only its class and version are remembered: a tombstone.
+    Over,
+}
+
+/// What a record is compared by when its value is elsewhere: in entries and in replies to STORE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rank {
+    /// What it proves about itself.
+    pub class: Class,
+    /// Whether it can still be read.
+    pub life: Life,
+    /// Which of several values it is.
+    pub version: Version,
+}
+
+/// The version of a record: a hybrid clock, milliseconds since 1970 above 16 further bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(u64);
+
+impl Version {
+    /// The version with these 64 bits, as the wire carries them.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The 64 bits.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Draws the version of a PUT: now by the wall clock with `tail` (16 bits drawn at start,
+    /// so that two nodes rarely agree), and above `highest`, the largest version seen of this
+    /// key.
+    #[must_use]
+    pub fn draw(wall: WallTime, tail: u16, highest: Option<Version>) -> Version {
+        let by_clock = (wall.as_millis() << 16) | u64::from(tail);
+        let by_history = highest.map_or(0, |seen| seen.0.saturating_add(1));
+        Version(by_clock.max(by_history))
+    }
+
+    /// The moment that the version speaks of.
+    pub const fn time(self) -> WallTime {
+        WallTime::from_millis(self.0 >> 16)
+    }
+
+    /// Whether it lies so far ahead of `wall` that whoever meets it must ignore it.
+    pub fn is_too_early(self, wall: WallTime) -> bool {
+        let skew = u64::try_from(CLOCK_SKEW_MAX.as_millis()).expect("ten minutes fit");
+        self.time().as_millis() > wall.as_millis().saturating_add(skew)
+    }
+}
+
+/// How long a record lives in all: whole seconds, at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ttl(NonZeroU16);
+
+impl Ttl {
+    /// `None` for zero, which is no life.
+    pub const fn from_secs(secs: u16) -> Option<Ttl> {
+        match NonZeroU16::new(secs) {
+            Some(secs) => Some(Ttl(secs)),
+            None => None,
+        }
+    }
+
+    /// The seconds.
+    pub const fn as_secs(self) -> u16 {
+        self.0.get()
+    }
+
+    const fn millis(self) -> u64 {
+        self.0.get() as u64 * 1000
+    }
+}
+
+/// How much of a life has passed, in milliseconds, as the wire carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age(pub u32);
+
+/// A value under a key, without the moment its life ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where it belongs.
+    pub key: Key,
+    /// What it proves about itself.
+    pub class: Class,
+    /// Which of several values this is.
+    pub version: Version,
+    /// How long it lives in all.
+    pub ttl: Ttl,
+    /// How many nodes shall hold it: 1..=[`crate::limits::K_MAX`].
+    pub replication: u8,
+    /// CRC-32 of the value.
+    pub check: u32,
+    /// 1..=[`crate::limits::VALUE_SIZE_MAX`] bytes, shared by all who send it.
+    pub value: Arc<[u8]>,
+}
+
+impl Record {
+    /// The record without its value, while it is alive.
+    pub fn rank(&self) -> Rank {
+        Rank { class: self.class, life: Life::Alive, version: self.version }
+    }
+
+    /// Compares two records of one key: `Greater` if this one wins.
+    ///
+    /// # Panics
+    ///
+    /// If the keys differ: records of different keys do not compete.
+    pub fn compare(&self, other: &Record) -> Ordering {
+        assert_eq!(self.key, other.key, "records of different keys do not compete");
+        (self.class.certifies_itself(), self.version, &self.value[..]).cmp(&(
+            other.class.certifies_itself(),
+            other.version,
+            &other.value[..],
+        ))
+    }
+}
+
+/// When a life of `ttl` of which `age` has passed ends: after what is left of it, and never
+/// later than a life that began at `version` could last. `None` if it is over.
+///
+/// Version 0 belongs to hashed records, whose version speaks of no time.
+pub fn end_of_life(now: Now, ttl: Ttl, age: Age, version: Version) -> Option<Time> {
+    let left = Duration::from_millis(ttl.millis().saturating_sub(u64::from(age.0)));
+    let left = if version.bits() == 0 { left } else { left.min(left_by_version(now.wall, version)) };
+    (!left.is_zero()).then(|| now.mono + left)
+}
+
+/// The age, at `now`, of a record of `ttl` whose life ends at `end`: rounded up, so that
+/// sending it on never prolongs it.
+pub fn age_at(now: Time, ttl: Ttl, end: Time) -> Age {
+    let left = u64::try_from(end.since(now).as_millis()).unwrap_or(u64::MAX);
+    let age = ttl.millis().saturating_sub(left);
+    Age(u32::try_from(age).expect("a TTL of 16 bits is less than 2^32 milliseconds"))
+}
+
+fn left_by_version(wall: WallTime, version: Version) -> Duration {
+    let longest = u64::try_from((TTL_LONGEST + CLOCK_SKEW_MAX).as_millis()).expect("a day fits");
+    let end = version.time().as_millis().saturating_add(longest);
+    Duration::from_millis(end.saturating_sub(wall.as_millis()))
+}
+
+/// CRC-32 of `value`, the check that a record carries.
+pub fn check_of(value: &[u8]) -> u32 {
+    crc32fast::hash(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn record(class: Class, version: u64, value: &[u8]) -> Record {
+        Record {
+            key: Key::new([7; 32]),
+            class,
+            version: Version::from_bits(version),
+            ttl: Ttl::from_secs(60).expect("not zero"),
+            replication: 8,
+            check: check_of(value),
+            value: value.into(),
+        }
+    }
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        let class = prop_oneof![Just(Class::Plain), Just(Class::Signed)];
+        (class, 0..4_u64, proptest::collection::vec(0..3_u8, 1..3))
+            .prop_map(|(class, version, value)| record(class, version, &value))
+    }
+
+    fn now(wall_millis: u64) -> Now {
+        Now { mono: Time::ZERO + Duration::from_secs(100_000), wall: WallTime::from_millis(wall_millis) }
+    }
+
+    fn larger<'a>(a: &'a Record, b: &'a Record) -> &'a Record {
+        if a.compare(b).is_ge() { a } else { b }
+    }
+
+    proptest! {
+        /// `PROTOCOL.md` 3: the rule is commutative, associative and idempotent.
+        #[test]
+        fn merging_is_commutative_associative_and_idempotent(a in any_record(), b in any_record(), c in any_record()) {
+            prop_assert_eq!(larger(&a, &b), larger(&b, &a));
+            prop_assert_eq!(larger(larger(&a, &b), &c), larger(&a, larger(&b, &c)));
+            prop_assert_eq!(larger(&a, &a), &a);
+        }
+
+        /// Sending a record on, however often and at whatever fractions of a millisecond, never
+        /// moves its end to a later moment.
+        #[test]
+        fn no_number_of_hops_prolongs_a_life(
+            secs in 1..=u16::MAX,
+            hops in proptest::collection::vec(0..5_000_000_u64, 1..40),
+        ) {
+            let ttl = Ttl::from_secs(secs).expect("not zero");
+            let version = Version::draw(WallTime::from_millis(1_000_000), 3, None);
+            let mut at = now(1_000_000);
+            let first = end_of_life(at, ttl, Age(0), version).expect("a fresh life");
+            let mut end = first;
+            for nanos in hops {
+                at.mono = at.mono + Duration::from_nanos(nanos);
+                let age = age_at(at.mono, ttl, end);
+                let Some(next) = end_of_life(at, ttl, age, version) else { break };
+                prop_assert!(next <= end);
+                end = next;
+            }
+        }
+    }
+
+    #[test]
+    fn a_class_that_certifies_itself_wins_over_any_plain_version() {
+        let plain = record(Class::Plain, u64::MAX, b"z");
+        for class in [Class::Signed, Class::Hashed] {
+            assert_eq!(record(class, 0, b"a").compare(&plain), Ordering::Greater);
+        }
+    }
+
+    #[test]
+    fn a_version_is_drawn_above_all_that_were_seen() {
+        let wall = WallTime::from_millis(1_700_000_000_000);
+        let first = Version::draw(wall, 9, None);
+        assert_eq!(first.time(), wall);
+        assert_eq!(Version::draw(wall, 9, Some(first)).bits(), first.bits() + 1);
+        let ahead = Version::from_bits(first.bits() + (5 << 16));
+        assert_eq!(Version::draw(wall, 9, Some(ahead)).bits(), ahead.bits() + 1);
+        assert_eq!(Version::draw(wall, 9, Some(Version::from_bits(3))), first);
+    }
+
+    #[test]
+    fn a_version_is_too_early_only_beyond_the_skew() {
+        let wall = WallTime::from_millis(5_000_000);
+        let at = |millis: u64| Version::from_bits(millis << 16);
+        assert!(!at(5_600_000).is_too_early(wall));
+        assert!(at(5_600_001).is_too_early(wall));
+        assert!(Version::from_bits(u64::MAX).is_too_early(wall));
+    }
+
+    #[test]
+    fn a_life_ends_with_its_ttl_or_with_its_version() {
+        let ttl = Ttl::from_secs(10).expect("not zero");
+        let fresh = Version::from_bits(5_000_000 << 16);
+        let at = now(5_000_000);
+        assert_eq!(end_of_life(at, ttl, Age(4_000), fresh), Some(at.mono + Duration::from_secs(6)));
+        assert_eq!(end_of_life(at, ttl, Age(10_000), fresh), None);
+        assert_eq!(end_of_life(at, ttl, Age(u32::MAX), fresh), None);
+        // 65 535 s + 600 s after the version's own time nothing of it is left, whatever its age says.
+        let late = now(5_000_000 + 66_135_000 - 1);
+        assert_eq!(end_of_life(late, ttl, Age(0), fresh), Some(late.mono + Duration::from_millis(1)));
+        assert_eq!(end_of_life(now(5_000_000 + 66_135_000), ttl, Age(0), fresh), None);
+        assert!(end_of_life(at, ttl, Age(0), Version::from_bits(0)).is_some(), "version 0 speaks of no time");
+    }
+}

@@ -1,0 +1,141 @@
+//! The module API: DHT PUT, GET, SUCCESS and FAILURE. Source: `PROTOCOL.md` 1.
+
+use crate::id::{KEY_SIZE, Key};
+use crate::limits::PUT_FIELDS_SIZE;
+use crate::wire::codec::{Reader, WireError};
+use crate::wire::frame::{Frame, put_header};
+use crate::wire::{FAILURE, GET, Kind, PUT, SUCCESS};
+
+/// What a module asks of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiRequest<'a> {
+    /// Store a value.
+    Put(Put<'a>),
+    /// Find a value.
+    Get {
+        /// Under which key.
+        key: Key,
+    },
+}
+
+/// A DHT PUT, as it was sent: nothing is clamped yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Put<'a> {
+    /// Seconds; 0 asks for the default.
+    pub ttl: u16,
+    /// Nodes that shall hold the value; 0 asks for the default.
+    pub replication: u8,
+    /// Whether the client waits for an answer.
+    pub confirm: Confirm,
+    /// Where the value belongs.
+    pub key: Key,
+    /// 1..=[`crate::limits::VALUE_SIZE_MAX`] bytes.
+    pub value: &'a [u8],
+}
+
+/// Whether a PUT is answered (flag bit 0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirm {
+    /// It is not: whatever becomes of it, its client reads nothing.
+    No,
+    /// SUCCESS once the value is held, FAILURE otherwise.
+    Yes,
+}
+
+/// What the server answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiReply<'a> {
+    /// The value, or, for a confirmed PUT, no bytes.
+    Success {
+        /// The key of the request.
+        key: Key,
+        /// 0..=[`crate::limits::VALUE_SIZE_MAX`] bytes.
+        value: &'a [u8],
+    },
+    /// It is not to be had.
+    Failure {
+        /// The key of the request.
+        key: Key,
+    },
+}
+
+const FLAG_CONFIRM: u8 = 1;
+
+impl<'a> ApiRequest<'a> {
+    /// Reads a request from `frame`, which came from a module.
+    pub fn decode(frame: Frame<'a>) -> Result<Self, WireError> {
+        let mut body = Reader::new(frame.body);
+        if frame.kind == GET {
+            let key = Key::new(body.array("key")?);
+            body.finish()?;
+            return Ok(ApiRequest::Get { key });
+        }
+        if frame.kind != PUT {
+            return Err(WireError::UnknownKind { number: frame.kind.number });
+        }
+        let ttl = body.u16("ttl")?;
+        let replication = body.u8("replication")?;
+        let confirm = match body.u8("flags")? {
+            0 => Confirm::No,
+            FLAG_CONFIRM => Confirm::Yes,
+            flags => {
+                return Err(WireError::Field { field: "flags", found: flags.into(), expected: "0 or 1 (confirm)" });
+            }
+        };
+        let key = Key::new(body.array("key")?);
+        Ok(ApiRequest::Put(Put { ttl, replication, confirm, key, value: body.rest() }))
+    }
+
+    /// Appends the request to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            ApiRequest::Put(put) => {
+                put_header(out, PUT, PUT_FIELDS_SIZE + KEY_SIZE + put.value.len());
+                out.extend_from_slice(&put.ttl.to_be_bytes());
+                out.push(put.replication);
+                out.push(match put.confirm {
+                    Confirm::No => 0,
+                    Confirm::Yes => FLAG_CONFIRM,
+                });
+                out.extend_from_slice(put.key.as_bytes());
+                out.extend_from_slice(put.value);
+            }
+            ApiRequest::Get { key } => {
+                put_header(out, GET, KEY_SIZE);
+                out.extend_from_slice(key.as_bytes());
+            }
+        }
+    }
+}
+
+impl<'a> ApiReply<'a> {
+    /// Reads an answer from `frame`, which came from the server.
+    pub fn decode(frame: Frame<'a>) -> Result<Self, WireError> {
+        let mut body = Reader::new(frame.body);
+        let reply = match frame.kind {
+            SUCCESS => ApiReply::Success { key: Key::new(body.array("key")?), value: body.rest() },
+            FAILURE => ApiReply::Failure { key: Key::new(body.array("key")?) },
+            Kind { number, .. } => return Err(WireError::UnknownKind { number }),
+        };
+        body.finish()?;
+        Ok(reply)
+    }
+
+    /// Appends the answer to `out`, without the value, which is to follow.
+    pub fn encode_head(&self, out: &mut Vec<u8>) {
+        let (kind, key, value) = match self {
+            ApiReply::Success { key, value } => (SUCCESS, key, value.len()),
+            ApiReply::Failure { key } => (FAILURE, key, 0),
+        };
+        put_header(out, kind, KEY_SIZE + value);
+        out.extend_from_slice(key.as_bytes());
+    }
+
+    /// Appends the whole answer to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.encode_head(out);
+        if let ApiReply::Success { value, .. } = self {
+            out.extend_from_slice(value);
+        }
+    }
+}

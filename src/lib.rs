@@ -1,7 +1,7 @@
 //! A Kademlia distributed hash table that speaks the VoidPhone module API.
 //!
-//! The ground of the house: keys and distances, time as an argument, contacts, bounds, records
-//! and the layouts of all messages. No state, no decisions.
+//! Two floors stand: the ground (keys, time, contacts, bounds, records, layouts), without state and
+//! without decisions; and the machines, one job each and strangers to each other.
 
 #![forbid(unsafe_code)]
 
@@ -9,6 +9,10 @@ pub mod contact;
 pub mod counters;
 pub mod id;
 pub mod limits;
+pub mod lookup;
+pub mod pending;
 pub mod record;
+pub mod routing;
+pub mod storage;
 pub mod time;
 pub mod wire;

@@ -1,7 +1,8 @@
 //! A Kademlia distributed hash table that speaks the VoidPhone module API.
 //!
-//! Two floors stand: the ground (keys, time, contacts, bounds, records, layouts), without state and
-//! without decisions; and the machines, one job each and strangers to each other.
+//! Three floors stand: the ground (keys, time, contacts, bounds, records, layouts), without state
+//! and without decisions; the machines, one job each and strangers to each other; and the node,
+//! the only place where machines meet.
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +11,7 @@ pub mod counters;
 pub mod id;
 pub mod limits;
 pub mod lookup;
+pub mod node;
 pub mod pending;
 pub mod record;
 pub mod routing;

@@ -130,9 +130,10 @@ pub const JOIN_BACKOFF_MAX: Duration = Duration::from_mins(1);
 /// Lookups for upkeep under way at once, however stale the table is.
 pub const UPKEEP_LOOKUPS_MAX: usize = 2;
 
-/// Pause between two lookups of upkeep: a node that has just joined fills its table in a few
-/// seconds, and a network that starts at once is not flooded by it.
-pub const REFRESH_PAUSE: Duration = Duration::from_millis(500);
+/// Pause between two lookups of upkeep. Joining itself is one lookup; what it leaves of the table
+/// is filled within minutes, so that a network that starts at once is not flooded by it: in a
+/// large one, to fill a table takes four times the requests and connections of joining.
+pub const REFRESH_PAUSE: Duration = Duration::from_secs(10);
 
 /// Pause before contacts that fell asleep are asked again.
 pub const ASLEEP_PAUSE: Duration = Duration::from_secs(10);

@@ -74,6 +74,7 @@ pub struct Table {
     buckets: Vec<Bucket>,
     /// When the own neighbourhood was last looked up, and found.
     neighbourhood: Option<Time>,
+    changes: u64,
 }
 
 impl Table {
@@ -84,7 +85,7 @@ impl Table {
     /// If `k` is not in 1..=[`K_MAX`].
     pub fn new(me: NodeId, k: usize) -> Self {
         assert!((1..=K_MAX).contains(&k), "k is checked where parameters are read");
-        Self { me, k, buckets: Vec::new(), neighbourhood: None }
+        Self { me, k, buckets: Vec::new(), neighbourhood: None, changes: 0 }
     }
 
     /// `contact` was dialled by this node, and met at its address: it becomes the most recently
@@ -94,6 +95,7 @@ impl Table {
         self.grow(at);
         let bucket = &mut self.buckets[at];
         let observed = bucket.observe(self.k, contact);
+        self.changes += u64::from(observed == Observed::Added);
         if bucket.live().len() == self.k {
             bucket.refreshed.get_or_insert(now); // a lookup could not add to it
         }
@@ -129,6 +131,7 @@ impl Table {
     ///
     /// [`CONTACT_FAILURES_MAX`]: crate::limits::CONTACT_FAILURES_MAX
     pub fn failed(&mut self, id: &NodeId) -> Option<Contact> {
+        self.changes += 1;
         let k = self.k;
         self.bucket_mut(id)?.failed(k, id)
     }
@@ -136,6 +139,7 @@ impl Table {
     /// `id` said GOODBYE, or somebody else was met at its address: it is gone at once. Its place
     /// is filled as in [`Table::failed`]; a candidate to dial is returned.
     pub fn remove(&mut self, id: &NodeId) -> Option<Contact> {
+        self.changes += 1;
         let k = self.k;
         self.bucket_mut(id)?.remove(k, id)
     }
@@ -267,6 +271,12 @@ impl Table {
     pub fn next_refresh(&self, interval: Duration) -> Option<Time> {
         let (refreshed, _) = self.least_fresh()?;
         Some(due(refreshed, interval))
+    }
+
+    /// How often somebody may have come or gone: whoever checks invariants need not look at the
+    /// table again while this stands still.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Whether the own id is in, which breaks a law: for whoever checks invariants.

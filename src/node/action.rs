@@ -1,0 +1,156 @@
+//! What a node wants done: the only way in which it touches the world.
+//!
+//! The caller lends an [`Actions`] to every verb of the node and performs, in their order, what
+//! it finds in there before the next call. Messages are encoded at once, into one buffer that is
+//! used again and again; a value is not copied but shared, and ends its message.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::id::NodeId;
+use crate::node::params::Endpoint;
+use crate::wire::api::ApiReply;
+use crate::wire::peer::PeerMessage;
+
+/// A connection to a peer, from the end of its TLS handshake on. Minted by the host, never used
+/// for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// An attempt to open a connection. Minted by the node, never used for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DialId(pub u64);
+
+/// One *request* of a client. Minted by the host and never used again, so that a late reply
+/// finds nobody rather than a stranger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId {
+    /// The connection it came on.
+    pub connection: u64,
+    /// Which request of that connection it is.
+    pub request: u64,
+}
+
+/// How a connection to a peer came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// This node dialled.
+    Dialled(DialId),
+    /// The peer dialled.
+    Accepted,
+}
+
+/// Why no connection came of a dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DialError {
+    /// Nobody answers there, or nobody that completes a handshake.
+    Unreachable,
+    /// Somebody answers, who is not the one that was expected, or no node of this kind.
+    NotAuthentic,
+}
+
+/// Something for the host to do.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Open a connection; answered by `on_secured` or by `on_dial_failed`, once.
+    Dial {
+        /// Comes back with the answer.
+        dial: DialId,
+        /// Where.
+        to: Endpoint,
+        /// Who must be met there, if that is known.
+        expect: Option<NodeId>,
+    },
+    /// Send a message to a peer. A connection that is gone, or whose outbox is full, loses it.
+    Send {
+        /// Over which connection.
+        conn: ConnId,
+        /// The message.
+        message: Encoded,
+    },
+    /// Answer a client. A client that is gone loses it.
+    Reply {
+        /// Which request.
+        client: ClientId,
+        /// The answer.
+        message: Encoded,
+    },
+    /// Close a connection once what was sent over it is out. `on_closed` does not follow.
+    Close {
+        /// Which.
+        conn: ConnId,
+    },
+}
+
+/// A message in the buffer of an [`Actions`]: see [`Actions::bytes`].
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    head: Range<usize>,
+    value: Option<Arc<[u8]>>,
+}
+
+/// The actions of one call, in their order.
+#[derive(Debug, Default)]
+pub struct Actions {
+    list: Vec<Action>,
+    heads: Vec<u8>,
+}
+
+impl Actions {
+    /// No actions yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What is to be done, first things first.
+    pub fn iter(&self) -> impl Iterator<Item = &Action> {
+        self.list.iter()
+    }
+
+    /// Whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The bytes of a message of this call: its head, and the value that follows it.
+    pub fn bytes<'a>(&'a self, message: &'a Encoded) -> (&'a [u8], &'a [u8]) {
+        (&self.heads[message.head.clone()], message.value.as_deref().unwrap_or_default())
+    }
+
+    /// Forgets all actions, once they are performed; keeps the memory.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.heads.clear();
+    }
+
+    /// Wants a connection opened.
+    pub(crate) fn dial(&mut self, dial: DialId, to: Endpoint, expect: Option<NodeId>) {
+        self.list.push(Action::Dial { dial, to, expect });
+    }
+
+    /// Wants `message` sent, whose value, if it has one, is `value`.
+    pub(crate) fn send(&mut self, conn: ConnId, message: &PeerMessage<'_>, value: Option<Arc<[u8]>>) {
+        assert_eq!(
+            message.value().len(),
+            value.as_ref().map_or(0, |value| value.len()),
+            "the value of another message"
+        );
+        let start = self.heads.len();
+        message.encode_head(&mut self.heads);
+        let message = Encoded { head: start..self.heads.len(), value };
+        self.list.push(Action::Send { conn, message });
+    }
+
+    /// Wants a client answered; the bytes of a found value are `value`.
+    pub(crate) fn reply(&mut self, client: ClientId, reply: &ApiReply<'_>, value: Option<Arc<[u8]>>) {
+        let start = self.heads.len();
+        reply.encode_head(&mut self.heads);
+        let message = Encoded { head: start..self.heads.len(), value };
+        self.list.push(Action::Reply { client, message });
+    }
+
+    /// Wants a connection closed.
+    pub(crate) fn close(&mut self, conn: ConnId) {
+        self.list.push(Action::Close { conn });
+    }
+}

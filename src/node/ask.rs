@@ -1,0 +1,303 @@
+//! Asking peers: from a purpose to a request on a connection, and from its reply, its silence
+//! or its failure back to whoever wanted it.
+//!
+//! What is asked follows from the purpose alone, so a request that waits for a connection, or is
+//! sent once more, is encoded when it leaves: the age of a record is never stale.
+
+use std::net::SocketAddr;
+
+use rand::RngExt;
+
+use crate::contact::{Contact, is_dialable};
+use crate::id::{Key, NodeId, RpcId};
+use crate::lookup::Step;
+use crate::node::Node;
+use crate::node::action::{Actions, ConnId};
+use crate::node::jobs::{Job, JobId};
+use crate::node::peers::Ending;
+use crate::pending::{Request as PendingRequest, Taken};
+use crate::record::{Record, age_at};
+use crate::time::{Now, Time};
+use crate::wire::codec::List;
+use crate::wire::peer::{Content, PeerMessage, RecordBlock, Reply, Request, Want};
+
+/// A request to a peer, and what it is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    /// Whom.
+    pub(super) to: Contact,
+    /// What for.
+    pub(super) why: Purpose,
+    /// Over which connection it went out; `None` while it waits for one.
+    pub(super) conn: Option<ConnId>,
+    /// Whether it was cut off once already.
+    pub(super) again: bool,
+    /// When it went out, or began to wait.
+    since: Time,
+    /// Whether its deadline has passed.
+    missed: bool,
+}
+
+/// What a peer is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The next step of a search: FIND VALUE for a GET, FIND NODE otherwise.
+    Search(JobId),
+    /// A copy of what a PUT stores, in its spreading of that number.
+    Store(JobId, u32),
+    /// Whether it is there.
+    Check,
+    /// A record that it is nearer to than we are.
+    HandOver(Key),
+}
+
+/// Sending.
+impl Node {
+    /// Asks `to`. `false` if a bound was met and nobody is asked.
+    pub(super) fn ask(&mut self, now: Now, to: Contact, why: Purpose, out: &mut Actions) -> bool {
+        let ask = Ask { to, why, conn: None, again: false, since: now.mono, missed: false };
+        self.send_or_dial(now, ask, out)
+    }
+
+    /// Asks once more what was cut off.
+    pub(super) fn ask_again(&mut self, now: Now, request: &PendingRequest<Ask>, out: &mut Actions) -> bool {
+        let ask = Ask { conn: None, again: true, since: now.mono, missed: false, ..request.why };
+        self.send_or_dial(now, ask, out)
+    }
+
+    fn send_or_dial(&mut self, now: Now, ask: Ask, out: &mut Actions) -> bool {
+        let route = self.peers.route(&ask.to.id);
+        if route.is_none() && !self.dial_to_ask(ask.to, out) {
+            return false;
+        }
+        let rpc = RpcId::new(self.rng.random());
+        let deadline = now.mono + self.params.rpc_timeout;
+        if self.pending.insert(rpc, ask.to.id, ask, deadline).is_err() {
+            self.counters.requests_dropped += 1;
+            return false;
+        }
+        match route {
+            Some(conn) => self.transmit(now, conn, rpc, out),
+            None if self.peers.wait_for_dial(&ask.to.id, rpc) => {}
+            None => {
+                self.pending.take(&rpc, &ask.to.id);
+                self.counters.requests_dropped += 1;
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Sends a pending request over `conn`, unless it is over, or nobody wants it any more.
+    pub(super) fn transmit(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions) {
+        let Some(ask) = self.pending.get_mut(&rpc).filter(|ask| !ask.missed) else { return };
+        ask.conn = Some(conn);
+        ask.since = now.mono;
+        let ask = *ask;
+        if self.write_request(now, conn, rpc, ask.why, out) {
+            self.peers.asked(conn);
+            self.counters.rpcs_sent += 1;
+        } else {
+            self.pending.take(&rpc, &ask.to.id);
+        }
+    }
+
+    fn write_request(&mut self, now: Now, conn: ConnId, rpc: RpcId, why: Purpose, out: &mut Actions) -> bool {
+        let store = |record: &Record, expires: Time, out: &mut Actions| {
+            let block = block_of(record, expires, now.mono);
+            out.send(conn, &PeerMessage::Request(rpc, Request::Store(block)), Some(record.value.clone()));
+        };
+        match why {
+            Purpose::Check => out.send(conn, &PeerMessage::Request(rpc, Request::Ping), None),
+            Purpose::Search(job) => {
+                let request = match self.jobs.find(job) {
+                    Some(Job::Get(get)) => Request::FindValue { key: get.key, want: Want::default() },
+                    Some(_) => match self.jobs.lookup(job) {
+                        Some(lookup) => Request::FindNode { target: *lookup.target() },
+                        None => return false,
+                    },
+                    None => return false,
+                };
+                out.send(conn, &PeerMessage::Request(rpc, request), None);
+            }
+            Purpose::Store(job, round) => match self.jobs.put(job) {
+                Some(put) if put.round == round => store(&put.record, put.expires, out),
+                Some(_) | None => return false,
+            },
+            Purpose::HandOver(key) => {
+                if let Some(held) = self.storage.find(now.mono, &key) {
+                    store(&held.record, held.expires, out);
+                } else {
+                    self.handed(now);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes the next step of a search, as often as it wants one.
+    pub(super) fn drive(&mut self, now: Now, job: JobId, out: &mut Actions) {
+        while let Some(lookup) = self.jobs.lookup(job) {
+            match lookup.step() {
+                Step::Ask(contact) => {
+                    if !self.ask(now, contact, Purpose::Search(job), out)
+                        && let Some(lookup) = self.jobs.lookup(job)
+                    {
+                        lookup.on_silence(&contact.id);
+                    }
+                }
+                Step::Wait => return,
+                Step::Done => return self.search_done(now, job, out),
+            }
+        }
+    }
+}
+
+/// What becomes of a request.
+impl Node {
+    /// A reply came in over `conn` from `from`, who sits at `address`.
+    pub(super) fn on_reply(
+        &mut self,
+        now: Now,
+        from: (NodeId, SocketAddr),
+        rpc: RpcId,
+        reply: Reply<'_>,
+        out: &mut Actions,
+    ) {
+        let (from, address) = from;
+        let ask = match self.pending.take(&rpc, &from) {
+            Taken::OnTime(ask) => {
+                if let Some(conn) = ask.conn {
+                    self.peers.answered(conn);
+                    self.close_if_retired(now, conn, out);
+                }
+                ask
+            }
+            Taken::Late(ask) => ask,
+            Taken::Unasked => {
+                self.counters.replies_dropped += 1;
+                return;
+            }
+        };
+        self.someone_answered(now, out);
+        match (ask.why, reply) {
+            (Purpose::Search(job), Reply::Nodes(contacts)) => self.nodes_found(now, job, from, address, contacts, out),
+            (Purpose::Search(job), Reply::Value { contacts, record }) if self.may_find_value(job) => {
+                if !self.value_found(now, job, &from, &record, out) {
+                    self.nodes_found(now, job, from, address, contacts, out);
+                }
+            }
+            (Purpose::Store(job, round), Reply::Stored { key, outcome, held }) if self.is_current(job, round, &key) => {
+                self.copy_answered(now, job, outcome, held, ask.missed, out);
+            }
+            (Purpose::Check, Reply::Pong) => self.checked(&from),
+            (_, reply) => {
+                let stored =
+                    matches!((ask.why, reply), (Purpose::HandOver(_) | Purpose::Store(..), Reply::Stored { .. }));
+                if !stored && !matches!(reply, Reply::Error(_)) {
+                    self.counters.replies_dropped += 1;
+                }
+                self.request_failed(now, &ask, out);
+            }
+        }
+    }
+
+    fn nodes_found(
+        &mut self,
+        now: Now,
+        job: JobId,
+        from: NodeId,
+        address: SocketAddr,
+        contacts: List<'_, Contact>,
+        out: &mut Actions,
+    ) {
+        let families = self.params.families;
+        let worth = move |contact: &Contact| is_dialable(contact.address, address) && families.reach(contact.address);
+        let Some(lookup) = self.jobs.lookup(job) else { return };
+        if lookup.on_answer(&from, contacts.iter().filter(worth)) {
+            self.drive(now, job, out);
+        }
+    }
+
+    /// The request was not served, or the reply says all there is to it.
+    fn request_over(&mut self, now: Now, ask: &Ask, out: &mut Actions) {
+        match ask.why {
+            Purpose::Search(job) => {
+                if let Some(lookup) = self.jobs.lookup(job) {
+                    lookup.on_failure(&ask.to.id);
+                    self.drive(now, job, out);
+                }
+            }
+            Purpose::Store(job, round) => self.copy_failed(now, job, round, out),
+            Purpose::Check => self.checked(&ask.to.id),
+            Purpose::HandOver(_) => self.handed(now),
+        }
+    }
+
+    /// The request was refused, which is no failure of the contact, or can never be answered: its
+    /// connection is gone, or none came to be.
+    pub(super) fn request_failed(&mut self, now: Now, ask: &Ask, out: &mut Actions) {
+        if !ask.missed {
+            self.request_over(now, ask, out);
+        }
+    }
+
+    /// Those of `requests` that are not over fail.
+    pub(super) fn fail_requests(&mut self, now: Now, requests: Vec<RpcId>, to: &NodeId, out: &mut Actions) {
+        for rpc in requests {
+            match self.pending.take(&rpc, to) {
+                Taken::OnTime(ask) | Taken::Late(ask) => self.request_failed(now, &ask, out),
+                Taken::Unasked => {}
+            }
+        }
+    }
+
+    /// Reports what missed its deadline by `now`.
+    pub(super) fn miss_requests(&mut self, now: Now, out: &mut Actions) {
+        while let Some((rpc, request)) = self.pending.missed(now.mono) {
+            let ask = request.why;
+            if let Some(ask) = self.pending.get_mut(&rpc) {
+                ask.missed = true;
+            }
+            self.counters.rpcs_silent += 1;
+            match ask.why {
+                Purpose::Search(job) => {
+                    if let Some(lookup) = self.jobs.lookup(job) {
+                        lookup.on_silence(&ask.to.id);
+                        self.drive(now, job, out);
+                    }
+                }
+                Purpose::Store(..) | Purpose::Check | Purpose::HandOver(_) => self.request_over(now, &ask, out),
+            }
+            match ask.conn {
+                // Nothing at all came since it was asked: a connection that died without a word, to
+                // a peer that may have come back since.
+                Some(conn) if self.peers.silent_since(conn, ask.since) => {
+                    self.hang_up(now, conn, Ending::Failed, out);
+                    self.probe(ask.to, out);
+                }
+                // It is there, and slow.
+                Some(conn) => {
+                    self.peers.answered(conn);
+                    self.close_if_retired(now, conn, out);
+                }
+                None => self.contact_failed(now, &ask.to.id, out),
+            }
+        }
+    }
+}
+
+/// `record` as it is sent at `now`.
+pub(super) fn block_of(record: &Record, expires: Time, now: Time) -> RecordBlock<'_> {
+    RecordBlock {
+        ttl: record.ttl,
+        replication: record.replication,
+        class: record.class,
+        key: record.key,
+        version: record.version,
+        age: age_at(now, record.ttl, expires),
+        check: record.check,
+        content: Content::Value(&record.value),
+    }
+}

@@ -1,0 +1,223 @@
+//! What the node is busy with: searches of its own, and requests of its clients.
+//!
+//! A job is anything that goes on while other things happen, and has a lookup for a part of its
+//! life. Upkeep has two kinds, clients have two. Who waits, waits here.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::contact::Contact;
+use crate::id::{Key, KeyMap, KeySeed};
+use crate::limits::{CLIENT_PUT_BYTES_MAX, CLIENT_REQUESTS_MAX};
+use crate::lookup::Lookup;
+use crate::node::action::ClientId;
+use crate::record::Record;
+use crate::time::Time;
+
+/// Names a job; never used for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct JobId(u64);
+
+/// Something under way.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Looking up the own id, to be known and to know (Kademlia, section 2.3).
+    Join(Lookup),
+    /// Looking up a point of a bucket that is stale.
+    Refresh(Lookup),
+    /// A client wants a value.
+    Get(Get),
+    /// A value is to be held by the nodes nearest to its key.
+    Put(Box<Put>),
+}
+
+/// A GET that is not answered yet.
+#[derive(Debug)]
+pub(super) struct Get {
+    /// Who waits.
+    pub(super) client: ClientId,
+    /// For what.
+    pub(super) key: Key,
+    /// The search; `None` until the node has joined.
+    pub(super) lookup: Option<Lookup>,
+    /// When it began, for the log.
+    pub(super) since: Time,
+    /// Whether this is the second search, which there is when the first met silence.
+    pub(super) again: bool,
+}
+
+/// A PUT that is not over.
+#[derive(Debug)]
+pub(super) struct Put {
+    /// Who waits for a confirmation.
+    pub(super) client: Option<ClientId>,
+    /// What is to be held.
+    pub(super) record: Record,
+    /// When its life ends.
+    pub(super) expires: Time,
+    /// How far it has come.
+    pub(super) stage: PutStage,
+    /// How often it was spread: replies to an earlier spreading do not count.
+    pub(super) round: u32,
+    /// Whether its version was drawn anew, which happens once.
+    pub(super) redrawn: bool,
+}
+
+/// How far a PUT has come.
+#[derive(Debug)]
+pub(super) enum PutStage {
+    /// The node has not joined, or the next attempt is not due: nobody is asked.
+    Parked,
+    /// Who is nearest?
+    Searching(Lookup),
+    /// Copies are on their way.
+    Spreading(Spread),
+}
+
+/// Copies on their way.
+#[derive(Debug)]
+pub(super) struct Spread {
+    /// Whom to hand a copy next, nearest first, oneself among them.
+    pub(super) spares: VecDeque<Target>,
+    /// Copies whose reply is awaited.
+    pub(super) in_flight: usize,
+    /// Nodes that hold it.
+    pub(super) held: usize,
+    /// Nodes that shall hold it: min(replication, reachable).
+    pub(super) wanted: usize,
+}
+
+/// Who may hold a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// This node.
+    Me,
+    /// Another one.
+    Peer(Contact),
+}
+
+/// All jobs.
+#[derive(Debug)]
+pub(super) struct Jobs {
+    under_way: BTreeMap<JobId, Job>,
+    next: u64,
+    /// The latest PUT of each key that is not over: what a GET here must see.
+    writing: KeyMap<Key, JobId>,
+    clients: usize,
+    put_bytes: usize,
+}
+
+impl Jobs {
+    pub(super) fn new(seed: KeySeed) -> Self {
+        Self { under_way: BTreeMap::new(), next: 0, writing: KeyMap::with_hasher(seed), clients: 0, put_bytes: 0 }
+    }
+
+    /// Takes in a job.
+    pub(super) fn insert(&mut self, job: Job) -> JobId {
+        let id = JobId(self.next);
+        self.next += 1;
+        match &job {
+            Job::Join(_) | Job::Refresh(_) => {}
+            Job::Get(_) => self.clients += 1,
+            Job::Put(put) => {
+                self.clients += 1;
+                self.put_bytes += put.record.value.len();
+                self.writing.insert(put.record.key, id);
+            }
+        }
+        self.under_way.insert(id, job);
+        id
+    }
+
+    /// Ends a job, if it is not over.
+    pub(super) fn remove(&mut self, id: JobId) -> Option<Job> {
+        let job = self.under_way.remove(&id)?;
+        match &job {
+            Job::Join(_) | Job::Refresh(_) => {}
+            Job::Get(_) => self.clients -= 1,
+            Job::Put(put) => {
+                self.clients -= 1;
+                self.put_bytes -= put.record.value.len();
+                if self.writing.get(&put.record.key) == Some(&id) {
+                    self.writing.remove(&put.record.key);
+                }
+            }
+        }
+        Some(job)
+    }
+
+    /// The job, if it is not over.
+    pub(super) fn find(&mut self, id: JobId) -> Option<&mut Job> {
+        self.under_way.get_mut(&id)
+    }
+
+    /// The PUT, if it is one and not over.
+    pub(super) fn put(&mut self, id: JobId) -> Option<&mut Put> {
+        match self.under_way.get_mut(&id) {
+            Some(Job::Put(put)) => Some(put),
+            _ => None,
+        }
+    }
+
+    /// The search of a job, while it has one.
+    pub(super) fn lookup(&mut self, id: JobId) -> Option<&mut Lookup> {
+        match self.under_way.get_mut(&id)? {
+            Job::Join(lookup) | Job::Refresh(lookup) => Some(lookup),
+            Job::Get(get) => get.lookup.as_mut(),
+            Job::Put(put) => match &mut put.stage {
+                PutStage::Searching(lookup) => Some(lookup),
+                PutStage::Parked | PutStage::Spreading(_) => None,
+            },
+        }
+    }
+
+    /// The latest PUT of `key` that is not over.
+    pub(super) fn writing(&self, key: &Key) -> Option<(JobId, &Put)> {
+        let id = *self.writing.get(key)?;
+        match self.under_way.get(&id) {
+            Some(Job::Put(put)) => Some((id, put)),
+            _ => None,
+        }
+    }
+
+    /// Whether another request of a client is welcome.
+    pub(super) fn have_room(&self) -> bool {
+        self.clients < CLIENT_REQUESTS_MAX && self.put_bytes < CLIENT_PUT_BYTES_MAX
+    }
+
+    /// How many requests of clients are not over.
+    pub(super) fn clients(&self) -> usize {
+        self.clients
+    }
+
+    /// How many searches are the node's own, for upkeep.
+    pub(super) fn upkeep(&self) -> usize {
+        self.under_way.len() - self.clients
+    }
+
+    /// All that wait for the node to join.
+    pub(super) fn parked(&self) -> Vec<JobId> {
+        let waits = |job: &Job| match job {
+            Job::Join(_) | Job::Refresh(_) => false,
+            Job::Get(get) => get.lookup.is_none(),
+            Job::Put(put) => matches!(put.stage, PutStage::Parked),
+        };
+        self.under_way.iter().filter(|(_, job)| waits(job)).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a search for the own id is under way.
+    pub(super) fn is_joining(&self) -> bool {
+        self.under_way.values().any(|job| matches!(job, Job::Join(_)))
+    }
+
+    /// The searches under way.
+    pub(super) fn lookups(&self) -> impl Iterator<Item = &Lookup> {
+        self.under_way.values().filter_map(|job| match job {
+            Job::Join(lookup) | Job::Refresh(lookup) => Some(lookup),
+            Job::Get(get) => get.lookup.as_ref(),
+            Job::Put(put) => match &put.stage {
+                PutStage::Searching(lookup) => Some(lookup),
+                PutStage::Parked | PutStage::Spreading(_) => None,
+            },
+        })
+    }
+}

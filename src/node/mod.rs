@@ -1,0 +1,289 @@
+//! The node: the only place where machines meet.
+//!
+//! [`Node`] is a whole participant of the network without a clock, a socket or a file. Its host
+//! calls one of a few verbs for each thing that happens, lends it an [`Actions`], and performs
+//! what it finds in there; the very same node runs in the mio loop and in the simulator.
+//!
+//! What it promises: for equal calls in equal order it wants equal actions; no call blocks, and
+//! each does a bounded amount of work. What it leaves to the host: who is at the other end of a
+//! connection ([`Node::on_secured`] is believed), where messages begin and end, and the order
+//! of the answers on one API connection.
+//!
+//! The files: [`params`] what may be set; [`action`] what it wants done; `peers` connections;
+//! `ask` requests to peers; `client` requests of modules; `serve` requests of peers; `upkeep`
+//! what it does of its own accord; `jobs` and `timers` what is under way, and until when.
+
+pub mod action;
+mod ask;
+mod client;
+mod jobs;
+pub mod params;
+mod peers;
+mod serve;
+mod timers;
+mod upkeep;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::contact::Contact;
+use crate::counters::NodeCounters;
+use crate::id::{Key, KeySeed, NodeId};
+use crate::limits::{EXPIRED_PER_TURN_MAX, PENDING_MAX};
+use crate::lookup::Lookup;
+use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin};
+use crate::node::ask::Ask;
+use crate::node::jobs::{Job, Jobs};
+use crate::node::params::Params;
+use crate::node::peers::{Ending, Peers};
+use crate::node::timers::{Timer, Timers};
+pub use crate::node::upkeep::Standing;
+use crate::node::upkeep::Upkeep;
+use crate::pending::Pending;
+use crate::record::Version;
+use crate::routing::Table;
+use crate::storage::Storage;
+use crate::time::{Now, Time};
+use crate::wire::api::ApiRequest;
+use crate::wire::frame::Frame;
+use crate::wire::peer::PeerMessage;
+
+/// Who this node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Me {
+    /// SHA-256 of the public key.
+    pub id: NodeId,
+    /// Where it accepts peers; 0 if it does not.
+    pub port: u16,
+}
+
+/// A node of the network.
+#[derive(Debug)]
+pub struct Node {
+    me: Me,
+    params: Params,
+    rng: StdRng,
+    counters: NodeCounters,
+    table: Table,
+    storage: Storage,
+    pending: Pending<Ask>,
+    peers: Peers,
+    jobs: Jobs,
+    timers: Timers,
+    upkeep: Upkeep,
+    /// Keys of records that were PUT here while nobody could be asked; they are held.
+    unspread: BTreeSet<Key>,
+    /// The 16 bits below the milliseconds of every version drawn here.
+    version_tail: u16,
+    /// The version drawn last, of whatever key.
+    last_version: Version,
+    /// Contacts being gathered; kept for its memory.
+    nearby: Vec<Contact>,
+}
+
+/// The verbs of the host.
+impl Node {
+    /// A node that has done nothing yet; it asks to be woken at once. `seed` drives all that it
+    /// will ever draw.
+    ///
+    /// # Panics
+    ///
+    /// If [`Params::check`] refuses `params`: whoever read them has asked it.
+    pub fn new(me: Me, params: Params, seed: [u8; 32], now: Now) -> Self {
+        if let Err(error) = params.check() {
+            panic!("parameters that were not checked: {error}");
+        }
+        let mut rng = StdRng::from_seed(seed);
+        let keys = KeySeed::new(rng.random(), rng.random());
+        let mut timers = Timers::default();
+        if !params.bootstraps.is_empty() {
+            timers.set(Timer::Join, now.mono);
+        }
+        Self {
+            me,
+            counters: NodeCounters::default(),
+            table: Table::new(me.id, params.k),
+            storage: Storage::new(params.storage_bytes_max, keys),
+            pending: Pending::new(PENDING_MAX, params.request_timeout, keys),
+            peers: Peers::new(keys),
+            jobs: Jobs::new(keys),
+            timers,
+            upkeep: Upkeep::new(params.bootstraps.len()),
+            unspread: BTreeSet::new(),
+            version_tail: rng.random(),
+            last_version: Version::from_bits(0),
+            nearby: Vec::new(),
+            params,
+            rng,
+        }
+    }
+
+    /// Whether another request of a client is welcome; if not, the host reads no API connection
+    /// until one of those under way has ended.
+    pub fn wants_requests(&self) -> bool {
+        self.jobs.have_room() && !self.is_leaving()
+    }
+
+    /// A client asks. Answered by one [`action::Action::Reply`], now or later; a PUT that did not
+    /// ask to be confirmed is never answered.
+    pub fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) {
+        match request {
+            ApiRequest::Get { key } => self.start_get(now, client, key, out),
+            ApiRequest::Put(put) => self.start_put(now, client, &put, out),
+        }
+    }
+
+    /// A TLS handshake ended: whoever is at the other end of `conn` is `peer`, seen at `address`.
+    pub fn on_secured(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        peer: NodeId,
+        address: SocketAddr,
+        origin: Origin,
+        out: &mut Actions,
+    ) {
+        self.secured(now, conn, peer, address, origin, out);
+    }
+
+    /// No connection came of a dial.
+    pub fn on_dial_failed(&mut self, now: Now, dial: DialId, error: DialError, out: &mut Actions) {
+        self.dial_failed(now, dial, error, out);
+        self.leave_if_done(now, out);
+    }
+
+    /// A whole message arrived from a peer. The node decodes it, and judges it.
+    pub fn on_frame(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions) {
+        let Some((peer, greeted)) = self.heard_on(now, conn) else { return };
+        let message = match PeerMessage::decode(frame) {
+            Ok(message) => message,
+            Err(error) => {
+                let fault = format!("{}: {error}", frame.kind.name);
+                return self.malformed(now, conn, &fault, PeerMessage::rpc_of(frame), out);
+            }
+        };
+        match (message, greeted) {
+            (PeerMessage::Hello(hello), false) => self.on_hello(now, conn, &hello, out),
+            (_, false) => {
+                let fault = format!("{} before HELLO", frame.kind.name);
+                return self.malformed(now, conn, &fault, PeerMessage::rpc_of(frame), out);
+            }
+            (PeerMessage::Hello(_), true) => return self.malformed(now, conn, "a second HELLO", None, out),
+            (PeerMessage::Goodbye, true) => self.on_goodbye(now, conn, out),
+            (PeerMessage::Request(rpc, request), true) => {
+                self.table.heard(&peer.peer);
+                self.serve(now, conn, &peer.peer, rpc, request, out);
+            }
+            (PeerMessage::Reply(rpc, reply), true) => {
+                self.table.heard(&peer.peer);
+                self.on_reply(now, (peer.peer, peer.address), rpc, reply, out);
+            }
+        }
+        self.leave_if_done(now, out);
+    }
+
+    /// A connection ended, by the peer or by a fault of it that the host saw.
+    pub fn on_closed(&mut self, now: Now, conn: ConnId, out: &mut Actions) {
+        self.conn_ended(now, conn, Ending::Closed, out);
+        self.leave_if_done(now, out);
+    }
+
+    /// A deadline has come.
+    pub fn on_timeout(&mut self, now: Now, out: &mut Actions) {
+        self.miss_requests(now, out);
+        // Only what is due now: a timer that is set again for this very moment waits a turn.
+        let mut due = Vec::new();
+        while let Some(timer) = self.timers.due(now.mono) {
+            due.push(timer);
+        }
+        for timer in due {
+            match timer {
+                Timer::Join => self.join(now, out),
+                Timer::Refresh => self.refresh(now, out),
+                Timer::HandOver => self.hand_over(now, out),
+                Timer::Conn(conn) => self.on_conn_timer(now, conn, out),
+                Timer::Retry(job) => self.search_holders(now, job, out),
+                Timer::Leave => self.go(now, out),
+                Timer::Answer(job) => match self.jobs.find(job) {
+                    Some(Job::Get(_)) => self.give_up_get(now, job, out),
+                    Some(Job::Put(_)) => self.put_timed_out(job, out),
+                    Some(Job::Join(_) | Job::Refresh(_)) | None => {}
+                },
+            }
+        }
+        self.storage.expire(now.mono, EXPIRED_PER_TURN_MAX);
+        self.leave_if_done(now, out);
+    }
+
+    /// The moment at which `on_timeout` must be called, if nothing happens before.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let deadlines = [self.timers.next(), self.pending.next_deadline(), self.storage.next_expiry()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Begins to leave: answers what it owes, says GOODBYE, and ends within `leave_timeout`.
+    pub fn leave(&mut self, now: Now, out: &mut Actions) {
+        self.begin_to_leave(now, out);
+    }
+
+    /// Whether it has left: nothing more will come from it.
+    pub fn has_left(&self) -> bool {
+        self.upkeep.standing == Standing::Left
+    }
+}
+
+/// What an observer may see; nothing of it changes anything.
+impl Node {
+    /// Who it is.
+    pub fn me(&self) -> Me {
+        self.me
+    }
+
+    /// Its parameters.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// How it stands to its network.
+    pub fn standing(&self) -> Standing {
+        self.upkeep.standing
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> &NodeCounters {
+        &self.counters
+    }
+
+    /// Whom it knows.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// What it holds.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// Searches under way.
+    pub fn lookups(&self) -> impl Iterator<Item = &Lookup> {
+        self.jobs.lookups()
+    }
+
+    /// Requests to peers without an answer, and how many of them are overdue at `now`.
+    pub fn requests(&self, now: Time) -> (usize, usize) {
+        (self.pending.len(), self.pending.overdue(now))
+    }
+
+    /// Connections to peers that are open.
+    pub fn connections(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Connections that have no deadline; there should be none.
+    pub fn connections_without_deadline(&self) -> usize {
+        self.peers.ids().filter(|conn| !self.timers.is_set(Timer::Conn(*conn))).count()
+    }
+}

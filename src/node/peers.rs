@@ -1,0 +1,501 @@
+//! Who is connected, who is being dialled, and which of two connections survives.
+//!
+//! A peer is *reached* when its HELLO has arrived; it enters the table only once this node
+//! itself dialled an address and met that id there. A peer that dialled us is therefore dialled
+//! back, if the table has room for it (`PROTOCOL.md` 2).
+//!
+//! Of two connections to one peer the one that the smaller id opened survives, of two by the
+//! same opener the newer; the other retires: it takes no new requests and is closed by the
+//! smaller id's side when nothing is owed on it, at the latest after `rpc_timeout`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use log::{debug, warn};
+
+use crate::contact::Contact;
+use crate::id::{KeyMap, KeySeed, NodeId, RpcId};
+use crate::limits::{DIALS_MAX, HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, PROBES_MAX, WAITING_PER_PEER_MAX};
+use crate::node::Node;
+use crate::node::action::{Actions, ConnId, DialError, DialId, Origin};
+use crate::node::params::{Endpoint, Serving};
+use crate::node::timers::Timer;
+use crate::routing::{Observed, Suggested};
+use crate::time::{Now, Time};
+use crate::wire::peer::{ErrorCode, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, Reply};
+
+/// What this program calls itself in its HELLO.
+const AGENT: &str = concat!("dht-server/", env!("CARGO_PKG_VERSION"));
+
+/// A connection to a peer whose id is proven.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Conn {
+    pub(super) peer: NodeId,
+    pub(super) address: SocketAddr,
+    origin: Origin,
+    phase: Phase,
+    /// When the last message came in.
+    heard: Time,
+    /// Requests of ours that went out on it and are not over.
+    asked: u32,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The peer has not said HELLO.
+    Greeting,
+    /// It has.
+    Open,
+    /// Another one took its place, or the peer said GOODBYE.
+    Retiring,
+}
+
+/// A connection that is being opened.
+#[derive(Debug)]
+struct Dial {
+    why: DialReason,
+    /// Requests that wait for it.
+    waiting: Vec<RpcId>,
+}
+
+/// Why somebody is dialled.
+#[derive(Clone, Copy, Debug)]
+enum DialReason {
+    /// To join, through the bootstrap of that number.
+    Bootstrap(usize),
+    /// To ask it something.
+    Request(Contact),
+    /// To see whether it is there: it dialled us, or a place in the table is free.
+    Probe(Contact),
+}
+
+impl DialReason {
+    fn contact(self) -> Option<Contact> {
+        match self {
+            DialReason::Bootstrap(_) => None,
+            DialReason::Request(contact) | DialReason::Probe(contact) => Some(contact),
+        }
+    }
+}
+
+/// How a connection came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It was closed, which says nothing about the peer: what was asked is asked once more.
+    Closed,
+    /// The peer failed: what was asked of it will not be answered.
+    Failed,
+}
+
+/// All connections, and those to come.
+#[derive(Debug)]
+pub(super) struct Peers {
+    conns: BTreeMap<ConnId, Conn>,
+    by_id: KeyMap<NodeId, Vec<ConnId>>,
+    dials: BTreeMap<DialId, Dial>,
+    dialling: KeyMap<NodeId, DialId>,
+    probes: usize,
+    next_dial: u64,
+}
+
+impl Peers {
+    pub(super) fn new(seed: KeySeed) -> Self {
+        Self {
+            conns: BTreeMap::new(),
+            by_id: KeyMap::with_hasher(seed),
+            dials: BTreeMap::new(),
+            dialling: KeyMap::with_hasher(seed),
+            probes: 0,
+            next_dial: 0,
+        }
+    }
+
+    /// The connection, if it is still there.
+    pub(super) fn find(&self, conn: ConnId) -> Option<&Conn> {
+        self.conns.get(&conn)
+    }
+
+    /// The connection over which `id` can be asked now. The dialler need not wait for the
+    /// peer's HELLO: what it sends is handled after its own HELLO has been judged.
+    pub(super) fn route(&self, id: &NodeId) -> Option<ConnId> {
+        let usable = |conn: &Conn| match (conn.phase, conn.origin) {
+            (Phase::Open, _) | (Phase::Greeting, Origin::Dialled(_)) => true,
+            (Phase::Greeting, Origin::Accepted) | (Phase::Retiring, _) => false,
+        };
+        self.by_id.get(id)?.iter().rev().find(|conn| usable(&self.conns[conn])).copied()
+    }
+
+    /// Notes that a request went out.
+    pub(super) fn asked(&mut self, conn: ConnId) {
+        if let Some(conn) = self.conns.get_mut(&conn) {
+            conn.asked += 1;
+        }
+    }
+
+    /// Notes that a request is over: answered, or missed.
+    pub(super) fn answered(&mut self, conn: ConnId) {
+        if let Some(conn) = self.conns.get_mut(&conn) {
+            conn.asked = conn.asked.saturating_sub(1);
+        }
+    }
+
+    /// Whether `conn` has been silent since `since`.
+    pub(super) fn silent_since(&self, conn: ConnId, since: Time) -> bool {
+        self.conns.get(&conn).is_some_and(|conn| conn.heard < since)
+    }
+
+    /// Connections over which the peer can be told something, in the order they were made.
+    pub(super) fn reached(&self) -> Vec<ConnId> {
+        self.conns.iter().filter(|(_, conn)| conn.phase != Phase::Greeting).map(|(id, _)| *id).collect()
+    }
+
+    /// How many connections there are.
+    pub(super) fn len(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// All connections.
+    pub(super) fn ids(&self) -> impl Iterator<Item = ConnId> {
+        self.conns.keys().copied()
+    }
+
+    /// Puts a request among those that wait for the dial of `id` that is under way. `false` if
+    /// too many do, or none is under way.
+    pub(super) fn wait_for_dial(&mut self, id: &NodeId, rpc: RpcId) -> bool {
+        let Some(dial) = self.dialling.get(id).and_then(|dial| self.dials.get_mut(dial)) else { return false };
+        if dial.waiting.len() >= WAITING_PER_PEER_MAX {
+            return false;
+        }
+        dial.waiting.push(rpc);
+        true
+    }
+
+    /// The least recently heard open connection on which nothing is awaited.
+    fn idlest(&self) -> Option<ConnId> {
+        let idle = self.conns.iter().filter(|(_, conn)| conn.phase == Phase::Open && conn.asked == 0);
+        idle.min_by_key(|(id, conn)| (conn.heard, **id)).map(|(id, _)| *id)
+    }
+}
+
+/// Opening connections.
+impl Node {
+    /// Dials `contact` because it is to be asked something. `false` if too many dials are under
+    /// way.
+    pub(super) fn dial_to_ask(&mut self, contact: Contact, out: &mut Actions) -> bool {
+        self.peers.dialling.contains_key(&contact.id) || self.dial(DialReason::Request(contact), out)
+    }
+
+    /// Dials `contact` to see whether it is there, unless that is known or under way.
+    pub(super) fn probe(&mut self, contact: Contact, out: &mut Actions) {
+        let dialled = |conn: &ConnId| {
+            let conn = &self.peers.conns[conn];
+            matches!(conn.origin, Origin::Dialled(_)) && conn.address == contact.address
+        };
+        let known = self.peers.by_id.get(&contact.id).is_some_and(|conns| conns.iter().any(dialled));
+        let under_way = self.peers.dialling.contains_key(&contact.id);
+        if !known && !under_way && self.peers.probes < PROBES_MAX && contact.id != self.me.id {
+            self.dial(DialReason::Probe(contact), out);
+        }
+    }
+
+    /// Dials the bootstrap of that number.
+    pub(super) fn dial_bootstrap(&mut self, number: usize, out: &mut Actions) {
+        let under_way = |dial: &Dial| matches!(dial.why, DialReason::Bootstrap(other) if other == number);
+        if !self.peers.dials.values().any(under_way) {
+            self.dial(DialReason::Bootstrap(number), out);
+        }
+    }
+
+    fn dial(&mut self, why: DialReason, out: &mut Actions) -> bool {
+        if self.peers.dials.len() >= DIALS_MAX || self.is_leaving() {
+            self.counters.requests_dropped += 1;
+            return false;
+        }
+        let id = DialId(self.peers.next_dial);
+        self.peers.next_dial += 1;
+        let (to, expect) = match why {
+            DialReason::Bootstrap(number) => {
+                let bootstrap = &self.params.bootstraps[number];
+                (bootstrap.at.clone(), bootstrap.pin)
+            }
+            DialReason::Request(contact) | DialReason::Probe(contact) => {
+                (Endpoint::Address(contact.address), Some(contact.id))
+            }
+        };
+        if let Some(contact) = why.contact() {
+            self.peers.dialling.insert(contact.id, id);
+        }
+        if matches!(why, DialReason::Probe(_)) {
+            self.peers.probes += 1;
+        }
+        self.peers.dials.insert(id, Dial { why, waiting: Vec::new() });
+        out.dial(id, to, expect);
+        true
+    }
+
+    fn end_dial(&mut self, id: DialId) -> Option<Dial> {
+        let dial = self.peers.dials.remove(&id)?;
+        if let Some(contact) = dial.why.contact() {
+            self.peers.dialling.remove(&contact.id);
+        }
+        if matches!(dial.why, DialReason::Probe(_)) {
+            self.peers.probes -= 1;
+        }
+        Some(dial)
+    }
+
+    /// See [`Node::on_dial_failed`].
+    pub(super) fn dial_failed(&mut self, now: Now, id: DialId, error: DialError, out: &mut Actions) {
+        let Some(dial) = self.end_dial(id) else { return };
+        match dial.why {
+            DialReason::Bootstrap(number) => {
+                debug!("bootstrap unreachable at={} error={error:?}", self.params.bootstraps[number].at);
+                self.bootstrap_failed(number);
+            }
+            DialReason::Request(contact) | DialReason::Probe(contact) => {
+                debug!("dial failed contact={contact} error={error:?}");
+                self.fail_requests(now, dial.waiting, &contact.id, out);
+                match error {
+                    DialError::Unreachable => self.contact_failed(now, &contact.id, out),
+                    DialError::NotAuthentic => self.contact_lost(now, &contact.id, out),
+                }
+            }
+        }
+    }
+
+    /// See [`Node::on_secured`].
+    pub(super) fn secured(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        peer: NodeId,
+        address: SocketAddr,
+        origin: Origin,
+        out: &mut Actions,
+    ) {
+        let dial = match origin {
+            Origin::Dialled(dial) => self.end_dial(dial),
+            Origin::Accepted => None,
+        };
+        if peer == self.me.id {
+            out.close(id);
+            if let Some(Dial { why: DialReason::Bootstrap(number), .. }) = dial {
+                self.bootstrap_is_me(now, number, out);
+            }
+            return;
+        }
+        let address = crate::contact::canonical(address);
+        let conn = Conn { peer, address, origin, phase: Phase::Greeting, heard: now.mono, asked: 0 };
+        self.peers.conns.insert(id, conn);
+        self.peers.by_id.entry(peer).or_default().push(id);
+        self.timers.set(Timer::Conn(id), now.mono + HELLO_TIMEOUT);
+        out.send(id, &PeerMessage::Hello(self.hello(now)), None);
+        if self.is_leaving() {
+            out.send(id, &PeerMessage::Goodbye, None);
+        }
+        if let Some(dial) = dial {
+            if let DialReason::Bootstrap(number) = dial.why {
+                self.bootstrap_met(number, peer);
+            }
+            for rpc in dial.waiting {
+                self.transmit(now, id, rpc, out);
+            }
+        }
+    }
+
+    fn hello(&self, now: Now) -> Hello<'static> {
+        let (flags, port) = match self.params.serving {
+            Serving::Yes => (FLAG_SERVING, self.me.port),
+            Serving::No => (0, 0),
+        };
+        Hello { protocol: PROTOCOL, flags, network: self.params.network, port, wall: now.wall, agent: AGENT }
+    }
+}
+
+/// Using and ending connections.
+impl Node {
+    /// Notes that a message came in on `conn`. Returns the peer, and whether it has said HELLO;
+    /// `None` if the connection is not ours any more.
+    pub(super) fn heard_on(&mut self, now: Now, conn: ConnId) -> Option<(Conn, bool)> {
+        let entry = self.peers.conns.get_mut(&conn)?;
+        entry.heard = now.mono;
+        Some((*entry, entry.phase != Phase::Greeting))
+    }
+
+    /// A peer's HELLO, its first message.
+    pub(super) fn on_hello(&mut self, now: Now, id: ConnId, hello: &Hello<'_>, out: &mut Actions) {
+        let conn = self.peers.conns[&id];
+        let fault = if hello.protocol != PROTOCOL {
+            Some(format!("protocol {}, expected {PROTOCOL}", hello.protocol))
+        } else if hello.network != self.params.network {
+            Some("another network".to_owned())
+        } else {
+            None
+        };
+        if let Some(fault) = fault {
+            self.turn_away(now, id, &fault, out);
+            return;
+        }
+        debug!("peer reached addr={} id={:.8} agent={:?}", conn.address, conn.peer, hello.agent);
+        let entry = self.peers.conns.get_mut(&id).expect("it was just found");
+        entry.phase = Phase::Open;
+        self.timers.set(Timer::Conn(id), now.mono + PEER_IDLE_TIMEOUT);
+        self.settle_between_two(now, id, out);
+        self.bound_connections(now, out);
+        if hello.flags & FLAG_SERVING == 0 {
+            return;
+        }
+        match conn.origin {
+            Origin::Dialled(_) => self.met(now, Contact::new(conn.peer, conn.address), out),
+            Origin::Accepted => {
+                let contact = Contact::new(conn.peer, SocketAddr::new(conn.address.ip(), hello.port));
+                let dialable = hello.port != 0 && self.params.families.reach(contact.address);
+                let asleep = self.table.asleep().any(|asleep| asleep.id == contact.id);
+                if dialable && (self.table.suggest(contact) == Suggested::Room || asleep) {
+                    self.probe(contact, out);
+                }
+            }
+        }
+    }
+
+    /// This node dialled `contact` and met it there: it may enter the table.
+    fn met(&mut self, now: Now, contact: Contact, out: &mut Actions) {
+        let asleep = self.table.asleep().any(|asleep| asleep.id == contact.id);
+        match self.table.observe(now.mono, contact) {
+            Observed::Added => self.contact_found(now, contact, out),
+            Observed::Refreshed if asleep => self.contact_found(now, contact, out),
+            Observed::Refreshed | Observed::Own => {}
+            Observed::Full { suspect } => self.check(now, suspect, out),
+        }
+    }
+
+    /// A peer that must not stay: one log line, and its connection ends.
+    pub(super) fn turn_away(&mut self, now: Now, id: ConnId, fault: &str, out: &mut Actions) {
+        if let Some(conn) = self.peers.find(id) {
+            warn!("peer refused addr={} id={:.8} fault={fault:?}", conn.address, conn.peer);
+            self.counters.faults += 1;
+            self.hang_up(now, id, Ending::Failed, out);
+        }
+    }
+
+    /// A message that is none, or that may not come now: ERROR 400 if it can be addressed, and
+    /// the end of the connection.
+    pub(super) fn malformed(&mut self, now: Now, id: ConnId, fault: &str, rpc: Option<RpcId>, out: &mut Actions) {
+        if let Some(rpc) = rpc {
+            out.send(id, &PeerMessage::Reply(rpc, Reply::Error(ErrorCode::MALFORMED)), None);
+        }
+        self.turn_away(now, id, fault, out);
+    }
+
+    /// The peer is leaving: it is not asked any more, nor named to others.
+    pub(super) fn on_goodbye(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+        let peer = self.peers.conns[&id].peer;
+        debug!("peer leaving id={peer:.8}");
+        for conn in self.peers.by_id[&peer].clone() {
+            self.retire(now, conn);
+        }
+        self.contact_lost(now, &peer, out);
+    }
+
+    /// Ends a connection from this side.
+    pub(super) fn hang_up(&mut self, now: Now, id: ConnId, ending: Ending, out: &mut Actions) {
+        out.close(id);
+        self.conn_ended(now, id, ending, out);
+    }
+
+    /// A connection has ended: what was asked over it is asked once more, or fails.
+    pub(super) fn conn_ended(&mut self, now: Now, id: ConnId, ending: Ending, out: &mut Actions) {
+        let Some(conn) = self.peers.conns.remove(&id) else { return };
+        self.timers.cancel(Timer::Conn(id));
+        let siblings = self.peers.by_id.get_mut(&conn.peer).expect("each connection is listed");
+        siblings.retain(|sibling| *sibling != id);
+        let siblings = siblings.clone();
+        if siblings.is_empty() {
+            self.peers.by_id.remove(&conn.peer);
+        } else if conn.phase == Phase::Open {
+            // Both sides may have chosen differently which one is to retire.
+            let left = siblings.iter().rev().find(|sibling| self.peers.conns[sibling].phase == Phase::Retiring);
+            if let (Some(&left), None) = (left, self.peers.route(&conn.peer)) {
+                self.peers.conns.get_mut(&left).expect("it is listed").phase = Phase::Open;
+                self.timers.set(Timer::Conn(left), now.mono + PEER_IDLE_TIMEOUT);
+            }
+        }
+        let cut = self.pending.cut_off(&conn.peer, |ask| ask.conn == Some(id));
+        let unreached = conn.phase == Phase::Greeting;
+        for (_, request) in cut {
+            let again = ending == Ending::Closed && !unreached && !request.why.again;
+            if !(again && self.ask_again(now, &request, out)) {
+                self.request_failed(now, &request.why, out);
+            }
+        }
+        if unreached || ending == Ending::Failed {
+            self.contact_failed(now, &conn.peer, out);
+        }
+    }
+
+    /// The deadline of a connection has come.
+    pub(super) fn on_conn_timer(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+        let Some(conn) = self.peers.find(id).copied() else { return };
+        match conn.phase {
+            Phase::Greeting => {
+                let fault = format!("no HELLO within {} s", HELLO_TIMEOUT.as_secs());
+                self.turn_away(now, id, &fault, out);
+            }
+            Phase::Open => {
+                let idle_until = conn.heard + PEER_IDLE_TIMEOUT;
+                if idle_until <= now.mono && conn.asked == 0 {
+                    self.hang_up(now, id, Ending::Closed, out);
+                } else {
+                    let later = idle_until.max(now.mono + self.params.rpc_timeout);
+                    self.timers.set(Timer::Conn(id), later);
+                }
+            }
+            Phase::Retiring => self.hang_up(now, id, Ending::Closed, out),
+        }
+    }
+
+    /// A request on `id` is over: a connection that retires may have no other left.
+    pub(super) fn close_if_retired(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+        let Some(conn) = self.peers.find(id) else { return };
+        if conn.phase == Phase::Retiring && conn.asked == 0 && self.me.id < conn.peer {
+            self.hang_up(now, id, Ending::Closed, out);
+        }
+    }
+
+    /// `newer` was opened: if the peer has another open connection, one of the two retires.
+    fn settle_between_two(&mut self, now: Now, newer: ConnId, out: &mut Actions) {
+        let conn = self.peers.conns[&newer];
+        let open = |sibling: &&ConnId| **sibling != newer && self.peers.conns[sibling].phase == Phase::Open;
+        let Some(&older) = self.peers.by_id[&conn.peer].iter().find(open) else { return };
+        let by_me = |conn: &Conn| matches!(conn.origin, Origin::Dialled(_));
+        let smaller_opened = |conn: &Conn| by_me(conn) == (self.me.id < conn.peer);
+        let older_survives = smaller_opened(&self.peers.conns[&older]) && !smaller_opened(&conn);
+        let loser = if older_survives { newer } else { older };
+        self.retire(now, loser);
+        self.close_if_retired(now, loser, out);
+    }
+
+    fn retire(&mut self, now: Now, id: ConnId) {
+        let conn = self.peers.conns.get_mut(&id).expect("the caller found it");
+        conn.phase = Phase::Retiring;
+        // The smaller id closes it; should it not, this side does, somewhat later.
+        let patience = if self.me.id < conn.peer { 1 } else { 2 };
+        self.timers.set(Timer::Conn(id), now.mono + self.params.rpc_timeout * patience);
+    }
+
+    /// Closes what has been idle longest while there are more connections than there may be.
+    fn bound_connections(&mut self, now: Now, out: &mut Actions) {
+        if self.peers.len() > self.params.peer_connections_max
+            && let Some(idlest) = self.peers.idlest()
+        {
+            self.hang_up(now, idlest, Ending::Closed, out);
+        }
+    }
+
+    /// The longest that any connection of this node may go without a deadline of its own.
+    pub fn conn_deadline_max(&self) -> Duration {
+        PEER_IDLE_TIMEOUT.max(HELLO_TIMEOUT).max(self.params.rpc_timeout * 2)
+    }
+}

@@ -1,0 +1,112 @@
+//! What the node will be woken for: each timer set at most once, the earliest first.
+//!
+//! RPC deadlines and expiring records are not here: [`crate::pending`] and [`crate::storage`]
+//! know their own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::node::action::ConnId;
+use crate::node::jobs::JobId;
+use crate::time::Time;
+
+/// Something that has a deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// Dial the bootstraps again.
+    Join,
+    /// Look whether a bucket is stale, or a contact asleep.
+    Refresh,
+    /// Hand records over, spread those that were kept.
+    HandOver,
+    /// A connection: its HELLO is due, or it has been idle, or it is to be closed.
+    Conn(ConnId),
+    /// A client's request must be answered.
+    Answer(JobId),
+    /// A PUT tries once more.
+    Retry(JobId),
+    /// The node must have left.
+    Leave,
+}
+
+/// The timers that are set.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    at: BTreeMap<Timer, Time>,
+    queue: BTreeSet<(Time, Timer)>,
+}
+
+impl Timers {
+    /// Sets `timer` to `at`, whatever it was set to.
+    pub(super) fn set(&mut self, timer: Timer, at: Time) {
+        if let Some(before) = self.at.insert(timer, at) {
+            self.queue.remove(&(before, timer));
+        }
+        self.queue.insert((at, timer));
+    }
+
+    /// Sets `timer` to `at`, unless it is set to an earlier moment.
+    pub(super) fn hasten(&mut self, timer: Timer, at: Time) {
+        if self.at.get(&timer).is_none_or(|&before| at < before) {
+            self.set(timer, at);
+        }
+    }
+
+    /// Takes `timer` back.
+    pub(super) fn cancel(&mut self, timer: Timer) {
+        if let Some(at) = self.at.remove(&timer) {
+            self.queue.remove(&(at, timer));
+        }
+    }
+
+    /// The earliest timer whose moment has come; it is no longer set.
+    pub(super) fn due(&mut self, now: Time) -> Option<Timer> {
+        let &(at, timer) = self.queue.first()?;
+        if at > now {
+            return None;
+        }
+        self.cancel(timer);
+        Some(timer)
+    }
+
+    /// When the earliest is due.
+    pub(super) fn next(&self) -> Option<Time> {
+        self.queue.first().map(|&(at, _)| at)
+    }
+
+    /// Whether `timer` is set.
+    pub(super) fn is_set(&self, timer: Timer) -> bool {
+        self.at.contains_key(&timer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(nanos: u64) -> Time {
+        Time::from_nanos(nanos)
+    }
+
+    #[test]
+    fn a_timer_is_set_once_and_fires_once() {
+        let mut timers = Timers::default();
+        timers.set(Timer::Join, at(5));
+        timers.set(Timer::Join, at(9));
+        timers.hasten(Timer::Join, at(12));
+        timers.set(Timer::Refresh, at(7));
+        assert_eq!(timers.next(), Some(at(7)));
+        assert_eq!(timers.due(at(6)), None);
+        assert_eq!(timers.due(at(9)), Some(Timer::Refresh));
+        assert_eq!(timers.due(at(9)), Some(Timer::Join));
+        assert_eq!(timers.due(at(99)), None);
+    }
+
+    #[test]
+    fn a_cancelled_timer_never_fires() {
+        let mut timers = Timers::default();
+        timers.set(Timer::Leave, at(1));
+        timers.cancel(Timer::Leave);
+        assert!(!timers.is_set(Timer::Leave));
+        assert_eq!(timers.due(at(9)), None);
+    }
+}

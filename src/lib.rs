@@ -1,6 +1,7 @@
 //! A Kademlia distributed hash table that speaks the VoidPhone module API.
 //!
-//! Three floors stand: the ground (keys, time, contacts, bounds, records, layouts), without state
+//! Three floors stand, and one of the two hosts: the ground (keys, time, contacts, bounds, records,
+//! layouts), without state
 //! and without decisions; the machines, one job each and strangers to each other; and the node,
 //! the only place where machines meet.
 
@@ -8,9 +9,12 @@
 
 pub mod contact;
 pub mod counters;
+pub mod disk;
 pub mod id;
+pub mod identity;
 pub mod limits;
 pub mod lookup;
+pub mod net;
 pub mod node;
 pub mod pending;
 pub mod record;

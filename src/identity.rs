@@ -1,0 +1,140 @@
+//! Who a node is: a key pair, the id that follows from it, and the puzzle that makes ids dear.
+//!
+//! Source: `PROTOCOL.md` 5. Nothing here makes a key, reads one or proves one: `disk` keeps the
+//! node's own, `net` proves those of others, and this is what the two have in common.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+use crate::id::{Key, NodeId};
+
+/// Bytes of an Ed25519 public key.
+pub const PUBLIC_KEY_SIZE: usize = 32;
+
+/// An Ed25519 public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublicKey([u8; PUBLIC_KEY_SIZE]);
+
+impl PublicKey {
+    /// The key with these bytes, whether or not anybody could sign for it.
+    pub const fn new(bytes: [u8; PUBLIC_KEY_SIZE]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; PUBLIC_KEY_SIZE] {
+        &self.0
+    }
+
+    /// The node that owns it: SHA-256 of its bytes.
+    pub fn id(&self) -> NodeId {
+        NodeId::new(Key::new(Sha256::digest(self.0).into()))
+    }
+}
+
+/// The static puzzle (S/Kademlia, section 4.1): SHA-256 of a node id must begin with so many
+/// zero bits, so that nobody picks an id of their liking for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Puzzle {
+    bits: u8,
+}
+
+impl Puzzle {
+    /// The puzzle of `bits` leading zero bits; 0 asks for nothing.
+    pub const fn new(bits: u8) -> Self {
+        Self { bits }
+    }
+
+    /// Leading zero bits that it asks for.
+    pub const fn bits(self) -> u8 {
+        self.bits
+    }
+
+    /// Leading zero bits that `id` has to show.
+    pub fn solved_bits(id: &NodeId) -> u8 {
+        let digest = Sha256::digest(id.key().as_bytes());
+        let mut bits = 0_u8;
+        for byte in digest {
+            bits = bits.saturating_add(u8::try_from(byte.leading_zeros()).expect("a byte has 8 bits"));
+            if byte != 0 {
+                break;
+            }
+        }
+        bits
+    }
+
+    /// Whether `id` solves it.
+    pub fn is_solved_by(self, id: &NodeId) -> bool {
+        Self::solved_bits(id) >= self.bits
+    }
+}
+
+/// The key pair of this node.
+pub struct Identity {
+    pkcs8: Vec<u8>,
+    public: PublicKey,
+}
+
+impl Identity {
+    /// The identity whose secret key is `pkcs8` (PKCS#8, DER) and whose public key is `public`.
+    pub fn new(pkcs8: Vec<u8>, public: PublicKey) -> Self {
+        Self { pkcs8, public }
+    }
+
+    /// The secret key: PKCS#8, DER.
+    pub fn pkcs8(&self) -> &[u8] {
+        &self.pkcs8
+    }
+
+    /// The public key.
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// The node's id.
+    pub fn id(&self) -> NodeId {
+        self.public.id()
+    }
+}
+
+/// Never the secret.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_the_hash_of_the_public_key() {
+        let id = PublicKey::new([0; 32]).id();
+        assert_eq!(id.to_string(), "66687aadf862bd776c8fc18b8e9f8e20089714856ee233b3902a591d0d5f2925");
+    }
+
+    #[test]
+    fn the_puzzle_counts_the_leading_zero_bits_of_the_hash_of_the_id() {
+        let solved = |tail: u16| {
+            let mut bytes = [0; 32];
+            bytes[30..].copy_from_slice(&tail.to_be_bytes());
+            NodeId::new(Key::new(bytes))
+        };
+        for id in (0..1000).map(solved) {
+            let digest = Sha256::digest(id.key().as_bytes());
+            let first = u32::from_be_bytes(*digest.first_chunk().expect("32 bytes"));
+            assert_eq!(u32::from(Puzzle::solved_bits(&id)), first.leading_zeros(), "{id}");
+            assert!(Puzzle::new(Puzzle::solved_bits(&id)).is_solved_by(&id));
+            assert!(!Puzzle::new(Puzzle::solved_bits(&id) + 1).is_solved_by(&id));
+            assert!(Puzzle::new(0).is_solved_by(&id));
+        }
+    }
+
+    #[test]
+    fn an_identity_does_not_show_its_secret() {
+        let identity = Identity::new(vec![42; 48], PublicKey::new([7; 32]));
+        assert!(!format!("{identity:?}").contains("42, 42"));
+    }
+}

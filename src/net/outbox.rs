@@ -1,0 +1,100 @@
+//! Bytes that wait to be sent, first in, first out.
+
+use crate::limits::BUFFER_KEPT_MAX;
+
+/// The bytes that wait for one connection.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Outbox {
+    /// Bytes that wait.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Whether none wait.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends a message: its head, and the value that ends it.
+    pub(super) fn push(&mut self, head: &[u8], value: &[u8]) {
+        self.bytes.extend_from_slice(head);
+        self.bytes.extend_from_slice(value);
+    }
+
+    /// All bytes that wait.
+    pub(super) fn waiting(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// Forgets the first `len` bytes: they are sent.
+    ///
+    /// # Panics
+    ///
+    /// If fewer wait.
+    pub(super) fn advance(&mut self, len: usize) {
+        assert!(len <= self.len(), "{len} bytes sent of {}", self.len());
+        self.sent += len;
+        if self.is_empty() {
+            self.clear();
+        } else if self.sent > BUFFER_KEPT_MAX.max(self.len()) {
+            // What is moved is less than what was sent since the last time.
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
+    /// Forgets all of them.
+    pub(super) fn clear(&mut self) {
+        self.sent = 0;
+        empty(&mut self.bytes);
+    }
+}
+
+/// Empties `buffer`, which may keep a little memory for the next time and no more.
+pub(super) fn empty(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    if buffer.capacity() > BUFFER_KEPT_MAX {
+        *buffer = Vec::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn bytes_leave_in_the_order_in_which_they_came(
+            steps in prop::collection::vec((0_usize..100_000, 0_usize..200_000), 1..20),
+        ) {
+            let mut outbox = Outbox::default();
+            let (mut pushed, mut left) = (0_usize, 0_usize);
+            for (push, take) in steps {
+                let bytes: Vec<u8> = (pushed..pushed + push).map(|at| at.to_le_bytes()[0]).collect();
+                outbox.push(&bytes[..push / 3], &bytes[push / 3..]);
+                pushed += push;
+                let take = take.min(outbox.len());
+                let expected: Vec<u8> = (left..left + take).map(|at| at.to_le_bytes()[0]).collect();
+                prop_assert_eq!(&outbox.waiting()[..take], &expected[..]);
+                outbox.advance(take);
+                left += take;
+                prop_assert_eq!(outbox.len(), pushed - left);
+            }
+        }
+    }
+
+    #[test]
+    fn an_emptied_outbox_keeps_little_memory() {
+        let mut outbox = Outbox::default();
+        outbox.push(&[1; 1000], &vec![2; 4 * BUFFER_KEPT_MAX]);
+        outbox.advance(outbox.len());
+        assert!(outbox.is_empty());
+        assert!(outbox.bytes.capacity() <= BUFFER_KEPT_MAX);
+    }
+}

@@ -168,10 +168,13 @@ impl Record {
 /// When a life of `ttl` of which `age` has passed ends: after what is left of it, and never
 /// later than a life that began at `version` could last. `None` if it is over.
 ///
-/// Version 0 belongs to hashed records, whose version speaks of no time.
-pub fn end_of_life(now: Now, ttl: Ttl, age: Age, version: Version) -> Option<Time> {
+/// The version of a hashed record is 0 and speaks of no time.
+pub fn end_of_life(now: Now, ttl: Ttl, age: Age, class: Class, version: Version) -> Option<Time> {
     let left = Duration::from_millis(ttl.millis().saturating_sub(u64::from(age.0)));
-    let left = if version.bits() == 0 { left } else { left.min(left_by_version(now.wall, version)) };
+    let left = match class {
+        Class::Hashed => left,
+        Class::Plain | Class::Signed => left.min(left_by_version(now.wall, version)),
+    };
     (!left.is_zero()).then(|| now.mono + left)
 }
 
@@ -244,12 +247,12 @@ mod tests {
             let ttl = Ttl::from_secs(secs).expect("not zero");
             let version = Version::draw(WallTime::from_millis(1_000_000), 3, None);
             let mut at = now(1_000_000);
-            let first = end_of_life(at, ttl, Age(0), version).expect("a fresh life");
+            let first = end_of_life(at, ttl, Age(0), Class::Plain, version).expect("a fresh life");
             let mut end = first;
             for nanos in hops {
                 at.mono = at.mono + Duration::from_nanos(nanos);
                 let age = age_at(at.mono, ttl, end);
-                let Some(next) = end_of_life(at, ttl, age, version) else { break };
+                let Some(next) = end_of_life(at, ttl, age, Class::Plain, version) else { break };
                 prop_assert!(next <= end);
                 end = next;
             }
@@ -289,13 +292,15 @@ mod tests {
         let ttl = Ttl::from_secs(10).expect("not zero");
         let fresh = Version::from_bits(5_000_000 << 16);
         let at = now(5_000_000);
-        assert_eq!(end_of_life(at, ttl, Age(4_000), fresh), Some(at.mono + Duration::from_secs(6)));
-        assert_eq!(end_of_life(at, ttl, Age(10_000), fresh), None);
-        assert_eq!(end_of_life(at, ttl, Age(u32::MAX), fresh), None);
+        assert_eq!(end_of_life(at, ttl, Age(4_000), Class::Plain, fresh), Some(at.mono + Duration::from_secs(6)));
+        assert_eq!(end_of_life(at, ttl, Age(10_000), Class::Plain, fresh), None);
+        assert_eq!(end_of_life(at, ttl, Age(u32::MAX), Class::Plain, fresh), None);
         // 65 535 s + 600 s after the version's own time nothing of it is left, whatever its age says.
         let late = now(5_000_000 + 66_135_000 - 1);
-        assert_eq!(end_of_life(late, ttl, Age(0), fresh), Some(late.mono + Duration::from_millis(1)));
-        assert_eq!(end_of_life(now(5_000_000 + 66_135_000), ttl, Age(0), fresh), None);
-        assert!(end_of_life(at, ttl, Age(0), Version::from_bits(0)).is_some(), "version 0 speaks of no time");
+        assert_eq!(end_of_life(late, ttl, Age(0), Class::Plain, fresh), Some(late.mono + Duration::from_millis(1)));
+        assert_eq!(end_of_life(now(5_000_000 + 66_135_000), ttl, Age(0), Class::Plain, fresh), None);
+        let zero = Version::from_bits(0);
+        assert!(end_of_life(at, ttl, Age(0), Class::Hashed, zero).is_some(), "it speaks of no time");
+        assert_eq!(end_of_life(now(1_700_000_000_000), ttl, Age(0), Class::Plain, zero), None, "it speaks of 1970");
     }
 }

@@ -107,7 +107,7 @@ impl Service for Echo {
                         out.send(conn, &PeerMessage::Request(RpcId::new([9; 32]), Request::Ping), None);
                     }
                 }
-                Wish::Close(conn) => out.close(conn),
+                Wish::Close(conn) => out.close(conn, None),
                 Wish::Answer(client, key) => self.answer(client, key, out),
             }
         }

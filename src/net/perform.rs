@@ -38,9 +38,14 @@ impl<S: Service> EventLoop<S> {
                     let (head, value) = actions.bytes(message);
                     self.reply(*client, head, value);
                 }
-                Action::Close { conn } => {
+                Action::Close { conn, fault } => {
                     let open = self.connections.find(conn.0);
                     if let Some(slot) = open.filter(|slot| self.connections.at(*slot).phase == Phase::Open) {
+                        if let Some(fault) = fault {
+                            let address = self.connections.at(slot).address;
+                            let now = self.now.mono;
+                            self.strangers.warn(now, format_args!("peer refused addr={address} fault=\"{fault}\""));
+                        }
                         self.drain(slot);
                     }
                 }

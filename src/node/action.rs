@@ -4,13 +4,16 @@
 //! it finds in there before the next call. Messages are encoded at once, into one buffer that is
 //! used again and again; a value is not copied but shared, and ends its message.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::id::NodeId;
+use crate::limits::HELLO_TIMEOUT;
 use crate::node::params::Endpoint;
 use crate::wire::api::ApiReply;
-use crate::wire::peer::PeerMessage;
+use crate::wire::codec::WireError;
+use crate::wire::peer::{PROTOCOL, PeerMessage};
 
 /// A connection to a peer, from the end of its TLS handshake on. Minted by the host, never used
 /// for another one.
@@ -49,6 +52,47 @@ pub enum DialError {
     NotAuthentic,
 }
 
+/// What a peer did that must not be done: data for the log, and nothing a stranger wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It speaks another version of the protocol.
+    Protocol {
+        /// The one it named.
+        found: u16,
+    },
+    /// It belongs to another network.
+    OtherNetwork,
+    /// It said nothing after TLS.
+    NoHello,
+    /// It sent something before its HELLO.
+    BeforeHello {
+        /// The message.
+        name: &'static str,
+    },
+    /// It said HELLO twice.
+    SecondHello,
+    /// It sent something that is no message.
+    Malformed {
+        /// The message that it claims to be.
+        name: &'static str,
+        /// What is wrong with it.
+        error: WireError,
+    },
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Protocol { found } => write!(f, "protocol {found}, expected {PROTOCOL}"),
+            Self::OtherNetwork => write!(f, "another network"),
+            Self::NoHello => write!(f, "no HELLO within {} s", HELLO_TIMEOUT.as_secs()),
+            Self::BeforeHello { name } => write!(f, "{name} before HELLO"),
+            Self::SecondHello => write!(f, "a second HELLO"),
+            Self::Malformed { name, error } => write!(f, "{name}: {error}"),
+        }
+    }
+}
+
 /// Something for the host to do.
 #[derive(Clone, Debug)]
 pub enum Action {
@@ -79,6 +123,9 @@ pub enum Action {
     Close {
         /// Which.
         conn: ConnId,
+        /// What the peer did, if it is turned away: worth a line in the host's log, which knows
+        /// how many such lines are too many.
+        fault: Option<Fault>,
     },
 }
 
@@ -150,7 +197,7 @@ impl Actions {
     }
 
     /// Wants a connection closed.
-    pub(crate) fn close(&mut self, conn: ConnId) {
-        self.list.push(Action::Close { conn });
+    pub(crate) fn close(&mut self, conn: ConnId, fault: Option<Fault>) {
+        self.list.push(Action::Close { conn, fault });
     }
 }

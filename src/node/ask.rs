@@ -12,7 +12,7 @@ use crate::contact::{Contact, is_dialable};
 use crate::id::{Key, NodeId, RpcId};
 use crate::lookup::Step;
 use crate::node::Node;
-use crate::node::action::{Actions, ConnId};
+use crate::node::action::{Actions, ConnId, DialError};
 use crate::node::jobs::{Job, JobId};
 use crate::node::peers::Ending;
 use crate::pending::{Request as PendingRequest, Taken};
@@ -35,7 +35,7 @@ pub(super) struct Ask {
     /// When it went out, or began to wait.
     since: Time,
     /// Whether its deadline has passed.
-    missed: bool,
+    pub(super) missed: bool,
 }
 
 /// What a peer is asked for.
@@ -66,6 +66,9 @@ impl Node {
     }
 
     fn send_or_dial(&mut self, now: Now, ask: Ask, out: &mut Actions) -> bool {
+        if self.has_left() {
+            return false;
+        }
         let route = self.peers.route(&ask.to.id);
         if route.is_none() && !self.dial_to_ask(ask.to, out) {
             return false;
@@ -189,7 +192,7 @@ impl Node {
                 }
             }
             (Purpose::Store(job, round), Reply::Stored { key, outcome, held }) if self.is_current(job, round, &key) => {
-                self.copy_answered(now, job, outcome, held, ask.missed, out);
+                self.copy_answered(now, job, &ask, (outcome, held), out);
             }
             (Purpose::Check, Reply::Pong) => self.checked(&from),
             (_, reply) => {
@@ -215,7 +218,7 @@ impl Node {
         let families = self.params.families;
         let worth = move |contact: &Contact| is_dialable(contact.address, address) && families.reach(contact.address);
         let Some(lookup) = self.jobs.lookup(job) else { return };
-        if lookup.on_answer(&from, contacts.iter().filter(worth)) {
+        if lookup.on_answer(&from, contacts.iter().filter(worth).take(self.params.k)) {
             self.drive(now, job, out);
         }
     }
@@ -277,12 +280,17 @@ impl Node {
                     self.hang_up(now, conn, Ending::Failed, out);
                     self.probe(ask.to, out);
                 }
-                // It is there, and slow.
+                // It talks, but does not answer: whether it is worth its place, a PING decides.
                 Some(conn) => {
                     self.peers.answered(conn);
                     self.close_if_retired(now, conn, out);
+                    if ask.why == Purpose::Check {
+                        self.contact_failed(now, &ask.to.id, out);
+                    } else {
+                        self.check(now, ask.to, out);
+                    }
                 }
-                None => self.contact_failed(now, &ask.to.id, out),
+                None => self.not_met(now, ask.to, DialError::Unreachable, out),
             }
         }
     }

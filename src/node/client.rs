@@ -5,7 +5,6 @@
 //! `request_timeout`, and FAILURE only after a search; a PUT is answered only if it asked for
 //! it; whoever reads here after writing here sees what was written, or something newer.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use log::{debug, warn};
@@ -15,8 +14,8 @@ use crate::id::{Key, NodeId};
 use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId};
-use crate::node::ask::Purpose;
-use crate::node::jobs::{Get, Job, JobId, Put, PutStage, Spread, Target};
+use crate::node::ask::{Ask, Purpose};
+use crate::node::jobs::{Get, Job, JobId, Put, PutStage, Target};
 use crate::node::params::Serving;
 use crate::node::timers::Timer;
 use crate::record::{Class, Rank, Record, Ttl, Version, check_of, end_of_life};
@@ -25,8 +24,11 @@ use crate::time::{Now, Time};
 use crate::wire::api::{ApiReply, Confirm, Put as PutRequest};
 use crate::wire::peer::{RecordBlock, StoreOutcome};
 
-/// First pause before a PUT that found too few holders tries again; it doubles each time.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// First pause before a PUT that found too few holders, or no room, tries again.
+pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// A storage that is full refuses many PUTs: the log is told of one, and of how many there were.
+const REFUSAL_LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// GET.
 impl Node {
@@ -84,7 +86,7 @@ impl Node {
         out: &mut Actions,
     ) -> bool {
         let Some(Job::Get(get)) = self.jobs.find(job) else { return false };
-        let alive = end_of_life(now, block.ttl, block.age, block.version).is_some();
+        let alive = end_of_life(now, block.ttl, block.age, block.class, block.version).is_some();
         let believed = block.key == get.key && block.class == Class::Plain && !block.version.is_too_early(now.wall);
         if block.value().is_empty() || !alive || !believed {
             return false;
@@ -139,8 +141,24 @@ impl Node {
             self.keep_put(now, client, record, expires, out);
             return;
         }
+        if self.storage.find(now.mono, &record.key).is_some() {
+            // It may go to others alone: the older one would be served here once it has.
+            self.storage.store(now.mono, record.clone(), expires);
+        }
         let stage = PutStage::Searching(self.search(record.key));
-        let put = Put { client, record, expires, stage, round: 0, redrawn: false };
+        self.begin_put(now, client, record, expires, stage, out);
+    }
+
+    fn begin_put(
+        &mut self,
+        now: Now,
+        client: Option<ClientId>,
+        record: Record,
+        expires: Time,
+        stage: PutStage,
+        out: &mut Actions,
+    ) {
+        let put = Put::new(client, record, expires, stage);
         let job = self.jobs.insert(Job::Put(Box::new(put)));
         self.timers.set(Timer::Answer(job), now.mono + self.params.request_timeout);
         self.drive(now, job, out);
@@ -178,41 +196,38 @@ impl Node {
         version
     }
 
-    /// Nobody can be asked: the record is kept here, to be spread when there is somebody.
+    /// Nobody can be asked: the record is kept here, to be spread when there is somebody; by a
+    /// client, which holds nothing, as long as a confirm would wait.
     fn keep_put(&mut self, now: Now, client: Option<ClientId>, record: Record, expires: Time, out: &mut Actions) {
         let key = record.key;
-        if self.params.serving == Serving::No {
-            self.refuse_put(client, key, "this node holds nothing and knows nobody", out);
-            return;
+        let waits = self.waits_to_join();
+        let holds = self.params.serving == Serving::Yes;
+        if !holds && !waits {
+            return self.refuse_put(now, client, key, "this node holds nothing and knows nobody", out);
         }
-        match self.storage.store(now.mono, record.clone(), expires) {
-            Stored::Held => {}
-            Stored::Larger(_) | Stored::Over | Stored::Full => {
-                self.refuse_put(client, key, "storage is full", out);
-                return;
-            }
+        if holds && self.storage.store(now.mono, record.clone(), expires) != Stored::Held {
+            return self.refuse_put(now, client, key, "storage is full", out);
         }
-        if !self.is_founder_alone() {
-            self.unspread.insert(key);
+        if self.is_founder_alone() {
+            self.counters.puts_held += 1;
+        } else if holds {
+            self.spread_later(now, key);
         }
         match client {
-            Some(client) if self.waits_to_join() => {
-                let put =
-                    Put { client: Some(client), record, expires, stage: PutStage::Parked, round: 0, redrawn: false };
-                let job = self.jobs.insert(Job::Put(Box::new(put)));
-                self.timers.set(Timer::Answer(job), now.mono + self.params.request_timeout);
+            client if waits && (client.is_some() || !holds) => {
+                self.begin_put(now, client, record, expires, PutStage::Parked, out);
             }
-            Some(client) => {
-                self.counters.puts_held += 1;
-                out.reply(client, &ApiReply::Success { key, value: &[] }, None);
-            }
-            None => self.counters.puts_held += 1,
+            Some(client) => out.reply(client, &ApiReply::Success { key, value: &[] }, None),
+            None => {}
         }
     }
 
-    fn refuse_put(&mut self, client: Option<ClientId>, key: Key, reason: &str, out: &mut Actions) {
-        warn!("put refused key={key:.8} reason={reason:?}");
+    fn refuse_put(&mut self, now: Now, client: Option<ClientId>, key: Key, reason: &str, out: &mut Actions) {
         self.counters.puts_refused += 1;
+        if self.refusal_logged.is_none_or(|at| now.mono - at >= REFUSAL_LOG_PAUSE) {
+            self.refusal_logged = Some(now.mono);
+            warn!("put refused key={key:.8} reason={reason:?} refused={}", self.counters.puts_refused);
+        }
         if let Some(client) = client {
             out.reply(client, &ApiReply::Failure { key }, None);
         }
@@ -226,16 +241,14 @@ impl Node {
             return;
         }
         let stage = PutStage::Searching(self.search(*key));
-        let put = Put { client: None, record, expires, stage, round: 0, redrawn: false };
-        let job = self.jobs.insert(Job::Put(Box::new(put)));
-        self.timers.set(Timer::Answer(job), now.mono + self.params.request_timeout);
-        self.drive(now, job, out);
+        self.begin_put(now, None, record, expires, stage, out);
     }
 
     /// Begins, or begins again, to search the holders of a PUT.
     pub(super) fn search_holders(&mut self, now: Now, job: JobId, out: &mut Actions) {
         let Some(put) = self.jobs.put(job) else { return };
         let key = put.record.key;
+        self.timers.cancel(Timer::Retry(job));
         let lookup = self.search(key);
         if let Some(put) = self.jobs.put(job) {
             put.stage = PutStage::Searching(lookup);
@@ -250,13 +263,18 @@ impl Node {
         let Some(put) = self.jobs.put(job) else { return };
         let distance = |id: &NodeId| id.key().distance(&put.record.key);
         let own_place = nearest.partition_point(|contact| distance(&contact.id) < distance(&me));
-        let mut spares: VecDeque<Target> = nearest.into_iter().map(Target::Peer).collect();
+        put.spares = nearest.into_iter().map(Target::Peer).collect();
         if serving == Serving::Yes {
-            spares.insert(own_place, Target::Me);
+            put.spares.insert(own_place, Target::Me);
         }
-        let wanted = spares.len().min(usize::from(put.record.replication));
+        put.spares.retain(|target| match target {
+            Target::Me => !put.holders.contains(&me),
+            Target::Peer(contact) => !put.holders.contains(&contact.id),
+        });
+        let reachable = put.holders.len() + put.spares.len();
+        put.wanted = reachable.min(usize::from(put.record.replication));
         put.round += 1;
-        put.stage = PutStage::Spreading(Spread { spares, in_flight: 0, held: 0, wanted });
+        put.stage = PutStage::Spreading;
         self.spread_on(now, job, out);
     }
 
@@ -267,57 +285,45 @@ impl Node {
                 Target::Me => self.hold_own(now, job, out),
                 Target::Peer(contact) => {
                     if self.ask(now, contact, Purpose::Store(job, round), out)
-                        && let Some((_, spread)) = self.spreading(job)
+                        && let Some(put) = self.jobs.put(job)
                     {
-                        spread.in_flight += 1;
+                        put.in_flight += 1;
                     }
                 }
             }
         }
-        let Some((client, spread)) = self.spreading(job) else { return };
-        let enough = spread.wanted > 0 && spread.held >= spread.wanted;
-        let over = spread.in_flight == 0;
-        if enough && let Some(client) = client.take() {
-            let key = self.jobs.put(job).expect("it is spreading").record.key;
-            out.reply(client, &ApiReply::Success { key, value: &[] }, None);
+        let Some(put) = self.jobs.put(job).filter(|put| put.is_spreading()) else { return };
+        if put.is_held()
+            && let Some(client) = put.client.take()
+        {
+            out.reply(client, &ApiReply::Success { key: put.record.key, value: &[] }, None);
         }
-        match (over, enough) {
-            (true, true) => {
-                self.counters.puts_held += 1;
-                self.end_put(job);
-            }
-            (true, false) => self.pause_put(now, job),
-            (false, _) => {}
+        if put.in_flight > 0 {
+            return;
+        }
+        if put.is_held() {
+            self.counters.puts_held += 1;
+            self.end_put(job);
+        } else {
+            self.pause_put(now, job);
         }
     }
 
     /// The next one to be handed a copy; `None` while enough are held or on their way.
     fn next_holder(&mut self, job: JobId) -> Option<(Target, u32)> {
-        let put = self.jobs.put(job)?;
-        let (replication, round) = (usize::from(put.record.replication), put.round);
-        let (_, spread) = self.spreading(job)?;
-        if spread.held + spread.in_flight >= replication {
+        let put = self.jobs.put(job).filter(|put| put.is_spreading())?;
+        if put.holders.len() + put.in_flight >= usize::from(put.record.replication) {
             return None;
         }
-        spread.spares.pop_front().map(|target| (target, round))
-    }
-
-    fn spreading(&mut self, job: JobId) -> Option<(&mut Option<ClientId>, &mut Spread)> {
-        match self.jobs.put(job) {
-            Some(Put { client, stage: PutStage::Spreading(spread), .. }) => Some((client, spread)),
-            _ => None,
-        }
+        let round = put.round;
+        put.spares.pop_front().map(|target| (target, round))
     }
 
     fn hold_own(&mut self, now: Now, job: JobId, out: &mut Actions) {
+        let me = self.me.id;
         let Some(put) = self.jobs.put(job) else { return };
-        let (record, expires) = (put.record.clone(), put.expires);
-        match self.storage.store(now.mono, record, expires) {
-            Stored::Held => {
-                if let Some((_, spread)) = self.spreading(job) {
-                    spread.held += 1;
-                }
-            }
+        match self.storage.store(now.mono, put.record.clone(), put.expires) {
+            Stored::Held => put.held_by(me),
             Stored::Larger(rank) => self.superseded(now, job, rank, out),
             Stored::Over | Stored::Full => {}
         }
@@ -328,24 +334,26 @@ impl Node {
         self.jobs.put(job).is_some_and(|put| put.round == round && put.record.key == *key)
     }
 
-    /// A peer answered a STORE of the current spreading; `late` if it had been given up, and
-    /// another was asked for it.
+    /// A peer answered a STORE of the current spreading; if late, another was asked meanwhile.
     pub(super) fn copy_answered(
         &mut self,
         now: Now,
         job: JobId,
-        outcome: StoreOutcome,
-        held: Rank,
-        late: bool,
+        ask: &Ask,
+        (outcome, held): (StoreOutcome, Rank),
         out: &mut Actions,
     ) {
-        let Some((_, spread)) = self.spreading(job) else { return };
-        if !late {
-            spread.in_flight -= 1;
+        let Some(put) = self.jobs.put(job).filter(|put| put.is_spreading()) else { return };
+        if !ask.missed {
+            put.in_flight -= 1;
         }
         match outcome {
-            StoreOutcome::Held => spread.held += 1,
-            StoreOutcome::Larger => return self.superseded(now, job, held, out),
+            StoreOutcome::Held => put.held_by(ask.to.id),
+            StoreOutcome::Larger if may_supersede(now, held, &put.record) => {
+                return self.superseded(now, job, held, out);
+            }
+            // It claims what cannot be, and so holds no copy.
+            StoreOutcome::Larger => {}
         }
         self.spread_on(now, job, out);
     }
@@ -353,8 +361,8 @@ impl Node {
     /// A peer does not hold the copy: the next nearest is asked.
     pub(super) fn copy_failed(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
         let current = self.jobs.put(job).is_some_and(|put| put.round == round);
-        if current && let Some((_, spread)) = self.spreading(job) {
-            spread.in_flight -= 1;
+        if current && let Some(put) = self.jobs.put(job).filter(|put| put.is_spreading()) {
+            put.in_flight -= 1;
             self.spread_on(now, job, out);
         }
     }
@@ -368,6 +376,8 @@ impl Node {
         let other_is_fast = by.class == Class::Plain && by.version.time() > now.wall;
         if other_is_fast && !by.version.is_too_early(now.wall) && !put.redrawn {
             put.redrawn = true;
+            put.holders.clear();
+            put.in_flight = 0;
             put.record.version = Version::draw(now.wall, tail, Some(by.version));
             return self.search_holders(now, job, out);
         }
@@ -409,10 +419,7 @@ impl Node {
     fn end_put(&mut self, job: JobId) {
         if let Some(put) = self.jobs.put(job) {
             let (key, replication, rounds) = (put.record.key, put.record.replication, put.round);
-            let held = match &put.stage {
-                PutStage::Spreading(spread) => spread.held,
-                PutStage::Parked | PutStage::Searching(_) => 0,
-            };
+            let held = put.holders.len();
             debug!("put done key={key:.8} held={held} replication={replication} rounds={rounds}");
         }
         self.end_job(job);
@@ -446,7 +453,7 @@ impl Node {
             Some(Job::Put(_)) => self.spread_put(now, job, nearest, out),
             Some(Job::Join(_) | Job::Refresh(_)) => {
                 self.end_job(job);
-                self.upkeep_search_done(now, target, nearest.len());
+                self.upkeep_search_done(now, target, &nearest);
             }
             None => {}
         }
@@ -457,4 +464,11 @@ impl Node {
         self.timers.cancel(Timer::Answer(job));
         self.timers.cancel(Timer::Retry(job));
     }
+}
+
+/// Whether a record of the rank `by` can be the larger one: a version from the far future is
+/// ignored by everyone who meets it (`PROTOCOL.md` 3).
+fn may_supersede(now: Now, by: Rank, record: &Record) -> bool {
+    let order = |rank: Rank| (rank.class.certifies_itself(), rank.version);
+    !by.version.is_too_early(now.wall) && order(by) >= order(record.rank())
 }

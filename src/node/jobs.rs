@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::contact::Contact;
-use crate::id::{Key, KeyMap, KeySeed};
+use crate::id::{Key, KeyMap, KeySeed, NodeId};
 use crate::limits::{CLIENT_PUT_BYTES_MAX, CLIENT_REQUESTS_MAX};
 use crate::lookup::Lookup;
 use crate::node::action::ClientId;
@@ -56,6 +56,14 @@ pub(super) struct Put {
     pub(super) expires: Time,
     /// How far it has come.
     pub(super) stage: PutStage,
+    /// Nodes that hold it.
+    pub(super) holders: Vec<NodeId>,
+    /// Nodes that shall hold it: min(replication, reachable).
+    pub(super) wanted: usize,
+    /// Whom to hand a copy next, nearest first, oneself among them; nobody who holds it.
+    pub(super) spares: VecDeque<Target>,
+    /// Copies whose reply is awaited.
+    pub(super) in_flight: usize,
     /// How often it was spread: replies to an earlier spreading do not count.
     pub(super) round: u32,
     /// Whether its version was drawn anew, which happens once.
@@ -70,20 +78,7 @@ pub(super) enum PutStage {
     /// Who is nearest?
     Searching(Lookup),
     /// Copies are on their way.
-    Spreading(Spread),
-}
-
-/// Copies on their way.
-#[derive(Debug)]
-pub(super) struct Spread {
-    /// Whom to hand a copy next, nearest first, oneself among them.
-    pub(super) spares: VecDeque<Target>,
-    /// Copies whose reply is awaited.
-    pub(super) in_flight: usize,
-    /// Nodes that hold it.
-    pub(super) held: usize,
-    /// Nodes that shall hold it: min(replication, reachable).
-    pub(super) wanted: usize,
+    Spreading,
 }
 
 /// Who may hold a copy.
@@ -93,6 +88,41 @@ pub(super) enum Target {
     Me,
     /// Another one.
     Peer(Contact),
+}
+
+impl Put {
+    /// A PUT that nobody was asked about yet.
+    pub(super) fn new(client: Option<ClientId>, record: Record, expires: Time, stage: PutStage) -> Self {
+        Self {
+            client,
+            record,
+            expires,
+            stage,
+            holders: Vec::new(),
+            wanted: 0,
+            spares: VecDeque::new(),
+            in_flight: 0,
+            round: 0,
+            redrawn: false,
+        }
+    }
+
+    /// Whether copies are on their way.
+    pub(super) fn is_spreading(&self) -> bool {
+        matches!(self.stage, PutStage::Spreading)
+    }
+
+    /// Whether it is held by as many nodes as shall hold it, which is known once it was spread.
+    pub(super) fn is_held(&self) -> bool {
+        self.round > 0 && self.wanted > 0 && self.holders.len() >= self.wanted
+    }
+
+    /// Notes that `id` holds it.
+    pub(super) fn held_by(&mut self, id: NodeId) {
+        if !self.holders.contains(&id) {
+            self.holders.push(id);
+        }
+    }
 }
 
 /// All jobs.
@@ -165,7 +195,7 @@ impl Jobs {
             Job::Get(get) => get.lookup.as_mut(),
             Job::Put(put) => match &mut put.stage {
                 PutStage::Searching(lookup) => Some(lookup),
-                PutStage::Parked | PutStage::Spreading(_) => None,
+                PutStage::Parked | PutStage::Spreading => None,
             },
         }
     }
@@ -194,6 +224,11 @@ impl Jobs {
         self.under_way.len() - self.clients
     }
 
+    /// All of them.
+    pub(super) fn ids(&self) -> Vec<JobId> {
+        self.under_way.keys().copied().collect()
+    }
+
     /// All that wait for the node to join.
     pub(super) fn parked(&self) -> Vec<JobId> {
         let waits = |job: &Job| match job {
@@ -216,7 +251,7 @@ impl Jobs {
             Job::Get(get) => get.lookup.as_ref(),
             Job::Put(put) => match &put.stage {
                 PutStage::Searching(lookup) => Some(lookup),
-                PutStage::Parked | PutStage::Spreading(_) => None,
+                PutStage::Parked | PutStage::Spreading => None,
             },
         })
     }

@@ -34,7 +34,7 @@ use crate::counters::NodeCounters;
 use crate::id::{Key, KeySeed, NodeId};
 use crate::limits::{EXPIRED_PER_TURN_MAX, PENDING_MAX};
 use crate::lookup::Lookup;
-use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin};
+use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Fault, Origin};
 use crate::node::ask::Ask;
 use crate::node::jobs::{Job, Jobs};
 use crate::node::params::Params;
@@ -80,6 +80,8 @@ pub struct Node {
     version_tail: u16,
     /// The version drawn last, of whatever key.
     last_version: Version,
+    /// When the log was last told of a PUT that was refused.
+    refusal_logged: Option<Time>,
     /// Contacts being gathered; kept for its memory.
     nearby: Vec<Contact>,
 }
@@ -115,6 +117,7 @@ impl Node {
             unspread: BTreeSet::new(),
             version_tail: rng.random(),
             last_version: Version::from_bits(0),
+            refusal_logged: None,
             nearby: Vec::new(),
             params,
             rng,
@@ -157,32 +160,36 @@ impl Node {
 
     /// A whole message arrived from a peer. The node decodes it, and judges it.
     pub fn on_frame(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions) {
+        self.take_message(now, conn, frame, out);
+        self.leave_if_done(now, out);
+    }
+
+    fn take_message(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions) {
         let Some((peer, greeted)) = self.heard_on(now, conn) else { return };
         let message = match PeerMessage::decode(frame) {
             Ok(message) => message,
             Err(error) => {
-                let fault = format!("{}: {error}", frame.kind.name);
-                return self.malformed(now, conn, &fault, PeerMessage::rpc_of(frame), out);
+                let fault = Fault::Malformed { name: frame.kind.name, error };
+                return self.malformed(now, conn, fault, PeerMessage::rpc_of(frame), out);
             }
         };
         match (message, greeted) {
             (PeerMessage::Hello(hello), false) => self.on_hello(now, conn, &hello, out),
             (_, false) => {
-                let fault = format!("{} before HELLO", frame.kind.name);
-                return self.malformed(now, conn, &fault, PeerMessage::rpc_of(frame), out);
+                let fault = Fault::BeforeHello { name: frame.kind.name };
+                self.malformed(now, conn, fault, PeerMessage::rpc_of(frame), out);
             }
-            (PeerMessage::Hello(_), true) => return self.malformed(now, conn, "a second HELLO", None, out),
+            (PeerMessage::Hello(_), true) => self.malformed(now, conn, Fault::SecondHello, None, out),
             (PeerMessage::Goodbye, true) => self.on_goodbye(now, conn, out),
             (PeerMessage::Request(rpc, request), true) => {
-                self.table.heard(&peer.peer);
+                self.contact_heard(now, conn, &peer.peer, out);
                 self.serve(now, conn, &peer.peer, rpc, request, out);
             }
             (PeerMessage::Reply(rpc, reply), true) => {
-                self.table.heard(&peer.peer);
+                self.contact_heard(now, conn, &peer.peer, out);
                 self.on_reply(now, (peer.peer, peer.address), rpc, reply, out);
             }
         }
-        self.leave_if_done(now, out);
     }
 
     /// A connection ended, by the peer or by a fault of it that the host saw.
@@ -194,6 +201,9 @@ impl Node {
     /// A deadline has come.
     pub fn on_timeout(&mut self, now: Now, out: &mut Actions) {
         self.miss_requests(now, out);
+        while let Some(conn) = self.peers.due(now.mono) {
+            self.on_conn_deadline(now, conn, out);
+        }
         // Only what is due now: a timer that is set again for this very moment waits a turn.
         let mut due = Vec::new();
         while let Some(timer) = self.timers.due(now.mono) {
@@ -204,7 +214,6 @@ impl Node {
                 Timer::Join => self.join(now, out),
                 Timer::Refresh => self.refresh(now, out),
                 Timer::HandOver => self.hand_over(now, out),
-                Timer::Conn(conn) => self.on_conn_timer(now, conn, out),
                 Timer::Retry(job) => self.search_holders(now, job, out),
                 Timer::Leave => self.go(now, out),
                 Timer::Answer(job) => match self.jobs.find(job) {
@@ -218,9 +227,14 @@ impl Node {
         self.leave_if_done(now, out);
     }
 
-    /// The moment at which `on_timeout` must be called, if nothing happens before.
+    /// The moment at which `on_timeout` must be called, if nothing happens before; `None` for a
+    /// node that waits for others, or has left.
     pub fn next_deadline(&self) -> Option<Time> {
-        let deadlines = [self.timers.next(), self.pending.next_deadline(), self.storage.next_expiry()];
+        if self.has_left() {
+            return None;
+        }
+        let deadlines =
+            [self.timers.next(), self.peers.next_deadline(), self.pending.next_deadline(), self.storage.next_expiry()];
         deadlines.into_iter().flatten().min()
     }
 
@@ -284,6 +298,6 @@ impl Node {
 
     /// Connections that have no deadline; there should be none.
     pub fn connections_without_deadline(&self) -> usize {
-        self.peers.ids().filter(|conn| !self.timers.is_set(Timer::Conn(*conn))).count()
+        self.peers.without_deadline()
     }
 }

@@ -8,19 +8,17 @@
 //! same opener the newer; the other retires: it takes no new requests and is closed by the
 //! smaller id's side when nothing is owed on it, at the latest after `rpc_timeout`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use log::{debug, warn};
 
 use crate::contact::Contact;
 use crate::id::{KeyMap, KeySeed, NodeId, RpcId};
-use crate::limits::{DIALS_MAX, HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, PROBES_MAX, WAITING_PER_PEER_MAX};
+use crate::limits::{ASLEEP_PAUSE, DIALS_MAX, HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, PROBES_MAX, WAITING_PER_PEER_MAX};
 use crate::node::Node;
-use crate::node::action::{Actions, ConnId, DialError, DialId, Origin};
+use crate::node::action::{Actions, ConnId, DialError, DialId, Fault, Origin};
 use crate::node::params::{Endpoint, Serving};
-use crate::node::timers::Timer;
 use crate::routing::{Observed, Suggested};
 use crate::time::{Now, Time};
 use crate::wire::peer::{ErrorCode, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, Reply};
@@ -39,6 +37,12 @@ pub(super) struct Conn {
     heard: Time,
     /// Requests of ours that went out on it and are not over.
     asked: u32,
+    /// When its HELLO is due, or it may have been idle, or it is closed.
+    deadline: Time,
+    /// Where the peer says that others may dial it; 0 if they may not.
+    port: u16,
+    /// When it may be dialled back once more.
+    dial_back: Time,
 }
 
 /// How far a connection has come.
@@ -94,6 +98,8 @@ pub(super) enum Ending {
 pub(super) struct Peers {
     conns: BTreeMap<ConnId, Conn>,
     by_id: KeyMap<NodeId, Vec<ConnId>>,
+    /// Of all connections, the earliest first.
+    deadlines: BTreeSet<(Time, ConnId)>,
     dials: BTreeMap<DialId, Dial>,
     dialling: KeyMap<NodeId, DialId>,
     probes: usize,
@@ -105,6 +111,7 @@ impl Peers {
         Self {
             conns: BTreeMap::new(),
             by_id: KeyMap::with_hasher(seed),
+            deadlines: BTreeSet::new(),
             dials: BTreeMap::new(),
             dialling: KeyMap::with_hasher(seed),
             probes: 0,
@@ -120,11 +127,14 @@ impl Peers {
     /// The connection over which `id` can be asked now. The dialler need not wait for the
     /// peer's HELLO: what it sends is handled after its own HELLO has been judged.
     pub(super) fn route(&self, id: &NodeId) -> Option<ConnId> {
-        let usable = |conn: &Conn| match (conn.phase, conn.origin) {
-            (Phase::Open, _) | (Phase::Greeting, Origin::Dialled(_)) => true,
-            (Phase::Greeting, Origin::Accepted) | (Phase::Retiring, _) => false,
+        let preference = |conn: &Conn| match (conn.phase, conn.origin) {
+            (Phase::Open, _) => Some(1),
+            (Phase::Greeting, Origin::Dialled(_)) => Some(0),
+            (Phase::Greeting, Origin::Accepted) | (Phase::Retiring, _) => None,
         };
-        self.by_id.get(id)?.iter().rev().find(|conn| usable(&self.conns[conn])).copied()
+        let usable = self.by_id.get(id)?.iter().filter_map(|conn| Some((preference(&self.conns[conn])?, conn)));
+        // Of several the newest, which comes last.
+        usable.max_by_key(|(preference, _)| *preference).map(|(_, conn)| *conn)
     }
 
     /// Notes that a request went out.
@@ -141,9 +151,34 @@ impl Peers {
         }
     }
 
-    /// Whether `conn` has been silent since `since`.
+    /// Whether nothing came on `conn` since `since`.
     pub(super) fn silent_since(&self, conn: ConnId, since: Time) -> bool {
         self.conns.get(&conn).is_some_and(|conn| conn.heard < since)
+    }
+
+    /// Sets the deadline of a connection, whatever it was.
+    fn set_deadline(&mut self, id: ConnId, at: Time) {
+        let conn = self.conns.get_mut(&id).expect("only what is there has a deadline");
+        self.deadlines.remove(&(conn.deadline, id));
+        conn.deadline = at;
+        self.deadlines.insert((at, id));
+    }
+
+    /// The earliest deadline of a connection.
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        self.deadlines.first().map(|&(at, _)| at)
+    }
+
+    /// The next connection whose deadline has come by `now`; it has none until another is set.
+    pub(super) fn due(&mut self, now: Time) -> Option<ConnId> {
+        let &(at, id) = self.deadlines.first().filter(|(at, _)| *at <= now)?;
+        self.deadlines.remove(&(at, id));
+        Some(id)
+    }
+
+    /// How many connections have no deadline.
+    pub(super) fn without_deadline(&self) -> usize {
+        self.conns.iter().filter(|(id, conn)| !self.deadlines.contains(&(conn.deadline, **id))).count()
     }
 
     /// Connections over which the peer can be told something, in the order they were made.
@@ -209,7 +244,9 @@ impl Node {
     }
 
     fn dial(&mut self, why: DialReason, out: &mut Actions) -> bool {
-        if self.peers.dials.len() >= DIALS_MAX || self.is_leaving() {
+        // Who leaves still looks for what it owes, and for nothing else.
+        let unwanted = self.is_leaving() && !matches!(why, DialReason::Request(_));
+        if self.peers.dials.len() >= DIALS_MAX || unwanted {
             self.counters.requests_dropped += 1;
             return false;
         }
@@ -251,16 +288,12 @@ impl Node {
         let Some(dial) = self.end_dial(id) else { return };
         match dial.why {
             DialReason::Bootstrap(number) => {
-                debug!("bootstrap unreachable at={} error={error:?}", self.params.bootstraps[number].at);
-                self.bootstrap_failed(number);
+                warn!("bootstrap unreachable at={} error={error:?}", self.params.bootstraps[number].at);
             }
             DialReason::Request(contact) | DialReason::Probe(contact) => {
                 debug!("dial failed contact={contact} error={error:?}");
                 self.fail_requests(now, dial.waiting, &contact.id, out);
-                match error {
-                    DialError::Unreachable => self.contact_failed(now, &contact.id, out),
-                    DialError::NotAuthentic => self.contact_lost(now, &contact.id, out),
-                }
+                self.not_met(now, contact, error, out);
             }
         }
     }
@@ -280,24 +313,34 @@ impl Node {
             Origin::Accepted => None,
         };
         if peer == self.me.id {
-            out.close(id);
+            out.close(id, None);
             if let Some(Dial { why: DialReason::Bootstrap(number), .. }) = dial {
                 self.bootstrap_is_me(now, number, out);
             }
             return;
         }
         let address = crate::contact::canonical(address);
-        let conn = Conn { peer, address, origin, phase: Phase::Greeting, heard: now.mono, asked: 0 };
+        let conn = Conn {
+            peer,
+            address,
+            origin,
+            phase: Phase::Greeting,
+            heard: now.mono,
+            asked: 0,
+            deadline: Time::ZERO,
+            port: 0,
+            dial_back: Time::ZERO,
+        };
         self.peers.conns.insert(id, conn);
         self.peers.by_id.entry(peer).or_default().push(id);
-        self.timers.set(Timer::Conn(id), now.mono + HELLO_TIMEOUT);
+        self.peers.set_deadline(id, now.mono + HELLO_TIMEOUT);
         out.send(id, &PeerMessage::Hello(self.hello(now)), None);
         if self.is_leaving() {
             out.send(id, &PeerMessage::Goodbye, None);
         }
         if let Some(dial) = dial {
             if let DialReason::Bootstrap(number) = dial.why {
-                self.bootstrap_met(number, peer);
+                self.bootstrap_met(number, Contact::new(peer, address));
             }
             for rpc in dial.waiting {
                 self.transmit(now, id, rpc, out);
@@ -327,42 +370,55 @@ impl Node {
     /// A peer's HELLO, its first message.
     pub(super) fn on_hello(&mut self, now: Now, id: ConnId, hello: &Hello<'_>, out: &mut Actions) {
         let conn = self.peers.conns[&id];
-        let fault = if hello.protocol != PROTOCOL {
-            Some(format!("protocol {}, expected {PROTOCOL}", hello.protocol))
-        } else if hello.network != self.params.network {
-            Some("another network".to_owned())
-        } else {
-            None
-        };
-        if let Some(fault) = fault {
-            self.turn_away(now, id, &fault, out);
-            return;
+        if hello.protocol != PROTOCOL {
+            return self.turn_away(now, id, Fault::Protocol { found: hello.protocol }, out);
+        }
+        if hello.network != self.params.network {
+            return self.turn_away(now, id, Fault::OtherNetwork, out);
         }
         debug!("peer reached addr={} id={:.8} agent={:?}", conn.address, conn.peer, hello.agent);
         let entry = self.peers.conns.get_mut(&id).expect("it was just found");
         entry.phase = Phase::Open;
-        self.timers.set(Timer::Conn(id), now.mono + PEER_IDLE_TIMEOUT);
+        self.peers.set_deadline(id, now.mono + PEER_IDLE_TIMEOUT);
         self.settle_between_two(now, id, out);
         self.bound_connections(now, out);
         if hello.flags & FLAG_SERVING == 0 {
+            if self.table.contains(&conn.peer) {
+                self.contact_lost(now, &conn.peer, out); // it served once
+            }
             return;
         }
         match conn.origin {
-            Origin::Dialled(_) => self.met(now, Contact::new(conn.peer, conn.address), out),
-            Origin::Accepted => {
-                let contact = Contact::new(conn.peer, SocketAddr::new(conn.address.ip(), hello.port));
-                let dialable = hello.port != 0 && self.params.families.reach(contact.address);
-                let asleep = self.table.asleep().any(|asleep| asleep.id == contact.id);
-                if dialable && (self.table.suggest(contact) == Suggested::Room || asleep) {
-                    self.probe(contact, out);
-                }
+            Origin::Dialled(_) => {
+                let contact = Contact::new(conn.peer, conn.address);
+                self.met(now, contact, out);
+                self.contact_reached(now, contact, out);
             }
+            Origin::Accepted => {
+                self.peers.conns.entry(id).and_modify(|conn| conn.port = hello.port);
+                self.dial_back(now, id, out);
+            }
+        }
+    }
+
+    /// Dials whoever is at the other end of `id`, if it dialled this node and could be a contact;
+    /// now and then, for a dial may be lost.
+    pub(super) fn dial_back(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+        let Some(conn) = self.peers.conns.get_mut(&id) else { return };
+        let contact = Contact::new(conn.peer, SocketAddr::new(conn.address.ip(), conn.port));
+        if conn.port == 0 || now.mono < conn.dial_back || !self.params.families.reach(contact.address) {
+            return;
+        }
+        conn.dial_back = now.mono + ASLEEP_PAUSE;
+        let asleep = self.table.is_asleep(&contact.id);
+        if self.table.suggest(contact) == Suggested::Room || asleep {
+            self.probe(contact, out);
         }
     }
 
     /// This node dialled `contact` and met it there: it may enter the table.
     fn met(&mut self, now: Now, contact: Contact, out: &mut Actions) {
-        let asleep = self.table.asleep().any(|asleep| asleep.id == contact.id);
+        let asleep = self.table.is_asleep(&contact.id);
         match self.table.observe(now.mono, contact) {
             Observed::Added => self.contact_found(now, contact, out),
             Observed::Refreshed if asleep => self.contact_found(now, contact, out),
@@ -371,44 +427,49 @@ impl Node {
         }
     }
 
-    /// A peer that must not stay: one log line, and its connection ends.
-    pub(super) fn turn_away(&mut self, now: Now, id: ConnId, fault: &str, out: &mut Actions) {
-        if let Some(conn) = self.peers.find(id) {
-            warn!("peer refused addr={} id={:.8} fault={fault:?}", conn.address, conn.peer);
-            self.counters.faults += 1;
-            self.hang_up(now, id, Ending::Failed, out);
-        }
+    /// A peer that must not stay: its connection ends.
+    fn turn_away(&mut self, now: Now, id: ConnId, fault: Fault, out: &mut Actions) {
+        self.counters.faults += 1;
+        out.close(id, Some(fault));
+        self.conn_ended(now, id, Ending::Failed, out);
     }
 
     /// A message that is none, or that may not come now: ERROR 400 if it can be addressed, and
     /// the end of the connection.
-    pub(super) fn malformed(&mut self, now: Now, id: ConnId, fault: &str, rpc: Option<RpcId>, out: &mut Actions) {
+    pub(super) fn malformed(&mut self, now: Now, id: ConnId, fault: Fault, rpc: Option<RpcId>, out: &mut Actions) {
         if let Some(rpc) = rpc {
             out.send(id, &PeerMessage::Reply(rpc, Reply::Error(ErrorCode::MALFORMED)), None);
         }
         self.turn_away(now, id, fault, out);
     }
 
-    /// The peer is leaving: it is not asked any more, nor named to others.
+    /// The peer is leaving: it is not asked any more, nor named to others, and what it was asked
+    /// it will not answer.
     pub(super) fn on_goodbye(&mut self, now: Now, id: ConnId, out: &mut Actions) {
         let peer = self.peers.conns[&id].peer;
         debug!("peer leaving id={peer:.8}");
         for conn in self.peers.by_id[&peer].clone() {
-            self.retire(now, conn);
+            // One that waits for its HELLO may be of the peer's next life.
+            if self.peers.conns[&conn].phase == Phase::Open {
+                self.retire(now, conn);
+            }
         }
         self.contact_lost(now, &peer, out);
+        for (_, request) in self.pending.cut_off(&peer, |_| true) {
+            self.request_failed(now, &request.why, out);
+        }
     }
 
     /// Ends a connection from this side.
     pub(super) fn hang_up(&mut self, now: Now, id: ConnId, ending: Ending, out: &mut Actions) {
-        out.close(id);
+        out.close(id, None);
         self.conn_ended(now, id, ending, out);
     }
 
     /// A connection has ended: what was asked over it is asked once more, or fails.
     pub(super) fn conn_ended(&mut self, now: Now, id: ConnId, ending: Ending, out: &mut Actions) {
         let Some(conn) = self.peers.conns.remove(&id) else { return };
-        self.timers.cancel(Timer::Conn(id));
+        self.peers.deadlines.remove(&(conn.deadline, id));
         let siblings = self.peers.by_id.get_mut(&conn.peer).expect("each connection is listed");
         siblings.retain(|sibling| *sibling != id);
         let siblings = siblings.clone();
@@ -419,11 +480,11 @@ impl Node {
             let left = siblings.iter().rev().find(|sibling| self.peers.conns[sibling].phase == Phase::Retiring);
             if let (Some(&left), None) = (left, self.peers.route(&conn.peer)) {
                 self.peers.conns.get_mut(&left).expect("it is listed").phase = Phase::Open;
-                self.timers.set(Timer::Conn(left), now.mono + PEER_IDLE_TIMEOUT);
+                self.peers.set_deadline(left, now.mono + PEER_IDLE_TIMEOUT);
             }
         }
         let cut = self.pending.cut_off(&conn.peer, |ask| ask.conn == Some(id));
-        let unreached = conn.phase == Phase::Greeting;
+        let unreached = conn.phase == Phase::Greeting && matches!(conn.origin, Origin::Dialled(_));
         for (_, request) in cut {
             let again = ending == Ending::Closed && !unreached && !request.why.again;
             if !(again && self.ask_again(now, &request, out)) {
@@ -436,12 +497,11 @@ impl Node {
     }
 
     /// The deadline of a connection has come.
-    pub(super) fn on_conn_timer(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+    pub(super) fn on_conn_deadline(&mut self, now: Now, id: ConnId, out: &mut Actions) {
         let Some(conn) = self.peers.find(id).copied() else { return };
         match conn.phase {
             Phase::Greeting => {
-                let fault = format!("no HELLO within {} s", HELLO_TIMEOUT.as_secs());
-                self.turn_away(now, id, &fault, out);
+                self.turn_away(now, id, Fault::NoHello, out);
             }
             Phase::Open => {
                 let idle_until = conn.heard + PEER_IDLE_TIMEOUT;
@@ -449,7 +509,7 @@ impl Node {
                     self.hang_up(now, id, Ending::Closed, out);
                 } else {
                     let later = idle_until.max(now.mono + self.params.rpc_timeout);
-                    self.timers.set(Timer::Conn(id), later);
+                    self.peers.set_deadline(id, later);
                 }
             }
             Phase::Retiring => self.hang_up(now, id, Ending::Closed, out),
@@ -482,7 +542,7 @@ impl Node {
         conn.phase = Phase::Retiring;
         // The smaller id closes it; should it not, this side does, somewhat later.
         let patience = if self.me.id < conn.peer { 1 } else { 2 };
-        self.timers.set(Timer::Conn(id), now.mono + self.params.rpc_timeout * patience);
+        self.peers.set_deadline(id, now.mono + self.params.rpc_timeout * patience);
     }
 
     /// Closes what has been idle longest while there are more connections than there may be.
@@ -492,10 +552,5 @@ impl Node {
         {
             self.hang_up(now, idlest, Ending::Closed, out);
         }
-    }
-
-    /// The longest that any connection of this node may go without a deadline of its own.
-    pub fn conn_deadline_max(&self) -> Duration {
-        PEER_IDLE_TIMEOUT.max(HELLO_TIMEOUT).max(self.params.rpc_timeout * 2)
     }
 }

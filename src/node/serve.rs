@@ -102,7 +102,7 @@ impl Node {
         if block.version.is_too_early(now.wall) {
             return Err(ErrorCode::TOO_EARLY);
         }
-        let expires = end_of_life(now, block.ttl, block.age, block.version).ok_or(ErrorCode::GONE)?;
+        let expires = end_of_life(now, block.ttl, block.age, block.class, block.version).ok_or(ErrorCode::GONE)?;
         // Twice k, so that nodes whose tables differ a little agree on who may hold it.
         if self.is_settled() && !self.table.fewer_closer(&block.key, 2 * self.params.k) {
             return Err(ErrorCode::OUT_OF_SCOPE);

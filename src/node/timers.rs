@@ -1,11 +1,10 @@
 //! What the node will be woken for: each timer set at most once, the earliest first.
 //!
-//! RPC deadlines and expiring records are not here: [`crate::pending`] and [`crate::storage`]
-//! know their own.
+//! Deadlines of requests, of connections and of records are not here: [`crate::pending`],
+//! `node::peers` and [`crate::storage`] know their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::node::action::ConnId;
 use crate::node::jobs::JobId;
 use crate::time::Time;
 
@@ -18,8 +17,6 @@ pub(super) enum Timer {
     Refresh,
     /// Hand records over, spread those that were kept.
     HandOver,
-    /// A connection: its HELLO is due, or it has been idle, or it is to be closed.
-    Conn(ConnId),
     /// A client's request must be answered.
     Answer(JobId),
     /// A PUT tries once more.

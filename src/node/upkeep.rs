@@ -21,9 +21,11 @@ use crate::limits::{
     ASLEEP_PAUSE, ASLEEP_PER_TURN_MAX, EXPIRED_PER_TURN_MAX, HANDOVERS_MAX, HANDOVERS_UNDER_WAY_MAX, JOIN_BACKOFF_MAX,
     JOIN_BACKOFF_MIN, REFRESH_PAUSE, UPKEEP_LOOKUPS_MAX, UPKEEP_RECORDS_PER_TURN_MAX,
 };
+use crate::lookup::Lookup;
 use crate::node::Node;
-use crate::node::action::Actions;
+use crate::node::action::{Actions, ConnId, DialError};
 use crate::node::ask::Purpose;
+use crate::node::client::RETRY_PAUSE;
 use crate::node::jobs::{Job, PutStage};
 use crate::node::peers::Ending;
 use crate::node::timers::Timer;
@@ -48,7 +50,7 @@ pub enum Standing {
 #[derive(Debug)]
 pub(super) struct Upkeep {
     pub(super) standing: Standing,
-    /// Attempts to join since the last one that succeeded.
+    /// Attempts to join since the last one that succeeded, or since somebody else was met.
     attempts: u32,
     bootstraps: Vec<BootstrapState>,
     /// Contacts that are being asked whether they are there.
@@ -64,9 +66,13 @@ struct BootstrapState {
     /// Whether this node itself sits there: a configuration may be shared by all.
     is_me: bool,
     /// Who was met there.
-    met: Option<NodeId>,
-    /// When it is dialled next, while the node is settled.
+    met: Option<Contact>,
+    /// When this node joins through it once more, while it is settled: later only if a search
+    /// for the own id was answered there.
     next: Time,
+    /// How much later: little at first, for a network that has just come together, or together
+    /// again, does not know itself yet.
+    pause: Duration,
 }
 
 /// A walk over all records, on behalf of a node that was newly met.
@@ -82,7 +88,10 @@ impl Upkeep {
         Self {
             standing,
             attempts: 0,
-            bootstraps: vec![BootstrapState { is_me: false, met: None, next: Time::ZERO }; bootstraps],
+            bootstraps: vec![
+                BootstrapState { is_me: false, met: None, next: Time::ZERO, pause: JOIN_BACKOFF_MAX };
+                bootstraps
+            ],
             checking: BTreeSet::new(),
             handovers: VecDeque::new(),
             handing: 0,
@@ -112,15 +121,18 @@ impl Node {
         self.upkeep.bootstraps.iter().all(|bootstrap| bootstrap.is_me)
     }
 
-    /// Dials the bootstraps that are due, and whom the table remembers if it has nobody else.
+    /// Joins through the bootstraps that are due, and whom the table remembers if it has nobody
+    /// else. A node that is settled does so too: those who answered it may be an island.
     pub(super) fn join(&mut self, now: Now, out: &mut Actions) {
         let joining = self.upkeep.standing == Standing::Joining;
         for number in 0..self.upkeep.bootstraps.len() {
             let state = self.upkeep.bootstraps[number];
-            let connected = state.met.is_some_and(|id| self.peers.route(&id).is_some());
-            if !state.is_me && !connected && (joining || state.next <= now.mono) {
-                self.upkeep.bootstraps[number].next = now.mono + self.params.refresh_interval;
-                self.dial_bootstrap(number, out);
+            if state.is_me || (!joining && state.next > now.mono) {
+                continue;
+            }
+            match state.met.filter(|met| self.peers.route(&met.id).is_some()) {
+                Some(met) => self.join_through(now, met, out),
+                None => self.dial_bootstrap(number, out),
             }
         }
         if joining {
@@ -129,22 +141,23 @@ impl Node {
                 self.look_up_self(now, out);
             }
         }
-        let pause = if joining {
-            let doubled = JOIN_BACKOFF_MIN * 2_u32.saturating_pow(self.upkeep.attempts.min(16));
-            self.upkeep.attempts += 1;
-            doubled.min(JOIN_BACKOFF_MAX)
-        } else {
-            JOIN_BACKOFF_MAX
-        };
         if joining || !self.upkeep.bootstraps.is_empty() {
+            let pause = self.pause_of_joining(now);
             let pause = self.jitter(pause);
             self.timers.set(Timer::Join, now.mono + pause);
         }
     }
 
-    /// Nobody answered at a bootstrap: it is tried again at the next round.
-    pub(super) fn bootstrap_failed(&mut self, number: usize) {
-        self.upkeep.bootstraps[number].next = Time::ZERO;
+    /// How long this node waits before it looks for somebody to join through again: ever longer,
+    /// but not long at once while no bootstrap has done its part.
+    fn pause_of_joining(&mut self, now: Now) -> Duration {
+        let waits = self.upkeep.bootstraps.iter().all(|state| state.next <= now.mono);
+        if !waits && self.upkeep.standing != Standing::Joining {
+            return JOIN_BACKOFF_MAX;
+        }
+        let doubled = JOIN_BACKOFF_MIN * 2_u32.saturating_pow(self.upkeep.attempts.min(16));
+        self.upkeep.attempts += 1;
+        doubled.min(JOIN_BACKOFF_MAX)
     }
 
     /// This node met itself at a bootstrap; if that was the only one, it founds the network.
@@ -157,8 +170,20 @@ impl Node {
     }
 
     /// Somebody was met at a bootstrap.
-    pub(super) fn bootstrap_met(&mut self, number: usize, peer: NodeId) {
-        self.upkeep.bootstraps[number].met = Some(peer);
+    pub(super) fn bootstrap_met(&mut self, number: usize, met: Contact) {
+        self.upkeep.bootstraps[number].met = Some(met);
+    }
+
+    /// `contact` was dialled and said HELLO; if it is a bootstrap that is due, it is asked for
+    /// others.
+    pub(super) fn contact_reached(&mut self, now: Now, contact: Contact, out: &mut Actions) {
+        let joining = self.upkeep.standing == Standing::Joining;
+        let due = |state: &BootstrapState| {
+            (joining || state.next <= now.mono) && state.met.is_some_and(|met| met.id == contact.id)
+        };
+        if self.upkeep.bootstraps.iter().any(due) {
+            self.join_through(now, contact, out);
+        }
     }
 
     /// A peer answered: whoever was joining has joined.
@@ -206,6 +231,17 @@ impl Node {
         let job = self.jobs.insert(Job::Join(lookup));
         self.drive(now, job, out);
     }
+
+    /// Looks up the own id, beginning with `contact` alone: it is asked even if those whom this
+    /// node knows are all nearer.
+    fn join_through(&mut self, now: Now, contact: Contact, out: &mut Actions) {
+        if self.jobs.is_joining() {
+            return;
+        }
+        let lookup = Lookup::new(self.me.id, *self.me.id.key(), self.params.k, self.params.alpha, &[contact]);
+        let job = self.jobs.insert(Job::Join(lookup));
+        self.drive(now, job, out);
+    }
 }
 
 /// Contacts that come and go.
@@ -213,8 +249,7 @@ impl Node {
     /// A contact entered the table, or woke up in it.
     pub(super) fn contact_found(&mut self, now: Now, contact: Contact, out: &mut Actions) {
         debug!("contact found {contact}");
-        let by_bootstrap = self.upkeep.bootstraps.iter().any(|state| state.met == Some(contact.id));
-        if (self.upkeep.standing == Standing::Joining || by_bootstrap) && !self.jobs.is_joining() {
+        if self.upkeep.standing == Standing::Joining && !self.jobs.is_joining() {
             self.look_up_self(now, out);
         }
         if !self.storage.is_empty() && self.upkeep.handovers.len() < HANDOVERS_MAX {
@@ -223,6 +258,17 @@ impl Node {
         }
         let pause = self.jitter(REFRESH_PAUSE);
         self.timers.hasten(Timer::Refresh, now.mono + pause);
+    }
+
+    /// A request or a reply of `id` came in over `conn`. If it is a contact, and slept, it woke
+    /// up; if it is none, it may become one.
+    pub(super) fn contact_heard(&mut self, now: Now, conn: ConnId, id: &NodeId, out: &mut Actions) {
+        let slept = self.table.is_asleep(id);
+        if !self.table.heard(id) {
+            self.dial_back(now, conn, out);
+        } else if slept && let Some(contact) = self.table.find(id).copied() {
+            self.contact_found(now, contact, out);
+        }
     }
 
     /// A request to a contact, or a dial of it, failed.
@@ -234,7 +280,19 @@ impl Node {
         {
             self.probe(candidate, out);
         }
-        self.after_a_loss(now, was_live);
+        self.after_a_loss(now, id, was_live);
+    }
+
+    /// `contact` was not met where it was dialled. Whoever named it may have named a wrong address,
+    /// so this counts against nobody who was met elsewhere.
+    pub(super) fn not_met(&mut self, now: Now, contact: Contact, error: DialError, out: &mut Actions) {
+        if self.table.find(&contact.id).is_some_and(|met| met.address != contact.address) {
+            return;
+        }
+        match error {
+            DialError::Unreachable => self.contact_failed(now, &contact.id, out),
+            DialError::NotAuthentic => self.contact_lost(now, &contact.id, out),
+        }
     }
 
     /// A contact took its leave, or is not who it was.
@@ -243,10 +301,11 @@ impl Node {
         if let Some(candidate) = self.table.remove(id) {
             self.probe(candidate, out);
         }
-        self.after_a_loss(now, was_live);
+        self.after_a_loss(now, id, was_live);
     }
 
-    fn after_a_loss(&mut self, now: Now, was_live: usize) {
+    fn after_a_loss(&mut self, now: Now, id: &NodeId, was_live: usize) {
+        self.upkeep.handovers.retain(|walk| walk.to.id != *id);
         if self.table.asleep().next().is_some() {
             let pause = self.jitter(ASLEEP_PAUSE);
             self.timers.hasten(Timer::Refresh, now.mono + pause);
@@ -309,12 +368,29 @@ impl Node {
     }
 
     /// A search for upkeep has ended.
-    pub(super) fn upkeep_search_done(&mut self, now: Now, target: Key, answered: usize) {
-        debug!("search done target={target:.8} answered={answered} contacts={}", self.table.live());
+    pub(super) fn upkeep_search_done(&mut self, now: Now, target: Key, answered: &[Contact]) {
+        debug!("search done target={target:.8} answered={} contacts={}", answered.len(), self.table.live());
         if target == *self.me.id.key() {
             self.table.looked_up(now.mono, &target);
+            self.joined_through(now, answered);
         }
         self.plan_refresh(now);
+    }
+
+    /// A search for the own id was answered by `answered`: the bootstraps among them have done
+    /// their part, for a while. Not if they are few: then much was lost, or the network is
+    /// small, and asking it once more costs little.
+    fn joined_through(&mut self, now: Now, answered: &[Contact]) {
+        if answered.len() < self.params.k {
+            return;
+        }
+        for state in &mut self.upkeep.bootstraps {
+            if answered.iter().any(|contact| state.met.is_some_and(|met| met.id == contact.id)) {
+                state.next = now.mono + state.pause;
+                state.pause = (2 * state.pause).min(self.params.refresh_interval);
+                self.upkeep.attempts = 0;
+            }
+        }
     }
 
     /// `span`, 20 % more or less, so that nodes that started together do not stay in step.
@@ -346,10 +422,22 @@ impl Node {
             }
             self.upkeep.handovers.push_front(walk);
         }
-        let more = !self.upkeep.handovers.is_empty() || !self.unspread.is_empty() && self.is_settled();
-        if more && self.upkeep.handing < HANDOVERS_UNDER_WAY_MAX && self.jobs.have_room() {
+        let walks = !self.upkeep.handovers.is_empty() && self.upkeep.handing < HANDOVERS_UNDER_WAY_MAX;
+        let spreads = !self.unspread.is_empty() && self.is_settled();
+        if walks || spreads && self.jobs.have_room() {
             self.timers.hasten(Timer::HandOver, now.mono);
+        } else if spreads {
+            self.timers.hasten(Timer::HandOver, now.mono + RETRY_PAUSE);
         }
+    }
+
+    /// Notes that the record of `key`, which is held, is to be spread. Keys whose records are gone
+    /// are forgotten before they outnumber what is held.
+    pub(super) fn spread_later(&mut self, now: Now, key: Key) {
+        if self.unspread.len() > 2 * self.storage.len() {
+            self.unspread.retain(|key| self.storage.find(now.mono, key).is_some());
+        }
+        self.unspread.insert(key);
     }
 
     /// The next record that belongs to the node of `walk`: it is nearer than this one, and among
@@ -410,9 +498,17 @@ impl Node {
         }
     }
 
-    /// Says GOODBYE to all and goes, whatever is owed.
+    /// Ends what is owed as it stands, says GOODBYE to all, and goes.
     pub(super) fn go(&mut self, now: Now, out: &mut Actions) {
         self.upkeep.standing = Standing::Left;
+        for job in self.jobs.ids() {
+            match self.jobs.find(job) {
+                Some(Job::Get(_)) => self.give_up_get(now, job, out),
+                Some(Job::Put(_)) => self.put_timed_out(job, out),
+                Some(Job::Join(_) | Job::Refresh(_)) | None => {}
+            }
+            self.end_job(job);
+        }
         for conn in self.peers.reached() {
             out.send(conn, &PeerMessage::Goodbye, None);
         }

@@ -149,6 +149,18 @@ impl Table {
         self.place(id.key()).and_then(|at| self.buckets.get(at)).is_some_and(|bucket| bucket.contains(id))
     }
 
+    /// The contact `id`, with the address where it was met, if it holds a place, live or asleep.
+    pub fn find(&self, id: &NodeId) -> Option<&Contact> {
+        let bucket = self.buckets.get(self.place(id.key())?)?;
+        bucket.live().iter().chain(bucket.asleep()).find(|contact| contact.id == *id)
+    }
+
+    /// Whether `id` holds a place, and failed since it was last heard.
+    pub fn is_asleep(&self, id: &NodeId) -> bool {
+        let bucket = self.place(id.key()).and_then(|at| self.buckets.get(at));
+        bucket.is_some_and(|bucket| bucket.asleep().any(|contact| contact.id == *id))
+    }
+
     /// Fills `out` with the `n` live contacts nearest to `target`, nearest first; with all, if
     /// there are fewer. What was in `out` is gone.
     pub fn closest(&self, target: &Key, n: usize, out: &mut Vec<Contact>) {

@@ -1,0 +1,516 @@
+//! A stage: one node, peers that act by script, and a clock that the test moves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use dht::contact::Contact;
+use dht::id::{Key, NodeId, RpcId};
+use dht::node::action::{Action, Actions, ClientId, ConnId, DialError, DialId, Encoded, Origin};
+use dht::node::params::{Bootstrap, Endpoint, Params};
+use dht::node::{Me, Node};
+use dht::record::{Age, Class, Life, Rank, Ttl, Version, check_of};
+use dht::time::{Now, Time, WallTime};
+use dht::wire::Source;
+use dht::wire::api::{ApiReply, ApiRequest, Confirm, Put};
+use dht::wire::codec::List;
+use dht::wire::frame::next_frame;
+use dht::wire::peer::{Content, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, RecordBlock, Reply, Request, StoreOutcome};
+
+/// Where every peer listens.
+pub(crate) const PORT: u16 = 7402;
+
+/// The port that every peer dials from.
+const EPHEMERAL: u16 = 50_000;
+
+/// Milliseconds since 1970 when the curtain rises.
+const EPOCH_MILLIS: u64 = 1_700_000_000_000;
+
+/// Turns that a node may want at one and the same moment.
+const TURNS_MAX: u32 = 1_000;
+
+/// The node on the stage: everybody below 128 is in the other half of the space.
+pub(crate) const ME: NodeId = NodeId::new(Key::new([128; 32]));
+
+/// A message to or from a peer. What is said in a test is never freed.
+pub(crate) type Message = PeerMessage<'static>;
+
+/// Something that the node wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Deed {
+    Dial(DialId, Endpoint, Option<NodeId>),
+    Send(ConnId, Message),
+    Reply(ClientId, ApiReply<'static>),
+    Close(ConnId),
+}
+
+/// One node before its peers.
+pub(crate) struct Stage {
+    pub(crate) node: Node,
+    pub(crate) now: Time,
+    /// How far the wall clock is ahead of what it should be, in milliseconds.
+    pub(crate) wall_ahead: u64,
+    out: Actions,
+    deeds: Vec<Deed>,
+    /// All bytes and actions so far, for comparison.
+    pub(crate) transcript: Vec<u8>,
+    /// Peers that are met wherever they are dialled, and answer PING and FIND NODE by themselves.
+    polite: BTreeSet<NodeId>,
+    conns: BTreeMap<ConnId, NodeId>,
+    /// Connections over which the peer has said HELLO: before that, not even a polite one replies.
+    greeted: BTreeSet<ConnId>,
+    /// Whose address each dial went to.
+    dialled: BTreeMap<DialId, SocketAddr>,
+    minted: u64,
+}
+
+/// The curtain, and the clock.
+impl Stage {
+    pub(crate) fn new(params: Params) -> Self {
+        let now = Now { mono: Time::ZERO, wall: WallTime::from_millis(EPOCH_MILLIS) };
+        Self {
+            node: Node::new(Me { id: ME, port: PORT }, params, [7; 32], now),
+            now: now.mono,
+            wall_ahead: 0,
+            out: Actions::new(),
+            deeds: Vec::new(),
+            transcript: Vec::new(),
+            polite: BTreeSet::new(),
+            conns: BTreeMap::new(),
+            greeted: BTreeSet::new(),
+            dialled: BTreeMap::new(),
+            minted: 0,
+        }
+    }
+
+    /// A node without bootstraps: settled at once.
+    pub(crate) fn founder() -> Self {
+        Self::new(Params::default())
+    }
+
+    /// A settled node that knows `peers`, all polite and connected.
+    pub(crate) fn among(params: Params, peers: impl IntoIterator<Item = u8>) -> Self {
+        let mut stage = Self::new(params);
+        for peer in peers {
+            stage.befriend(peer);
+        }
+        stage
+    }
+
+    /// A node that has the peer 1 as its bootstrap, and has not been woken yet.
+    pub(crate) fn newcomer() -> Self {
+        Self::new(Params { bootstraps: vec![bootstrap(1, None)], ..Params::default() })
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        let millis = u64::try_from(self.now.since(Time::ZERO).as_millis()).expect("a short play");
+        Now { mono: self.now, wall: WallTime::from_millis(EPOCH_MILLIS + millis + self.wall_ahead) }
+    }
+
+    /// Lets time pass, waking the node whenever it asked to be.
+    pub(crate) fn pass(&mut self, span: Duration) {
+        let end = self.now + span;
+        let mut turns = 0;
+        while let Some(deadline) = self.node.next_deadline().filter(|deadline| *deadline <= end) {
+            turns = if deadline > self.now { 0 } else { turns + 1 };
+            assert!(turns < TURNS_MAX, "the node wants turn after turn at {}", self.now);
+            self.now = self.now.max(deadline);
+            self.wake();
+        }
+        self.now = end;
+    }
+
+    pub(crate) fn wake(&mut self) {
+        self.act(Node::on_timeout);
+    }
+
+    /// One verb of the node, and what it wants done.
+    pub(crate) fn act(&mut self, verb: impl FnOnce(&mut Node, Now, &mut Actions)) {
+        let now = self.now();
+        verb(&mut self.node, now, &mut self.out);
+        let actions = std::mem::take(&mut self.out);
+        for action in actions.iter() {
+            let deed = deed(&actions, action);
+            self.transcript.extend_from_slice(format!("{deed:?}\n").as_bytes());
+            match &deed {
+                Deed::Close(conn) => drop(self.conns.remove(conn)),
+                Deed::Dial(dial, Endpoint::Address(to), _) => drop(self.dialled.insert(*dial, *to)),
+                Deed::Dial(..) | Deed::Send(..) | Deed::Reply(..) => {}
+            }
+            self.deeds.push(deed);
+        }
+        while let Some(at) = self.deeds.iter().position(|deed| self.is_routine(deed)) {
+            let deed = self.deeds.remove(at);
+            self.do_politely(deed);
+        }
+    }
+
+    fn is_routine(&self, deed: &Deed) -> bool {
+        match deed {
+            Deed::Dial(_, _, expect) => expect.is_some_and(|id| self.polite.contains(&id)),
+            Deed::Send(conn, message) => {
+                let polite = self.conns.get(conn).is_some_and(|id| self.polite.contains(id));
+                polite
+                    && self.greeted.contains(conn)
+                    && matches!(message, PeerMessage::Request(_, Request::Ping | Request::FindNode { .. }))
+            }
+            Deed::Reply(..) | Deed::Close(_) => false,
+        }
+    }
+
+    fn do_politely(&mut self, deed: Deed) {
+        match deed {
+            Deed::Dial(dial, Endpoint::Address(address), Some(id)) => {
+                let conn = self.secure(id, address, Origin::Dialled(dial));
+                self.tell(conn, &hello());
+            }
+            Deed::Send(conn, PeerMessage::Request(rpc, Request::Ping)) => self.reply(conn, rpc, Reply::Pong),
+            Deed::Send(conn, PeerMessage::Request(rpc, _)) => self.reply(conn, rpc, nodes(&[])),
+            deed => unreachable!("{deed:?} is no routine"),
+        }
+    }
+}
+
+/// Peers.
+impl Stage {
+    /// `id` at `address` has a secured connection to the node.
+    pub(crate) fn secure(&mut self, id: NodeId, address: SocketAddr, origin: Origin) -> ConnId {
+        let conn = ConnId(self.mint());
+        self.conns.insert(conn, id);
+        self.act(|node, now, out| node.on_secured(now, conn, id, address, origin, out));
+        conn
+    }
+
+    /// `peer` dials the node.
+    pub(crate) fn accept(&mut self, peer: u8) -> ConnId {
+        let address = SocketAddr::new(address(peer).ip(), EPHEMERAL);
+        self.secure(id(peer), address, Origin::Accepted)
+    }
+
+    /// `peer` dials the node and says HELLO as a client, who will not be dialled back.
+    pub(crate) fn accept_client(&mut self, peer: u8) -> ConnId {
+        let conn = self.accept(peer);
+        self.tell(conn, &PeerMessage::Hello(Hello { flags: 0, port: 0, ..greeting() }));
+        self.said(conn);
+        conn
+    }
+
+    /// The node's dial finds `peer`, who says HELLO.
+    pub(crate) fn meet(&mut self, dial: DialId, peer: u8) -> ConnId {
+        let conn = self.secure(id(peer), address(peer), Origin::Dialled(dial));
+        self.tell(conn, &hello());
+        conn
+    }
+
+    /// `peer` dials the node, is dialled back and met, and the first connection is gone: it is
+    /// in the table, and polite.
+    pub(crate) fn befriend(&mut self, peer: u8) -> ConnId {
+        let first = self.accept(peer);
+        self.tell(first, &hello());
+        let dial = self.dial_of(peer);
+        self.close(first);
+        let conn = self.meet(dial, peer);
+        self.said(first);
+        self.said(conn);
+        self.polite.insert(id(peer));
+        conn
+    }
+
+    /// From now on `peer` does only what the test says.
+    pub(crate) fn script(&mut self, peer: u8) {
+        self.polite.remove(&id(peer));
+    }
+
+    /// From now on `peer` is met, and answers PING and FIND NODE.
+    pub(crate) fn make_polite(&mut self, peer: u8) {
+        self.polite.insert(id(peer));
+    }
+
+    pub(crate) fn tell(&mut self, conn: ConnId, message: &PeerMessage<'_>) {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        if matches!(message, PeerMessage::Hello(_)) {
+            self.greeted.insert(conn);
+        }
+        self.tell_bytes(conn, &bytes);
+    }
+
+    pub(crate) fn tell_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
+        let (frame, size) = next_frame(Source::Peer, bytes).expect("a possible frame").expect("a whole one");
+        assert_eq!(size, bytes.len());
+        self.act(|node, now, out| node.on_frame(now, conn, frame, out));
+    }
+
+    pub(crate) fn reply(&mut self, conn: ConnId, rpc: RpcId, reply: Reply<'_>) {
+        self.tell(conn, &PeerMessage::Reply(rpc, reply));
+    }
+
+    /// The peer asks, and reads what the node answers to that.
+    pub(crate) fn ask(&mut self, conn: ConnId, request: Request<'_>) -> Reply<'static> {
+        let rpc = RpcId::new([0xaa; 32]);
+        self.said(conn);
+        self.tell(conn, &PeerMessage::Request(rpc, request));
+        match &self.said(conn)[..] {
+            [PeerMessage::Reply(echo, reply)] if *echo == rpc => *reply,
+            said => panic!("not one answer to {request:?} but {said:?}"),
+        }
+    }
+
+    /// The peer closes.
+    pub(crate) fn close(&mut self, conn: ConnId) {
+        self.conns.remove(&conn);
+        self.act(|node, now, out| node.on_closed(now, conn, out));
+    }
+
+    pub(crate) fn fail(&mut self, dial: DialId, error: DialError) {
+        self.act(|node, now, out| node.on_dial_failed(now, dial, error, out));
+    }
+}
+
+/// Clients.
+impl Stage {
+    pub(crate) fn get(&mut self, key: Key) -> ClientId {
+        let client = ClientId { connection: 1, request: self.mint() };
+        self.act(|node, now, out| node.on_request(now, client, ApiRequest::Get { key }, out));
+        client
+    }
+
+    pub(crate) fn put(&mut self, put: Put<'_>) -> ClientId {
+        let client = ClientId { connection: 1, request: self.mint() };
+        self.act(|node, now, out| node.on_request(now, client, ApiRequest::Put(put), out));
+        client
+    }
+
+    /// What `client` has been answered since this was last asked.
+    pub(crate) fn answer(&mut self, client: ClientId) -> Option<ApiReply<'static>> {
+        let mut answers = self.take(|deed| match deed {
+            Deed::Reply(to, reply) if *to == client => Some(*reply),
+            _ => None,
+        });
+        assert!(answers.len() <= 1, "{client:?} was answered {answers:?}");
+        answers.pop()
+    }
+
+    fn mint(&mut self) -> u64 {
+        self.minted += 1;
+        self.minted
+    }
+}
+
+/// What the node has done since this was last asked.
+impl Stage {
+    /// All that was sent over `conn`.
+    pub(crate) fn said(&mut self, conn: ConnId) -> Vec<Message> {
+        self.take(|deed| match deed {
+            Deed::Send(to, message) if *to == conn => Some(*message),
+            _ => None,
+        })
+    }
+
+    /// The requests sent over `conn`.
+    pub(crate) fn asked(&mut self, conn: ConnId) -> Vec<(RpcId, Request<'static>)> {
+        self.take(|deed| match deed {
+            Deed::Send(to, PeerMessage::Request(rpc, request)) if *to == conn => Some((*rpc, *request)),
+            _ => None,
+        })
+    }
+
+    /// The one request sent over `conn`.
+    pub(crate) fn asked_once(&mut self, conn: ConnId) -> (RpcId, Request<'static>) {
+        let asked = self.asked(conn);
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        asked[0]
+    }
+
+    /// Requests of one kind, to whomever they went.
+    pub(crate) fn all_asked<T>(&mut self, of: impl Fn(&Request<'static>) -> Option<T>) -> Vec<(ConnId, RpcId, T)> {
+        self.take(|deed| match deed {
+            Deed::Send(to, PeerMessage::Request(rpc, request)) => of(request).map(|found| (*to, *rpc, found)),
+            _ => None,
+        })
+    }
+
+    /// The copies sent: to whom, under which id, and what.
+    pub(crate) fn copies(&mut self) -> Vec<(ConnId, RpcId, RecordBlock<'static>)> {
+        self.all_asked(|request| match request {
+            Request::Store(block) => Some(*block),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn dials(&mut self) -> Vec<(DialId, Endpoint, Option<NodeId>)> {
+        self.take(|deed| match deed {
+            Deed::Dial(dial, to, expect) => Some((*dial, to.clone(), *expect)),
+            _ => None,
+        })
+    }
+
+    /// The one dial of `peer`, at its address.
+    pub(crate) fn dial_of(&mut self, peer: u8) -> DialId {
+        let dials = self.take(|deed| match deed {
+            Deed::Dial(dial, Endpoint::Address(to), _) if *to == address(peer) => Some(*dial),
+            _ => None,
+        });
+        assert_eq!(dials.len(), 1, "peer {peer} was dialled {} times", dials.len());
+        dials[0]
+    }
+
+    /// The peer whose address `dial` went to.
+    pub(crate) fn peer_dialled(&self, dial: DialId) -> Option<u8> {
+        let to = self.dialled.get(&dial)?;
+        (1..128).find(|peer| address(*peer) == *to)
+    }
+
+    pub(crate) fn has_closed(&mut self, conn: ConnId) -> bool {
+        !self.take(|deed| (*deed == Deed::Close(conn)).then_some(())).is_empty()
+    }
+
+    /// Who sits at the other end of `conn`.
+    pub(crate) fn at(&self, conn: ConnId) -> NodeId {
+        self.conns[&conn]
+    }
+
+    pub(crate) fn forget_deeds(&mut self) {
+        self.deeds.clear();
+    }
+
+    pub(crate) fn knows(&self, peer: u8) -> bool {
+        self.node.table().iter().any(|contact| contact.id == id(peer))
+    }
+
+    fn take<T>(&mut self, of: impl Fn(&Deed) -> Option<T>) -> Vec<T> {
+        let mut taken = Vec::new();
+        self.deeds.retain(|deed| match of(deed) {
+            Some(found) => {
+                taken.push(found);
+                false
+            }
+            None => true,
+        });
+        taken
+    }
+}
+
+fn deed(actions: &Actions, action: &Action) -> Deed {
+    match action {
+        Action::Dial { dial, to, expect } => Deed::Dial(*dial, to.clone(), *expect),
+        Action::Send { conn, message } => Deed::Send(*conn, message_of(actions, message)),
+        Action::Reply { client, message } => {
+            let (frame, _) = next_frame(Source::Server, whole(actions, message)).expect("possible").expect("whole");
+            Deed::Reply(*client, ApiReply::decode(frame).expect("an answer"))
+        }
+        Action::Close { conn, .. } => Deed::Close(*conn),
+    }
+}
+
+/// The bytes of `message`, for ever.
+pub(crate) fn whole(actions: &Actions, message: &Encoded) -> &'static [u8] {
+    let (head, value) = actions.bytes(message);
+    Vec::leak([head, value].concat())
+}
+
+fn message_of(actions: &Actions, message: &Encoded) -> Message {
+    let (frame, _) = next_frame(Source::Peer, whole(actions, message)).expect("possible").expect("whole");
+    PeerMessage::decode(frame).expect("a message")
+}
+
+pub(crate) const fn key(n: u8) -> Key {
+    Key::new([n; 32])
+}
+
+pub(crate) const fn id(n: u8) -> NodeId {
+    NodeId::new(key(n))
+}
+
+/// Where the peer `n` listens.
+pub(crate) fn address(n: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, n], PORT))
+}
+
+pub(crate) fn contact(n: u8) -> Contact {
+    Contact::new(id(n), address(n))
+}
+
+pub(crate) fn bootstrap(n: u8, pin: Option<NodeId>) -> Bootstrap {
+    Bootstrap { at: Endpoint::Address(address(n)), pin }
+}
+
+pub(crate) fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+pub(crate) fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// The HELLO of a serving peer of our network.
+pub(crate) fn greeting() -> Hello<'static> {
+    let wall = WallTime::from_millis(EPOCH_MILLIS);
+    Hello { protocol: PROTOCOL, flags: FLAG_SERVING, network: [0; 32], port: PORT, wall, agent: "stage" }
+}
+
+pub(crate) fn hello() -> Message {
+    PeerMessage::Hello(greeting())
+}
+
+/// The reply that names `contacts`.
+pub(crate) fn nodes(contacts: &[Contact]) -> Reply<'_> {
+    Reply::Nodes(List::lend(contacts))
+}
+
+/// A plain record of 60 s and replication 3, as a peer sends it; its version is of the moment
+/// the curtain rose.
+pub(crate) fn block(n: u8, value: &'static [u8]) -> RecordBlock<'static> {
+    RecordBlock {
+        ttl: Ttl::from_secs(60).expect("not zero"),
+        replication: 3,
+        class: Class::Plain,
+        key: key(n),
+        version: version_at(0),
+        age: Age(0),
+        check: check_of(value),
+        content: Content::Value(value),
+    }
+}
+
+/// The reply to FIND VALUE with that record and no contacts.
+pub(crate) fn value_of(record: RecordBlock<'_>) -> Reply<'_> {
+    Reply::Value { contacts: List::lend(&[]), record }
+}
+
+/// The reply to a STORE: what the peer holds now.
+pub(crate) fn stored(block: &RecordBlock<'_>) -> Reply<'static> {
+    let held = Rank { class: block.class, life: Life::Alive, version: block.version };
+    Reply::Stored { key: block.key, outcome: StoreOutcome::Held, held }
+}
+
+/// The reply to a STORE: the peer holds a larger record.
+pub(crate) fn larger(n: u8, version: Version) -> Reply<'static> {
+    let held = Rank { class: Class::Plain, life: Life::Alive, version };
+    Reply::Stored { key: key(n), outcome: StoreOutcome::Larger, held }
+}
+
+/// The version that speaks of so many milliseconds after the curtain rose.
+pub(crate) fn version_at(millis: u64) -> Version {
+    Version::from_bits((EPOCH_MILLIS + millis) << 16)
+}
+
+/// A PUT with everything left to the server, which is not to be confirmed.
+pub(crate) fn quiet(n: u8, value: &[u8]) -> Put<'_> {
+    Put { ttl: 0, replication: 0, confirm: Confirm::No, key: key(n), value }
+}
+
+/// The same, to be confirmed.
+pub(crate) fn confirmed(n: u8, value: &[u8]) -> Put<'_> {
+    Put { confirm: Confirm::Yes, ..quiet(n, value) }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it is compared with an answer, which may be missing")]
+pub(crate) fn success(n: u8, value: &'static [u8]) -> Option<ApiReply<'static>> {
+    Some(ApiReply::Success { key: key(n), value })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it is compared with an answer, which may be missing")]
+pub(crate) fn failure(n: u8) -> Option<ApiReply<'static>> {
+    Some(ApiReply::Failure { key: key(n) })
+}

@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod config;
 pub mod contact;
 pub mod counters;
 pub mod disk;

@@ -1,3 +1,190 @@
-//! The server; it comes with the event loop.
+//! `dht-server -c FILE`: puts the pieces together, and no more.
+//!
+//! Reads the command line and the configuration, takes hold of the data directory, makes the
+//! node and runs the loop. Everything that decides anything is in the library.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use dht::cli::{self, CliError, Command, Exit};
+use dht::config::{ConfigError, Settings};
+use dht::disk::{self, DataDir, DiskError, HostKey};
+use dht::identity::{Identity, Puzzle};
+use dht::net::clock::Clock;
+use dht::net::entropy::{self, EntropyError};
+use dht::net::{BindError, Ended, EventLoop, Listeners, LoopError, Options};
+use dht::node::params::Serving;
+use dht::node::{Me, Node};
+use log::{error, info, warn};
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(command) => command,
+        Err(error) => return misused(&error).into(),
+    };
+    let exit = match command {
+        Command::Help => {
+            print!("{}", cli::usage());
+            Exit::Success
+        }
+        Command::Version => {
+            println!("{}", cli::version());
+            Exit::Success
+        }
+        Command::CheckConfig { config } => check(&config),
+        Command::Run { config } => start(&config),
+    };
+    exit.into()
+}
+
+fn misused(error: &CliError) -> Exit {
+    eprintln!("dht-server: {error}");
+    Exit::Usage
+}
+
+fn check(config: &Path) -> Exit {
+    match Settings::load(config) {
+        Ok((_, warnings)) if warnings.is_empty() => {
+            println!("{}: right", config.display());
+            Exit::Success
+        }
+        Ok((_, mistakes)) | Err(mistakes) => refuse(&mistakes),
+    }
+}
+
+fn refuse(mistakes: &[ConfigError]) -> Exit {
+    for mistake in mistakes {
+        eprintln!("{mistake}");
+    }
+    Exit::Usage
+}
+
+fn start(config: &Path) -> Exit {
+    let (settings, warnings) = match Settings::load(config) {
+        Ok(loaded) => loaded,
+        Err(mistakes) => return refuse(&mistakes),
+    };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format_timestamp_millis()
+        .init();
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    match run(settings) {
+        Ok(Ended::Left) => Exit::Success,
+        Ok(Ended::Forced) => Exit::Runtime,
+        Err(error) => {
+            error!("{error}");
+            Exit::Runtime
+        }
+    }
+}
+
+fn run(settings: Settings) -> Result<Ended, RunError> {
+    if !settings.api_address.ip().is_loopback() {
+        warn!("the module API has no authentication, and is open to others api={}", settings.api_address);
+    }
+    // Held to the end of the process.
+    let data_dir = DataDir::open(&settings.data_dir, std::process::id())?;
+    let puzzle = Puzzle::new(settings.pow_bits);
+    let identity = identity(&settings, &data_dir, puzzle)?;
+    let options = options(&settings, puzzle);
+    let listeners = Listeners::bind(&options)?;
+    let api = listeners.api_address();
+    let p2p: Vec<String> = listeners.p2p_addresses().map(|address| address.to_string()).collect();
+    let bound = listeners.p2p_addresses().next().map_or(0, |address| address.port());
+    let me = Me { id: identity.id(), port: settings.advertise_port.map_or(bound, Into::into) };
+
+    let clock = Clock::start();
+    let node = Node::new(me, settings.params, entropy::seed()?, clock.now());
+    let mut event_loop = EventLoop::new(options, listeners, &identity, clock, node)?;
+    event_loop.watch_signals()?;
+    info!("listening api={api} p2p={} id={:.8}", p2p.join(","), me.id);
+    let ended = event_loop.run()?;
+    info!("stopped {:?} {:?}", event_loop.service().counters(), event_loop.counters());
+    Ok(ended)
+}
+
+/// The node's key: the host's, if it is of the right kind, or one of its own.
+fn identity(settings: &Settings, data_dir: &DataDir, puzzle: Puzzle) -> Result<Identity, RunError> {
+    if let Some(path) = &settings.hostkey {
+        match disk::host_key(path, puzzle)? {
+            HostKey::Ed25519(identity) => return Ok(identity),
+            HostKey::NotEd25519 => info!("hostkey left alone, it is no Ed25519 key path={}", path.display()),
+            HostKey::Missing => info!("hostkey left alone, there is none path={}", path.display()),
+        }
+    }
+    Ok(data_dir.identity(puzzle, entropy::seed()?)?)
+}
+
+fn options(settings: &Settings, puzzle: Puzzle) -> Options {
+    let p2p_addresses = match settings.params.serving {
+        Serving::Yes => settings.p2p_addresses.clone(),
+        Serving::No => Vec::new(),
+    };
+    Options {
+        api_address: settings.api_address,
+        p2p_addresses,
+        api_idle_timeout: settings.api_idle_timeout,
+        api_connections_max: settings.api_connections_max,
+        peer_connections_max: settings.params.peer_connections_max,
+        leave_timeout: settings.params.leave_timeout,
+        puzzle,
+    }
+}
+
+/// Why the server did not start, or stopped.
+#[derive(Debug)]
+enum RunError {
+    Disk(DiskError),
+    Entropy(EntropyError),
+    Bind(BindError),
+    Loop(LoopError),
+    Io(io::Error),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(error) => error.fmt(f),
+            Self::Entropy(error) => error.fmt(f),
+            Self::Bind(error) => error.fmt(f),
+            Self::Loop(error) => error.fmt(f),
+            Self::Io(error) => write!(f, "the event loop failed: {error}"),
+        }
+    }
+}
+
+impl From<DiskError> for RunError {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(error)
+    }
+}
+
+impl From<EntropyError> for RunError {
+    fn from(error: EntropyError) -> Self {
+        Self::Entropy(error)
+    }
+}
+
+impl From<BindError> for RunError {
+    fn from(error: BindError) -> Self {
+        Self::Bind(error)
+    }
+}
+
+impl From<LoopError> for RunError {
+    fn from(error: LoopError) -> Self {
+        Self::Loop(error)
+    }
+}
+
+impl From<io::Error> for RunError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}

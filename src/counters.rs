@@ -1,5 +1,7 @@
 //! What is counted: plain numbers, nothing global. A node owns one [`NodeCounters`], a host one
-//! [`HostCounters`]; nobody else writes to them.
+//! [`HostCounters`]; nobody else writes to them. Both print as the log writes facts.
+
+use std::fmt;
 
 /// What one node has counted since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +66,23 @@ pub struct HostCounters {
     pub replies_late: u64,
     /// Connections closed for a fault of the other side.
     pub faults: u64,
-    /// PUTs that could not be accepted and did not ask for an answer.
-    pub puts_dropped: u64,
+}
+
+impl fmt::Display for NodeCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { puts, puts_held, puts_refused, gets, gets_found, gets_local, gets_hops, .. } = self;
+        let Self { rpcs_sent, rpcs_served, rpcs_silent, replies_dropped, requests_dropped, faults, .. } = self;
+        write!(f, "puts={puts} puts_held={puts_held} puts_refused={puts_refused} ")?;
+        write!(f, "gets={gets} gets_found={gets_found} gets_local={gets_local} gets_hops={gets_hops} ")?;
+        write!(f, "rpcs_sent={rpcs_sent} rpcs_served={rpcs_served} rpcs_silent={rpcs_silent} ")?;
+        write!(f, "replies_dropped={replies_dropped} requests_dropped={requests_dropped} peer_faults={faults}")
+    }
+}
+
+impl fmt::Display for HostCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { accepted, refused, outbox_drops, replies_late, faults } = self;
+        write!(f, "accepted={accepted} refused={refused} outbox_drops={outbox_drops} ")?;
+        write!(f, "replies_late={replies_late} host_faults={faults}")
+    }
 }

@@ -1,9 +1,83 @@
 //! A Kademlia distributed hash table that speaks the VoidPhone module API.
 //!
-//! Three floors stand, and one of the two hosts: the ground (keys, time, contacts, bounds, records,
-//! layouts), without state
-//! and without decisions; the machines, one job each and strangers to each other; and the node,
-//! the only place where machines meet.
+//! This page is the map of the house: read it first. One sentence: **a pure machine in the
+//! middle, a thin host around it, a law about what may touch what, and tests that drive time by
+//! hand.** The very same [`node::Node`] runs in the mio loop of `dht-server` and, twenty thousand
+//! times over, in a deterministic simulator.
+//!
+//! # Floors
+//!
+//! ```text
+//!             main.rs  cli.rs  config/  bin/*                        roof
+//!                  │                    │
+//!         ┌────────┴───────┐    ┌───────┴───────┐
+//!         │ net  (mio,TLS) │    │ sim (no I/O)  │                    floor 3: hosts, strangers to each other
+//!         │ disk           │    │               │
+//!         └────────┬───────┘    └───────┬───────┘
+//!                  └─────────┬──────────┘
+//!                      node  (pure)                                  floor 2: decisions
+//!           ┌────────┬───────┴───┬─────────┐
+//!        routing   lookup     storage   pending  (pure)              floor 1: machines, strangers to each other
+//!           └────────┴─────┬─────┴─────────┘
+//!    id  identity  time  contact  counters  limits  record  wire     floor 0: ground
+//! ```
+//!
+//! Who may import whom, and what a floor may never name, is a table in `tests/architecture.rs`,
+//! which reads the sources and fails on a breach. In short: floors 0 to 2 know no clock, no
+//! operating system's randomness, no socket, no file and no thread; time, randomness and I/O
+//! come in as arguments. That is why a run replays from its seed.
+//!
+//! # Vocabulary
+//!
+//! Kademlia's words where it has them: a [`id::Key`] is a point of a space of 256 bits, a
+//! [`id::NodeId`] sits at one; a [`contact::Contact`] says where a node is to be found; a
+//! [`routing::Table`] of buckets knows contacts; a [`lookup::Lookup`] finds the nodes nearest to
+//! a key; a [`record::Record`] is a value with a version and a life. An *RPC* is a request
+//! between nodes; a *client* is a module, or a person, on the API. A contact is *live*, or fell
+//! *asleep* when it failed; a node is *joining*, or has *settled*. A key is in *scope* when too
+//! few known nodes are nearer to it for another to be responsible.
+//!
+//! # One turn of the loop
+//!
+//! [`net`] describes it in full: wait for sockets; read each a bounded bit; split
+//! the bytes into messages ([`wire::frame`]); hand each to the node; perform the actions it
+//! wants; write what is to be written; close what is to be closed. One thread, no locks.
+//!
+//! # One PUT
+//!
+//! ```text
+//! net: bytes → wire::frame::next_frame → wire::api                a WireError closes the connection
+//! node::Node::on_request
+//!  └ node/client.rs start_put     clamp; draw the version; what is being written is read back at once
+//!     └ routing closest → lookup → node/ask.rs                    FIND NODE × alpha
+//! node::Node::on_frame
+//!  └ node/ask.rs on_reply         pending takes the request; the lookup takes the contacts; … done
+//!     └ node/client.rs spread_put STORE to the nearest; one that fails or refuses is replaced
+//!        └ SUCCESS, only if the client asked to be told
+//! ```
+//!
+//! # One GET
+//!
+//! ```text
+//! node::Node::on_request
+//!  └ node/client.rs start_get     being written here, or held and in scope? SUCCESS. Done.
+//!     └ lookup → node/ask.rs                                      FIND VALUE × alpha
+//! node::Node::on_frame
+//!  └ node/client.rs value_found   the record is believed? SUCCESS
+//!     └ or the search is done     what is held out of scope, or FAILURE
+//! ```
+//!
+//! # Where to look
+//!
+//! A message's layout: [`wire`]. A bound: [`limits`]. A setting: [`config`] and
+//! [`node::params`]. What a node does of its own accord: `node/upkeep.rs`. How it is tested:
+//! `tests/`, whose names are sentences, and [`sim`].
+//!
+//! # Not done yet
+//!
+//! Records live in memory only. Signed and hashed records are known to the wire and to the order
+//! of records, and refused; versions are not exchanged (OFFER, SYNC); a GET believes the first
+//! holder that answers.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +95,7 @@ pub mod node;
 pub mod pending;
 pub mod record;
 pub mod routing;
+pub mod sim;
 pub mod storage;
 pub mod time;
 pub mod wire;

@@ -105,7 +105,7 @@ fn run(settings: Settings) -> Result<Ended, RunError> {
     event_loop.watch_signals()?;
     info!("listening api={api} p2p={} id={:.8}", p2p.join(","), me.id);
     let ended = event_loop.run()?;
-    info!("stopped {:?} {:?}", event_loop.service().counters(), event_loop.counters());
+    info!("stopped {} {}", event_loop.service().counters(), event_loop.counters());
     Ok(ended)
 }
 

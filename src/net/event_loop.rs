@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::{info, warn};
+use log::{debug, warn};
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -199,7 +199,7 @@ impl<S: Service> EventLoop<S> {
 
     /// Begins to leave: nobody is accepted and no request is read any more.
     pub(super) fn leave(&mut self) {
-        info!("leaving connections={}", self.connections.len(Pool::Clients) + self.connections.len(Pool::Peers));
+        debug!("leaving clients={} peers={}", self.connections.len(Pool::Clients), self.connections.len(Pool::Peers));
         self.leaving_until = Some(self.now.mono + self.options.leave_timeout);
         self.listeners.close();
         for slot in self.connections.slots() {

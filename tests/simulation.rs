@@ -1,0 +1,507 @@
+//! Whole networks under virtual time: loss, deaths, partitions, and what must hold nevertheless.
+//!
+//! Every test names its seeds. What a [`World`] finds broken ends the test with the seed, the
+//! virtual time and the node; the same test replays it.
+
+use std::ops::Range;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use dht::id::Key;
+use dht::node::Standing;
+use dht::node::params::Serving;
+use dht::sim::{Answer, Ask, Chance, Death, Faults, Number, Scenario, Violation, World};
+use dht::wire::api::{ApiRequest, Confirm, Put};
+
+type Run = Result<(), Violation>;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn node(number: u32) -> Number {
+    Number(number)
+}
+
+fn percent(percent: f64) -> Chance {
+    Chance::percent(percent).expect("a literal from 0 to 100")
+}
+
+fn loss(chance: f64) -> Faults {
+    Faults { loss: percent(chance), ..Faults::NONE }
+}
+
+/// A calm world of so many nodes that have joined.
+fn world(nodes: u32, seed: u64) -> Result<World, Violation> {
+    let mut world = World::new(Scenario::calm(nodes, seed));
+    world.join_all()?;
+    Ok(world)
+}
+
+fn key(number: u8) -> Key {
+    Key::new([number; 32])
+}
+
+fn value_of(nth: usize) -> [u8; 8] {
+    (nth as u64).to_be_bytes()
+}
+
+fn found(value: &[u8]) -> Answer {
+    Answer::Success(value.into())
+}
+
+/// `count` confirmed PUTs at random nodes, under random keys: the keys.
+fn put_many(world: &mut World, count: usize, replication: u8) -> Result<Vec<Key>, Violation> {
+    let keys: Vec<Key> = (0..count).map(|_| world.any_key()).collect();
+    let mut asks = Vec::new();
+    for (nth, key) in keys.iter().enumerate() {
+        let (at, value) = (world.any_alive(), value_of(nth));
+        let put = Put { ttl: 0, replication, confirm: Confirm::Yes, key: *key, value: &value };
+        asks.push(world.ask(at, &ApiRequest::Put(put))?);
+        world.run_for(SECOND / 100)?;
+    }
+    await_all(world, &asks)?;
+    Ok(keys)
+}
+
+/// `count` GETs of `keys` in turn, at random nodes: how many found what was put.
+fn get_many(world: &mut World, count: usize, keys: &[Key]) -> Result<usize, Violation> {
+    let mut asks = Vec::new();
+    for nth in 0..count {
+        let at = world.any_alive();
+        asks.push(world.ask(at, &ApiRequest::Get { key: keys[nth % keys.len()] })?);
+        world.run_for(SECOND / 100)?;
+    }
+    let answers = await_all(world, &asks)?;
+    let right = |(nth, answer): (usize, Answer)| answer == found(&value_of(nth % keys.len()));
+    Ok(answers.into_iter().enumerate().map(right).filter(|right| *right).count())
+}
+
+fn await_all(world: &mut World, asks: &[Ask]) -> Result<Vec<Answer>, Violation> {
+    asks.iter().map(|ask| world.await_answer(*ask)).collect()
+}
+
+/// Goes on until `goal` is reached, for at most `within`; says whether it was.
+fn run_until(world: &mut World, within: Duration, goal: impl Fn(&World) -> bool) -> Result<bool, Violation> {
+    let latest = world.now() + within;
+    while !goal(world) && world.now() < latest {
+        world.run_for(SECOND)?;
+    }
+    Ok(goal(world))
+}
+
+/// The nodes that can be found from `start`, going from table to table.
+fn findable(world: &World, start: Number) -> usize {
+    let mut found = vec![start];
+    let mut next = 0;
+    while let Some(number) = found.get(next) {
+        let contacts = world.node(*number).into_iter().flat_map(|node| node.table().iter());
+        let known: Vec<Number> = contacts.filter_map(|contact| world.number_of(&contact.id)).collect();
+        for number in known {
+            if !found.contains(&number) {
+                found.push(number);
+            }
+        }
+        next += 1;
+    }
+    found.len()
+}
+
+fn standing(world: &World, number: Number) -> Standing {
+    world.node(number).expect("it lives").standing()
+}
+
+// ── loss ─────────────────────────────────────────────────────────────────────────────────────
+
+/// Goal: lost messages cost time, and never an answer.
+///
+/// Method: 1 000 nodes join over a network that loses one message and one dial in twenty, and
+/// goes on doing so. As soon as all have joined, 500 records are PUT and asked for 2 000 times,
+/// all at random nodes.
+fn every_get_finds_its_record_at_five_percent_loss(seeds: Range<u64>) -> Run {
+    for seed in seeds {
+        let mut world = World::new(Scenario { faults: loss(5.0), ..Scenario::calm(1_000, seed) });
+        world.join_all()?;
+        let keys = put_many(&mut world, 500, 0)?;
+        assert_eq!(
+            get_many(&mut world, 2_000, &keys)?,
+            2_000,
+            "dht-sim --nodes 1000 --loss 5 --puts 500 --gets 2000 --seed {seed} is much the same"
+        );
+        world.survey()?;
+    }
+    Ok(())
+}
+
+// Twenty seeds in four parts, for as many cores.
+
+#[test]
+fn at_five_percent_loss_every_get_finds_its_record_seeds_0_to_4() -> Run {
+    every_get_finds_its_record_at_five_percent_loss(0..5)
+}
+
+#[test]
+fn at_five_percent_loss_every_get_finds_its_record_seeds_5_to_9() -> Run {
+    every_get_finds_its_record_at_five_percent_loss(5..10)
+}
+
+#[test]
+fn at_five_percent_loss_every_get_finds_its_record_seeds_10_to_14() -> Run {
+    every_get_finds_its_record_at_five_percent_loss(10..15)
+}
+
+#[test]
+fn at_five_percent_loss_every_get_finds_its_record_seeds_15_to_19() -> Run {
+    every_get_finds_its_record_at_five_percent_loss(15..20)
+}
+
+#[test]
+fn connections_that_stall_and_break_lose_no_record() -> Run {
+    for seed in 0..3 {
+        let faults = Faults { loss: percent(1.0), stalls: percent(1.0), breaks: percent(1.0) };
+        let mut world = World::new(Scenario { faults, ..Scenario::calm(200, seed) });
+        world.join_all()?;
+        let keys = put_many(&mut world, 100, 0)?;
+        assert_eq!(get_many(&mut world, 200, &keys)?, 200, "seed {seed}");
+        world.survey()?;
+    }
+    Ok(())
+}
+
+// ── deaths ───────────────────────────────────────────────────────────────────────────────────
+
+/// Goal: a record outlives the sudden death of half the network.
+///
+/// Method: 300 nodes join over a network that loses 5 % of all messages, and have a minute to
+/// fill their tables. PUTs with replication 20. Every second node then dies without a word.
+/// Faults stop; survivors ask.
+#[test]
+fn a_record_survives_the_death_of_half_the_nodes() -> Run {
+    for seed in 0..10 {
+        let mut world = World::new(Scenario { faults: loss(5.0), ..Scenario::calm(300, seed) });
+        world.join_all()?;
+        world.run_for(SECOND * 60)?;
+        let keys = put_many(&mut world, 20, 20)?;
+        world.kill(Death::Host, (0..300).step_by(2).map(Number));
+        world.heal();
+        assert_eq!(
+            get_many(&mut world, 40, &keys)?,
+            40,
+            "dht-sim --nodes 300 --loss 5 --vanish 50 --replication 20 --seed {seed} is much the same"
+        );
+        world.survey()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn half_of_a_thousand_nodes_are_killed_and_all_records_are_found() -> Run {
+    for seed in 0..2 {
+        let mut world = world(1_000, seed)?;
+        let keys = put_many(&mut world, 200, 20)?;
+        world.kill(Death::Process, (0..1_000).step_by(2).map(Number));
+        assert_eq!(get_many(&mut world, 400, &keys)?, 400, "seed {seed}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_killed_bootstrap_does_not_matter_to_those_who_have_joined() -> Run {
+    let mut world = World::new(Scenario::calm(32, 1));
+    world.spawn(&[])?;
+    for _ in 1..32 {
+        world.spawn(&[node(0)])?;
+    }
+    world.await_joined()?;
+    world.run_for(SECOND * 30)?;
+    world.kill(Death::Process, [node(0)]);
+    let keys = put_many(&mut world, 100, 0)?;
+    assert_eq!(get_many(&mut world, 100, &keys)?, 100);
+
+    let newcomer = world.spawn(&[node(17)])?;
+    world.await_joined()?;
+    assert_eq!(world.get(newcomer, keys[3])?, found(&value_of(3)), "any node is a bootstrap");
+    Ok(())
+}
+
+#[test]
+fn a_node_that_leaves_is_forgotten_at_once_and_what_it_held_is_found() -> Run {
+    let mut world = world(50, 3)?;
+    let keys = put_many(&mut world, 50, 0)?;
+    for number in 10..15 {
+        world.leave(node(number))?;
+        world.run_for(SECOND)?;
+        assert!(world.node(node(number)).is_none(), "it owed nobody anything");
+    }
+    let gone: Vec<_> = (10..15).map(|number| world.id_of(node(number))).collect();
+    for number in world.alive().collect::<Vec<_>>() {
+        let table = world.node(number).expect("it lives").table();
+        assert!(gone.iter().all(|id| !table.contains(id)), "{number} remembers who said GOODBYE");
+    }
+    assert_eq!(get_many(&mut world, 50, &keys)?, 50);
+    Ok(())
+}
+
+// ── joining ──────────────────────────────────────────────────────────────────────────────────
+
+/// Goal: joining is a state, not a message. Whoever met nobody tries again, for ever.
+///
+/// Method: 150 nodes join through one bootstrap each while three of ten messages and dials are
+/// lost; groups form that hardly know each other. Then the faults stop. A minute later nobody
+/// is out of reach, and when each has refreshed its buckets twice, all agree on who is near.
+#[test]
+fn no_island_forms_when_join_messages_are_lost() -> Run {
+    for seed in 0..5 {
+        let mut world = World::new(Scenario { faults: loss(30.0), ..Scenario::calm(150, seed) });
+        world.spawn(&[])?;
+        for number in 1..150 {
+            world.spawn(&[node(number / 2)])?;
+            world.run_for(SECOND / 10)?;
+        }
+        world.await_joined()?;
+        world.heal();
+        world.run_for(SECOND * 60)?;
+        for start in [1, 75, 149] {
+            assert_eq!(findable(&world, node(start)), 150, "from node {start}, seed {seed}");
+        }
+        world.run_for(SECOND * 7_200)?;
+        let keys = put_many(&mut world, 50, 0)?;
+        assert_eq!(get_many(&mut world, 100, &keys)?, 100, "seed {seed}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_node_whose_bootstrap_comes_later_joins_when_it_comes() -> Run {
+    let mut world = World::new(Scenario::calm(2, 5));
+    let early = world.spawn(&[node(1)])?;
+    world.run_for(SECOND * 90)?;
+    assert_eq!(standing(&world, early), Standing::Joining);
+    world.spawn(&[])?;
+    assert!(run_until(&mut world, SECOND * 90, |world| world.has_joined(early))?, "the longest pause is a minute");
+    Ok(())
+}
+
+#[test]
+fn a_node_that_is_started_again_takes_part_as_before() -> Run {
+    let mut world = world(40, 9)?;
+    let keys = put_many(&mut world, 40, 0)?;
+    let again = node(13);
+    world.kill(Death::Process, [again]);
+    world.run_for(SECOND * 5)?;
+    world.restart(again, &[node(1)])?;
+    world.await_joined()?;
+    assert_eq!(world.put(again, key(8), b"after", 0)?, found(b""));
+    assert_eq!(world.get(node(2), key(8))?, found(b"after"));
+    for (nth, key) in keys.iter().enumerate() {
+        assert_eq!(world.get(again, *key)?, found(&value_of(nth)), "it knows nothing and finds all");
+    }
+    Ok(())
+}
+
+#[test]
+fn two_nodes_that_dial_each_other_at_once_end_with_one_connection() -> Run {
+    for seed in 0..10 {
+        let mut world = World::new(Scenario::calm(2, seed));
+        world.spawn(&[node(1)])?;
+        world.spawn(&[node(0)])?;
+        world.run_for(SECOND * 10)?;
+        for number in [node(0), node(1)] {
+            let node = world.node(number).expect("it lives");
+            assert_eq!(node.connections(), 1, "node {number}, seed {seed}");
+            assert_eq!(node.table().live(), 1, "node {number}, seed {seed}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_node_that_does_not_serve_is_served_and_is_in_no_table() -> Run {
+    let mut world = world(40, 2)?;
+    let client = world.spawn_as(Serving::No, &[node(0)])?;
+    world.await_joined()?;
+    world.run_for(SECOND * 30)?;
+    assert_eq!(world.put(client, key(9), b"from a client", 0)?, found(b""));
+    assert_eq!(world.get(node(20), key(9))?, found(b"from a client"));
+    assert_eq!(world.get(client, key(9))?, found(b"from a client"));
+    assert!(!world.holders(&key(9)).contains(&client), "it stores for nobody");
+    let id = world.id_of(client);
+    for number in world.alive() {
+        assert!(!world.node(number).expect("it lives").table().contains(&id), "the table of {number}");
+    }
+    Ok(())
+}
+
+// ── partitions ───────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn the_halves_of_a_parted_network_find_each_other_again() -> Run {
+    let mut world = world(60, 4)?;
+    let old = put_many(&mut world, 20, 20)?;
+    world.part(|number| u8::from(number.0 < 30));
+    let alone = |world: &World| {
+        let live = |number| world.node(node(number)).map(|node| node.table().live());
+        (0..60).all(|number| live(number) < Some(30))
+    };
+    while !alone(&world) {
+        // Who is gone is noticed when it is asked.
+        for number in 0..60 {
+            let key = world.any_key();
+            world.ask(node(number), &ApiRequest::Get { key })?;
+        }
+        world.run_for(SECOND * 10)?;
+    }
+    assert_eq!(world.put(node(3), key(1), b"one side", 0)?, found(b""));
+    assert_eq!(world.put(node(33), key(2), b"the other", 0)?, found(b""));
+
+    world.heal();
+    let whole = |world: &World| (0..60).all(|number| findable(world, node(number)) == 60);
+    assert!(run_until(&mut world, SECOND * 300, whole)?);
+    assert_eq!(get_many(&mut world, 60, &old)?, 60);
+    assert_eq!(world.get(node(40), key(1))?, found(b"one side"));
+    assert_eq!(world.get(node(4), key(2))?, found(b"the other"));
+    world.survey()
+}
+
+#[test]
+fn a_node_that_loses_all_contacts_goes_on_serving_and_joins_again_when_they_return() -> Run {
+    let mut world = world(20, 6)?;
+    let lonely = node(7);
+    assert_eq!(world.put(node(2), key(3), b"kept", 20)?, found(b""));
+    world.part(|number| u8::from(number == lonely));
+    let mut ask = 0;
+    while standing(&world, lonely) == Standing::Settled && ask < 60 {
+        let key = world.any_key();
+        world.get(lonely, key)?;
+        ask += 1;
+    }
+    assert_eq!(standing(&world, lonely), Standing::Joining);
+    assert_eq!(world.get(lonely, key(3))?, found(b"kept"), "what it holds it gives");
+
+    world.heal();
+    assert!(run_until(&mut world, SECOND * 120, |world| world.has_joined(lonely))?);
+    assert_eq!(world.put(lonely, key(4), b"back", 0)?, found(b""));
+    assert_eq!(world.get(node(11), key(4))?, found(b"back"));
+    Ok(())
+}
+
+// ── records ──────────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn a_record_with_a_ttl_of_one_second_is_gone_everywhere() -> Run {
+    let mut world = world(100, 1)?;
+    let put = Put { ttl: 1, replication: 8, confirm: Confirm::Yes, key: key(5), value: b"short" };
+    world.ask(node(1), &ApiRequest::Put(put))?;
+    world.run_for(SECOND * 9 / 10)?;
+    assert_eq!(world.get(node(1), key(5))?, found(b"short"), "it lives a whole second");
+    world.run_for(SECOND)?;
+    assert_eq!(world.holders(&key(5)), []);
+    for number in [1, 2, 50, 99] {
+        assert_eq!(world.get(node(number), key(5))?, Answer::Failure, "at node {number}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_client_reads_what_it_wrote_at_once_while_it_is_still_spreading() -> Run {
+    let mut world = world(100, 1)?;
+    for (nth, value) in [&b"first"[..], b"second", b"third"].into_iter().enumerate() {
+        let put = Put { ttl: 0, replication: 0, confirm: Confirm::No, key: key(6), value };
+        world.ask(node(3), &ApiRequest::Put(put))?;
+        let ask = world.ask(node(3), &ApiRequest::Get { key: key(6) })?;
+        assert_eq!(world.answer(ask), Some(&found(value)), "no time has passed since PUT {nth}");
+    }
+    world.run_for(SECOND * 10)?;
+    for number in 0..100 {
+        assert_eq!(world.get(node(number), key(6))?, found(b"third"), "at node {number}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_record_is_handed_to_a_node_that_is_nearer_to_it_than_its_holders() -> Run {
+    let mut world = world(60, 8)?;
+    let late = node(60);
+    let key = *world.id_of(late).key(); // nobody will be nearer to this key
+    assert_eq!(world.put(node(1), key, b"handed over", 3)?, found(b""));
+    assert_eq!(world.spawn(&[node(5)])?, late);
+    assert!(run_until(&mut world, SECOND * 60, |world| world.holders(&key).contains(&late))?);
+    assert_eq!(world.get(late, key)?, found(b"handed over"));
+    Ok(())
+}
+
+#[test]
+fn the_later_of_two_puts_wins_wherever_it_was_made() -> Run {
+    let mut world = world(100, 2)?;
+    for seconds in [0, 30] {
+        assert_eq!(world.put(node(10), key(7), b"earlier", 8)?, found(b""), "after {seconds} s");
+        world.run_for(SECOND * 30)?; // wall clocks here are less apart than that
+        assert_eq!(world.put(node(90), key(7), b"later", 8)?, found(b""));
+        for number in (0..100).step_by(9) {
+            assert_eq!(world.get(node(number), key(7))?, found(b"later"), "at node {number}");
+        }
+        world.run_for(SECOND * 30)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_largest_value_travels_whole() -> Run {
+    let mut world = world(30, 1)?;
+    for size in [1, 4_096, 65_447, 65_448, 65_494, 65_495] {
+        let value = vec![7; size];
+        let key = world.any_key();
+        assert_eq!(world.put(node(1), key, &value, 8)?, found(b""), "{size} bytes");
+        for number in [2, 15, 29] {
+            assert_eq!(world.get(node(number), key)?, found(&value), "{size} bytes at node {number}");
+        }
+    }
+    Ok(())
+}
+
+// ── the simulator itself ─────────────────────────────────────────────────────────────────────
+
+#[test]
+fn the_same_seed_gives_the_same_digest_and_another_one_does_not() -> Run {
+    let digest = |seed| -> Result<String, Violation> {
+        let faults = Faults { loss: percent(3.0), stalls: percent(1.0), breaks: percent(1.0) };
+        let mut world = World::new(Scenario { faults, ..Scenario::calm(80, seed) });
+        world.join_all()?;
+        let keys = put_many(&mut world, 20, 0)?;
+        world.kill(Death::Host, (0..80).step_by(3).map(Number));
+        world.kill(Death::Process, (1..80).step_by(3).map(Number));
+        get_many(&mut world, 20, &keys)?;
+        Ok(world.digest())
+    };
+    assert_eq!(digest(1)?, digest(1)?);
+    assert_ne!(digest(1)?, digest(2)?);
+    Ok(())
+}
+
+fn dht_sim(arguments: &str) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_dht-sim")).args(arguments.split_whitespace()).output();
+    output.expect("the program that this test was built with")
+}
+
+#[test]
+fn the_program_prints_the_figures_and_the_digest_that_its_command_line_determines() {
+    let lines = |arguments| {
+        let output = dht_sim(arguments);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let text = String::from_utf8(output.stdout).expect("text");
+        text.lines().filter(|line| !line.starts_with("wall ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let first = lines("--nodes 50 --seed 1 --loss 2 --puts 20 --gets 40");
+    assert_eq!(first, lines("--nodes 50 --seed 1 --loss 2 --puts 20 --gets 40"));
+    assert!(first.contains(&"found 40/40".to_owned()), "{first:#?}");
+    assert!(first.iter().any(|line| line.starts_with("digest ")), "{first:#?}");
+    assert_ne!(first.last(), lines("--nodes 50 --seed 2 --loss 2 --puts 20 --gets 40").last());
+}
+
+#[test]
+fn the_program_tells_wrong_usage_from_a_failed_run() {
+    assert_eq!(dht_sim("--nodes 50").status.code(), Some(2));
+    assert_eq!(dht_sim("--nodes fifty --seed 1").status.code(), Some(2));
+    let failed = dht_sim("--nodes 30 --seed 1 --puts 20 --gets 20 --loss 100");
+    assert_eq!(failed.status.code(), Some(1), "nobody can join a network that loses everything");
+    let said = String::from_utf8(failed.stderr).expect("text");
+    assert!(said.contains("replay: dht-sim --nodes 30 --seed 1 --puts 20 --gets 20 --loss 100"), "{said}");
+}

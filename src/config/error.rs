@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use crate::limits::CONFIG_SIZE_MAX;
 use crate::node::params::ParamsError;
 
-use super::ini::{Place, Syntax};
-use super::settings::SECTION;
+use super::ini::{Place, SECTION, Syntax};
 use super::value::Misread;
 
 /// A mistake, and where it stands.

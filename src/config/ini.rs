@@ -20,6 +20,9 @@
 
 use std::fmt;
 
+/// The section that is ours.
+pub(super) const SECTION: &str = "dht";
+
 const COMMENT_SIGNS: [char; 2] = [';', '#'];
 
 /// Which of the lines that concern us an entry is among.

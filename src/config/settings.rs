@@ -14,11 +14,8 @@ use crate::limits::{CONFIG_SIZE_MAX, K_MAX};
 use crate::node::params::{Families, Params, ParamsError, Serving};
 
 use super::error::{ConfigError, Mistake, Severity};
-use super::ini::{self, Entry, Place};
+use super::ini::{self, Entry, Place, SECTION};
 use super::value::{self, Expected, Misread};
-
-/// The section that is ours.
-pub(super) const SECTION: &str = "dht";
 
 /// All that a file says, with the defaults where it is silent.
 ///

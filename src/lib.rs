@@ -49,10 +49,11 @@
 //! net: bytes → wire::frame::next_frame → wire::api                a WireError closes the connection
 //! node::Node::on_request
 //!  └ node/client.rs start_put     clamp; draw the version; what is being written is read back at once
-//!     └ routing closest → lookup → node/ask.rs                    FIND NODE × alpha
+//!     └ routing closest → lookup → node/ask.rs                    FIND VALUE (heads) × alpha
 //! node::Node::on_frame
 //!  └ node/ask.rs on_reply         pending takes the request; the lookup takes the contacts; … done
-//!     └ node/client.rs spread_put STORE to the nearest; one that fails or refuses is replaced
+//!     └ node/client.rs spread_put STORE to the nearest; one that fails or refuses is replaced;
+//!        │                        whoever holds an older record gets a copy too
 //!        └ SUCCESS, only if the client asked to be told
 //! ```
 //!

@@ -41,7 +41,8 @@ pub(super) struct Ask {
 /// What a peer is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// The next step of a search: FIND VALUE for a GET, FIND NODE otherwise.
+    /// The next step of a search: FIND VALUE for a GET; for a PUT too, to learn who holds an older
+    /// record; FIND NODE otherwise.
     Search(JobId),
     /// A copy of what a PUT stores, in its spreading of that number.
     Store(JobId, u32),
@@ -115,6 +116,9 @@ impl Node {
             Purpose::Search(job) => {
                 let request = match self.jobs.find(job) {
                     Some(Job::Get(get)) => Request::FindValue { key: get.key, want: Want::default() },
+                    Some(Job::Put(put)) => {
+                        Request::FindValue { key: put.record.key, want: Want { contacts: true, head_only: true } }
+                    }
                     Some(_) => match self.jobs.lookup(job) {
                         Some(lookup) => Request::FindNode { target: *lookup.target() },
                         None => return false,

@@ -71,12 +71,24 @@ impl Node {
         out.reply(client, &reply, Some(record.value.clone()));
     }
 
-    /// Whether `job` is, or was, a GET: nothing else asks for values.
-    pub(super) fn may_find_value(&mut self, job: JobId) -> bool {
-        matches!(self.jobs.find(job), Some(Job::Get(_)) | None)
+    /// Begins, or begins again, to search the value of a GET.
+    pub(super) fn search_value(&mut self, now: Now, job: JobId, out: &mut Actions) {
+        let Some(Job::Get(get)) = self.jobs.find(job) else { return };
+        let key = get.key;
+        let lookup = self.search(key);
+        if let Some(Job::Get(get)) = self.jobs.find(job) {
+            get.lookup = Some(lookup);
+        }
+        self.drive(now, job, out);
     }
 
-    /// A peer answered a GET with a record. Returns whether it was one that may be believed.
+    /// Whether `job` is of a client, or was: nobody else asks for values.
+    pub(super) fn may_find_value(&mut self, job: JobId) -> bool {
+        matches!(self.jobs.find(job), Some(Job::Get(_) | Job::Put(_)) | None)
+    }
+
+    /// A peer answered a search with a record. Returns whether that ends the search: it does for a
+    /// GET, if the record may be believed; a PUT notes who holds an older one.
     pub(super) fn value_found(
         &mut self,
         now: Now,
@@ -85,7 +97,17 @@ impl Node {
         block: &RecordBlock<'_>,
         out: &mut Actions,
     ) -> bool {
-        let Some(Job::Get(get)) = self.jobs.find(job) else { return false };
+        let get = match self.jobs.find(job) {
+            Some(Job::Get(get)) => get,
+            Some(Job::Put(put)) => {
+                let older = block.class == Class::Plain && block.version < put.record.version;
+                if block.key == put.record.key && older && !put.outdated.contains(from) {
+                    put.outdated.push(*from);
+                }
+                return false;
+            }
+            Some(Job::Join(_) | Job::Refresh(_)) | None => return false,
+        };
         let alive = end_of_life(now, block.ttl, block.age, block.class, block.version).is_some();
         let believed = block.key == get.key && block.class == Class::Plain && !block.version.is_too_early(now.wall);
         if block.value().is_empty() || !alive || !believed {
@@ -309,14 +331,10 @@ impl Node {
         }
     }
 
-    /// The next one to be handed a copy; `None` while enough are held or on their way.
+    /// The next one to be handed a copy, and in which spreading.
     fn next_holder(&mut self, job: JobId) -> Option<(Target, u32)> {
         let put = self.jobs.put(job).filter(|put| put.is_spreading())?;
-        if put.holders.len() + put.in_flight >= usize::from(put.record.replication) {
-            return None;
-        }
-        let round = put.round;
-        put.spares.pop_front().map(|target| (target, round))
+        put.next_target().map(|target| (target, put.round))
     }
 
     fn hold_own(&mut self, now: Now, job: JobId, out: &mut Actions) {
@@ -443,11 +461,7 @@ impl Node {
         match self.jobs.find(job) {
             Some(Job::Get(get)) if silent && !get.again => {
                 get.again = true;
-                let lookup = self.search(target);
-                if let Some(Job::Get(get)) = self.jobs.find(job) {
-                    get.lookup = Some(lookup);
-                }
-                self.drive(now, job, out);
+                self.search_value(now, job, out);
             }
             Some(Job::Get(_)) => self.give_up_get(now, job, out),
             Some(Job::Put(_)) => self.spread_put(now, job, nearest, out),

@@ -62,6 +62,8 @@ pub(super) struct Put {
     pub(super) wanted: usize,
     /// Whom to hand a copy next, nearest first, oneself among them; nobody who holds it.
     pub(super) spares: VecDeque<Target>,
+    /// Nodes that hold an older record: each gets a copy, however many hold one already.
+    pub(super) outdated: Vec<NodeId>,
     /// Copies whose reply is awaited.
     pub(super) in_flight: usize,
     /// How often it was spread: replies to an earlier spreading do not count.
@@ -101,6 +103,7 @@ impl Put {
             holders: Vec::new(),
             wanted: 0,
             spares: VecDeque::new(),
+            outdated: Vec::new(),
             in_flight: 0,
             round: 0,
             redrawn: false,
@@ -115,6 +118,18 @@ impl Put {
     /// Whether it is held by as many nodes as shall hold it, which is known once it was spread.
     pub(super) fn is_held(&self) -> bool {
         self.round > 0 && self.wanted > 0 && self.holders.len() >= self.wanted
+    }
+
+    /// Takes the next one to be handed a copy out of the spares; `None` while enough hold one, or
+    /// will, and nobody is left who holds an older record.
+    pub(super) fn next_target(&mut self) -> Option<Target> {
+        let enough = self.holders.len() + self.in_flight >= usize::from(self.record.replication);
+        let outdated = |target: &Target| match target {
+            Target::Me => false,
+            Target::Peer(contact) => self.outdated.contains(&contact.id),
+        };
+        let at = if enough { self.spares.iter().position(outdated)? } else { 0 };
+        self.spares.remove(at)
     }
 
     /// Notes that `id` holds it.

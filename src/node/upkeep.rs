@@ -26,7 +26,7 @@ use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError};
 use crate::node::ask::Purpose;
 use crate::node::client::RETRY_PAUSE;
-use crate::node::jobs::{Job, PutStage};
+use crate::node::jobs::Job;
 use crate::node::peers::Ending;
 use crate::node::timers::Timer;
 use crate::storage::Cursor;
@@ -203,16 +203,9 @@ impl Node {
         self.timers.hasten(Timer::Refresh, now.mono + pause);
         for job in self.jobs.parked() {
             match self.jobs.find(job) {
-                Some(Job::Get(get)) => {
-                    let key = get.key;
-                    let lookup = self.search(key);
-                    if let Some(Job::Get(get)) = self.jobs.find(job) {
-                        get.lookup = Some(lookup);
-                    }
-                    self.drive(now, job, out);
-                }
-                Some(Job::Put(put)) if matches!(put.stage, PutStage::Parked) => self.search_holders(now, job, out),
-                _ => {}
+                Some(Job::Get(_)) => self.search_value(now, job, out),
+                Some(Job::Put(_)) => self.search_holders(now, job, out),
+                Some(Job::Join(_) | Job::Refresh(_)) | None => {}
             }
         }
     }

@@ -70,6 +70,17 @@ fn a_later_put_replaces_the_value_everywhere() {
     }
 }
 
+/// What all five hold is replaced at all five, though the later PUT asks for three copies.
+#[test]
+fn a_later_put_of_fewer_copies_replaces_the_value_everywhere() {
+    let nodes = five();
+    put_held(&mut client(&nodes[0]), key("fewer"), 20, b"older");
+    put_held(&mut client(&nodes[3]), key("fewer"), 1, b"newer");
+    for node in &nodes {
+        eventually("the newer value is read", || client(node).get(key("fewer")).filter(|value| value == b"newer"));
+    }
+}
+
 #[test]
 fn a_value_of_ttl_1_is_gone_after_a_second_on_every_node_and_one_of_ttl_0_stays() {
     let nodes = five();

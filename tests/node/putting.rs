@@ -5,10 +5,10 @@ use dht::node::action::{ConnId, DialError};
 use dht::node::params::{Params, Serving};
 use dht::record::{Age, Version};
 use dht::wire::api::{ApiReply, Put};
-use dht::wire::peer::{ErrorCode, RecordBlock, Reply, Request};
+use dht::wire::peer::{Content, ErrorCode, RecordBlock, Reply, Request};
 
 use crate::stage::{
-    Stage, block, confirmed, failure, id, key, larger, millis, quiet, secs, stored, success, version_at,
+    Stage, block, confirmed, failure, id, key, larger, millis, quiet, secs, stored, success, value_of, version_at,
 };
 
 type Copy = (ConnId, RpcId, RecordBlock<'static>);
@@ -42,6 +42,22 @@ fn copies_go_to_as_many_of_the_nearest_as_were_asked_for() {
         assert_eq!((copy.key, copy.value(), copy.replication, copy.age), (key(1), &b"value"[..], 3, Age(0)));
     }
     assert!(stage.node.storage().is_empty(), "this node is not among them");
+}
+
+/// Section 1, rule 9: a later PUT replaces the value everywhere, also where so few copies as it
+/// asks for would not go.
+#[test]
+fn whoever_holds_an_older_record_gets_a_copy_too() {
+    let mut stage = Stage::among(small(), 1..=8);
+    stage.script(8);
+    let client = stage.put(thrice(1));
+    let asked = stage.all_asked(|request| matches!(request, Request::FindValue { .. }).then_some(()));
+    let &[(holder, rpc, ())] = &asked[..] else { panic!("{asked:?}") };
+    stage.reply(holder, rpc, value_of(RecordBlock { content: Content::Head, ..block(1, b"older") }));
+    let copies = stage.copies();
+    assert_eq!(receivers(&stage, &copies), [1, 3, 2, 8]);
+    take(&mut stage, &copies);
+    assert_eq!(stage.answer(client), success(1, b""));
 }
 
 #[test]

@@ -15,7 +15,9 @@ use dht::wire::Source;
 use dht::wire::api::{ApiReply, ApiRequest, Confirm, Put};
 use dht::wire::codec::List;
 use dht::wire::frame::next_frame;
-use dht::wire::peer::{Content, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, RecordBlock, Reply, Request, StoreOutcome};
+use dht::wire::peer::{
+    Content, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, RecordBlock, Reply, Request, StoreOutcome, Want,
+};
 
 /// Where every peer listens.
 pub(crate) const PORT: u16 = 7402;
@@ -152,7 +154,15 @@ impl Stage {
                 let polite = self.conns.get(conn).is_some_and(|id| self.polite.contains(id));
                 polite
                     && self.greeted.contains(conn)
-                    && matches!(message, PeerMessage::Request(_, Request::Ping | Request::FindNode { .. }))
+                    && matches!(
+                        message,
+                        PeerMessage::Request(
+                            _,
+                            Request::Ping
+                                | Request::FindNode { .. }
+                                | Request::FindValue { want: Want { contacts: true, .. }, .. }
+                        )
+                    )
             }
             Deed::Reply(..) | Deed::Close(_) => false,
         }

@@ -245,8 +245,8 @@ fn a_node_that_loses_everybody_is_joining_again_and_serves_what_it_holds() {
     assert_eq!(stage.dials().len(), 1, "the bootstrap");
 }
 
-#[test]
-fn a_founder_whose_contacts_all_fall_asleep_finds_them_again() {
+/// A founder whose only contact could not be reached when a record was put.
+fn founder_left_alone() -> Stage {
     let mut stage = Stage::founder();
     let conn = stage.befriend(1);
     stage.script(1);
@@ -254,6 +254,12 @@ fn a_founder_whose_contacts_all_fall_asleep_finds_them_again() {
     stage.put(quiet(1, b"v"));
     let dial = stage.dial_of(1);
     stage.fail(dial, DialError::Unreachable);
+    stage
+}
+
+#[test]
+fn a_founder_whose_contacts_all_fall_asleep_finds_them_again() {
+    let mut stage = founder_left_alone();
     assert_eq!(stage.node.standing(), Standing::Joining);
     stage.pass(secs(2));
     let dial = stage.dial_of(1);
@@ -266,13 +272,7 @@ fn a_founder_whose_contacts_all_fall_asleep_finds_them_again() {
 /// What was put while the last contact was being lost is not forgotten.
 #[test]
 fn a_put_that_reached_nobody_is_spread_when_somebody_is_back() {
-    let mut stage = Stage::founder();
-    let conn = stage.befriend(1);
-    stage.script(1);
-    stage.close(conn);
-    stage.put(quiet(1, b"v"));
-    let dial = stage.dial_of(1);
-    stage.fail(dial, DialError::Unreachable);
+    let mut stage = founder_left_alone();
     stage.pass(secs(60));
     stage.make_polite(1);
     for (dial, ..) in stage.dials() {

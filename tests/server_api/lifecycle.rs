@@ -30,9 +30,9 @@ fn owed(joining: &Joining) -> Client {
     client
 }
 
-#[test]
-fn answers_that_are_owed_are_sent_before_the_end() {
-    let mut joining = Joining::start("request_timeout = 500ms");
+/// Tells a node with these settings to stop while it owes answers: all of them are sent.
+fn expect_answers_at_the_end(settings: &str) {
+    let mut joining = Joining::start(settings);
     let mut client = owed(&joining);
     joining.server.signal("TERM");
     assert_eq!(client.answer(), Answer::Failure(key("slow")));
@@ -42,14 +42,13 @@ fn answers_that_are_owed_are_sent_before_the_end() {
 }
 
 #[test]
+fn answers_that_are_owed_are_sent_before_the_end() {
+    expect_answers_at_the_end("request_timeout = 500ms");
+}
+
+#[test]
 fn the_end_waits_for_the_leave_timeout_and_then_answers_as_things_stand() {
-    let mut joining = Joining::start("request_timeout = 1h\nleave_timeout = 200ms");
-    let mut client = owed(&joining);
-    joining.server.signal("TERM");
-    assert_eq!(client.answer(), Answer::Failure(key("slow")));
-    assert_eq!(client.answer(), Answer::Success(key("held"), b"here".to_vec()));
-    client.expect_end();
-    assert_eq!(joining.server.wait().code(), Some(0));
+    expect_answers_at_the_end("request_timeout = 1h\nleave_timeout = 200ms");
 }
 
 #[test]

@@ -76,7 +76,7 @@ impl Service for Echo {
             ApiRequest::Put(put) => {
                 self.puts += 1;
                 if put.confirm == Confirm::Yes {
-                    out.reply(client, &ApiReply::Failure { key: put.key }, None);
+                    out.reply_failure(client, put.key);
                 }
             }
         }
@@ -131,7 +131,7 @@ impl Service for Echo {
 
 impl Echo {
     fn answer(&self, client: ClientId, key: Key, out: &mut Actions) {
-        out.reply(client, &ApiReply::Success { key, value: &self.value }, Some(self.value.clone()));
+        out.reply_value(client, key, self.value.clone());
     }
 }
 

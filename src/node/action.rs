@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::id::NodeId;
+use crate::id::{Key, NodeId};
 use crate::limits::HELLO_TIMEOUT;
 use crate::node::params::Endpoint;
 use crate::wire::api::ApiReply;
@@ -188,12 +188,32 @@ impl Actions {
         self.list.push(Action::Send { conn, message });
     }
 
-    /// Wants a client answered; the bytes of a found value are `value`.
-    pub(crate) fn reply(&mut self, client: ClientId, reply: &ApiReply<'_>, value: Option<Arc<[u8]>>) {
+    /// Wants a client told that what it asked for is done.
+    pub(crate) fn reply_done(&mut self, client: ClientId, key: Key) {
+        let head = self.head_of(&ApiReply::Success { key, value: &[] });
+        self.reply(client, head, None);
+    }
+
+    /// Wants a client told that what it asked for is not to be had.
+    pub(crate) fn reply_failure(&mut self, client: ClientId, key: Key) {
+        let head = self.head_of(&ApiReply::Failure { key });
+        self.reply(client, head, None);
+    }
+
+    /// Wants a client given the value that it asked for.
+    pub(crate) fn reply_value(&mut self, client: ClientId, key: Key, value: Arc<[u8]>) {
+        let head = self.head_of(&ApiReply::Success { key, value: &value });
+        self.reply(client, head, Some(value));
+    }
+
+    fn head_of(&mut self, reply: &ApiReply<'_>) -> Range<usize> {
         let start = self.heads.len();
         reply.encode_head(&mut self.heads);
-        let message = Encoded { head: start..self.heads.len(), value };
-        self.list.push(Action::Reply { client, message });
+        start..self.heads.len()
+    }
+
+    fn reply(&mut self, client: ClientId, head: Range<usize>, value: Option<Arc<[u8]>>) {
+        self.list.push(Action::Reply { client, message: Encoded { head, value } });
     }
 
     /// Wants a connection closed.

@@ -5,6 +5,7 @@
 //! `request_timeout`, and FAILURE only after a search; a PUT is answered only if it asked for
 //! it; whoever reads here after writing here sees what was written, or something newer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::{debug, warn};
@@ -21,7 +22,7 @@ use crate::node::timers::Timer;
 use crate::record::{Class, Rank, Record, Ttl, Version, check_of, end_of_life};
 use crate::storage::{Held, Stored};
 use crate::time::{Now, Time};
-use crate::wire::api::{ApiReply, Confirm, Put as PutRequest};
+use crate::wire::api::{Confirm, Put as PutRequest};
 use crate::wire::peer::{RecordBlock, StoreOutcome};
 
 /// First pause before a PUT that found too few holders, or no room, tries again.
@@ -35,10 +36,9 @@ impl Node {
     /// A client wants the value of `key`.
     pub(super) fn start_get(&mut self, now: Now, client: ClientId, key: Key, out: &mut Actions) {
         self.counters.gets += 1;
-        if let Some(record) = self.known_here(now, &key) {
-            let record = record.clone();
+        if let Some(value) = self.known_here(now, &key).map(|record| record.value.clone()) {
             self.counters.gets_local += 1;
-            self.found(client, &record, out);
+            self.found(client, key, value, out);
             return;
         }
         let lookup = (!self.waits_to_join()).then(|| self.search(key));
@@ -65,10 +65,9 @@ impl Node {
         !self.is_settled() || self.table.fewer_closer(&held.key, usize::from(held.replication))
     }
 
-    fn found(&mut self, client: ClientId, record: &Record, out: &mut Actions) {
+    fn found(&mut self, client: ClientId, key: Key, value: Arc<[u8]>, out: &mut Actions) {
         self.counters.gets_found += 1;
-        let reply = ApiReply::Success { key: record.key, value: &record.value };
-        out.reply(client, &reply, Some(record.value.clone()));
+        out.reply_value(client, key, value);
     }
 
     /// Begins, or begins again, to search the value of a GET.
@@ -120,8 +119,7 @@ impl Node {
         }
         self.log_get(now, job, true);
         self.end_job(job);
-        self.counters.gets_found += 1;
-        out.reply(client, &ApiReply::Success { key, value: block.value() }, Some(block.value().into()));
+        self.found(client, key, block.value().into(), out);
         true
     }
 
@@ -130,12 +128,12 @@ impl Node {
     pub(super) fn give_up_get(&mut self, now: Now, job: JobId, out: &mut Actions) {
         let Some(Job::Get(get)) = self.jobs.find(job) else { return };
         let (client, key) = (get.client, get.key);
-        let held = self.storage.find(now.mono, &key).map(|held| held.record.clone());
+        let held = self.storage.find(now.mono, &key).map(|held| held.record.value.clone());
         self.log_get(now, job, held.is_some());
         self.end_job(job);
         match held {
-            Some(record) => self.found(client, &record, out),
-            None => out.reply(client, &ApiReply::Failure { key }, None),
+            Some(value) => self.found(client, key, value, out),
+            None => out.reply_failure(client, key),
         }
     }
 
@@ -239,7 +237,7 @@ impl Node {
             client if waits && (client.is_some() || !holds) => {
                 self.begin_put(now, client, record, expires, PutStage::Parked, out);
             }
-            Some(client) => out.reply(client, &ApiReply::Success { key, value: &[] }, None),
+            Some(client) => out.reply_done(client, key),
             None => {}
         }
     }
@@ -251,7 +249,7 @@ impl Node {
             warn!("put refused key={key:.8} reason={reason:?} refused={}", self.counters.puts_refused);
         }
         if let Some(client) = client {
-            out.reply(client, &ApiReply::Failure { key }, None);
+            out.reply_failure(client, key);
         }
     }
 
@@ -318,7 +316,7 @@ impl Node {
         if put.is_held()
             && let Some(client) = put.client.take()
         {
-            out.reply(client, &ApiReply::Success { key: put.record.key, value: &[] }, None);
+            out.reply_done(client, put.record.key);
         }
         if put.in_flight > 0 {
             return;
@@ -403,7 +401,7 @@ impl Node {
         let (client, key) = (put.client.take(), put.record.key);
         self.end_put(job);
         if let Some(client) = client {
-            out.reply(client, &ApiReply::Failure { key }, None);
+            out.reply_failure(client, key);
         }
     }
 
@@ -427,7 +425,7 @@ impl Node {
         let (client, key) = (put.client.take(), put.record.key);
         let parked = matches!(put.stage, PutStage::Parked);
         if let Some(client) = client {
-            out.reply(client, &ApiReply::Failure { key }, None);
+            out.reply_failure(client, key);
         }
         if parked {
             self.end_put(job);

@@ -8,7 +8,8 @@
 //!
 //! * It is done only when the nearest `width` candidates that have not failed or fallen silent
 //!   have all answered. Answers from afar never end it while a nearer candidate is pending.
-//! * No more than `alpha` requests are under way.
+//! * No more than `alpha` requests are under way, but for those that are late: others are asked in
+//!   their place meanwhile, and still they are waited for.
 //! * Nobody is asked twice, and oneself never. Those who were asked are never forgotten, so a
 //!   search asks at most [`CANDIDATES_MAX`] nodes and always ends.
 //! * Candidates beyond the nearest `width` are kept, for nearer ones may fail.
@@ -106,7 +107,7 @@ impl Lookup {
             match self.candidates[at].state {
                 State::Silent | State::Failed => continue,
                 State::Answered => {}
-                State::Asked => step = Step::Wait,
+                State::Asked | State::Late => step = Step::Wait,
                 State::Fresh if self.in_flight == self.alpha => step = Step::Wait,
                 State::Fresh => {
                     self.tell(at, Event::Ask);
@@ -136,6 +137,13 @@ impl Lookup {
         true
     }
 
+    /// `from` takes longer than most: another may be asked meanwhile. Its answer is still waited for.
+    pub fn on_lateness(&mut self, from: &NodeId) {
+        if let Some(at) = self.find(from) {
+            self.tell(at, Event::Lateness);
+        }
+    }
+
     /// The request to `from` missed its deadline. Another may be asked in its place; should it
     /// answer late, that still counts.
     pub fn on_silence(&mut self, from: &NodeId) {
@@ -160,7 +168,13 @@ impl Lookup {
             .map(|candidate| &candidate.contact)
     }
 
-    /// Requests under way, at most alpha: those without an answer that are not given up.
+    /// The candidates that were not given up, nearest first, whether or not they were asked.
+    pub fn nearest(&self) -> impl Iterator<Item = &Contact> {
+        let given_up = |state| matches!(state, State::Silent | State::Failed);
+        self.candidates.iter().filter(move |candidate| !given_up(candidate.state)).map(|candidate| &candidate.contact)
+    }
+
+    /// Requests under way, at most alpha: those without an answer that are neither late nor given up.
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -231,6 +245,8 @@ enum State {
     Fresh,
     /// Asked, no answer yet.
     Asked,
+    /// Asked, and no answer for longer than most take.
+    Late,
     /// Answered. Final.
     Answered,
     /// Missed its deadline; a late answer still counts.
@@ -244,6 +260,7 @@ enum State {
 enum Event {
     Ask,
     Answer,
+    Lateness,
     Silence,
     Failure,
 }
@@ -252,18 +269,20 @@ impl State {
     /// The only place where a candidate changes state.
     #[must_use]
     fn on(self, event: Event) -> Self {
-        use State::{Answered, Asked, Failed, Fresh, Silent};
+        use State::{Answered, Asked, Failed, Fresh, Late, Silent};
         match (self, event) {
             (Fresh, Event::Ask) => Asked,
-            (Asked | Answered | Silent | Failed, Event::Ask) => unreachable!("{self:?}, and asked again"),
-            (Asked | Silent, Event::Answer) => Answered,
-            (Asked, Event::Silence) => Silent,
+            (Asked | Late | Answered | Silent | Failed, Event::Ask) => unreachable!("{self:?}, and asked again"),
+            (Asked | Late | Silent, Event::Answer) => Answered,
+            (Asked, Event::Lateness) => Late,
+            (Asked | Late, Event::Silence) => Silent,
             // A fresh candidate can fail too: someone else may have found that it is gone.
-            (Fresh | Asked | Silent, Event::Failure) => Failed,
+            (Fresh | Asked | Late | Silent, Event::Failure) => Failed,
             // What was not asked can neither answer nor owe one; what is final stays.
-            (Fresh, Event::Answer | Event::Silence)
-            | (Silent, Event::Silence)
-            | (Answered | Failed, Event::Answer | Event::Silence | Event::Failure) => self,
+            (Fresh, Event::Answer | Event::Lateness | Event::Silence)
+            | (Late, Event::Lateness)
+            | (Silent, Event::Lateness | Event::Silence)
+            | (Answered | Failed, Event::Answer | Event::Lateness | Event::Silence | Event::Failure) => self,
         }
     }
 }
@@ -295,6 +314,20 @@ mod tests {
 
     fn lookup(width: usize, alpha: usize, start: impl IntoIterator<Item = u16>) -> Lookup {
         Lookup::new(me(), TARGET, width, alpha, &start.into_iter().map(at).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn while_an_answer_is_late_another_is_asked_and_it_is_still_waited_for() {
+        let mut lookup = lookup(2, 1, [1, 2]);
+        assert_eq!(lookup.step(), Step::Ask(at(1)));
+        assert_eq!(lookup.step(), Step::Wait);
+        lookup.on_lateness(&id(1));
+        assert_eq!(lookup.in_flight(), 0);
+        assert_eq!(lookup.step(), Step::Ask(at(2)));
+        assert!(answer(&mut lookup, 2, []));
+        assert_eq!(lookup.step(), Step::Wait, "the nearer one may answer yet");
+        assert!(answer(&mut lookup, 1, []));
+        assert_eq!(lookup.step(), Step::Done);
     }
 
     fn answer(lookup: &mut Lookup, from: u16, contacts: impl IntoIterator<Item = u16>) -> bool {
@@ -472,6 +505,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Told {
         Answer(u16, Vec<u16>),
+        Lateness(u16),
         Silence(u16),
         Failure(u16),
     }
@@ -480,6 +514,7 @@ mod tests {
         let who = || 0..200_u16;
         prop_oneof![
             3 => (who(), proptest::collection::vec(who(), 0..30)).prop_map(|(from, named)| Told::Answer(from, named)),
+            1 => who().prop_map(Told::Lateness),
             1 => who().prop_map(Told::Silence),
             1 => who().prop_map(Told::Failure),
         ]
@@ -504,6 +539,7 @@ mod tests {
                         let counts = answer(&mut lookup, from, named);
                         prop_assert!(!counts || asked.contains(&id(from)));
                     }
+                    Told::Lateness(from) => lookup.on_lateness(&id(from)),
                     Told::Silence(from) => lookup.on_silence(&id(from)),
                     Told::Failure(from) => lookup.on_failure(&id(from)),
                 }

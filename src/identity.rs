@@ -1,10 +1,15 @@
 //! Who a node is: a key pair, the id that follows from it, and the puzzle that makes ids dear.
 //!
-//! Source: `PROTOCOL.md` 5. Nothing here makes a key, reads one or proves one: `disk` keeps the
-//! node's own, `net` proves those of others, and this is what the two have in common.
+//! Source: `PROTOCOL.md` 5. Nothing here makes a key, reads a file or proves anything: `disk` keeps
+//! the node's own, `net` proves those of others, people keep keys of their own for signed records,
+//! and this is what they have in common.
 
 use std::fmt;
 
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::pkcs8::spki::der::zeroize::Zeroizing;
+use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
 use sha2::{Digest, Sha256};
 
 use crate::id::{Key, NodeId};
@@ -22,6 +27,16 @@ impl PublicKey {
         Self(bytes)
     }
 
+    /// The public half of `key`.
+    pub fn of(key: &SigningKey) -> Self {
+        Self(key.verifying_key().to_bytes())
+    }
+
+    /// Reads 64 hex digits, of either case; `None` for anything else.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        Key::from_hex(text).map(|digits| Self(*digits.as_bytes()))
+    }
+
     /// Its bytes.
     pub const fn as_bytes(&self) -> &[u8; PUBLIC_KEY_SIZE] {
         &self.0
@@ -31,6 +46,25 @@ impl PublicKey {
     pub fn id(&self) -> NodeId {
         NodeId::new(Key::new(Sha256::digest(self.0).into()))
     }
+}
+
+/// 64 hex digits.
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Key::new(self.0).fmt(f)
+    }
+}
+
+/// The text of a key file: PKCS#8 in PEM (RFC 8410). Its memory is wiped when it is dropped.
+pub fn key_to_pem(key: &SigningKey) -> Zeroizing<String> {
+    // Version 1 of PKCS#8, without the public key: the form that all tools read.
+    let pair = KeypairBytes { secret_key: key.to_bytes(), public_key: None };
+    pair.to_pkcs8_pem(LineEnding::LF).expect("32 bytes of a secret can be written as PKCS#8")
+}
+
+/// The Ed25519 key in the text of a key file; `None` if it holds anything else.
+pub fn key_from_pem(text: &str) -> Option<SigningKey> {
+    SigningKey::from_pkcs8_pem(text).ok()
 }
 
 /// The static puzzle (S/Kademlia, section 4.1): SHA-256 of a node id must begin with so many
@@ -113,6 +147,29 @@ mod tests {
     fn an_id_is_the_hash_of_the_public_key() {
         let id = PublicKey::new([0; 32]).id();
         assert_eq!(id.to_string(), "66687aadf862bd776c8fc18b8e9f8e20089714856ee233b3902a591d0d5f2925");
+    }
+
+    #[test]
+    fn a_public_key_is_written_as_64_hex_digits() {
+        let key = PublicKey::new(std::array::from_fn(|at| u8::try_from(at).expect("32 bytes")));
+        let text = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+        assert_eq!(key.to_string(), text);
+        assert_eq!(PublicKey::from_hex(&text.to_uppercase()), Some(key));
+        assert_eq!(PublicKey::from_hex(&text[1..]), None);
+    }
+
+    /// RFC 8410, 10.3: the example without the public key.
+    #[test]
+    fn a_key_file_is_what_other_programs_write() {
+        let text = "-----BEGIN PRIVATE KEY-----\n\
+                    MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
+                    -----END PRIVATE KEY-----\n";
+        let key = key_from_pem(text).expect("an Ed25519 key");
+        assert_eq!(key_to_pem(&key).as_str(), text);
+        let public = "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1";
+        assert_eq!(PublicKey::of(&key).to_string(), public);
+        assert!(key_from_pem(&text.replace("MC4", "MC5")).is_none());
+        assert!(key_from_pem("-----BEGIN RSA PRIVATE KEY-----\nMAoCAQACAQECAQM=\n").is_none());
     }
 
     #[test]

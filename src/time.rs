@@ -74,6 +74,12 @@ impl WallTime {
     pub const fn as_millis(self) -> u64 {
         self.0
     }
+
+    /// How long after `earlier` this is; zero if it is not after it.
+    #[must_use]
+    pub const fn since(self, earlier: WallTime) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
 }
 
 /// Both clocks, read at one moment.

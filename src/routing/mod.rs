@@ -265,6 +265,14 @@ impl Table {
         }
     }
 
+    /// Much may have changed unseen: no bucket counts as fresh any more.
+    pub fn all_stale(&mut self) {
+        self.neighbourhood = None;
+        for bucket in &mut self.buckets {
+            bucket.refreshed = None;
+        }
+    }
+
     /// The bucket that most needs a lookup, if one does: of those no deeper than the nearest
     /// live contact, one that never had any and is not full, the nearest first; then the one
     /// that had none for longest, and for `interval` at least.

@@ -32,6 +32,16 @@ pub struct NodeCounters {
     pub requests_dropped: u64,
     /// Peers turned away or closed for a fault of theirs.
     pub faults: u64,
+    /// OFFERs sent.
+    pub offers: u64,
+    /// Records asked for because a peer offered them.
+    pub wants: u64,
+    /// SYNCs sent.
+    pub syncs: u64,
+    /// Copies sent to peers that lacked them, beyond those of PUTs.
+    pub repairs: u64,
+    /// Bytes of all OFFER, WANT, SYNC and SYNC REPLY sent, TLS aside.
+    pub upkeep_bytes: u64,
 }
 
 /// Adds what another node has counted: the figures of a whole network.
@@ -50,6 +60,11 @@ impl std::ops::AddAssign for NodeCounters {
         self.replies_dropped += other.replies_dropped;
         self.requests_dropped += other.requests_dropped;
         self.faults += other.faults;
+        self.offers += other.offers;
+        self.wants += other.wants;
+        self.syncs += other.syncs;
+        self.repairs += other.repairs;
+        self.upkeep_bytes += other.upkeep_bytes;
     }
 }
 
@@ -72,10 +87,12 @@ impl fmt::Display for NodeCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { puts, puts_held, puts_refused, gets, gets_found, gets_local, gets_hops, .. } = self;
         let Self { rpcs_sent, rpcs_served, rpcs_silent, replies_dropped, requests_dropped, faults, .. } = self;
+        let Self { offers, wants, syncs, repairs, upkeep_bytes, .. } = self;
         write!(f, "puts={puts} puts_held={puts_held} puts_refused={puts_refused} ")?;
         write!(f, "gets={gets} gets_found={gets_found} gets_local={gets_local} gets_hops={gets_hops} ")?;
         write!(f, "rpcs_sent={rpcs_sent} rpcs_served={rpcs_served} rpcs_silent={rpcs_silent} ")?;
-        write!(f, "replies_dropped={replies_dropped} requests_dropped={requests_dropped} peer_faults={faults}")
+        write!(f, "replies_dropped={replies_dropped} requests_dropped={requests_dropped} peer_faults={faults} ")?;
+        write!(f, "offers={offers} wants={wants} syncs={syncs} repairs={repairs} upkeep_bytes={upkeep_bytes}")
     }
 }
 

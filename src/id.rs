@@ -10,7 +10,8 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
-use std::hash::{BuildHasher, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::ops::RangeInclusive;
 
 /// Bytes of a key and of a node id.
 pub const KEY_SIZE: usize = 32;
@@ -19,7 +20,7 @@ pub const KEY_SIZE: usize = 32;
 pub const KEY_BITS: usize = KEY_SIZE * 8;
 
 /// A point of the key space: where a record belongs, or what a lookup searches.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key([u8; KEY_SIZE]);
 
 impl Key {
@@ -59,6 +60,36 @@ impl Key {
         Key(bytes)
     }
 
+    /// The first and the last of the keys that share at least the first `shared` bits with this
+    /// one: a part of the space in which all distances to this key are less than outside.
+    ///
+    /// # Panics
+    ///
+    /// If `shared` is more than [`KEY_BITS`].
+    pub fn around(&self, shared: usize) -> RangeInclusive<Key> {
+        assert!(shared <= KEY_BITS, "a key has 256 bits");
+        let (mut first, mut last) = (self.0, self.0);
+        for (at, (first, last)) in first.iter_mut().zip(&mut last).enumerate() {
+            let kept = shared.saturating_sub(at * 8).min(8);
+            let free = u8::try_from(0xff_u16 >> kept).expect("eight bits at most are left");
+            *first &= !free;
+            *last |= free;
+        }
+        Key(first)..=Key(last)
+    }
+
+    /// The key that follows this one in their order; `None` for the last.
+    pub fn successor(&self) -> Option<Key> {
+        let mut bytes = self.0;
+        for byte in bytes.iter_mut().rev() {
+            *byte = byte.wrapping_add(1);
+            if *byte != 0 {
+                return Some(Key(bytes));
+            }
+        }
+        None
+    }
+
     /// Reads 64 hex digits, of either case; `None` for anything else.
     pub fn from_hex(text: &str) -> Option<Key> {
         let digits = text.as_bytes();
@@ -78,6 +109,14 @@ impl Key {
         let (high, low) = self.0.split_first_chunk::<16>().expect("32 bytes hold two halves of 16");
         let low = low.first_chunk::<16>().expect("16 of 32 bytes are left");
         (u128::from_be_bytes(*high), u128::from_be_bytes(*low))
+    }
+}
+
+impl Hash for Key {
+    /// Its bytes alone: the length that a derived hash puts before them says nothing, for all keys
+    /// have one, and would double the work of every look-up.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
     }
 }
 
@@ -189,14 +228,18 @@ pub type KeyMap<K, V> = std::collections::HashMap<K, V, KeySeed>;
 #[expect(clippy::disallowed_types, reason = "the other face of the one hash map")]
 pub type KeySet<K> = std::collections::HashSet<K, KeySeed>;
 
-/// What keys the hasher of a [`KeyMap`] or [`KeySet`]: drawn from the node's own generator.
-#[derive(Clone, Copy, Debug)]
-pub struct KeySeed(u64, u64);
+/// What keys the hasher of a [`KeyMap`] or [`KeySet`]: drawn from the node's own generator. It is
+/// a hasher that has taken the seed in, so that no look-up does that again.
+#[derive(Clone, Debug)]
+pub struct KeySeed(DefaultHasher);
 
 impl KeySeed {
     /// A seed of 128 bits.
-    pub const fn new(a: u64, b: u64) -> Self {
-        Self(a, b)
+    pub fn new(a: u64, b: u64) -> Self {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(a);
+        hasher.write_u64(b);
+        Self(hasher)
     }
 }
 
@@ -204,10 +247,7 @@ impl BuildHasher for KeySeed {
     type Hasher = DefaultHasher;
 
     fn build_hasher(&self) -> DefaultHasher {
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u64(self.0);
-        hasher.write_u64(self.1);
-        hasher
+        self.0.clone()
     }
 }
 
@@ -238,10 +278,41 @@ mod tests {
         }
 
         #[test]
+        fn around_a_key_are_those_that_share_so_many_bits_with_it(a in key(), tail in key(), at in 0..KEY_BITS) {
+            let b = a.diverging_at(at, &tail);
+            prop_assert!(a.around(at).contains(&b));
+            prop_assert!(!a.around(at + 1).contains(&b));
+            prop_assert!(a.around(at + 1).contains(&a));
+        }
+
+        #[test]
+        fn nothing_lies_between_a_key_and_its_successor(a in key()) {
+            if let Some(next) = a.successor() {
+                prop_assert!(next > a);
+                prop_assert_eq!(a.distance(&next).shared_bits(), Some(KEY_BITS - 1 - trailing_ones(&a)));
+            }
+        }
+
+        #[test]
         fn hex_reads_back_what_it_prints(a in key()) {
             prop_assert_eq!(Key::from_hex(&a.to_string()), Some(a));
             prop_assert_eq!(Key::from_hex(&a.to_string().to_uppercase()), Some(a));
         }
+    }
+
+    /// How many bits at the end of `key` a carry runs through.
+    fn trailing_ones(key: &Key) -> usize {
+        (0..KEY_BITS).rev().take_while(|at| key.distance(&Key::new([0; KEY_SIZE])).bit(*at)).count()
+    }
+
+    #[test]
+    fn the_last_key_has_no_successor() {
+        assert_eq!(Key::new([0xff; KEY_SIZE]).successor(), None);
+        let mut carried = [0; KEY_SIZE];
+        carried[KEY_SIZE - 2] = 1;
+        let mut full = [0; KEY_SIZE];
+        full[KEY_SIZE - 1] = 0xff;
+        assert_eq!(Key::new(full).successor(), Some(Key::new(carried)));
     }
 
     #[test]

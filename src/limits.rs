@@ -40,6 +40,9 @@ pub const ENTRY_SIZE: usize = 45;
 /// a long form; DHT SUCCESS has four bytes to spare.
 pub const VALUE_SIZE_MAX: usize = FRAME_SIZE_MAX - HEADER_SIZE - PUT_FIELDS_SIZE - KEY_SIZE;
 
+/// Longest salt of a signed record, in bytes (`PROTOCOL.md` 4).
+pub const SALT_SIZE_MAX: usize = 64;
+
 /// Contacts in one message: the largest k.
 pub const CONTACTS_MAX: usize = 20;
 
@@ -96,6 +99,18 @@ pub const REPLACEMENTS_MAX: usize = 8;
 /// 4 096 client requests with alpha = 3 ask at most 12 288 at once; the rest is for upkeep.
 pub const PENDING_MAX: usize = 16_384;
 
+/// A storage that is fuller than this part of its bound takes no more from a peer, or from its
+/// address group, than a share.
+pub const CROWDED_PERCENT: usize = 90;
+
+/// One share: this part of the storage's bound. Sixteen parties that want all can fill a storage,
+/// one cannot.
+pub const SHARES: usize = 16;
+
+/// Records that may be looked at to make room for one: beyond it there is none. The farthest come
+/// first, and those are the ones out of scope, so a few are enough.
+pub const EVICTION_LOOKS_MAX: usize = 64;
+
 // ── node ─────────────────────────────────────────────────────────────────────────────────────
 
 /// Client requests under way; at the bound the host reads no API connection until one ends.
@@ -103,6 +118,29 @@ pub const CLIENT_REQUESTS_MAX: usize = 4_096;
 
 /// Bytes of values in PUTs under way; at the bound the host reads no API connection either.
 pub const CLIENT_PUT_BYTES_MAX: usize = 64 << 20;
+
+/// First and longest pause between two attempts to spread what too few nodes hold.
+pub const PUT_RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// See [`PUT_RETRY_PAUSE`].
+pub const PUT_RETRY_PAUSE_MAX: Duration = Duration::from_mins(5);
+
+/// PUTs kept because too few nodes hold them, besides the requests of clients: what a node can
+/// take in while it is cut off. Beyond it records are held here all the same, for upkeep to find.
+pub const PUTS_KEPT_MAX: usize = 1 << 16;
+
+/// Attempts among them that are under way: a node that comes back floods nobody.
+pub const PUTS_KEPT_UNDER_WAY_MAX: usize = 32;
+
+/// Repairs under way after GETs. Each hands out at most k copies; what finds no place is repaired
+/// by the next GET.
+pub const REPAIRS_MAX: usize = 64;
+
+/// Keys whose last version read or written through a node it remembers: some 2 MB.
+pub const VERSIONS_REMEMBERED_MAX: usize = 1 << 14;
+
+/// Who waits for a record to be on disk, peers and PUTs of this node. At the bound clients wait,
+/// and peers are told to come later.
+pub const DISK_WAITERS_MAX: usize = 1 << 14;
 
 /// Connections that the node may be opening. A lookup opens few; a thousand lookups at once
 /// must not open a thousand connections.
@@ -127,6 +165,11 @@ pub const JOIN_BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// See [`JOIN_BACKOFF_MIN`].
 pub const JOIN_BACKOFF_MAX: Duration = Duration::from_mins(1);
 
+/// How long the GETs of a node that has just started, and has met nobody yet, wait for somebody
+/// before they are answered by what is held of an earlier run: whoever is there has answered by
+/// then, and a dial to nobody is over.
+pub const START_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Lookups for upkeep under way at once, however stale the table is.
 pub const UPKEEP_LOOKUPS_MAX: usize = 2;
 
@@ -141,18 +184,122 @@ pub const ASLEEP_PAUSE: Duration = Duration::from_secs(10);
 /// Contacts asked at a time whether they woke up.
 pub const ASLEEP_PER_TURN_MAX: usize = 8;
 
-/// Newly met nodes that wait for the records that belong to them. Whoever does not find a place
-/// gets its records when they are next stored.
-pub const HANDOVERS_MAX: usize = 64;
+/// A near contact that was not heard for about so long is asked whether it is there: a neighbour
+/// that falls silent is missed after a minute, for a message or two a minute and neighbour.
+pub const NEIGHBOUR_SILENCE_MAX: Duration = Duration::from_mins(1);
 
-/// Records on their way to newly met nodes: handing over never fills an outbox.
-pub const HANDOVERS_UNDER_WAY_MAX: usize = 32;
+/// A near contact whose connection broke is asked at once whether it is there, but no more often than
+/// that.
+pub const SUSPECT_PAUSE: Duration = Duration::from_secs(30);
 
-/// Records handed to newly met nodes, or spread after joining, in one turn of upkeep.
+/// A node that has joined takes part without having heard all its neighbours after so long
+/// (`PROTOCOL.md` 2, Settled).
+pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Neighbours that are asked what they hold before a node counts as settled.
+pub const SETTLE_NEIGHBOURS: usize = 3;
+
+/// Records being fetched from neighbours, over all of them.
+pub const FETCHES_UNDER_WAY_MAX: usize = 32;
+
+/// Records that wait to be fetched. Beyond it no neighbour is asked what else it holds.
+pub const FETCHES_WAITING_MAX: usize = 4 * ENTRIES_MAX;
+
+/// Contacts that came, and as many that went, whose records one walk over the storage looks for.
+/// More than a table holds; whoever finds no place waits for the next round.
+pub const CHANGES_MAX: usize = 1_024;
+
+/// Records that a walk over the storage looks at in one turn: each costs some microseconds.
+pub const WALKED_PER_TURN_MAX: usize = 512;
+
+/// Pause between two turns of a walk that is not over: contacts that come and go all the time cost
+/// a part of the processor, however much is held.
+pub const WALK_PAUSE: Duration = Duration::from_millis(5);
+
+/// After a walk for contacts that came and went, the next one waits so many times as long as it
+/// took: a peer that comes and goes every second costs those who hold much a small part of their
+/// processor and of their line. Where little is held a walk takes one turn, and nothing waits.
+pub const CHANGES_REST: u32 = 4;
+
+/// Offers under way, over all peers; one to each.
+pub const OFFERS_UNDER_WAY_MAX: usize = 32;
+
+/// Entries that wait for their OFFER: a full one for each of many targets. Beyond it the walks
+/// that find them stand still.
+pub const ENTRIES_WAITING_MAX: usize = 32 * ENTRIES_MAX;
+
+/// Copies that wait until they are sent to those who lack them: what three full OFFERs to each of
+/// a few may want. Whoever finds no place is offered the record in the next round.
+pub const COPIES_WAITING_MAX: usize = 16 * ENTRIES_MAX;
+
+/// Copies on their way to those who lack them; of the largest values they fill half an outbox.
+pub const COPIES_UNDER_WAY_MAX: usize = 32;
+
+/// Copies among them to one peer: one that does not answer shall not hold up those for the others.
+pub const COPIES_TO_ONE_MAX: usize = COPIES_UNDER_WAY_MAX / 2;
+
+/// Keys that this node has asked for, remembered so that two that offer a record at once do not
+/// both send it.
+pub const ASKED_FOR_MAX: usize = 16 * ENTRIES_MAX;
+
+/// Keys among them asked of one peer: whoever offers much and sends nothing leaves room for others.
+pub const ASKED_OF_ONE_MAX: usize = 2 * ENTRIES_MAX;
+
+/// Tombstones looked at for one page of a SYNC: most are not told, as those of signed records, and
+/// there may be a million of them.
+pub const TOMBSTONES_PER_PAGE_MAX: usize = 16 * ENTRIES_MAX;
+
+/// A record is not offered more often than that for the sake of its short life: one that has less
+/// than twice as long to live is left to itself.
+pub const OFFER_PAUSE_MIN: Duration = Duration::from_secs(15);
+
+/// A node that was cut off offers all that it holds when it settles again, to whom it knows by
+/// then; and so much later to whom it has met meanwhile.
+pub const ROUND_AFTER_CUT_OFF: Duration = Duration::from_mins(5);
+
+/// A node that was cut off settles again no more often than that: contacts that come and go time and
+/// again, on purpose perhaps, shall not keep it from taking part, nor have it offer all it holds.
+pub const SETTLE_PAUSE: Duration = Duration::from_mins(5);
+
+/// A record that is held although others are responsible for it is offered to one of them so soon:
+/// in a settled network it is rare, and where a network has just come together again it is old.
+pub const STRAY_PAUSE: Duration = Duration::from_mins(1);
+
+/// A record is offered to all who shall hold it no more often than that, whoever seems to lack it.
+pub const WIDEN_PAUSE: Duration = Duration::from_secs(10);
+
+/// A record that so many others were heard to hold since it was last offered is not offered in
+/// this round; fewer, if fewer shall hold it. One liar must not silence the holders.
+pub const HEARD_ENOUGH: usize = 8;
+
+/// PUTs that were kept and are due which one turn looks at.
 pub const UPKEEP_RECORDS_PER_TURN_MAX: usize = 32;
 
-/// Records that expire in one turn: the rest waits for the next, unread meanwhile.
+/// Records that expire, or are found to be due, in one turn: the rest waits for the next, unread
+/// meanwhile.
 pub const EXPIRED_PER_TURN_MAX: usize = 1_024;
+
+/// Keys whose state is not on disk. At the bound clients wait, and peers are told to come later.
+pub const UNSAVED_MAX: usize = 1 << 18;
+
+/// Keys, and bytes of values, in one batch for the disk: enough to share the cost of a commit, few
+/// enough that gathering them does not hold up a turn.
+pub const SAVE_KEYS_MAX: usize = 4_096;
+/// See [`SAVE_KEYS_MAX`].
+pub const SAVE_BYTES_MAX: usize = 4 << 20;
+
+/// Pause before a disk that failed is tried again.
+pub const SAVE_RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Contacts that survive a restart: enough that some of them live, however long the node was off.
+pub const CONTACTS_KEPT_MAX: usize = 256;
+
+/// The table is written to disk so long after it has changed: it changes all the time, and most of
+/// what it was a minute ago still holds.
+pub const CONTACTS_SAVE_PAUSE: Duration = Duration::from_mins(1);
+
+/// Contacts of an earlier run that are dialled at a time, while nobody has answered.
+pub const REMEMBERED_DIALS: usize = 8;
 
 // ── hosts ────────────────────────────────────────────────────────────────────────────────────
 
@@ -223,6 +370,17 @@ pub const NAME_ADDRESSES_MAX: usize = 8;
 /// Host names that wait to be resolved: more than any list of bootstraps.
 pub const NAMES_WAITING_MAX: usize = 64;
 
+/// Memory that the store on disk may use for pages of its file. It is read once, at the start, and
+/// then written batch after batch, each of which touches pages all over it.
+pub const STORE_CACHE_SIZE: usize = 16 << 20;
+
+/// Keys read from the store at a time while it is loaded: 16 MB, if all have the largest value.
+pub const STORE_KEYS_PER_READ: usize = 256;
+
+/// Batches on their way to disk, beside the one that is being written, and reports on their way
+/// back: the node waits for what became of one before it wants the next.
+pub const BATCHES_WAITING_MAX: usize = 1;
+
 // ── roof ─────────────────────────────────────────────────────────────────────────────────────
 
 /// Largest configuration file, in bytes: a thousand times the shipped one, and no device file.
@@ -238,6 +396,8 @@ const _: () = {
     assert!(API_OUTBOX_MAX >= FRAME_SIZE_MAX);
     assert!(PEER_OUTBOX_MAX >= 2 * PEER_MESSAGE_SIZE_MAX);
     assert!(PROBES_MAX < DIALS_MAX);
+    assert!(COPIES_UNDER_WAY_MAX * PEER_MESSAGE_SIZE_MAX <= PEER_OUTBOX_MAX);
+    assert!(ENTRIES_WAITING_MAX >= ENTRIES_MAX + K_MAX);
     assert!(READ_BUFFER_SIZE > PEER_MESSAGE_SIZE_MAX);
     assert!(READ_BYTES_PER_TURN >= READ_BUFFER_SIZE);
     assert!(PENDING_MAX >= 3 * CLIENT_REQUESTS_MAX);

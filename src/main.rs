@@ -12,12 +12,15 @@ use std::process::ExitCode;
 
 use dht::cli::{self, CliError, Command, Exit};
 use dht::config::{ConfigError, Settings};
+use dht::disk::saver::Saver;
+use dht::disk::store::{Store, StoreError};
 use dht::disk::{self, DataDir, DiskError, HostKey};
 use dht::identity::{Identity, Puzzle};
 use dht::net::clock::Clock;
 use dht::net::entropy::{self, EntropyError};
-use dht::net::{BindError, Ended, EventLoop, Listeners, LoopError, Options};
-use dht::node::params::Serving;
+use dht::net::{BindError, Ended, EventLoop, Keeper, Listeners, LoopError, Options};
+use dht::node::kept::Batch;
+use dht::node::params::{Durability, Serving};
 use dht::node::{Me, Node};
 use log::{error, info, warn};
 
@@ -92,6 +95,7 @@ fn run(settings: Settings) -> Result<Ended, RunError> {
     let data_dir = DataDir::open(&settings.data_dir, std::process::id())?;
     let puzzle = Puzzle::new(settings.pow_bits);
     let identity = identity(&settings, &data_dir, puzzle)?;
+    let store = store(&data_dir, settings.params.durability)?;
     let options = options(&settings, puzzle);
     let listeners = Listeners::bind(&options)?;
     let api = listeners.api_address();
@@ -100,13 +104,58 @@ fn run(settings: Settings) -> Result<Ended, RunError> {
     let me = Me { id: identity.id(), port: settings.advertise_port.map_or(bound, Into::into) };
 
     let clock = Clock::start();
-    let node = Node::new(me, settings.params, entropy::seed()?, clock.now());
+    let mut node = Node::new(me, settings.params, entropy::seed()?, clock.now());
+    load(&store, clock, &mut node)?;
     let mut event_loop = EventLoop::new(options, listeners, &identity, clock, node)?;
+    let (saver, ends) = Saver::start(store, event_loop.waker())?;
+    event_loop.keep_with(Keeper { batches: ends.batches, saved: ends.saved });
     event_loop.watch_signals()?;
     info!("listening api={api} p2p={} id={:.8}", p2p.join(","), me.id);
     let ended = event_loop.run()?;
     info!("stopped {} {}", event_loop.service().counters(), event_loop.counters());
+    if ended == Ended::Left {
+        drop(event_loop); // and with it the saver's work
+        saver.join().map_err(|_| RunError::Saver)?;
+    }
     Ok(ended)
+}
+
+/// The store of this node. Where records live in memory alone, one that holds some is none of its
+/// own: it is moved aside, and only the contacts in it go on.
+fn store(data_dir: &DataDir, durability: Durability) -> Result<Store, RunError> {
+    let store = data_dir.store()?;
+    if durability != Durability::None || store.is_empty()? {
+        return Ok(store);
+    }
+    let contacts = store.contacts()?;
+    drop(store);
+    let aside = data_dir.set_store_aside()?;
+    warn!("durability is none, records of an earlier run moved aside path={}", aside.display());
+    let mut fresh = data_dir.store()?;
+    fresh.write(&Batch { keys: Vec::new(), contacts: Some(contacts) })?;
+    Ok(fresh)
+}
+
+/// Gives the node back what it held and knew when it last ran.
+fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
+    let begun = clock.now();
+    let mut records = 0_u64;
+    for kept in store.keys() {
+        let kept = kept?;
+        let key = kept.key;
+        let is_record = kept.record.is_some();
+        match node.restore(begun, kept) {
+            Ok(()) => records += u64::from(is_record),
+            Err(error) => warn!("record dropped key={key} fault=\"{error}\""),
+        }
+    }
+    let contacts = store.contacts()?;
+    let known = contacts.len();
+    for contact in contacts {
+        node.remember(begun, contact);
+    }
+    info!("loaded records={records} contacts={known} took_ms={}", (clock.now().mono - begun.mono).as_millis());
+    Ok(())
 }
 
 /// The node's key: the host's, if it is of the right kind, or one of its own.
@@ -141,20 +190,25 @@ fn options(settings: &Settings, puzzle: Puzzle) -> Options {
 #[derive(Debug)]
 enum RunError {
     Disk(DiskError),
+    Store(StoreError),
     Entropy(EntropyError),
     Bind(BindError),
     Loop(LoopError),
     Io(io::Error),
+    /// The thread that writes has panicked, and said why.
+    Saver,
 }
 
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Disk(error) => error.fmt(f),
+            Self::Store(error) => error.fmt(f),
             Self::Entropy(error) => error.fmt(f),
             Self::Bind(error) => error.fmt(f),
             Self::Loop(error) => error.fmt(f),
-            Self::Io(error) => write!(f, "the event loop failed: {error}"),
+            Self::Io(error) => write!(f, "the event loop cannot start: {error}"),
+            Self::Saver => write!(f, "the thread that writes to disk has panicked"),
         }
     }
 }
@@ -162,6 +216,12 @@ impl fmt::Display for RunError {
 impl From<DiskError> for RunError {
     fn from(error: DiskError) -> Self {
         Self::Disk(error)
+    }
+}
+
+impl From<StoreError> for RunError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
     }
 }
 

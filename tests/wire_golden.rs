@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use dht::contact::Contact;
 use dht::id::{Key, NodeId, RpcId};
+use dht::record::envelope::verify;
 use dht::record::{Age, Class, Life, Rank, Ttl, Version};
 use dht::time::WallTime;
 use dht::wire::Source;
@@ -17,7 +18,7 @@ use dht::wire::peer::{
     Content, Entry, ErrorCode, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, RecordBlock, Reply, Request, StoreOutcome,
     Want,
 };
-use frames::{Golden, Message};
+use frames::{ENVELOPE, Golden, Message, hex};
 
 const NINE: &[u8] = b"123456789";
 
@@ -38,6 +39,16 @@ fn other_key() -> Key {
     let mut bytes = counting(0);
     (bytes[0], bytes[31]) = (0xff, 0xff);
     Key::new(bytes)
+}
+
+/// The SHA-256 of [`NINE`].
+fn nine_key() -> Key {
+    Key::from_hex("15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225").expect("64 digits")
+}
+
+/// Where the owner of [`ENVELOPE`] may write.
+fn owned_key() -> Key {
+    Key::from_hex("8409e9612de9df5aa80e22a6199bfc313650a4e4d34ef358961e7eaa0d457814").expect("64 digits")
 }
 
 fn contact(id: u8, address: &str) -> Contact {
@@ -109,9 +120,15 @@ fn value(name: &str, contacts: &[Contact], record: RecordBlock<'_>) {
 #[test]
 fn dht_put() {
     let put = |put| Message::Request(ApiRequest::Put(put));
-    let plain = Put { ttl: 60, replication: 3, confirm: Confirm::No, key: key(), value: NINE };
+    let plain = Put { ttl: 60, replication: 3, confirm: Confirm::No, class: Class::Plain, key: key(), value: NINE };
     both_ways("PUT", put(plain));
     both_ways("PUT, confirm", put(Put { ttl: 0, replication: 0, confirm: Confirm::Yes, value: b"v", ..plain }));
+    let signed = Put { ttl: 0, class: Class::Signed, key: owned_key(), value: &hex(ENVELOPE), ..plain };
+    both_ways("PUT, signed", put(signed));
+    both_ways("PUT, signed, confirm", put(Put { ttl: 3600, confirm: Confirm::Yes, ..signed }));
+    let hashed = Put { class: Class::Hashed, key: nine_key(), ..plain };
+    both_ways("PUT, hashed", put(hashed));
+    both_ways("PUT, hashed, confirm", put(Put { confirm: Confirm::Yes, ..hashed }));
     both_ways("PUT, largest", put(Put { ttl: 65_535, replication: 255, value: &b"v".repeat(65_495), ..plain }));
 }
 
@@ -164,16 +181,33 @@ fn ping() {
 #[test]
 fn store() {
     request("STORE", Request::Store(nine()));
-    request("STORE, signed", Request::Store(RecordBlock { class: Class::Signed, ..nine() }));
+    let envelope = hex(ENVELOPE);
+    let sealed = block(0x0a54_d40d, Content::Value(&envelope));
+    request("STORE, signed", Request::Store(RecordBlock { class: Class::Signed, key: owned_key(), ..sealed }));
     let hashed = RecordBlock {
         ttl: Ttl::from_secs(1).expect("not zero"),
         replication: 20,
         class: Class::Hashed,
+        key: nine_key(),
         version: Version::from_bits(0),
         age: Age(u32::MAX),
         ..nine()
     };
     request("STORE, hashed", Request::Store(hashed));
+}
+
+/// The records in these frames are what they claim to be: `PROTOCOL.md` 4, byte by byte.
+#[test]
+fn what_a_golden_store_claims_is_proven() {
+    for name in ["STORE, signed", "STORE, hashed"] {
+        let Golden { source, bytes, .. } = frames::named(name);
+        let (frame, _) = next_frame(source, &bytes).expect("a message").expect("a whole one");
+        let Ok(PeerMessage::Request(_, Request::Store(record))) = PeerMessage::decode(frame) else {
+            panic!("{name} is a STORE");
+        };
+        let proven = verify(&record.key, record.class, record.version, record.ttl, record.value());
+        assert_eq!(proven, Ok(()), "{name}");
+    }
 }
 
 /// The long form begins where the short one ends: at a value of 65 448 bytes.

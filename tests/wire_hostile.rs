@@ -351,10 +351,16 @@ fn success_or_failure_from_a_client_is_refused() {
 }
 
 #[test]
-fn an_undefined_flag_of_a_put_is_refused() {
-    for flags in 2..=u8::MAX {
-        let expected = WireError::Field { field: "flags", found: flags.into(), expected: "0 or 1 (confirm)" };
-        assert_eq!(refusal(Source::Module, &with("PUT", 7, &[flags])), expected);
+fn an_undefined_flag_of_a_put_is_refused_and_so_is_a_value_both_signed_and_hashed() {
+    for flags in 0..=u8::MAX {
+        let put = with("PUT", 7, &[flags]);
+        if (0..=5).contains(&flags) {
+            assert_eq!(read(Source::Module, &put), Ok(Some(put.len())), "{flags}");
+            continue;
+        }
+        let expected = "1 (confirm), 2 (signed) or 4 (hashed), or 1 with one of the others";
+        let expected = WireError::Field { field: "flags", found: flags.into(), expected };
+        assert_eq!(refusal(Source::Module, &put), expected);
     }
 }
 

@@ -106,13 +106,21 @@ pub(super) enum Answered {
 mod tests {
     use super::*;
     use crate::id::Key;
+    use crate::record::Class;
     use crate::wire::api::Put;
     use proptest::prelude::*;
 
     const GET: ApiRequest<'_> = ApiRequest::Get { key: Key::new([0; 32]) };
 
     fn put(confirm: Confirm) -> ApiRequest<'static> {
-        ApiRequest::Put(Put { ttl: 1, replication: 1, confirm, key: Key::new([0; 32]), value: b"v" })
+        ApiRequest::Put(Put {
+            ttl: 1,
+            replication: 1,
+            confirm,
+            class: Class::Plain,
+            key: Key::new([0; 32]),
+            value: b"v",
+        })
     }
 
     proptest! {

@@ -30,15 +30,16 @@ use crate::net::names::Names;
 use crate::net::peer::Peer;
 use crate::net::stranger_log::StrangerLog;
 use crate::net::tls::Tls;
-use crate::net::{Options, Service};
+use crate::net::{Keeper, Options, Service};
 use crate::node::action::{Actions, ConnId, DialError, DialId};
+use crate::node::kept::Saved;
 use crate::time::{Now, Time};
 
 /// Signals come in under this token.
 const SIGNALS: Token = Token(usize::MAX - 1);
 
-/// Resolved names come in under this token.
-const NAMES: Token = Token(usize::MAX - 2);
+/// Helper threads wake the loop under this token.
+const HELPERS: Token = Token(usize::MAX - 2);
 
 /// The first listener's token; all above it are listeners or the two above, all below are slots.
 const LISTENERS: Token = Token(usize::MAX / 2);
@@ -52,6 +53,8 @@ pub struct EventLoop<S> {
     pub(super) poll: Poll,
     pub(super) connections: Connections,
     pub(super) names: Names,
+    /// Without one nothing can be saved.
+    pub(super) keeper: Option<Keeper>,
     /// Lent to the service at each verb.
     pub(super) actions: Actions,
     /// What the service is to be told in step 8.
@@ -61,6 +64,7 @@ pub struct EventLoop<S> {
     pub(super) counters: HostCounters,
     pub(super) strangers: StrangerLog,
     clock: Clock,
+    waker: Arc<Waker>,
     listeners: Listeners,
     /// Pools that are full and have been said to be.
     full: Vec<Pool>,
@@ -75,6 +79,8 @@ pub(super) enum Notice {
     DialFailed(DialId, DialError),
     /// A connection ended.
     Closed(ConnId),
+    /// What became of a batch.
+    Saved(Saved),
 }
 
 /// How a loop ended.
@@ -103,20 +109,22 @@ impl<S: Service> EventLoop<S> {
         let tls = Tls::new(identity, options.puzzle).map_err(|source| LoopError::Identity { source })?;
         let poll = Poll::new()?;
         listeners.register(poll.registry(), LISTENERS)?;
-        let waker = Arc::new(Waker::new(poll.registry(), NAMES)?);
+        let waker = Arc::new(Waker::new(poll.registry(), HELPERS)?);
         Ok(Self {
             service,
             tls,
             now: clock.now(),
             poll,
             connections: Connections::new(Patience { api_idle: options.api_idle_timeout }),
-            names: Names::new(waker),
+            names: Names::new(waker.clone()),
+            keeper: None,
             actions: Actions::new(),
             notices: VecDeque::new(),
             buffer: vec![0; READ_BUFFER_SIZE],
             counters: HostCounters::default(),
             strangers: StrangerLog::default(),
             clock,
+            waker,
             listeners,
             full: Vec::new(),
             signals: None,
@@ -137,12 +145,25 @@ impl<S: Service> EventLoop<S> {
         Ok(())
     }
 
+    /// What a helper thread calls to have this loop listen to it; may be called from anywhere.
+    pub fn waker(&self) -> impl Fn() + Send + use<S> {
+        let waker = self.waker.clone();
+        move || {
+            let _ = waker.wake(); // it fails only for a loop that is gone
+        }
+    }
+
+    /// Has `keeper` save what the service wants saved from now on; without one, all of it fails.
+    pub fn keep_with(&mut self, keeper: Keeper) {
+        self.keeper = Some(keeper);
+    }
+
     /// Turns until a signal ends it.
     ///
     /// # Errors
     ///
-    /// If the system can no longer tell what is ready.
-    pub fn run(&mut self) -> io::Result<Ended> {
+    /// If the system can no longer tell what is ready, or a helper thread is gone.
+    pub fn run(&mut self) -> Result<Ended, LoopError> {
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         loop {
             if let Some(ended) = self.turn(&mut events)? {
@@ -162,17 +183,17 @@ impl<S: Service> EventLoop<S> {
     }
 
     /// One turn: the numbers are those of the head of [`net`](crate::net).
-    pub(super) fn turn(&mut self, events: &mut Events) -> io::Result<Option<Ended>> {
+    pub(super) fn turn(&mut self, events: &mut Events) -> Result<Option<Ended>, LoopError> {
         let timeout = self.timeout(); // 1
         if let Err(error) = self.poll.poll(events, timeout) {
             if error.kind() != ErrorKind::Interrupted {
-                return Err(error);
+                return Err(error.into());
             }
             events.clear(); // 2
         }
         self.now = self.clock.now(); // 3
         for event in events.iter() {
-            if self.note(event) == Some(Ended::Forced) {
+            if self.note(event)? == Some(Ended::Forced) {
                 return Ok(Some(Ended::Forced));
             }
         } // 4
@@ -227,13 +248,16 @@ impl<S: Service> EventLoop<S> {
     }
 
     /// Takes note of what mio has to tell.
-    fn note(&mut self, event: &Event) -> Option<Ended> {
+    fn note(&mut self, event: &Event) -> Result<Option<Ended>, LoopError> {
         match event.token() {
-            SIGNALS => return self.on_signals(),
-            NAMES => self.dial_resolved(),
+            SIGNALS => return Ok(self.on_signals()),
+            HELPERS => {
+                self.dial_resolved()?;
+                self.take_saved()?;
+            }
             Token(at) if at >= LISTENERS.0 => self.listeners.mark(at - LISTENERS.0),
             Token(slot) => {
-                let conn = self.connections.get(slot)?;
+                let Some(conn) = self.connections.get(slot) else { return Ok(None) };
                 let ending = event.is_read_closed() || event.is_error();
                 if ending || event.is_readable() {
                     conn.mark(if ending { Incoming::Ending } else { Incoming::Ready });
@@ -244,7 +268,7 @@ impl<S: Service> EventLoop<S> {
                 }
             }
         }
-        None
+        Ok(None)
     }
 
     /// The first signal asks to leave, the second to end.
@@ -318,6 +342,7 @@ impl<S: Service> EventLoop<S> {
                     self.call(|service, now, out| service.on_dial_failed(now, dial, error, out));
                 }
                 Some(Notice::Closed(conn)) => self.call(|service, now, out| service.on_closed(now, conn, out)),
+                Some(Notice::Saved(saved)) => self.call(|service, now, out| service.on_saved(now, saved, out)),
                 None => return,
             }
         }
@@ -338,7 +363,7 @@ impl<S: Service> EventLoop<S> {
     }
 }
 
-/// Why a loop cannot be made.
+/// Why a loop cannot be made, or go on.
 #[derive(Debug)]
 pub enum LoopError {
     /// The system refused.
@@ -351,6 +376,20 @@ pub enum LoopError {
         /// What TLS said.
         source: rustls::Error,
     },
+    /// A helper thread has ended, by a panic: what it was asked will never be answered.
+    HelperGone {
+        /// Which.
+        helper: Helper,
+    },
+}
+
+/// A thread that does what would block the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Helper {
+    /// It resolves names.
+    Names,
+    /// It saves batches.
+    Keeper,
 }
 
 impl From<io::Error> for LoopError {
@@ -362,8 +401,10 @@ impl From<io::Error> for LoopError {
 impl fmt::Display for LoopError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io { source } => write!(f, "the event loop cannot start: {source}"),
+            Self::Io { source } => write!(f, "the event loop failed: {source}"),
             Self::Identity { source } => write!(f, "the node's key cannot be used: {source}"),
+            Self::HelperGone { helper: Helper::Names } => write!(f, "the thread that resolves names is gone"),
+            Self::HelperGone { helper: Helper::Keeper } => write!(f, "the thread that writes to disk is gone"),
         }
     }
 }
@@ -373,6 +414,7 @@ impl std::error::Error for LoopError {
         match self {
             Self::Io { source } => Some(source),
             Self::Identity { source } => Some(source),
+            Self::HelperGone { .. } => None,
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use mio::Events;
@@ -16,8 +17,9 @@ use crate::identity::Puzzle;
 use crate::limits::{API_OUTBOX_MAX, API_OWED_MAX, PEER_OUTBOX_MAX, VALUE_SIZE_MAX};
 use crate::net::clock::Clock;
 use crate::net::tls::tests::identity;
-use crate::net::{Ended, EventLoop, Listeners, Options, Service};
+use crate::net::{Ended, EventLoop, Helper, Keeper, Listeners, LoopError, Options, Service};
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin};
+use crate::node::kept::{Batch, Saved};
 use crate::node::params::Endpoint;
 use crate::time::{Now, Time};
 use crate::wire::Source;
@@ -38,6 +40,7 @@ struct Echo {
     heard: Vec<(ConnId, u16, usize)>,
     closed: Vec<ConnId>,
     failed: Vec<(DialId, DialError)>,
+    saved: Vec<Saved>,
     wishes: Vec<Wish>,
     left: bool,
 }
@@ -58,6 +61,7 @@ enum Wish {
     Send(ConnId, usize),
     Close(ConnId),
     Answer(ClientId, Key),
+    Save(Batch),
 }
 
 impl Service for Echo {
@@ -98,6 +102,10 @@ impl Service for Echo {
         self.closed.push(conn);
     }
 
+    fn on_saved(&mut self, _: Now, saved: Saved, _: &mut Actions) {
+        self.saved.push(saved);
+    }
+
     fn on_timeout(&mut self, _: Now, out: &mut Actions) {
         for wish in std::mem::take(&mut self.wishes) {
             match wish {
@@ -109,6 +117,7 @@ impl Service for Echo {
                 }
                 Wish::Close(conn) => out.close(conn, None),
                 Wish::Answer(client, key) => self.answer(client, key, out),
+                Wish::Save(batch) => out.save(batch),
             }
         }
     }
@@ -166,6 +175,7 @@ impl Host {
             heard: Vec::new(),
             closed: Vec::new(),
             failed: Vec::new(),
+            saved: Vec::new(),
             wishes: Vec::new(),
             left: false,
         };
@@ -381,7 +391,7 @@ fn a_malformed_request_ends_its_connection_after_the_answers_before_it_and_no_ot
         vec![0, 37, 2, 0x8b],
         vec![0, 36, 2, 0x8c],
         vec![0, 36, 2, 0x8d],
-        put(2),
+        put(6),
         put(0x80),
     ];
     let mut host = Host::new();
@@ -615,4 +625,47 @@ fn a_peer_that_sends_no_messages_is_dropped_and_the_service_told() {
     until_both(&mut a, &mut b, |a, b| !a.closed.is_empty() && !b.closed.is_empty());
     assert_eq!((&a.echo().closed[..], &b.echo().closed[..]), (&[of_a][..], &[of_b][..]));
     assert_eq!(b.event_loop.counters.faults, 1);
+}
+
+#[test]
+fn what_is_to_be_saved_reaches_the_keeper_and_the_outcome_comes_back() {
+    let mut host = Host::new();
+    let (batches, wanted) = sync_channel(1);
+    let (outcome, saved) = sync_channel(1);
+    host.event_loop.keep_with(Keeper { batches, saved });
+    let wake = host.event_loop.waker();
+    let batch = Batch { contacts: Some(Vec::new()), ..Batch::default() };
+    host.echo().wishes.push(Wish::Save(batch.clone()));
+    let mut module = Module::new(host.api);
+    let mut found = None;
+    until(&mut host, &mut module, |_, _| {
+        found = found.take().or_else(|| wanted.try_recv().ok());
+        found.is_some()
+    });
+    assert_eq!(found.as_deref(), Some(&batch));
+    outcome.send(Saved::Durable).expect("the loop listens");
+    wake();
+    until(&mut host, &mut module, |host, _| !host.event_loop.service().saved.is_empty());
+    assert_eq!(host.echo().saved, [Saved::Durable]);
+}
+
+#[test]
+fn without_a_keeper_nothing_is_saved() {
+    let mut host = Host::new();
+    host.echo().wishes.push(Wish::Save(Batch::default()));
+    let mut module = Module::new(host.api);
+    until(&mut host, &mut module, |host, _| !host.event_loop.service().saved.is_empty());
+    assert_eq!(host.echo().saved, [Saved::Failed]);
+}
+
+#[test]
+fn a_keeper_that_is_gone_ends_the_loop() {
+    let mut host = Host::new();
+    let (batches, wanted) = sync_channel(1);
+    let (outcome, saved) = sync_channel(1);
+    host.event_loop.keep_with(Keeper { batches, saved });
+    drop((wanted, outcome));
+    host.event_loop.waker()();
+    let ended = (0..TURNS_MAX).find_map(|_| host.event_loop.turn(&mut host.events).err());
+    assert!(matches!(ended, Some(LoopError::HelperGone { helper: Helper::Keeper })), "{ended:?}");
 }

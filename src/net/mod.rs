@@ -59,17 +59,20 @@ mod verifier;
 mod loop_tests;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
 
 use crate::id::NodeId;
 use crate::identity::Puzzle;
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin};
+use crate::node::kept::{Batch, Saved};
 use crate::time::{Now, Time};
 use crate::wire::api::ApiRequest;
 use crate::wire::frame::Frame;
 
-pub use event_loop::{Ended, EventLoop, LoopError};
+pub use event_loop::{Ended, EventLoop, Helper, LoopError};
 pub use listener::{BindError, Listeners};
 
 /// What a user may set of a host.
@@ -105,6 +108,16 @@ impl Default for Options {
     }
 }
 
+/// Whoever saves what the service wants saved, on a thread of its own, and wakes the loop by
+/// [`EventLoop::waker`] when it has something to tell or ends.
+#[derive(Debug)]
+pub struct Keeper {
+    /// What is to be saved, all of it or nothing.
+    pub batches: SyncSender<Arc<Batch>>,
+    /// What became of each batch, in their order.
+    pub saved: Receiver<Saved>,
+}
+
 /// What the loop serves: the verbs of a [`Node`], which says more about each.
 pub trait Service {
     /// Whether another request of a client is welcome; if not, no API connection is read.
@@ -127,6 +140,8 @@ pub trait Service {
     fn on_frame(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions);
     /// A connection that was open ended otherwise than by an action.
     fn on_closed(&mut self, now: Now, conn: ConnId, out: &mut Actions);
+    /// The batch that was wanted saved is on disk, or is not.
+    fn on_saved(&mut self, now: Now, saved: Saved, out: &mut Actions);
     /// The moment of `next_deadline` has come.
     fn on_timeout(&mut self, now: Now, out: &mut Actions);
     /// When `on_timeout` must be called.
@@ -168,6 +183,10 @@ impl Service for Node {
 
     fn on_closed(&mut self, now: Now, conn: ConnId, out: &mut Actions) {
         self.on_closed(now, conn, out);
+    }
+
+    fn on_saved(&mut self, now: Now, saved: Saved, out: &mut Actions) {
+        self.on_saved(now, saved, out);
     }
 
     fn on_timeout(&mut self, now: Now, out: &mut Actions) {

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread;
 
 use mio::Waker;
@@ -66,16 +66,19 @@ impl Names {
         }
         match &self.helper {
             Some(helper) => helper.questions.try_send(question).map_err(|error| match error {
-                std::sync::mpsc::TrySendError::Full(question)
-                | std::sync::mpsc::TrySendError::Disconnected(question) => question,
+                TrySendError::Full(question) | TrySendError::Disconnected(question) => question,
             }),
             None => Err(question),
         }
     }
 
-    /// The next answer that is there.
-    pub(super) fn next_answer(&self) -> Option<Answer> {
-        self.helper.as_ref().and_then(|helper| helper.answers.try_recv().ok())
+    /// The next answer, if one is there.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRecvError::Disconnected`] if the thread is gone, which nothing but a panic ends.
+    pub(super) fn next_answer(&self) -> Result<Answer, TryRecvError> {
+        self.helper.as_ref().map_or(Err(TryRecvError::Empty), |helper| helper.answers.try_recv())
     }
 }
 
@@ -85,16 +88,27 @@ impl Helper {
         let (answer, answers) = sync_channel(NAMES_WAITING_MAX);
         // It ends when the loop drops its end of either channel.
         thread::Builder::new().name("names".to_owned()).spawn(move || {
+            let parting = Parting(waker); // before all that it has to outlive
+            let (asked, answer) = (asked, answer);
             for question in asked {
                 let addresses = (&*question.host, question.port)
                     .to_socket_addrs()
                     .map(|found| found.take(NAME_ADDRESSES_MAX).collect());
-                if answer.send(Answer { question, addresses }).is_err() || waker.wake().is_err() {
+                if answer.send(Answer { question, addresses }).is_err() || parting.0.wake().is_err() {
                     return;
                 }
             }
         })?;
         Ok(Self { questions, answers })
+    }
+}
+
+/// Wakes the loop when everything else of the thread is gone: the loop finds it so.
+struct Parting(Arc<Waker>);
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        let _ = self.0.wake(); // it fails only for a loop that is gone too
     }
 }
 
@@ -108,7 +122,7 @@ mod tests {
         let mut poll = Poll::new().expect("a poll");
         let waker = Arc::new(Waker::new(poll.registry(), Token(1)).expect("a waker"));
         let mut names = Names::new(waker);
-        assert!(names.next_answer().is_none());
+        assert!(matches!(names.next_answer(), Err(TryRecvError::Empty)));
         let host = Arc::from("localhost");
         names.ask(Question { dial: DialId(1), expect: None, host, port: 7 }).expect("nothing waits");
         let mut events = Events::with_capacity(4);

@@ -2,6 +2,8 @@
 
 use std::mem;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::TryRecvError;
 
 use log::{debug, warn};
 use mio::net::TcpStream;
@@ -12,12 +14,13 @@ use crate::limits::{DIALS_MAX, READ_BYTES_PER_TURN};
 use crate::net::Service;
 use crate::net::client::Answered;
 use crate::net::conn::{Fault, Incoming, Overdue, Phase, Queued, Side};
-use crate::net::event_loop::{EventLoop, Notice};
+use crate::net::event_loop::{EventLoop, Helper, LoopError, Notice};
 use crate::net::listener::Pool;
 use crate::net::names::Question;
 use crate::net::peer::{Dial, Peer, Pushed, Written};
 use crate::net::tls::TlsFault;
 use crate::node::action::{Action, ClientId, ConnId, DialError, DialId};
+use crate::node::kept::{Batch, Saved};
 use crate::node::params::Endpoint;
 
 impl<S: Service> EventLoop<S> {
@@ -38,6 +41,7 @@ impl<S: Service> EventLoop<S> {
                     let (head, value) = actions.bytes(message);
                     self.reply(*client, head, value);
                 }
+                Action::Save { batch } => self.save(batch),
                 Action::Close { conn, fault } => {
                     let open = self.connections.find(conn.0);
                     if let Some(slot) = open.filter(|slot| self.connections.at(*slot).phase == Phase::Open) {
@@ -102,9 +106,43 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
+    /// Has a batch saved. The service wants one at a time, so there is a place for it, unless
+    /// nobody saves here; that the keeper is gone, it says itself.
+    fn save(&mut self, batch: &Arc<Batch>) {
+        let taken = self.keeper.as_ref().is_some_and(|keeper| keeper.batches.try_send(batch.clone()).is_ok());
+        if !taken {
+            self.notices.push_back(Notice::Saved(Saved::Failed));
+        }
+    }
+
+    /// Takes note of what became of batches.
+    ///
+    /// # Errors
+    ///
+    /// If the keeper is gone.
+    pub(super) fn take_saved(&mut self) -> Result<(), LoopError> {
+        let Some(keeper) = &self.keeper else { return Ok(()) };
+        loop {
+            match keeper.saved.try_recv() {
+                Ok(saved) => self.notices.push_back(Notice::Saved(saved)),
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => return Err(LoopError::HelperGone { helper: Helper::Keeper }),
+            }
+        }
+    }
+
     /// Dials the addresses of the names that were resolved.
-    pub(super) fn dial_resolved(&mut self) {
-        while let Some(answer) = self.names.next_answer() {
+    ///
+    /// # Errors
+    ///
+    /// If the thread that resolves them is gone.
+    pub(super) fn dial_resolved(&mut self) -> Result<(), LoopError> {
+        loop {
+            let answer = match self.names.next_answer() {
+                Ok(answer) => answer,
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => return Err(LoopError::HelperGone { helper: Helper::Names }),
+            };
             let question = answer.question;
             let mut left = answer.addresses.unwrap_or_else(|error| {
                 warn!("name not resolved name={} fault=\"{error}\"", question.host);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::id::{Key, NodeId};
 use crate::limits::HELLO_TIMEOUT;
+use crate::node::kept::Batch;
 use crate::node::params::Endpoint;
 use crate::wire::api::ApiReply;
 use crate::wire::codec::WireError;
@@ -127,6 +128,11 @@ pub enum Action {
         /// how many such lines are too many.
         fault: Option<Fault>,
     },
+    /// Keep this over a restart, and say so by `on_saved`, once. No other batch is wanted before.
+    Save {
+        /// What.
+        batch: Arc<Batch>,
+    },
 }
 
 /// A message in the buffer of an [`Actions`]: see [`Actions::bytes`].
@@ -214,6 +220,11 @@ impl Actions {
 
     fn reply(&mut self, client: ClientId, head: Range<usize>, value: Option<Arc<[u8]>>) {
         self.list.push(Action::Reply { client, message: Encoded { head, value } });
+    }
+
+    /// Wants `batch` kept.
+    pub(crate) fn save(&mut self, batch: Batch) {
+        self.list.push(Action::Save { batch: Arc::new(batch) });
     }
 
     /// Wants a connection closed.

@@ -13,13 +13,16 @@ use crate::id::{Key, NodeId, RpcId};
 use crate::lookup::Step;
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError};
-use crate::node::jobs::{Job, JobId};
+use crate::node::jobs::JobId;
 use crate::node::peers::Ending;
+use crate::node::repair::RepairId;
+use crate::node::replicating::OfferId;
+use crate::node::timers::Timer;
 use crate::pending::{Request as PendingRequest, Taken};
 use crate::record::{Record, age_at};
 use crate::time::{Now, Time};
 use crate::wire::codec::List;
-use crate::wire::peer::{Content, PeerMessage, RecordBlock, Reply, Request, Want};
+use crate::wire::peer::{PeerMessage, RecordBlock, Reply, Request, StoreOutcome, Want};
 
 /// A request to a peer, and what it is for.
 #[derive(Clone, Copy, Debug)]
@@ -44,12 +47,22 @@ pub(super) enum Purpose {
     /// The next step of a search: FIND VALUE for a GET; for a PUT too, to learn who holds an older
     /// record; FIND NODE otherwise.
     Search(JobId),
+    /// The value of which it has told a GET the head.
+    Fetch(JobId),
     /// A copy of what a PUT stores, in its spreading of that number.
     Store(JobId, u32),
+    /// A copy of what a GET has found, for it was behind.
+    Repair(RepairId),
     /// Whether it is there.
     Check,
-    /// A record that it is nearer to than we are.
+    /// A copy of a record that it lacks.
     HandOver(Key),
+    /// Which of the records that it is offered it lacks.
+    Offer(OfferId),
+    /// What it holds, from that key on.
+    Sync(Key),
+    /// A record that it holds and this node has missed.
+    Missed(Key),
 }
 
 /// Sending.
@@ -80,6 +93,10 @@ impl Node {
             self.counters.requests_dropped += 1;
             return false;
         }
+        if let Purpose::Search(job) = ask.why {
+            // Until it is sent: a handshake takes a few round trips.
+            self.timers.set(Timer::Late(job, ask.to.id), now.mono + self.params.rpc_timeout / 2);
+        }
         match route {
             Some(conn) => self.transmit(now, conn, rpc, out),
             None if self.peers.wait_for_dial(&ask.to.id, rpc) => {}
@@ -98,46 +115,58 @@ impl Node {
         ask.conn = Some(conn);
         ask.since = now.mono;
         let ask = *ask;
-        if self.write_request(now, conn, rpc, ask.why, out) {
+        if self.write_request(now, conn, rpc, &ask, out) {
             self.peers.asked(conn);
             self.counters.rpcs_sent += 1;
+            if let Purpose::Search(job) = ask.why {
+                self.timers.set(Timer::Late(job, ask.to.id), now.mono + self.params.rpc_timeout / 4);
+            }
         } else {
             self.pending.take(&rpc, &ask.to.id);
         }
     }
 
-    fn write_request(&mut self, now: Now, conn: ConnId, rpc: RpcId, why: Purpose, out: &mut Actions) -> bool {
+    fn write_request(&mut self, now: Now, conn: ConnId, rpc: RpcId, ask: &Ask, out: &mut Actions) -> bool {
+        let to = ask.to.id;
         let store = |record: &Record, expires: Time, out: &mut Actions| {
             let block = block_of(record, expires, now.mono);
             out.send(conn, &PeerMessage::Request(rpc, Request::Store(block)), Some(record.value.clone()));
         };
-        match why {
+        match ask.why {
             Purpose::Check => out.send(conn, &PeerMessage::Request(rpc, Request::Ping), None),
-            Purpose::Search(job) => {
-                let request = match self.jobs.find(job) {
-                    Some(Job::Get(get)) => Request::FindValue { key: get.key, want: Want::default() },
-                    Some(Job::Put(put)) => {
-                        Request::FindValue { key: put.record.key, want: Want { contacts: true, head_only: true } }
-                    }
-                    Some(_) => match self.jobs.lookup(job) {
-                        Some(lookup) => Request::FindNode { target: *lookup.target() },
-                        None => return false,
-                    },
-                    None => return false,
-                };
-                out.send(conn, &PeerMessage::Request(rpc, request), None);
-            }
+            Purpose::Search(job) => match self.find_value_for(job, &to) {
+                Some(request) => out.send(conn, &PeerMessage::Request(rpc, request), None),
+                None => return false,
+            },
+            Purpose::Fetch(job) => match self.jobs.get(job) {
+                Some(get) => {
+                    let request = Request::FindValue { key: get.key, want: Want::default() };
+                    out.send(conn, &PeerMessage::Request(rpc, request), None);
+                }
+                None => return false,
+            },
             Purpose::Store(job, round) => match self.jobs.put(job) {
                 Some(put) if put.round == round => store(&put.record, put.expires, out),
                 Some(_) | None => return false,
             },
+            Purpose::Repair(id) => match self.repairs.copy(id) {
+                Some((record, expires)) => store(record, expires, out),
+                None => return false,
+            },
             Purpose::HandOver(key) => {
                 if let Some(held) = self.storage.find(now.mono, &key) {
                     store(&held.record, held.expires, out);
+                    self.counters.repairs += 1;
                 } else {
-                    self.handed(now);
+                    self.handed(now, &to);
                     return false;
                 }
+            }
+            Purpose::Offer(offer) => return self.write_offer(now, conn, rpc, offer, out),
+            Purpose::Sync(from) => return self.write_sync(conn, rpc, from, out),
+            Purpose::Missed(key) => {
+                let request = Request::FindValue { key, want: Want::default() };
+                out.send(conn, &PeerMessage::Request(rpc, request), None);
             }
         }
         true
@@ -152,9 +181,10 @@ impl Node {
                         && let Some(lookup) = self.jobs.lookup(job)
                     {
                         lookup.on_silence(&contact.id);
+                        self.value_missed(job, &contact.id);
                     }
                 }
-                Step::Wait => return,
+                Step::Wait => return self.read_on(now, job, out),
                 Step::Done => return self.search_done(now, job, out),
             }
         }
@@ -163,6 +193,15 @@ impl Node {
 
 /// What becomes of a request.
 impl Node {
+    /// `id` takes longer to answer a search than most would: another is asked meanwhile.
+    pub(super) fn answer_late(&mut self, now: Now, job: JobId, id: &NodeId, out: &mut Actions) {
+        if let Some(lookup) = self.jobs.lookup(job) {
+            lookup.on_lateness(id);
+            self.value_missed(job, id);
+            self.drive(now, job, out);
+        }
+    }
+
     /// A reply came in over `conn` from `from`, who sits at `address`.
     pub(super) fn on_reply(
         &mut self,
@@ -188,20 +227,42 @@ impl Node {
             }
         };
         self.someone_answered(now, out);
+        if let Purpose::Search(job) = ask.why {
+            self.timers.cancel(Timer::Late(job, from));
+        }
         match (ask.why, reply) {
-            (Purpose::Search(job), Reply::Nodes(contacts)) => self.nodes_found(now, job, from, address, contacts, out),
+            (Purpose::Search(job), Reply::Nodes(contacts)) => {
+                self.nothing_heard(job, ask.to);
+                self.nodes_found(now, job, from, address, contacts, out);
+            }
             (Purpose::Search(job), Reply::Value { contacts, record }) if self.may_find_value(job) => {
-                if !self.value_found(now, job, &from, &record, out) {
-                    self.nodes_found(now, job, from, address, contacts, out);
-                }
+                self.record_heard(now, job, ask.to, &record, out);
+                self.nodes_found(now, job, from, address, contacts, out);
+            }
+            (Purpose::Fetch(job), Reply::Value { record, .. }) => self.record_heard(now, job, ask.to, &record, out),
+            (Purpose::Fetch(job), Reply::Nodes(_)) => {
+                self.nothing_heard(job, ask.to);
+                self.read_on(now, job, out);
             }
             (Purpose::Store(job, round), Reply::Stored { key, outcome, held }) if self.is_current(job, round, &key) => {
+                if outcome == StoreOutcome::Held {
+                    self.heard_to_hold(now, &key, held, &from);
+                }
                 self.copy_answered(now, job, &ask, (outcome, held), out);
             }
             (Purpose::Check, Reply::Pong) => self.checked(&from),
+            (Purpose::HandOver(key), Reply::Stored { key: of, outcome, held }) if of == key => {
+                self.copy_taken(now, &ask, &key, (outcome, held));
+            }
+            (Purpose::Offer(offer), Reply::Wanted(keys)) => self.offer_answered(now, offer, keys),
+            (Purpose::Sync(first), Reply::Synced { more, entries }) => self.page_told(now, &ask, first, more, entries),
+            (Purpose::Missed(key), Reply::Value { record, .. }) if record.key == key => {
+                self.fetched(now, &ask, &record);
+            }
+            (Purpose::Missed(_), Reply::Nodes(_)) => self.request_failed(now, &ask, out),
             (_, reply) => {
-                let stored =
-                    matches!((ask.why, reply), (Purpose::HandOver(_) | Purpose::Store(..), Reply::Stored { .. }));
+                let copy = matches!(ask.why, Purpose::HandOver(_) | Purpose::Store(..) | Purpose::Repair(_));
+                let stored = copy && matches!(reply, Reply::Stored { .. });
                 if !stored && !matches!(reply, Reply::Error(_)) {
                     self.counters.replies_dropped += 1;
                 }
@@ -231,14 +292,23 @@ impl Node {
     fn request_over(&mut self, now: Now, ask: &Ask, out: &mut Actions) {
         match ask.why {
             Purpose::Search(job) => {
+                self.value_missed(job, &ask.to.id);
                 if let Some(lookup) = self.jobs.lookup(job) {
                     lookup.on_failure(&ask.to.id);
                     self.drive(now, job, out);
                 }
             }
+            Purpose::Fetch(job) => {
+                self.value_missed(job, &ask.to.id);
+                self.read_on(now, job, out);
+            }
             Purpose::Store(job, round) => self.copy_failed(now, job, round, out),
+            Purpose::Repair(id) => self.repairs.copy_over(id),
             Purpose::Check => self.checked(&ask.to.id),
-            Purpose::HandOver(_) => self.handed(now),
+            Purpose::HandOver(_) => self.handed(now, &ask.to.id),
+            Purpose::Offer(offer) => self.offer_over(now, offer),
+            Purpose::Sync(_) => self.neighbour_failed(now, &ask.to.id),
+            Purpose::Missed(key) => self.fetch_over(now, &key),
         }
     }
 
@@ -270,12 +340,20 @@ impl Node {
             self.counters.rpcs_silent += 1;
             match ask.why {
                 Purpose::Search(job) => {
+                    self.value_missed(job, &ask.to.id);
                     if let Some(lookup) = self.jobs.lookup(job) {
                         lookup.on_silence(&ask.to.id);
                         self.drive(now, job, out);
                     }
                 }
-                Purpose::Store(..) | Purpose::Check | Purpose::HandOver(_) => self.request_over(now, &ask, out),
+                Purpose::Store(..)
+                | Purpose::Check
+                | Purpose::HandOver(_)
+                | Purpose::Offer(_)
+                | Purpose::Sync(_)
+                | Purpose::Fetch(_)
+                | Purpose::Missed(_)
+                | Purpose::Repair(_) => self.request_over(now, &ask, out),
             }
             match ask.conn {
                 // Nothing at all came since it was asked: a connection that died without a word, to
@@ -302,14 +380,5 @@ impl Node {
 
 /// `record` as it is sent at `now`.
 pub(super) fn block_of(record: &Record, expires: Time, now: Time) -> RecordBlock<'_> {
-    RecordBlock {
-        ttl: record.ttl,
-        replication: record.replication,
-        class: record.class,
-        key: record.key,
-        version: record.version,
-        age: age_at(now, record.ttl, expires),
-        check: record.check,
-        content: Content::Value(&record.value),
-    }
+    RecordBlock::of(record, age_at(now, record.ttl, expires))
 }

@@ -4,14 +4,18 @@
 //! life. Upkeep has two kinds, clients have two. Who waits, waits here.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use crate::contact::Contact;
 use crate::id::{Key, KeyMap, KeySeed, NodeId};
 use crate::limits::{CLIENT_PUT_BYTES_MAX, CLIENT_REQUESTS_MAX};
 use crate::lookup::Lookup;
 use crate::node::action::ClientId;
-use crate::record::Record;
-use crate::time::Time;
+use crate::node::reading::{Phase, Reading};
+use crate::node::versions::Seen;
+use crate::record::{Class, Life, Rank, Record, Version};
+use crate::time::{Now, Time};
+use crate::wire::peer::{Content, RecordBlock};
 
 /// Names a job; never used for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,7 +29,7 @@ pub(super) enum Job {
     /// Looking up a point of a bucket that is stale.
     Refresh(Lookup),
     /// A client wants a value.
-    Get(Get),
+    Get(Box<Get>),
     /// A value is to be held by the nodes nearest to its key.
     Put(Box<Put>),
 }
@@ -43,6 +47,10 @@ pub(super) struct Get {
     pub(super) since: Time,
     /// Whether this is the second search, which there is when the first met silence.
     pub(super) again: bool,
+    /// What was heard so far.
+    pub(super) reading: Reading,
+    /// Whether the search is under way.
+    pub(super) phase: Phase,
 }
 
 /// A PUT that is not over.
@@ -66,10 +74,28 @@ pub(super) struct Put {
     pub(super) outdated: Vec<NodeId>,
     /// Copies whose reply is awaited.
     pub(super) in_flight: usize,
+    /// What receivers of this spreading claim to hold instead, where a claim proves nothing.
+    pub(super) claims: Vec<Rank>,
     /// How often it was spread: replies to an earlier spreading do not count.
     pub(super) round: u32,
-    /// Whether its version was drawn anew, which happens once.
+    /// Whether its version was drawn anew because a holder has a larger one, which happens once.
     pub(super) redrawn: bool,
+    /// The largest plain version that its search met ahead of this node's clock: it is drawn anew
+    /// above it before the first copy leaves.
+    pub(super) ahead: Option<Version>,
+    /// The pause before its next attempt.
+    pub(super) pause: Duration,
+    /// Where it comes from.
+    pub(super) origin: PutOrigin,
+}
+
+/// Where a PUT comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PutOrigin {
+    /// A client has just asked for it: it tries again until `request_timeout`.
+    Client,
+    /// It was kept since then: it makes one attempt, and is kept again if that fails.
+    Kept,
 }
 
 /// How far a PUT has come.
@@ -92,21 +118,61 @@ pub(super) enum Target {
     Peer(Contact),
 }
 
+impl Target {
+    /// Whether both are one node.
+    pub(super) fn is(&self, other: &Target) -> bool {
+        match (self, other) {
+            (Target::Me, Target::Me) => true,
+            (Target::Peer(one), Target::Peer(other)) => one.id == other.id,
+            (Target::Me, Target::Peer(_)) | (Target::Peer(_), Target::Me) => false,
+        }
+    }
+}
+
 impl Put {
-    /// A PUT that nobody was asked about yet.
-    pub(super) fn new(client: Option<ClientId>, record: Record, expires: Time, stage: PutStage) -> Self {
+    /// A PUT that nobody was asked about yet, whose next attempt is so much later if it fails.
+    pub(super) fn new(
+        client: Option<ClientId>,
+        record: Record,
+        expires: Time,
+        origin: PutOrigin,
+        pause: Duration,
+    ) -> Self {
         Self {
             client,
             record,
             expires,
-            stage,
+            stage: PutStage::Parked,
             holders: Vec::new(),
             wanted: 0,
             spares: VecDeque::new(),
             outdated: Vec::new(),
             in_flight: 0,
+            claims: Vec::new(),
             round: 0,
             redrawn: false,
+            ahead: None,
+            pause,
+            origin,
+        }
+    }
+
+    /// The search met a record at `from`: a smaller one is to be replaced; above a plain version
+    /// that is ahead of the own clock, this PUT is drawn anew.
+    ///
+    /// Nothing else follows from it, for a head proves nothing: only whoever refuses a copy for a
+    /// larger record ends a PUT.
+    pub(super) fn met(&mut self, now: Now, from: NodeId, block: &RecordBlock<'_>) {
+        if block.key != self.record.key || block.version.is_too_early(now.wall) {
+            return;
+        }
+        let rank = Rank { class: block.class, life: Life::Alive, version: block.version };
+        let smaller = Seen::of(rank) < Seen::of(self.record.rank());
+        if smaller && block.content != Content::Tombstone && !self.outdated.contains(&from) {
+            self.outdated.push(from);
+        }
+        if block.class == Class::Plain && self.record.class == Class::Plain && block.version.time() > now.wall {
+            self.ahead = self.ahead.max(Some(block.version));
         }
     }
 
@@ -120,10 +186,22 @@ impl Put {
         self.round > 0 && self.wanted > 0 && self.holders.len() >= self.wanted
     }
 
+    /// What it is superseded by, if more claim to hold something larger than hold it: one who lies
+    /// ends nothing.
+    pub(super) fn outvoted(&self) -> Option<Rank> {
+        let largest = self.claims.iter().copied().max_by_key(|rank| Seen::of(*rank));
+        largest.filter(|_| self.claims.len() > self.holders.len())
+    }
+
     /// Takes the next one to be handed a copy out of the spares; `None` while enough hold one, or
     /// will, and nobody is left who holds an older record.
+    ///
+    /// Whoever claims to hold something larger is in the place of a holder until all have answered,
+    /// and where most claim it: beyond them are nodes that would hold what is out of date.
     pub(super) fn next_target(&mut self) -> Option<Target> {
-        let enough = self.holders.len() + self.in_flight >= usize::from(self.record.replication);
+        let is_open = self.in_flight > 0 || self.outvoted().is_some();
+        let claims = if is_open { self.claims.len() } else { 0 };
+        let enough = self.holders.len() + self.in_flight + claims >= usize::from(self.record.replication);
         let outdated = |target: &Target| match target {
             Target::Me => false,
             Target::Peer(contact) => self.outdated.contains(&contact.id),
@@ -195,6 +273,14 @@ impl Jobs {
         self.under_way.get_mut(&id)
     }
 
+    /// The GET, if it is one and not over.
+    pub(super) fn get(&mut self, id: JobId) -> Option<&mut Get> {
+        match self.under_way.get_mut(&id) {
+            Some(Job::Get(get)) => Some(get),
+            _ => None,
+        }
+    }
+
     /// The PUT, if it is one and not over.
     pub(super) fn put(&mut self, id: JobId) -> Option<&mut Put> {
         match self.under_way.get_mut(&id) {
@@ -222,6 +308,12 @@ impl Jobs {
             Some(Job::Put(put)) => Some((id, put)),
             _ => None,
         }
+    }
+
+    /// Whether no later PUT of the same key was taken.
+    pub(super) fn is_latest(&mut self, id: JobId) -> bool {
+        let key = self.put(id).map(|put| put.record.key);
+        key.is_some_and(|key| self.writing.get(&key) == Some(&id))
     }
 
     /// Whether another request of a client is welcome.

@@ -10,20 +10,36 @@
 //! of the answers on one API connection.
 //!
 //! The files: [`params`] what may be set; [`action`] what it wants done; `peers` connections;
-//! `ask` requests to peers; `client` requests of modules; `serve` requests of peers; `upkeep`
-//! what it does of its own accord; `jobs` and `timers` what is under way, and until when.
+//! `ask` requests to peers; `get` and `put` requests of modules, with `client` what both share,
+//! `reading` what a GET has heard, `versions` what was read and written before, `repair` and
+//! `keeping` what goes on after the answer; `serve` requests of peers; `holding` and `saving` what
+//! is held, in memory and on disk; `upkeep`, `joining`, `syncing`, `replicating`, `offering` and
+//! `leaving` what it does of its own accord; `jobs` and `timers` what is under way, and until when.
 
 pub mod action;
 mod ask;
 mod client;
+mod get;
+mod holding;
 mod jobs;
+mod joining;
+mod keeping;
+pub mod kept;
+mod leaving;
+mod offering;
 pub mod params;
 mod peers;
+mod put;
+mod reading;
+mod repair;
+mod replicating;
+mod saving;
 mod serve;
+mod syncing;
 mod timers;
 mod upkeep;
+mod versions;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use rand::rngs::StdRng;
@@ -31,19 +47,25 @@ use rand::{RngExt, SeedableRng};
 
 use crate::contact::Contact;
 use crate::counters::NodeCounters;
-use crate::id::{Key, KeySeed, NodeId};
+use crate::id::{KeySeed, NodeId};
 use crate::limits::{EXPIRED_PER_TURN_MAX, PENDING_MAX};
 use crate::lookup::Lookup;
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Fault, Origin};
 use crate::node::ask::Ask;
 use crate::node::jobs::{Job, Jobs};
+use crate::node::keeping::Keeping;
+use crate::node::kept::{KeptKey, Saved};
 use crate::node::params::Params;
 use crate::node::peers::{Ending, Peers};
+use crate::node::repair::Repairs;
+use crate::node::saving::Saving;
 use crate::node::timers::{Timer, Timers};
 pub use crate::node::upkeep::Standing;
 use crate::node::upkeep::Upkeep;
+use crate::node::versions::Versions;
 use crate::pending::Pending;
 use crate::record::Version;
+use crate::record::envelope::Unverified;
 use crate::routing::Table;
 use crate::storage::Storage;
 use crate::time::{Now, Time};
@@ -74,8 +96,13 @@ pub struct Node {
     jobs: Jobs,
     timers: Timers,
     upkeep: Upkeep,
-    /// Keys of records that were PUT here while nobody could be asked; they are held.
-    unspread: BTreeSet<Key>,
+    saving: Saving,
+    /// PUTs that too few others hold yet.
+    keeping: Keeping,
+    /// Copies on their way to nodes that were behind.
+    repairs: Repairs,
+    /// What was last read and written through this node.
+    versions: Versions,
     /// The 16 bits below the milliseconds of every version drawn here.
     version_tail: u16,
     /// The version drawn last, of whatever key.
@@ -108,13 +135,16 @@ impl Node {
             me,
             counters: NodeCounters::default(),
             table: Table::new(me.id, params.k),
-            storage: Storage::new(params.storage_bytes_max, keys),
-            pending: Pending::new(PENDING_MAX, params.request_timeout, keys),
-            peers: Peers::new(keys),
-            jobs: Jobs::new(keys),
+            storage: Storage::new(me.id, params.storage_bytes_max, keys.clone()),
+            pending: Pending::new(PENDING_MAX, params.request_timeout, keys.clone()),
+            peers: Peers::new(keys.clone()),
+            jobs: Jobs::new(keys.clone()),
             timers,
-            upkeep: Upkeep::new(params.bootstraps.len()),
-            unspread: BTreeSet::new(),
+            upkeep: Upkeep::new(now, params.bootstraps.len()),
+            saving: Saving::default(),
+            keeping: Keeping::default(),
+            repairs: Repairs::default(),
+            versions: Versions::new(keys),
             version_tail: rng.random(),
             last_version: Version::from_bits(0),
             refusal_logged: None,
@@ -124,10 +154,24 @@ impl Node {
         }
     }
 
+    /// Takes back what was kept of a key in an earlier run, before anything else happens.
+    ///
+    /// # Errors
+    ///
+    /// [`Unverified`] if the record does not prove what its class claims; nothing is taken then.
+    pub fn restore(&mut self, now: Now, kept: KeptKey) -> Result<(), Unverified> {
+        self.take_back(now, kept)
+    }
+
+    /// Takes back a contact of an earlier run: it is dialled beside the bootstraps.
+    pub fn remember(&mut self, now: Now, contact: Contact) {
+        self.take_back_contact(now, contact);
+    }
+
     /// Whether another request of a client is welcome; if not, the host reads no API connection
     /// until one of those under way has ended.
     pub fn wants_requests(&self) -> bool {
-        self.jobs.have_room() && !self.is_leaving()
+        self.jobs.have_room() && !self.saving.is_full() && !self.is_leaving()
     }
 
     /// A client asks. Answered by one [`action::Action::Reply`], now or later; a PUT that did not
@@ -137,6 +181,7 @@ impl Node {
             ApiRequest::Get { key } => self.start_get(now, client, key, out),
             ApiRequest::Put(put) => self.start_put(now, client, &put, out),
         }
+        self.finish(now, out);
     }
 
     /// A TLS handshake ended: whoever is at the other end of `conn` is `peer`, seen at `address`.
@@ -155,13 +200,13 @@ impl Node {
     /// No connection came of a dial.
     pub fn on_dial_failed(&mut self, now: Now, dial: DialId, error: DialError, out: &mut Actions) {
         self.dial_failed(now, dial, error, out);
-        self.leave_if_done(now, out);
+        self.finish(now, out);
     }
 
     /// A whole message arrived from a peer. The node decodes it, and judges it.
     pub fn on_frame(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions) {
         self.take_message(now, conn, frame, out);
-        self.leave_if_done(now, out);
+        self.finish(now, out);
     }
 
     fn take_message(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions) {
@@ -194,8 +239,18 @@ impl Node {
 
     /// A connection ended, by the peer or by a fault of it that the host saw.
     pub fn on_closed(&mut self, now: Now, conn: ConnId, out: &mut Actions) {
+        let peer = self.peers.find(conn).map(|conn| conn.peer);
         self.conn_ended(now, conn, Ending::Closed, out);
-        self.leave_if_done(now, out);
+        if let Some(peer) = peer {
+            self.suspect(now, &peer, out);
+        }
+        self.finish(now, out);
+    }
+
+    /// The batch that was wanted kept is on disk, or is not.
+    pub fn on_saved(&mut self, now: Now, saved: Saved, out: &mut Actions) {
+        self.saved(now, saved, out);
+        self.finish(now, out);
     }
 
     /// A deadline has come.
@@ -213,17 +268,31 @@ impl Node {
             match timer {
                 Timer::Join => self.join(now, out),
                 Timer::Refresh => self.refresh(now, out),
-                Timer::HandOver => self.hand_over(now, out),
-                Timer::Retry(job) => self.search_holders(now, job, out),
+                Timer::Spread => self.spread_kept(now, out),
+                Timer::Watch => self.watch(now, out),
+                Timer::Settle => self.settle(now),
+                Timer::Sync => self.sync(now, out),
+                Timer::Replicate => self.replicate(now, out),
+                Timer::Late(job, id) => self.answer_late(now, job, &id, out),
+                Timer::Retry(job) => self.retry_put(now, job, out),
+                Timer::Save => self.save(now, out),
                 Timer::Leave => self.go(now, out),
                 Timer::Answer(job) => match self.jobs.find(job) {
                     Some(Job::Get(_)) => self.give_up_get(now, job, out),
-                    Some(Job::Put(_)) => self.put_timed_out(job, out),
+                    Some(Job::Put(_)) => self.put_timed_out(now, job, out),
                     Some(Job::Join(_) | Job::Refresh(_)) | None => {}
                 },
             }
         }
-        self.storage.expire(now.mono, EXPIRED_PER_TURN_MAX);
+        let due = self.storage.sweep(now, EXPIRED_PER_TURN_MAX);
+        self.begin_round(now, &due);
+        self.finish(now, out);
+    }
+
+    /// What every verb ends with.
+    fn finish(&mut self, now: Now, out: &mut Actions) {
+        self.note_changes(now);
+        self.note_contacts(now);
         self.leave_if_done(now, out);
     }
 
@@ -234,7 +303,7 @@ impl Node {
             return None;
         }
         let deadlines =
-            [self.timers.next(), self.peers.next_deadline(), self.pending.next_deadline(), self.storage.next_expiry()];
+            [self.timers.next(), self.peers.next_deadline(), self.pending.next_deadline(), self.storage.next_due()];
         deadlines.into_iter().flatten().min()
     }
 

@@ -37,6 +37,17 @@ pub struct Params {
     pub rpc_timeout: Duration,
     /// A bucket that saw no lookup for so long is refreshed (Kademlia, section 2.3: one hour).
     pub refresh_interval: Duration,
+    /// Holders that must agree before a GET ends early, though never more than hold the record
+    /// (`PROTOCOL.md` 3).
+    pub read_quorum: u8,
+    /// Whether a GET may end early at all.
+    pub reads: Reads,
+    /// A record is offered to those who shall hold it at least so often.
+    pub replicate_interval: Duration,
+    /// When a record counts as held.
+    pub durability: Durability,
+    /// Which addresses are told apart by their groups.
+    pub address_groups: AddressGroups,
     /// From the wish to stop to the end of the process.
     pub leave_timeout: Duration,
     /// Bytes that the records held here may take, in memory.
@@ -66,6 +77,11 @@ impl Default for Params {
             request_timeout: Duration::from_secs(10),
             rpc_timeout: Duration::from_secs(2),
             refresh_interval: Duration::from_hours(1),
+            read_quorum: 2,
+            reads: Reads::Quorum,
+            replicate_interval: Duration::from_hours(1),
+            durability: Durability::INTERVAL,
+            address_groups: AddressGroups::Public,
             leave_timeout: Duration::from_secs(10),
             storage_bytes_max: 256 << 20,
             peer_connections_max: 4096,
@@ -180,6 +196,40 @@ pub enum Serving {
     Yes,
     /// It is a client: it asks and is answered, and holds nothing.
     No,
+}
+
+/// How far a GET goes (`PROTOCOL.md` 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// It ends when `read_quorum` holders agree.
+    Quorum,
+    /// It always hears all of the k closest (`secure = yes`).
+    Secure,
+}
+
+/// When a record that was taken counts as held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Once it is on disk: whoever was told that it is held finds it after any crash.
+    Always,
+    /// At once; it is on disk so much later at most.
+    Interval(Duration),
+    /// At once; it lives in memory alone.
+    None,
+}
+
+impl Durability {
+    /// What `durability = interval` means: at most a second is lost.
+    pub const INTERVAL: Self = Self::Interval(Duration::from_secs(1));
+}
+
+/// Whose share of a storage is bounded by the group of their address: /24 of IPv4, /48 of IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressGroups {
+    /// All but loopback and private addresses.
+    Public,
+    /// All: for tests on one machine.
+    Strict,
 }
 
 /// Which address families can be dialled.

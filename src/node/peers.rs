@@ -110,7 +110,7 @@ impl Peers {
     pub(super) fn new(seed: KeySeed) -> Self {
         Self {
             conns: BTreeMap::new(),
-            by_id: KeyMap::with_hasher(seed),
+            by_id: KeyMap::with_hasher(seed.clone()),
             deadlines: BTreeSet::new(),
             dials: BTreeMap::new(),
             dialling: KeyMap::with_hasher(seed),
@@ -154,6 +154,23 @@ impl Peers {
     /// Whether nothing came on `conn` since `since`.
     pub(super) fn silent_since(&self, conn: ConnId, since: Time) -> bool {
         self.conns.get(&conn).is_some_and(|conn| conn.heard < since)
+    }
+
+    /// When something last came from `id`; `None` without a connection to it.
+    pub(super) fn last_heard(&self, id: &NodeId) -> Option<Time> {
+        self.by_id.get(id)?.iter().map(|conn| self.conns[conn].heard).max()
+    }
+
+    /// Where the peer at the other end of `conn` may be dialled, if it may.
+    pub(super) fn contact_at(&self, conn: ConnId) -> Option<Contact> {
+        let conn = self.conns.get(&conn)?;
+        match conn.origin {
+            Origin::Dialled(_) => Some(Contact::new(conn.peer, conn.address)),
+            Origin::Accepted => {
+                let address = SocketAddr::new(conn.address.ip(), conn.port);
+                (conn.port != 0).then(|| Contact::new(conn.peer, address))
+            }
+        }
     }
 
     /// Sets the deadline of a connection, whatever it was.

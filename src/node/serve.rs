@@ -9,8 +9,10 @@ use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
 use crate::node::ask::block_of;
 use crate::node::params::Serving;
-use crate::record::{Class, Record, end_of_life};
-use crate::storage::Stored;
+use crate::node::saving::{OnDisk, Waiter};
+use crate::record::envelope::verify;
+use crate::record::{Age, Class, Giver, Life, Rank, Ttl, Version, end_of_life};
+use crate::storage::{Judgement, Stored};
 use crate::time::Now;
 use crate::wire::codec::List;
 use crate::wire::peer::{Content, ErrorCode, PeerMessage, RecordBlock, Reply, Request, StoreOutcome, Want};
@@ -34,11 +36,15 @@ impl Node {
             Request::Ping => out.send(conn, &PeerMessage::Reply(rpc, Reply::Pong), None),
             Request::FindNode { target } => self.give_nodes(conn, from, rpc, &target, out),
             Request::FindValue { key, want } => self.give_value(now, conn, from, rpc, &key, want, out),
-            Request::Store(block) => self.take_copy(now, conn, rpc, &block, out),
-            // Versions are not exchanged yet: "no such service" rather than a wrong list.
-            Request::Offer(_) | Request::Sync { .. } => {
-                out.send(conn, &error(rpc, ErrorCode::SERVER_ERROR), None);
+            Request::Store(block) => {
+                self.take_copy(now, conn, rpc, &block, out);
+                if self.peers.contact_at(conn).is_some() {
+                    let rank = Rank { class: block.class, life: Life::Alive, version: block.version };
+                    self.heard_to_hold(now, &block.key, rank, from);
+                }
             }
+            Request::Offer(entries) => self.take_offer(now, conn, from, rpc, entries, out),
+            Request::Sync { from, to } => self.tell_page(now, conn, rpc, from..=to, out),
         }
     }
 
@@ -69,60 +75,102 @@ impl Node {
         if want.contacts || self.storage.find(now.mono, key).is_none() {
             self.nearest_for(to, key);
         }
-        let Some(held) = self.storage.find(now.mono, key) else {
-            return out.send(conn, &PeerMessage::Reply(rpc, Reply::Nodes(List::lend(&self.nearby))), None);
+        let held = self.storage.find(now.mono, key);
+        let over = self.storage.tombstone(now.mono, key).and_then(|tombstone| tombstone.plain);
+        let (record, value) = match (held, over) {
+            (Some(held), _) if want.head_only => {
+                (RecordBlock { content: Content::Head, ..block_of(&held.record, held.expires, now.mono) }, None)
+            }
+            (Some(held), _) => (block_of(&held.record, held.expires, now.mono), Some(held.record.value.clone())),
+            (None, Some(version)) => (tombstone_block(*key, version), None),
+            (None, None) => {
+                let nodes = Reply::Nodes(List::lend(&self.nearby));
+                return out.send(conn, &PeerMessage::Reply(rpc, nodes), None);
+            }
         };
-        let mut block = block_of(&held.record, held.expires, now.mono);
-        let value = if want.head_only {
-            block.content = Content::Head;
-            None
-        } else {
-            Some(held.record.value.clone())
-        };
-        let contacts = List::lend(if want.contacts { &self.nearby[..] } else { &[] });
-        out.send(conn, &PeerMessage::Reply(rpc, Reply::Value { contacts, record: block }), value);
+        // No search ends with a tombstone: it is given contacts whether it wants them or not.
+        let named = want.contacts || held.is_none();
+        let contacts = List::lend(if named { &self.nearby[..] } else { &[] });
+        out.send(conn, &PeerMessage::Reply(rpc, Reply::Value { contacts, record }), value);
     }
 
     fn take_copy(&mut self, now: Now, conn: ConnId, rpc: RpcId, block: &RecordBlock<'_>, out: &mut Actions) {
-        let reply = match self.store_copy(now, block) {
-            Ok(reply) => reply,
-            Err(code) => Reply::Error(code),
+        let reply = match self.store_copy(now, block, self.giver_at(conn)) {
+            Ok(rank) => {
+                let waits = self.wait_for_disk(now, block.key, Waiter::Copy(conn, rpc, rank));
+                if waits == OnDisk::Later {
+                    return;
+                }
+                Reply::Stored { key: block.key, outcome: StoreOutcome::Held, held: rank }
+            }
+            Err(NotStored::Larger(held)) => Reply::Stored { key: block.key, outcome: StoreOutcome::Larger, held },
+            Err(NotStored::Refused(code)) => Reply::Error(code),
         };
         out.send(conn, &PeerMessage::Reply(rpc, reply), None);
     }
 
-    /// Holds a copy that a peer handed to this node, or says why not; the cheap reasons first.
-    fn store_copy(&mut self, now: Now, block: &RecordBlock<'_>) -> Result<Reply<'static>, ErrorCode> {
+    /// Holds a copy that a peer handed to this node, and returns its rank, or says why not: the
+    /// cheap reasons first, the signature last. What is held already, or over, costs none.
+    pub(super) fn store_copy(&mut self, now: Now, block: &RecordBlock<'_>, giver: Giver) -> Result<Rank, NotStored> {
         if self.params.serving == Serving::No {
-            return Err(ErrorCode::OUT_OF_SCOPE);
-        }
-        if block.class != Class::Plain {
-            return Err(ErrorCode::NOT_VERIFIED);
+            return Err(NotStored::Refused(ErrorCode::OUT_OF_SCOPE));
         }
         if block.version.is_too_early(now.wall) {
-            return Err(ErrorCode::TOO_EARLY);
+            return Err(NotStored::Refused(ErrorCode::TOO_EARLY));
         }
-        let expires = end_of_life(now, block.ttl, block.age, block.class, block.version).ok_or(ErrorCode::GONE)?;
-        // Twice k, so that nodes whose tables differ a little agree on who may hold it.
-        if self.is_settled() && !self.table.fewer_closer(&block.key, 2 * self.params.k) {
-            return Err(ErrorCode::OUT_OF_SCOPE);
+        let end = end_of_life(now, block.ttl, block.age, block.class, block.version);
+        let expires = end.ok_or(NotStored::Refused(ErrorCode::GONE))?;
+        if !self.may_hold(now, &block.key) {
+            return Err(NotStored::Refused(ErrorCode::OUT_OF_SCOPE));
         }
-        let record = Record {
-            key: block.key,
-            class: block.class,
-            version: block.version,
-            ttl: block.ttl,
-            replication: block.replication.min(u8::try_from(K_MAX).expect("K_MAX is a byte")),
-            check: block.check,
-            value: block.value().into(),
-        };
-        let (key, rank) = (record.key, record.rank());
-        match self.storage.store(now.mono, record, expires) {
-            Stored::Held => Ok(Reply::Stored { key, outcome: StoreOutcome::Held, held: rank }),
-            Stored::Larger(held) => Ok(Reply::Stored { key, outcome: StoreOutcome::Larger, held }),
-            Stored::Over => Err(ErrorCode::GONE),
-            Stored::Full => Err(ErrorCode::FULL),
+        if self.saving.is_failing() {
+            return Err(NotStored::Refused(ErrorCode::FULL));
         }
+        if self.saving.is_full() {
+            return Err(NotStored::Refused(ErrorCode::TOO_MANY));
+        }
+        let rank = Rank { class: block.class, life: Life::Alive, version: block.version };
+        match self.storage.judge(now.mono, &block.key, rank, block.ttl, block.value()) {
+            Judgement::Settled(stored) => return outcome(stored, rank),
+            Judgement::Proven => {}
+            Judgement::Unproven => verify(&block.key, block.class, block.version, block.ttl, block.value())
+                .map_err(|_| NotStored::Refused(ErrorCode::NOT_VERIFIED))?,
+        }
+        let record = block.to_record().ok_or(NotStored::Refused(ErrorCode::MALFORMED))?;
+        outcome(self.hold(now, record, expires, giver), rank)
+    }
+}
+
+/// Why a copy is not held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotStored {
+    /// A larger record is.
+    Larger(Rank),
+    /// It is refused.
+    Refused(ErrorCode),
+}
+
+/// What became of a copy of this rank, as its sender is told.
+fn outcome(stored: Stored, rank: Rank) -> Result<Rank, NotStored> {
+    match stored {
+        Stored::Held => Ok(rank),
+        Stored::Larger(held) => Err(NotStored::Larger(held)),
+        Stored::Over => Err(NotStored::Refused(ErrorCode::GONE)),
+        Stored::Full => Err(NotStored::Refused(ErrorCode::FULL)),
+    }
+}
+
+/// How `version` of `key`, which was plain and is over, is told to whoever asks for it.
+fn tombstone_block(key: Key, version: Version) -> RecordBlock<'static> {
+    RecordBlock {
+        ttl: Ttl::from_secs(1).expect("not zero"),
+        replication: 1,
+        class: Class::Plain,
+        key,
+        version,
+        age: Age(1_000),
+        check: 0,
+        content: Content::Tombstone,
     }
 }
 

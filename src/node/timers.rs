@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::id::NodeId;
 use crate::node::jobs::JobId;
 use crate::time::Time;
 
@@ -15,12 +16,24 @@ pub(super) enum Timer {
     Join,
     /// Look whether a bucket is stale, or a contact asleep.
     Refresh,
-    /// Hand records over, spread those that were kept.
-    HandOver,
+    /// Spread a PUT that was kept.
+    Spread,
+    /// Ask near contacts that fell silent whether they are there.
+    Watch,
+    /// The node takes part, whatever its neighbours have not told it yet.
+    Settle,
+    /// Ask neighbours what they hold, and for what was missed.
+    Sync,
+    /// Offer and copy records, spread those that were kept.
+    Replicate,
     /// A client's request must be answered.
     Answer(JobId),
+    /// Whoever was asked on behalf of a search takes longer than most.
+    Late(JobId, NodeId),
     /// A PUT tries once more.
     Retry(JobId),
+    /// Something is to be on disk.
+    Save,
     /// The node must have left.
     Leave,
 }

@@ -1,46 +1,45 @@
-//! Joining, refreshing, handing over, leaving: what a node does of its own accord, a bounded
-//! little in every turn.
+//! What a node does of its own accord, a bounded little in every turn: how it stands to its
+//! network, contacts that come and go, and tables that are kept fresh.
 //!
-//! Joining is a state, not a message: a node whose contacts are all gone is joining, and goes on
-//! dialling its bootstraps and whom it remembers, with back-off, for ever. It settles when a
-//! peer has answered. A node without bootstraps founds a network and is settled at once; it asks
-//! nobody to wait for others that it may never meet.
+//! `joining`, `leaving`, `replicating`, `offering` and `syncing` are the other files of upkeep; what
+//! they remember is kept here, together.
 //!
-//! Records are handed to a newly met node that is nearer to them than this one (Kademlia,
-//! section 2.5). Handing over never prolongs a life: the copy carries its age.
+//! A contact that falls silent is missed in about a minute, one whose connection breaks at once:
+//! who is near is asked whether it is there, for the records that it holds are then held by one
+//! node fewer. What is far is left to searches.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
-use log::{debug, info};
+use log::debug;
 use rand::RngExt;
 
 use crate::contact::Contact;
 use crate::id::{Key, NodeId};
 use crate::limits::{
-    ASLEEP_PAUSE, ASLEEP_PER_TURN_MAX, EXPIRED_PER_TURN_MAX, HANDOVERS_MAX, HANDOVERS_UNDER_WAY_MAX, JOIN_BACKOFF_MAX,
-    JOIN_BACKOFF_MIN, REFRESH_PAUSE, UPKEEP_LOOKUPS_MAX, UPKEEP_RECORDS_PER_TURN_MAX,
+    ASLEEP_PAUSE, ASLEEP_PER_TURN_MAX, NEIGHBOUR_SILENCE_MAX, REFRESH_PAUSE, SETTLE_PAUSE, SUSPECT_PAUSE,
+    UPKEEP_LOOKUPS_MAX,
 };
-use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError};
 use crate::node::ask::Purpose;
-use crate::node::client::RETRY_PAUSE;
 use crate::node::jobs::Job;
-use crate::node::peers::Ending;
+use crate::node::joining::Joining;
+use crate::node::params::Serving;
+use crate::node::replicating::Replicating;
+use crate::node::syncing::Syncing;
 use crate::node::timers::Timer;
-use crate::storage::Cursor;
 use crate::time::{Now, Time};
-use crate::wire::peer::PeerMessage;
 
 /// How a node stands to its network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// It knows nobody who answers.
     Joining,
-    /// It takes part.
+    /// Somebody has answered; it learns from its neighbours what it missed.
+    Settling,
+    /// It takes part: what it holds in scope, it is responsible for.
     Settled,
-    /// It answers what it owes, and then goes.
+    /// It answers what it owes, hands over what few hold, and then goes.
     Leaving,
     /// It has gone.
     Left,
@@ -50,190 +49,35 @@ pub enum Standing {
 #[derive(Debug)]
 pub(super) struct Upkeep {
     pub(super) standing: Standing,
-    /// Attempts to join since the last one that succeeded, or since somebody else was met.
-    attempts: u32,
-    bootstraps: Vec<BootstrapState>,
+    pub(super) joining: Joining,
+    /// The most live contacts there were since this node settled last.
+    most_live: usize,
+    /// The fewest there were since more than a quarter of those were lost: when there are many more
+    /// again, so is a network that may know better.
+    fewest_live: Option<usize>,
+    /// When this node may settle again for that.
+    settles_again: Time,
     /// Contacts that are being asked whether they are there.
     checking: BTreeSet<NodeId>,
-    handovers: VecDeque<HandOver>,
-    /// Records on their way to nodes that were newly met.
-    handing: usize,
-}
-
-/// What is known of a bootstrap.
-#[derive(Clone, Copy, Debug)]
-struct BootstrapState {
-    /// Whether this node itself sits there: a configuration may be shared by all.
-    is_me: bool,
-    /// Who was met there.
-    met: Option<Contact>,
-    /// When this node joins through it once more, while it is settled: later only if a search
-    /// for the own id was answered there.
-    next: Time,
-    /// How much later: little at first, for a network that has just come together, or together
-    /// again, does not know itself yet.
-    pause: Duration,
-}
-
-/// A walk over all records, on behalf of a node that was newly met.
-#[derive(Debug)]
-struct HandOver {
-    to: Contact,
-    after: Option<Cursor>,
+    /// When a near contact whose connection breaks is asked at once again.
+    suspected: BTreeMap<NodeId, Time>,
+    pub(super) replicating: Replicating,
+    pub(super) syncing: Syncing,
 }
 
 impl Upkeep {
-    pub(super) fn new(bootstraps: usize) -> Self {
-        let standing = if bootstraps == 0 { Standing::Settled } else { Standing::Joining };
+    pub(super) fn new(now: Now, bootstraps: usize) -> Self {
         Self {
-            standing,
-            attempts: 0,
-            bootstraps: vec![
-                BootstrapState { is_me: false, met: None, next: Time::ZERO, pause: JOIN_BACKOFF_MAX };
-                bootstraps
-            ],
+            standing: if bootstraps == 0 { Standing::Settled } else { Standing::Joining },
+            joining: Joining::new(now, bootstraps),
+            most_live: 0,
+            fewest_live: None,
+            settles_again: Time::ZERO,
             checking: BTreeSet::new(),
-            handovers: VecDeque::new(),
-            handing: 0,
+            suspected: BTreeMap::new(),
+            replicating: Replicating::new(),
+            syncing: Syncing::default(),
         }
-    }
-}
-
-/// Joining.
-impl Node {
-    /// Whether it takes part: what it holds in scope, it is responsible for.
-    pub(super) fn is_settled(&self) -> bool {
-        self.upkeep.standing == Standing::Settled
-    }
-
-    /// Whether requests of clients must wait until somebody was met.
-    pub(super) fn waits_to_join(&self) -> bool {
-        self.upkeep.standing == Standing::Joining && !self.is_founder()
-    }
-
-    /// Whether there has never been anybody to spread a record to.
-    pub(super) fn is_founder_alone(&self) -> bool {
-        self.is_founder() && self.table.is_empty()
-    }
-
-    /// Whether there is nobody to join through but itself.
-    fn is_founder(&self) -> bool {
-        self.upkeep.bootstraps.iter().all(|bootstrap| bootstrap.is_me)
-    }
-
-    /// Joins through the bootstraps that are due, and whom the table remembers if it has nobody
-    /// else. A node that is settled does so too: those who answered it may be an island.
-    pub(super) fn join(&mut self, now: Now, out: &mut Actions) {
-        let joining = self.upkeep.standing == Standing::Joining;
-        for number in 0..self.upkeep.bootstraps.len() {
-            let state = self.upkeep.bootstraps[number];
-            if state.is_me || (!joining && state.next > now.mono) {
-                continue;
-            }
-            match state.met.filter(|met| self.peers.route(&met.id).is_some()) {
-                Some(met) => self.join_through(now, met, out),
-                None => self.dial_bootstrap(number, out),
-            }
-        }
-        if joining {
-            self.wake_sleepers(now, out);
-            if self.table.live() > 0 && !self.jobs.is_joining() {
-                self.look_up_self(now, out);
-            }
-        }
-        if joining || !self.upkeep.bootstraps.is_empty() {
-            let pause = self.pause_of_joining(now);
-            let pause = self.jitter(pause);
-            self.timers.set(Timer::Join, now.mono + pause);
-        }
-    }
-
-    /// How long this node waits before it looks for somebody to join through again: ever longer,
-    /// but not long at once while no bootstrap has done its part.
-    fn pause_of_joining(&mut self, now: Now) -> Duration {
-        let waits = self.upkeep.bootstraps.iter().all(|state| state.next <= now.mono);
-        if !waits && self.upkeep.standing != Standing::Joining {
-            return JOIN_BACKOFF_MAX;
-        }
-        let doubled = JOIN_BACKOFF_MIN * 2_u32.saturating_pow(self.upkeep.attempts.min(16));
-        self.upkeep.attempts += 1;
-        doubled.min(JOIN_BACKOFF_MAX)
-    }
-
-    /// This node met itself at a bootstrap; if that was the only one, it founds the network.
-    pub(super) fn bootstrap_is_me(&mut self, now: Now, number: usize, out: &mut Actions) {
-        info!("bootstrap is this node at={}", self.params.bootstraps[number].at);
-        self.upkeep.bootstraps[number].is_me = true;
-        if self.is_founder() && self.upkeep.standing == Standing::Joining {
-            self.settle(now, out);
-        }
-    }
-
-    /// Somebody was met at a bootstrap.
-    pub(super) fn bootstrap_met(&mut self, number: usize, met: Contact) {
-        self.upkeep.bootstraps[number].met = Some(met);
-    }
-
-    /// `contact` was dialled and said HELLO; if it is a bootstrap that is due, it is asked for
-    /// others.
-    pub(super) fn contact_reached(&mut self, now: Now, contact: Contact, out: &mut Actions) {
-        let joining = self.upkeep.standing == Standing::Joining;
-        let due = |state: &BootstrapState| {
-            (joining || state.next <= now.mono) && state.met.is_some_and(|met| met.id == contact.id)
-        };
-        if self.upkeep.bootstraps.iter().any(due) {
-            self.join_through(now, contact, out);
-        }
-    }
-
-    /// A peer answered: whoever was joining has joined.
-    pub(super) fn someone_answered(&mut self, now: Now, out: &mut Actions) {
-        if self.upkeep.standing == Standing::Joining && self.table.live() > 0 {
-            info!("joined contacts={}", self.table.live());
-            self.settle(now, out);
-        }
-    }
-
-    /// Takes part from now on: what waited for it goes on.
-    fn settle(&mut self, now: Now, out: &mut Actions) {
-        self.upkeep.standing = Standing::Settled;
-        self.upkeep.attempts = 0;
-        self.timers.hasten(Timer::HandOver, now.mono);
-        let pause = self.jitter(REFRESH_PAUSE);
-        self.timers.hasten(Timer::Refresh, now.mono + pause);
-        for job in self.jobs.parked() {
-            match self.jobs.find(job) {
-                Some(Job::Get(_)) => self.search_value(now, job, out),
-                Some(Job::Put(_)) => self.search_holders(now, job, out),
-                Some(Job::Join(_) | Job::Refresh(_)) | None => {}
-            }
-        }
-    }
-
-    /// All contacts are gone: this node is joining again, and goes on serving what it holds.
-    fn lost_everybody(&mut self, now: Now) {
-        if self.upkeep.standing == Standing::Settled {
-            info!("joining again reason=\"no contact answers\"");
-            self.upkeep.standing = Standing::Joining;
-            self.timers.hasten(Timer::Join, now.mono + JOIN_BACKOFF_MIN);
-        }
-    }
-
-    fn look_up_self(&mut self, now: Now, out: &mut Actions) {
-        let lookup = self.search(*self.me.id.key());
-        let job = self.jobs.insert(Job::Join(lookup));
-        self.drive(now, job, out);
-    }
-
-    /// Looks up the own id, beginning with `contact` alone: it is asked even if those whom this
-    /// node knows are all nearer.
-    fn join_through(&mut self, now: Now, contact: Contact, out: &mut Actions) {
-        if self.jobs.is_joining() {
-            return;
-        }
-        let lookup = Lookup::new(self.me.id, *self.me.id.key(), self.params.k, self.params.alpha, &[contact]);
-        let job = self.jobs.insert(Job::Join(lookup));
-        self.drive(now, job, out);
     }
 }
 
@@ -245,9 +89,11 @@ impl Node {
         if self.upkeep.standing == Standing::Joining && !self.jobs.is_joining() {
             self.look_up_self(now, out);
         }
-        if !self.storage.is_empty() && self.upkeep.handovers.len() < HANDOVERS_MAX {
-            self.upkeep.handovers.push_back(HandOver { to: contact, after: None });
-            self.timers.hasten(Timer::HandOver, now.mono);
+        self.settle_if_cut_off(now, out);
+        self.upkeep.most_live = self.upkeep.most_live.max(self.table.live());
+        self.offer_to_newcomer(now, &contact.id);
+        if self.params.serving == Serving::Yes && !self.timers.is_set(Timer::Watch) {
+            self.plan_watch(now);
         }
         let pause = self.jitter(REFRESH_PAUSE);
         self.timers.hasten(Timer::Refresh, now.mono + pause);
@@ -266,14 +112,14 @@ impl Node {
 
     /// A request to a contact, or a dial of it, failed.
     pub(super) fn contact_failed(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
-        let was_live = self.table.live();
+        let (was_live, lived) = (self.table.live(), self.is_live(id));
         // When nobody answers, the fault is likely on our side: nobody is forgotten for it.
         if was_live > 0
             && let Some(candidate) = self.table.failed(id)
         {
             self.probe(candidate, out);
         }
-        self.after_a_loss(now, id, was_live);
+        self.after_a_loss(now, id, lived);
     }
 
     /// `contact` was not met where it was dialled. Whoever named it may have named a wrong address,
@@ -290,22 +136,51 @@ impl Node {
 
     /// A contact took its leave, or is not who it was.
     pub(super) fn contact_lost(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
-        let was_live = self.table.live();
+        let lived = self.is_live(id);
         if let Some(candidate) = self.table.remove(id) {
             self.probe(candidate, out);
         }
-        self.after_a_loss(now, id, was_live);
+        self.after_a_loss(now, id, lived);
     }
 
-    fn after_a_loss(&mut self, now: Now, id: &NodeId, was_live: usize) {
-        self.upkeep.handovers.retain(|walk| walk.to.id != *id);
+    fn is_live(&self, id: &NodeId) -> bool {
+        self.table.contains(id) && !self.table.is_asleep(id)
+    }
+
+    /// `id` is not asked any more; `lived` says whether it was until now.
+    fn after_a_loss(&mut self, now: Now, id: &NodeId, lived: bool) {
+        self.upkeep.replicating.forget(id);
+        if lived {
+            self.offer_in_place_of(now, id);
+        }
         if self.table.asleep().next().is_some() {
             let pause = self.jitter(ASLEEP_PAUSE);
             self.timers.hasten(Timer::Refresh, now.mono + pause);
         }
-        if was_live > 0 && self.table.live() == 0 {
+        if lived && self.table.live() == 0 {
             self.lost_everybody(now);
         }
+        let live = self.table.live();
+        let lost = self.upkeep.most_live.saturating_sub(live);
+        if lost > 1 && 4 * lost > self.upkeep.most_live {
+            self.upkeep.fewest_live = Some(self.upkeep.fewest_live.map_or(live, |fewest| fewest.min(live)));
+        }
+    }
+
+    /// Settles again if this node was cut off, and many are there again; not time and again.
+    fn settle_if_cut_off(&mut self, now: Now, out: &mut Actions) {
+        let grown = self.upkeep.fewest_live.is_some_and(|fewest| 4 * self.table.live() > 5 * fewest);
+        if grown && self.is_settled() && self.upkeep.settles_again <= now.mono {
+            self.upkeep.settles_again = now.mono + SETTLE_PAUSE;
+            self.settle_again(now, out);
+        }
+    }
+
+    /// Whether this node was cut off from more than a quarter of its contacts since this was last
+    /// asked.
+    pub(super) fn take_cut_off(&mut self) -> bool {
+        self.upkeep.most_live = self.table.live();
+        self.upkeep.fewest_live.take().is_some()
     }
 
     /// Asks a contact whether it is there.
@@ -320,7 +195,7 @@ impl Node {
         self.upkeep.checking.remove(id);
     }
 
-    fn wake_sleepers(&mut self, now: Now, out: &mut Actions) {
+    pub(super) fn wake_sleepers(&mut self, now: Now, out: &mut Actions) {
         let sleepers: Vec<Contact> = self.table.asleep().copied().collect();
         if sleepers.is_empty() {
             return;
@@ -331,9 +206,47 @@ impl Node {
         }
     }
 
+    /// A connection to `peer` broke. If it is a near contact, it may have died: that is asked now.
+    /// Not time and again: a peer that has too many connections would close this one at once.
+    pub(super) fn suspect(&mut self, now: Now, peer: &NodeId, out: &mut Actions) {
+        if !self.has_joined() || self.peers.route(peer).is_some() || !self.is_live(peer) {
+            return;
+        }
+        let near = self.table.closer_than(self.me.id.key(), peer) < self.params.k;
+        self.upkeep.suspected.retain(|_, again| *again > now.mono);
+        let Some(contact) = self.table.find(peer).copied().filter(|_| near) else { return };
+        if !self.upkeep.suspected.contains_key(peer) {
+            self.upkeep.suspected.insert(*peer, now.mono + SUSPECT_PAUSE);
+            self.check(now, contact, out);
+        }
+    }
+
+    /// Asks the nearest contacts that were not heard for a while whether they are there.
+    pub(super) fn watch(&mut self, now: Now, out: &mut Actions) {
+        let mut nearest = std::mem::take(&mut self.nearby);
+        self.table.closest(self.me.id.key(), self.params.k, &mut nearest);
+        for contact in &nearest {
+            // Half: who was heard a moment ago would otherwise be missed for almost twice as long.
+            let silent = self.peers.last_heard(&contact.id).is_none_or(|at| now.mono - at >= NEIGHBOUR_SILENCE_MAX / 2);
+            if silent {
+                self.check(now, *contact, out);
+            }
+        }
+        self.nearby = nearest;
+        self.settle_if_cut_off(now, out);
+        if self.table.live() > 0 {
+            self.plan_watch(now);
+        }
+    }
+
+    fn plan_watch(&mut self, now: Now) {
+        let pause = self.jitter(NEIGHBOUR_SILENCE_MAX);
+        self.timers.hasten(Timer::Watch, now.mono + pause);
+    }
+
     /// Looks up a random point of the bucket that needs it most, and asks those who sleep.
     pub(super) fn refresh(&mut self, now: Now, out: &mut Actions) {
-        if self.upkeep.standing == Standing::Settled {
+        if self.has_joined() {
             self.wake_sleepers(now, out);
             if self.jobs.upkeep() < UPKEEP_LOOKUPS_MAX
                 && let Some(bucket) = self.table.stale_bucket(now.mono, self.params.refresh_interval)
@@ -366,149 +279,8 @@ impl Node {
         if target == *self.me.id.key() {
             self.table.looked_up(now.mono, &target);
             self.joined_through(now, answered);
+            self.begin_to_sync(now);
         }
         self.plan_refresh(now);
-    }
-
-    /// A search for the own id was answered by `answered`: the bootstraps among them have done
-    /// their part, for a while. Not if they are few: then much was lost, or the network is
-    /// small, and asking it once more costs little.
-    fn joined_through(&mut self, now: Now, answered: &[Contact]) {
-        if answered.len() < self.params.k {
-            return;
-        }
-        for state in &mut self.upkeep.bootstraps {
-            if answered.iter().any(|contact| state.met.is_some_and(|met| met.id == contact.id)) {
-                state.next = now.mono + state.pause;
-                state.pause = (2 * state.pause).min(self.params.refresh_interval);
-                self.upkeep.attempts = 0;
-            }
-        }
-    }
-
-    /// `span`, 20 % more or less, so that nodes that started together do not stay in step.
-    fn jitter(&mut self, span: Duration) -> Duration {
-        span.mul_f64(self.rng.random_range(0.8..1.2))
-    }
-}
-
-/// Records that move on.
-impl Node {
-    /// Spreads records that were kept, and hands records over, as many as fit a turn.
-    pub(super) fn hand_over(&mut self, now: Now, out: &mut Actions) {
-        let mut budget = UPKEEP_RECORDS_PER_TURN_MAX;
-        while self.is_settled() && budget > 0 && self.jobs.have_room() {
-            let Some(key) = self.unspread.pop_first() else { break };
-            self.spread_kept(now, &key, out);
-            budget -= 1;
-        }
-        while budget > 0 && self.upkeep.handing < HANDOVERS_UNDER_WAY_MAX {
-            let Some(mut walk) = self.upkeep.handovers.pop_front() else { break };
-            budget -= 1;
-            if let Some(key) = self.next_to_hand(now, &mut walk) {
-                self.upkeep.handing += 1;
-                if !self.ask(now, walk.to, Purpose::HandOver(key), out) {
-                    self.upkeep.handing -= 1;
-                }
-            } else if walk.after.is_none() {
-                continue; // the walk is over
-            }
-            self.upkeep.handovers.push_front(walk);
-        }
-        let walks = !self.upkeep.handovers.is_empty() && self.upkeep.handing < HANDOVERS_UNDER_WAY_MAX;
-        let spreads = !self.unspread.is_empty() && self.is_settled();
-        if walks || spreads && self.jobs.have_room() {
-            self.timers.hasten(Timer::HandOver, now.mono);
-        } else if spreads {
-            self.timers.hasten(Timer::HandOver, now.mono + RETRY_PAUSE);
-        }
-    }
-
-    /// Notes that the record of `key`, which is held, is to be spread. Keys whose records are gone
-    /// are forgotten before they outnumber what is held.
-    pub(super) fn spread_later(&mut self, now: Now, key: Key) {
-        if self.unspread.len() > 2 * self.storage.len() {
-            self.unspread.retain(|key| self.storage.find(now.mono, key).is_some());
-        }
-        self.unspread.insert(key);
-    }
-
-    /// The next record that belongs to the node of `walk`: it is nearer than this one, and among
-    /// the nearest that shall hold it. `None` with no cursor left means that the walk is over;
-    /// with one, that this turn has looked at enough.
-    fn next_to_hand(&self, now: Now, walk: &mut HandOver) -> Option<Key> {
-        let mut looked_at = 0;
-        let after = walk.after.take();
-        for (cursor, held) in self.storage.walk(after.as_ref()) {
-            looked_at += 1;
-            let record = &held.record;
-            let nearer = record.key.distance(walk.to.id.key()) < record.key.distance(self.me.id.key());
-            let belongs = nearer
-                && held.expires > now.mono
-                && self.table.closer_than(&record.key, &walk.to.id) < usize::from(record.replication);
-            if belongs || looked_at == EXPIRED_PER_TURN_MAX {
-                walk.after = Some(cursor);
-                return belongs.then_some(record.key);
-            }
-        }
-        None
-    }
-
-    /// A record handed over was taken, or was not.
-    pub(super) fn handed(&mut self, now: Now) {
-        self.upkeep.handing = self.upkeep.handing.saturating_sub(1);
-        if !self.upkeep.handovers.is_empty() {
-            self.timers.hasten(Timer::HandOver, now.mono);
-        }
-    }
-}
-
-/// Leaving.
-impl Node {
-    /// Whether it is leaving, or has left.
-    pub(super) fn is_leaving(&self) -> bool {
-        matches!(self.upkeep.standing, Standing::Leaving | Standing::Left)
-    }
-
-    /// See [`Node::leave`].
-    pub(super) fn begin_to_leave(&mut self, now: Now, out: &mut Actions) {
-        if self.is_leaving() {
-            return;
-        }
-        info!("leaving owed={}", self.jobs.clients());
-        self.upkeep.standing = Standing::Leaving;
-        self.timers.set(Timer::Leave, now.mono + self.params.leave_timeout);
-        for timer in [Timer::Join, Timer::Refresh, Timer::HandOver] {
-            self.timers.cancel(timer);
-        }
-        self.leave_if_done(now, out);
-    }
-
-    /// Goes, once nothing is owed to clients.
-    pub(super) fn leave_if_done(&mut self, now: Now, out: &mut Actions) {
-        if self.upkeep.standing == Standing::Leaving && self.jobs.clients() == 0 {
-            self.go(now, out);
-        }
-    }
-
-    /// Ends what is owed as it stands, says GOODBYE to all, and goes.
-    pub(super) fn go(&mut self, now: Now, out: &mut Actions) {
-        self.upkeep.standing = Standing::Left;
-        for job in self.jobs.ids() {
-            match self.jobs.find(job) {
-                Some(Job::Get(_)) => self.give_up_get(now, job, out),
-                Some(Job::Put(_)) => self.put_timed_out(job, out),
-                Some(Job::Join(_) | Job::Refresh(_)) | None => {}
-            }
-            self.end_job(job);
-        }
-        for conn in self.peers.reached() {
-            out.send(conn, &PeerMessage::Goodbye, None);
-        }
-        let all: Vec<_> = self.peers.ids().collect();
-        for conn in all {
-            self.hang_up(now, conn, Ending::Closed, out);
-        }
-        self.timers.cancel(Timer::Leave);
     }
 }

@@ -12,8 +12,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::contact::Contact;
-use crate::id::{KEY_BITS, NodeId};
+use crate::id::{KEY_BITS, Key, NodeId};
 use crate::node::Node;
+use crate::record::envelope::Unverified;
+use crate::record::{Record, Version};
 use crate::storage::StorageFault;
 use crate::time::Time;
 use crate::wire::Source;
@@ -103,6 +105,45 @@ pub enum Breach {
     StrangeAnswer,
     /// A node has not joined although there was time, and somebody to join.
     NeverJoined,
+    /// A node wants more than one batch written at a time.
+    BatchesUnderWay {
+        /// How many.
+        count: usize,
+    },
+    /// What a node wanted kept does not prove what it claims.
+    KeptUnverified {
+        /// The key of the record.
+        key: Key,
+        /// What is wrong with it.
+        error: Unverified,
+    },
+    /// Somebody was told, under `durability = always`, that a record is held, and it is on too few
+    /// disks.
+    NotDurable {
+        /// Disks that it is on, or a later one.
+        copies: usize,
+        /// How many were promised.
+        promised: usize,
+    },
+    /// A client read an older value after a newer one that was still to be had.
+    WentBack {
+        /// How many held the newer one, as far as that matters.
+        known: usize,
+    },
+    /// A record is served, or would be, when its life is over.
+    Outlived {
+        /// When it is served, or until when it is held.
+        found: Time,
+        /// When its life ends at the latest.
+        end: Time,
+    },
+    /// Two nodes hold different records of one key.
+    HoldersDisagree {
+        /// The key.
+        key: Key,
+        /// The versions held.
+        versions: [Version; 2],
+    },
 }
 
 /// What a law says of what it was shown.
@@ -202,6 +243,39 @@ pub fn no_connection_is_forgotten(known: usize, open: usize) -> Verdict {
     holds(known == open, || Breach::ConnectionsForgotten { known, open })
 }
 
+/// A node awaits the end of one batch before it wants the next one written.
+pub fn one_batch_is_under_way_at_a_time(count: usize) -> Verdict {
+    holds(count == 1, || Breach::BatchesUnderWay { count })
+}
+
+/// Under `durability = always` whoever is told that a record is held finds it on so many disks as
+/// were `promised`, or a later one.
+pub fn what_is_confirmed_is_on_disk(copies: usize, promised: usize) -> Verdict {
+    holds(copies >= promised, || Breach::NotDurable { copies, promised })
+}
+
+/// A client that is given an older value than before, through the same node, is given the newest
+/// that is to be had: `known` nodes that cannot have been missed hold the newer one.
+pub fn no_older_value_follows_a_newer_one(known: usize) -> Verdict {
+    holds(known == 0, || Breach::WentBack { known })
+}
+
+/// A record that is read at `now` has some life left, by its PUT.
+pub fn no_record_is_served_beyond_its_life(now: Time, end: Time) -> Verdict {
+    holds(now <= end, || Breach::Outlived { found: now, end })
+}
+
+/// A record is held until `expires`, and not beyond its life, by its PUT.
+pub fn no_record_is_held_beyond_its_life(expires: Time, end: Time) -> Verdict {
+    holds(expires <= end, || Breach::Outlived { found: expires, end })
+}
+
+/// Two nodes that hold a key hold the same record.
+pub fn holders_agree(one: &Record, other: &Record) -> Verdict {
+    let versions = [one.version, other.version];
+    holds(one.compare(other).is_eq(), || Breach::HoldersDisagree { key: one.key, versions })
+}
+
 /// A client that asked at `since` is answered within `within`.
 pub fn every_request_is_answered(now: Time, since: Time, within: Duration) -> Verdict {
     holds(now <= since + within, || Breach::Unanswered { since, within })
@@ -235,6 +309,18 @@ impl fmt::Display for Breach {
             }
             Self::StrangeAnswer => write!(f, "an answer that nobody waits for"),
             Self::NeverJoined => write!(f, "has not joined"),
+            Self::BatchesUnderWay { count } => write!(f, "{count} batches on their way to the disk"),
+            Self::KeptUnverified { key, error } => write!(f, "kept a record of {key} that does not verify: {error}"),
+            Self::NotDurable { copies, promised } => {
+                write!(f, "a record that was confirmed is on {copies} disks, {promised} were promised")
+            }
+            Self::WentBack { known } => {
+                write!(f, "an older value was read after a newer one that {known} nodes hold")
+            }
+            Self::Outlived { found, end } => write!(f, "a record is alive at {found}, and its life ends at {end}"),
+            Self::HoldersDisagree { key, versions: [one, other] } => {
+                write!(f, "versions {} and {} of {key} are held", one.bits(), other.bits())
+            }
         }
     }
 }
@@ -242,7 +328,8 @@ impl fmt::Display for Breach {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{KEY_SIZE, Key};
+    use crate::id::KEY_SIZE;
+    use crate::record::{Class, Ttl, check_of};
     use crate::wire::peer::PeerMessage;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -338,5 +425,53 @@ mod tests {
         assert_eq!(every_request_is_answered(since + SECOND, since, SECOND), Ok(()));
         let breach = Breach::Unanswered { since, within: SECOND };
         assert_eq!(every_request_is_answered(since + SECOND * 2, since, SECOND), Err(breach));
+    }
+
+    #[test]
+    fn a_second_batch_before_the_end_of_the_first_is_found() {
+        assert_eq!(one_batch_is_under_way_at_a_time(1), Ok(()));
+        assert_eq!(one_batch_is_under_way_at_a_time(2), Err(Breach::BatchesUnderWay { count: 2 }));
+    }
+
+    #[test]
+    fn a_confirmed_record_that_is_on_too_few_disks_is_found() {
+        assert_eq!(what_is_confirmed_is_on_disk(3, 3), Ok(()));
+        let breach = Breach::NotDurable { copies: 2, promised: 3 };
+        assert_eq!(what_is_confirmed_is_on_disk(2, 3), Err(breach));
+    }
+
+    #[test]
+    fn an_older_value_while_the_newer_one_is_to_be_had_is_found() {
+        assert_eq!(no_older_value_follows_a_newer_one(0), Ok(()));
+        assert_eq!(no_older_value_follows_a_newer_one(1), Err(Breach::WentBack { known: 1 }));
+    }
+
+    #[test]
+    fn a_record_that_outlives_its_value_is_found() {
+        let end = Time::ZERO + SECOND;
+        let late = end + Duration::from_nanos(1);
+        for law in [no_record_is_served_beyond_its_life, no_record_is_held_beyond_its_life] {
+            assert_eq!(law(end, end), Ok(()));
+            assert_eq!(law(late, end), Err(Breach::Outlived { found: late, end }));
+        }
+    }
+
+    #[test]
+    fn holders_that_disagree_are_found() {
+        let record = |version, value: &[u8]| Record {
+            key: Key::new([7; KEY_SIZE]),
+            class: Class::Plain,
+            version: Version::from_bits(version),
+            ttl: Ttl::from_secs(60).expect("not zero"),
+            replication: 8,
+            check: check_of(value),
+            value: value.into(),
+        };
+        assert_eq!(holders_agree(&record(1, b"a"), &record(1, b"a")), Ok(()));
+        for other in [record(2, b"a"), record(1, b"b")] {
+            let versions = [Version::from_bits(1), other.version];
+            let breach = Breach::HoldersDisagree { key: other.key, versions };
+            assert_eq!(holders_agree(&record(1, b"a"), &other), Err(breach));
+        }
     }
 }

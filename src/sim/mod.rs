@@ -12,16 +12,26 @@
 //! does outside: an outbox that is full loses single messages, but never the first of a
 //! connection, and whatever else is lost is lost with the whole connection.
 //!
+//! What a node wants kept is on the disk of its place a little later, all of a batch or nothing;
+//! whoever is killed before has lost it, and comes back with what is there ([`World::restart`]).
+//! Nodes come and go by themselves where [`Churn`] says so; a [`Trial`] says how many values can
+//! be read meanwhile.
+//!
 //! After each event the [`checker`] looks at the node that it touched; every virtual minute, and
 //! whenever [`World::survey`] is called, at all of them. What it finds is a [`Violation`], which
 //! ends the run.
 //!
-//! Not simulated: TLS (an id is simply proven), half-received frames, and slow readers.
+//! Not simulated: TLS (an id is simply proven), half-received frames, slow readers, and disks that
+//! give back something else than was written.
 
 pub mod checker;
+pub mod churn;
+mod disk;
+mod ledger;
 mod network;
 mod queue;
 pub mod report;
+mod trial;
 mod world;
 
 use std::fmt;
@@ -31,7 +41,10 @@ use crate::node::params::Params;
 use crate::time::Time;
 
 pub use checker::Breach;
+pub use churn::Churn;
+pub use disk::Room;
 pub use network::Death;
+pub use trial::{Share, Trial};
 pub use world::{Answer, Ask, World};
 
 /// Which node of a world: they are numbered in the order of their birth, from zero.
@@ -58,6 +71,9 @@ pub struct Chance(f64);
 impl Chance {
     /// It does not happen.
     pub const NEVER: Self = Self(0.0);
+
+    /// It happens every second time.
+    pub const HALF: Self = Self(0.5);
 
     /// `None` if `percent` is not in 0..=100.
     pub fn percent(percent: f64) -> Option<Self> {

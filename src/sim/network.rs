@@ -87,13 +87,16 @@ enum Condition {
     Silent,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Host {
     condition: Condition,
     /// Only hosts of one side reach each other.
     side: u8,
     /// Ends of connections that are open here.
     open: u32,
+    /// The connections with an end here that is not gone, in no particular order: whoever dies is
+    /// asked for them, and nobody else.
+    links: Vec<u32>,
 }
 
 /// A connection. Small: a large world has a million of them.
@@ -155,7 +158,7 @@ impl Network {
     /// Adds the host of the next number, which listens or does not.
     pub(super) fn add_host(&mut self, listens: bool) {
         let condition = if listens { Condition::Listens } else { Condition::Refuses };
-        self.hosts.push(Host { condition, side: 0, open: 0 });
+        self.hosts.push(Host { condition, side: 0, open: 0, links: Vec::new() });
     }
 
     /// A host that was dead is there again.
@@ -198,6 +201,8 @@ impl Network {
         let dialler = first_end(link.generation, index);
         let connected = Connected { dialler, acceptor: other_end(dialler), accepted_at };
         self.hosts[from.index()].open += 1;
+        self.hosts[from.index()].links.push(index);
+        self.hosts[to.index()].links.push(index);
         Some(connected)
     }
 
@@ -259,28 +264,32 @@ impl Network {
         news.then_some(host)
     }
 
-    /// Hosts die, as `deaths` says for each of them: which ends hear of it, and when.
+    /// Hosts die: which ends hear of it, and when.
     pub(super) fn kill(
         &mut self,
         rng: &mut StdRng,
         now: Time,
-        deaths: impl Fn(Number) -> Option<Death>,
+        death: Death,
+        numbers: &[Number],
     ) -> Vec<(Time, ConnId)> {
-        for (host, number) in self.hosts.iter_mut().zip(0..) {
-            match deaths(Number(number)) {
-                Some(Death::Process) => host.condition = Condition::Refuses,
-                Some(Death::Host) => host.condition = Condition::Silent,
-                None => {}
-            }
+        for number in numbers {
+            self.hosts[number.index()].condition = match death {
+                Death::Process => Condition::Refuses,
+                Death::Host => Condition::Silent,
+            };
         }
         let mut heard = Vec::new();
-        for conn in self.ends() {
-            let Some((link, side)) = self.link_mut(conn) else { continue };
-            let Some(death) = deaths(link.ends[side].host).filter(|_| link.ends[side].state != EndState::Gone) else {
-                continue;
-            };
-            link.silent |= death == Death::Host;
-            heard.extend(self.close(rng, now, conn));
+        for number in numbers {
+            for index in std::mem::take(&mut self.hosts[number.index()].links) {
+                let link = &mut self.links[index as usize];
+                link.silent |= death == Death::Host;
+                let first = first_end(link.generation, index);
+                for conn in [first, other_end(first)] {
+                    if self.links[index as usize].ends[side_of(conn)].is_open_at(*number) {
+                        heard.extend(self.close(rng, now, conn));
+                    }
+                }
+            }
         }
         heard
     }
@@ -295,6 +304,11 @@ impl Network {
             let [a, b] = [0, 1].map(|side| self.hosts[link.ends[side].host.index()].side);
             link.silent |= a != b;
         }
+    }
+
+    /// Whether there is more than one side.
+    pub(super) fn is_parted(&self) -> bool {
+        self.hosts.iter().any(|host| host.side != self.hosts[0].side)
     }
 
     /// Connections that are open at one end at least.
@@ -319,17 +333,11 @@ impl Network {
         start + u32::try_from(drawn).expect("it is below a number of 32 bits")
     }
 
-    /// Every end of every connection.
-    fn ends(&self) -> Vec<ConnId> {
-        let first_ends = (0..).zip(&self.links).map(|(index, link)| first_end(link.generation, index));
-        first_ends.flat_map(|conn| [conn, other_end(conn)]).collect()
-    }
-
     /// The connection of the end `conn`, and which of its ends that is; `None` if both have ended.
     fn link_mut(&mut self, conn: ConnId) -> Option<(&mut Link, usize)> {
         let link = self.links.get_mut(index_of(conn) as usize)?;
         let over = link.ends.iter().all(|end| end.state == EndState::Gone);
-        (u64::from(link.generation) == conn.0 >> 33 && !over).then_some((link, (conn.0 & 1) as usize))
+        (u64::from(link.generation) == conn.0 >> 33 && !over).then_some((link, side_of(conn)))
     }
 
     /// The end `conn` is gone; when both are, their place is free.
@@ -341,8 +349,12 @@ impl Network {
         if before != EndState::Gone && over {
             self.free.push(index_of(conn));
         }
+        let host = &mut self.hosts[host.index()];
         if before == EndState::Open {
-            self.hosts[host.index()].open -= 1;
+            host.open -= 1;
+        }
+        if let Some(at) = host.links.iter().position(|link| *link == index_of(conn)) {
+            host.links.swap_remove(at);
         }
     }
 }
@@ -359,6 +371,13 @@ impl Link {
     }
 }
 
+impl End {
+    /// Whether the connection is there, or will be, for `number` at this end.
+    fn is_open_at(&self, number: Number) -> bool {
+        self.host == number && self.state != EndState::Gone
+    }
+}
+
 /// The dialler's end of the connection that is the `generation`th in the place `index`.
 fn first_end(generation: u32, index: u32) -> ConnId {
     ConnId(u64::from(generation) << 33 | u64::from(index) << 1)
@@ -368,11 +387,16 @@ fn index_of(conn: ConnId) -> u32 {
     u32::try_from(conn.0 >> 1 & u64::from(u32::MAX)).expect("32 bits are left")
 }
 
+/// Which of the two ends of its connection it is.
+fn side_of(conn: ConnId) -> usize {
+    (conn.0 & 1) as usize
+}
+
 fn other_end(conn: ConnId) -> ConnId {
     ConnId(conn.0 ^ 1)
 }
 
-fn happens(rng: &mut StdRng, chance: Chance) -> bool {
+pub(super) fn happens(rng: &mut StdRng, chance: Chance) -> bool {
     chance > Chance::NEVER && rng.random_bool(chance.0)
 }
 
@@ -464,7 +488,7 @@ mod tests {
     fn a_dead_process_is_heard_of_and_refuses_and_a_dead_host_is_silent() {
         for (death, hears, within) in [(Death::Process, 1, DIAL_TIMEOUT / 2), (Death::Host, 0, DIAL_TIMEOUT)] {
             let (mut network, mut rng, ends) = connected(Faults::NONE);
-            let heard = network.kill(&mut rng, Time::ZERO, |number| (number == B).then_some(death));
+            let heard = network.kill(&mut rng, Time::ZERO, death, &[B]);
             assert_eq!(heard.len(), hears, "{death:?}");
             assert_eq!(network.receive(ends.acceptor), None, "{death:?}");
             let dial = network.dial(&mut rng, Time::ZERO, A, &at(B));
@@ -473,6 +497,19 @@ mod tests {
             assert!(network.connect(Time::ZERO, A, B).is_none(), "{death:?}");
             network.revive(B);
             assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).met, Some(B), "{death:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_dies_takes_its_connections_along_those_to_itself_and_to_others_that_die_included() {
+        for death in [Death::Process, Death::Host] {
+            let (mut network, mut rng, ends) = connected(Faults::NONE);
+            let own = network.connect(Time::ZERO, A, A).expect("nothing is in the way");
+            network.accept(own.acceptor);
+            network.connect(Time::ZERO, A, B).expect("its other end has not heard of it yet");
+            network.kill(&mut rng, Time::ZERO, death, &[A, B]);
+            assert_eq!((network.connections(), network.open_at(A), network.open_at(B)), (0, 0, 0), "{death:?}");
+            assert_eq!(network.hear_close(ends.acceptor), None, "{death:?}");
         }
     }
 

@@ -30,6 +30,12 @@ pub(super) enum What {
     Arrives(ConnId, Box<[u8]>),
     /// The other side has closed.
     Closed(ConnId),
+    /// A batch of the node that lived its `life`th life then is through.
+    Saved { at: Number, life: u32 },
+    /// The session of that node is over.
+    Ends { at: Number, life: u32 },
+    /// The node of that number comes back, or somebody new comes.
+    Comes(Option<Number>),
 }
 
 /// How a dial ends.

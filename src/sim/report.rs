@@ -25,6 +25,9 @@ pub struct Figures {
     pub connections_made: u64,
     /// Connections that are open at one end at least.
     pub connections: u64,
+    /// GETs that were answered with an older value than one before, through the same life of the
+    /// same node.
+    pub reads_back: u64,
     /// What the nodes that live have counted, added up.
     pub nodes: NodeCounters,
 }
@@ -38,7 +41,8 @@ impl fmt::Display for Figures {
         writeln!(f, "rpcs {rpcs_sent} served {rpcs_served} silent {rpcs_silent}")?;
         let asked = gets_found.saturating_sub(gets_local);
         let tenths = (10 * gets_hops).checked_div(asked).unwrap_or(0);
-        writeln!(f, "hops {}.{} on the way of each of {asked} GETs", tenths / 10, tenths % 10)
+        writeln!(f, "hops {}.{} on the way of each of {asked} GETs", tenths / 10, tenths % 10)?;
+        writeln!(f, "older values after newer ones {}", self.reads_back)
     }
 }
 
@@ -55,6 +59,8 @@ pub(super) enum Kind {
     Accepted,
     Received,
     Closed,
+    Saved,
+    SaveFailed,
 }
 
 /// SHA-256 over all events of a run, in their order.

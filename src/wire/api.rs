@@ -2,6 +2,7 @@
 
 use crate::id::{KEY_SIZE, Key};
 use crate::limits::PUT_FIELDS_SIZE;
+use crate::record::Class;
 use crate::wire::codec::{Reader, WireError};
 use crate::wire::frame::{Frame, put_header};
 use crate::wire::{FAILURE, GET, Kind, PUT, SUCCESS};
@@ -27,6 +28,8 @@ pub struct Put<'a> {
     pub replication: u8,
     /// Whether the client waits for an answer.
     pub confirm: Confirm,
+    /// What the value proves about itself; nothing is verified yet.
+    pub class: Class,
     /// Where the value belongs.
     pub key: Key,
     /// 1..=[`crate::limits::VALUE_SIZE_MAX`] bytes.
@@ -59,7 +62,10 @@ pub enum ApiReply<'a> {
     },
 }
 
-const FLAG_CONFIRM: u8 = 1;
+/// Flags of a PUT; a value is signed or hashed, never both.
+const CONFIRM: u8 = 1;
+const SIGNED: u8 = 2;
+const HASHED: u8 = 4;
 
 impl<'a> ApiRequest<'a> {
     /// Reads a request from `frame`, which came from a module.
@@ -75,15 +81,19 @@ impl<'a> ApiRequest<'a> {
         }
         let ttl = body.u16("ttl")?;
         let replication = body.u8("replication")?;
-        let confirm = match body.u8("flags")? {
-            0 => Confirm::No,
-            FLAG_CONFIRM => Confirm::Yes,
-            flags => {
-                return Err(WireError::Field { field: "flags", found: flags.into(), expected: "0 or 1 (confirm)" });
+        let flags = body.u8("flags")?;
+        let confirm = if flags & CONFIRM == 0 { Confirm::No } else { Confirm::Yes };
+        let class = match flags & !CONFIRM {
+            0 => Class::Plain,
+            SIGNED => Class::Signed,
+            HASHED => Class::Hashed,
+            _ => {
+                let expected = "1 (confirm), 2 (signed) or 4 (hashed), or 1 with one of the others";
+                return Err(WireError::Field { field: "flags", found: flags.into(), expected });
             }
         };
         let key = Key::new(body.array("key")?);
-        Ok(ApiRequest::Put(Put { ttl, replication, confirm, key, value: body.rest() }))
+        Ok(ApiRequest::Put(Put { ttl, replication, confirm, class, key, value: body.rest() }))
     }
 
     /// Appends the request to `out`.
@@ -93,10 +103,16 @@ impl<'a> ApiRequest<'a> {
                 put_header(out, PUT, PUT_FIELDS_SIZE + KEY_SIZE + put.value.len());
                 out.extend_from_slice(&put.ttl.to_be_bytes());
                 out.push(put.replication);
-                out.push(match put.confirm {
+                let confirm = match put.confirm {
                     Confirm::No => 0,
-                    Confirm::Yes => FLAG_CONFIRM,
-                });
+                    Confirm::Yes => CONFIRM,
+                };
+                let class = match put.class {
+                    Class::Plain => 0,
+                    Class::Signed => SIGNED,
+                    Class::Hashed => HASHED,
+                };
+                out.push(confirm | class);
                 out.extend_from_slice(put.key.as_bytes());
                 out.extend_from_slice(put.value);
             }

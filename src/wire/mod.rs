@@ -31,6 +31,15 @@
 //! written as a head, with the value copied once behind it.
 //!
 //! Nothing here judges what a message means; it says only whether it is one.
+//!
+//! *Erratum.* Of a record block `PROTOCOL.md` says that *signed* and *hashed* together are
+//! malformed; of a PUT it does not. They are malformed there too: no record could be made of it.
+//!
+//! *Erratum.* `PROTOCOL.md` has a STORE refused with 406 by a settled node that knows 2k nodes nearer
+//! to the key. Not by one that holds an older record of that key, which it took while it knew fewer,
+//! or before it had settled: it takes the newer one, and wants it when it is offered. Refusing it,
+//! the node would keep the older one to the end of its life, give it to whoever asks, and bring it
+//! back when those who are nearer are gone.
 
 pub mod api;
 pub mod codec;

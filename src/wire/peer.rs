@@ -9,9 +9,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use crate::contact::Contact;
 use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
 use crate::limits::{
-    AGENT_SIZE_MAX, CONTACT_SIZE, CONTACTS_MAX, ENTRY_SIZE, RECORD_FIELDS_SIZE, RPC_ID_SIZE, VALUE_SIZE_MAX,
+    AGENT_SIZE_MAX, CONTACT_SIZE, CONTACTS_MAX, ENTRY_SIZE, K_MAX, RECORD_FIELDS_SIZE, RPC_ID_SIZE, VALUE_SIZE_MAX,
 };
-use crate::record::{Age, Class, Life, Rank, Ttl, Version, check_of};
+use crate::record::{Age, Class, Life, Rank, Record, Ttl, Version, check_of};
 use crate::time::WallTime;
 use crate::wire::codec::{Item, List, Reader, WireError};
 use crate::wire::frame::{Frame, put_header};
@@ -472,6 +472,22 @@ impl Want {
 }
 
 impl<'a> RecordBlock<'a> {
+    /// All of `record`, whose age is `age`.
+    pub fn of(record: &'a Record, age: Age) -> Self {
+        let &Record { key, class, version, ttl, replication, check, ref value } = record;
+        Self { ttl, replication, class, key, version, age, check, content: Content::Value(value) }
+    }
+
+    /// The record, if its value is there; its replication as far as it may be asked for.
+    pub fn to_record(self) -> Option<Record> {
+        let Self { ttl, key, class, version, check, content, .. } = self;
+        let replication = self.replication.min(u8::try_from(K_MAX).expect("K_MAX is a byte"));
+        match content {
+            Content::Value(value) => Some(Record { key, class, version, ttl, replication, check, value: value.into() }),
+            Content::Head | Content::Tombstone => None,
+        }
+    }
+
     /// The value, if it is there.
     pub fn value(&self) -> &'a [u8] {
         match self.content {
@@ -515,7 +531,7 @@ impl<'a> RecordBlock<'a> {
     }
 
     /// Reads a block that must hold its value, as a STORE does.
-    fn read_whole(body: &mut Reader<'a>) -> Result<Self, WireError> {
+    pub(crate) fn read_whole(body: &mut Reader<'a>) -> Result<Self, WireError> {
         let record = Self::read(body)?;
         let flags = match record.content {
             Content::Value(_) => return Ok(record),
@@ -525,7 +541,8 @@ impl<'a> RecordBlock<'a> {
         Err(WireError::Field { field: "record flags", found: flags.into(), expected: "a record with its value" })
     }
 
-    fn write_head(&self, out: &mut Vec<u8>) {
+    /// Writes all but the value.
+    pub(crate) fn write_head(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.ttl.as_secs().to_be_bytes());
         out.push(self.replication);
         let state = match self.content {

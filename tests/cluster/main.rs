@@ -28,6 +28,7 @@ mod values;
 use common::client::{Answer, Client};
 use common::{Server, eventually};
 use dht::id::Key;
+use dht::record::Class;
 use dht::wire::api::{ApiRequest, Confirm, Put};
 use line::Line;
 use message::{Contact, Hello};
@@ -45,7 +46,7 @@ fn numbered(name: &str, number: usize) -> Key {
 
 /// A PUT of `value` for an hour, to so many nodes.
 fn put_of(key: Key, replication: u8, value: &[u8], confirm: Confirm) -> ApiRequest<'_> {
-    ApiRequest::Put(Put { ttl: 3600, replication, confirm, key, value })
+    ApiRequest::Put(Put { ttl: 3600, replication, confirm, class: Class::Plain, key, value })
 }
 
 /// PUTs `value` at `client`, and waits until so many nodes hold it.

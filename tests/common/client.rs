@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use dht::id::{KEY_SIZE, Key};
+use dht::record::Class;
 use dht::wire::Source;
 use dht::wire::api::{ApiReply, ApiRequest, Confirm, Put};
 use dht::wire::frame::next_frame;
@@ -25,7 +26,7 @@ pub(crate) fn get(key: Key) -> Vec<u8> {
 
 /// The bytes of a PUT of `value` for `ttl` seconds that is not answered, as most clients send it.
 pub(crate) fn put(key: Key, ttl: u16, value: &[u8]) -> Vec<u8> {
-    encode(&ApiRequest::Put(Put { ttl, replication: 1, confirm: Confirm::No, key, value }))
+    encode(&ApiRequest::Put(Put { ttl, replication: 1, confirm: Confirm::No, class: Class::Plain, key, value }))
 }
 
 /// The bytes of `request`.
@@ -84,7 +85,14 @@ impl Client {
 
     /// Stores `value` for a minute, and waits until it is held.
     pub(crate) fn put_confirmed(&mut self, key: Key, value: &[u8]) -> Answer {
-        self.ask(&ApiRequest::Put(Put { ttl: 60, replication: 0, confirm: Confirm::Yes, key, value }))
+        self.ask(&ApiRequest::Put(Put {
+            ttl: 60,
+            replication: 0,
+            confirm: Confirm::Yes,
+            class: Class::Plain,
+            key,
+            value,
+        }))
     }
 
     /// Sends `request`, and waits for its answer.

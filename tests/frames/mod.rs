@@ -1,7 +1,8 @@
 //! The golden frames: each message of `PROTOCOL.md` 1 and 2, written by hand from its tables.
 //!
-//! Nothing here was made by the encoder. Values are either the nine digits whose CRC-32 is
-//! known to all the world, `cbf43926`, or a run of the letter `v`, whose checks were computed by
+//! Nothing here was made by the encoder. Values are the nine digits whose CRC-32 is known to all
+//! the world, `cbf43926`; these digits in an envelope, signed by another program with the key of
+//! RFC 8032, 7.1, test 1; or a run of the letter `v`. The checks of the last two were computed by
 //! another program.
 
 use dht::wire::Source;
@@ -68,6 +69,16 @@ const VERSION_AND_AGE: &str = "018bcfe568000007 000003e8";
 /// The check of `123456789`, and the value.
 const NINE: &str = "cbf43926 313233343536373839";
 
+/// The digits' own key: their SHA-256.
+const NINE_KEY: &str = "15e2b0d3c33891ebb0f1ef609ec41942 0c20e320ce94c65fbc8c3312448eb225";
+/// The key of the owner with the salt `salt`.
+const OWNED_KEY: &str = "8409e9612de9df5aa80e22a6199bfc31 3650a4e4d34ef358961e7eaa0d457814";
+/// The digits as their owner sealed them: public key, sequence, TTL, salt, signature, payload.
+pub(crate) const ENVELOPE: &str = "d75a980182b10ab7d54bfed3c964073a 0ee172f3daa62325af021a68f707511a \
+    018bcfe568000007 0e10 04 73616c74 \
+    f0c0fd27826b1cc9aee3750a6ebfce30 f86ee69744115228095c739bcd3b3308 \
+    49680ccf73c48ebe60538c707b98e0e8 690138b8b1131ab6a3a748dfa56c4604 313233343536373839";
+
 /// All golden frames.
 pub(crate) fn all() -> Vec<Golden> {
     let mut all = module_frames();
@@ -91,6 +102,11 @@ fn module_frames() -> Vec<Golden> {
         // ttl 60, replication 3
         frame("PUT", &["0031 028a", "003c 03 00", KEY, "313233343536373839"], 0),
         frame("PUT, confirm", &["0029 028a", "0000 00 01", KEY], 1),
+        // TTL 0: what the envelope says
+        frame("PUT, signed", &["00a0 028a", "0000 03 02", OWNED_KEY, ENVELOPE], 0),
+        frame("PUT, signed, confirm", &["00a0 028a", "0e10 03 03", OWNED_KEY, ENVELOPE], 0),
+        frame("PUT, hashed", &["0031 028a", "003c 03 04", NINE_KEY, "313233343536373839"], 0),
+        frame("PUT, hashed, confirm", &["0031 028a", "003c 03 05", NINE_KEY, "313233343536373839"], 0),
         frame("PUT, largest", &["ffff 028a", "ffff ff 00", KEY], 65_495),
         frame("GET", &["0024 028b", KEY], 0),
     ]
@@ -124,9 +140,9 @@ fn store_frames() -> Vec<Golden> {
     let frame = |name, parts: &[&str], letters| golden(Source::Peer, name, parts, letters);
     vec![
         frame("STORE", &["0061 0295", RPC, PLAIN, KEY, VERSION_AND_AGE, NINE], 0),
-        frame("STORE, signed", &["0061 0295", RPC, "0e10 08 01", KEY, VERSION_AND_AGE, NINE], 0),
+        frame("STORE, signed", &["00d0 0295", RPC, "0e10 08 01", OWNED_KEY, VERSION_AND_AGE, "0a54d40d", ENVELOPE], 0),
         // version 0, TTL 1, replication 20, all of its age
-        frame("STORE, hashed", &["0061 0295", RPC, "0001 14 02", KEY, "0000000000000000 ffffffff", NINE], 0),
+        frame("STORE, hashed", &["0061 0295", RPC, "0001 14 02", NINE_KEY, "0000000000000000 ffffffff", NINE], 0),
         frame("STORE, largest short", &["ffff 0295", RPC, PLAIN, KEY, VERSION_AND_AGE, "c8c30403"], 65_447),
         frame("STORE, smallest long", &["0000 0295 00010004", RPC, PLAIN, KEY, VERSION_AND_AGE, "f2a5a93a"], 65_448),
         frame("STORE, largest", &["0000 0295 00010033", RPC, PLAIN, KEY, VERSION_AND_AGE, "5aa307aa"], 65_495),
@@ -212,7 +228,7 @@ fn golden(source: Source, name: &'static str, parts: &[&str], letters: usize) ->
 }
 
 /// The bytes that the digits of `text` say; blanks only group them.
-fn hex(text: &str) -> Vec<u8> {
+pub(crate) fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b' ').collect();
     let pairs = digits.chunks(2).map(|pair| std::str::from_utf8(pair).expect("hex is ASCII"));
     pairs.map(|pair| u8::from_str_radix(pair, 16).expect("two hex digits")).collect()

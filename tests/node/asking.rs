@@ -10,7 +10,7 @@ use dht::node::params::{Families, Params};
 use dht::wire::peer::{ErrorCode, Reply, Request};
 
 use crate::stage::{
-    ME, PORT, Stage, address, block, contact, failure, id, key, millis, nodes, quiet, secs, success, value_of,
+    ME, PORT, Stage, address, block, contact, failure, id, key, millis, nodes, secs, success, value_of,
 };
 
 /// A GET of the key 7 that has asked the scripted peer 1 over that connection, under that id.
@@ -188,9 +188,8 @@ fn a_contact_is_not_lost_because_somebody_named_it_at_a_wrong_address() {
 fn whoever_is_really_gone_from_its_address_leaves_the_table() {
     let mut stage = Stage::among(Params::default(), [1]);
     let gone = stage.befriend(2);
-    stage.close(gone);
     stage.script(2);
-    stage.put(quiet(2, b"v"));
+    stage.close(gone);
     let dial = stage.dial_of(2);
     stage.fail(dial, DialError::NotAuthentic);
     assert!(!stage.knows(2));

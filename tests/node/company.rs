@@ -1,11 +1,13 @@
 //! A company: real nodes, back to back, over connections that deliver at once and in order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use dht::id::NodeId;
+use dht::counters::NodeCounters;
+use dht::id::{Key, NodeId};
 use dht::node::action::{Action, Actions, ClientId, ConnId, DialError, DialId, Origin};
+use dht::node::kept::{KeptKey, Saved};
 use dht::node::params::{Endpoint, Params};
 use dht::node::{Me, Node};
 use dht::time::{Now, Time, WallTime};
@@ -13,7 +15,7 @@ use dht::wire::Source;
 use dht::wire::api::{ApiReply, ApiRequest};
 use dht::wire::frame::next_frame;
 
-use crate::stage::{PORT, address, id, whole};
+use crate::stage::{PORT, address, bootstrap, id, whole};
 
 /// Real nodes under one clock. The node `n` has the id and the address of the peer `n`.
 pub(crate) struct Company {
@@ -24,12 +26,17 @@ pub(crate) struct Company {
     ends: BTreeMap<ConnId, (u8, ConnId, Origin)>,
     answers: Vec<(ClientId, ApiReply<'static>)>,
     minted: u64,
+    /// What each member, alive or dead, has on its disk.
+    disks: BTreeMap<u8, BTreeMap<Key, KeptKey>>,
+    /// Members that reach one another and nobody else.
+    cut_off: BTreeSet<u8>,
 }
 
 enum Event {
     Dialled { by: u8, dial: DialId, to: Endpoint, expect: Option<NodeId> },
     Arrives { at: ConnId, bytes: &'static [u8] },
     Closed { at: ConnId },
+    Saved { by: u8 },
 }
 
 impl Company {
@@ -41,12 +48,69 @@ impl Company {
             ends: BTreeMap::new(),
             answers: Vec::new(),
             minted: 0,
+            disks: BTreeMap::new(),
+            cut_off: BTreeSet::new(),
         };
         for (number, params) in members {
-            let me = Me { id: id(number), port: PORT };
-            company.nodes.insert(number, Node::new(me, params, [number; 32], company.now()));
+            company.enter(number, params);
         }
         company
+    }
+
+    /// `members` with these parameters, of whom the first founds the network and all others join
+    /// through it.
+    pub(crate) fn around(members: impl IntoIterator<Item = u8>, params: &Params) -> Self {
+        let mut members = members.into_iter();
+        let founder = members.next().expect("somebody founds it");
+        let others = Params { bootstraps: vec![bootstrap(founder, None)], ..params.clone() };
+        let mut company = Self::new([(founder, params.clone())]);
+        for member in members {
+            company.enter(member, others.clone());
+            company.pass(Duration::from_secs(1));
+        }
+        company.pass(Duration::from_mins(2));
+        company
+    }
+
+    /// A member starts, with what is on its disk.
+    pub(crate) fn enter(&mut self, number: u8, params: Params) {
+        let now = self.now();
+        let mut node = Node::new(Me { id: id(number), port: PORT }, params, [number; 32], now);
+        for kept in self.disks.entry(number).or_default().values() {
+            node.restore(now, kept.clone()).expect("it was verified before it was kept");
+        }
+        self.nodes.insert(number, node);
+    }
+
+    /// Who holds the record of `key`, and what it is.
+    pub(crate) fn held(&self, key: Key) -> BTreeMap<u8, &[u8]> {
+        let held = self.nodes.iter().map(|(number, node)| (*number, node.storage().find(self.now, &key)));
+        held.filter_map(|(number, held)| Some((number, &*held?.record.value))).collect()
+    }
+
+    /// The `n` members nearest to `key`.
+    pub(crate) fn nearest(&self, key: Key, n: usize) -> BTreeSet<u8> {
+        let mut all: Vec<u8> = self.nodes.keys().copied().collect();
+        all.sort_by_key(|number| id(*number).key().distance(&key));
+        all.into_iter().take(n).collect()
+    }
+
+    /// What all members have counted.
+    pub(crate) fn counters(&self) -> NodeCounters {
+        let mut sum = NodeCounters::default();
+        for node in self.nodes.values() {
+            sum += *node.counters();
+        }
+        sum
+    }
+
+    /// From now on `members` reach one another and nobody else; what is said is lost without a word.
+    pub(crate) fn cut_off(&mut self, members: impl IntoIterator<Item = u8>) {
+        self.cut_off = members.into_iter().collect();
+    }
+
+    fn reach(&self, one: u8, other: u8) -> bool {
+        self.cut_off.contains(&one) == self.cut_off.contains(&other)
     }
 
     fn now(&self) -> Now {
@@ -112,10 +176,14 @@ impl Company {
         match event {
             Event::Dialled { by, dial, to, expect } => self.dialled(by, dial, &to, expect),
             Event::Arrives { at, bytes } => {
-                let Some(&(number, ..)) = self.ends.get(&at) else { return };
+                let Some(&(number, other, _)) = self.ends.get(&at) else { return };
+                if self.ends.get(&other).is_some_and(|end| !self.reach(number, end.0)) {
+                    return;
+                }
                 let (frame, _) = next_frame(Source::Peer, bytes).expect("possible").expect("whole");
                 self.perform(number, |node, now, out| node.on_frame(now, at, frame, out));
             }
+            Event::Saved { by } => self.perform(by, |node, now, out| node.on_saved(now, Saved::Durable, out)),
             Event::Closed { at } => {
                 if let Some((number, ..)) = self.ends.remove(&at) {
                     self.perform(number, |node, now, out| node.on_closed(now, at, out));
@@ -126,6 +194,7 @@ impl Company {
 
     fn dialled(&mut self, by: u8, dial: DialId, to: &Endpoint, expect: Option<NodeId>) {
         let found = self.nodes.keys().copied().find(|number| *to == Endpoint::Address(address(*number)));
+        let found = found.filter(|found| self.reach(by, *found));
         let error = match (found, expect) {
             (None, _) => Err(DialError::Unreachable),
             (Some(found), Some(expect)) if id(found) != expect => Err(DialError::NotAuthentic),
@@ -170,6 +239,13 @@ impl Company {
                     let (frame, _) =
                         next_frame(Source::Server, whole(&out, message)).expect("possible").expect("whole");
                     self.answers.push((*client, ApiReply::decode(frame).expect("an answer")));
+                }
+                Action::Save { batch } => {
+                    let disk = self.disks.entry(number).or_default();
+                    for kept in &batch.keys {
+                        disk.insert(kept.key, kept.clone());
+                    }
+                    self.happening.push_back(Event::Saved { by: number });
                 }
                 Action::Close { conn, .. } => {
                     if let Some((_, other, _)) = self.ends.remove(conn) {

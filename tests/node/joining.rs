@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dht::id::RpcId;
-use dht::limits::REFRESH_PAUSE;
+use dht::limits::{REFRESH_PAUSE, REMEMBERED_DIALS, START_PATIENCE};
 use dht::node::Standing;
 use dht::node::action::{DialError, Origin};
 use dht::node::params::{Params, Serving};
@@ -13,8 +13,8 @@ use dht::wire::peer::{PeerMessage, Reply, Request};
 
 use crate::company::Company;
 use crate::stage::{
-    ME, Stage, address, block, bootstrap, confirmed, failure, id, key, millis, nodes, quiet, secs, stored, success,
-    value_of,
+    ME, Stage, address, block, bootstrap, confirmed, contact, failure, id, key, millis, nodes, quiet, secs, stored,
+    success, value_of,
 };
 
 /// Answers the search for the own id that follows a meeting: the newcomer has joined.
@@ -69,7 +69,7 @@ fn a_newcomer_has_joined_when_a_peer_has_answered() {
     assert_eq!(request, Request::FindNode { target: *ME.key() }, "it looks itself up");
     assert_eq!(stage.node.standing(), Standing::Joining);
     stage.reply(conn, rpc, nodes(&[]));
-    assert_eq!(stage.node.standing(), Standing::Settled);
+    assert_eq!(stage.node.standing(), Standing::Settling);
 }
 
 #[test]
@@ -265,6 +265,7 @@ fn a_founder_whose_contacts_all_fall_asleep_finds_them_again() {
     let dial = stage.dial_of(1);
     stage.make_polite(1);
     stage.meet(dial, 1);
+    stage.pass(millis(0));
     assert_eq!(stage.node.standing(), Standing::Settled);
     assert!(stage.knows(1));
 }
@@ -278,8 +279,48 @@ fn a_put_that_reached_nobody_is_spread_when_somebody_is_back() {
     for (dial, ..) in stage.dials() {
         stage.meet(dial, 1);
     }
-    stage.pass(secs(60));
-    assert!(!stage.copies().is_empty());
+    stage.pass(secs(1));
+    assert!(!stage.copies_wanted().is_empty());
+}
+
+fn remembering(remembered: impl IntoIterator<Item = u8>, params: Params) -> Stage {
+    let mut stage = Stage::new(params);
+    for peer in remembered {
+        let now = stage.now();
+        stage.node.remember(now, contact(peer));
+    }
+    stage
+}
+
+#[test]
+fn a_node_that_remembers_others_is_no_founder_and_finds_its_way_back_through_them() {
+    let mut stage = remembering([5], Params::default());
+    assert_eq!(stage.node.standing(), Standing::Joining);
+    stage.wake();
+    let dial = stage.dial_of(5);
+    stage.make_polite(5);
+    stage.meet(dial, 5);
+    stage.pass(millis(0));
+    assert_eq!(stage.node.standing(), Standing::Settled);
+}
+
+#[test]
+fn remembered_contacts_are_dialled_beside_dead_bootstraps_a_few_at_a_time_and_for_ever() {
+    let params = Params { bootstraps: vec![bootstrap(1, None)], ..Params::default() };
+    let mut stage = remembering(2..=40, params);
+    let mut tried = std::collections::BTreeSet::new();
+    for _ in 0..60 {
+        let next = stage.node.next_deadline().expect("it goes on trying");
+        stage.pass(next.since(stage.now));
+        let dials = stage.dials();
+        assert!(dials.len() <= 1 + REMEMBERED_DIALS);
+        for (dial, ..) in dials {
+            tried.insert(stage.peer_dialled(dial));
+            stage.fail(dial, DialError::Unreachable);
+        }
+    }
+    assert_eq!(tried.len(), 40, "each of them, and the bootstrap");
+    assert_eq!(stage.node.standing(), Standing::Joining);
 }
 
 /// Kademlia, section 2.3: a bucket that saw no lookup for an hour is refreshed.
@@ -315,4 +356,41 @@ fn three_nodes_that_join_through_one_another_find_what_each_puts() {
     company.pass(secs(20));
     assert_eq!(company.request(200, ApiRequest::Get { key: key(3) }), success(3, b"value"));
     assert!(company.nodes.values().all(|node| node.counters().faults == 0));
+}
+
+/// A node that has just started with a record of an earlier run, and has met nobody yet.
+fn started_with_a_record() -> Stage {
+    let mut stage = Stage::newcomer();
+    let asker = stage.accept_client(9);
+    stage.ask(asker, Request::Store(block(1, b"old")));
+    stage.wake();
+    stage
+}
+
+#[test]
+fn a_node_that_has_just_started_serves_what_it_held_when_nobody_was_met_for_a_while() {
+    let mut stage = started_with_a_record();
+    let reader = stage.get(key(1));
+    stage.pass(START_PATIENCE.saturating_sub(millis(1)));
+    assert_eq!(stage.answer(reader), None, "it may be old");
+    stage.pass(millis(1));
+    assert_eq!(stage.answer(reader), success(1, b"old"));
+    let reader = stage.get(key(1));
+    assert_eq!(stage.answer(reader), success(1, b"old"), "at once from then on");
+}
+
+#[test]
+fn a_node_that_has_just_started_and_meets_somebody_asks_before_it_serves_what_it_held() {
+    let mut stage = started_with_a_record();
+    let reader = stage.get(key(1));
+    let dial = stage.dial_of(1);
+    stage.make_polite(1);
+    stage.pass(millis(500));
+    let conn = stage.meet(dial, 1);
+    stage.pass(START_PATIENCE.saturating_sub(millis(400)));
+    assert_eq!(stage.answer(reader), None, "it has its full time from now on");
+    let found = stage.all_asked(|request| matches!(request, Request::FindValue { .. }).then_some(()));
+    let newer = dht::wire::peer::RecordBlock { version: crate::stage::version_at(1), ..block(1, b"new") };
+    stage.reply(conn, found[0].1, value_of(newer));
+    assert_eq!(stage.answer(reader), success(1, b"new"));
 }

@@ -42,7 +42,8 @@ fn what_is_owed_is_answered_before_the_goodbye() {
     assert!(!stage.node.has_left());
     stage.reply(conn, copies[0].1, stored(&copies[0].2));
     assert_eq!(stage.answer(writer), success(1, b""));
-    assert!(stage.node.has_left());
+    stage.pass(millis(0));
+    assert!(stage.node.has_left(), "what was put is held by another one");
     assert_eq!(stage.said(conn), [PeerMessage::Goodbye]);
 }
 
@@ -122,4 +123,66 @@ fn a_malformed_message_of_the_last_peer_that_is_waited_for_does_not_delay_the_le
     stage.tell(conn, &crate::stage::hello());
     assert_eq!(stage.answer(client), failure(7));
     assert!(stage.node.has_left(), "nothing is owed any more");
+}
+
+/// A node that holds a record which nobody else was heard to hold.
+fn alone_with_a_record() -> (Stage, dht::node::action::ConnId) {
+    let mut stage = Stage::founder();
+    let asker = stage.accept_client(9);
+    stage.ask(asker, Request::Store(block(1, b"value")));
+    let conn = stage.befriend(2);
+    stage.pass(millis(0));
+    let offers = stage.offers();
+    assert_eq!(offers.len(), 1, "to whom it has just met");
+    stage.reply(conn, offers[0].1, Reply::Error(ErrorCode::SERVER_ERROR));
+    (stage, conn)
+}
+
+#[test]
+fn records_that_few_hold_are_handed_over_before_the_goodbye() {
+    let (mut stage, conn) = alone_with_a_record();
+    leave(&mut stage);
+    stage.pass(millis(0));
+    let copies = stage.copies_wanted();
+    let [(to, rpc, copy)] = copies[..] else { panic!("{copies:?}") };
+    assert_eq!((to, copy.key), (conn, key(1)));
+    assert!(!stage.node.has_left(), "it is not held yet");
+    stage.reply(to, rpc, stored(&copy));
+    assert!(stage.node.has_left());
+    assert_eq!(stage.said(conn), [PeerMessage::Goodbye]);
+}
+
+#[test]
+fn records_that_nobody_takes_do_not_hold_up_the_leave_beyond_its_time() {
+    let (mut stage, conn) = alone_with_a_record();
+    leave(&mut stage);
+    for _ in 0..99 {
+        stage.pass(millis(100));
+        stage.tell(conn, &PeerMessage::Request(dht::id::RpcId::new([1; 32]), Request::Ping));
+        for (conn, rpc, entries) in stage.offers() {
+            let keys = [entries[0].key];
+            stage.reply(conn, rpc, Reply::Wanted(dht::wire::codec::List::lend(&keys)));
+        }
+    }
+    stage.pass(millis(100));
+    assert!(stage.node.has_left());
+}
+
+#[test]
+fn a_node_whose_records_others_hold_leaves_without_offering_them() {
+    let (mut stage, conn) = alone_with_a_record();
+    stage.ask(conn, Request::Store(block(1, b"value")));
+    leave(&mut stage);
+    stage.pass(millis(0));
+    assert_eq!(stage.offers(), []);
+    assert!(stage.node.has_left());
+}
+
+#[test]
+fn a_node_that_nobody_is_left_to_hand_records_to_leaves_at_once() {
+    let (mut stage, conn) = alone_with_a_record();
+    stage.script(2);
+    stage.tell(conn, &PeerMessage::Goodbye);
+    leave(&mut stage);
+    assert!(stage.node.has_left());
 }

@@ -9,13 +9,20 @@
 
 mod asking;
 mod company;
+mod durable;
 mod getting;
+mod holding;
 mod joining;
+mod keeping;
 mod leaving;
 mod meeting;
+mod owned;
 mod putting;
+mod reading;
+mod settling;
 mod spreading;
 mod stage;
 mod storing;
+mod surviving;
 mod turns;
 mod twice;

@@ -3,12 +3,13 @@
 use dht::id::RpcId;
 use dht::node::action::{ConnId, DialError};
 use dht::node::params::{Params, Serving};
-use dht::record::{Age, Version};
+use dht::record::{Age, Class, Life, Rank, Version};
 use dht::wire::api::{ApiReply, Put};
-use dht::wire::peer::{Content, ErrorCode, RecordBlock, Reply, Request};
+use dht::wire::peer::{Content, ErrorCode, RecordBlock, Reply, Request, StoreOutcome};
 
 use crate::stage::{
-    Stage, block, confirmed, failure, id, key, larger, millis, quiet, secs, stored, success, value_of, version_at,
+    Stage, block, confirmed, failure, id, key, larger, millis, quiet, secs, signed, stored, success, value_of,
+    version_at,
 };
 
 type Copy = (ConnId, RpcId, RecordBlock<'static>);
@@ -254,6 +255,50 @@ fn a_version_that_was_overtaken_is_confirmed_when_its_copies_are_held() {
     let again = stage.copies();
     take(&mut stage, &again);
     assert_eq!(stage.answer(client), success(1, b""));
+}
+
+/// Whoever writes twice through this node ends with the second value, however fast the clock that
+/// drew the version before them.
+#[test]
+fn a_put_does_not_overtake_a_later_one_of_this_node() {
+    let mut stage = Stage::among(small(), 1..=8);
+    let asker = stage.accept_client(9);
+    stage.ask(asker, Request::Store(RecordBlock { version: version_at(300_000), ..block(1, b"fast") }));
+    let first = stage.put(thrice(1));
+    let earlier = stage.copies();
+    let second = stage.put(Put { value: b"later", ..thrice(1) });
+    let later = stage.copies();
+    stage.reply(earlier[0].0, earlier[0].1, larger(1, later[0].2.version));
+    assert_eq!((stage.answer(first), stage.copies()), (failure(1), vec![]));
+    take(&mut stage, &later);
+    assert_eq!(stage.answer(second), success(1, b""));
+}
+
+/// The claim of one holder proves nothing: whoever could end a PUT by it would own every key.
+#[test]
+fn a_signed_put_is_not_ended_by_one_who_claims_a_larger_record() {
+    let mut stage = Stage::among(small(), 1..=8);
+    let record = signed(1, 0, b"v");
+    let put = Put { key: record.key, class: record.class, value: record.value(), ttl: 0, ..thrice(1) };
+    let client = stage.put(put);
+    let copies = stage.copies();
+    let lie = |copy: &RecordBlock<'static>| {
+        let held = Rank { class: Class::Signed, life: Life::Alive, version: version_at(9) };
+        Reply::Stored { key: copy.key, outcome: StoreOutcome::Larger, held }
+    };
+    stage.reply(copies[0].0, copies[0].1, lie(&copies[0].2));
+    take(&mut stage, &copies[1..]);
+    let next = stage.copies();
+    assert_eq!(next.len(), 1, "the next closest takes the copy when all others have answered");
+    take(&mut stage, &next);
+    assert_eq!(stage.answer(client), Some(ApiReply::Success { key: record.key, value: b"" }));
+
+    let client = stage.put(Put { value: signed(1, 5, b"w").value(), ..put });
+    for (conn, rpc, copy) in stage.copies() {
+        stage.reply(conn, rpc, lie(&copy));
+    }
+    assert_eq!(stage.answer(client), Some(ApiReply::Failure { key: record.key }), "all know better");
+    assert_eq!(stage.copies(), []);
 }
 
 /// Section 3: a version more than ten minutes ahead is ignored by everyone who meets it. And who

@@ -2,13 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
 
 use dht::contact::Contact;
 use dht::id::{Key, NodeId, RpcId};
+use dht::identity::PublicKey;
 use dht::node::action::{Action, Actions, ClientId, ConnId, DialError, DialId, Encoded, Origin};
+use dht::node::kept::{Batch, Saved};
 use dht::node::params::{Bootstrap, Endpoint, Params};
 use dht::node::{Me, Node};
+use dht::record::envelope::{hashed_key, owned_key, seal};
 use dht::record::{Age, Class, Life, Rank, Ttl, Version, check_of};
 use dht::time::{Now, Time, WallTime};
 use dht::wire::Source;
@@ -16,7 +22,7 @@ use dht::wire::api::{ApiReply, ApiRequest, Confirm, Put};
 use dht::wire::codec::List;
 use dht::wire::frame::next_frame;
 use dht::wire::peer::{
-    Content, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, RecordBlock, Reply, Request, StoreOutcome, Want,
+    Content, Entry, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, RecordBlock, Reply, Request, StoreOutcome, Want,
 };
 
 /// Where every peer listens.
@@ -44,6 +50,18 @@ pub(crate) enum Deed {
     Send(ConnId, Message),
     Reply(ClientId, ApiReply<'static>),
     Close(ConnId),
+    Save(Arc<Batch>),
+}
+
+/// What becomes of a batch that the node wants saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disk {
+    /// It is on disk at once.
+    Works,
+    /// It fails.
+    Fails,
+    /// It waits until the test says what becomes of it.
+    Waits,
 }
 
 /// One node before its peers.
@@ -64,6 +82,7 @@ pub(crate) struct Stage {
     /// Whose address each dial went to.
     dialled: BTreeMap<DialId, SocketAddr>,
     minted: u64,
+    pub(crate) disk: Disk,
 }
 
 /// The curtain, and the clock.
@@ -82,6 +101,7 @@ impl Stage {
             greeted: BTreeSet::new(),
             dialled: BTreeMap::new(),
             minted: 0,
+            disk: Disk::Works,
         }
     }
 
@@ -137,7 +157,7 @@ impl Stage {
             match &deed {
                 Deed::Close(conn) => drop(self.conns.remove(conn)),
                 Deed::Dial(dial, Endpoint::Address(to), _) => drop(self.dialled.insert(*dial, *to)),
-                Deed::Dial(..) | Deed::Send(..) | Deed::Reply(..) => {}
+                Deed::Dial(..) | Deed::Send(..) | Deed::Reply(..) | Deed::Save(_) => {}
             }
             self.deeds.push(deed);
         }
@@ -160,10 +180,12 @@ impl Stage {
                             _,
                             Request::Ping
                                 | Request::FindNode { .. }
+                                | Request::Sync { .. }
                                 | Request::FindValue { want: Want { contacts: true, .. }, .. }
                         )
                     )
             }
+            Deed::Save(_) => self.disk != Disk::Waits,
             Deed::Reply(..) | Deed::Close(_) => false,
         }
     }
@@ -175,7 +197,12 @@ impl Stage {
                 self.tell(conn, &hello());
             }
             Deed::Send(conn, PeerMessage::Request(rpc, Request::Ping)) => self.reply(conn, rpc, Reply::Pong),
+            Deed::Send(conn, PeerMessage::Request(rpc, Request::Sync { .. })) => self.reply(conn, rpc, synced(&[])),
             Deed::Send(conn, PeerMessage::Request(rpc, _)) => self.reply(conn, rpc, nodes(&[])),
+            Deed::Save(_) => {
+                let saved = if self.disk == Disk::Works { Saved::Durable } else { Saved::Failed };
+                self.act(|node, now, out| node.on_saved(now, saved, out));
+            }
             deed => unreachable!("{deed:?} is no routine"),
         }
     }
@@ -348,6 +375,63 @@ impl Stage {
         })
     }
 
+    /// The OFFERs sent: to whom, under which id, and what.
+    pub(crate) fn offers(&mut self) -> Vec<(ConnId, RpcId, Vec<Entry>)> {
+        self.all_asked(|request| match request {
+            Request::Offer(entries) => Some(entries.iter().collect()),
+            _ => None,
+        })
+    }
+
+    /// Whoever is offered something wants all of it. Returns to whom the copies then go, and what.
+    pub(crate) fn copies_wanted(&mut self) -> Vec<(ConnId, RpcId, RecordBlock<'static>)> {
+        for (conn, rpc, entries) in self.offers() {
+            let keys: Vec<Key> = entries.iter().map(|entry| entry.key).collect();
+            self.reply(conn, rpc, Reply::Wanted(List::lend(&keys)));
+        }
+        self.pass(Duration::ZERO);
+        self.copies()
+    }
+
+    /// The copies sent, and to which peer.
+    pub(crate) fn handed(&mut self) -> Vec<(u8, RecordBlock<'static>)> {
+        let copies = self.copies();
+        copies.into_iter().map(|(conn, _, copy)| (self.number_at(conn), copy)).collect()
+    }
+
+    /// What was wanted saved.
+    pub(crate) fn batches(&mut self) -> Vec<Arc<Batch>> {
+        self.take(|deed| match deed {
+            Deed::Save(batch) => Some(Arc::clone(batch)),
+            _ => None,
+        })
+    }
+
+    /// Has the peers answer FIND VALUE as `answers` says, until nobody is asked any more; `None` is
+    /// silence.
+    pub(crate) fn answer_find_value(&mut self, answers: impl Fn(u8, Want) -> Option<Reply<'static>>) {
+        for _ in 0..TURNS_MAX {
+            let asked = self.all_asked(|request| match request {
+                Request::FindValue { want, .. } => Some(*want),
+                _ => None,
+            });
+            if asked.is_empty() {
+                return;
+            }
+            for (conn, rpc, want) in asked {
+                if let Some(reply) = answers(self.number_at(conn), want) {
+                    self.reply(conn, rpc, reply);
+                }
+            }
+        }
+        panic!("the node asks and asks");
+    }
+
+    /// The number of the peer at the other end of `conn`.
+    pub(crate) fn number_at(&self, conn: ConnId) -> u8 {
+        self.at(conn).key().as_bytes()[0]
+    }
+
     pub(crate) fn dials(&mut self) -> Vec<(DialId, Endpoint, Option<NodeId>)> {
         self.take(|deed| match deed {
             Deed::Dial(dial, to, expect) => Some((*dial, to.clone(), *expect)),
@@ -380,6 +464,12 @@ impl Stage {
         self.conns[&conn]
     }
 
+    /// Forgets all that the node has done but the copies that it sent.
+    pub(crate) fn forget_but_copies(&mut self) {
+        let copy = |deed: &Deed| matches!(deed, Deed::Send(_, PeerMessage::Request(_, Request::Store(_))));
+        self.deeds.retain(copy);
+    }
+
     pub(crate) fn forget_deeds(&mut self) {
         self.deeds.clear();
     }
@@ -410,6 +500,7 @@ fn deed(actions: &Actions, action: &Action) -> Deed {
             Deed::Reply(*client, ApiReply::decode(frame).expect("an answer"))
         }
         Action::Close { conn, .. } => Deed::Close(*conn),
+        Action::Save { batch } => Deed::Save(Arc::clone(batch)),
     }
 }
 
@@ -483,9 +574,44 @@ pub(crate) fn block(n: u8, value: &'static [u8]) -> RecordBlock<'static> {
     }
 }
 
+/// A signed record of 60 s and replication 3, as a peer sends it: the owner `owner` wrote it so many
+/// milliseconds after the curtain rose.
+pub(crate) fn signed(owner: u8, millis: u64, payload: &[u8]) -> RecordBlock<'static> {
+    let owner = SigningKey::from_bytes(&[owner; 32]);
+    let ttl = Ttl::from_secs(60).expect("not zero");
+    let value: &'static [u8] = Vec::leak(seal(&owner, version_at(millis), ttl, b"salt", payload));
+    let key = owned_key(&PublicKey::new(owner.verifying_key().to_bytes()), b"salt");
+    RecordBlock { class: Class::Signed, key, version: version_at(millis), ..block_of(value) }
+}
+
+/// A hashed record of 60 s and replication 3, as a peer sends it.
+pub(crate) fn hashed(value: &'static [u8]) -> RecordBlock<'static> {
+    RecordBlock { class: Class::Hashed, key: hashed_key(value), version: Version::from_bits(0), ..block_of(value) }
+}
+
+/// The plain record of the key 0 with that value.
+fn block_of(value: &'static [u8]) -> RecordBlock<'static> {
+    block(0, value)
+}
+
+/// The record without its value.
+pub(crate) fn head(record: RecordBlock<'static>) -> RecordBlock<'static> {
+    RecordBlock { content: Content::Head, ..record }
+}
+
+/// The reply to FIND VALUE of whoever holds `record`.
+pub(crate) fn given(record: RecordBlock<'static>, want: Want) -> Reply<'static> {
+    value_of(if want.head_only { head(record) } else { record })
+}
+
 /// The reply to FIND VALUE with that record and no contacts.
 pub(crate) fn value_of(record: RecordBlock<'_>) -> Reply<'_> {
     Reply::Value { contacts: List::lend(&[]), record }
+}
+
+/// The last page of a SYNC.
+pub(crate) fn synced(entries: &[Entry]) -> Reply<'_> {
+    Reply::Synced { more: false, entries: List::lend(entries) }
 }
 
 /// The reply to a STORE: what the peer holds now.
@@ -507,7 +633,7 @@ pub(crate) fn version_at(millis: u64) -> Version {
 
 /// A PUT with everything left to the server, which is not to be confirmed.
 pub(crate) fn quiet(n: u8, value: &[u8]) -> Put<'_> {
-    Put { ttl: 0, replication: 0, confirm: Confirm::No, key: key(n), value }
+    Put { ttl: 0, replication: 0, confirm: Confirm::No, class: Class::Plain, key: key(n), value }
 }
 
 /// The same, to be confirmed.

@@ -88,13 +88,14 @@ fn a_get_of_other_than_36_bytes_closes_the_connection() {
 }
 
 #[test]
-fn an_undefined_flag_closes_the_connection() {
+fn an_undefined_flag_or_a_value_both_signed_and_hashed_closes_the_connection() {
     let flagged = |flags: u8| {
         let mut bytes = put(key("k"), 60, b"never stored");
         bytes[7] = flags;
-        Malformed { bytes, fault: format!("flags is {flags}, expected 0 or 1 (confirm)") }
+        let expected = "1 (confirm), 2 (signed) or 4 (hashed), or 1 with one of the others";
+        Malformed { bytes, fault: format!("flags is {flags}, expected {expected}") }
     };
-    each_closes_its_connection_and_no_other(&[2, 4, 8, 16, 32, 64, 128, 3, 255].map(flagged));
+    each_closes_its_connection_and_no_other(&[6, 7, 8, 16, 32, 64, 128, 9, 255].map(flagged));
 }
 
 #[test]

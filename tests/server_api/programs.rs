@@ -1,4 +1,5 @@
-//! The programs that people use on a node: `dht-cli` and `scripts/dht_client.py`.
+//! The programs that people use on a node: `dht-cli` and `scripts/dht_client.py`. What `dht-cli`
+//! signs and verifies stands in `signed.rs`.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -11,11 +12,11 @@ use super::common::{Server, dht_client, eventually, free_port};
 
 // ── dht-cli ──────────────────────────────────────────────────────────────────────────────────
 
-fn dht_cli_fed(api: SocketAddr, arguments: &[&str], input: &[u8]) -> Finished {
+pub(super) fn dht_cli_fed(api: SocketAddr, arguments: &[&str], input: &[u8]) -> Finished {
     run(Command::new(env!("CARGO_BIN_EXE_dht-cli")).arg("-a").arg(api.to_string()).args(arguments), input)
 }
 
-fn dht_cli(api: SocketAddr, arguments: &[&str]) -> Finished {
+pub(super) fn dht_cli(api: SocketAddr, arguments: &[&str]) -> Finished {
     dht_cli_fed(api, arguments, b"")
 }
 
@@ -68,7 +69,16 @@ fn dht_cli_tells_by_its_exit_status_what_is_wrong() {
     assert!(not_found.stderr.contains("not found"), "{}", not_found.stderr);
 
     let too_long = "a key of more than thirty-two bytes";
-    for usage in [&["get"][..], &["put", "k"], &["list"], &["get", too_long], &["put", "k", "v", "--ttl", "x"]] {
+    for usage in [
+        &["get"][..],
+        &["put", "k"],
+        &["list"],
+        &["get", too_long],
+        &["put", "k", "v", "--ttl", "x"],
+        &["delete", "k"],
+        &["get", "--signed", "k"],
+        &["put", "--sign", "no such file", "v"],
+    ] {
         let refused = dht_cli(server.api(), usage);
         assert_eq!((refused.code, &refused.stdout[..]), (Some(2), &b""[..]), "{usage:?}");
     }

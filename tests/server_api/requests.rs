@@ -4,6 +4,7 @@ use std::thread;
 
 use dht::id::Key;
 use dht::limits::{API_OWED_MAX, CLIENT_REQUESTS_MAX};
+use dht::record::Class;
 use dht::wire::api::{ApiRequest, Confirm, Put};
 
 use super::Joining;
@@ -145,7 +146,8 @@ fn requests_beyond_what_the_node_takes_wait_on_their_connections_and_are_answere
 fn a_confirmation_has_its_place_in_the_order_of_answers() {
     let server = Server::start("");
     let mut client = Client::connect(server.api());
-    let request = Put { ttl: 60, replication: 1, confirm: Confirm::Yes, key: key("k"), value: b"value" };
+    let request =
+        Put { ttl: 60, replication: 1, confirm: Confirm::Yes, class: Class::Plain, key: key("k"), value: b"value" };
     client.send(&[get(key("k")), encode(&ApiRequest::Put(request)), get(key("k"))].concat());
     assert_eq!(client.answer(), Answer::Failure(key("k")));
     assert_eq!(client.answer(), Answer::Success(key("k"), Vec::new()));
@@ -350,7 +352,8 @@ fn any_replication_is_taken_and_a_lone_node_is_enough_for_it() {
     let mut client = Client::connect(server.api());
     for replication in [0, 1, 20, 21, 255] {
         let key = numbered(replication.into());
-        let request = Put { ttl: 60, replication, confirm: Confirm::Yes, key, value: &[replication, 1] };
+        let request =
+            Put { ttl: 60, replication, confirm: Confirm::Yes, class: Class::Plain, key, value: &[replication, 1] };
         assert_eq!(client.ask(&ApiRequest::Put(request)), Answer::Success(key, Vec::new()));
         assert_eq!(client.get(key), Some(vec![replication, 1]));
     }

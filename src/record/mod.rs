@@ -8,15 +8,19 @@
 //! A life is carried as TTL and *age*, never as a date: age only grows, so no hop, rounding or
 //! skewed clock prolongs it. A holder turns both into the [`Time`] at which it ends.
 //!
-//! Classes other than plain are known to the order and to the wire; verifying them is not done
-//! yet, so no node accepts them.
+//! A record that ends leaves a [`Tombstone`]: which versions of its key are over, until no older
+//! one can be alive anywhere. What a record of class signed or hashed proves is verified in one
+//! place, [`envelope`].
+
+pub mod envelope;
 
 use std::cmp::Ordering;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::id::Key;
+use crate::contact::Group;
+use crate::id::{Key, NodeId};
 use crate::limits::{CLOCK_SKEW_MAX, TTL_LONGEST};
 use crate::time::{Now, Time, WallTime};
 
@@ -125,6 +129,14 @@ impl Ttl {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Age(pub u32);
 
+impl Age {
+    /// The age after another `span`.
+    #[must_use]
+    pub fn after(self, span: Duration) -> Age {
+        Age(self.0.saturating_add(u32::try_from(span.as_millis()).unwrap_or(u32::MAX)))
+    }
+}
+
 /// A value under a key, without the moment its life ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -157,11 +169,15 @@ impl Record {
     /// If the keys differ: records of different keys do not compete.
     pub fn compare(&self, other: &Record) -> Ordering {
         assert_eq!(self.key, other.key, "records of different keys do not compete");
-        (self.class.certifies_itself(), self.version, &self.value[..]).cmp(&(
-            other.class.certifies_itself(),
-            other.version,
-            &other.value[..],
-        ))
+        self.rank().compare(&self.value, other)
+    }
+}
+
+impl Rank {
+    /// Compares a record of this rank with this value, whose key is that of `other`, to `other`.
+    pub fn compare(&self, value: &[u8], other: &Record) -> Ordering {
+        let order = (self.class.certifies_itself(), self.version, value);
+        order.cmp(&(other.class.certifies_itself(), other.version, &other.value))
     }
 }
 
@@ -190,6 +206,92 @@ fn left_by_version(wall: WallTime, version: Version) -> Duration {
     let longest = u64::try_from((TTL_LONGEST + CLOCK_SKEW_MAX).as_millis()).expect("a day fits");
     let end = version.time().as_millis().saturating_add(longest);
     Duration::from_millis(end.saturating_sub(wall.as_millis()))
+}
+
+/// Who brought a record to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Giver {
+    /// A client of the node itself: it is never given up before its end.
+    Client,
+    /// A peer whose share nobody counts: it is of a private network, or an earlier run met it.
+    Peer,
+    /// Any other peer, and the group of its address: neither may fill the storage alone.
+    Stranger(NodeId, Group),
+}
+
+/// Which versions of a key are over: no record that is not newer comes back (`PROTOCOL.md` 3).
+///
+/// It may stand beneath a live record that certifies itself: then it is the floor above which the
+/// next plain version has to be.
+///
+/// A tombstone is the memory of one node. Readers believe a plain one of others, too, as they would
+/// believe a newer plain record; nobody can prove a signed one. So there is one way for a signed
+/// version to come back: its owner replaced it by one with a shorter TTL, which is over, and a
+/// reader meets only nodes that never saw the newer one, or have forgotten its tombstone. An owner
+/// who wants the older version gone gives the newer one the longer life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The largest signed version that is over.
+    pub signed: Option<Version>,
+    /// The largest plain version that is over, or was seen beneath a record that certifies itself.
+    pub plain: Option<Version>,
+}
+
+impl Tombstone {
+    /// What is left of `rank`: nothing of a hashed record, whose bytes may come back.
+    pub fn of(rank: Rank) -> Self {
+        match rank.class {
+            Class::Plain => Self { signed: None, plain: Some(rank.version) },
+            Class::Signed => Self { signed: Some(rank.version), plain: None },
+            Class::Hashed => Self::default(),
+        }
+    }
+
+    /// What is remembered of `lower` beneath `upper`: the floor, if the one is plain and the other
+    /// certifies itself.
+    pub fn beneath(lower: Rank, upper: Rank) -> Self {
+        let is_floor = upper.class.certifies_itself() && !lower.class.certifies_itself();
+        if is_floor { Self::of(lower) } else { Self::default() }
+    }
+
+    /// What a record of `rank` that had to go before its end leaves behind: all that is older is
+    /// over, and itself may come back.
+    pub fn below(rank: Rank) -> Self {
+        let older = |version: Version| version.0.checked_sub(1).map(Version);
+        let whole = Self::of(rank);
+        Self { signed: whole.signed.and_then(older), plain: whole.plain.and_then(older) }
+    }
+
+    /// Both in one.
+    #[must_use]
+    pub fn and(self, other: Tombstone) -> Self {
+        Self { signed: self.signed.max(other.signed), plain: self.plain.max(other.plain) }
+    }
+
+    /// Whether nothing is over.
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    /// What a record of `class` and `version` is up against, if it is over: the larger one. A
+    /// tombstone beats the live record of its own version, and a signed one every plain record.
+    pub fn beats(self, class: Class, version: Version) -> Option<Rank> {
+        let over = |class, version| Rank { class, life: Life::Over, version };
+        let signed = self.signed.map(|signed| over(Class::Signed, signed));
+        let plain = self.plain.map(|plain| over(Class::Plain, plain));
+        match class {
+            Class::Plain => signed.or(plain.filter(|plain| plain.version >= version)),
+            Class::Signed | Class::Hashed => signed.filter(|signed| signed.version >= version),
+        }
+    }
+
+    /// From when on no older version can be alive anywhere: the longest life, and the skew of the
+    /// clock that drew the version and of the one that judges it.
+    pub fn lapses(self) -> WallTime {
+        let longest = u64::try_from((TTL_LONGEST + CLOCK_SKEW_MAX * 2).as_millis()).expect("a day fits");
+        let newest = self.signed.max(self.plain).map_or(0, |version| version.time().as_millis());
+        WallTime::from_millis(newest.saturating_add(longest))
+    }
 }
 
 /// CRC-32 of `value`, the check that a record carries.

@@ -1,12 +1,15 @@
 //! `dht-sim`: a whole network in one thread, from one seed.
 //!
-//! Nodes join, clients PUT, nodes die, clients GET. What is printed but for the last figures,
+//! Nodes join, clients PUT, nodes die, clients GET; with `--values` for hours, while nodes crash,
+//! part, come and go. What is printed but for the last figures,
 //! wall time and memory, follows from the command line alone; the digest of all events proves it.
 //!
 //! A broken law, and a GET that finds nothing while somebody holds the record, end with status 1
-//! and the command that replays the run.
+//! and the command that replays the run. In a long run a GET that finds nothing is counted.
 
 #![forbid(unsafe_code)]
+
+mod endurance;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -15,9 +18,12 @@ use std::time::{Duration, Instant};
 
 use dht::id::Key;
 use dht::limits::K_MAX;
+use dht::record::Class;
 use dht::sim::{Answer, Ask, Chance, Death, Faults, Number, Scenario, Violation, World};
 use dht::wire::api::{ApiRequest, Confirm, Put};
 use getopts::{Matches, Options};
+
+use endurance::Endurance;
 
 /// Requests of clients that begin in one virtual second.
 const REQUESTS_PER_SECOND: u32 = 100;
@@ -27,6 +33,12 @@ const REQUESTS_DEFAULT: u32 = 200;
 
 /// Nodes at most: their addresses have 24 bits.
 const NODES_MAX: u32 = 1_000_000;
+
+/// How long a partition lasts, unless the command line says otherwise.
+const PARTITION_MINUTES: u64 = 30;
+
+/// The options that make no sense without `--values`.
+const LONG_RUN: [&str; 5] = ["session", "hours", "crash", "partition", "minutes"];
 
 const BRIEF: &str = "\
 usage: dht-sim --nodes N --seed S [options]
@@ -49,6 +61,8 @@ struct Plan {
     deaths: [(Death, f64); 2],
     /// 0 for the nodes' own default.
     replication: u8,
+    /// The long run, in the place of the PUTs and GETs.
+    endurance: Option<Endurance>,
 }
 
 /// Why the run failed.
@@ -135,6 +149,12 @@ fn options() -> Options {
     options.optopt("", "replication", "nodes that shall hold a record (the nodes' default)", "N");
     options.optopt("", "kill", "percent of the nodes whose process dies after the PUTs (0)", "P");
     options.optopt("", "vanish", "percent of the nodes that fall silent after the PUTs (0)", "P");
+    options.optopt("", "values", "values of a long run, PUT and then read; in place of --puts", "N");
+    options.optopt("", "session", "how long a node lives on average, in a long run: 60m, 90s, 2h (for ever)", "SPAN");
+    options.optopt("", "hours", "virtual hours of a long run (0)", "N");
+    options.optopt("", "crash", "percent of the nodes that crash at once, in a long run (0)", "P");
+    options.optopt("", "partition", "percent of the nodes that are cut off for a while, in a long run (0)", "P");
+    options.optopt("", "minutes", &format!("how long they are ({PARTITION_MINUTES})"), "N");
     options.optopt("", "connections", "connections that a node keeps (the nodes' default)", "N");
     options.optflag("h", "help", "print this and exit");
     options.optflag("V", "version", "print the version and exit");
@@ -162,13 +182,52 @@ fn read_order(options: &Options, arguments: impl IntoIterator<Item = std::ffi::O
     scenario.params.peer_connections_max = connections.unwrap_or(scenario.params.peer_connections_max);
     let requests = |option| Ok(number(&matches, option, "0 to 2^32 - 1", |_| true)?.unwrap_or(REQUESTS_DEFAULT));
     let replication = number(&matches, "replication", "1 to 20", |copies| (1..=K_MAX).contains(copies))?;
+    let replication = u8::try_from(replication.unwrap_or(0)).expect("it was read as one up to 20");
     Ok(Order::Run(Box::new(Plan {
+        endurance: read_endurance(&matches, replication, requests("gets")?)?,
         scenario,
         puts: requests("puts")?,
         gets: requests("gets")?,
         deaths: [(Death::Process, percent(&matches, "kill")?), (Death::Host, percent(&matches, "vanish")?)],
-        replication: u8::try_from(replication.unwrap_or(0)).expect("it was read as one up to 20"),
+        replication,
     })))
+}
+
+fn read_endurance(matches: &Matches, replication: u8, gets: u32) -> Result<Option<Endurance>, UsageError> {
+    let values = number(matches, "values", "1 to 2^32 - 1", |values| *values > 0)?;
+    let session = span(matches, "session")?;
+    let minutes = number(matches, "minutes", "1 to 1000", |minutes| (1..=1_000).contains(minutes))?;
+    let hours = number(matches, "hours", "0 to 1000", |hours| *hours <= 1_000)?;
+    let endurance = Endurance {
+        values: values.unwrap_or(0),
+        replication,
+        gets,
+        crash: percent(matches, "crash")?,
+        partition: (percent(matches, "partition")?, Duration::from_mins(minutes.unwrap_or(PARTITION_MINUTES))),
+        session,
+        hours: hours.unwrap_or(0),
+    };
+    if values.is_none() && LONG_RUN.iter().any(|option| matches.opt_present(option)) {
+        return Err(UsageError::Missing { option: "values" });
+    }
+    Ok(values.map(|_| endurance))
+}
+
+/// A number with its unit: `90s`, `60m`, `2h`.
+fn span(matches: &Matches, option: &'static str) -> Result<Option<Duration>, UsageError> {
+    let Some(found) = matches.opt_str(option) else { return Ok(None) };
+    let wrong = || UsageError::Number { option, found: found.clone(), expected: "90s, 60m or 2h" };
+    let unit = found.chars().last().and_then(|unit| match unit {
+        's' => Some(1),
+        'm' => Some(60),
+        'h' => Some(3_600),
+        _ => None,
+    });
+    let unit = unit.ok_or_else(wrong)?;
+    match found[..found.len() - 1].parse::<u32>() {
+        Ok(count @ 1..=1_000_000) => Ok(Some(Duration::from_secs(u64::from(count) * unit))),
+        _ => Err(wrong()),
+    }
 }
 
 fn percent(matches: &Matches, option: &'static str) -> Result<f64, UsageError> {
@@ -197,10 +256,13 @@ fn run(plan: &Plan) -> Result<(), Failure> {
     let mut world = World::new(plan.scenario.clone());
     world.join_all()?;
     println!("joined {} at {}", plan.scenario.nodes, world.now());
-    let keys: Vec<Key> = (0..plan.puts).map(|_| world.any_key()).collect();
-    put_all(&mut world, plan, &keys)?;
-    kill(&mut world, &plan.deaths);
-    let missed = get_all(&mut world, plan.gets, &keys)?;
+    let missed = match &plan.endurance {
+        None => put_and_get(&mut world, plan)?,
+        Some(endurance) => {
+            endurance.run(&mut world)?;
+            0
+        }
+    };
     world.survey()?;
     print!("{}", world.figures());
     println!("digest {}", world.digest());
@@ -214,6 +276,14 @@ fn run(plan: &Plan) -> Result<(), Failure> {
         0 => Ok(()),
         count => Err(Failure::NotFound { count }),
     }
+}
+
+/// PUTs, deaths, GETs; returns how many found nothing although somebody holds the record.
+fn put_and_get(world: &mut World, plan: &Plan) -> Result<u32, Failure> {
+    let keys: Vec<Key> = (0..plan.puts).map(|_| world.any_key()).collect();
+    put_all(world, plan, &keys)?;
+    kill(world, &plan.deaths);
+    Ok(get_all(world, plan.gets, &keys)?)
 }
 
 /// Begins one request after the other, evenly in time, and waits until all are over.
@@ -244,7 +314,14 @@ fn put_all(world: &mut World, plan: &Plan, keys: &[Key]) -> Result<(), Violation
     let asks = pace(world, plan.puts, |world, nth| {
         let (key, value) = (keys[nth as usize], value_of(nth));
         let at = world.any_alive();
-        let put = Put { ttl: 0, replication: plan.replication, confirm: Confirm::Yes, key, value: &value };
+        let put = Put {
+            ttl: 0,
+            replication: plan.replication,
+            confirm: Confirm::Yes,
+            class: Class::Plain,
+            key,
+            value: &value,
+        };
         world.ask(at, &ApiRequest::Put(put))
     })?;
     let held = asks.iter().filter(|ask| matches!(world.answer(**ask), Some(Answer::Success(_)))).count();
@@ -352,6 +429,25 @@ mod tests {
     }
 
     #[test]
+    fn a_long_run_is_as_the_command_line_says() {
+        let Ok(Order::Run(plan)) =
+            order("--nodes 300 --seed 7 --values 9 --session 60m --hours 24 --crash 30 --partition 25 --replication 5")
+        else {
+            panic!("a run");
+        };
+        let expected = Endurance {
+            values: 9,
+            replication: 5,
+            gets: REQUESTS_DEFAULT,
+            crash: 30.0,
+            partition: (25.0, Duration::from_mins(PARTITION_MINUTES)),
+            session: Some(Duration::from_hours(1)),
+            hours: 24,
+        };
+        assert_eq!(plan.endurance, Some(expected));
+    }
+
+    #[test]
     fn a_wrong_command_line_is_told_what_was_expected() {
         let complaint = |line| order(line).err().expect("a usage error").to_string();
         assert_eq!(complaint("--seed 1"), "no --nodes");
@@ -359,6 +455,12 @@ mod tests {
         assert_eq!(complaint("--nodes 0 --seed 1"), "found `0` for --nodes, expected 1 to 1000000");
         assert_eq!(complaint("--nodes 1 --seed 1 --loss 101"), "found `101` for --loss, expected 0 to 100");
         assert_eq!(complaint("--nodes 1 --seed 1 --kill nan"), "found `nan` for --kill, expected 0 to 100");
+        assert_eq!(complaint("--nodes 1 --seed 1 --hours 3"), "no --values");
+        for wrong in ["60", "m", "0m", "6d", "1é"] {
+            let line = format!("--nodes 1 --seed 1 --values 1 --session={wrong}");
+            let found = order(&line).err().expect("a usage error").to_string();
+            assert!(found.ends_with("for --session, expected 90s, 60m or 2h"), "{found}");
+        }
         assert_eq!(complaint("--nodes 1 --seed 1 twice"), "found `twice`, expected options");
         assert_eq!(complaint("--nodes 1 --seed 1 --replication 21"), "found `21` for --replication, expected 1 to 20");
     }

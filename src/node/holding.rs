@@ -1,0 +1,70 @@
+//! What this node holds: one way in for every record, whoever brought it.
+//!
+//! A record that there is no room for must not leave an older one to be served in its stead. Where
+//! the newer one is sure to be elsewhere, because its owner signed it and a peer brought it, or
+//! because a peer confirmed the copy of a PUT, the older one is given up. A plain record that a
+//! peer cannot place here changes nothing: it is anybody's claim.
+
+use crate::contact::{Group, is_private};
+use crate::id::Key;
+use crate::node::Node;
+use crate::node::action::ConnId;
+use crate::node::params::AddressGroups;
+use crate::node::versions::Seen;
+use crate::record::{Giver, Rank, Record, Tombstone};
+use crate::storage::{Held, Stored};
+use crate::time::{Now, Time};
+
+impl Node {
+    /// Holds `record`, which is verified and no later than the clocks allow, until `expires`.
+    pub(super) fn hold(&mut self, now: Now, record: Record, expires: Time, giver: Giver) -> Stored {
+        let (key, rank) = (record.key, record.rank());
+        let same = |held: &&Held| held.record.compare(&record).is_eq();
+        let due = self.storage.find(now.mono, &key).filter(same).map(Held::due);
+        let table = &self.table;
+        let in_scope = |held: &Record| table.fewer_closer(&held.key, usize::from(held.replication));
+        let stored = self.storage.store(now, record, expires, giver, in_scope);
+        match (stored, due) {
+            // Whoever brings a record time and again does not put off that it is offered to others.
+            (Stored::Held, Some(due)) => self.storage.hasten(&key, due),
+            (Stored::Held, None) => self.plan_offer(now, &key),
+            (Stored::Full, _) if rank.class.certifies_itself() && giver != Giver::Client => {
+                self.give_up_older(now, &key, rank);
+            }
+            (Stored::Larger(_) | Stored::Over | Stored::Full, _) => {}
+        }
+        stored
+    }
+
+    /// A record of `key` and `rank` is held elsewhere: what is older is not served here any more.
+    pub(super) fn give_up_older(&mut self, now: Now, key: &Key, rank: Rank) {
+        let held = self.storage.find(now.mono, key).map(|held| held.record.rank());
+        if let Some(older) = held.filter(|held| Seen::of(*held) < Seen::of(rank)) {
+            self.storage.bury(now, *key, Tombstone::of(older));
+        }
+    }
+
+    /// Whether a record of `key` is taken, be it of whatever replication: fewer than 2k contacts are
+    /// nearer, so that nodes whose tables differ a little agree on it. A node that has not settled
+    /// does not know; and who holds an older one takes the newer, or would keep the older for ever.
+    pub(super) fn may_hold(&self, now: Now, key: &Key) -> bool {
+        let in_scope = || self.table.fewer_closer(key, 2 * self.params.k);
+        !self.is_settled() || in_scope() || self.storage.find(now.mono, key).is_some()
+    }
+
+    /// Whether `key` is in scope for a record of that `replication`: too few known nodes are nearer
+    /// to it for another one to be responsible (`PROTOCOL.md` 2, Scope).
+    pub(super) fn in_scope(&self, key: &Key, replication: u8) -> bool {
+        self.table.fewer_closer(key, usize::from(replication))
+    }
+
+    /// What the peer at the other end of `conn` is to the storage.
+    pub(super) fn giver_at(&self, conn: ConnId) -> Giver {
+        let Some(conn) = self.peers.find(conn) else { return Giver::Peer };
+        let ip = conn.address.ip();
+        match self.params.address_groups {
+            AddressGroups::Public if is_private(ip) => Giver::Peer,
+            AddressGroups::Public | AddressGroups::Strict => Giver::Stranger(conn.peer, Group::of(ip)),
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Joining, and settling.
+//!
+//! Joining is a state, not a message: a node whose contacts are all gone is joining, and goes on
+//! dialling its bootstraps and whom it remembers of earlier days, with back-off, for ever. When a
+//! peer has answered it has *joined*, and requests of its clients go on; but what it holds may be
+//! older than what its neighbours hold, so it *settles* first ([`super::syncing`]). A node without
+//! anybody to join through founds a network and is settled at once; it asks nobody to wait for
+//! others that it may never meet.
+
+use std::time::Duration;
+
+use log::info;
+use rand::seq::SliceRandom;
+
+use crate::contact::Contact;
+use crate::limits::{
+    JOIN_BACKOFF_MAX, JOIN_BACKOFF_MIN, REFRESH_PAUSE, REMEMBERED_DIALS, SETTLE_TIMEOUT, START_PATIENCE,
+};
+use crate::lookup::Lookup;
+use crate::node::Node;
+use crate::node::action::Actions;
+use crate::node::jobs::Job;
+use crate::node::params::Serving;
+use crate::node::replicating::Unsettled;
+use crate::node::timers::Timer;
+use crate::node::upkeep::Standing;
+use crate::time::{Now, Time};
+
+/// Through whom a node joins.
+#[derive(Debug)]
+pub(super) struct Joining {
+    /// Attempts since the last one that succeeded, or since somebody else was met.
+    attempts: u32,
+    bootstraps: Vec<BootstrapState>,
+    /// Contacts of an earlier run; a node without any, and without bootstraps, founds a network.
+    pub(super) remembered: Vec<Contact>,
+    /// Until when, nobody having answered yet, clients wait for somebody rather than read what is
+    /// held of an earlier run.
+    starts_until: Time,
+    /// When somebody answered.
+    joined: Option<Time>,
+}
+
+/// What is known of a bootstrap.
+#[derive(Clone, Copy, Debug)]
+struct BootstrapState {
+    /// Whether this node itself sits there: a configuration may be shared by all.
+    is_me: bool,
+    /// Who was met there.
+    met: Option<Contact>,
+    /// When this node joins through it once more, while it is settled: later only if a search
+    /// for the own id was answered there.
+    next: Time,
+    /// How much later: little at first, for a network that has just come together, or together
+    /// again, does not know itself yet.
+    pause: Duration,
+}
+
+impl Joining {
+    pub(super) fn new(now: Now, bootstraps: usize) -> Self {
+        let unmet = BootstrapState { is_me: false, met: None, next: Time::ZERO, pause: JOIN_BACKOFF_MAX };
+        Self {
+            attempts: 0,
+            bootstraps: vec![unmet; bootstraps],
+            remembered: Vec::new(),
+            starts_until: now.mono + START_PATIENCE,
+            joined: None,
+        }
+    }
+}
+
+/// Joining and settling.
+impl Node {
+    /// Whether it takes part: what it holds in scope, it is responsible for.
+    pub(super) fn is_settled(&self) -> bool {
+        self.upkeep.standing == Standing::Settled
+    }
+
+    /// Whether somebody has answered: it can ask others, whether it has settled or not.
+    pub(super) fn has_joined(&self) -> bool {
+        matches!(self.upkeep.standing, Standing::Settling | Standing::Settled)
+    }
+
+    /// Until when this node, which has just started and met nobody yet, waits for somebody: what
+    /// it holds is of an earlier run, and may be old.
+    pub(super) fn starts_until(&self, now: Now) -> Option<Time> {
+        let joining = &self.upkeep.joining;
+        let starts = self.waits_to_join() && joining.joined.is_none() && now.mono < joining.starts_until;
+        starts.then_some(joining.starts_until)
+    }
+
+    /// Whether requests of clients must wait until somebody was met.
+    pub(super) fn waits_to_join(&self) -> bool {
+        self.upkeep.standing == Standing::Joining && !self.is_founder()
+    }
+
+    /// Whether there has never been anybody to spread a record to.
+    pub(super) fn is_founder_alone(&self) -> bool {
+        self.is_founder() && self.table.is_empty()
+    }
+
+    /// Whether there is nobody to join through but itself.
+    fn is_founder(&self) -> bool {
+        let joining = &self.upkeep.joining;
+        joining.remembered.is_empty() && joining.bootstraps.iter().all(|bootstrap| bootstrap.is_me)
+    }
+
+    /// There is somebody to join through, before anything else has happened.
+    pub(super) fn begin_to_join(&mut self, now: Now) {
+        self.upkeep.standing = Standing::Joining;
+        self.timers.hasten(Timer::Join, now.mono);
+    }
+
+    /// Joins through the bootstraps that are due, and whom the table remembers if it has nobody
+    /// else. A node that is settled does so too: those who answered it may be an island.
+    pub(super) fn join(&mut self, now: Now, out: &mut Actions) {
+        let joining = self.upkeep.standing == Standing::Joining;
+        for number in 0..self.upkeep.joining.bootstraps.len() {
+            let state = self.upkeep.joining.bootstraps[number];
+            if state.is_me || (!joining && state.next > now.mono) {
+                continue;
+            }
+            match state.met.filter(|met| self.peers.route(&met.id).is_some()) {
+                Some(met) => self.join_through(now, met, out),
+                None => self.dial_bootstrap(number, out),
+            }
+        }
+        if joining {
+            self.dial_remembered(out);
+            self.wake_sleepers(now, out);
+            if self.table.live() > 0 && !self.jobs.is_joining() {
+                self.look_up_self(now, out);
+            }
+        }
+        if joining || !self.upkeep.joining.bootstraps.is_empty() {
+            let pause = self.pause_of_joining(now);
+            let pause = self.jitter(pause);
+            self.timers.set(Timer::Join, now.mono + pause);
+        }
+    }
+
+    /// Dials some of those whom this node knew in an earlier run; others the next time.
+    fn dial_remembered(&mut self, out: &mut Actions) {
+        let mut remembered = std::mem::take(&mut self.upkeep.joining.remembered);
+        let (some, _) = remembered.partial_shuffle(&mut self.rng, REMEMBERED_DIALS);
+        for contact in some {
+            self.probe(*contact, out);
+        }
+        self.upkeep.joining.remembered = remembered;
+    }
+
+    /// How long this node waits before it looks for somebody to join through again: ever longer,
+    /// but not long at once while no bootstrap has done its part.
+    fn pause_of_joining(&mut self, now: Now) -> Duration {
+        let waits = self.upkeep.joining.bootstraps.iter().all(|state| state.next <= now.mono);
+        if !waits && self.upkeep.standing != Standing::Joining {
+            return JOIN_BACKOFF_MAX;
+        }
+        let doubled = JOIN_BACKOFF_MIN * 2_u32.saturating_pow(self.upkeep.joining.attempts.min(16));
+        self.upkeep.joining.attempts += 1;
+        doubled.min(JOIN_BACKOFF_MAX)
+    }
+
+    /// This node met itself at a bootstrap; if that was the only one, it founds the network.
+    pub(super) fn bootstrap_is_me(&mut self, now: Now, number: usize, out: &mut Actions) {
+        info!("bootstrap is this node at={}", self.params.bootstraps[number].at);
+        self.upkeep.joining.bootstraps[number].is_me = true;
+        if self.is_founder() && self.upkeep.standing == Standing::Joining {
+            self.upkeep.joining.joined = Some(now.mono);
+            self.settle(now);
+            self.resume(now, out);
+        }
+    }
+
+    /// Somebody was met at a bootstrap.
+    pub(super) fn bootstrap_met(&mut self, number: usize, met: Contact) {
+        self.upkeep.joining.bootstraps[number].met = Some(met);
+    }
+
+    /// `contact` was dialled and said HELLO; if it is a bootstrap that is due, it is asked for
+    /// others.
+    pub(super) fn contact_reached(&mut self, now: Now, contact: Contact, out: &mut Actions) {
+        let joining = self.upkeep.standing == Standing::Joining;
+        let due = |state: &BootstrapState| {
+            (joining || state.next <= now.mono) && state.met.is_some_and(|met| met.id == contact.id)
+        };
+        if self.upkeep.joining.bootstraps.iter().any(due) {
+            self.join_through(now, contact, out);
+        }
+    }
+
+    /// A peer answered: whoever was joining has joined, and settles.
+    pub(super) fn someone_answered(&mut self, now: Now, out: &mut Actions) {
+        if self.upkeep.standing != Standing::Joining || self.table.live() == 0 {
+            return;
+        }
+        info!("joined contacts={}", self.table.live());
+        self.begin_to_settle(now, out);
+        self.resume(now, out);
+    }
+
+    /// Some come back of whom this node had lost more than a quarter: meanwhile they may have
+    /// heard of what it has missed.
+    pub(super) fn settle_again(&mut self, now: Now, out: &mut Actions) {
+        info!("settling again reason=\"contacts that were lost answer\" contacts={}", self.table.live());
+        self.table.all_stale();
+        self.begin_to_settle(now, out);
+    }
+
+    fn begin_to_settle(&mut self, now: Now, out: &mut Actions) {
+        self.upkeep.standing = Standing::Settling;
+        self.upkeep.joining.joined = Some(now.mono);
+        if self.params.serving == Serving::No {
+            return self.settle(now); // it holds nothing that could be old
+        }
+        self.timers.set(Timer::Settle, now.mono + SETTLE_TIMEOUT);
+        // Who the neighbours are, the search for the own id will say.
+        if !self.jobs.is_joining() {
+            self.look_up_self(now, out);
+        }
+    }
+
+    /// What waited for somebody to be there goes on.
+    fn resume(&mut self, now: Now, out: &mut Actions) {
+        self.upkeep.joining.attempts = 0;
+        self.timers.hasten(Timer::Replicate, now.mono);
+        self.plan_spreading();
+        let pause = self.jitter(REFRESH_PAUSE);
+        self.timers.hasten(Timer::Refresh, now.mono + pause);
+        for job in self.jobs.parked() {
+            match self.jobs.find(job) {
+                Some(Job::Get(_)) => self.search_value(now, job, out),
+                Some(Job::Put(_)) => self.search_holders(now, job, out),
+                Some(Job::Join(_) | Job::Refresh(_)) | None => {}
+            }
+        }
+    }
+
+    /// Takes part from now on. What nobody was heard to hold is offered; all is, if this node was
+    /// cut off.
+    pub(super) fn settle(&mut self, now: Now) {
+        self.upkeep.standing = Standing::Settled;
+        self.timers.cancel(Timer::Settle);
+        self.upkeep.syncing.end();
+        let joined = self.upkeep.joining.joined.unwrap_or(now.mono);
+        let took = now.mono.since(joined).as_millis();
+        info!("settled records={} took_ms={took}", self.storage.len());
+        let what = if self.take_cut_off() { Unsettled::All } else { Unsettled::Unheard };
+        self.offer_after_settling(now, what);
+    }
+
+    /// All contacts are gone: this node is joining again, and goes on serving what it holds.
+    pub(super) fn lost_everybody(&mut self, now: Now) {
+        if self.has_joined() {
+            info!("joining again reason=\"no contact answers\"");
+            self.upkeep.standing = Standing::Joining;
+            self.upkeep.syncing.end();
+            self.timers.cancel(Timer::Settle);
+            self.timers.hasten(Timer::Join, now.mono + JOIN_BACKOFF_MIN);
+        }
+    }
+
+    pub(super) fn look_up_self(&mut self, now: Now, out: &mut Actions) {
+        let lookup = self.search(*self.me.id.key());
+        let job = self.jobs.insert(Job::Join(lookup));
+        self.drive(now, job, out);
+    }
+
+    /// Looks up the own id, beginning with `contact` alone: it is asked even if those whom this
+    /// node knows are all nearer.
+    fn join_through(&mut self, now: Now, contact: Contact, out: &mut Actions) {
+        if self.jobs.is_joining() {
+            return;
+        }
+        let lookup = Lookup::new(self.me.id, *self.me.id.key(), self.params.k, self.params.alpha, &[contact]);
+        let job = self.jobs.insert(Job::Join(lookup));
+        self.drive(now, job, out);
+    }
+
+    /// A search for the own id was answered by `answered`: the bootstraps among them have done
+    /// their part, for a while. Not if they are few: then much was lost, or the network is
+    /// small, and asking it once more costs little.
+    pub(super) fn joined_through(&mut self, now: Now, answered: &[Contact]) {
+        if answered.len() < self.params.k {
+            return;
+        }
+        for state in &mut self.upkeep.joining.bootstraps {
+            if answered.iter().any(|contact| state.met.is_some_and(|met| met.id == contact.id)) {
+                state.next = now.mono + state.pause;
+                state.pause = (2 * state.pause).min(self.params.refresh_interval);
+                self.upkeep.joining.attempts = 0;
+            }
+        }
+    }
+}

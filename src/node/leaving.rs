@@ -1,0 +1,73 @@
+//! Leaving: what is owed to clients is answered, records that few others hold are handed to the
+//! nearest live nodes, what is not on disk is written; then GOODBYE. All within `leave_timeout`,
+//! and at once where nothing of it is to be done, or nobody is there to take it.
+//!
+//! At `leave_timeout` a GET whose search is not over is answered by what is held here, or by
+//! FAILURE: its search ends with this node, and it is owed one answer (`PROTOCOL.md` 1, rule 2).
+
+use log::info;
+
+use crate::node::Node;
+use crate::node::action::Actions;
+use crate::node::jobs::Job;
+use crate::node::peers::Ending;
+use crate::node::timers::Timer;
+use crate::node::upkeep::Standing;
+use crate::time::Now;
+use crate::wire::peer::PeerMessage;
+
+/// Leaving.
+impl Node {
+    /// Whether it is leaving, or has left.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.upkeep.standing, Standing::Leaving | Standing::Left)
+    }
+
+    /// See [`Node::leave`].
+    pub(super) fn begin_to_leave(&mut self, now: Now, out: &mut Actions) {
+        if self.is_leaving() {
+            return;
+        }
+        info!("leaving owed={}", self.jobs.clients());
+        self.upkeep.standing = Standing::Leaving;
+        self.timers.set(Timer::Leave, now.mono + self.params.leave_timeout);
+        for timer in [Timer::Join, Timer::Refresh, Timer::Watch, Timer::Settle, Timer::Sync] {
+            self.timers.cancel(timer);
+        }
+        self.upkeep.syncing.end();
+        self.offer_before_leaving(now);
+        self.save(now, out);
+        self.leave_if_done(now, out);
+    }
+
+    /// Goes, once nothing is owed to clients, nothing is left to hand over, and all is on disk.
+    pub(super) fn leave_if_done(&mut self, now: Now, out: &mut Actions) {
+        let is_done = || self.jobs.clients() == 0 && !self.is_replicating() && self.saving.is_done();
+        if self.upkeep.standing == Standing::Leaving && is_done() {
+            self.go(now, out);
+        }
+    }
+
+    /// Ends what is owed as it stands, says GOODBYE to all, and goes.
+    pub(super) fn go(&mut self, now: Now, out: &mut Actions) {
+        self.upkeep.standing = Standing::Left;
+        for job in self.jobs.ids() {
+            match self.jobs.find(job) {
+                Some(Job::Get(_)) => self.give_up_get(now, job, out),
+                Some(Job::Put(_)) => self.put_timed_out(now, job, out),
+                Some(Job::Join(_) | Job::Refresh(_)) | None => {}
+            }
+            self.end_job(job);
+        }
+        for conn in self.peers.reached() {
+            out.send(conn, &PeerMessage::Goodbye, None);
+        }
+        let all: Vec<_> = self.peers.ids().collect();
+        for conn in all {
+            self.hang_up(now, conn, Ending::Closed, out);
+        }
+        for timer in [Timer::Leave, Timer::Replicate] {
+            self.timers.cancel(timer);
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! A client's PUT, from request to answer: a version is drawn or verified, the nearest nodes are
+//! searched, each is handed a copy, and the next nearest in the place of those that fail.
+//!
+//! What a client may rely on (`PROTOCOL.md` 1 and 3): a PUT is answered only if it asked for it,
+//! by SUCCESS once the record is held by min(replication, reachable) nodes, as the durability of
+//! each says; whoever reads here after writing here sees what was written, or something newer;
+//! and what was taken is spread until enough hold it ([`super::keeping`]), or somebody holds a
+//! larger one. What a record claims by its class is verified before anything else happens.
+
+use std::fmt;
+use std::time::Duration;
+
+use log::{debug, warn};
+
+use crate::contact::Contact;
+use crate::id::{Key, NodeId};
+use crate::limits::{PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX};
+use crate::node::Node;
+use crate::node::action::{Actions, ClientId};
+use crate::node::ask::{Ask, Purpose};
+use crate::node::jobs::{Job, JobId, Put, PutOrigin, PutStage, Target};
+use crate::node::params::Serving;
+use crate::node::saving::{OnDisk, Waiter};
+use crate::node::timers::Timer;
+use crate::node::versions::Seen;
+use crate::record::envelope::{Envelope, Unverified, verify};
+use crate::record::{Age, Class, Giver, Rank, Record, Ttl, Version, check_of, end_of_life};
+use crate::storage::Stored;
+use crate::time::{Now, Time};
+use crate::wire::api::{Confirm, Put as PutRequest};
+use crate::wire::peer::StoreOutcome;
+
+/// A storage that is full refuses many PUTs: the log is told of one, and of how many there were.
+const REFUSAL_LOG_PAUSE: Duration = Duration::from_secs(1);
+
+/// Taking.
+impl Node {
+    /// A client wants a value held.
+    pub(super) fn start_put(&mut self, now: Now, client: ClientId, request: &PutRequest<'_>, out: &mut Actions) {
+        self.counters.puts += 1;
+        let client = match request.confirm {
+            Confirm::Yes => Some(client),
+            Confirm::No => None,
+        };
+        if let Err(refused) = self.take_put(now, client, request, out) {
+            self.refuse_put(now, client, request.key, refused, out);
+        }
+    }
+
+    fn take_put(
+        &mut self,
+        now: Now,
+        client: Option<ClientId>,
+        request: &PutRequest<'_>,
+        out: &mut Actions,
+    ) -> Result<(), Refused> {
+        let (record, expires) = self.record_of(now, request)?;
+        let (key, seen) = (record.key, Seen::of(record.rank()));
+        let (waits, holds) = (self.waits_to_join(), self.params.serving == Serving::Yes);
+        let alone = self.table.live() == 0;
+        if alone && !waits && !holds {
+            return Err(Refused::Nobody);
+        }
+        if alone && holds {
+            // Nobody can be asked now: if this node does not hold the record, nobody does.
+            held(self.hold(now, record.clone(), expires, Giver::Client))?;
+        } else if self.storage.find(now.mono, &key).is_some() {
+            // It may go to others alone: the older one would be served here once it has.
+            self.hold(now, record.clone(), expires, Giver::Client);
+        }
+        if waits && holds && client.is_none() {
+            held(self.keep(now, record, expires, Duration::ZERO))?;
+        } else if holds && self.is_founder_alone() && !self.saves_first() {
+            self.keeping.forget(&key);
+            // It is held by all there are: no search, and nobody to wait for.
+            self.counters.puts_held += 1;
+            if let Some(client) = client {
+                out.reply_done(client, key);
+            }
+        } else {
+            self.keeping.forget(&key);
+            let put = Put::new(client, record, expires, PutOrigin::Client, PUT_RETRY_PAUSE);
+            self.begin_put(now, put, out);
+        }
+        self.versions.remember(key, seen);
+        Ok(())
+    }
+
+    /// Begins to spread a record, or parks it until there is somebody to ask.
+    pub(super) fn begin_put(&mut self, now: Now, put: Put, out: &mut Actions) {
+        let origin = put.origin;
+        let job = self.jobs.insert(Job::Put(Box::new(put)));
+        match origin {
+            PutOrigin::Client => self.timers.set(Timer::Answer(job), now.mono + self.params.request_timeout),
+            PutOrigin::Kept => {}
+        }
+        if !self.waits_to_join() {
+            self.search_holders(now, job, out);
+        }
+    }
+
+    /// The record that a PUT asks for, and when its life ends; the cheap reasons to refuse it
+    /// first, the signature last.
+    fn record_of(&mut self, now: Now, request: &PutRequest<'_>) -> Result<(Record, Time), Refused> {
+        let (version, ttl) = match request.class {
+            Class::Plain => (self.draw_version(now, &request.key), self.ttl_of(request)),
+            Class::Hashed => (Version::from_bits(0), self.ttl_of(request)),
+            Class::Signed => {
+                let envelope = Envelope::read(request.value)?;
+                if request.ttl != 0 && request.ttl != envelope.ttl.as_secs() {
+                    return Err(Refused::Ttl { asked: request.ttl, sealed: envelope.ttl });
+                }
+                (envelope.sequence, envelope.ttl)
+            }
+        };
+        if version.is_too_early(now.wall) {
+            return Err(Refused::TooEarly);
+        }
+        let expires = end_of_life(now, ttl, Age(0), request.class, version).ok_or(Refused::Over)?;
+        let record = Record {
+            key: request.key,
+            class: request.class,
+            version,
+            ttl,
+            replication: self.replication_of(request),
+            check: check_of(request.value),
+            value: request.value.into(),
+        };
+        let held = self.storage.find(now.mono, &record.key).map(|held| &held.record);
+        let writing = self.jobs.writing(&record.key).map(|(_, put)| &put.record);
+        if held.into_iter().chain(writing).any(|known| known.compare(&record).is_gt()) {
+            return Err(Refused::Larger);
+        }
+        let buried = self.storage.tombstone(now.mono, &record.key);
+        if buried.is_some_and(|buried| buried.beats(record.class, record.version).is_some()) {
+            return Err(Refused::Over);
+        }
+        verify(&record.key, record.class, record.version, record.ttl, &record.value)?;
+        Ok((record, expires))
+    }
+
+    /// `PROTOCOL.md` 1, rule 7.
+    fn ttl_of(&self, request: &PutRequest<'_>) -> Ttl {
+        let params = &self.params;
+        Ttl::from_secs(request.ttl).unwrap_or(params.ttl_default).clamp(params.ttl_min, params.ttl_max)
+    }
+
+    /// `PROTOCOL.md` 1, rule 8.
+    fn replication_of(&self, request: &PutRequest<'_>) -> u8 {
+        let most = u8::try_from(self.params.k).expect("k is at most 20");
+        match request.replication {
+            0 => self.params.replication_default,
+            asked => asked.clamp(self.params.replication_min, most),
+        }
+    }
+
+    /// A version above all that this node has seen of `key`: held, over, being written, or read
+    /// and written earlier.
+    fn draw_version(&mut self, now: Now, key: &Key) -> Version {
+        let plain = |record: &Record| (record.class == Class::Plain).then_some(record.version);
+        let held = self.storage.find(now.mono, key).and_then(|held| plain(&held.record));
+        let over = self.storage.tombstone(now.mono, key).and_then(|tombstone| tombstone.plain);
+        let writing = self.jobs.writing(key).and_then(|(_, put)| plain(&put.record));
+        let seen = self.versions.newest(key).and_then(Seen::plain);
+        // Within one millisecond the clock does not tell two PUTs of a key apart that were both
+        // handed to others.
+        let last = Some(self.last_version).filter(|last| last.time() == now.wall);
+        let known = [held, over, writing, seen, last].into_iter().flatten();
+        let highest = known.filter(|version| !version.is_too_early(now.wall)).max();
+        let version = Version::draw(now.wall, self.version_tail, highest);
+        self.last_version = version;
+        version
+    }
+
+    fn refuse_put(&mut self, now: Now, client: Option<ClientId>, key: Key, refused: Refused, out: &mut Actions) {
+        self.counters.puts_refused += 1;
+        if self.refusal_logged.is_none_or(|at| now.mono - at >= REFUSAL_LOG_PAUSE) {
+            self.refusal_logged = Some(now.mono);
+            warn!("put refused key={key:.8} reason=\"{refused}\" refused={}", self.counters.puts_refused);
+        }
+        if let Some(client) = client {
+            out.reply_failure(client, key);
+        }
+    }
+}
+
+/// Spreading.
+impl Node {
+    /// Begins, or begins again, to search the holders of a PUT.
+    pub(super) fn search_holders(&mut self, now: Now, job: JobId, out: &mut Actions) {
+        let Some(put) = self.jobs.put(job) else { return };
+        let key = put.record.key;
+        self.timers.cancel(Timer::Retry(job));
+        let lookup = self.search(key);
+        if let Some(put) = self.jobs.put(job) {
+            put.stage = PutStage::Searching(lookup);
+        }
+        self.drive(now, job, out);
+    }
+
+    /// The search of a PUT is done: `nearest` answered it.
+    pub(super) fn spread_put(&mut self, now: Now, job: JobId, nearest: Vec<Contact>, out: &mut Actions) {
+        self.overtake(now, job);
+        let serving = self.params.serving;
+        let me = self.me.id;
+        let Some(put) = self.jobs.put(job) else { return };
+        let distance = |id: &NodeId| id.key().distance(&put.record.key);
+        let own_place = nearest.partition_point(|contact| distance(&contact.id) < distance(&me));
+        put.spares = nearest.into_iter().map(Target::Peer).collect();
+        if serving == Serving::Yes {
+            put.spares.insert(own_place, Target::Me);
+        }
+        put.spares.retain(|target| match target {
+            Target::Me => !put.holders.contains(&me),
+            Target::Peer(contact) => !put.holders.contains(&contact.id),
+        });
+        let reachable = put.holders.len() + put.spares.len();
+        put.wanted = reachable.min(usize::from(put.record.replication));
+        put.round += 1;
+        put.claims.clear();
+        put.stage = PutStage::Spreading;
+        self.spread_on(now, job, out);
+    }
+
+    /// Draws a PUT anew above what its search has met ahead of this node's clock, before the first
+    /// copy leaves; not above a later one of this node.
+    fn overtake(&mut self, now: Now, job: JobId) {
+        let tail = self.version_tail;
+        let is_latest = self.jobs.is_latest(job);
+        let Some(put) = self.jobs.put(job) else { return };
+        let ahead = put.ahead.take().filter(|ahead| is_latest && *ahead >= put.record.version);
+        if let Some(ahead) = ahead {
+            put.record.version = Version::draw(now.wall, tail, Some(ahead));
+            put.holders.clear();
+            let seen = Seen::of(put.record.rank());
+            self.versions.remember(put.record.key, seen);
+        }
+    }
+
+    /// Hands out copies until enough are held or on their way, or nobody is left to ask.
+    fn spread_on(&mut self, now: Now, job: JobId, out: &mut Actions) {
+        while let Some((target, round)) = self.next_holder(job) {
+            match target {
+                Target::Me => self.hold_own(now, job, out),
+                Target::Peer(contact) => {
+                    if self.ask(now, contact, Purpose::Store(job, round), out)
+                        && let Some(put) = self.jobs.put(job)
+                    {
+                        put.in_flight += 1;
+                    }
+                }
+            }
+        }
+        let Some(put) = self.jobs.put(job).filter(|put| put.is_spreading()) else { return };
+        if put.is_held()
+            && let Some(client) = put.client.take()
+        {
+            out.reply_done(client, put.record.key);
+        }
+        if put.in_flight > 0 {
+            return;
+        }
+        if !put.is_held() {
+            match put.outvoted() {
+                Some(by) => self.superseded(now, job, by, out),
+                None => self.pause_put(now, job),
+            }
+        } else if self.table.live() == 0 && !self.is_founder_alone() {
+            // There are others, but none could be reached.
+            self.keep_put(now, job);
+        } else {
+            self.counters.puts_held += 1;
+            self.end_put(job);
+        }
+    }
+
+    /// The next one to be handed a copy, and in which spreading.
+    fn next_holder(&mut self, job: JobId) -> Option<(Target, u32)> {
+        let put = self.jobs.put(job).filter(|put| put.is_spreading())?;
+        put.next_target().map(|target| (target, put.round))
+    }
+
+    fn hold_own(&mut self, now: Now, job: JobId, out: &mut Actions) {
+        let me = self.me.id;
+        let Some(put) = self.jobs.put(job) else { return };
+        let (record, expires, round) = (put.record.clone(), put.expires, put.round);
+        let key = record.key;
+        match self.hold(now, record, expires, Giver::Client) {
+            Stored::Held => {
+                let on_disk = self.wait_for_disk(now, key, Waiter::Own(job, round));
+                let Some(put) = self.jobs.put(job) else { return };
+                match on_disk {
+                    OnDisk::Now => put.held_by(me),
+                    OnDisk::Later => put.in_flight += 1,
+                }
+            }
+            Stored::Larger(rank) => self.superseded(now, job, rank, out),
+            Stored::Over | Stored::Full => {}
+        }
+    }
+
+    /// This node's own copy of the current spreading is on disk.
+    pub(super) fn own_copy_saved(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
+        let me = self.me.id;
+        let Some(put) = self.jobs.put(job).filter(|put| put.round == round && put.is_spreading()) else { return };
+        put.in_flight -= 1;
+        put.held_by(me);
+        self.spread_on(now, job, out);
+    }
+
+    /// Whether a PUT is in its spreading of that number, and of that key.
+    pub(super) fn is_current(&mut self, job: JobId, round: u32, key: &Key) -> bool {
+        self.jobs.put(job).is_some_and(|put| put.round == round && put.record.key == *key)
+    }
+
+    /// A peer answered a STORE of the current spreading; if late, another was asked meanwhile.
+    pub(super) fn copy_answered(
+        &mut self,
+        now: Now,
+        job: JobId,
+        ask: &Ask,
+        (outcome, held): (StoreOutcome, Rank),
+        out: &mut Actions,
+    ) {
+        let Some(put) = self.jobs.put(job).filter(|put| put.is_spreading()) else { return };
+        if !ask.missed {
+            put.in_flight -= 1;
+        }
+        match outcome {
+            StoreOutcome::Held => {
+                put.held_by(ask.to.id);
+                let (key, rank) = (put.record.key, put.record.rank());
+                self.give_up_older(now, &key, rank);
+            }
+            // It claims what cannot be, and so holds no copy.
+            StoreOutcome::Larger if !may_supersede(now, held, &put.record) => {}
+            StoreOutcome::Larger => match put.record.class {
+                Class::Plain => return self.superseded(now, job, held, out),
+                // Nobody can forge such a record, but anybody can claim to hold one.
+                Class::Signed | Class::Hashed => put.claims.push(held),
+            },
+        }
+        self.spread_on(now, job, out);
+    }
+
+    /// A peer does not hold the copy: the next nearest is asked.
+    pub(super) fn copy_failed(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
+        let current = self.jobs.put(job).is_some_and(|put| put.round == round);
+        if current && let Some(put) = self.jobs.put(job).filter(|put| put.is_spreading()) {
+            put.in_flight -= 1;
+            self.spread_on(now, job, out);
+        }
+    }
+
+    /// Somebody holds a larger record, so this PUT is over; unless both are plain and the time in
+    /// the larger version lies ahead of our own clock, which then is the slower one: the version is
+    /// drawn anew above it, once (`PROTOCOL.md` 3). Not above a later PUT of this node's clients.
+    fn superseded(&mut self, now: Now, job: JobId, by: Rank, out: &mut Actions) {
+        let tail = self.version_tail;
+        let is_latest = self.jobs.is_latest(job);
+        let Some(put) = self.jobs.put(job) else { return };
+        let key = put.record.key;
+        let both_plain = by.class == Class::Plain && put.record.class == Class::Plain;
+        let other_is_fast = both_plain && by.version.time() > now.wall;
+        if other_is_fast && is_latest && !by.version.is_too_early(now.wall) && !put.redrawn {
+            put.redrawn = true;
+            put.holders.clear();
+            put.in_flight = 0;
+            put.record.version = Version::draw(now.wall, tail, Some(by.version));
+            let seen = Seen::of(put.record.rank());
+            self.versions.remember(key, seen);
+            return self.search_holders(now, job, out);
+        }
+        debug!("put superseded key={key:.8}");
+        // Whatever of this PUT is held here is not shown before the larger one was looked for.
+        self.versions.remember(key, Seen::of(by));
+        if let Some(put) = self.jobs.put(job)
+            && let Some(client) = put.client.take()
+        {
+            out.reply_failure(client, key);
+        }
+        self.end_put(job);
+    }
+}
+
+/// Ending.
+impl Node {
+    /// Too few hold it: another try after a pause, by this job while there is time for one.
+    fn pause_put(&mut self, now: Now, job: JobId) {
+        let in_time = self.timers.is_set(Timer::Answer(job));
+        let Some(put) = self.jobs.put(job) else { return };
+        if put.expires <= now.mono {
+            self.end_put(job);
+        } else if in_time {
+            put.stage = PutStage::Parked;
+            self.timers.set(Timer::Retry(job), now.mono + put.pause);
+        } else {
+            self.keep_put(now, job);
+        }
+    }
+
+    /// The pause of a PUT is over.
+    pub(super) fn retry_put(&mut self, now: Now, job: JobId, out: &mut Actions) {
+        if let Some(put) = self.jobs.put(job) {
+            put.pause = (2 * put.pause).min(PUT_RETRY_PAUSE_MAX);
+        }
+        self.search_holders(now, job, out);
+    }
+
+    /// The time of a PUT is over. A client that waits is told FAILURE, which means *unknown*:
+    /// the spreading goes on.
+    pub(super) fn put_timed_out(&mut self, now: Now, job: JobId, out: &mut Actions) {
+        let Some(put) = self.jobs.put(job) else { return };
+        let (client, key) = (put.client.take(), put.record.key);
+        let parked = matches!(put.stage, PutStage::Parked);
+        if let Some(client) = client {
+            out.reply_failure(client, key);
+        }
+        if parked {
+            self.keep_put(now, job);
+        }
+    }
+
+    /// Ends a PUT that too few hold, and keeps what it stores; unless this node has taken a later one
+    /// of its key, which would be hidden by it.
+    fn keep_put(&mut self, now: Now, job: JobId) {
+        let is_latest = self.jobs.is_latest(job);
+        let Some(put) = self.jobs.put(job) else { return };
+        let (record, expires, pause) = (put.record.clone(), put.expires, put.pause);
+        self.end_put(job);
+        if is_latest {
+            self.keep(now, record, expires, pause);
+        }
+    }
+
+    fn end_put(&mut self, job: JobId) {
+        let Some(put) = self.jobs.put(job) else { return };
+        let (key, replication, rounds) = (put.record.key, put.record.replication, put.round);
+        debug!("put done key={key:.8} held={} replication={replication} rounds={rounds}", put.holders.len());
+        let origin = put.origin;
+        self.end_job(job);
+        match origin {
+            PutOrigin::Client => {}
+            PutOrigin::Kept => {
+                self.keeping.attempt_over();
+                self.plan_spreading();
+            }
+        }
+    }
+}
+
+/// Whether a record of the rank `by` can be the larger one: a version from the far future is
+/// ignored by everyone who meets it (`PROTOCOL.md` 3), and nothing is larger than a hashed record.
+fn may_supersede(now: Now, by: Rank, record: &Record) -> bool {
+    record.class != Class::Hashed && !by.version.is_too_early(now.wall) && Seen::of(by) >= Seen::of(record.rank())
+}
+
+/// Why a PUT cannot be taken, if it cannot be held.
+fn held(stored: Stored) -> Result<(), Refused> {
+    match stored {
+        Stored::Held => Ok(()),
+        Stored::Larger(_) => Err(Refused::Larger),
+        Stored::Over => Err(Refused::Over),
+        Stored::Full => Err(Refused::Full),
+    }
+}
+
+/// Why a PUT is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    /// It does not prove what its class claims.
+    NotVerified(Unverified),
+    /// It asks for another life than was signed.
+    Ttl {
+        /// Seconds asked for.
+        asked: u16,
+        /// What was signed.
+        sealed: Ttl,
+    },
+    /// Its version lies too far ahead.
+    TooEarly,
+    /// Its life, or that of its version, is over.
+    Over,
+    /// This node holds, or is writing, a larger record.
+    Larger,
+    /// The storage is full.
+    Full,
+    /// This node holds nothing, and knows nobody who does.
+    Nobody,
+}
+
+impl From<Unverified> for Refused {
+    fn from(error: Unverified) -> Self {
+        Self::NotVerified(error)
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotVerified(error) => write!(f, "not verified: {error}"),
+            Self::Ttl { asked, sealed } => write!(f, "TTL {asked}, expected 0 or the signed {}", sealed.as_secs()),
+            Self::TooEarly => write!(f, "its version lies too far ahead"),
+            Self::Over => write!(f, "its life is over"),
+            Self::Larger => write!(f, "a larger record is known"),
+            Self::Full => write!(f, "storage is full"),
+            Self::Nobody => write!(f, "this node holds nothing and knows nobody"),
+        }
+    }
+}

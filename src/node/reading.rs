@@ -1,0 +1,663 @@
+//! What a GET has heard, and what follows from it: whom to fetch the value from, whether it may
+//! end, what the answer is, and who was behind (`PROTOCOL.md` 3).
+//!
+//! A holder answers with its record, or with the head of it; a head is a claim, and only a value
+//! that was verified is ever the answer. So the winner is the largest that was heard *and* whose
+//! value is in hand; while a larger one is only claimed, its value is fetched from those who claim
+//! it, and who cannot give what it claimed is ignored from then on. A tombstone has no value and is
+//! taken at its word: it can hide plain records alone, which anybody may replace anyway.
+//!
+//! It sends nothing, verifies nothing and knows no clock: whoever drives it does. It is bounded by
+//! the search that it listens to: each node is heard once.
+
+use std::cmp::Ordering;
+
+use crate::contact::Contact;
+use crate::id::NodeId;
+use crate::node::jobs::Target;
+use crate::node::params::Reads;
+use crate::node::versions::Seen;
+use crate::record::{Class, Life, Rank, Record};
+use crate::time::Time;
+
+/// What is compared of two records whose values are elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Class, life and version.
+    pub(super) rank: Rank,
+    /// CRC-32 of the value; of no meaning for a tombstone.
+    pub(super) check: u32,
+    /// How many nodes shall hold it.
+    pub(super) replication: u8,
+}
+
+impl Head {
+    /// Whether both are of one record, or of one version that is over.
+    fn agrees(&self, other: &Head) -> bool {
+        let over = self.rank.life == Life::Over;
+        self.rank == other.rank && (over || self.check == other.check)
+    }
+
+    /// What the value need not be known for; of one version, what is over is larger.
+    fn order(&self) -> (Seen, bool) {
+        (Seen::of(self.rank), self.rank.life == Life::Over)
+    }
+}
+
+/// A record that was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The record.
+    pub(super) record: Record,
+    /// When its life ends.
+    pub(super) expires: Time,
+}
+
+impl Found {
+    fn head(&self) -> Head {
+        let record = &self.record;
+        Head { rank: record.rank(), check: record.check, replication: record.replication }
+    }
+}
+
+/// What a node said about the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// That it holds nothing.
+    Nothing,
+    /// What it holds, without its value, or which version is over.
+    Head(Head),
+    /// What it holds.
+    Value(Found),
+    /// What cannot be true: it is not believed any more.
+    Lie,
+}
+
+impl Said {
+    fn head(&self) -> Option<Head> {
+        match self {
+            Said::Head(head) => Some(*head),
+            Said::Value(found) => Some(found.head()),
+            Said::Nothing | Said::Lie => None,
+        }
+    }
+}
+
+/// Whether the search of a GET is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Others may yet be heard.
+    Searching,
+    /// The k closest have answered or failed.
+    Searched,
+}
+
+/// What a GET does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Fetch the value from this node, and ask again what is next.
+    Fetch(Contact),
+    /// Wait for somebody who was asked.
+    Wait,
+    /// End: [`Reading::winner`] is the answer.
+    Answer,
+}
+
+/// What a GET has heard.
+#[derive(Debug)]
+pub(super) struct Reading {
+    reads: Reads,
+    /// Holders that must agree before it ends early.
+    quorum: u8,
+    /// A record that claims to be held by fewer is not believed in that.
+    replication_min: u8,
+    /// Values that may be fetched at once when nobody else is asked.
+    fetches_max: usize,
+    /// What was shown or handed in before: nothing smaller ends the search.
+    floor: Option<Seen>,
+    /// In the order in which they answered: the quick ones first.
+    heard: Vec<Heard>,
+    /// The candidate of the search that was asked for the value, and has not answered.
+    asked: Option<NodeId>,
+    /// How many were asked for a value and did not give it in time. So many more are asked side by
+    /// side for the next one, lest loss after loss use up the time of a GET.
+    late: usize,
+}
+
+/// A node that answered.
+#[derive(Clone, Debug)]
+struct Heard {
+    from: Target,
+    said: Said,
+    fetch: Fetch,
+}
+
+/// How far it has come to fetch the value of a head from the node that claims it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fetch {
+    Untried,
+    Awaited,
+    Tried,
+}
+
+/// Hearing.
+impl Reading {
+    /// A GET that has heard nothing. It ends when `quorum` holders agree, or never early; it
+    /// fetches up to `fetches_max` values at a time; a record is believed to be held by
+    /// `replication_min` nodes at least.
+    pub(super) fn new(reads: Reads, quorum: u8, replication_min: u8, fetches_max: usize) -> Self {
+        Self { reads, quorum, replication_min, fetches_max, floor: None, heard: Vec::new(), asked: None, late: 0 }
+    }
+
+    /// What was shown or handed in by now.
+    pub(super) fn remember(&mut self, floor: Option<Seen>) {
+        self.floor = floor;
+    }
+
+    /// `from` answered. Whoever takes back what it claimed is not believed any more.
+    pub(super) fn hear(&mut self, from: Target, said: Said) {
+        if let Target::Peer(contact) = from
+            && self.asked == Some(contact.id)
+        {
+            self.asked = None;
+        }
+        let Some(heard) = self.heard.iter_mut().find(|heard| heard.from.is(&from)) else {
+            return self.heard.push(Heard { from, said, fetch: Fetch::Untried });
+        };
+        let (before, now) = (heard.said.head(), said.head());
+        let order = |head: Option<Head>| head.map(|head| head.order());
+        heard.fetch = match heard.fetch {
+            Fetch::Awaited => Fetch::Tried,
+            Fetch::Untried | Fetch::Tried if order(now) > order(before) => Fetch::Untried,
+            before => before,
+        };
+        let known = matches!((&heard.said, before, now), (Said::Value(_), Some(a), Some(b)) if a.agrees(&b));
+        if heard.said == Said::Lie || order(now) < order(before) {
+            heard.said = Said::Lie;
+        } else if !known {
+            heard.said = said;
+        }
+    }
+
+    /// No answer will come from `id`, or not in time: another may be asked for the value.
+    pub(super) fn mute(&mut self, id: &NodeId) {
+        if self.asked == Some(*id) {
+            self.asked = None;
+            self.late += 1;
+        }
+        let of = |heard: &&mut Heard| matches!(heard.from, Target::Peer(contact) if contact.id == *id);
+        if let Some(heard) = self.heard.iter_mut().find(of) {
+            self.late += usize::from(heard.fetch == Fetch::Awaited);
+            heard.fetch = Fetch::Tried;
+        }
+    }
+
+    /// Whether the candidate `id`, which is about to be asked, is asked for the value rather than
+    /// for the head: one at a time is, until a holder is known; everybody, once one was late and
+    /// as long as no value is in hand.
+    pub(super) fn asks_value_of(&mut self, id: &NodeId) -> bool {
+        if self.late > 0 && self.winner().is_none() {
+            return true;
+        }
+        if self.asked.is_none() && self.largest().is_none() {
+            self.asked = Some(*id);
+        }
+        self.asked == Some(*id)
+    }
+
+    /// Whether the search has to go on past holders: always if it may not end early, and otherwise
+    /// once a holder has answered and that was not enough. Then all are asked for contacts too.
+    pub(super) fn goes_past_holders(&self) -> bool {
+        let holds = |heard: &Heard| matches!(heard.from, Target::Peer(_)) && heard.said.head().is_some();
+        self.reads == Reads::Secure || self.heard.iter().any(holds)
+    }
+}
+
+/// Deciding.
+impl Reading {
+    /// What to do next.
+    pub(super) fn next(&mut self, phase: Phase) -> Next {
+        if self.may_end() {
+            return Next::Answer;
+        }
+        if let Some(at) = self.place_to_fetch(phase) {
+            self.heard[at].fetch = Fetch::Awaited;
+            if let Target::Peer(contact) = self.heard[at].from {
+                return Next::Fetch(contact);
+            }
+        }
+        let claimed = self.largest().is_some_and(|head| !self.is_in_hand(&head));
+        match phase {
+            Phase::Searched if !claimed => Next::Answer,
+            Phase::Searching | Phase::Searched => Next::Wait,
+        }
+    }
+
+    /// The largest record in hand, and who gave it; or the tombstone that hides it.
+    pub(super) fn winner(&self) -> Option<Winner<'_>> {
+        let head = self.heads().filter(|head| self.is_in_hand(head)).max_by(|a, b| self.compare(a, b))?;
+        if head.rank.life == Life::Over {
+            return Some(Winner::Over(head.rank));
+        }
+        let giver = self.heard.iter().find_map(|heard| match &heard.said {
+            Said::Value(found) if found.head().agrees(&head) => Some((heard.from, found)),
+            _ => None,
+        });
+        giver.map(|(from, found)| Winner::Record { from, found })
+    }
+
+    /// Whether a record of `rank` is no older than what was shown or handed in before.
+    pub(super) fn allows(&self, rank: Rank) -> bool {
+        self.floor.is_none_or(|floor| Seen::of(rank) >= floor)
+    }
+
+    /// Who holds something smaller than `winner`, and who of `nearest` said that it holds nothing.
+    pub(super) fn behind<'a>(&'a self, winner: &'a Found, nearest: &'a [NodeId]) -> impl Iterator<Item = Contact> + 'a {
+        let best = winner.head();
+        self.heard.iter().filter_map(move |heard| {
+            let Target::Peer(contact) = heard.from else { return None };
+            let is_behind = match (&heard.said, heard.said.head()) {
+                (Said::Nothing, _) => nearest.contains(&contact.id),
+                (_, Some(other)) => !other.agrees(&best) && other.order() <= best.order(),
+                (_, None) => false,
+            };
+            is_behind.then_some(contact)
+        })
+    }
+
+    /// Whether enough holders agree on the largest that was heard, and its value is in hand.
+    ///
+    /// A tombstone ends nothing early: FAILURE is said only after a search (`PROTOCOL.md` 1).
+    fn may_end(&self) -> bool {
+        let Some(head) = self.largest().filter(|head| head.rank.life == Life::Alive) else { return false };
+        if self.reads == Reads::Secure || !self.is_in_hand(&head) || !self.allows(head.rank) {
+            return false;
+        }
+        let needed = self.quorum.min(head.replication.max(self.replication_min));
+        head.rank.class == Class::Hashed || self.heads().filter(|held| held.agrees(&head)).count() >= needed.into()
+    }
+
+    /// The largest that was heard, unless nobody is left to give its value.
+    fn largest(&self) -> Option<Head> {
+        self.heads().filter(|head| !self.is_dismissed(head)).max_by(|a, b| self.compare(a, b))
+    }
+
+    /// Whose value to fetch: that of the largest claim; when the search is over, of several at a
+    /// time, so that liars cannot make it wait for one after the other.
+    fn place_to_fetch(&self, phase: Phase) -> Option<usize> {
+        let awaited = self.heard.iter().filter(|heard| heard.fetch == Fetch::Awaited).count();
+        let (under_way, most) = match phase {
+            Phase::Searching => (awaited + usize::from(self.asked.is_some()), 1 + self.late),
+            Phase::Searched => (awaited, self.fetches_max),
+        };
+        if under_way >= most {
+            return None;
+        }
+        let best = self.heads().filter(|head| self.is_in_hand(head)).max_by(|a, b| self.compare(a, b));
+        let wanted = self.heads().filter(|head| {
+            let larger = best.is_none_or(|best| self.compare(head, &best).is_gt());
+            larger && !self.is_in_hand(head) && self.may_be_fetched(head)
+        });
+        let wanted = wanted.max_by(|a, b| self.compare(a, b))?;
+        self.heard.iter().position(|heard| {
+            heard.fetch == Fetch::Untried && heard.said.head().is_some_and(|head| head.agrees(&wanted))
+        })
+    }
+
+    /// The order of records (`PROTOCOL.md` 3), as far as it is known: of one version, a value that
+    /// is only claimed comes first, for it may be the larger one.
+    fn compare(&self, a: &Head, b: &Head) -> Ordering {
+        let by_value = || match (self.value_of(a), self.value_of(b)) {
+            (Some(a), Some(b)) => a.record.value.cmp(&b.record.value),
+            (None, None) => a.check.cmp(&b.check),
+            (a, b) => a.is_none().cmp(&b.is_none()),
+        };
+        a.order().cmp(&b.order()).then_with(by_value)
+    }
+
+    fn heads(&self) -> impl Iterator<Item = Head> {
+        self.heard.iter().filter_map(|heard| heard.said.head())
+    }
+
+    fn value_of(&self, head: &Head) -> Option<&Found> {
+        self.heard.iter().find_map(|heard| match &heard.said {
+            Said::Value(found) if found.head().agrees(head) => Some(found),
+            _ => None,
+        })
+    }
+
+    /// Whether nothing more is to be fetched for `head`.
+    fn is_in_hand(&self, head: &Head) -> bool {
+        head.rank.life == Life::Over || self.value_of(head).is_some()
+    }
+
+    /// Whether all who claim `head` were asked for its value in vain.
+    fn is_dismissed(&self, head: &Head) -> bool {
+        !self.is_in_hand(head) && self.claims(head).all(|heard| heard.fetch == Fetch::Tried)
+    }
+
+    /// Whether somebody is left who may give the value of `head`, and not enough are asked for it.
+    fn may_be_fetched(&self, head: &Head) -> bool {
+        let count = |fetch| self.claims(head).filter(|heard| heard.fetch == fetch).count();
+        count(Fetch::Untried) > 0 && count(Fetch::Awaited) <= self.late
+    }
+
+    fn claims(&self, head: &Head) -> impl Iterator<Item = &Heard> {
+        self.heard.iter().filter(|heard| heard.said.head().is_some_and(|claimed| claimed.agrees(head)))
+    }
+}
+
+/// What a GET answers with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Winner<'a> {
+    /// A record.
+    Record {
+        /// Who gave its value.
+        from: Target,
+        /// The record.
+        found: &'a Found,
+    },
+    /// A version that is over, and nothing larger is known.
+    Over(Rank),
+}
+
+impl Winner<'_> {
+    /// What it is compared by.
+    pub(super) fn rank(&self) -> Rank {
+        match self {
+            Winner::Record { found, .. } => found.record.rank(),
+            Winner::Over(rank) => *rank,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::Key;
+    use crate::record::{Ttl, Version, check_of};
+
+    const KEY: Key = Key::new([9; 32]);
+
+    fn contact(n: u8) -> Contact {
+        Contact::new(NodeId::new(Key::new([n; 32])), SocketAddr::from((Ipv4Addr::LOCALHOST, u16::from(n) + 1)))
+    }
+
+    fn peer(n: u8) -> Target {
+        Target::Peer(contact(n))
+    }
+
+    fn found(class: Class, version: u64, value: &[u8]) -> Found {
+        let record = Record {
+            key: KEY,
+            class,
+            version: Version::from_bits(version),
+            ttl: Ttl::from_secs(60).expect("not zero"),
+            replication: 3,
+            check: check_of(value),
+            value: value.into(),
+        };
+        Found { record, expires: Time::from_nanos(1) }
+    }
+
+    fn value(version: u64, value: &[u8]) -> Said {
+        Said::Value(found(Class::Plain, version, value))
+    }
+
+    fn head(version: u64, value: &[u8]) -> Said {
+        Said::Head(found(Class::Plain, version, value).head())
+    }
+
+    fn over(version: u64) -> Said {
+        let rank = Rank { class: Class::Plain, life: Life::Over, version: Version::from_bits(version) };
+        Said::Head(Head { rank, check: 0, replication: 1 })
+    }
+
+    fn reading(quorum: u8) -> Reading {
+        Reading::new(Reads::Quorum, quorum, 1, 3)
+    }
+
+    fn seen(class: Class, version: u64) -> Seen {
+        Seen::of(Rank { class, life: Life::Alive, version: Version::from_bits(version) })
+    }
+
+    fn won(reading: &Reading) -> Option<Vec<u8>> {
+        match reading.winner()? {
+            Winner::Record { found, .. } => Some(found.record.value.to_vec()),
+            Winner::Over(_) => None,
+        }
+    }
+
+    #[test]
+    fn one_candidate_at_a_time_is_asked_for_the_value_until_a_holder_is_known() {
+        let mut reading = reading(2);
+        assert!(reading.asks_value_of(&contact(1).id));
+        assert!(!reading.asks_value_of(&contact(2).id));
+        assert!(reading.asks_value_of(&contact(1).id), "it is asked once more for the same");
+        reading.hear(peer(1), Said::Nothing);
+        assert!(reading.asks_value_of(&contact(3).id), "the first held nothing");
+        reading.mute(&contact(3).id);
+        assert!(reading.asks_value_of(&contact(4).id), "the second is late");
+        reading.hear(peer(4), value(1, b"v"));
+        assert!(!reading.asks_value_of(&contact(5).id));
+    }
+
+    #[test]
+    fn it_ends_when_as_many_as_the_quorum_agree_and_the_value_is_in_hand() {
+        for quorum in 1..=3 {
+            let mut reading = reading(quorum);
+            for n in 1..=quorum {
+                assert_eq!(reading.next(Phase::Searching), Next::Wait, "{n} of {quorum}");
+                reading.hear(peer(n), if n == 1 { value(5, b"v") } else { head(5, b"v") });
+            }
+            assert_eq!(reading.next(Phase::Searching), Next::Answer);
+            assert_eq!(won(&reading), Some(b"v".to_vec()));
+        }
+    }
+
+    #[test]
+    fn no_more_are_needed_than_shall_hold_it_and_no_fewer_than_any_record_has() {
+        for (replication, replication_min, ends) in [(1, 1, true), (1, 3, false), (3, 1, false)] {
+            let mut reading = Reading::new(Reads::Quorum, 2, replication_min, 3);
+            let mut one = found(Class::Plain, 5, b"v");
+            one.record.replication = replication;
+            reading.hear(peer(1), Said::Value(one));
+            assert_eq!(reading.next(Phase::Searching) == Next::Answer, ends, "{replication} of {replication_min}");
+        }
+    }
+
+    #[test]
+    fn what_this_node_holds_counts_as_one_answer() {
+        let mut reading = reading(2);
+        reading.hear(Target::Me, value(5, b"v"));
+        assert_eq!(reading.next(Phase::Searching), Next::Wait);
+        reading.hear(peer(1), head(5, b"v"));
+        assert_eq!(reading.next(Phase::Searching), Next::Answer);
+    }
+
+    #[test]
+    fn an_agreement_on_anything_but_the_largest_ends_nothing() {
+        let mut reading = reading(2);
+        reading.hear(peer(1), value(5, b"v"));
+        reading.hear(peer(2), head(6, b"w"));
+        reading.hear(peer(3), head(5, b"v"));
+        assert_eq!(reading.next(Phase::Searching), Next::Fetch(contact(2)));
+        assert_eq!(reading.next(Phase::Searching), Next::Wait);
+        reading.hear(peer(2), value(6, b"w"));
+        assert_eq!(reading.next(Phase::Searching), Next::Wait);
+        reading.hear(peer(4), head(6, b"w"));
+        assert_eq!(reading.next(Phase::Searching), Next::Answer);
+        assert_eq!(won(&reading), Some(b"w".to_vec()));
+    }
+
+    #[test]
+    fn a_claim_that_its_holder_does_not_make_good_is_ignored_from_then_on() {
+        for (answer, fallen) in
+            [(Some(Said::Lie), true), (Some(Said::Nothing), true), (Some(head(7, b"w")), false), (None, false)]
+        {
+            let mut reading = reading(2);
+            reading.hear(peer(1), value(5, b"v"));
+            reading.hear(peer(2), head(7, b"w"));
+            assert_eq!(reading.next(Phase::Searched), Next::Fetch(contact(2)));
+            match answer {
+                Some(said) => reading.hear(peer(2), said),
+                None => reading.mute(&contact(2).id),
+            }
+            assert_eq!(reading.next(Phase::Searched), Next::Answer);
+            assert_eq!(won(&reading), Some(b"v".to_vec()));
+            reading.hear(peer(2), value(7, b"w"));
+            assert_eq!(won(&reading), Some(if fallen { b"v".to_vec() } else { b"w".to_vec() }), "late, but right");
+        }
+    }
+
+    #[test]
+    fn a_value_that_its_giver_cannot_give_is_fetched_from_the_next_who_claims_it() {
+        let mut reading = reading(3);
+        assert!(reading.asks_value_of(&contact(1).id));
+        reading.hear(peer(2), head(5, b"v"));
+        reading.hear(peer(3), head(5, b"v"));
+        reading.hear(peer(4), head(5, b"v"));
+        assert_eq!(reading.next(Phase::Searching), Next::Wait, "one value at a time");
+        reading.mute(&contact(1).id);
+        assert_eq!(reading.next(Phase::Searching), Next::Fetch(contact(2)), "the quickest first");
+        assert_eq!(reading.next(Phase::Searching), Next::Fetch(contact(3)), "and one more, for one was late");
+        assert_eq!(reading.next(Phase::Searching), Next::Wait);
+        reading.mute(&contact(2).id);
+        assert_eq!(reading.next(Phase::Searching), Next::Fetch(contact(4)));
+        reading.hear(peer(3), value(5, b"v"));
+        assert_eq!((reading.next(Phase::Searched), won(&reading)), (Next::Answer, Some(b"v".to_vec())));
+    }
+
+    #[test]
+    fn liars_are_asked_side_by_side_when_the_search_is_over() {
+        let mut reading = reading(2);
+        for n in 1..=9 {
+            reading.hear(peer(n), head(n.into(), b"lie"));
+        }
+        let asked: Vec<Next> = (0..4).map(|_| reading.next(Phase::Searched)).collect();
+        assert_eq!(asked, [Next::Fetch(contact(9)), Next::Fetch(contact(8)), Next::Fetch(contact(7)), Next::Wait]);
+    }
+
+    #[test]
+    fn of_one_version_the_larger_value_wins_and_both_are_fetched_to_know_it() {
+        let mut reading = reading(2);
+        reading.hear(peer(1), value(5, b"b"));
+        for (n, other) in [(2, b"a"), (3, b"c")] {
+            reading.hear(peer(n), head(5, other));
+            assert_eq!(reading.next(Phase::Searched), Next::Fetch(contact(n)));
+            reading.hear(peer(n), value(5, other));
+        }
+        assert_eq!((reading.next(Phase::Searched), won(&reading)), (Next::Answer, Some(b"c".to_vec())));
+    }
+
+    #[test]
+    fn a_tombstone_hides_plain_versions_up_to_its_own_and_nothing_that_certifies_itself() {
+        for (version, hidden) in [(4, true), (5, true), (6, false)] {
+            let mut reading = reading(1);
+            reading.hear(peer(1), over(5));
+            reading.hear(peer(2), value(version, b"v"));
+            assert_eq!(reading.next(Phase::Searching) == Next::Wait, hidden);
+            assert_eq!(reading.next(Phase::Searched), Next::Answer);
+            assert_eq!(won(&reading), (!hidden).then(|| b"v".to_vec()));
+        }
+        let mut reading = reading(1);
+        reading.hear(peer(1), over(5));
+        reading.hear(peer(2), Said::Value(found(Class::Signed, 1, b"v")));
+        assert_eq!((reading.next(Phase::Searching), won(&reading)), (Next::Answer, Some(b"v".to_vec())));
+    }
+
+    #[test]
+    fn tombstones_that_agree_end_nothing_before_the_search_is_over() {
+        let mut reading = reading(2);
+        reading.hear(peer(1), over(5));
+        reading.hear(peer(2), over(5));
+        assert_eq!(reading.next(Phase::Searching), Next::Wait);
+        assert_eq!((reading.next(Phase::Searched), won(&reading)), (Next::Answer, None));
+    }
+
+    #[test]
+    fn a_hashed_value_ends_it_at_once_unless_all_are_to_be_heard() {
+        for (reads, next) in [(Reads::Quorum, Next::Answer), (Reads::Secure, Next::Wait)] {
+            let mut reading = Reading::new(reads, 3, 3, 3);
+            reading.hear(peer(1), Said::Value(found(Class::Hashed, 0, b"v")));
+            assert_eq!(reading.next(Phase::Searching), next);
+            assert_eq!(reading.next(Phase::Searched), Next::Answer);
+        }
+    }
+
+    #[test]
+    fn what_is_older_than_what_was_seen_before_does_not_end_the_search() {
+        let mut reading = reading(2);
+        reading.remember(Some(seen(Class::Plain, 6)));
+        reading.hear(peer(1), value(5, b"v"));
+        reading.hear(peer(2), head(5, b"v"));
+        assert_eq!(reading.next(Phase::Searching), Next::Wait);
+        assert_eq!((reading.next(Phase::Searched), won(&reading)), (Next::Answer, Some(b"v".to_vec())));
+        reading.remember(Some(seen(Class::Plain, 5)));
+        assert_eq!(reading.next(Phase::Searching), Next::Answer);
+    }
+
+    #[test]
+    fn those_are_behind_who_hold_less_and_those_near_who_hold_nothing() {
+        let mut reading = reading(2);
+        let said =
+            [value(5, b"v"), head(5, b"v"), head(4, b"u"), over(4), over(9), Said::Nothing, Said::Nothing, Said::Lie];
+        for (n, said) in (1..).zip(said) {
+            reading.hear(peer(n), said);
+        }
+        let near = [contact(7).id, contact(8).id];
+        let behind: Vec<Contact> = reading.behind(&found(Class::Plain, 5, b"v"), &near).collect();
+        assert_eq!(behind, [contact(3), contact(4), contact(7)]);
+    }
+
+    fn said() -> impl Strategy<Value = Said> {
+        let record = || {
+            (prop_oneof![Just(Class::Plain), Just(Class::Signed)], 0..4_u64, proptest::collection::vec(0..2_u8, 1..2))
+        };
+        prop_oneof![
+            Just(Said::Nothing),
+            Just(Said::Lie),
+            (0..4_u64).prop_map(over),
+            record().prop_map(|(class, version, value)| Said::Head(found(class, version, &value).head())),
+            record().prop_map(|(class, version, value)| Said::Value(found(class, version, &value))),
+        ]
+    }
+
+    proptest! {
+        /// Goal: whatever is said, by whom and in whatever order, a GET ends, and with the largest
+        /// of the values that were given.
+        ///
+        /// Method: everybody who is asked for a value falls silent, so that all claims fall.
+        #[test]
+        fn a_get_ends_with_the_largest_value_that_was_given(
+            all in proptest::collection::vec((0..8_u8, said()), 0..24),
+            quorum in 1..=3_u8,
+        ) {
+            let mut reading = reading(quorum);
+            for (n, said) in all {
+                reading.hear(peer(n), said);
+            }
+            let mut steps = 0;
+            while let Next::Fetch(contact) = reading.next(Phase::Searched) {
+                reading.mute(&contact.id);
+                steps += 1;
+                prop_assert!(steps <= 8, "each is asked once");
+            }
+            prop_assert_eq!(reading.next(Phase::Searched), Next::Answer);
+            let given = reading.heard.iter().filter_map(|heard| match &heard.said {
+                Said::Value(found) => Some(found.clone()),
+                _ => None,
+            });
+            let largest = given.max_by(|a, b| a.record.compare(&b.record));
+            let hidden = |found: &Found| reading.heads().any(|head| {
+                head.rank.life == Life::Over && !found.record.class.certifies_itself() && head.rank.version >= found.record.version
+            });
+            let expected = largest.filter(|found| !hidden(found)).map(|found| found.record.value.to_vec());
+            prop_assert_eq!(won(&reading), expected);
+        }
+    }
+}

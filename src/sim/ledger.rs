@@ -1,0 +1,180 @@
+//! What the world knows of the values that its clients PUT: which of two is the newer one, until
+//! when they may live, and which of them was read through whom.
+//!
+//! The node that takes a PUT draws its version, so nobody outside can know the order of two values
+//! from the order of their PUTs. The ledger reads it off the records that travel: a value that was
+//! read was drawn somewhere, and came from somewhere. A value that was drawn twice has two
+//! versions; it is older than another one only if both are.
+//!
+//! Values are told apart by their check: whoever writes two values of equal check under one key
+//! (a chance of one in four billions) is not judged rightly.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::id::Key;
+use crate::record::{Class, Rank, Version};
+use crate::sim::Number;
+use crate::time::Time;
+
+/// What two records of one key are first compared by (`PROTOCOL.md` 3).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// What it proves about itself.
+    pub(super) class: Class,
+    /// Which of several values it is.
+    pub(super) version: Version,
+}
+
+impl Seen {
+    /// What a record of `rank` is compared by.
+    pub(super) fn of(rank: Rank) -> Self {
+        Self { class: rank.class, version: rank.version }
+    }
+
+    fn order(self) -> (bool, Version) {
+        (self.class.certifies_itself(), self.version)
+    }
+}
+
+impl PartialEq for Seen {
+    fn eq(&self, other: &Self) -> bool {
+        self.order() == other.order()
+    }
+}
+
+impl Eq for Seen {}
+
+impl PartialOrd for Seen {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Seen {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+/// The values that clients PUT, and what was read of them.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// By key and check.
+    values: BTreeMap<(Key, u32), Entry>,
+    /// The newest that was read through a node, in that life of it.
+    reads: BTreeMap<(Number, Key), (u32, Seen)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// The end of its life, had it not travelled.
+    ends: Time,
+    /// How long it is.
+    ttl: Duration,
+    /// The smallest and the largest of its versions.
+    versions: Option<(Seen, Seen)>,
+}
+
+impl Ledger {
+    /// A client PUT a value of that check under `key`, now and for so long.
+    pub(super) fn put(&mut self, now: Time, key: Key, check: u32, ttl: Duration) {
+        let entry = self.values.entry((key, check)).or_insert(Entry { ends: now, ttl, versions: None });
+        entry.ends = entry.ends.max(now + ttl);
+        entry.ttl = entry.ttl.max(ttl);
+    }
+
+    /// A record of that value has this rank. What no client PUT here concerns nobody.
+    pub(super) fn observe(&mut self, key: Key, check: u32, seen: Seen) {
+        if let Some(entry) = self.values.get_mut(&(key, check)) {
+            let (least, most) = entry.versions.unwrap_or((seen, seen));
+            entry.versions = Some((least.min(seen), most.max(seen)));
+        }
+    }
+
+    /// The smallest version of that value that was seen.
+    pub(super) fn least(&self, key: &Key, check: u32) -> Option<Seen> {
+        self.values.get(&(*key, check)).and_then(|entry| entry.versions).map(|(least, _)| least)
+    }
+
+    /// When the life of that value ends, had it not travelled, and how long it is; `None` for what
+    /// no client PUT.
+    pub(super) fn life(&self, key: &Key, check: u32) -> Option<(Time, Duration)> {
+        self.values.get(&(*key, check)).map(|entry| (entry.ends, entry.ttl))
+    }
+
+    /// A client wrote that value through the node `at` in its `life`th life, and was told that it
+    /// is held.
+    pub(super) fn written(&mut self, at: Number, life: u32, key: Key, check: u32) {
+        self.read(at, life, key, check);
+    }
+
+    /// A client read that value through the node `at` in its `life`th life: the newer one that was
+    /// read there before, if there is one.
+    pub(super) fn read(&mut self, at: Number, life: u32, key: Key, check: u32) -> Option<Seen> {
+        let (least, most) = self.values.get(&(key, check)).and_then(|entry| entry.versions)?;
+        let before = self.reads.get(&(at, key)).filter(|(then, _)| *then == life).map(|(_, seen)| *seen);
+        let newest = before.map_or(least, |before| before.max(least));
+        self.reads.insert((at, key), (life, newest));
+        before.filter(|before| most < *before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: Number = Number(3);
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn seen(version: u64) -> Seen {
+        Seen { class: Class::Plain, version: Version::from_bits(version) }
+    }
+
+    /// Values of checks 1 and 2 under one key, the second one newer.
+    fn ledger() -> (Ledger, Key) {
+        let (mut ledger, key) = (Ledger::default(), Key::new([1; 32]));
+        for check in [1, 2] {
+            ledger.put(Time::ZERO, key, check, HOUR);
+            ledger.observe(key, check, seen(u64::from(check) * 10));
+        }
+        (ledger, key)
+    }
+
+    #[test]
+    fn an_older_value_after_a_newer_one_is_found_in_one_life_of_one_node() {
+        let (mut ledger, key) = ledger();
+        assert_eq!(ledger.read(HERE, 0, key, 1), None);
+        assert_eq!(ledger.read(HERE, 0, key, 2), None);
+        assert_eq!(ledger.read(HERE, 0, key, 1), Some(seen(20)));
+        assert_eq!(ledger.read(Number(4), 0, key, 1), None, "another node");
+        assert_eq!(ledger.read(HERE, 1, key, 1), None, "another life");
+    }
+
+    #[test]
+    fn a_value_that_was_drawn_twice_is_older_only_with_both_versions() {
+        let (mut ledger, key) = ledger();
+        ledger.observe(key, 1, seen(30));
+        assert_eq!(ledger.read(HERE, 0, key, 2), None);
+        assert_eq!(ledger.read(HERE, 0, key, 1), None, "it may be the later one");
+        assert_eq!(ledger.read(HERE, 0, key, 2), None, "it may have been the earlier one");
+        assert_eq!(ledger.least(&key, 1), Some(seen(10)));
+    }
+
+    #[test]
+    fn what_no_client_put_is_not_judged() {
+        let (mut ledger, key) = ledger();
+        ledger.observe(key, 3, seen(5));
+        assert_eq!(ledger.read(HERE, 0, key, 3), None);
+        assert_eq!((ledger.least(&key, 3), ledger.life(&key, 3)), (None, None));
+    }
+
+    #[test]
+    fn the_last_of_equal_puts_says_when_a_life_ends() {
+        let (mut ledger, key) = ledger();
+        let later = Time::ZERO + HOUR;
+        ledger.put(later, key, 1, HOUR);
+        ledger.put(Time::ZERO, key, 1, HOUR);
+        assert_eq!(ledger.life(&key, 1), Some((later + HOUR, HOUR)));
+    }
+}

@@ -1,0 +1,148 @@
+//! What strangers have brought, by peer and by address group, so that none of them fills a storage
+//! alone (`THREATS.md` B6).
+//!
+//! A peer counts to the group from which it brought the first of what is held: within that, it may
+//! move where it likes. Those without a share, clients and peers of a private network, are not
+//! counted.
+
+use std::collections::BTreeMap;
+
+use crate::contact::Group;
+use crate::id::NodeId;
+use crate::record::Giver;
+use crate::storage::StorageFault;
+
+/// Bytes that a stranger takes besides its records: a row, of which every second may be free, and
+/// a place in each of two ordered maps, which may be a third empty.
+pub const SHARE_BYTES: usize =
+    2 * (size_of::<Row>() + size_of::<u32>()) + (size_of::<(NodeId, u32)>() + size_of::<(Group, usize)>()) * 3 / 2;
+
+/// Who brought a record, in four bytes: a row of [`Shares`], or nobody whose share is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Share(u32);
+
+impl Share {
+    pub(super) const CLIENT: Share = Share(u32::MAX);
+    pub(super) const PEER: Share = Share(u32::MAX - 1);
+}
+
+/// All strangers that brought something which is held.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    rows: Vec<Row>,
+    /// Rows that nobody has.
+    free: Vec<u32>,
+    by_peer: BTreeMap<NodeId, u32>,
+    by_group: BTreeMap<Group, usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    peer: NodeId,
+    group: Group,
+    /// What the peer brought; 0 if the row is free.
+    bytes: usize,
+}
+
+impl Shares {
+    /// `giver` brought a record of so many `bytes`.
+    pub(super) fn add(&mut self, giver: Giver, bytes: usize) -> Share {
+        let (peer, group) = match giver {
+            Giver::Client => return Share::CLIENT,
+            Giver::Peer => return Share::PEER,
+            Giver::Stranger(peer, group) => (peer, group),
+        };
+        let at = match self.by_peer.get(&peer) {
+            Some(at) => *at,
+            None => self.open(peer, group),
+        };
+        let row = &mut self.rows[at as usize];
+        row.bytes += bytes;
+        *self.by_group.entry(row.group).or_default() += bytes;
+        Share(at)
+    }
+
+    /// A record of so many `bytes` is not held any more.
+    pub(super) fn remove(&mut self, share: Share, bytes: usize) {
+        if share == Share::CLIENT || share == Share::PEER {
+            return;
+        }
+        let row = &mut self.rows[share.0 as usize];
+        row.bytes -= bytes;
+        let group = self.by_group.get_mut(&row.group).expect("the group of every row is counted");
+        *group -= bytes;
+        if *group == 0 {
+            self.by_group.remove(&row.group);
+        }
+        if row.bytes == 0 {
+            self.by_peer.remove(&row.peer);
+            self.free.push(share.0);
+        }
+    }
+
+    /// What a stranger takes besides its records if `giver` is a new one.
+    pub(super) fn cost_of(&self, giver: Giver) -> usize {
+        match giver {
+            Giver::Stranger(peer, _) if !self.by_peer.contains_key(&peer) => SHARE_BYTES,
+            Giver::Client | Giver::Peer | Giver::Stranger(..) => 0,
+        }
+    }
+
+    /// Whether what `giver` brought, and what its group did, stays within `max` with a record of
+    /// so many `bytes` in the place of one that another, or itself, brought.
+    pub(super) fn admit(&self, giver: Giver, bytes: usize, replaced: Option<(Share, usize)>, max: usize) -> bool {
+        let Giver::Stranger(peer, group) = giver else { return true };
+        let own = self.by_peer.get(&peer).map(|at| (*at, self.rows[*at as usize]));
+        let group = own.map_or(group, |(_, row)| row.group);
+        let by_peer = own.map_or(0, |(_, row)| row.bytes);
+        let by_group = self.by_group.get(&group).copied().unwrap_or(0);
+        let (mut freed_by_peer, mut freed_by_group) = (0, 0);
+        if let Some((share, freed)) = replaced
+            && let Some(row) = self.rows.get(share.0 as usize)
+        {
+            freed_by_peer = if row.peer == peer { freed } else { 0 };
+            freed_by_group = if row.group == group { freed } else { 0 };
+        }
+        by_peer + bytes - freed_by_peer <= max && by_group + bytes - freed_by_group <= max
+    }
+
+    /// What the strangers take in memory besides their records.
+    pub(super) fn bytes(&self) -> usize {
+        self.by_peer.len() * SHARE_BYTES
+    }
+
+    /// Checks the counts against the shares of all records that are held.
+    pub(super) fn check(&self, held: impl Iterator<Item = (Share, usize)>) -> Result<(), StorageFault> {
+        let mut found = vec![0; self.rows.len()];
+        for (share, bytes) in held {
+            if let Some(row) = found.get_mut(share.0 as usize) {
+                *row += bytes;
+            }
+        }
+        let mut by_group = BTreeMap::<Group, usize>::new();
+        for (row, found) in self.rows.iter().zip(found) {
+            if row.bytes != found {
+                return Err(StorageFault::Share { found, counted: row.bytes });
+            }
+            if found > 0 {
+                *by_group.entry(row.group).or_default() += found;
+            }
+        }
+        let rows = self.rows.len() - self.free.len();
+        if by_group != self.by_group || rows != self.by_peer.len() {
+            return Err(StorageFault::Shares { peers: self.by_peer.len(), rows });
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, peer: NodeId, group: Group) -> u32 {
+        let row = Row { peer, group, bytes: 0 };
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.rows.push(row);
+            u32::try_from(self.rows.len() - 1).expect("a storage holds fewer records than a u32 can count")
+        });
+        self.rows[at as usize] = row;
+        self.by_peer.insert(peer, at);
+        at
+    }
+}

@@ -1,0 +1,531 @@
+//! What a storage does, rule by rule; the whole of it beside a plain list is in `beside_a_list`.
+
+use super::*;
+use crate::contact::Group;
+use crate::limits::{CLOCK_SKEW_MAX, TTL_LONGEST, VALUE_SIZE_MAX};
+use crate::record::{Version, check_of};
+use proptest::prelude::*;
+use std::time::Duration;
+
+mod beside_a_list;
+
+fn seed() -> KeySeed {
+    KeySeed::new(1, 2)
+}
+
+/// Both clocks so many seconds after they started together.
+fn at(secs: u64) -> Now {
+    Now { mono: mono(secs), wall: WallTime::from_millis(secs * 1_000) }
+}
+
+fn mono(secs: u64) -> Time {
+    Time::ZERO + Duration::from_secs(secs)
+}
+
+fn key(key: u8) -> Key {
+    Key::new([key; 32])
+}
+
+fn me() -> NodeId {
+    NodeId::new(key(0))
+}
+
+/// A peer of its own, in a group of that number.
+fn stranger(peer: u8, group: u8) -> Giver {
+    Giver::Stranger(NodeId::new(key(peer)), Group::V4([192, 0, group]))
+}
+
+fn record_of(class: Class, at: u8, version: u64, value: &[u8]) -> Record {
+    Record {
+        key: key(at),
+        class,
+        version: Version::from_bits(version),
+        ttl: Ttl::from_secs(60).expect("not zero"),
+        replication: 8,
+        check: check_of(value),
+        value: value.into(),
+    }
+}
+
+fn record(at: u8, version: u64, value: &[u8]) -> Record {
+    record_of(Class::Plain, at, version, value)
+}
+
+fn signed(at: u8, version: u64) -> Record {
+    record_of(Class::Signed, at, version, b"s")
+}
+
+fn roomy() -> Storage {
+    Storage::new(me(), usize::MAX, seed())
+}
+
+/// Room for `records` records of one byte.
+fn room_for(records: usize) -> Storage {
+    Storage::new(me(), records * (RECORD_OVERHEAD + 1), seed())
+}
+
+/// A peer brings a record that lives until so many seconds after the start, where all is in scope.
+fn store(storage: &mut Storage, now: Now, record: Record, end: u64) -> Stored {
+    storage.store(now, record, mono(end), Giver::Peer, |_| true)
+}
+
+fn found(storage: &Storage, now: Now, at: u8) -> Option<&[u8]> {
+    storage.find(now.mono, &key(at)).map(|held| &held.record.value[..])
+}
+
+fn plain_floor(storage: &Storage, now: Now, at: u8) -> Option<u64> {
+    storage.tombstone(now.mono, &key(at)).and_then(|tombstone| tombstone.plain).map(Version::bits)
+}
+
+// ── one key ──────────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn a_record_is_gone_at_the_exact_end_of_its_life_though_nobody_swept() {
+    let mut storage = roomy();
+    assert_eq!(store(&mut storage, at(5), record(1, 1, b"a"), 6), Stored::Held);
+    assert!(storage.find(Time::from_nanos(5_999_999_999), &key(1)).is_some());
+    assert_eq!(found(&storage, at(6), 1), None);
+    assert_eq!(storage.len(), 1, "it is still there, unread");
+}
+
+#[test]
+fn the_larger_record_is_held_whichever_comes_first() {
+    for versions in [[1, 2], [2, 1]] {
+        let mut storage = roomy();
+        for version in versions {
+            store(&mut storage, at(0), record(1, version, b"v"), 60);
+        }
+        let held = storage.find(mono(1), &key(1)).expect("it is held");
+        assert_eq!(held.record.version, Version::from_bits(2));
+    }
+}
+
+#[test]
+fn whoever_offers_a_smaller_record_learns_the_rank_of_the_larger() {
+    let mut storage = roomy();
+    let larger = record(1, 2, b"new");
+    let rank = larger.rank();
+    store(&mut storage, at(0), larger, 60);
+    assert_eq!(store(&mut storage, at(1), record(1, 1, b"old"), 600), Stored::Larger(rank));
+    assert_eq!(storage.next_due(), Some(mono(60)), "a smaller record prolongs nothing");
+}
+
+#[test]
+fn of_equal_records_the_later_end_and_the_larger_replication_are_kept() {
+    for ends in [[20, 30], [30, 20]] {
+        let mut storage = roomy();
+        for end in ends {
+            let replication = u8::try_from(end).expect("less than 256");
+            let sent = Record { replication, ..record(1, 1, b"v") };
+            assert_eq!(store(&mut storage, at(0), sent, end), Stored::Held);
+        }
+        assert_eq!(storage.next_due(), Some(mono(30)));
+        assert_eq!(storage.find(mono(0), &key(1)).map(|held| held.record.replication), Some(30));
+        assert_eq!(storage.len(), 1);
+    }
+}
+
+#[test]
+fn a_record_that_comes_again_keeps_its_place_in_the_upkeep() {
+    let mut storage = roomy();
+    store(&mut storage, at(0), record(1, 1, b"v"), 20);
+    storage.schedule(&key(1), mono(10));
+    storage.heard(&key(1), &NodeId::new(key(3)));
+    store(&mut storage, at(1), record(1, 1, b"v"), 30);
+    let held = storage.find(mono(1), &key(1)).expect("it is held");
+    assert_eq!((held.due(), held.heard_from(), held.expires), (mono(10), 1, mono(30)));
+    storage.take_changed();
+    store(&mut storage, at(2), record(1, 1, b"v"), 30);
+    assert_eq!(storage.take_changed().count(), 0, "nothing new, nothing to save");
+}
+
+#[test]
+fn a_record_whose_life_is_over_changes_nothing() {
+    let mut storage = roomy();
+    store(&mut storage, at(0), record(1, 1, b"v"), 60);
+    assert_eq!(store(&mut storage, at(5), record(1, 2, b"w"), 5), Stored::Over);
+    assert_eq!(found(&storage, at(5), 1), Some(&b"v"[..]));
+}
+
+// ── tombstones ───────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn a_version_that_is_over_stops_itself_and_those_before_it_swept_or_not() {
+    for sweeps in [0, 1] {
+        let mut storage = roomy();
+        store(&mut storage, at(0), record(1, 2, b"new"), 10);
+        storage.sweep(at(10), sweeps);
+        for version in [1, 2] {
+            assert_eq!(store(&mut storage, at(10), record(1, version, b"z"), 60), Stored::Over);
+        }
+        assert_eq!(store(&mut storage, at(10), record(1, 3, b"next"), 60), Stored::Held);
+        assert_eq!(found(&storage, at(10), 1), Some(&b"next"[..]));
+        assert_eq!(storage.check(), Ok(()));
+    }
+}
+
+#[test]
+fn a_signed_version_that_is_over_stops_every_plain_one() {
+    let mut storage = roomy();
+    store(&mut storage, at(0), signed(1, 1), 10);
+    assert_eq!(store(&mut storage, at(10), record(1, 9, b"p"), 60), Stored::Over);
+    assert_eq!(store(&mut storage, at(10), signed(1, 2), 60), Stored::Held);
+}
+
+#[test]
+fn a_hashed_record_comes_back_after_its_end() {
+    let mut storage = roomy();
+    let hashed = record_of(Class::Hashed, 1, 0, b"h");
+    store(&mut storage, at(0), hashed.clone(), 10);
+    storage.sweep(at(10), 1);
+    assert_eq!(storage.tombstone(mono(10), &key(1)), None);
+    assert_eq!(store(&mut storage, at(10), hashed, 60), Stored::Held);
+}
+
+#[test]
+fn a_plain_version_seen_beneath_what_certifies_itself_is_a_floor_whichever_came_first() {
+    for certified in [signed(1, 1), record_of(Class::Hashed, 1, 0, b"h")] {
+        for order in [[0, 1], [1, 0]] {
+            let mut storage = roomy();
+            for which in order {
+                store(&mut storage, at(0), [certified.clone(), record(1, 5, b"p")][which].clone(), 10);
+            }
+            assert_eq!(found(&storage, at(0), 1), Some(&certified.value[..]));
+            assert_eq!(plain_floor(&storage, at(0), 1), Some(5));
+        }
+    }
+}
+
+#[test]
+fn a_plain_version_comes_back_above_the_floor_when_what_was_above_it_is_over() {
+    let mut storage = roomy();
+    store(&mut storage, at(0), record(1, 5, b"p"), 60);
+    store(&mut storage, at(0), record_of(Class::Hashed, 1, 0, b"h"), 10);
+    assert_eq!(store(&mut storage, at(10), record(1, 5, b"p"), 60), Stored::Over);
+    assert_eq!(store(&mut storage, at(10), record(1, 6, b"q"), 60), Stored::Held);
+}
+
+/// When the tombstone of a version of that many seconds has lapsed.
+fn after_tombstones(secs: u64) -> Now {
+    at(secs + (TTL_LONGEST + CLOCK_SKEW_MAX * 2).as_secs())
+}
+
+#[test]
+fn a_tombstone_lapses_when_no_older_version_can_be_alive_anywhere() {
+    let mut storage = roomy();
+    store(&mut storage, at(7), record(1, 7_000 << 16, b"v"), 10);
+    storage.sweep(at(10), 1);
+    let lapse = after_tombstones(7);
+    let before = Time::from_nanos(lapse.mono.as_nanos() - 1);
+    assert_eq!(storage.next_due(), Some(lapse.mono));
+    assert!(storage.tombstone(before, &key(1)).is_some());
+    assert_eq!(storage.tombstone(lapse.mono, &key(1)), None, "whether it was swept or not");
+    storage.take_changed();
+    storage.sweep(lapse, 1);
+    assert_eq!((storage.bytes(), storage.next_due()), (0, None));
+    assert_eq!(storage.take_changed().collect::<Vec<_>>(), [key(1)], "it is to be forgotten elsewhere, too");
+}
+
+#[test]
+fn what_is_buried_takes_the_live_record_that_it_beats_with_it() {
+    let mut storage = roomy();
+    store(&mut storage, at(0), record(1, 3, b"v"), 60);
+    storage.bury(at(1), key(1), Tombstone { signed: None, plain: Some(Version::from_bits(2)) });
+    assert_eq!(found(&storage, at(1), 1), Some(&b"v"[..]), "it is newer");
+    storage.bury(at(1), key(1), Tombstone { signed: None, plain: Some(Version::from_bits(3)) });
+    assert_eq!(found(&storage, at(1), 1), None, "a tombstone beats the live record of its own version");
+    store(&mut storage, at(1), record(2, 9, b"p"), 60);
+    storage.bury(at(1), key(2), Tombstone { signed: Some(Version::from_bits(1)), plain: None });
+    assert_eq!(found(&storage, at(1), 2), None);
+    assert_eq!(plain_floor(&storage, at(1), 2), Some(9), "the plain version has been seen");
+}
+
+#[test]
+fn time_spent_switched_off_counts_and_what_ended_meanwhile_is_buried() {
+    let saved = WallTime::from_millis(100_000);
+    let on = Now { mono: Time::ZERO, wall: WallTime::from_millis(130_000) };
+    let mut storage = roomy();
+    storage.restore(on, record(1, 100_000 << 16, b"v"), Age(10_000), saved, Giver::Client);
+    let held = storage.find(on.mono, &key(1)).expect("60 s, 10 s old, 30 s off");
+    assert_eq!((held.expires, held.giver()), (mono(20), Giver::Client));
+    storage.restore(on, record(2, 100_000 << 16, b"v"), Age(30_000), saved, Giver::Peer);
+    assert_eq!(found(&storage, on, 2), None);
+    assert_eq!(plain_floor(&storage, on, 2), Some(100_000 << 16));
+    let set_back = Now { wall: WallTime::from_millis(50_000), ..on };
+    storage.restore(set_back, record(3, 40_000 << 16, b"v"), Age(10_000), saved, Giver::Peer);
+    let held = storage.find(on.mono, &key(3)).expect("it has 50 s left");
+    assert_eq!(held.expires, mono(50), "a clock that was set back prolongs nothing");
+}
+
+// ── what needs no signature check ────────────────────────────────────────────────────────────
+
+#[test]
+fn a_replay_is_settled_or_proven_before_anything_is_verified() {
+    let mut storage = roomy();
+    let held = signed(1, 5);
+    store(&mut storage, at(0), held.clone(), 60);
+    let judge = |storage: &Storage, now: Now, record: &Record| {
+        storage.judge(now.mono, &record.key, record.rank(), record.ttl, &record.value)
+    };
+    assert_eq!(judge(&storage, at(1), &signed(1, 4)), Judgement::Settled(Stored::Larger(held.rank())));
+    assert_eq!(judge(&storage, at(1), &held), Judgement::Proven, "the very same was verified before");
+    assert_eq!(judge(&storage, at(1), &signed(1, 6)), Judgement::Unproven);
+    let forged = [
+        Record { value: b"t"[..].into(), ..held.clone() },
+        Record { ttl: Ttl::from_secs(61).expect("not zero"), ..held.clone() },
+        record_of(Class::Hashed, 1, 5, b"s"),
+    ];
+    for forged in &forged {
+        assert_eq!(judge(&storage, at(1), forged), Judgement::Unproven);
+    }
+    assert_eq!(judge(&storage, at(60), &held), Judgement::Settled(Stored::Over), "swept or not");
+    assert_eq!(judge(&storage, at(60), &record(1, 1, b"p")), Judgement::Proven, "a plain record claims nothing");
+    assert_eq!(storage.len(), 1, "judging changes nothing");
+}
+
+// ── bounds ───────────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn a_full_storage_takes_no_new_key_but_replaces_a_record_by_one_of_its_size() {
+    let mut storage = room_for(2);
+    store(&mut storage, at(0), record(1, 1, b"a"), 60);
+    store(&mut storage, at(0), record(2, 1, b"b"), 60);
+    assert_eq!(storage.bytes(), storage.bytes_max());
+    assert_eq!(store(&mut storage, at(1), record(3, 1, b"c"), 60), Stored::Full);
+    assert_eq!(store(&mut storage, at(1), record(1, 2, b"d"), 60), Stored::Held);
+    assert_eq!(store(&mut storage, at(1), record(1, 3, b"ef"), 60), Stored::Full);
+    assert_eq!(found(&storage, at(1), 1), Some(&b"d"[..]), "what does not fit displaces nothing");
+    assert_eq!(storage.check(), Ok(()));
+}
+
+#[test]
+fn ended_records_and_tombstones_make_room_without_a_sweep() {
+    let mut storage = room_for(2_000);
+    for n in 0..2_000_u16 {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&n.to_be_bytes());
+        let small = Record { key: Key::new(bytes), ..record(0, 1, b"s") };
+        assert_eq!(store(&mut storage, at(0), small, 10), Stored::Held);
+    }
+    let largest = record(9, 1, &vec![7; VALUE_SIZE_MAX]);
+    assert_eq!(store(&mut storage, at(9), largest.clone(), 60), Stored::Full);
+    assert_eq!(store(&mut storage, at(10), largest, 60), Stored::Held);
+    assert!(storage.len() > 1_000, "no more were swept than were in the way");
+    assert_eq!(storage.check(), Ok(()));
+}
+
+#[test]
+fn tombstones_give_way_the_oldest_first() {
+    let mut storage = Storage::new(me(), RECORD_OVERHEAD + 1 + 2 * TOMBSTONE_BYTES, seed());
+    for (number, version) in [(1, 20_u64), (2, 10), (3, 30)] {
+        let over = Version::from_bits(version << 32);
+        storage.bury(at(0), key(number), Tombstone { signed: None, plain: Some(over) });
+    }
+    assert_eq!(storage.bytes(), 3 * TOMBSTONE_BYTES);
+    store(&mut storage, at(0), record(9, 1, b"v"), 60);
+    let left = |storage: &Storage| -> Vec<Key> { storage.tombstones(key(0)..=key(9)).map(|(key, _)| *key).collect() };
+    assert_eq!(left(&storage), [key(1), key(3)]);
+    storage.bury(at(0), key(4), Tombstone { signed: None, plain: Some(Version::from_bits(25 << 32)) });
+    assert_eq!(left(&storage), [key(3), key(4)]);
+    storage.bury(at(0), key(5), Tombstone { signed: None, plain: Some(Version::from_bits(5 << 32)) });
+    assert_eq!(left(&storage), [key(3), key(4)], "the oldest may be the one that is laid");
+    assert_eq!(storage.check(), Ok(()));
+}
+
+/// A storage full of records with the keys 1 to 4, of which 3 and 4, the farthest, are out of scope.
+fn full(givers: [Giver; 4]) -> Storage {
+    let mut storage = room_for(4);
+    for (number, giver) in (1..).zip(givers) {
+        let stored = storage.store(at(0), record(number, 7, b"v"), mono(60), giver, near);
+        assert_eq!(stored, Stored::Held);
+    }
+    storage
+}
+
+fn near(record: &Record) -> bool {
+    record.key < key(3)
+}
+
+fn keys(storage: &Storage) -> Vec<Key> {
+    storage.walk(None).map(|held| held.record.key).collect()
+}
+
+#[test]
+fn only_what_peers_brought_and_is_out_of_scope_gives_way_the_farthest_first() {
+    let mut storage = full([Giver::Peer; 4]);
+    assert_eq!(storage.store(at(1), record(0, 1, b"x"), mono(60), Giver::Peer, near), Stored::Held);
+    assert_eq!(keys(&storage), [0, 1, 2, 3].map(key));
+    assert_eq!(storage.store(at(1), record(9, 1, b"x"), mono(60), Giver::Client, near), Stored::Held);
+    assert_eq!(keys(&storage), [0, 1, 2, 9].map(key), "what a client PUTs displaces nearer ones");
+    for number in [3, 5] {
+        assert_eq!(storage.store(at(1), record(number, 9, b"x"), mono(60), Giver::Peer, near), Stored::Full);
+    }
+    assert_eq!(storage.check(), Ok(()));
+}
+
+#[test]
+fn a_record_out_of_scope_displaces_only_what_is_farther() {
+    let mut storage = full([Giver::Peer; 4]);
+    assert_eq!(storage.store(at(1), record(5, 1, b"x"), mono(60), Giver::Peer, near), Stored::Full);
+    let mut storage = full([Giver::Peer, Giver::Peer, Giver::Peer, Giver::Client]);
+    assert_eq!(storage.store(at(1), record(6, 1, b"x"), mono(60), Giver::Peer, near), Stored::Full);
+    assert_eq!(storage.store(at(1), record(0, 1, b"x"), mono(60), Giver::Peer, near), Stored::Held);
+    assert_eq!(keys(&storage), [0, 1, 2, 4].map(key), "what a client PUT stays, however far");
+}
+
+#[test]
+fn what_gave_way_may_come_back_but_nothing_older() {
+    let mut storage = full([Giver::Peer; 4]);
+    storage.store(at(1), record(0, 1, b"x"), mono(5), Giver::Peer, near);
+    assert_eq!(found(&storage, at(1), 4), None, "it gave way");
+    storage.sweep(at(5), 9);
+    storage.bury(at(5), key(4), Tombstone::below(record(4, 7, b"v").rank()));
+    assert_eq!(storage.store(at(5), record(4, 6, b"v"), mono(60), Giver::Peer, near), Stored::Over);
+    assert_eq!(storage.store(at(5), record(4, 7, b"v"), mono(60), Giver::Peer, near), Stored::Held);
+
+    let mut storage = Storage::new(me(), 2 * (RECORD_OVERHEAD + 200), seed());
+    for number in [3, 4] {
+        storage.store(at(0), record(number, 7, &[0; 200]), mono(60), Giver::Peer, near);
+    }
+    storage.store(at(1), record(1, 1, b"x"), mono(60), Giver::Peer, near);
+    assert_eq!(plain_floor(&storage, at(1), 4), Some(6), "there is room for its tombstone");
+}
+
+#[test]
+fn above_nine_tenths_neither_a_peer_nor_a_group_holds_more_than_a_share() {
+    let mut storage = room_for(160);
+    let share = storage.bytes_max() / SHARES;
+    let mut count = 0;
+    while storage.store(at(0), numbered(count), mono(60), stranger(1, 1), |_| true) == Stored::Held {
+        count += 1;
+    }
+    assert!(storage.bytes() > share * 14, "while there is room it takes what it wants");
+    assert!(storage.bytes() <= storage.bytes_max() / 100 * CROWDED_PERCENT);
+    let from = |storage: &mut Storage, count: &mut u16, giver: Giver| {
+        let first = *count;
+        while storage.store(at(0), numbered(*count), mono(60), giver, |_| true) == Stored::Held {
+            *count += 1;
+        }
+        *count - first
+    };
+    assert_eq!(from(&mut storage, &mut count, stranger(2, 1)), 0, "a neighbour of it is no other party");
+    let others = from(&mut storage, &mut count, stranger(3, 2));
+    assert!((8..=10).contains(&others), "a share of 160 records, found {others}");
+    assert_eq!(from(&mut storage, &mut count, stranger(3, 3)), 0, "it stays who it is when it moves");
+    assert!(from(&mut storage, &mut count, Giver::Client) > 0, "a client has no share");
+    assert_eq!(storage.check(), Ok(()));
+}
+
+/// A record of one byte, one of many.
+fn numbered(number: u16) -> Record {
+    let mut bytes = [0; 32];
+    bytes[30..].copy_from_slice(&number.to_be_bytes());
+    Record { key: Key::new(bytes), ..record(0, 1, b"s") }
+}
+
+#[test]
+fn nobody_can_fill_anothers_share_or_use_his_own_to_keep_a_record_out() {
+    let mut storage = room_for(160);
+    let count = (0..160).take_while(|number| {
+        storage.store(at(0), numbered(*number), mono(60), stranger(1, 1), |_| true) == Stored::Held
+    });
+    let count = u16::try_from(count.count()).expect("at most 160");
+    let honest = numbered(1_000);
+    assert_eq!(storage.store(at(1), honest.clone(), mono(60), stranger(1, 1), |_| true), Stored::Full);
+    assert_eq!(storage.store(at(1), honest.clone(), mono(60), stranger(2, 2), |_| true), Stored::Held);
+    let before = storage.bytes();
+    assert_eq!(storage.store(at(1), honest.clone(), mono(70), stranger(1, 1), |_| true), Stored::Held);
+    assert_eq!(storage.bytes(), before, "it counts to whoever brought it first");
+    for number in 0..count {
+        storage.store(at(1), numbered(number), mono(80), stranger(2, 2), |_| true);
+    }
+    assert_eq!(storage.store(at(1), numbered(1_001), mono(60), stranger(2, 2), |_| true), Stored::Held);
+    storage.store(at(1), honest.clone(), mono(60), Giver::Client, |_| true);
+    assert_eq!(storage.find(mono(1), &honest.key).map(Held::giver), Some(Giver::Client), "a client takes it over");
+    assert_eq!(storage.check(), Ok(()));
+}
+
+// ── what upkeep asks ─────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn a_sweep_takes_the_first_that_ended_and_no_more_than_it_may() {
+    let mut storage = roomy();
+    for number in 1..=5 {
+        store(&mut storage, at(0), record(number, 1, b"v"), number.into());
+    }
+    assert!(storage.sweep(at(3), 2).is_empty(), "what ended is not due to be offered");
+    assert_eq!(storage.next_due(), Some(mono(3)));
+    storage.sweep(at(3), 2);
+    assert_eq!((storage.len(), storage.next_due()), (2, Some(mono(4))));
+}
+
+#[test]
+fn what_is_due_is_named_once_with_those_who_were_heard_to_hold_it() {
+    let mut storage = roomy();
+    for number in 1..=3 {
+        store(&mut storage, at(0), record(number, 1, b"v"), 60);
+        storage.schedule(&key(number), mono(10 * u64::from(number)));
+    }
+    for peer in [7, 8, 8 + 32] {
+        storage.heard(&key(2), &NodeId::new(key(peer)));
+    }
+    storage.hasten(&key(3), mono(15));
+    storage.hasten(&key(1), mono(50));
+    assert_eq!(storage.next_due(), Some(mono(10)));
+    assert_eq!(storage.sweep(at(20), 9), [key(1), key(3), key(2)]);
+    let held = storage.find(mono(20), &key(2)).expect("it lives");
+    assert_eq!((held.heard_from(), held.due()), (2, mono(60)), "at least so many: two may share a bit");
+    assert!(storage.sweep(at(20), 9).is_empty());
+    storage.schedule(&key(2), mono(30));
+    let held = storage.find(mono(20), &key(2)).expect("it lives");
+    assert_eq!((held.heard_from(), held.due()), (0, mono(30)));
+    assert_eq!(storage.check(), Ok(()));
+}
+
+#[test]
+fn a_range_holds_what_lives_from_its_first_key_to_its_last() {
+    let mut storage = roomy();
+    for number in 1..=5 {
+        store(&mut storage, at(0), record(number, 1, b"v"), if number == 3 { 5 } else { 60 });
+    }
+    let within = |from, to| storage.range(mono(5), key(from)..=key(to)).map(|held| held.record.key).collect::<Vec<_>>();
+    assert_eq!(within(2, 4), [key(2), key(4)]);
+    assert_eq!(within(4, 2), [], "an empty one is no error");
+    assert_eq!(within(0, 255).len(), 4);
+}
+
+proptest! {
+    #[test]
+    fn a_walk_in_parts_meets_what_a_walk_in_one_meets(count in 0..20_u8, part in 1..5_usize) {
+        let mut storage = roomy();
+        for number in 0..count {
+            store(&mut storage, at(0), record(number, 1, b"v"), 9);
+        }
+        let mut met = Vec::new();
+        while met.len() < count.into() {
+            let from = met.len();
+            let cursor = met.last().copied();
+            met.extend(storage.walk(cursor.as_ref()).take(part).map(|held| held.record.key));
+            prop_assert!(met.len() > from, "a walk goes on until its end");
+        }
+        prop_assert_eq!(met, keys(&storage));
+    }
+
+    /// Keys with long common prefixes, which a stranger may choose, among them.
+    #[test]
+    fn the_farthest_come_first(
+        numbers in proptest::collection::btree_set((0..4_u8, any::<u8>(), 0..32_usize), 0..30),
+        me in any::<[u8; 32]>(),
+    ) {
+        let mut storage = Storage::new(NodeId::new(Key::new(me)), usize::MAX, seed());
+        for (first, byte, place) in numbers {
+            let mut bytes = [first; 32];
+            bytes[place] = byte;
+            store(&mut storage, at(0), Record { key: Key::new(bytes), ..record(0, 1, b"v") }, 9);
+        }
+        let mut expected = keys(&storage);
+        expected.sort_by_key(|key| std::cmp::Reverse(key.distance(&storage.me)));
+        let found: Vec<Key> = storage.records.farthest(storage.me).map(|held| held.record.key).collect();
+        prop_assert_eq!(found, expected);
+    }
+}

@@ -1,0 +1,362 @@
+//! A storage beside the plainest thing that keeps its promises: a list of records and one of
+//! tombstones, searched from end to end for everything.
+
+use super::*;
+use std::collections::BTreeSet;
+
+#[derive(Debug)]
+struct Entry {
+    record: Record,
+    expires: Time,
+    due: Time,
+    giver: Giver,
+    heard: BTreeSet<u8>,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    held: Vec<Entry>,
+    over: Vec<(Key, Tombstone, Time)>,
+    bytes_max: usize,
+}
+
+impl List {
+    fn entry(&mut self, key: &Key) -> Option<&mut Entry> {
+        self.held.iter_mut().find(|entry| entry.record.key == *key)
+    }
+
+    fn live(&self, now: Time, key: &Key) -> Option<&Entry> {
+        self.held.iter().find(|entry| entry.record.key == *key && now < entry.expires)
+    }
+
+    fn tombstone(&self, now: Time, key: &Key) -> Tombstone {
+        let swept = self.over.iter().find(|over| over.0 == *key && now < over.2).map_or(Tombstone::default(), |o| o.1);
+        let ended = self.held.iter().find(|entry| entry.record.key == *key && entry.expires <= now);
+        swept.and(ended.map_or(Tombstone::default(), |entry| Tombstone::of(entry.record.rank())))
+    }
+
+    fn is_over(&self, now: Time, record: &Record) -> bool {
+        self.tombstone(now, &record.key).beats(record.class, record.version).is_some()
+    }
+
+    fn record_bytes(&self) -> usize {
+        let records: usize = self.held.iter().map(|entry| RECORD_OVERHEAD + entry.record.value.len()).sum();
+        let peers: BTreeSet<NodeId> = self.held.iter().filter_map(|entry| peer(entry.giver)).collect();
+        records + peers.len() * SHARE_BYTES
+    }
+
+    fn bytes(&self) -> usize {
+        self.record_bytes() + self.over.len() * TOMBSTONE_BYTES
+    }
+
+    fn trim(&mut self) {
+        while self.bytes() > self.bytes_max && !self.over.is_empty() {
+            let oldest = (0..self.over.len()).min_by_key(|at| (self.over[*at].2, self.over[*at].0)).expect("not empty");
+            self.over.remove(oldest);
+        }
+    }
+
+    fn lay(&mut self, now: Now, key: Key, tombstone: Tombstone) {
+        let before = self.over.iter().find(|over| over.0 == key && now.mono < over.2).map(|over| over.1);
+        let before = before.unwrap_or_default();
+        let both = before.and(tombstone);
+        let lapses = now.mono + both.lapses().since(now.wall);
+        if both != before && now.mono < lapses {
+            self.over.retain(|over| over.0 != key);
+            self.over.push((key, both, lapses));
+            self.trim();
+        }
+    }
+
+    fn drop_for(&mut self, now: Now, key: Key, behind: Tombstone) {
+        self.held.retain(|entry| entry.record.key != key);
+        self.lay(now, key, behind);
+    }
+
+    fn bury_ended(&mut self, now: Now, key: Key) {
+        let ended = self.held.iter().find(|entry| entry.record.key == key && entry.expires <= now.mono);
+        if let Some(rank) = ended.map(|entry| entry.record.rank()) {
+            self.drop_for(now, key, Tombstone::of(rank));
+        }
+    }
+
+    fn bury(&mut self, now: Now, key: Key, tombstone: Tombstone) {
+        let held = self.held.iter().find(|entry| entry.record.key == key).map(|entry| entry.record.rank());
+        match held.filter(|rank| tombstone.beats(rank.class, rank.version).is_some()) {
+            Some(rank) => self.drop_for(now, key, tombstone.and(Tombstone::of(rank))),
+            None => self.lay(now, key, tombstone),
+        }
+    }
+
+    fn store(&mut self, now: Now, record: Record, expires: Time, giver: Giver) -> Stored {
+        if expires <= now.mono {
+            return Stored::Over;
+        }
+        self.bury_ended(now, record.key);
+        let mut floor = Tombstone::default();
+        if let Some(entry) = self.entry(&record.key) {
+            let (held, new) = (entry.record.rank(), record.rank());
+            let is_certified = |rank: Rank| rank.class != Class::Plain;
+            match record.compare(&entry.record) {
+                Ordering::Less => {
+                    if is_certified(held) && !is_certified(new) {
+                        self.lay(now, record.key, Tombstone::of(new));
+                    }
+                    return Stored::Larger(held);
+                }
+                Ordering::Equal => {
+                    if entry.due == entry.expires {
+                        entry.due = entry.due.max(expires);
+                    }
+                    entry.expires = entry.expires.max(expires);
+                    entry.record.replication = entry.record.replication.max(record.replication);
+                    if giver == Giver::Client || (giver == Giver::Peer && entry.giver != Giver::Client) {
+                        entry.giver = giver;
+                    }
+                    return Stored::Held;
+                }
+                Ordering::Greater if is_certified(new) && !is_certified(held) => floor = Tombstone::of(held),
+                Ordering::Greater => {}
+            }
+        }
+        if self.is_over(now.mono, &record) {
+            return Stored::Over;
+        }
+        if !self.make_room(now, &record, giver) {
+            return Stored::Full;
+        }
+        let giver = self.at_home(giver);
+        let key = record.key;
+        self.held.retain(|entry| entry.record.key != key);
+        self.held.push(Entry { record, expires, due: expires, giver, heard: BTreeSet::new() });
+        self.trim();
+        self.lay(now, key, floor);
+        Stored::Held
+    }
+
+    /// A peer counts to the group from which it first brought what is held.
+    fn at_home(&self, giver: Giver) -> Giver {
+        let same = self.held.iter().find(|entry| peer(giver).is_some() && peer(entry.giver) == peer(giver));
+        same.map_or(giver, |entry| entry.giver)
+    }
+
+    fn make_room(&mut self, now: Now, record: &Record, giver: Giver) -> bool {
+        let size = |record: &Record| RECORD_OVERHEAD + record.value.len();
+        let needed = |list: &Self| {
+            let freed: usize = list.held.iter().filter(|e| e.record.key == record.key).map(|e| size(&e.record)).sum();
+            let known = peer(giver).is_none() || list.held.iter().any(|entry| peer(entry.giver) == peer(giver));
+            list.record_bytes() - freed + size(record) + if known { 0 } else { SHARE_BYTES }
+        };
+        while needed(self) > self.bytes_max {
+            let ended = self.held.iter().filter(|entry| entry.expires <= now.mono);
+            let Some(key) = ended.min_by_key(|entry| (entry.due, entry.record.key)).map(|e| e.record.key) else {
+                break;
+            };
+            self.bury_ended(now, key);
+        }
+        if let Giver::Stranger(who, group) = self.at_home(giver)
+            && needed(self) > self.bytes_max / 100 * CROWDED_PERCENT
+        {
+            let others = || self.held.iter().filter(|entry| entry.record.key != record.key);
+            let of = |list: Vec<&Entry>| list.iter().map(|entry| size(&entry.record)).sum::<usize>() + size(record);
+            let by_peer = others().filter(|entry| peer(entry.giver) == Some(who)).collect();
+            let in_group = |entry: &&Entry| matches!(entry.giver, Giver::Stranger(_, home) if home == group);
+            let share = self.bytes_max / SHARES;
+            if of(by_peer) > share || of(others().filter(in_group).collect()) > share {
+                return false;
+            }
+        }
+        let missing = needed(self).saturating_sub(self.bytes_max);
+        let mut evictable: Vec<&Entry> = self.held.iter().filter(|entry| may_evict(entry, record, giver)).collect();
+        evictable.sort_by_key(|entry| std::cmp::Reverse(entry.record.key));
+        let mut freed = 0;
+        let mut evicted = Vec::new();
+        for entry in evictable {
+            if freed < missing {
+                freed += size(&entry.record);
+                evicted.push((entry.record.key, entry.record.rank()));
+            }
+        }
+        if freed < missing {
+            return false;
+        }
+        for (key, rank) in evicted {
+            self.drop_for(now, key, Tombstone::below(rank));
+        }
+        true
+    }
+
+    fn sweep(&mut self, now: Now, max: usize) -> Vec<Key> {
+        self.over.sort_by_key(|over| (over.2, over.0));
+        let lapsed = self.over.iter().take_while(|over| over.2 <= now.mono).count();
+        self.over.drain(..lapsed.min(max));
+        let mut due = Vec::new();
+        for _ in 0..max {
+            let Some(first) = self.held.iter_mut().min_by_key(|entry| (entry.due, entry.record.key)) else { break };
+            let key = first.record.key;
+            if first.due > now.mono {
+                break;
+            } else if first.expires <= now.mono {
+                self.bury_ended(now, key);
+            } else {
+                first.due = first.expires;
+                due.push(key);
+            }
+        }
+        due
+    }
+
+    fn schedule(&mut self, key: &Key, at: Time) {
+        if let Some(entry) = self.entry(key) {
+            entry.due = at.min(entry.expires);
+            entry.heard.clear();
+        }
+    }
+}
+
+fn peer(giver: Giver) -> Option<NodeId> {
+    match giver {
+        Giver::Stranger(peer, _) => Some(peer),
+        Giver::Client | Giver::Peer => None,
+    }
+}
+
+/// The node sits at key 0, so that a larger key is farther.
+fn may_evict(entry: &Entry, newcomer: &Record, giver: Giver) -> bool {
+    let outranked = giver == Giver::Client || in_scope(newcomer) || entry.record.key > newcomer.key;
+    entry.record.key != newcomer.key && entry.giver != Giver::Client && !in_scope(&entry.record) && outranked
+}
+
+fn in_scope(record: &Record) -> bool {
+    record.key.as_bytes()[0].is_multiple_of(2)
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Store { record: Record, life: u64, giver: Giver },
+    Bury { key: u8, tombstone: Tombstone },
+    Wait { secs: u64 },
+    Sweep { max: usize },
+    Schedule { key: u8, wait: u64 },
+    Hasten { key: u8, wait: u64 },
+    Heard { key: u8, peer: u8 },
+}
+
+fn any_record() -> impl Strategy<Value = Record> {
+    let class = prop_oneof![4 => Just(Class::Plain), 2 => Just(Class::Signed), 1 => Just(Class::Hashed)];
+    let value = (1..4_usize, 0..2_u8).prop_map(|(size, byte)| vec![byte; size]);
+    (0..KEYS, class, 1..5_u64, value, 1..4_u8).prop_map(|(at, class, version, value, replication)| {
+        let version = if class == Class::Hashed { 0 } else { (version * 40_000_000) << 16 };
+        Record { replication, ..record_of(class, at, version, &value) }
+    })
+}
+
+fn any_giver() -> impl Strategy<Value = Giver> {
+    let strange = (1..5_u8, 1..4_u8).prop_map(|(peer, group)| stranger(peer, group));
+    prop_oneof![1 => Just(Giver::Client), 2 => Just(Giver::Peer), 3 => strange]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let version = || proptest::option::of((0..4_u64).prop_map(|n| Version::from_bits((n * 40_000_000) << 16)));
+    let tombstone = (version(), version()).prop_map(|(signed, plain)| Tombstone { signed, plain });
+    prop_oneof![
+        16 => (any_record(), 0..9_u64, any_giver())
+            .prop_map(|(record, life, giver)| Step::Store { record, life, giver }),
+        1 => (0..KEYS, tombstone).prop_map(|(key, tombstone)| Step::Bury { key, tombstone }),
+        2 => prop_oneof![8 => 0..3_u64, 1 => 1..70_000_u64].prop_map(|secs| Step::Wait { secs }),
+        1 => (0..4_usize).prop_map(|max| Step::Sweep { max }),
+        1 => (0..KEYS, 0..9_u64).prop_map(|(key, wait)| Step::Schedule { key, wait }),
+        1 => (0..KEYS, 0..9_u64).prop_map(|(key, wait)| Step::Hasten { key, wait }),
+        1 => (0..KEYS, 0..40_u8).prop_map(|(key, peer)| Step::Heard { key, peer }),
+    ]
+}
+
+const KEYS: u8 = 40;
+
+/// Few enough keys that records meet, or enough that shares count; room for all of them or few.
+fn folded(step: Step, keys: u8) -> Step {
+    match step {
+        Step::Store { record, life, giver } => {
+            let number = record.key.as_bytes()[0] % keys;
+            Step::Store { record: Record { key: key(number), ..record }, life, giver }
+        }
+        Step::Bury { key, tombstone } => Step::Bury { key: key % keys, tombstone },
+        Step::Schedule { key, wait } => Step::Schedule { key: key % keys, wait },
+        Step::Hasten { key, wait } => Step::Hasten { key: key % keys, wait },
+        Step::Heard { key, peer } => Step::Heard { key: key % keys, peer },
+        Step::Wait { .. } | Step::Sweep { .. } => step,
+    }
+}
+
+fn take(step: Step, now: &mut Now, storage: &mut Storage, list: &mut List) {
+    match step {
+        Step::Store { record, life, giver } => {
+            let expires = now.mono + Duration::from_secs(life);
+            let stored = storage.store(*now, record.clone(), expires, giver, in_scope);
+            assert_eq!(stored, list.store(*now, record, expires, giver));
+        }
+        Step::Bury { key: at, tombstone } => {
+            storage.bury(*now, key(at), tombstone);
+            list.bury(*now, key(at), tombstone);
+        }
+        Step::Wait { secs } => *now = at(now.mono.since(Time::ZERO).as_secs() + secs),
+        Step::Sweep { max } => assert_eq!(storage.sweep(*now, max), list.sweep(*now, max)),
+        Step::Schedule { key: at, wait } => {
+            let due = now.mono + Duration::from_secs(wait);
+            storage.schedule(&key(at), due);
+            list.schedule(&key(at), due);
+        }
+        Step::Hasten { key: at, wait } => {
+            let due = now.mono + Duration::from_secs(wait);
+            storage.hasten(&key(at), due);
+            if list.entry(&key(at)).is_some_and(|entry| due < entry.due) {
+                list.schedule(&key(at), due);
+            }
+        }
+        Step::Heard { key: at, peer } => {
+            storage.heard(&key(at), &NodeId::new(key(peer)));
+            if let Some(entry) = list.entry(&key(at)) {
+                entry.heard.insert(peer % 32);
+            }
+        }
+    }
+}
+
+fn assert_same(now: Now, storage: &Storage, list: &List) {
+    assert_eq!(storage.check(), Ok(()));
+    assert_eq!((storage.bytes(), storage.len()), (list.bytes(), list.held.len()));
+    let lapses = list.over.iter().map(|over| over.2);
+    assert_eq!(storage.next_due(), list.held.iter().map(|entry| entry.due).chain(lapses).min());
+    for number in 0..KEYS {
+        let over = Some(list.tombstone(now.mono, &key(number))).filter(|tombstone| !tombstone.is_empty());
+        assert_eq!(storage.tombstone(now.mono, &key(number)), over);
+        let held = storage.find(now.mono, &key(number));
+        let held = held.map(|held| (&held.record, held.expires, held.due(), held.heard_from(), held.giver()));
+        let live = list.live(now.mono, &key(number)).map(|entry| {
+            let heard = u32::try_from(entry.heard.len()).expect("at most 32");
+            let giver = if entry.giver == Giver::Client { Giver::Client } else { Giver::Peer };
+            (&entry.record, entry.expires, entry.due, heard, giver)
+        });
+        assert_eq!(held, live);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_storage_does_what_two_lists_would(
+        steps in proptest::collection::vec(step(), 1..160),
+        (keys, room) in prop_oneof![
+            (Just(6), 0..6 * (RECORD_OVERHEAD + SHARE_BYTES)),
+            (Just(KEYS), 16 * RECORD_OVERHEAD..45 * RECORD_OVERHEAD),
+            (Just(6), Just(usize::MAX)),
+        ],
+    ) {
+        let mut storage = Storage::new(me(), room, seed());
+        let mut list = List { bytes_max: room, ..List::default() };
+        let mut now = at(0);
+        for step in steps {
+            take(folded(step, keys), &mut now, &mut storage, &mut list);
+            assert_same(now, &storage, &list);
+        }
+    }
+}

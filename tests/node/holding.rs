@@ -1,0 +1,121 @@
+//! What becomes of records where room is short (section 3, and `storage_bytes_max`).
+
+use std::net::SocketAddr;
+
+use dht::identity::PublicKey;
+use dht::node::action::{ConnId, Origin};
+use dht::node::params::{AddressGroups, Params};
+use dht::record::envelope::{owned_key, seal};
+use dht::record::{Class, check_of};
+use dht::wire::api::Put;
+use dht::wire::peer::{Content, ErrorCode, Hello, PeerMessage, RecordBlock, Reply, Request};
+use ed25519_dalek::SigningKey;
+
+use crate::stage::{Stage, block, confirmed, greeting, id, key, millis, stored, success, version_at};
+
+/// Room for a small record, and for no value of [`LARGE`] bytes.
+fn tight() -> Params {
+    Params { replication_min: 1, storage_bytes_max: 1_500, ..Params::default() }
+}
+
+const LARGE: usize = 1_400;
+
+/// A node with peers that holds an older record of the key 128, which it is one of the nearest to;
+/// and the copies of a PUT that finds no room beside it.
+fn put_without_room() -> (Stage, dht::node::action::ClientId) {
+    let mut stage = Stage::among(tight(), 1..=8);
+    let asker = stage.accept_client(9);
+    assert_eq!(stage.ask(asker, Request::Store(block(128, b"old"))), stored(&block(128, b"old")));
+    stage.pass(millis(1));
+    let client = stage.put(Put { replication: 3, ..confirmed(128, vec![7; LARGE].leak()) });
+    (stage, client)
+}
+
+#[test]
+fn a_put_without_room_here_leaves_no_older_record_to_be_served() {
+    let (mut stage, _) = put_without_room();
+    let reader = stage.get(key(128));
+    assert_eq!(stage.answer(reader), success(128, vec![7; LARGE].leak()), "it is being written");
+    for (conn, rpc, copy) in stage.copies() {
+        stage.reply(conn, rpc, stored(&copy));
+    }
+    assert!(stage.node.storage().is_empty());
+}
+
+#[test]
+fn a_put_that_nobody_takes_leaves_the_older_record_where_it_is() {
+    let (mut stage, _) = put_without_room();
+    let copies = stage.copies();
+    assert!(!copies.is_empty());
+    for (conn, rpc, _) in copies {
+        stage.reply(conn, rpc, Reply::Error(ErrorCode::FULL));
+    }
+    assert_eq!(stage.node.storage().len(), 1);
+}
+
+/// The record of an owner with that sequence and a payload of that size.
+fn signed(millis: u64, size: usize) -> RecordBlock<'static> {
+    let owner = SigningKey::from_bytes(&[5; 32]);
+    let small = block(1, b"");
+    let value: &[u8] = seal(&owner, version_at(millis), small.ttl, b"", &vec![7; size]).leak();
+    RecordBlock {
+        class: Class::Signed,
+        key: owned_key(&PublicKey::new(owner.verifying_key().to_bytes()), b""),
+        version: version_at(millis),
+        check: check_of(value),
+        content: Content::Value(value),
+        ..small
+    }
+}
+
+#[test]
+fn a_signed_record_that_finds_no_room_takes_the_older_one_with_it_and_a_plain_one_does_not() {
+    let mut stage = Stage::new(tight());
+    let conn = stage.accept_client(9);
+    assert_eq!(stage.ask(conn, Request::Store(signed(0, 1))), stored(&signed(0, 1)));
+    assert_eq!(stage.ask(conn, Request::Store(signed(1, LARGE))), Reply::Error(ErrorCode::FULL));
+    assert!(stage.node.storage().is_empty(), "its owner has replaced it");
+    assert_eq!(stage.ask(conn, Request::Store(signed(0, 1))), Reply::Error(ErrorCode::GONE));
+    assert_eq!(stage.ask(conn, Request::Store(signed(1, 2))), stored(&signed(1, 2)));
+
+    let mut stage = Stage::new(tight());
+    let conn = stage.accept_client(9);
+    stage.ask(conn, Request::Store(block(5, b"old")));
+    let newer = RecordBlock { version: version_at(1), ..block(5, vec![7; LARGE].leak()) };
+    assert_eq!(stage.ask(conn, Request::Store(newer)), Reply::Error(ErrorCode::FULL));
+    assert_eq!(stage.node.storage().len(), 1, "a plain record is anybody's claim");
+}
+
+/// A client at `address` dials the node.
+fn accept_at(stage: &mut Stage, peer: u8, address: [u8; 4]) -> ConnId {
+    let conn = stage.secure(id(peer), SocketAddr::from((address, 9)), Origin::Accepted);
+    stage.tell(conn, &PeerMessage::Hello(Hello { flags: 0, port: 0, ..greeting() }));
+    stage.said(conn);
+    conn
+}
+
+/// How many more records the peer at the other end of `conn` can store.
+fn stores(stage: &mut Stage, conn: ConnId, keys: &mut std::ops::RangeFrom<u8>) -> usize {
+    keys.take_while(|number| stage.ask(conn, Request::Store(block(*number, b"v"))) == stored(&block(*number, b"v")))
+        .count()
+}
+
+#[test]
+fn a_crowded_storage_takes_a_share_of_each_public_group_and_all_of_a_private_one_unless_strict() {
+    for groups in [AddressGroups::Public, AddressGroups::Strict] {
+        let mut stage = Stage::new(Params { storage_bytes_max: 20_000, address_groups: groups, ..Params::default() });
+        let mut keys = 0..;
+        let first = accept_at(&mut stage, 1, [198, 51, 100, 1]);
+        let neighbour = accept_at(&mut stage, 2, [198, 51, 100, 2]);
+        let other = accept_at(&mut stage, 3, [203, 0, 113, 1]);
+        let private = accept_at(&mut stage, 4, [10, 0, 0, 1]);
+        assert!(stores(&mut stage, first, &mut keys) > 80, "while there is room");
+        assert_eq!(stores(&mut stage, neighbour, &mut keys), 0, "it shares a group");
+        assert_eq!(stores(&mut stage, other, &mut keys), 20_000 / 16 / 195);
+        let by_private = stores(&mut stage, private, &mut keys);
+        match groups {
+            AddressGroups::Public => assert!(stage.node.storage().bytes() > 19_800, "until it is full"),
+            AddressGroups::Strict => assert!(by_private <= 20_000 / 16 / 195),
+        }
+    }
+}

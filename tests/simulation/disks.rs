@@ -1,0 +1,197 @@
+//! What survives a restart, and what a disk that fails does to a node.
+
+use std::time::Duration;
+
+use dht::node::params::{Durability, Params};
+use dht::sim::{Answer, Death, Number, Room, Scenario, Violation, World};
+
+use crate::{Run, SECOND, await_all, found, key, node, put_many, value_of};
+
+/// A calm world of so many nodes that have joined, which save as `durability` says.
+fn world(nodes: u32, seed: u64, durability: Durability) -> Result<World, Violation> {
+    let params = Params { durability, ..Params::default() };
+    let mut world = World::new(Scenario { params, ..Scenario::calm(nodes, seed) });
+    world.join_all()?;
+    world.run_for(SECOND * 90)?;
+    Ok(world)
+}
+
+/// All nodes are killed at once, and come back a minute later; each joins through another.
+fn restart_all(world: &mut World) -> Run {
+    let all: Vec<Number> = world.alive().collect();
+    world.kill(Death::Process, all.iter().copied());
+    world.run_for(SECOND * 60)?;
+    for number in &all {
+        let through = all[(number.0 as usize + 1) % all.len()];
+        world.restart(*number, &[through])?;
+    }
+    world.await_joined()
+}
+
+#[test]
+fn what_was_confirmed_under_always_survives_the_death_of_all_nodes() -> Run {
+    for seed in 0..3 {
+        let mut world = world(20, seed, Durability::Always)?;
+        let keys = put_many(&mut world, 50, 5)?;
+        restart_all(&mut world)?;
+        for (nth, key) in keys.iter().enumerate() {
+            let at = world.any_alive();
+            assert_eq!(world.get(at, *key)?, found(&value_of(nth)), "value {nth} at node {at}, seed {seed}");
+        }
+        world.survey()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_founder_that_is_alone_confirms_what_is_on_its_disk_and_nothing_else() -> Run {
+    let mut world = world(1, 1, Durability::Always)?;
+    assert_eq!(world.put(node(0), key(1), b"alone", 0)?, found(b""));
+    world.kill(Death::Process, [node(0)]);
+    world.restart(node(0), &[])?;
+    assert_eq!(world.get(node(0), key(1))?, found(b"alone"));
+    Ok(())
+}
+
+#[test]
+fn a_node_that_is_killed_before_its_disk_is_through_has_lost_what_came_last_and_nothing_else() -> Run {
+    let mut world = world(1, 1, Durability::Interval(SECOND))?;
+    assert_eq!(world.put(node(0), key(1), b"early", 0)?, found(b""));
+    world.run_for(SECOND * 2)?;
+    assert_eq!(world.put(node(0), key(2), b"late", 0)?, found(b""));
+    assert_eq!(world.put(node(0), key(1), b"later", 0)?, found(b""));
+    world.run_for(SECOND / 2)?;
+    world.kill(Death::Process, [node(0)]);
+    world.restart(node(0), &[])?;
+    world.run_for(SECOND)?;
+    let held = |world: &World, nth| {
+        let storage = world.node(node(0)).expect("it lives").storage();
+        storage.find(world.now(), &key(nth)).map(|held| held.record.value.to_vec())
+    };
+    assert_eq!(held(&world, 1).as_deref(), Some(&b"early"[..]));
+    assert_eq!(held(&world, 2), None);
+    Ok(())
+}
+
+#[test]
+fn a_node_that_keeps_nothing_comes_back_empty() -> Run {
+    let mut world = world(1, 1, Durability::None)?;
+    assert_eq!(world.put(node(0), key(1), b"in memory", 0)?, found(b""));
+    world.run_for(SECOND * 10)?;
+    world.kill(Death::Process, [node(0)]);
+    world.restart(node(0), &[])?;
+    assert!(world.holders(&key(1)).is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_node_that_left_in_peace_has_all_it_held_and_a_new_disk_has_nothing() -> Run {
+    for empty in [false, true] {
+        let mut world = world(1, 1, Durability::Interval(SECOND))?;
+        assert_eq!(world.put(node(0), key(1), b"kept", 0)?, found(b""));
+        world.leave(node(0))?;
+        world.run_for(SECOND * 15)?;
+        assert!(world.node(node(0)).is_none(), "it has left");
+        if empty {
+            world.restart_empty(node(0), &[])?;
+        } else {
+            world.restart(node(0), &[])?;
+        }
+        assert_eq!(world.holders(&key(1)).is_empty(), empty);
+    }
+    Ok(())
+}
+
+#[test]
+fn time_spent_switched_off_counts_into_the_life_of_a_record() -> Run {
+    for (off, alive) in [(3_000, true), (3_600, false)] {
+        let mut world = world(1, 1, Durability::Interval(SECOND))?;
+        assert_eq!(world.put(node(0), key(1), b"an hour", 0)?, found(b""));
+        world.run_for(SECOND * 2)?;
+        world.kill(Death::Process, [node(0)]);
+        world.run_for(SECOND * off)?;
+        world.restart(node(0), &[])?;
+        assert_eq!(!world.holders(&key(1)).is_empty(), alive, "after {off} s");
+        world.run_for(SECOND * 601)?;
+        assert!(world.holders(&key(1)).is_empty(), "its life is over");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_node_finds_back_through_whom_it_remembers() -> Run {
+    let mut world = world(20, 4, Durability::Interval(SECOND))?;
+    let lonely = node(7);
+    world.kill(Death::Process, [lonely]);
+    world.run_for(SECOND * 5)?;
+    world.restart(lonely, &[])?;
+    world.await_joined()?;
+    world.run_for(SECOND * 30)?;
+    assert!(world.node(lonely).expect("it lives").table().live() > 10, "it had no bootstraps, and no others did");
+    Ok(())
+}
+
+/// Goal: nobody is told that a record is held which no disk takes; what is held is served, and all
+/// is well again when there is room.
+#[test]
+fn while_all_disks_are_full_puts_fail_and_gets_go_on() -> Run {
+    let mut world = world(20, 2, Durability::Always)?;
+    let keys = put_many(&mut world, 20, 5)?;
+    for number in 0..20 {
+        world.make_room(node(number), Room::None);
+    }
+    assert_eq!(world.put(node(3), key(1), b"nowhere", 5)?, Answer::Failure);
+    for (nth, key) in keys.iter().enumerate() {
+        let at = world.any_alive();
+        assert_eq!(world.get(at, *key)?, found(&value_of(nth)), "value {nth} at node {at}");
+    }
+    for number in 0..20 {
+        world.make_room(node(number), Room::Enough);
+    }
+    world.run_for(SECOND * 10)?;
+    assert_eq!(world.put(node(3), key(1), b"at last", 5)?, found(b""));
+    assert_eq!(world.get(node(12), key(1))?, found(b"at last"));
+    world.survey()
+}
+
+#[test]
+fn a_node_whose_disk_is_full_takes_no_copies_and_others_do() -> Run {
+    let mut world = world(30, 3, Durability::Always)?;
+    for number in (0..30).step_by(3) {
+        world.make_room(node(number), Room::None);
+    }
+    world.run_for(Duration::from_mins(2))?;
+    let asks = (0..40).map(|nth| {
+        let (key, value) = (world.any_key(), value_of(nth));
+        let at = node(3 * (u32::try_from(nth).expect("it is small") % 10) + 1);
+        let put = dht::wire::api::Put {
+            ttl: 0,
+            replication: 5,
+            confirm: dht::wire::api::Confirm::Yes,
+            class: dht::record::Class::Plain,
+            key,
+            value: &value,
+        };
+        world.ask(at, &dht::wire::api::ApiRequest::Put(put))
+    });
+    let asks = asks.collect::<Result<Vec<_>, _>>()?;
+    let confirmed = await_all(&mut world, &asks)?;
+    assert!(confirmed.iter().all(|answer| *answer == found(b"")), "{confirmed:?}");
+    Ok(())
+}
+
+#[test]
+fn disks_and_churn_replay() -> Run {
+    let digest = |seed| -> Result<String, Violation> {
+        let mut world = world(40, seed, Durability::Always)?;
+        put_many(&mut world, 20, 5)?;
+        world.begin_churn(dht::sim::Churn::of(Duration::from_mins(10)));
+        world.run_for(Duration::from_mins(30))?;
+        world.make_room(node(3), Room::None);
+        world.run_for(Duration::from_mins(5))?;
+        Ok(world.digest())
+    };
+    assert_eq!(digest(1)?, digest(1)?);
+    assert_ne!(digest(1)?, digest(2)?);
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! Values that stay readable, in their newest version, whatever happens to single nodes: churn,
+//! crashes at once, partitions.
+
+use std::time::Duration;
+
+use dht::sim::{Churn, Death, Number, Scenario, Share, Trial, Violation, World};
+
+use crate::{Run, SECOND, node, world};
+
+const HOUR: Duration = Duration::from_hours(1);
+
+fn anywhere(_: Number) -> bool {
+    true
+}
+
+/// A world whose values were all confirmed.
+fn endow(nodes: u32, seed: u64, count: u32, replication: u8) -> Result<(World, Trial), Violation> {
+    let mut world = world(nodes, seed)?;
+    world.run_for(SECOND * 60)?;
+    let mut trial = Trial::new(&mut world, count, replication);
+    assert_eq!(trial.put_all(&mut world, anywhere)?, count, "all are confirmed in a calm world");
+    Ok((world, trial))
+}
+
+/// Goal: nodes that live ten minutes on average do not take the values with them.
+///
+/// Method: 200 nodes for three hours, eighteen lives; every ten minutes 100 GETs at nodes that
+/// take part. The program runs the large one: `dht-sim --nodes 1000 --session 60m --hours 24`.
+fn readable_under_churn(seed: u64, replication: u8) -> Result<Share, Violation> {
+    let (mut world, trial) = endow(200, seed, 100, replication)?;
+    world.begin_churn(Churn::of(HOUR / 6));
+    let mut readable = Share::default();
+    for _ in 0..18 {
+        world.run_for(HOUR / 6)?;
+        readable += trial.read(&mut world, 100, anywhere)?;
+    }
+    assert_eq!(world.figures().reads_back, 0, "seed {seed}");
+    Ok(readable)
+}
+
+#[test]
+fn of_twenty_copies_one_is_readable_however_nodes_come_and_go() -> Run {
+    let readable = readable_under_churn(1, 20)?;
+    assert!(readable.is_at_least(999), "{readable}");
+    Ok(())
+}
+
+#[test]
+fn of_five_copies_one_is_readable_nearly_always_when_nodes_live_ten_minutes() -> Run {
+    let readable = readable_under_churn(2, 5)?;
+    assert!(readable.is_at_least(990), "{readable}");
+    Ok(())
+}
+
+#[test]
+fn when_a_third_of_the_nodes_crash_at_once_the_rest_can_read_all() -> Run {
+    for (seed, death) in [(1, Death::Process), (2, Death::Host)] {
+        let (mut world, trial) = endow(300, seed, 200, 20)?;
+        world.kill(death, (0..300).step_by(10).flat_map(|tenth| (tenth..tenth + 3).map(Number)));
+        let readable = trial.read(&mut world, 1_000, anywhere)?;
+        assert!(readable.is_at_least(999), "{death:?}: {readable}");
+        world.survey()?;
+    }
+    Ok(())
+}
+
+/// Goal: after a partition all holders agree, and nobody went back in time meanwhile.
+///
+/// Method: 100 nodes, 30 of them cut off for 20 minutes. Both sides write all values and read
+/// them; the worlds heal, and all are read all the time until holders agree.
+#[test]
+fn after_a_partition_all_holders_agree_within_an_interval_and_nobody_reads_an_older_value() -> Run {
+    for seed in 0..3 {
+        let (mut world, mut trial) = endow(100, seed, 30, 20)?;
+        let small = |number: Number| number.0 < 30;
+        world.part(|number| u8::from(small(number)));
+        world.run_for(HOUR / 6)?;
+        trial.put_all(&mut world, small)?;
+        world.run_for(SECOND * 30)?; // wall clocks here are less apart than that
+        trial.put_all(&mut world, |number| !small(number))?;
+        trial.read(&mut world, 200, anywhere)?;
+        world.run_for(HOUR / 6)?;
+
+        world.heal();
+        trial.read(&mut world, 200, anywhere)?;
+        let interval = Scenario::calm(0, 0).params.replicate_interval;
+        trial.await_agreement(&mut world, interval)?;
+        let readable = trial.read(&mut world, 500, anywhere)?;
+        assert!(readable.is_at_least(1_000), "seed {seed}: {readable}");
+        assert_eq!(world.figures().reads_back, 0, "seed {seed}");
+        world.survey()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_population_stays_about_the_same_under_churn() -> Run {
+    let mut world = world(100, 1)?;
+    world.begin_churn(Churn::of(HOUR / 2));
+    for minutes in 0..120 {
+        world.run_for(SECOND * 60)?;
+        let alive = world.alive().count();
+        assert!((60..=110).contains(&alive), "{alive} nodes live after {minutes} minutes");
+    }
+    world.end_churn();
+    world.run_for(HOUR)?;
+    let born = world.number_of(&world.id_of(node(100)));
+    assert_eq!(born, Some(node(100)), "some are born anew");
+    assert_eq!(world.alive().count(), 100, "all who were to come have come");
+    Ok(())
+}

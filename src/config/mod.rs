@@ -13,6 +13,7 @@
 
 mod error;
 mod ini;
+mod keys;
 mod settings;
 mod value;
 

@@ -1,4 +1,4 @@
-//! Entries → [`Settings`]: every key with its range, and what must fit together.
+//! Entries → [`Settings`]: each key once and in its place, and what must fit together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -8,19 +8,18 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
 use crate::limits::{CONFIG_SIZE_MAX, K_MAX};
 use crate::node::params::{Families, Params, ParamsError, Serving};
 
 use super::error::{ConfigError, Mistake, Severity};
 use super::ini::{self, Entry, Place, SECTION};
-use super::value::{self, Expected, Misread};
+use super::keys::{HOSTKEY, Read, key_of, nearest_key, network_of};
+use super::value::{Expected, Misread};
 
 /// All that a file says, with the defaults where it is silent.
 ///
 /// `params` goes to the node as it is; of it the hosts read `serving`, `network`,
-/// `peer_connections_max`, `rpc_timeout` and `leave_timeout` too. Everything else is for the
+/// `peer_connections_max`, `rpc_timeout`, `leave_timeout` and `durability` too. Everything else is for the
 /// hosts alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -41,7 +40,7 @@ pub struct Settings {
     pub advertise_port: Option<NonZeroU16>,
     /// Leading zero bits that SHA-256 of a node id must have (`PROTOCOL.md` 5).
     pub pow_bits: u8,
-    /// Where the node keeps its key, relative to the working directory or absolute.
+    /// Where the node keeps its key and what it holds, relative to the working directory or absolute.
     pub data_dir: PathBuf,
     /// The key file that all modules share, if one is named; it need not exist.
     pub hostkey: Option<PathBuf>,
@@ -114,43 +113,6 @@ impl Settings {
         Ok((finish(draft.settings, &draft.lines, folder), complaints))
     }
 }
-
-/// Reads one value into its place.
-type Read = fn(&mut Settings, &str) -> Result<(), Misread>;
-
-/// The keys of the section: the name of each, and its range.
-const KEYS: &[(&str, Read)] = &[
-    ("api_address", |s, v| set(&mut s.api_address, value::address(v))),
-    ("api_allow_remote", |s, v| set(&mut s.api_allow_remote, value::yes_or_no(v))),
-    ("api_connections_max", |s, v| set(&mut s.api_connections_max, value::number(v, 1..=65_536))),
-    ("api_idle_timeout", |s, v| set(&mut s.api_idle_timeout, value::span(v, millis(100)..=hours(168)))),
-    ("p2p_address", |s, v| set(&mut s.p2p_addresses, value::addresses(v))),
-    ("advertise_port", |s, v| set(&mut s.advertise_port, value::port(v))),
-    ("serving", |s, v| set(&mut s.params.serving, value::yes_or_no(v).map(serving_of))),
-    ("bootstrap", |s, v| set(&mut s.params.bootstraps, value::bootstraps(v))),
-    ("network", |s, v| set(&mut s.params.network, value::text(v, 1..=64).map(network_of))),
-    ("pow_bits", |s, v| set(&mut s.pow_bits, value::number(v, 0..=32))),
-    ("data_dir", |s, v| set(&mut s.data_dir, value::path(v))),
-    ("k", |s, v| set(&mut s.params.k, value::number(v, 1..=K_MAX as u64))),
-    ("alpha", |s, v| set(&mut s.params.alpha, value::number(v, 1..=K_MAX as u64))),
-    ("replication_default", |s, v| set(&mut s.params.replication_default, value::number(v, 1..=K_MAX as u64))),
-    ("replication_min", |s, v| set(&mut s.params.replication_min, value::number(v, 1..=K_MAX as u64))),
-    ("ttl_default", |s, v| set(&mut s.params.ttl_default, value::ttl(v))),
-    ("ttl_min", |s, v| set(&mut s.params.ttl_min, value::ttl(v))),
-    ("ttl_max", |s, v| set(&mut s.params.ttl_max, value::ttl(v))),
-    ("request_timeout", |s, v| set(&mut s.params.request_timeout, value::span(v, millis(100)..=hours(1)))),
-    ("rpc_timeout", |s, v| set(&mut s.params.rpc_timeout, value::span(v, millis(10)..=millis(60_000)))),
-    ("refresh_interval", |s, v| set(&mut s.params.refresh_interval, value::span(v, millis(1_000)..=hours(24)))),
-    ("leave_timeout", |s, v| set(&mut s.params.leave_timeout, value::span(v, millis(100)..=hours(1)))),
-    ("storage_bytes_max", |s, v| set(&mut s.params.storage_bytes_max, value::size(v, 1 << 20..=1 << 40))),
-    ("peer_connections_max", |s, v| set(&mut s.params.peer_connections_max, value::number(v, 8..=65_536))),
-];
-
-/// The global key that all modules share.
-const HOSTKEY: (&str, Read) = ("hostkey", |s, v| set(&mut s.hostkey, Ok((!v.is_empty()).then(|| PathBuf::from(v)))));
-
-/// What keys were called by earlier programs of the course: old name, present name.
-const OLD_NAMES: &[(&str, &str)] = &[("listen_address", "p2p_address"), ("bootstrapper", "bootstrap")];
 
 /// Settings under construction.
 #[derive(Default)]
@@ -285,35 +247,6 @@ fn keys_of(error: &ParamsError) -> &'static [&'static str] {
     }
 }
 
-/// The key of the section that is called `name`, now or formerly.
-fn key_of(name: &str) -> Option<(&'static str, Read)> {
-    let name = OLD_NAMES.iter().find(|(old, _)| *old == name).map_or(name, |(_, present)| present);
-    KEYS.iter().find(|(key, _)| *key == name).copied()
-}
-
-fn nearest_key(name: &str) -> &'static str {
-    let (key, _) = KEYS.iter().min_by_key(|(key, _)| edit_distance(key, name)).expect("the section has keys");
-    key
-}
-
-/// Levenshtein's distance: how many bytes must be inserted, removed or replaced. Of a `name`
-/// far beyond any key only the beginning counts.
-fn edit_distance(known: &str, name: &str) -> usize {
-    const NAME_SIZE_MAX: usize = 64;
-    let known = known.as_bytes();
-    let mut row: Vec<usize> = (0..=known.len()).collect();
-    for (removed, found) in (1..).zip(name.bytes().take(NAME_SIZE_MAX)) {
-        let mut diagonal = row[0];
-        row[0] = removed;
-        for (at, &letter) in known.iter().enumerate() {
-            let replaced = diagonal + usize::from(letter != found);
-            diagonal = row[at + 1];
-            row[at + 1] = replaced.min(diagonal + 1).min(row[at] + 1);
-        }
-    }
-    row[known.len()]
-}
-
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let bound = u64::try_from(CONFIG_SIZE_MAX + 1).expect("a small number");
@@ -321,32 +254,13 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn set<T>(place: &mut T, value: Result<T, Misread>) -> Result<(), Misread> {
-    *place = value?;
-    Ok(())
-}
-
-fn serving_of(yes: bool) -> Serving {
-    if yes { Serving::Yes } else { Serving::No }
-}
-
-/// What HELLO carries of a network's name (`PROTOCOL.md` 2).
-fn network_of(name: &str) -> [u8; 32] {
-    Sha256::digest(name).into()
-}
-
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-const fn hours(hours: u64) -> Duration {
-    Duration::from_hours(hours)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::keys::{KEYS, OLD_NAMES};
     use super::*;
+    use crate::node::params::{AddressGroups, Durability, Reads};
     use proptest::prelude::*;
+    use sha2::{Digest, Sha256};
 
     const MANUAL: &str = include_str!("../../config.ini");
 
@@ -460,6 +374,7 @@ mod tests {
              bootstrapper = dht.example.org:6001#{id}\nnetwork = \"a ; b\"\npow_bits = 3\ndata_dir = /var/lib/dht\n\
              k = 10\nalpha = 4\nreplication_default = 5\nreplication_min = 2\nttl_default = 1m\nttl_min = 5\n\
              ttl_max = 1h\nrequest_timeout = 5\nrpc_timeout = 500ms\nrefresh_interval = 10m\nleave_timeout = 0.5\n\
+             read_quorum = 3\nsecure = yes\nreplicate_interval = 30m\ndurability = always\naddress_groups = strict\n\
              [dht]\nstorage_bytes_max = 1 GiB\npeer_connections_max = 8\n"
         );
         let found = Settings::parse(Path::new("/etc/voidphone/config.ini"), &text).expect("no mistakes").0;
@@ -474,8 +389,14 @@ mod tests {
         assert_eq!(params.network, <[u8; 32]>::from(Sha256::digest("a ; b")));
         assert_eq!((params.k, params.alpha, params.replication_default, params.replication_min), (10, 4, 5, 2));
         assert_eq!((secs(params.ttl_default), secs(params.ttl_min), secs(params.ttl_max)), (60, 5, 3600));
-        assert_eq!((params.request_timeout, params.rpc_timeout), (millis(5_000), millis(500)));
-        assert_eq!((params.refresh_interval, params.leave_timeout), (millis(600_000), millis(500)));
+        assert_eq!((params.request_timeout, params.rpc_timeout), (Duration::from_secs(5), Duration::from_millis(500)));
+        assert_eq!(
+            (params.refresh_interval, params.leave_timeout),
+            (Duration::from_mins(10), Duration::from_millis(500))
+        );
+        assert_eq!((params.read_quorum, params.reads), (3, Reads::Secure));
+        assert_eq!(params.replicate_interval, Duration::from_mins(30));
+        assert_eq!((params.durability, params.address_groups), (Durability::Always, AddressGroups::Strict));
         assert_eq!((params.storage_bytes_max, params.peer_connections_max), (1 << 30, 8));
         assert_eq!((params.serving, params.families), (Serving::Yes, Families::Both));
         assert_eq!(params.bootstraps.len(), 1);
@@ -528,9 +449,6 @@ mod tests {
                 "config.ini:4: found `bootstraps`, expected a key of [dht]: the nearest is `bootstrap`",
             ]
         );
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
-        assert_eq!(edit_distance("alpha", ""), 5);
-        assert_eq!(edit_distance("k", "k"), 0);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::id::{Key, NodeId};
 use crate::limits::{BOOTSTRAPS_MAX, P2P_ADDRESSES_MAX};
-use crate::node::params::{Bootstrap, Endpoint};
+use crate::node::params::{AddressGroups, Bootstrap, Durability, Endpoint};
 use crate::record::Ttl;
 
 /// Why a value was refused.
@@ -43,6 +43,10 @@ pub enum Expected {
     Size(RangeInclusive<u64>),
     /// A switch.
     YesNo,
+    /// When a record is held for good, with the range of the span that it may wait.
+    Durability(RangeInclusive<Duration>),
+    /// Which addresses are grouped.
+    AddressGroups,
     /// A text of so many bytes.
     Text(RangeInclusive<usize>),
     /// The name of a file or directory.
@@ -69,6 +73,8 @@ impl fmt::Display for Expected {
                 let (min, max) = (range.start() >> 20, range.end() >> 20);
                 write!(f, "bytes from {min} MiB to {max} MiB (units: KiB, MiB, GiB)")
             }
+            Self::Durability(range) => write!(f, "always, interval (1 s), none, or {}", Self::Span(range.clone())),
+            Self::AddressGroups => f.write_str("public or strict"),
             Self::YesNo => f.write_str("yes or no"),
             Self::Text(range) => write!(f, "a text of {} to {} bytes", range.start(), range.end()),
             Self::Path => f.write_str("a path"),
@@ -139,6 +145,25 @@ pub(super) fn yes_or_no(text: &str) -> Result<bool, Misread> {
         "yes" | "true" | "on" | "1" => Ok(true),
         "no" | "false" | "off" | "0" => Ok(false),
         _ => refuse(text, Expected::YesNo),
+    }
+}
+
+/// A word, or the span after which a record is on disk at the latest.
+pub(super) fn durability(text: &str) -> Result<Durability, Misread> {
+    const RANGE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_mins(1);
+    match text.to_ascii_lowercase().as_str() {
+        "always" => Ok(Durability::Always),
+        "interval" => Ok(Durability::INTERVAL),
+        "none" => Ok(Durability::None),
+        _ => span(text, RANGE).map(Durability::Interval).or_else(|_| refuse(text, Expected::Durability(RANGE))),
+    }
+}
+
+pub(super) fn address_groups(text: &str) -> Result<AddressGroups, Misread> {
+    match text.to_ascii_lowercase().as_str() {
+        "public" => Ok(AddressGroups::Public),
+        "strict" => Ok(AddressGroups::Strict),
+        _ => refuse(text, Expected::AddressGroups),
     }
 }
 
@@ -302,6 +327,27 @@ mod tests {
         }
         assert!(yes_or_no("").is_err());
         assert!(yes_or_no("y").is_err());
+    }
+
+    #[test]
+    fn durability_is_a_word_or_a_span() {
+        let after = |millis| Ok(Durability::Interval(Duration::from_millis(millis)));
+        assert_eq!(durability("Always"), Ok(Durability::Always));
+        assert_eq!(durability("none"), Ok(Durability::None));
+        assert_eq!(durability("interval"), after(1_000));
+        assert_eq!(durability("10ms"), after(10));
+        assert_eq!(durability("1m"), after(60_000));
+        for bad in ["", "never", "0", "9ms", "61"] {
+            let expected = "always, interval (1 s), none, or seconds from 0.01 to 60 (units: ms, s, m, h)";
+            assert_eq!(durability(bad).map_err(|e| e.expected.to_string()), Err(expected.to_owned()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn address_groups_are_public_or_strict() {
+        assert_eq!(address_groups("PUBLIC"), Ok(AddressGroups::Public));
+        assert_eq!(address_groups("strict"), Ok(AddressGroups::Strict));
+        assert_eq!(address_groups("private").map_err(|e| e.expected), Err(Expected::AddressGroups));
     }
 
     #[test]

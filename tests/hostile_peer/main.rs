@@ -16,6 +16,7 @@ mod malformed;
 mod membership;
 mod message;
 mod neighbour;
+mod ownership;
 mod tls;
 mod turned_away;
 

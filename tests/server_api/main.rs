@@ -14,6 +14,7 @@ mod lifecycle;
 mod malformed;
 mod programs;
 mod requests;
+mod signed;
 mod values;
 
 use std::net::TcpListener;

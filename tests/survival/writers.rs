@@ -1,0 +1,152 @@
+//! Load: clients that write values which count upwards, and survive the servers that they ask.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use dht::id::Key;
+use dht::record::Class;
+use dht::wire::Source;
+use dht::wire::api::{ApiReply, ApiRequest, Confirm, Put};
+use dht::wire::frame::next_frame;
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::common::PATIENCE;
+use crate::common::client::encode;
+
+/// What a server said, if it lived to say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// SUCCESS, with this value.
+    Success(Vec<u8>),
+    /// FAILURE.
+    Failure,
+    /// Nothing: there was no connection, or it ended.
+    Nothing,
+}
+
+/// Asks whoever listens at `api`.
+pub(crate) fn ask(api: SocketAddr, request: &ApiRequest<'_>) -> Said {
+    let attempt = || -> std::io::Result<Said> {
+        let mut socket = TcpStream::connect_timeout(&api, PATIENCE)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.write_all(&encode(request))?;
+        let (mut inbox, mut chunk) = (Vec::new(), [0; 4096]);
+        loop {
+            if let Some((frame, _)) = next_frame(Source::Server, &inbox).expect("the server speaks its protocol") {
+                return Ok(match ApiReply::decode(frame).expect("the server speaks its protocol") {
+                    ApiReply::Success { value, .. } => Said::Success(value.to_vec()),
+                    ApiReply::Failure { .. } => Said::Failure,
+                });
+            }
+            match socket.read(&mut chunk)? {
+                0 => return Ok(Said::Nothing),
+                count => inbox.extend_from_slice(&chunk[..count]),
+            }
+        }
+    };
+    match attempt() {
+        Ok(said) => said,
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+            panic!("{api} owes an answer")
+        }
+        Err(_) => Said::Nothing,
+    }
+}
+
+/// A confirmed PUT of `value` for `ttl` seconds to so many nodes.
+pub(crate) fn put(key: Key, ttl: u16, replication: u8, value: &[u8]) -> ApiRequest<'_> {
+    ApiRequest::Put(Put { ttl, replication, confirm: Confirm::Yes, class: Class::Plain, key, value })
+}
+
+/// The count in a value that a [`Writer`] wrote.
+pub(crate) fn count_of(value: &[u8]) -> u64 {
+    u64::from_be_bytes(*value.first_chunk().expect("a value that counts"))
+}
+
+/// How much was confirmed by all writers together: whoever kills waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    confirmed: Mutex<u64>,
+    more: Condvar,
+}
+
+impl Progress {
+    fn add(&self) {
+        *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.more.notify_all();
+    }
+
+    /// Waits until so many more are confirmed.
+    pub(crate) fn await_more(&self, count: u64) {
+        let confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        let goal = *confirmed + count;
+        let (confirmed, _) = self
+            .more
+            .wait_timeout_while(confirmed, PATIENCE, |confirmed| *confirmed < goal)
+            .unwrap_or_else(PoisonError::into_inner);
+        assert!(*confirmed >= goal, "only {confirmed} of {goal} PUTs are confirmed");
+    }
+}
+
+/// Somebody who writes, one value after the other.
+pub(crate) struct Writer {
+    keys: Vec<Key>,
+    rng: StdRng,
+    count: u64,
+    /// The last count that was confirmed, of each key.
+    pub(crate) confirmed: BTreeMap<Key, u64>,
+}
+
+impl Writer {
+    /// A writer of so many keys.
+    pub(crate) fn new(keys: usize, mut rng: StdRng) -> Self {
+        let keys = (0..keys).map(|_| Key::new(rng.random())).collect();
+        Self { keys, rng, count: 0, confirmed: BTreeMap::new() }
+    }
+
+    /// Writes the next value at `api`.
+    pub(crate) fn write(&mut self, api: SocketAddr, progress: &Progress) -> Said {
+        self.count += 1;
+        let key = self.keys[self.rng.random_range(0..self.keys.len())];
+        let value = [&self.count.to_be_bytes()[..], &[0xcd; 92]].concat();
+        let said = ask(api, &put(key, 3600, 8, &value));
+        if matches!(said, Said::Success(_)) {
+            self.confirmed.insert(key, self.count);
+            progress.add();
+        }
+        said
+    }
+
+    /// Reads a key that was confirmed, if there is one, at `api`: its last confirmed value is there,
+    /// or a later one. Whoever does not answer, or not in time, has broken no promise.
+    pub(crate) fn read(&mut self, api: SocketAddr) -> Said {
+        let at = self.rng.random_range(0..self.confirmed.len().max(1));
+        let Some((key, confirmed)) = self.confirmed.iter().nth(at) else { return Said::Nothing };
+        let said = ask(api, &ApiRequest::Get { key: *key });
+        if let Said::Success(value) = &said {
+            assert!(count_of(value) >= *confirmed, "{key}: {} read, {confirmed} confirmed", count_of(value));
+        }
+        said
+    }
+
+    /// A number below `bound`, of the writer's own chance.
+    pub(crate) fn any_below(&mut self, bound: usize) -> usize {
+        self.rng.random_range(0..bound)
+    }
+}
+
+/// Sees to it that each of `apis` has all that was confirmed, or something later.
+pub(crate) fn expect_all(writers: &[Writer], apis: &[SocketAddr]) {
+    for (number, (key, confirmed)) in writers.iter().flat_map(|writer| &writer.confirmed).enumerate() {
+        // Two nodes for each value: all of them for all values would ask 16 times as much.
+        for api in [apis[number % apis.len()], apis[(number * 7 + 3) % apis.len()]] {
+            match ask(api, &ApiRequest::Get { key: *key }) {
+                Said::Success(value) => assert!(count_of(&value) >= *confirmed, "{key} at {api} is older"),
+                said => panic!("{key} at {api}: {said:?}, {confirmed} was confirmed"),
+            }
+        }
+    }
+}

@@ -34,8 +34,10 @@
 //! [`routing::Table`] of buckets knows contacts; a [`lookup::Lookup`] finds the nodes nearest to
 //! a key; a [`record::Record`] is a value with a version and a life. An *RPC* is a request
 //! between nodes; a *client* is a module, or a person, on the API. A contact is *live*, or fell
-//! *asleep* when it failed; a node is *joining*, or has *settled*. A key is in *scope* when too
-//! few known nodes are nearer to it for another to be responsible.
+//! *asleep* when it failed. A node is *joining* until somebody answers, *settling* while it learns
+//! what it missed, then *settled*. A key is in *scope* when too few known nodes are nearer to it
+//! for another to be responsible. A record that ended leaves a *tombstone*; one that *certifies
+//! itself*, being signed or hashed, gives way to no plain one.
 //!
 //! # One turn of the loop
 //!
@@ -48,37 +50,47 @@
 //! ```text
 //! net: bytes → wire::frame::next_frame → wire::api                a WireError closes the connection
 //! node::Node::on_request
-//!  └ node/client.rs start_put     clamp; draw the version; what is being written is read back at once
+//!  └ node/put.rs start_put        verify, or clamp and draw the version; what is being written is
+//!     │                           read back at once
 //!     └ routing closest → lookup → node/ask.rs                    FIND VALUE (heads) × alpha
 //! node::Node::on_frame
 //!  └ node/ask.rs on_reply         pending takes the request; the lookup takes the contacts; … done
-//!     └ node/client.rs spread_put STORE to the nearest; one that fails or refuses is replaced;
+//!     └ node/put.rs spread_put    STORE to the nearest; one that fails or refuses is replaced;
 //!        │                        whoever holds an older record gets a copy too
-//!        └ SUCCESS, only if the client asked to be told
+//!        ├ SUCCESS, only if the client asked to be told
+//!        └ too few hold it?       node/keeping.rs: kept here, and tried again until its life ends
 //! ```
 //!
 //! # One GET
 //!
 //! ```text
 //! node::Node::on_request
-//!  └ node/client.rs start_get     being written here, or held and in scope? SUCCESS. Done.
-//!     └ lookup → node/ask.rs                                      FIND VALUE × alpha
+//!  └ node/get.rs start_get        being written here, or held and in scope, and nothing newer was
+//!     │                           seen (node/versions.rs)? SUCCESS. Done.
+//!     └ lookup → node/ask.rs                                      FIND VALUE × alpha: one value, heads
 //! node::Node::on_frame
-//!  └ node/client.rs value_found   the record is believed? SUCCESS
-//!     └ or the search is done     what is held out of scope, or FAILURE
+//!  └ node/get.rs record_heard     verified; node/reading.rs compares, fetches, and says when it ends
+//!     └ enough agree, or the search is done: the largest, or FAILURE
+//!        └ node/repair.rs         STORE to those who were behind
+//! ```
+//!
+//! # A record afterwards
+//!
+//! ```text
+//! storage::Storage::store          the larger one is held (record::Record::compare), or a tombstone wins
+//!  ├ node/saving.rs                a batch of changed keys → Action::Save → disk::Saver → redb
+//!  │                               → Node::on_saved: whoever waits for the disk is told
+//!  ├ node/replicating.rs           when it is due, when a neighbour dies or comes: whom to offer it to
+//!  │  └ node/offering.rs           OFFER → WANT → STORE; who has a larger one STOREs that back
+//!  └ storage::Storage::sweep       its life ends: a tombstone, until no older version can be alive
+//! disk::Store → Node::restore      after a restart; then node/syncing.rs: SYNC with the neighbours
 //! ```
 //!
 //! # Where to look
 //!
 //! A message's layout: [`wire`]. A bound: [`limits`]. A setting: [`config`] and
-//! [`node::params`]. What a node does of its own accord: `node/upkeep.rs`. How it is tested:
-//! `tests/`, whose names are sentences, and [`sim`].
-//!
-//! # Not done yet
-//!
-//! Records live in memory only. Signed and hashed records are known to the wire and to the order
-//! of records, and refused; versions are not exchanged (OFFER, SYNC); a GET believes the first
-//! holder that answers.
+//! [`node::params`]. What a node does of its own accord: `node/upkeep.rs`, which names the files
+//! beside it. How it is tested: `tests/`, whose names are sentences, and [`sim`].
 
 #![forbid(unsafe_code)]
 

@@ -211,3 +211,27 @@ fn requests_without_an_answer_are_bounded() {
     assert_eq!(clients.into_iter().filter(|client| stage.answer(*client).is_some()).count(), PENDING_MAX / 3 + 500);
     assert!(stage.node.wants_requests());
 }
+
+/// A quarter of `rpc_timeout` is longer than most take: another is asked meanwhile, and the late
+/// answer still counts.
+#[test]
+fn while_an_answer_is_late_another_is_asked_and_the_late_one_counts() {
+    let mut stage = Stage::among(Params { alpha: 1, ..Params::default() }, [6, 1]);
+    stage.script(6);
+    stage.script(1);
+    let client = stage.get(key(7));
+    let find = |request: &Request<'static>| matches!(request, Request::FindValue { .. }).then_some(());
+    let first = stage.all_asked(find);
+    let [(nearest, rpc, ())] = first[..] else { panic!("{first:?}") };
+    assert_eq!(stage.at(nearest), id(6));
+    stage.pass(millis(499));
+    assert_eq!(stage.all_asked(find), []);
+    stage.pass(millis(1));
+    let second = stage.all_asked(find);
+    let [(farther, other, ())] = second[..] else { panic!("{second:?}") };
+    assert_eq!(stage.at(farther), id(1));
+    stage.reply(farther, other, nodes(&[]));
+    assert_eq!(stage.answer(client), None, "the nearest one may answer yet");
+    stage.reply(nearest, rpc, value_of(block(7, b"late")));
+    assert_eq!(stage.answer(client), success(7, b"late"));
+}

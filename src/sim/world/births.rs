@@ -148,7 +148,9 @@ impl World {
 
     fn bury(&mut self, number: Number) {
         let place = &mut self.places[number.index()];
-        place.node = None;
+        if let Some(node) = place.node.take() {
+            self.figures.nodes += *node.counters(); // what the dead have done counts too
+        }
         place.wake = None;
         place.life += 1;
         place.disk.crash();

@@ -115,7 +115,7 @@ impl Node {
         self.plan_spreading();
     }
 
-    /// Wakes this node for the next attempt, once it has settled.
+    /// Wakes this node for the next attempt, once it has joined.
     pub(super) fn plan_spreading(&mut self) {
         if self.has_joined()
             && let Some(due) = self.keeping.next_due()

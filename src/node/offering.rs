@@ -18,6 +18,7 @@ use crate::node::ask::{Ask, Purpose};
 use crate::node::params::Serving;
 use crate::node::replicating::{AskedFor, Offer, OfferId, Reach};
 use crate::node::timers::Timer;
+use crate::node::versions::Seen;
 use crate::record::{Life, Rank};
 use crate::time::Now;
 use crate::wire::codec::List;
@@ -64,9 +65,7 @@ impl Node {
     pub(super) fn write_offer(&mut self, now: Now, conn: ConnId, rpc: RpcId, id: OfferId, out: &mut Actions) -> bool {
         let Some(offer) = self.upkeep.replicating.under_way.get(&id) else { return false };
         let held = offer.keys.keys().filter_map(|key| self.storage.find(now.mono, key));
-        let entries: Vec<Entry> = held
-            .map(|held| Entry { key: held.record.key, rank: held.record.rank(), check: held.record.check })
-            .collect();
+        let entries: Vec<Entry> = held.map(|held| Entry::of(&held.record)).collect();
         if entries.is_empty() {
             self.offer_over(now, id);
             return false;
@@ -185,9 +184,8 @@ impl Node {
         if life == Life::Over || version.is_too_early(now.wall) {
             return Merit::Void;
         }
-        let order = |rank: Rank| (rank.class.certifies_itself(), rank.version);
         if let Some(held) = self.storage.find(now.mono, &entry.key) {
-            match order(entry.rank).cmp(&order(held.record.rank())) {
+            match Seen::of(entry.rank).cmp(&Seen::of(held.record.rank())) {
                 Ordering::Less => return Merit::Smaller,
                 Ordering::Equal if entry.check == held.record.check => return Merit::Same,
                 Ordering::Equal => return Merit::Rival,
@@ -223,15 +221,16 @@ impl Node {
     /// larger one is on its way. If it may, it is on its way from now on; but not if one was to come
     /// from `peer` before and did not: nobody else is kept from sending it.
     fn may_ask(&mut self, now: Now, peer: &NodeId, entry: &Entry, room: &mut usize) -> bool {
-        let order = |rank: Rank| (rank.class.certifies_itself(), rank.version);
-        let held = self.storage.find(now.mono, &entry.key).map(|held| order(held.record.rank()));
+        let held = self.storage.find(now.mono, &entry.key).map(|held| Seen::of(held.record.rank()));
         let asked_for = &mut self.upkeep.replicating.asked_for;
         let before = asked_for.get(&entry.key).copied();
-        if before.is_some_and(|asked| asked.until > now.mono && order(asked.rank) >= order(entry.rank)) || *room == 0 {
+        if before.is_some_and(|asked| asked.until > now.mono && Seen::of(asked.rank) >= Seen::of(entry.rank))
+            || *room == 0
+        {
             return false;
         }
         *room -= 1;
-        if before.is_none_or(|asked| asked.of != *peer || held >= Some(order(asked.rank))) {
+        if before.is_none_or(|asked| asked.of != *peer || held >= Some(Seen::of(asked.rank))) {
             let until = now.mono + self.params.rpc_timeout;
             asked_for.insert(entry.key, AskedFor { rank: entry.rank, of: *peer, until });
         }

@@ -333,25 +333,20 @@ impl Node {
 
     /// A contact entered the table, or woke up: it is offered what it shall hold.
     pub(super) fn offer_to_newcomer(&mut self, now: Now, id: &NodeId) {
-        if self.is_settled() && !self.storage.is_empty() {
-            if let Some((met, gone)) = self.upkeep.replicating.changes() {
-                gone.remove(id);
-                if met.len() < CHANGES_MAX {
-                    met.insert(*id);
-                }
-            }
-            self.timers.hasten(Timer::Replicate, now.mono);
-        }
+        self.note_change(now, |met, gone| move_over(id, gone, met));
     }
 
     /// A contact died, or left: whoever holds in its place is offered what it held.
     pub(super) fn offer_in_place_of(&mut self, now: Now, id: &NodeId) {
+        self.note_change(now, |met, gone| move_over(id, met, gone));
+    }
+
+    /// Contacts came or went: the next walk over changes is told by `note`, of whom it knows as met
+    /// and as gone.
+    fn note_change(&mut self, now: Now, note: impl FnOnce(&mut BTreeSet<NodeId>, &mut BTreeSet<NodeId>)) {
         if self.is_settled() && !self.storage.is_empty() {
             if let Some((met, gone)) = self.upkeep.replicating.changes() {
-                met.remove(id);
-                if gone.len() < CHANGES_MAX {
-                    gone.insert(*id);
-                }
+                note(met, gone);
             }
             self.timers.hasten(Timer::Replicate, now.mono);
         }
@@ -559,6 +554,14 @@ impl Seen {
     /// Whether it is due before long, for the life that it has left.
     fn is_due_soon(&self, now: Time) -> bool {
         self.due < self.expires && self.due.since(now) <= self.expires.since(now).mul_f64(TAKEN_ALONG / 2.0)
+    }
+}
+
+/// `id` is one of `to` from now on, if there is room, and none of `from`.
+fn move_over(id: &NodeId, from: &mut BTreeSet<NodeId>, to: &mut BTreeSet<NodeId>) {
+    from.remove(id);
+    if to.len() < CHANGES_MAX {
+        to.insert(*id);
     }
 }
 

@@ -126,16 +126,22 @@ impl Node {
 
     /// The same; the state of the key `on_disk` is there already.
     fn note_changes_but(&mut self, now: Now, on_disk: Option<Key>) {
-        let is_leaving = self.is_leaving();
+        let pause = self.save_pause();
         let changed = self.storage.take_changed();
-        let pause = match self.params.durability {
-            Durability::None => return drop(changed),
-            Durability::Interval(pause) if !is_leaving => pause,
-            Durability::Always | Durability::Interval(_) => Duration::ZERO,
-        };
+        if self.params.durability == Durability::None {
+            return;
+        }
         self.saving.unsaved.extend(changed.filter(|key| Some(*key) != on_disk));
         if !self.saving.unsaved.is_empty() && self.saving.under_way.is_none() && !self.saving.failing {
             self.timers.hasten(Timer::Save, now.mono + pause);
+        }
+    }
+
+    /// From a change to the batch that saves it; who leaves does not wait.
+    fn save_pause(&self) -> Duration {
+        match self.params.durability {
+            Durability::Interval(pause) if !self.is_leaving() => pause,
+            Durability::Always | Durability::Interval(_) | Durability::None => Duration::ZERO,
         }
     }
 
@@ -197,11 +203,7 @@ impl Node {
         match saved {
             Saved::Durable => {
                 if !self.saving.unsaved.is_empty() {
-                    let backlog = self.saves_first() || batch.is_full || self.is_leaving();
-                    let pause = match self.params.durability {
-                        Durability::Interval(pause) if !backlog => pause,
-                        _ => Duration::ZERO,
-                    };
+                    let pause = if batch.is_full { Duration::ZERO } else { self.save_pause() };
                     self.timers.hasten(Timer::Save, now.mono + pause);
                 }
             }

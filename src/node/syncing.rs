@@ -250,12 +250,8 @@ impl Node {
         range: RangeInclusive<Key>,
         out: &mut Actions,
     ) {
-        let entry = |held: &crate::storage::Held| Entry {
-            key: held.record.key,
-            rank: held.record.rank(),
-            check: held.record.check,
-        };
-        let live = self.storage.range(now.mono, range.clone()).take(ENTRIES_MAX + 1).map(entry);
+        let live =
+            self.storage.range(now.mono, range.clone()).take(ENTRIES_MAX + 1).map(|held| Entry::of(&held.record));
         // The last of as many as are looked at: beyond it there may be more that is over.
         let mut last_seen = None;
         let seen = self.storage.tombstones(range).take(TOMBSTONES_PER_PAGE_MAX).enumerate();

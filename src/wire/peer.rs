@@ -207,6 +207,13 @@ pub struct Entry {
     pub check: u32,
 }
 
+impl Entry {
+    /// How `record` is named.
+    pub fn of(record: &Record) -> Self {
+        Self { key: record.key, rank: record.rank(), check: record.check }
+    }
+}
+
 const SIGNED: u8 = 1;
 const HASHED: u8 = 2;
 const TOMBSTONE: u8 = 4;

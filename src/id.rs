@@ -8,10 +8,11 @@
 //! because keys come from strangers; it is never iterated to decide anything, because a seed
 //! must replay a run exactly.
 
-use std::collections::hash_map::DefaultHasher;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
+
+use ahash::{AHasher, RandomState};
 
 /// Bytes of a key and of a node id.
 pub const KEY_SIZE: usize = 32;
@@ -172,7 +173,7 @@ impl fmt::Debug for NodeId {
 
 /// What names a request between peers and comes back in its reply: 256 random bits, which a
 /// stranger cannot guess.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RpcId([u8; KEY_SIZE]);
 
 impl RpcId {
@@ -184,6 +185,13 @@ impl RpcId {
     /// The bytes, as every message carries them.
     pub const fn as_bytes(&self) -> &[u8; KEY_SIZE] {
         &self.0
+    }
+}
+
+impl Hash for RpcId {
+    /// As that of a [`Key`].
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
     }
 }
 
@@ -228,26 +236,22 @@ pub type KeyMap<K, V> = std::collections::HashMap<K, V, KeySeed>;
 #[expect(clippy::disallowed_types, reason = "the other face of the one hash map")]
 pub type KeySet<K> = std::collections::HashSet<K, KeySeed>;
 
-/// What keys the hasher of a [`KeyMap`] or [`KeySet`]: drawn from the node's own generator. It is
-/// a hasher that has taken the seed in, so that no look-up does that again.
+/// What keys the hasher of a [`KeyMap`] or [`KeySet`]: drawn from the node's own generator.
 #[derive(Clone, Debug)]
-pub struct KeySeed(DefaultHasher);
+pub struct KeySeed(RandomState);
 
 impl KeySeed {
-    /// A seed of 128 bits.
-    pub fn new(a: u64, b: u64) -> Self {
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u64(a);
-        hasher.write_u64(b);
-        Self(hasher)
+    /// A seed of 256 bits.
+    pub fn new([a, b, c, d]: [u64; 4]) -> Self {
+        Self(RandomState::with_seeds(a, b, c, d))
     }
 }
 
 impl BuildHasher for KeySeed {
-    type Hasher = DefaultHasher;
+    type Hasher = AHasher;
 
-    fn build_hasher(&self) -> DefaultHasher {
-        self.0.clone()
+    fn build_hasher(&self) -> AHasher {
+        self.0.build_hasher()
     }
 }
 

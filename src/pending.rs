@@ -255,7 +255,7 @@ mod tests {
     }
 
     fn table(capacity: usize) -> Pending<&'static str> {
-        Pending::new(capacity, LATE, KeySeed::new(1, 2))
+        Pending::new(capacity, LATE, KeySeed::new([1, 2, 3, 4]))
     }
 
     fn missed<T>(table: &mut Pending<T>, now: Time) -> Option<RpcId> {
@@ -387,7 +387,7 @@ mod tests {
         #[test]
         fn every_request_ends_exactly_once(deeds in proptest::collection::vec(deed(), 0..120)) {
             let capacity = 8;
-            let mut table = Pending::new(capacity, LATE, KeySeed::new(3, 4));
+            let mut table = Pending::new(capacity, LATE, KeySeed::new([5, 6, 7, 8]));
             let mut now = Time::ZERO;
             let mut ends = Ends::default();
             let mut inserted = 0;

@@ -10,7 +10,7 @@ use std::time::Duration;
 mod beside_a_list;
 
 fn seed() -> KeySeed {
-    KeySeed::new(1, 2)
+    KeySeed::new([1, 2, 3, 4])
 }
 
 /// Both clocks so many seconds after they started together.

@@ -249,7 +249,7 @@ impl Read {
 }
 
 fn empty(bytes_max: usize) -> Storage {
-    Storage::new(NodeId::new(Key::new([0; 32])), bytes_max, KeySeed::new(1, 2))
+    Storage::new(NodeId::new(Key::new([0; 32])), bytes_max, KeySeed::new([1, 2, 3, 4]))
 }
 
 /// What a clock says that is so many milliseconds ahead.

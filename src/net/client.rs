@@ -2,7 +2,8 @@
 //!
 //! The requests of one connection run at the same time and end in any order; their answers leave
 //! in the order of the requests (`PROTOCOL.md` 1, rule 3). An answer that comes before its turn
-//! is held here; one whose turn it is goes straight into the outbox.
+//! is held here; one whose turn it is goes straight into the outbox. A request that is answered at
+//! once, while nothing is owed, passes by here.
 //!
 //! A client is *full* at [`API_OWED_MAX`] requests without an answer, or at [`API_OUTBOX_MAX`]
 //! bytes of answers that it has not read; then no more of its requests are taken. Nothing that it
@@ -13,7 +14,6 @@ use std::collections::VecDeque;
 
 use crate::limits::{API_OUTBOX_MAX, API_OWED_MAX};
 use crate::net::outbox::Outbox;
-use crate::wire::api::{ApiRequest, Confirm};
 
 /// The server's side of one connection to the API.
 #[derive(Debug, Default)]
@@ -32,17 +32,20 @@ struct Owed {
 }
 
 impl Client {
-    /// Takes a request, and mints its number, which is never used again.
-    pub(super) fn admit(&mut self, request: &ApiRequest<'_>) -> u64 {
+    /// The number of the next request, which is never used again.
+    pub(super) fn mint(&mut self) -> u64 {
         self.minted += 1;
-        let is_answered = match request {
-            ApiRequest::Get { .. } => true,
-            ApiRequest::Put(put) => put.confirm == Confirm::Yes,
-        };
-        if is_answered {
-            self.owed.push_back(Owed { request: self.minted, answer: None });
-        }
         self.minted
+    }
+
+    /// The answer to `request`, the one taken last, will come later.
+    pub(super) fn owe(&mut self, request: u64) {
+        self.owed.push_back(Owed { request, answer: None });
+    }
+
+    /// Takes answers, whole and in their order, to requests that nothing was owed before.
+    pub(super) fn answered(&mut self, answers: &[u8]) {
+        self.outbox.push(answers, &[]);
     }
 
     /// Takes the answer to `request`: `head`, and the value that ends it. An answer that is not
@@ -70,9 +73,10 @@ impl Client {
         Answered::Released
     }
 
-    /// Whether no further request may be taken for now.
-    pub(super) fn is_full(&self) -> bool {
-        self.owed.len() >= API_OWED_MAX || self.outbox.len() + self.held >= API_OUTBOX_MAX
+    /// Whether no further request may be taken for now, while `answers` more bytes of answers wait
+    /// to be taken.
+    pub(super) fn is_full(&self, answers: usize) -> bool {
+        self.owed.len() >= API_OWED_MAX || self.outbox.len() + self.held + answers >= API_OUTBOX_MAX
     }
 
     /// Whether any request is without its answer.
@@ -105,22 +109,13 @@ pub(super) enum Answered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Key;
-    use crate::record::Class;
-    use crate::wire::api::Put;
     use proptest::prelude::*;
 
-    const GET: ApiRequest<'_> = ApiRequest::Get { key: Key::new([0; 32]) };
-
-    fn put(confirm: Confirm) -> ApiRequest<'static> {
-        ApiRequest::Put(Put {
-            ttl: 1,
-            replication: 1,
-            confirm,
-            class: Class::Plain,
-            key: Key::new([0; 32]),
-            value: b"v",
-        })
+    /// A request whose answer comes later.
+    fn admit(client: &mut Client) -> u64 {
+        let request = client.mint();
+        client.owe(request);
+        request
     }
 
     proptest! {
@@ -129,7 +124,7 @@ mod tests {
             order in Just((0_u8..20).collect::<Vec<_>>()).prop_shuffle(),
         ) {
             let mut client = Client::default();
-            let requests: Vec<u64> = order.iter().map(|_| client.admit(&GET)).collect();
+            let requests: Vec<u64> = order.iter().map(|_| admit(&mut client)).collect();
             for &at in &order {
                 prop_assert_ne!(client.answer(requests[usize::from(at)], &[at], &[at]), Answered::NotOwed);
             }
@@ -140,11 +135,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_answered_at_once_leaves_before_what_is_owed() {
+        let mut client = Client::default();
+        let (_, second) = (client.mint(), admit(&mut client));
+        client.answered(b"first");
+        assert_eq!(client.answer(second, b"second", b""), Answered::Released);
+        assert_eq!(client.outbox().waiting(), b"firstsecond");
+    }
+
+    #[test]
     fn an_unconfirmed_put_is_owed_nothing_and_holds_nobody_up() {
         let mut client = Client::default();
-        let silent = client.admit(&put(Confirm::No));
-        let get = client.admit(&GET);
-        let confirmed = client.admit(&put(Confirm::Yes));
+        let silent = client.mint();
+        let get = admit(&mut client);
+        let confirmed = admit(&mut client);
         assert_eq!(client.answer(silent, b"never", b""), Answered::NotOwed);
         assert_eq!(client.answer(confirmed, b"second", b""), Answered::Held);
         assert_eq!(client.answer(confirmed, b"again", b""), Answered::NotOwed);
@@ -157,28 +161,28 @@ mod tests {
     #[test]
     fn a_client_is_full_at_its_bound_of_requests_until_one_is_answered() {
         let mut client = Client::default();
-        let first = client.admit(&GET);
+        let first = admit(&mut client);
         for _ in 1..API_OWED_MAX {
-            assert!(!client.is_full());
-            client.admit(&GET);
+            assert!(!client.is_full(0));
+            admit(&mut client);
         }
-        assert!(client.is_full());
+        assert!(client.is_full(0));
         assert_eq!(client.answer(first, b"a", b""), Answered::Released);
-        assert!(!client.is_full());
+        assert!(!client.is_full(0));
     }
 
     #[test]
     fn a_client_is_full_at_its_bound_of_bytes_held_or_unread() {
         let mut client = Client::default();
-        let (first, second, third) = (client.admit(&GET), client.admit(&GET), client.admit(&GET));
+        let (first, second, third) = (admit(&mut client), admit(&mut client), admit(&mut client));
         let half = vec![0; API_OUTBOX_MAX / 2];
         assert_eq!(client.answer(second, &half, b""), Answered::Held);
-        assert!(!client.is_full());
+        assert!(!client.is_full(0));
         assert_eq!(client.answer(third, b"", &half), Answered::Held);
-        assert!(client.is_full(), "what waits for its turn counts");
+        assert!(client.is_full(0), "what waits for its turn counts");
         assert_eq!(client.answer(first, b"a", b""), Answered::Released);
-        assert!(client.is_full(), "what waits to be read counts");
+        assert!(client.is_full(0), "what waits to be read counts");
         client.outbox().advance(2);
-        assert!(!client.is_full());
+        assert!(!client.is_full(0));
     }
 }

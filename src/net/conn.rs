@@ -160,6 +160,14 @@ impl ConnectionInfo {
         }
     }
 
+    /// The client at the other end, where only a client can be.
+    pub(super) fn client(&mut self) -> &mut Client {
+        match &mut self.side {
+            Side::Client(client) => client,
+            Side::Peer(_) => unreachable!("only clients have requests"),
+        }
+    }
+
     /// Goes on to `phase`.
     pub(super) fn enter(&mut self, phase: Phase, now: Time) {
         assert!(self.phase != Phase::Over, "a connection that is over stays so");
@@ -205,6 +213,18 @@ impl ConnectionInfo {
         }
         self.active = now;
         Ok(len)
+    }
+
+    /// Writes answers that nothing waits before; returns how much of them is out.
+    pub(super) fn write_answers(&mut self, answers: &[u8], now: Time) -> io::Result<usize> {
+        match self.socket.write(answers) {
+            Ok(len) => {
+                self.active = now;
+                Ok(len)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes what waits for the other side.

@@ -140,7 +140,7 @@ impl Service for Echo {
 
 impl Echo {
     fn answer(&self, client: ClientId, key: Key, out: &mut Actions) {
-        out.reply_value(client, key, self.value.clone());
+        out.reply_value(client, key, &self.value);
     }
 }
 

@@ -215,7 +215,7 @@ impl<S: Service> EventLoop<S> {
         if conn.phase == Phase::Draining && conn.is_done() {
             return self.part(slot);
         }
-        if conn.queued == Queued::Full && matches!(&conn.side, Side::Client(client) if !client.is_full()) {
+        if conn.queued == Queued::Full && matches!(&conn.side, Side::Client(client) if !client.is_full(0)) {
             conn.queued = Queued::No;
             self.connections.wake(slot);
         }

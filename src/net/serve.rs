@@ -5,12 +5,13 @@
 //! inbox. Either way the connection is read only when all whole messages before were taken, so an
 //! inbox never holds more than one read and half a message.
 
-use std::mem;
+use std::{io, mem};
 
 use crate::limits::{FRAMES_PER_TURN, HANDSHAKES_PER_TURN, READ_BYTES_PER_TURN};
 use crate::net::Service;
 use crate::net::conn::{Fault, Incoming, Phase, Queued, Rest, Side};
 use crate::net::event_loop::EventLoop;
+use crate::net::outbox;
 use crate::node::action::{ClientId, ConnId, Origin};
 use crate::wire::Source;
 use crate::wire::api::ApiRequest;
@@ -73,40 +74,54 @@ impl<S: Service> EventLoop<S> {
     }
 
     fn serve_client(&mut self, slot: usize) {
-        let now = self.now.mono;
         let mut budget = Budget::of_a_turn();
         let mut buffer = mem::take(&mut self.buffer);
         let mut inbox = mem::take(&mut self.connections.at(slot).inbox);
-        let (mut taken, mut stop) =
-            if inbox.is_empty() { (0, Stop::Dry) } else { self.take_requests(slot, &inbox, &mut budget) };
-        inbox.drain(..taken);
+        let served = self.serve_requests(slot, &mut buffer, &mut inbox, &mut budget);
+        self.buffer = buffer;
+        let written = self.write_answers(slot);
+        match written.and(served) {
+            Ok((taken, stop)) => self.put_back(slot, inbox, taken, stop),
+            Err(error) => self.end(slot, &Fault::Io(error)),
+        }
+    }
+
+    /// Takes requests until there are no more, or no more may be; returns how many bytes they were,
+    /// and why it stopped.
+    fn serve_requests(
+        &mut self,
+        slot: usize,
+        buffer: &mut [u8],
+        inbox: &mut Vec<u8>,
+        budget: &mut Budget,
+    ) -> io::Result<(usize, Stop)> {
+        let now = self.now.mono;
+        let (mut taken, mut stop) = (0, Stop::Dry);
+        if !inbox.is_empty() {
+            (taken, stop) = self.take_requests(slot, inbox, budget);
+            inbox.drain(..taken);
+        }
         while stop == Stop::Dry && self.connections.at(slot).is_readable() {
             if budget.bytes == 0 {
-                stop = Stop::Spent;
+                return Ok((taken, Stop::Spent));
+            }
+            let len = self.connections.at(slot).fill(buffer, now)?;
+            if len == 0 {
                 break;
             }
-            let len = match self.connections.at(slot).fill(&mut buffer, now) {
-                Ok(0) => break,
-                Ok(len) => len,
-                Err(error) => {
-                    self.buffer = buffer;
-                    return self.end(slot, &Fault::Io(error));
-                }
-            };
             budget.bytes = budget.bytes.saturating_sub(len);
             let used;
             if inbox.is_empty() {
-                (used, stop) = self.take_requests(slot, &buffer[..len], &mut budget);
+                (used, stop) = self.take_requests(slot, &buffer[..len], budget);
                 inbox.extend_from_slice(&buffer[used..len]);
             } else {
                 inbox.extend_from_slice(&buffer[..len]);
-                (used, stop) = self.take_requests(slot, &inbox, &mut budget);
+                (used, stop) = self.take_requests(slot, inbox, budget);
                 inbox.drain(..used);
             }
             taken += used;
         }
-        self.buffer = buffer;
-        self.put_back(slot, inbox, taken, stop);
+        Ok((taken, stop))
     }
 
     /// Hands whole requests of `bytes` to the service; returns how many bytes they were, and why
@@ -115,8 +130,7 @@ impl<S: Service> EventLoop<S> {
         let mut taken = 0;
         loop {
             let conn = self.connections.at(slot);
-            let connection = conn.id;
-            let Side::Client(client) = &mut conn.side else {
+            let Side::Client(client) = &conn.side else {
                 unreachable!("only clients have requests");
             };
             if conn.phase != Phase::Open {
@@ -124,7 +138,7 @@ impl<S: Service> EventLoop<S> {
             }
             let (request, len) = match next_frame(Source::Module, &bytes[taken..]) {
                 Ok(None) => return (taken, Stop::Dry),
-                Ok(Some(_)) if client.is_full() => return (taken, Stop::Full),
+                Ok(Some(_)) if client.is_full(self.actions.answers().len()) => return (taken, Stop::Full),
                 Ok(Some(_)) if budget.frames == 0 => return (taken, Stop::Spent),
                 Ok(Some((frame, len))) => match ApiRequest::decode(frame) {
                     Ok(request) => (request, len),
@@ -137,9 +151,55 @@ impl<S: Service> EventLoop<S> {
             }
             taken += len;
             budget.frames -= 1;
-            let client = ClientId { connection, request: client.admit(&request) };
-            self.call(|service, now, out| service.on_request(now, client, request, out));
+            self.take_request(slot, request);
         }
+    }
+
+    /// Hands a request to the service. Its answer waits to be written with those before it, if it
+    /// comes at once and none of those is missing.
+    fn take_request(&mut self, slot: usize, request: ApiRequest<'_>) {
+        let conn = self.connections.at(slot);
+        let connection = conn.id;
+        let client = conn.client();
+        let asked = ClientId { connection, request: client.mint() };
+        match (request.is_answered(), client.is_owed()) {
+            (true, false) => self.actions.expect(asked),
+            (true, true) => client.owe(asked.request),
+            (false, _) => {}
+        }
+        self.service.on_request(self.now, asked, request, &mut self.actions);
+        if self.actions.is_awaited() {
+            // It comes later, and so do all that follow it; those before it are first in the outbox.
+            let answers = self.actions.answers();
+            let client = self.connections.at(slot).client();
+            client.answered(answers);
+            client.owe(asked.request);
+            outbox::empty(answers);
+            self.connections.touch(slot);
+        }
+        self.perform();
+    }
+
+    /// Writes the answers that came at once, behind those that wait already.
+    fn write_answers(&mut self, slot: usize) -> io::Result<()> {
+        let answers = self.actions.answers();
+        if answers.is_empty() {
+            return Ok(());
+        }
+        let conn = self.connections.at(slot);
+        let written = if conn.phase == Phase::Open && conn.client().outbox().is_empty() {
+            conn.write_answers(answers, self.now.mono)
+        } else {
+            Ok(0)
+        };
+        if let Ok(len) = written
+            && len < answers.len()
+        {
+            conn.client().answered(&answers[len..]);
+            self.connections.touch(slot);
+        }
+        outbox::empty(answers);
+        written.map(drop)
     }
 
     fn serve_peer(&mut self, slot: usize) {
@@ -238,11 +298,12 @@ impl<S: Service> EventLoop<S> {
             conn.discarded = true;
         }
         conn.note_rest(rest, now);
+        let is_full = matches!(&conn.side, Side::Client(client) if client.is_full(0));
         match stop {
             Stop::Dry if conn.incoming == Incoming::Ended => return self.end(slot, &Fault::Closed),
             Stop::Dry | Stop::Closing => {}
-            Stop::Spent => self.connections.wake(slot),
-            Stop::Full => conn.queued = Queued::Full,
+            Stop::Full if is_full => conn.queued = Queued::Full,
+            Stop::Spent | Stop::Full => self.connections.wake(slot), // who was full has its answers by now
             Stop::Unwelcome => self.connections.park(slot),
             Stop::Malformed(error) => return self.end(slot, &Fault::Wire(error)),
         }

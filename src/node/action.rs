@@ -2,7 +2,9 @@
 //!
 //! The caller lends an [`Actions`] to every verb of the node and performs, in their order, what
 //! it finds in there before the next call. Messages are encoded at once, into one buffer that is
-//! used again and again; a value is not copied but shared, and ends its message.
+//! used again and again; a value is not copied but shared, and ends its message. A host that can
+//! send the answer to a request at once may have it written where it will be sent from
+//! ([`Actions::expect`]).
 
 use std::fmt;
 use std::ops::Range;
@@ -147,6 +149,9 @@ pub struct Encoded {
 pub struct Actions {
     list: Vec<Action>,
     heads: Vec<u8>,
+    /// The request whose answer, if it is given now, goes to `answers`.
+    asking: Option<ClientId>,
+    answers: Vec<u8>,
 }
 
 impl Actions {
@@ -168,6 +173,24 @@ impl Actions {
     /// The bytes of a message of this call: its head, and the value that follows it.
     pub fn bytes<'a>(&'a self, message: &'a Encoded) -> (&'a [u8], &'a [u8]) {
         (&self.heads[message.head.clone()], message.value.as_deref().unwrap_or_default())
+    }
+
+    /// Has the answer to `client` written to the end of [`Actions::answers`], instead of being
+    /// wanted as an action, if it is given before [`Actions::is_awaited`] is asked. So a value
+    /// that is here is copied once, and nothing is allocated, counted or looked up for its way out.
+    pub fn expect(&mut self, client: ClientId) {
+        self.asking = Some(client);
+    }
+
+    /// Whether an answer was expected and not given. If it comes later, it is an action.
+    pub fn is_awaited(&mut self) -> bool {
+        self.asking.take().is_some()
+    }
+
+    /// The answers that were expected and given: whole messages, in their order, for the caller to
+    /// take away.
+    pub fn answers(&mut self) -> &mut Vec<u8> {
+        &mut self.answers
     }
 
     /// Forgets all actions, once they are performed; keeps the memory.
@@ -196,30 +219,30 @@ impl Actions {
 
     /// Wants a client told that what it asked for is done.
     pub(crate) fn reply_done(&mut self, client: ClientId, key: Key) {
-        let head = self.head_of(&ApiReply::Success { key, value: &[] });
-        self.reply(client, head, None);
+        self.reply(client, &ApiReply::Success { key, value: &[] }, None);
     }
 
     /// Wants a client told that what it asked for is not to be had.
     pub(crate) fn reply_failure(&mut self, client: ClientId, key: Key) {
-        let head = self.head_of(&ApiReply::Failure { key });
-        self.reply(client, head, None);
+        self.reply(client, &ApiReply::Failure { key }, None);
     }
 
     /// Wants a client given the value that it asked for.
-    pub(crate) fn reply_value(&mut self, client: ClientId, key: Key, value: Arc<[u8]>) {
-        let head = self.head_of(&ApiReply::Success { key, value: &value });
-        self.reply(client, head, Some(value));
+    pub(crate) fn reply_value(&mut self, client: ClientId, key: Key, value: &Arc<[u8]>) {
+        self.reply(client, &ApiReply::Success { key, value }, Some(value));
     }
 
-    fn head_of(&mut self, reply: &ApiReply<'_>) -> Range<usize> {
+    fn reply(&mut self, client: ClientId, reply: &ApiReply<'_>, value: Option<&Arc<[u8]>>) {
+        if self.asking == Some(client) {
+            self.asking = None;
+            reply.encode_head(&mut self.answers);
+            self.answers.extend_from_slice(value.map_or(&[], |value| value));
+            return;
+        }
         let start = self.heads.len();
         reply.encode_head(&mut self.heads);
-        start..self.heads.len()
-    }
-
-    fn reply(&mut self, client: ClientId, head: Range<usize>, value: Option<Arc<[u8]>>) {
-        self.list.push(Action::Reply { client, message: Encoded { head, value } });
+        let message = Encoded { head: start..self.heads.len(), value: value.cloned() };
+        self.list.push(Action::Reply { client, message });
     }
 
     /// Wants `batch` kept.

@@ -31,13 +31,18 @@ impl Node {
     /// A client wants the value of `key`.
     pub(super) fn start_get(&mut self, now: Now, client: ClientId, key: Key, out: &mut Actions) {
         self.counters.gets += 1;
-        // One look-up both asks the memory and adds to it.
-        if let Some((rank, value)) = self.served_here(now, &key).map(|record| (record.rank(), value_of(record)))
-            && self.versions.admit(key, Seen::of(rank))
-        {
-            self.counters.gets_local += 1;
-            self.answer(client, key, value, out);
-            return;
+        if let Some(record) = self.served_here(now, &key) {
+            let seen = Seen::of(record.rank());
+            let newest = self.versions.newest(&key);
+            if newest <= Some(seen) {
+                let found = answer(client, key, value_of(record), out);
+                self.counters.gets_local += 1;
+                self.counters.gets_found += found;
+                if newest != Some(seen) {
+                    self.versions.remember(key, seen);
+                }
+                return;
+            }
         }
         let params = &self.params;
         let reading = Reading::new(params.reads, params.read_quorum, params.replication_min, params.k);
@@ -75,17 +80,16 @@ impl Node {
             (writing, held) => writing.or(held),
         }
     }
+}
 
-    /// Answers with a value; with FAILURE if there is none, or its owner has deleted it.
-    fn answer(&mut self, client: ClientId, key: Key, value: Option<Arc<[u8]>>, out: &mut Actions) {
-        match value {
-            Some(value) => {
-                self.counters.gets_found += 1;
-                out.reply_value(client, key, value);
-            }
-            None => out.reply_failure(client, key),
-        }
+/// Answers with a value; with FAILURE if there is none, or its owner has deleted it. Returns how
+/// many values were found.
+fn answer(client: ClientId, key: Key, value: Option<&Arc<[u8]>>, out: &mut Actions) -> u64 {
+    match value {
+        Some(value) => out.reply_value(client, key, value),
+        None => out.reply_failure(client, key),
     }
+    u64::from(value.is_some())
 }
 
 /// Searching.
@@ -235,7 +239,7 @@ impl Node {
         let (client, key) = (get.client, get.key);
         self.log_get(now, job, false);
         self.end_job(job);
-        self.answer(client, key, None, out);
+        answer(client, key, None, out);
     }
 
     /// Answers with the winner, and repairs who was behind.
@@ -261,14 +265,14 @@ impl Node {
             (Some(seen), Phase::Searching) => self.versions.remember(key, seen),
             (None, _) => {}
         }
-        let value = found.as_ref().and_then(|found| value_of(&found.record));
+        let value = found.as_ref().and_then(|found| value_of(&found.record)).cloned();
         self.counters.gets_hops += u64::from(hops);
         self.log_get(now, job, value.is_some());
         if let Some(found) = found {
             self.repair_behind(now, job, &found, out);
         }
         self.end_job(job);
-        self.answer(client, key, value, out);
+        self.counters.gets_found += answer(client, key, value.as_ref(), out);
     }
 
     fn log_get(&mut self, now: Now, job: JobId, found: bool) {
@@ -281,8 +285,8 @@ impl Node {
 }
 
 /// The value that a client is shown; none, if the owner of a signed one has deleted it.
-fn value_of(record: &Record) -> Option<Arc<[u8]>> {
-    (!deletes(record.class, &record.value)).then(|| record.value.clone())
+fn value_of(record: &Record) -> Option<&Arc<[u8]>> {
+    (!deletes(record.class, &record.value)).then_some(&record.value)
 }
 
 /// What `block` says about `key`, as far as it may be believed: nobody believes what everybody else

@@ -126,7 +126,7 @@ impl Node {
             panic!("parameters that were not checked: {error}");
         }
         let mut rng = StdRng::from_seed(seed);
-        let keys = KeySeed::new(rng.random(), rng.random());
+        let keys = KeySeed::new(rng.random());
         let mut timers = Timers::default();
         if !params.bootstraps.is_empty() {
             timers.set(Timer::Join, now.mono);

@@ -1,12 +1,15 @@
 //! What was last read or written through this node: a bounded memory that keeps its clients from
 //! going back in time (`PROTOCOL.md` 3).
 //!
-//! For each key it knows the largest record that a client was shown, or handed in. Whoever was not
-//! remembered for the longest time goes first. It decides nothing: a GET asks it before it ends
-//! early.
+//! For each key it knows the largest record that a client was shown, or handed in. It decides
+//! nothing: a GET asks it before it ends early.
 //!
-//! Remembering a key that is known costs one look-up and allocates nothing: it happens on every GET
-//! that is served from here.
+//! Which key is forgotten for a new one is found as a clock's hand goes round: one that was looked
+//! up since the hand last passed it is passed over once more. So a key that is known costs one
+//! look-up and writes one bit, as it happens on every GET that is served from here; an order by the
+//! last use would touch its neighbours as well, each of them far away in memory.
+
+use std::cell::Cell;
 
 use crate::id::{Key, KeyMap, KeySeed};
 use crate::limits::VERSIONS_REMEMBERED_MAX;
@@ -32,28 +35,29 @@ impl Seen {
     }
 }
 
-/// Where a key stands in the list: the place of no key is [`NOWHERE`].
-type Place = u32;
+/// A key's place in the ring.
+type Place = usize;
 
-/// Beyond either end of the list.
-const NOWHERE: Place = Place::MAX;
+/// Places that the hand passes over, at most, before it takes one that was looked up meanwhile: the
+/// work of remembering one more key has a bound.
+const LOOKS_MAX: usize = 16;
 
-/// A key that is remembered, between one that was remembered later and one that was earlier.
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    key: Key,
+/// What is remembered of a key.
+#[derive(Clone, Debug)]
+struct Memory {
     seen: Seen,
-    later: Place,
-    earlier: Place,
+    /// Whether it was looked up since the hand last passed it.
+    used: Cell<bool>,
 }
 
 /// The memory.
 #[derive(Debug)]
 pub(super) struct Versions {
-    places: KeyMap<Key, Place>,
-    slots: Vec<Slot>,
-    latest: Place,
-    earliest: Place,
+    memories: KeyMap<Key, Memory>,
+    /// All keys that are remembered, each once.
+    ring: Vec<Key>,
+    /// Where the next key to be forgotten is looked for.
+    hand: Place,
     most: usize,
 }
 
@@ -64,88 +68,61 @@ impl Versions {
     }
 
     fn of_at_most(most: usize, seed: KeySeed) -> Self {
-        let places = KeyMap::with_hasher(seed);
-        Self { places, slots: Vec::new(), latest: NOWHERE, earliest: NOWHERE, most }
+        Self { memories: KeyMap::with_hasher(seed), ring: Vec::new(), hand: 0, most }
     }
 
-    /// What is remembered of `key`.
+    /// What is remembered of `key`, which will not be forgotten soon.
     pub(super) fn newest(&self, key: &Key) -> Option<Seen> {
-        self.places.get(key).map(|&place| self.slot(place).seen)
+        let memory = self.memories.get(key)?;
+        memory.used.set(true);
+        Some(memory.seen)
     }
 
     /// `seen` was read or written; what is larger and remembered stays.
     pub(super) fn remember(&mut self, key: Key, seen: Seen) {
-        self.admit(key, seen);
-    }
-
-    /// Remembers `seen`, and says whether nothing larger was: whether it may be shown.
-    pub(super) fn admit(&mut self, key: Key, seen: Seen) -> bool {
-        self.set(key, |before| before.map_or(seen, |before| before.max(seen))) == seen
+        self.set(key, |before| before.max(seen), seen);
     }
 
     /// `seen` was read after all were asked who might know a larger one: whatever was remembered is
     /// not to be had any more.
     pub(super) fn settle_for(&mut self, key: Key, seen: Seen) {
-        self.set(key, |_| seen);
+        self.set(key, |_| seen, seen);
     }
 
-    /// Remembers of `key`, as the latest, what `newest` makes of what is remembered of it.
-    fn set(&mut self, key: Key, newest: impl FnOnce(Option<Seen>) -> Seen) -> Seen {
-        let (place, seen) = if let Some(&place) = self.places.get(&key) {
-            self.unlink(place);
-            (place, newest(Some(self.slot(place).seen)))
-        } else {
-            let place = self.free_place();
-            self.places.insert(key, place);
-            (place, newest(None))
-        };
-        let slot = Slot { key, seen, later: NOWHERE, earlier: self.latest };
-        let at = index(place);
-        if at == self.slots.len() {
-            self.slots.push(slot);
-        } else {
-            self.slots[at] = slot;
+    /// Remembers of `key` what `newest` makes of what is remembered of it, or `first`.
+    fn set(&mut self, key: Key, newest: impl FnOnce(Seen) -> Seen, first: Seen) {
+        if let Some(memory) = self.memories.get_mut(&key) {
+            memory.seen = newest(memory.seen);
+            memory.used.set(true);
+            return;
         }
-        match self.latest {
-            NOWHERE => self.earliest = place,
-            latest => self.slots[index(latest)].later = place,
+        if self.ring.len() < self.most {
+            self.ring.push(key);
+        } else {
+            let place = self.forget_one();
+            self.ring[place] = key;
         }
-        self.latest = place;
-        seen
+        self.memories.insert(key, Memory { seen: first, used: Cell::new(false) });
     }
 
-    /// A place for one more key: a new one, or that of the key that goes for it.
-    fn free_place(&mut self) -> Place {
-        if self.slots.len() < self.most {
-            return Place::try_from(self.slots.len()).expect("the bound of the memory is a small one");
+    /// Forgets a key that was not looked up for long; returns its place.
+    fn forget_one(&mut self) -> Place {
+        let mut place = self.hand;
+        for _ in 0..LOOKS_MAX {
+            let is_used = self.memories.get(&self.ring[place]).is_some_and(|memory| memory.used.take());
+            if !is_used {
+                break;
+            }
+            place = self.after(place);
         }
-        let place = self.earliest;
-        let forgotten = self.slot(place).key;
-        self.unlink(place);
-        self.places.remove(&forgotten);
+        self.memories.remove(&self.ring[place]);
+        self.hand = self.after(place);
         place
     }
 
-    /// Takes the slot at `place` out of the list.
-    fn unlink(&mut self, place: Place) {
-        let Slot { later, earlier, .. } = *self.slot(place);
-        match later {
-            NOWHERE => self.latest = earlier,
-            later => self.slots[index(later)].earlier = earlier,
-        }
-        match earlier {
-            NOWHERE => self.earliest = later,
-            earlier => self.slots[index(earlier)].later = later,
-        }
+    fn after(&self, place: Place) -> Place {
+        (place + 1) % self.ring.len()
     }
-
-    fn slot(&self, place: Place) -> &Slot {
-        &self.slots[index(place)]
-    }
-}
-
-fn index(place: Place) -> usize {
-    usize::try_from(place).expect("32 bits fit")
 }
 
 #[cfg(test)]
@@ -165,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_largest_is_remembered_and_a_class_that_certifies_itself_is_larger() {
-        let mut versions = Versions::new(KeySeed::new(1, 2));
+        let mut versions = Versions::new(KeySeed::new([1, 2, 3, 4]));
         assert_eq!(versions.newest(&key(1)), None);
         for (class, version, newest) in [
             (Class::Plain, 5, seen(Class::Plain, 5)),
@@ -180,28 +157,41 @@ mod tests {
         assert_eq!(versions.newest(&key(1)), Some(seen(Class::Plain, 3)));
     }
 
+    #[test]
+    fn what_is_looked_up_outlives_what_is_not() {
+        let mut versions = Versions::of_at_most(4, KeySeed::new([1, 2, 3, 4]));
+        for n in 0..4 {
+            versions.remember(key(n), seen(Class::Plain, 1));
+        }
+        for n in 4..100 {
+            assert!(versions.newest(&key(0)).is_some(), "looked up before each of {n} others came");
+            versions.remember(key(n), seen(Class::Plain, 1));
+        }
+        assert_eq!(versions.newest(&key(1)), None);
+    }
+
     proptest! {
-        /// Goal: of more keys than there is room for, those remembered last are known.
+        /// Goal: no more keys are remembered than may be, and what is known of each is true.
         ///
-        /// Method: a list that is searched from its end, which is the memory's plain model.
+        /// Method: beside a list of all that was ever remembered.
         #[test]
-        fn whoever_was_not_remembered_for_the_longest_time_is_forgotten(
-            deeds in proptest::collection::vec((0..12_u8, 0..9_u64), 0..200),
+        fn what_is_remembered_is_the_largest_and_the_last_key_is_never_forgotten_for_itself(
+            deeds in proptest::collection::vec((0..40_u8, 0..9_u64), 0..300),
         ) {
-            let mut versions = Versions::of_at_most(5, KeySeed::new(1, 2));
-            let mut model: Vec<(u8, u64)> = Vec::new();
+            let mut versions = Versions::of_at_most(20, KeySeed::new([1, 2, 3, 4]));
+            let mut largest = [None; 40];
             for (n, version) in deeds {
+                let known = &mut largest[usize::from(n)];
+                if versions.memories.contains_key(&key(n)) {
+                    *known = (*known).max(Some(version));
+                } else {
+                    *known = Some(version); // it was forgotten meanwhile
+                }
                 versions.remember(key(n), seen(Class::Plain, version));
-                let before = model.iter().position(|(other, _)| *other == n).map(|at| model.remove(at));
-                model.push((n, before.map_or(version, |(_, before)| before.max(version))));
-                if model.len() > 5 {
-                    model.remove(0);
-                }
-                for n in 0..12 {
-                    let known = model.iter().find(|(other, _)| *other == n);
-                    prop_assert_eq!(versions.newest(&key(n)), known.map(|(_, version)| seen(Class::Plain, *version)));
-                }
-                prop_assert_eq!(versions.places.len(), model.len());
+                prop_assert_eq!(versions.newest(&key(n)), known.map(|version| seen(Class::Plain, version)));
+                prop_assert_eq!(versions.memories.len(), versions.ring.len());
+                prop_assert!(versions.ring.len() <= 20);
+                prop_assert!(versions.ring.iter().all(|key| versions.memories.contains_key(key)));
             }
         }
     }

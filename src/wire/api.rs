@@ -96,6 +96,14 @@ impl<'a> ApiRequest<'a> {
         Ok(ApiRequest::Put(Put { ttl, replication, confirm, class, key, value: body.rest() }))
     }
 
+    /// Whether its sender is to be answered (`PROTOCOL.md` 1, rules 1 and 2).
+    pub fn is_answered(&self) -> bool {
+        match self {
+            ApiRequest::Get { .. } => true,
+            ApiRequest::Put(put) => put.confirm == Confirm::Yes,
+        }
+    }
+
     /// Appends the request to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {

@@ -358,6 +358,14 @@ pub const READ_BUFFER_SIZE: usize = 128 << 10;
 /// Memory that a buffer of a connection may keep while it is empty.
 pub const BUFFER_KEPT_MAX: usize = 64 << 10;
 
+/// A value up to this size is copied behind its head when a client is answered; for a larger one
+/// the copy costs more than one more part of a write.
+pub const VALUE_COPIED_MAX: usize = 8 << 10;
+
+/// Values that one write takes from where they are held: as many of the largest as a client may be
+/// owed bytes.
+pub const VALUES_SHARED_MAX: usize = 16;
+
 /// Bytes of TLS records that may wait for one socket; the plaintext waits in front of them.
 pub const TLS_BUFFER_MAX: usize = 64 << 10;
 

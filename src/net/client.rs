@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 
 use crate::limits::{API_OUTBOX_MAX, API_OWED_MAX};
 use crate::net::outbox::Outbox;
+use crate::node::answers::Answers;
 
 /// The server's side of one connection to the API.
 #[derive(Debug, Default)]
@@ -43,9 +44,13 @@ impl Client {
         self.owed.push_back(Owed { request, answer: None });
     }
 
-    /// Takes answers, whole and in their order, to requests that nothing was owed before.
-    pub(super) fn answered(&mut self, answers: &[u8]) {
-        self.outbox.push(answers, &[]);
+    /// Takes `answers` to requests that nothing was owed before, but for the first `sent` bytes.
+    pub(super) fn answered(&mut self, answers: &Answers, mut sent: usize) {
+        for part in answers.parts() {
+            let skipped = sent.min(part.len());
+            self.outbox.push(&part[skipped..], &[]);
+            sent -= skipped;
+        }
     }
 
     /// Takes the answer to `request`: `head`, and the value that ends it. An answer that is not
@@ -109,6 +114,8 @@ pub(super) enum Answered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::Key;
+    use crate::wire::api::ApiReply;
     use proptest::prelude::*;
 
     /// A request whose answer comes later.
@@ -138,9 +145,11 @@ mod tests {
     fn what_was_answered_at_once_leaves_before_what_is_owed() {
         let mut client = Client::default();
         let (_, second) = (client.mint(), admit(&mut client));
-        client.answered(b"first");
+        let mut answers = Answers::default();
+        answers.push(&ApiReply::Failure { key: Key::new([7; 32]) }, None);
+        client.answered(&answers, 30);
         assert_eq!(client.answer(second, b"second", b""), Answered::Released);
-        assert_eq!(client.outbox().waiting(), b"firstsecond");
+        assert_eq!(client.outbox().waiting(), b"\x07\x07\x07\x07\x07\x07second", "but for what was sent");
     }
 
     #[test]

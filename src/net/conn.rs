@@ -16,18 +16,19 @@
 //! Nothing here calls the service or touches another connection.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
 use mio::Interest;
 use mio::net::TcpStream;
 
-use crate::limits::{DIAL_TIMEOUT, FLUSH_TIMEOUT, FRAME_TIMEOUT, HANDSHAKE_TIMEOUT, LINGER_TIMEOUT};
+use crate::limits::{DIAL_TIMEOUT, FLUSH_TIMEOUT, FRAME_TIMEOUT, HANDSHAKE_TIMEOUT, LINGER_TIMEOUT, VALUES_SHARED_MAX};
 use crate::net::client::Client;
 use crate::net::outbox;
 use crate::net::peer::{Peer, Written};
 use crate::net::tls::TlsFault;
+use crate::node::answers::Answers;
 use crate::time::Time;
 use crate::wire::codec::WireError;
 
@@ -216,8 +217,18 @@ impl ConnectionInfo {
     }
 
     /// Writes answers that nothing waits before; returns how much of them is out.
-    pub(super) fn write_answers(&mut self, answers: &[u8], now: Time) -> io::Result<usize> {
-        match self.socket.write(answers) {
+    pub(super) fn write_answers(&mut self, answers: &Answers, now: Time) -> io::Result<usize> {
+        let mut parts = [IoSlice::new(&[]); 2 * VALUES_SHARED_MAX + 1];
+        let mut len = 0;
+        for (slice, part) in parts.iter_mut().zip(answers.parts()) {
+            *slice = IoSlice::new(part);
+            len += 1;
+        }
+        let written = match &parts[..len] {
+            [only] => self.socket.write(only), // which costs the kernel less
+            parts => self.socket.write_vectored(parts),
+        };
+        match written {
             Ok(len) => {
                 self.active = now;
                 Ok(len)

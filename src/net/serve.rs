@@ -11,7 +11,6 @@ use crate::limits::{FRAMES_PER_TURN, HANDSHAKES_PER_TURN, READ_BYTES_PER_TURN};
 use crate::net::Service;
 use crate::net::conn::{Fault, Incoming, Phase, Queued, Rest, Side};
 use crate::net::event_loop::EventLoop;
-use crate::net::outbox;
 use crate::node::action::{ClientId, ConnId, Origin};
 use crate::wire::Source;
 use crate::wire::api::ApiRequest;
@@ -172,9 +171,9 @@ impl<S: Service> EventLoop<S> {
             // It comes later, and so do all that follow it; those before it are first in the outbox.
             let answers = self.actions.answers();
             let client = self.connections.at(slot).client();
-            client.answered(answers);
+            client.answered(answers, 0);
             client.owe(asked.request);
-            outbox::empty(answers);
+            answers.clear();
             self.connections.touch(slot);
         }
         self.perform();
@@ -195,10 +194,10 @@ impl<S: Service> EventLoop<S> {
         if let Ok(len) = written
             && len < answers.len()
         {
-            conn.client().answered(&answers[len..]);
+            conn.client().answered(answers, len);
             self.connections.touch(slot);
         }
-        outbox::empty(answers);
+        answers.clear();
         written.map(drop)
     }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::id::{Key, NodeId};
 use crate::limits::HELLO_TIMEOUT;
+use crate::node::answers::Answers;
 use crate::node::kept::Batch;
 use crate::node::params::Endpoint;
 use crate::wire::api::ApiReply;
@@ -151,7 +152,7 @@ pub struct Actions {
     heads: Vec<u8>,
     /// The request whose answer, if it is given now, goes to `answers`.
     asking: Option<ClientId>,
-    answers: Vec<u8>,
+    answers: Answers,
 }
 
 impl Actions {
@@ -176,8 +177,8 @@ impl Actions {
     }
 
     /// Has the answer to `client` written to the end of [`Actions::answers`], instead of being
-    /// wanted as an action, if it is given before [`Actions::is_awaited`] is asked. So a value
-    /// that is here is copied once, and nothing is allocated, counted or looked up for its way out.
+    /// wanted as an action, if it is given before [`Actions::is_awaited`] is asked. So nothing is
+    /// allocated, counted or looked up for its way out, and a value that is here is copied once.
     pub fn expect(&mut self, client: ClientId) {
         self.asking = Some(client);
     }
@@ -187,9 +188,8 @@ impl Actions {
         self.asking.take().is_some()
     }
 
-    /// The answers that were expected and given: whole messages, in their order, for the caller to
-    /// take away.
-    pub fn answers(&mut self) -> &mut Vec<u8> {
+    /// The answers that were expected and given, for the caller to take away.
+    pub fn answers(&mut self) -> &mut Answers {
         &mut self.answers
     }
 
@@ -235,9 +235,7 @@ impl Actions {
     fn reply(&mut self, client: ClientId, reply: &ApiReply<'_>, value: Option<&Arc<[u8]>>) {
         if self.asking == Some(client) {
             self.asking = None;
-            reply.encode_head(&mut self.answers);
-            self.answers.extend_from_slice(value.map_or(&[], |value| value));
-            return;
+            return self.answers.push(reply, value);
         }
         let start = self.heads.len();
         reply.encode_head(&mut self.heads);

@@ -9,7 +9,8 @@
 //! connection ([`Node::on_secured`] is believed), where messages begin and end, and the order
 //! of the answers on one API connection.
 //!
-//! The files: [`params`] what may be set; [`action`] what it wants done; `peers` connections;
+//! The files: [`params`] what may be set; [`action`] what it wants done, with
+//! [`answers`] that go out at once; `peers` connections;
 //! `ask` requests to peers; `get` and `put` requests of modules, with `client` what both share,
 //! `reading` what a GET has heard, `versions` what was read and written before, `repair` and
 //! `keeping` what goes on after the answer; `serve` requests of peers; `holding` and `saving` what
@@ -17,6 +18,7 @@
 //! `leaving` what it does of its own accord; `jobs` and `timers` what is under way, and until when.
 
 pub mod action;
+pub mod answers;
 mod ask;
 mod client;
 mod get;

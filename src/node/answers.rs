@@ -1,0 +1,97 @@
+//! Answers to clients that go out together: whole messages, one after the other.
+//!
+//! A small value is copied, behind its head; a large one is shared, so that it is copied once in
+//! all, by whoever sends it. All of it is used again after it was emptied, but for a buffer that
+//! has grown far beyond what is common.
+
+use std::sync::Arc;
+
+use crate::limits::{BUFFER_KEPT_MAX, VALUE_COPIED_MAX, VALUES_SHARED_MAX};
+use crate::wire::api::ApiReply;
+
+/// Whole messages to one client, in their order.
+#[derive(Debug, Default)]
+pub struct Answers {
+    bytes: Vec<u8>,
+    /// Values that are not in `bytes`, each with how many of `bytes` go before it.
+    values: Vec<(usize, Arc<[u8]>)>,
+    len: usize,
+}
+
+impl Answers {
+    /// Appends `reply`, whose value, if it has one, is `value`.
+    pub(crate) fn push(&mut self, reply: &ApiReply<'_>, value: Option<&Arc<[u8]>>) {
+        let before = self.bytes.len();
+        reply.encode_head(&mut self.bytes);
+        if let Some(value) = value {
+            if value.len() <= VALUE_COPIED_MAX || self.values.len() == VALUES_SHARED_MAX {
+                self.bytes.extend_from_slice(value);
+            } else {
+                self.values.push((self.bytes.len(), value.clone()));
+                self.len += value.len();
+            }
+        }
+        self.len += self.bytes.len() - before;
+    }
+
+    /// Bytes in all.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// All bytes in their order, in at most 2 × [`VALUES_SHARED_MAX`] + 1 parts.
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = [0].into_iter().chain(self.values.iter().map(|(at, _)| *at));
+        let ends = self.values.iter().map(|(at, value)| (*at, &**value)).chain([(self.bytes.len(), &[][..])]);
+        let parts = starts.zip(ends).flat_map(|(start, (end, value))| [&self.bytes[start..end], value]);
+        parts.filter(|part| !part.is_empty())
+    }
+
+    /// Forgets all of them.
+    pub fn clear(&mut self) {
+        self.values.clear();
+        self.len = 0;
+        self.bytes.clear();
+        if self.bytes.capacity() > BUFFER_KEPT_MAX {
+            self.bytes = Vec::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::Key;
+
+    proptest! {
+        #[test]
+        fn the_parts_are_the_answers_in_their_order_whatever_their_sizes(
+            sizes in proptest::collection::vec(prop_oneof![Just(0), 1..200_usize, 10_000..65_496_usize], 0..30),
+        ) {
+            let mut answers = Answers::default();
+            for _ in 0..2 {
+                let mut expected = Vec::new();
+                for (at, size) in sizes.iter().enumerate() {
+                    let key = Key::new([u8::try_from(at).expect("thirty at most"); 32]);
+                    let value: Arc<[u8]> = vec![expected.len().to_le_bytes()[0]; *size].into();
+                    let reply = if *size == 0 { ApiReply::Failure { key } } else { ApiReply::Success { key, value: &value } };
+                    answers.push(&reply, (*size > 0).then_some(&value));
+                    reply.encode(&mut expected);
+                    prop_assert_eq!(answers.len(), expected.len());
+                }
+                let parts: Vec<&[u8]> = answers.parts().collect();
+                prop_assert!(parts.len() <= 2 * VALUES_SHARED_MAX + 1);
+                prop_assert_eq!(parts.concat(), expected);
+                answers.clear();
+                prop_assert!(answers.is_empty() && answers.parts().next().is_none());
+            }
+        }
+    }
+}

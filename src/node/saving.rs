@@ -121,7 +121,9 @@ impl Node {
 
     /// Takes note of what changed in this call: it is to be saved in time.
     pub(super) fn note_changes(&mut self, now: Now) {
-        self.note_changes_but(now, None);
+        if self.storage.has_changed() {
+            self.note_changes_but(now, None);
+        }
     }
 
     /// The same; the state of the key `on_disk` is there already.

@@ -278,6 +278,11 @@ impl Storage {
         }
     }
 
+    /// Whether [`Storage::take_changed`] has any key to name.
+    pub fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     /// The keys whose state has changed since this was last asked; some perhaps several times.
     pub fn take_changed(&mut self) -> std::vec::Drain<'_, Key> {
         self.changed.drain(..)

@@ -71,12 +71,12 @@ impl<'a> ApiRequest<'a> {
     /// Reads a request from `frame`, which came from a module.
     pub fn decode(frame: Frame<'a>) -> Result<Self, WireError> {
         let mut body = Reader::new(frame.body);
-        if frame.kind == GET {
+        if frame.kind.number == GET.number {
             let key = Key::new(body.array("key")?);
             body.finish()?;
             return Ok(ApiRequest::Get { key });
         }
-        if frame.kind != PUT {
+        if frame.kind.number != PUT.number {
             return Err(WireError::UnknownKind { number: frame.kind.number });
         }
         let ttl = body.u16("ttl")?;

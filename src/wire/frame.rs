@@ -84,14 +84,14 @@ fn check_long(kind: Kind, size: usize) -> Result<(), WireError> {
 pub(crate) fn put_header(out: &mut Vec<u8>, kind: Kind, body: usize) {
     assert!(body >= kind.body_min, "{} of {body} bytes", kind.name);
     assert!(body <= kind.body_max, "{} of {body} bytes", kind.name);
+    let [k0, k1] = kind.number.to_be_bytes();
     if let Ok(size) = u16::try_from(HEADER_SIZE + body) {
-        out.extend_from_slice(&size.to_be_bytes());
-        out.extend_from_slice(&kind.number.to_be_bytes());
+        let [s0, s1] = size.to_be_bytes();
+        out.extend_from_slice(&[s0, s1, k0, k1]);
     } else {
         let size = u32::try_from(LONG_HEADER_SIZE + body).expect("a body is bounded by its kind");
-        out.extend_from_slice(&[0, 0]);
-        out.extend_from_slice(&kind.number.to_be_bytes());
-        out.extend_from_slice(&size.to_be_bytes());
+        let [s0, s1, s2, s3] = size.to_be_bytes();
+        out.extend_from_slice(&[0, 0, k0, k1, s0, s1, s2, s3]);
     }
 }
 

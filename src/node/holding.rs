@@ -12,26 +12,20 @@ use crate::node::action::ConnId;
 use crate::node::params::AddressGroups;
 use crate::node::versions::Seen;
 use crate::record::{Giver, Rank, Record, Tombstone};
-use crate::storage::{Held, Stored};
+use crate::storage::Stored;
 use crate::time::{Now, Time};
 
 impl Node {
     /// Holds `record`, which is verified and no later than the clocks allow, until `expires`.
     pub(super) fn hold(&mut self, now: Now, record: Record, expires: Time, giver: Giver) -> Stored {
         let (key, rank) = (record.key, record.rank());
-        let same = |held: &&Held| held.record.compare(&record).is_eq();
-        let due = self.storage.find(now.mono, &key).filter(same).map(Held::due);
+        let due = self.first_offer(now.mono, &key, record.replication, expires);
         let table = &self.table;
         let in_scope = |held: &Record| table.fewer_closer(&held.key, usize::from(held.replication));
-        let stored = self.storage.store(now, record, expires, giver, in_scope);
-        match (stored, due) {
-            // Whoever brings a record time and again does not put off that it is offered to others.
-            (Stored::Held, Some(due)) => self.storage.hasten(&key, due),
-            (Stored::Held, None) => self.plan_offer(now, &key),
-            (Stored::Full, _) if rank.class.certifies_itself() && giver != Giver::Client => {
-                self.give_up_older(now, &key, rank);
-            }
-            (Stored::Larger(_) | Stored::Over | Stored::Full, _) => {}
+        // Whoever brings a record time and again does not put off that it is offered to others.
+        let stored = self.storage.store(now, record, expires, due, giver, in_scope);
+        if stored == Stored::Full && rank.class.certifies_itself() && giver != Giver::Client {
+            self.give_up_older(now, &key, rank);
         }
         stored
     }

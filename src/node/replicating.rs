@@ -276,18 +276,24 @@ impl Replicating {
 
 /// Occasions.
 impl Node {
-    /// A record of `key` is new here: it is due when others may need it again.
+    /// The record of `key` is due anew: when others may need it again.
     pub(super) fn plan_offer(&mut self, now: Now, key: &Key) {
         let Some(held) = self.storage.find(now.mono, key) else { return };
         let (expires, replication) = (held.expires, held.record.replication);
+        let at = self.first_offer(now.mono, key, replication, expires);
+        self.storage.schedule(key, at);
+    }
+
+    /// When a record of `key` that is new here, with this replication and this end, is due: when
+    /// others may need it again.
+    pub(super) fn first_offer(&mut self, now: Time, key: &Key, replication: u8, expires: Time) -> Time {
         let mut next = self.params.replicate_interval;
         if self.is_settled() && !self.in_scope(key, replication) {
             // Whoever brought it did not know those who are responsible for it; they may know better.
             next = next.min(STRAY_PAUSE);
         }
         let next = self.jitter(next);
-        let at = self.next_offer(now.mono, expires, now.mono + next);
-        self.storage.schedule(key, at);
+        self.next_offer(now, expires, now + next)
     }
 
     /// When a record whose life ends at `expires` is due after now: at `next`, or at half of the

@@ -27,20 +27,23 @@
 
 mod orders;
 mod shares;
+mod slots;
 mod tombstones;
+mod trie;
 
 use std::cell::Cell;
 use std::cmp::Ordering;
 use std::fmt;
-use std::ops::{Bound, RangeInclusive};
+use std::ops::RangeInclusive;
 
-use crate::id::{Key, KeySeed, NodeId};
+use crate::id::{KEY_SIZE, Key, KeySeed, NodeId};
 use crate::limits::{CROWDED_PERCENT, EVICTION_LOOKS_MAX, SHARES};
 use crate::record::{Age, Class, Giver, Rank, Record, Tombstone, Ttl, end_of_life};
 use crate::time::{Now, Time, WallTime};
 
 use orders::Orders;
 use shares::{Share, Shares};
+use slots::Place;
 use tombstones::Tombstones;
 
 pub use orders::RECORD_OVERHEAD;
@@ -72,7 +75,9 @@ pub struct Held {
     pub expires: Time,
     share: Share,
     /// When it is next worth a look: at the latest when its life ends.
-    due: Cell<Time>,
+    due: Time,
+    /// When it is looked at: at the latest when it is due.
+    scheduled: Time,
     /// A bit for each peer, by its id, that was heard to hold it since it was last scheduled.
     heard: Cell<u32>,
 }
@@ -80,7 +85,7 @@ pub struct Held {
 impl Held {
     /// When it is next due to be offered to others; its end, if it is not.
     pub fn due(&self) -> Time {
-        self.due.get()
+        self.due
     }
 
     /// How many peers at least were heard to hold exactly this record since it was last scheduled.
@@ -163,48 +168,60 @@ impl Storage {
     /// Holds `record` until `expires`, unless a larger one is held, or a tombstone beats it. Of
     /// equal records the later end and the larger replication are kept (`PROTOCOL.md` 3).
     ///
-    /// `in_scope` says which records may not give way.
+    /// It is due at `due`, or at its end if that is earlier. What is held already stays due as it
+    /// was, but for what was due at its end only, if that is put off. `in_scope` says which records
+    /// may not give way.
     pub fn store(
         &mut self,
         now: Now,
         record: Record,
         expires: Time,
+        due: Time,
         giver: Giver,
         in_scope: impl Fn(&Record) -> bool,
     ) -> Stored {
         if expires <= now.mono {
             return Stored::Over;
         }
-        self.bury_ended(now, &record.key);
         let (key, rank) = (record.key, record.rank());
+        let place = self.live_place(now, &key);
         let mut floor = Tombstone::default();
-        if let Some(held) = self.records.find(&key) {
-            let larger = held.record.rank();
-            match record.compare(&held.record) {
+        let mut may_be_over = true;
+        if let Some(place) = place {
+            let held = &self.records[place].record;
+            let larger = held.rank();
+            match record.compare(held) {
                 Ordering::Less => {
                     self.lay(now, key, Tombstone::beneath(rank, larger));
                     return Stored::Larger(larger);
                 }
                 Ordering::Equal => {
-                    self.prolong(&record, expires, giver);
+                    self.prolong(place, &record, expires, due, giver);
                     return Stored::Held;
                 }
                 Ordering::Greater => floor = Tombstone::beneath(larger, rank),
             }
+            // No tombstone beats what is held, nor then what is larger and of its class.
+            may_be_over = larger.class != rank.class;
         }
         // No record of this key has ended and is unswept: that is buried above.
-        let buried = self.tombstones.find(now.mono, &key);
+        let buried = if may_be_over { self.tombstones.find(now.mono, &key) } else { None };
         if buried.is_some_and(|buried| buried.beats(rank.class, rank.version).is_some()) {
             return Stored::Over;
         }
-        if !self.make_room(now, &record, giver, in_scope) {
+        if !self.make_room(now, &record, place, giver, in_scope) {
             return Stored::Full;
         }
         // Added before the other is taken away: a peer that replaces all it has stays who it was.
         let share = self.shares.add(giver, bytes_of(&record));
-        let held = Held { record, expires, share, due: Cell::new(expires), heard: Cell::new(0) };
-        if let Some(before) = self.records.replace(held) {
-            self.shares.remove(before.share, before.bytes());
+        let due = due.min(expires);
+        let held = Held { record, expires, share, due, scheduled: due, heard: Cell::new(0) };
+        match place {
+            Some(place) => {
+                let before = self.records.replace(place, held);
+                self.shares.remove(before.share, before.bytes());
+            }
+            None => self.records.insert(held),
         }
         self.changed.push(key);
         self.trim();
@@ -218,7 +235,7 @@ impl Storage {
         let age = age.after(now.wall.since(saved));
         match end_of_life(now, record.ttl, age, record.class, record.version) {
             // No neighbour is known yet, so that everything is in scope.
-            Some(expires) => drop(self.store(now, record, expires, giver, |_| true)),
+            Some(expires) => drop(self.store(now, record, expires, expires, giver, |_| true)),
             None => self.bury(now, record.key, Tombstone::of(record.rank())),
         }
     }
@@ -226,15 +243,16 @@ impl Storage {
     /// Notes that `tombstone` of `key` is over, if there is room to remember it. A live record
     /// that it beats is gone.
     pub fn bury(&mut self, now: Now, key: Key, tombstone: Tombstone) {
-        let held = self.records.find(&key).map(|held| held.record.rank());
-        match held.filter(|held| tombstone.beats(held.class, held.version).is_some()) {
-            Some(beaten) => self.remove_for(now, &key, tombstone.and(Tombstone::of(beaten))),
+        let held = self.records.place(&key).map(|place| (place, self.records[place].record.rank()));
+        match held.filter(|(_, held)| tombstone.beats(held.class, held.version).is_some()) {
+            Some((place, beaten)) => self.remove_for(now, place, tombstone.and(Tombstone::of(beaten))),
             None => self.lay(now, key, tombstone),
         }
     }
 
     /// Buries what is over at `now`, and returns the keys of records that are due; looks at no
-    /// more than `max` records and as many tombstones. What is returned is not due again before
+    /// more than `max` records and as many tombstones. Some of these records may turn out to be due
+    /// later; none of them is looked at again before. What is returned is not due again before
     /// its end, unless it is scheduled; until then it is known who was heard to hold it.
     pub fn sweep(&mut self, now: Now, max: usize) -> Vec<Key> {
         for _ in 0..max {
@@ -243,14 +261,17 @@ impl Storage {
         }
         let mut due = Vec::new();
         for _ in 0..max {
-            let Some(first) = self.records.by_due().next().filter(|first| first.due() <= now.mono) else { break };
-            let (key, expires) = (first.record.key, first.expires);
-            if expires <= now.mono {
-                self.bury_ended(now, &key);
-            } else {
-                self.records.set_due(&key, expires);
-                due.push(key);
+            let Some((_, place)) = self.records.by_schedule().next().filter(|(at, _)| *at <= now.mono) else { break };
+            let held = self.records.amend(place);
+            if held.expires <= now.mono {
+                self.bury_ended(now, place);
+                continue;
             }
+            if held.due <= now.mono {
+                held.due = held.expires;
+                due.push(held.record.key);
+            }
+            self.records.settle(place);
         }
         due
     }
@@ -258,14 +279,15 @@ impl Storage {
     /// The record of `key` is due at `at`, or at its end if that is earlier; who was heard to hold
     /// it before is forgotten.
     pub fn schedule(&mut self, key: &Key, at: Time) {
-        if let Some(held) = self.records.set_due(key, at) {
-            held.heard.set(0);
+        if let Some(place) = self.records.place(key) {
+            self.records.set_due(place, at);
+            self.records[place].heard.set(0);
         }
     }
 
     /// The record of `key` is due at `at`, as if scheduled, if it would be later otherwise.
     pub fn hasten(&mut self, key: &Key, at: Time) {
-        if self.records.find(key).is_some_and(|held| at < held.due()) {
+        if self.records.find(key).is_some_and(|held| at < held.due) {
             self.schedule(key, at);
         }
     }
@@ -306,23 +328,24 @@ impl Storage {
         (!both.is_empty()).then_some(both)
     }
 
-    /// When [`Storage::sweep`] is next needed; past, if it is behind.
+    /// When [`Storage::sweep`] is next needed; past, if it is behind. It is too early where what was
+    /// due first has become due later since: a sweep finds that out.
     pub fn next_due(&self) -> Option<Time> {
-        let record = self.records.by_due().next().map(Held::due);
+        let record = self.records.by_schedule().next().map(|(at, _)| at);
         record.into_iter().chain(self.tombstones.next_lapse()).min()
     }
 
     /// Records in the order of their keys, from behind `after`, or from the first. Expired ones
     /// are met until they are swept; those that come and go meanwhile, perhaps.
     pub fn walk(&self, after: Option<&Key>) -> impl Iterator<Item = &Held> {
-        let start = after.map_or(Bound::Unbounded, |after| Bound::Excluded(*after));
-        self.records.range((start, Bound::Unbounded))
+        let first = after.map_or(Some(Key::new([0; KEY_SIZE])), Key::successor);
+        first.into_iter().flat_map(|first| self.records.walk(first))
     }
 
     /// Live records of a range of keys, in the order of their keys.
     pub fn range(&self, now: Time, keys: RangeInclusive<Key>) -> impl Iterator<Item = &Held> {
-        let keys = if keys.is_empty() { None } else { Some(keys) };
-        let range = keys.into_iter().flat_map(|keys| self.records.range(keys));
+        let (first, last) = keys.into_inner();
+        let range = self.records.walk(first).take_while(move |held| held.record.key <= last);
         range.filter(move |held| now < held.expires)
     }
 
@@ -374,59 +397,64 @@ impl Storage {
         self.records.bytes() + self.shares.bytes()
     }
 
-    fn remove(&mut self, key: &Key) -> Option<Held> {
-        let held = self.records.remove(key)?;
-        self.shares.remove(held.share, held.bytes());
-        Some(held)
-    }
-
-    /// Takes the record of `key` away, which leaves `behind` what is over now.
-    fn remove_for(&mut self, now: Now, key: &Key, behind: Tombstone) {
-        self.remove(key);
-        self.changed.push(*key);
-        self.lay(now, *key, behind);
-    }
-
-    /// A record whose life is over leaves its tombstone.
-    fn bury_ended(&mut self, now: Now, key: &Key) {
-        let ended = self.records.find(key).filter(|held| held.expires <= now.mono);
-        if let Some(rank) = ended.map(|held| held.record.rank()) {
-            self.remove_for(now, key, Tombstone::of(rank));
+    /// Where the record of `key` is, if its life is not over; if it is, it is buried.
+    fn live_place(&mut self, now: Now, key: &Key) -> Option<Place> {
+        let place = self.records.place(key)?;
+        if now.mono < self.records[place].expires {
+            return Some(place);
         }
+        self.bury_ended(now, place);
+        None
     }
 
-    /// `again` is held already: its later end and its larger replication count. Whoever brings it
-    /// takes it over only if his share is not counted.
-    fn prolong(&mut self, again: &Record, expires: Time, giver: Giver) {
-        let Some(held) = self.records.find(&again.key) else { return };
+    /// Takes the record at `place` away, which leaves `behind` what is over now.
+    fn remove_for(&mut self, now: Now, place: Place, behind: Tombstone) {
+        let held = self.records.remove(place);
+        self.shares.remove(held.share, held.bytes());
+        self.changed.push(held.record.key);
+        self.lay(now, held.record.key, behind);
+    }
+
+    /// The record at `place`, whose life is over, leaves its tombstone.
+    fn bury_ended(&mut self, now: Now, place: Place) {
+        let rank = self.records[place].record.rank();
+        self.remove_for(now, place, Tombstone::of(rank));
+    }
+
+    /// `again` is held already, at `place`: its later end and its larger replication count. Whoever
+    /// brings it takes it over only if his share is not counted, and does not put off what is due.
+    fn prolong(&mut self, place: Place, again: &Record, expires: Time, due: Time, giver: Giver) {
+        let held = &self.records[place];
         let replication = held.record.replication.max(again.replication);
         let share = match giver {
             Giver::Client => Share::CLIENT,
             Giver::Peer if held.share != Share::CLIENT => Share::PEER,
             Giver::Peer | Giver::Stranger(..) => held.share,
         };
-        // Most that is brought again says nothing new, and costs no order a step.
+        // Most that is brought again says nothing new, and need not be saved.
         if expires <= held.expires && (replication, share) == (held.record.replication, held.share) {
             return;
         }
-        let Some(mut held) = self.records.remove(&again.key) else { return };
-        if expires > held.expires {
-            let is_scheduled = held.due() < held.expires;
-            held.due = Cell::new(if is_scheduled { held.due() } else { expires });
-            held.expires = expires;
-            held.record.ttl = again.ttl;
-        }
-        held.record.replication = replication;
+        self.changed.push(held.record.key);
         if held.share != share {
             self.shares.remove(held.share, held.bytes());
-            held.share = share;
         }
-        self.changed.push(held.record.key);
-        self.records.replace(held);
+        let held = self.records.amend(place);
+        held.share = share;
+        held.record.replication = replication;
+        if expires > held.expires {
+            let due = if held.due < held.expires { held.due } else { due };
+            held.expires = expires;
+            held.record.ttl = again.ttl;
+            self.records.set_due(place, due);
+        }
     }
 
     /// Adds to the tombstone of `key`, unless it would have lapsed already.
     fn lay(&mut self, now: Now, key: Key, tombstone: Tombstone) {
+        if tombstone.is_empty() {
+            return;
+        }
         let before = self.tombstones.find(now.mono, &key).unwrap_or_default();
         let both = before.and(tombstone);
         let lapses = now.mono + both.lapses().since(now.wall);
@@ -445,18 +473,25 @@ impl Storage {
         }
     }
 
-    /// Whether there is room for `record`, in the place of the one of its key if there is one, but
-    /// for tombstones, which are trimmed when it is there. What cannot fit displaces nothing that
-    /// is alive.
-    fn make_room(&mut self, now: Now, record: &Record, giver: Giver, in_scope: impl Fn(&Record) -> bool) -> bool {
+    /// Whether there is room for `record`, instead of the one at `place` if there is one, but for
+    /// tombstones, which are trimmed when it is there. What cannot fit displaces nothing that is
+    /// alive.
+    fn make_room(
+        &mut self,
+        now: Now,
+        record: &Record,
+        place: Option<Place>,
+        giver: Giver,
+        in_scope: impl Fn(&Record) -> bool,
+    ) -> bool {
         let bytes = bytes_of(record);
-        let replaced = self.records.find(&record.key).map(|held| (held.share, held.bytes()));
+        let replaced = place.map(|place| (self.records[place].share, self.records[place].bytes()));
         let freed = replaced.map_or(0, |(_, bytes)| bytes);
         let needed = |storage: &Self| storage.bytes_of_records() - freed + bytes + storage.shares.cost_of(giver);
         while needed(self) > self.bytes_max
             && let Some(ended) = self.find_ended(now.mono)
         {
-            self.bury_ended(now, &ended);
+            self.bury_ended(now, ended);
         }
         let is_crowded = needed(self) > self.bytes_max / 100 * CROWDED_PERCENT;
         if is_crowded && !self.shares.admit(giver, bytes, replaced, self.bytes_max / SHARES) {
@@ -464,16 +499,17 @@ impl Storage {
         }
         let missing = needed(self).saturating_sub(self.bytes_max);
         let Some(evicted) = self.find_evictable(record, giver, missing, in_scope) else { return false };
-        for (key, rank) in evicted {
-            self.remove_for(now, &key, Tombstone::below(rank));
+        for place in evicted {
+            let rank = self.records[place].record.rank();
+            self.remove_for(now, place, Tombstone::below(rank));
         }
         true
     }
 
-    /// A record whose life is over, if one is among those that are due first.
-    fn find_ended(&self, now: Time) -> Option<Key> {
-        let due = self.records.by_due().take_while(|held| held.due() <= now).take(EVICTION_LOOKS_MAX);
-        due.filter(|held| held.expires <= now).map(|held| held.record.key).next()
+    /// A record whose life is over, if one is among those that are scheduled first.
+    fn find_ended(&self, now: Time) -> Option<Place> {
+        let first = self.records.by_schedule().take_while(|(at, _)| *at <= now).take(EVICTION_LOOKS_MAX);
+        first.map(|(_, place)| place).find(|place| self.records[*place].expires <= now)
     }
 
     /// Records of `missing` bytes at least that give way to `record`; `None` if there are not
@@ -484,7 +520,7 @@ impl Storage {
         giver: Giver,
         missing: usize,
         in_scope: impl Fn(&Record) -> bool,
-    ) -> Option<Vec<(Key, Rank)>> {
+    ) -> Option<Vec<Place>> {
         let mut evicted = Vec::new();
         if missing == 0 {
             return Some(evicted);
@@ -492,14 +528,14 @@ impl Storage {
         let mut freed = 0;
         let own = giver == Giver::Client || in_scope(record);
         let distance = self.me.distance(&record.key);
-        for held in self.records.farthest(self.me).take(EVICTION_LOOKS_MAX) {
+        for (place, held) in self.records.farthest(self.me).take(EVICTION_LOOKS_MAX) {
             let key = held.record.key;
             if freed >= missing || (!own && self.me.distance(&key) <= distance) {
                 break;
             }
             if key != record.key && held.share != Share::CLIENT && !in_scope(&held.record) {
                 freed += held.bytes();
-                evicted.push((key, held.record.rank()));
+                evicted.push(place);
             }
         }
         (freed >= missing).then_some(evicted)

@@ -1,124 +1,143 @@
-//! The records of a storage in three orders, each record allocated once and shared by all of them:
-//! by key for every GET, in the order of their keys for walks and ranges, and by the moment at
-//! which each is next worth a look.
+//! The records of a storage, each in a place of its own, and three orders of these places: by key
+//! for every GET, in the order of their keys for walks and ranges, and by the moment at which each
+//! is scheduled for a look.
+//!
+//! A record that takes the place of another one of its key touches none of the orders but, perhaps,
+//! the last, and that one is lazy: a record may be scheduled for an earlier moment than it is due.
+//! Whoever looks at it then finds out, and schedules it anew ([`Orders::settle`]). So records that
+//! are written time and again, each time due a little later, cost no order a step.
 
-use std::borrow::Borrow;
-use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::hash::{Hash, Hasher};
-use std::ops::RangeBounds;
-use std::rc::Rc;
+use std::fmt;
+use std::hash::BuildHasher;
+use std::ops::Index;
 
-use crate::id::{KEY_SIZE, Key, KeySeed, KeySet};
+use hashbrown::HashTable;
+
+use crate::id::{KEY_SIZE, Key, KeySeed};
+use crate::storage::slots::{PLACE_OVERHEAD, Place, Slots};
+use crate::storage::trie::{FORK_BYTES, Trie};
 use crate::storage::{Held, StorageFault};
 use crate::time::Time;
 
 /// Bytes that a record takes besides its value.
 ///
-/// It is allocated once and its value once more, each with two reference counts and with what
-/// the allocator adds: a header, and for the value what it is rounded up by. The hash set, with a
-/// control byte for each place, and the nodes of the ordered sets may be half empty.
+/// Its value is allocated with two reference counts and with what the allocator adds: a header, and
+/// what it is rounded up by. Just after it has grown a table by key, with a control byte for each
+/// place, is a little less than half full, and so may be a node of the ordered set, which has a head
+/// besides.
 pub const RECORD_OVERHEAD: usize = {
     const REFERENCE_COUNTS: usize = 2 * size_of::<usize>();
     const HEADER: usize = 8;
     const ROUNDING: usize = 8;
-    let allocated = size_of::<Held>() + 2 * (REFERENCE_COUNTS + HEADER) + ROUNDING;
-    allocated + 2 * (size_of::<ByKey>() + 1) + 2 * size_of::<ByDue>() + 2 * size_of::<InOrder>()
+    let in_place = size_of::<Option<Held>>() + PLACE_OVERHEAD + FORK_BYTES;
+    let by_key = (size_of::<Place>() + 1) * 2 * 8 / 7 + 1;
+    let by_schedule = size_of::<(Time, Place)>() * 5 / 2;
+    in_place + REFERENCE_COUNTS + HEADER + ROUNDING + by_key + by_schedule
 };
 
 /// Records, each under its own key.
 #[derive(Debug)]
 pub(super) struct Orders {
-    by_key: KeySet<ByKey>,
-    in_order: BTreeSet<InOrder>,
-    by_due: BTreeSet<ByDue>,
+    records: Slots<Held>,
+    by_key: ByKey,
+    in_order: Trie,
+    by_schedule: BTreeSet<(Time, Place)>,
     bytes: usize,
 }
 
-#[expect(clippy::mutable_key_type, reason = "what may change in a record is neither hashed nor compared in the set")]
 impl Orders {
     pub(super) fn new(seed: KeySeed) -> Self {
-        let by_key = KeySet::with_hasher(seed);
-        Self { by_key, in_order: BTreeSet::new(), by_due: BTreeSet::new(), bytes: 0 }
+        Self {
+            records: Slots::new(),
+            by_key: ByKey::new(seed),
+            in_order: Trie::new(),
+            by_schedule: BTreeSet::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Where the record of `key` is, as long as it is there.
+    pub(super) fn place(&self, key: &Key) -> Option<Place> {
+        self.by_key.find(key, &self.records)
     }
 
     pub(super) fn find(&self, key: &Key) -> Option<&Held> {
-        self.by_key.get(key).map(|ByKey(held)| &**held)
+        self.place(key).map(|place| &self.records[place])
     }
 
-    /// Puts `held` in the place of the record of its key, and returns that one if there was one.
-    pub(super) fn replace(&mut self, held: Held) -> Option<Held> {
+    /// Adds `held`, of whose key there is no record.
+    pub(super) fn insert(&mut self, mut held: Held) {
+        let key = held.record.key;
+        held.scheduled = held.due;
         self.bytes += held.bytes();
-        let held = Rc::new(held);
-        let before = self.by_key.replace(ByKey(Rc::clone(&held)));
-        self.in_order.replace(InOrder(Rc::clone(&held)));
-        if let Some(ByKey(before)) = &before {
-            self.bytes -= before.bytes();
-            self.by_due.remove(&ByDue(Rc::clone(before)));
-        }
-        self.by_due.insert(ByDue(held));
-        before.map(|ByKey(before)| alone(before))
+        let place = self.records.insert(held);
+        self.by_key.insert(&key, place, &self.records);
+        self.in_order.insert(&key, place, |place| self.records[place].record.key);
+        self.by_schedule.insert((self.records[place].due, place));
     }
 
-    pub(super) fn remove(&mut self, key: &Key) -> Option<Held> {
-        let ByKey(held) = self.by_key.take(key)?;
+    /// Puts `held` in the place of the record of its key, and returns that one.
+    pub(super) fn replace(&mut self, place: Place, mut held: Held) -> Held {
+        let due = held.due;
+        let before = &mut self.records[place];
+        held.scheduled = before.scheduled;
+        self.bytes = self.bytes + held.bytes() - before.bytes();
+        let before = std::mem::replace(before, held);
+        self.set_due(place, due);
+        before
+    }
+
+    pub(super) fn remove(&mut self, place: Place) -> Held {
+        let key = self.records[place].record.key;
+        self.by_key.remove(&key, place, &self.records);
+        self.in_order.remove(&key);
+        let held = self.records.remove(place);
+        self.by_schedule.remove(&(held.scheduled, place));
         self.bytes -= held.bytes();
-        self.in_order.remove(key);
-        self.by_due.remove(&ByDue(Rc::clone(&held)));
-        Some(alone(held))
+        held
     }
 
-    /// The record of `key`, which is worth a look at `at`, or at its end if that is earlier.
-    pub(super) fn set_due(&mut self, key: &Key, at: Time) -> Option<&Held> {
-        let ByKey(held) = self.by_key.get(key)?;
-        let place = ByDue(Rc::clone(held));
-        self.by_due.remove(&place);
-        held.due.set(at.min(held.expires));
-        self.by_due.insert(place);
-        Some(held)
+    /// Changes a record, but neither its key nor its value, nor is it due earlier.
+    pub(super) fn amend(&mut self, place: Place) -> &mut Held {
+        &mut self.records[place]
     }
 
-    /// Records by the moment at which they are worth a look.
-    pub(super) fn by_due(&self) -> impl Iterator<Item = &Held> {
-        self.by_due.iter().map(|ByDue(held)| &**held)
+    /// The record at `place` is worth a look at `at`, or at its end if that is earlier.
+    pub(super) fn set_due(&mut self, place: Place, at: Time) {
+        let held = &mut self.records[place];
+        held.due = at.min(held.expires);
+        if held.due < held.scheduled {
+            self.settle(place);
+        }
     }
 
-    pub(super) fn range(&self, keys: impl RangeBounds<Key>) -> impl DoubleEndedIterator<Item = &Held> {
-        self.in_order.range(keys).map(|InOrder(held)| &**held)
+    /// The record at `place` is scheduled for the moment it is due.
+    pub(super) fn settle(&mut self, place: Place) {
+        let held = &mut self.records[place];
+        self.by_schedule.remove(&(held.scheduled, place));
+        held.scheduled = held.due;
+        self.by_schedule.insert((held.scheduled, place));
     }
 
-    /// Records in the order of their distance to `point`, the farthest first.
-    pub(super) fn farthest(&self, point: Key) -> impl Iterator<Item = &Held> {
-        let ends = |keys: (Key, Key)| {
-            let mut range = self.range(keys.0..=keys.1);
-            let first = range.next()?.record.key;
-            Some((first, range.next_back().map_or(first, |last| last.record.key)))
-        };
-        // Ranges of keys that share a prefix, the nearest first, each from its first key that is
-        // there to its last one.
-        let mut ranges: Vec<(Key, Key)> =
-            ends((Key::new([0; KEY_SIZE]), Key::new([u8::MAX; KEY_SIZE]))).into_iter().collect();
-        std::iter::from_fn(move || {
-            loop {
-                let (first, last) = ranges.pop()?;
-                let Some(bit) = first.distance(&last).shared_bits() else { return self.find(&first) };
-                let middle = first.diverging_at(bit, &Key::new([0; KEY_SIZE]));
-                let (Some(lower), Some(upper)) = (self.last_before(first, middle), ends((middle, last))) else {
-                    unreachable!("both ends of a range are there");
-                };
-                let lower = (first, lower);
-                let lower_is_far = point.distance(&first).bit(bit);
-                ranges.extend(if lower_is_far { [upper, lower] } else { [lower, upper] });
-            }
-        })
+    /// Records by the moment for which they are scheduled, and that moment: none is due before.
+    pub(super) fn by_schedule(&self) -> impl Iterator<Item = (Time, Place)> {
+        self.by_schedule.iter().copied()
     }
 
-    fn last_before(&self, first: Key, end: Key) -> Option<Key> {
-        self.range(first..end).next_back().map(|held| held.record.key)
+    /// Records in the order of their keys, from the first that is not less than `first`.
+    pub(super) fn walk(&self, first: Key) -> impl Iterator<Item = &Held> {
+        let places = self.in_order.walk(&first, |place| self.records[place].record.key);
+        places.map(|place| &self.records[place])
+    }
+
+    /// Records in the order of their distance to `point`, the farthest first, and where they are.
+    pub(super) fn farthest(&self, point: Key) -> impl Iterator<Item = (Place, &Held)> {
+        self.in_order.farthest(point).map(|place| (place, &self.records[place]))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.in_order.len()
+        self.records.len()
     }
 
     /// What they take in memory.
@@ -126,19 +145,24 @@ impl Orders {
         self.bytes
     }
 
-    /// Checks that all orders hold the same records, and that the bytes are what they take.
+    /// Checks that all orders hold the same records, each once, scheduled no later than it is due,
+    /// and that the bytes are what they take.
     pub(super) fn check(&self) -> Result<(), StorageFault> {
-        let mut found = 0;
-        for InOrder(held) in &self.in_order {
+        let (mut found, mut in_order, mut last) = (0, 0, None);
+        for held in self.walk(Key::new([0; KEY_SIZE])) {
             let key = held.record.key;
-            let same = self.by_key.get(&key).is_some_and(|ByKey(other)| Rc::ptr_eq(held, other));
-            if !same || !self.by_due.contains(&ByDue(Rc::clone(held))) {
+            let place = self.place(&key).filter(|place| std::ptr::eq(&raw const self.records[*place], held));
+            let is_scheduled = |place| self.by_schedule.contains(&(held.scheduled, place));
+            let in_time = held.scheduled <= held.due && held.due <= held.expires;
+            if !place.is_some_and(is_scheduled) || !in_time || last >= Some(key) {
                 return Err(StorageFault::Lost { key });
             }
+            last = Some(key);
+            in_order += 1;
             found += held.bytes();
         }
-        let sizes = [self.by_key.len(), self.in_order.len(), self.by_due.len()];
-        if sizes.iter().any(|size| *size != sizes[0]) {
+        let sizes = [self.by_key.len(), in_order, self.by_schedule.len()];
+        if sizes.iter().any(|size| *size != self.len()) || self.in_order.forks() != in_order.saturating_sub(1) {
             return Err(StorageFault::Orders { by_key: sizes[0], in_order: sizes[1], by_due: sizes[2] });
         }
         if found != self.bytes {
@@ -148,79 +172,65 @@ impl Orders {
     }
 }
 
-/// The record that has left all orders.
-fn alone(held: Rc<Held>) -> Held {
-    Rc::into_inner(held).expect("nobody shares a record but its orders")
-}
+impl Index<Place> for Orders {
+    type Output = Held;
 
-/// A record as the hash set sees it: its key.
-#[derive(Debug)]
-struct ByKey(Rc<Held>);
-
-impl Borrow<Key> for ByKey {
-    fn borrow(&self) -> &Key {
-        &self.0.record.key
+    fn index(&self, place: Place) -> &Held {
+        &self.records[place]
     }
 }
 
-impl Hash for ByKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.record.key.hash(state);
-    }
+/// Tables that places by key are spread over: one that grows hashes all of its keys anew, and that
+/// must not take long, however many records there are.
+const TABLES: usize = 128;
+
+/// Places by the hash of the key that is there; never iterated, for their order says nothing.
+struct ByKey {
+    seed: KeySeed,
+    tables: Vec<HashTable<Place>>,
 }
 
-impl PartialEq for ByKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.record.key == other.0.record.key
+impl ByKey {
+    fn new(seed: KeySeed) -> Self {
+        Self { seed, tables: vec![HashTable::new(); TABLES] }
     }
-}
 
-impl Eq for ByKey {}
-
-/// A record as the set in key order sees it.
-#[derive(Debug)]
-struct InOrder(Rc<Held>);
-
-impl Borrow<Key> for InOrder {
-    fn borrow(&self) -> &Key {
-        &self.0.record.key
+    fn find(&self, key: &Key, records: &Slots<Held>) -> Option<Place> {
+        let hash = self.seed.hash_one(key);
+        self.tables[table(hash)].find(hash, |place| records[*place].record.key == *key).copied()
     }
-}
 
-impl Ord for InOrder {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.record.key.cmp(&other.0.record.key)
+    fn insert(&mut self, key: &Key, place: Place, records: &Slots<Held>) {
+        let hash = self.seed.hash_one(key);
+        let hash_at = |place: &Place| self.seed.hash_one(&records[*place].record.key);
+        self.tables[table(hash)].insert_unique(hash, place, hash_at);
     }
-}
 
-/// A record as upkeep sees it: when it is due, and among those due at one moment its key. While
-/// it is in the set its moment must not change.
-#[derive(Debug)]
-struct ByDue(Rc<Held>);
-
-impl Ord for ByDue {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let by_key = || self.0.record.key.cmp(&other.0.record.key);
-        self.0.due().cmp(&other.0.due()).then_with(by_key)
-    }
-}
-
-macro_rules! ordered {
-    ($($name:ident),*) => {$(
-        impl PartialOrd for $name {
-            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-                Some(self.cmp(other))
-            }
+    fn remove(&mut self, key: &Key, place: Place, records: &Slots<Held>) {
+        let hash = self.seed.hash_one(key);
+        let table = &mut self.tables[table(hash)];
+        if let Ok(entry) = table.find_entry(hash, |other| *other == place) {
+            entry.remove();
         }
-
-        impl PartialEq for $name {
-            fn eq(&self, other: &Self) -> bool {
-                self.cmp(other).is_eq()
-            }
+        // What has become much too large is given back, and has room to grow again.
+        if table.len() < table.capacity() / 8 {
+            table.shrink_to(2 * table.len(), |place| self.seed.hash_one(&records[*place].record.key));
         }
+    }
 
-        impl Eq for $name {}
-    )*};
+    fn len(&self) -> usize {
+        self.tables.iter().map(HashTable::len).sum()
+    }
 }
 
-ordered!(InOrder, ByDue);
+impl fmt::Debug for ByKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByKey").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// Which of [`TABLES`] a hash belongs to: by bits that the table itself does not look at, as long
+/// as it has fewer than 2^32 places.
+fn table(hash: u64) -> usize {
+    (hash >> 32) as usize % TABLES
+}

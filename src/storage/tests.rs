@@ -66,7 +66,19 @@ fn room_for(records: usize) -> Storage {
 
 /// A peer brings a record that lives until so many seconds after the start, where all is in scope.
 fn store(storage: &mut Storage, now: Now, record: Record, end: u64) -> Stored {
-    storage.store(now, record, mono(end), Giver::Peer, |_| true)
+    bring(storage, now, record, end, Giver::Peer, |_| true)
+}
+
+/// A record that lives until so many seconds after the start is brought, and due at its end.
+fn bring(
+    storage: &mut Storage,
+    now: Now,
+    record: Record,
+    end: u64,
+    giver: Giver,
+    in_scope: impl Fn(&Record) -> bool,
+) -> Stored {
+    storage.store(now, record, mono(end), mono(end), giver, in_scope)
 }
 
 fn found(storage: &Storage, now: Now, at: u8) -> Option<&[u8]> {
@@ -119,8 +131,8 @@ fn of_equal_records_the_later_end_and_the_larger_replication_are_kept() {
             let sent = Record { replication, ..record(1, 1, b"v") };
             assert_eq!(store(&mut storage, at(0), sent, end), Stored::Held);
         }
-        assert_eq!(storage.next_due(), Some(mono(30)));
-        assert_eq!(storage.find(mono(0), &key(1)).map(|held| held.record.replication), Some(30));
+        let held = storage.find(mono(0), &key(1)).expect("it is held");
+        assert_eq!((held.expires, held.due(), held.record.replication), (mono(30), mono(30), 30));
         assert_eq!(storage.len(), 1);
     }
 }
@@ -137,6 +149,21 @@ fn a_record_that_comes_again_keeps_its_place_in_the_upkeep() {
     storage.take_changed();
     store(&mut storage, at(2), record(1, 1, b"v"), 30);
     assert_eq!(storage.take_changed().count(), 0, "nothing new, nothing to save");
+}
+
+#[test]
+fn nobody_puts_off_what_is_due_by_bringing_it_again_but_a_larger_one_is_due_when_it_says() {
+    let mut storage = roomy();
+    let mut due_after = |version: u64, end: u64, due: u64| {
+        storage.store(at(0), record(1, version, b"v"), mono(end), mono(due), Giver::Peer, |_| true);
+        storage.find(mono(0), &key(1)).map(Held::due)
+    };
+    assert_eq!(due_after(1, 60, 20), Some(mono(20)));
+    assert_eq!(due_after(1, 70, 30), Some(mono(20)));
+    assert_eq!(due_after(2, 60, 40), Some(mono(40)));
+    assert_eq!(due_after(3, 60, 90), Some(mono(60)), "no later than its end");
+    assert_eq!(due_after(3, 60, 50), Some(mono(60)));
+    assert_eq!(due_after(3, 80, 50), Some(mono(50)), "its end is put off, so it may be worth an offer");
 }
 
 #[test]
@@ -336,7 +363,7 @@ fn tombstones_give_way_the_oldest_first() {
 fn full(givers: [Giver; 4]) -> Storage {
     let mut storage = room_for(4);
     for (number, giver) in (1..).zip(givers) {
-        let stored = storage.store(at(0), record(number, 7, b"v"), mono(60), giver, near);
+        let stored = bring(&mut storage, at(0), record(number, 7, b"v"), 60, giver, near);
         assert_eq!(stored, Stored::Held);
     }
     storage
@@ -353,12 +380,12 @@ fn keys(storage: &Storage) -> Vec<Key> {
 #[test]
 fn only_what_peers_brought_and_is_out_of_scope_gives_way_the_farthest_first() {
     let mut storage = full([Giver::Peer; 4]);
-    assert_eq!(storage.store(at(1), record(0, 1, b"x"), mono(60), Giver::Peer, near), Stored::Held);
+    assert_eq!(bring(&mut storage, at(1), record(0, 1, b"x"), 60, Giver::Peer, near), Stored::Held);
     assert_eq!(keys(&storage), [0, 1, 2, 3].map(key));
-    assert_eq!(storage.store(at(1), record(9, 1, b"x"), mono(60), Giver::Client, near), Stored::Held);
+    assert_eq!(bring(&mut storage, at(1), record(9, 1, b"x"), 60, Giver::Client, near), Stored::Held);
     assert_eq!(keys(&storage), [0, 1, 2, 9].map(key), "what a client PUTs displaces nearer ones");
     for number in [3, 5] {
-        assert_eq!(storage.store(at(1), record(number, 9, b"x"), mono(60), Giver::Peer, near), Stored::Full);
+        assert_eq!(bring(&mut storage, at(1), record(number, 9, b"x"), 60, Giver::Peer, near), Stored::Full);
     }
     assert_eq!(storage.check(), Ok(()));
 }
@@ -366,28 +393,28 @@ fn only_what_peers_brought_and_is_out_of_scope_gives_way_the_farthest_first() {
 #[test]
 fn a_record_out_of_scope_displaces_only_what_is_farther() {
     let mut storage = full([Giver::Peer; 4]);
-    assert_eq!(storage.store(at(1), record(5, 1, b"x"), mono(60), Giver::Peer, near), Stored::Full);
+    assert_eq!(bring(&mut storage, at(1), record(5, 1, b"x"), 60, Giver::Peer, near), Stored::Full);
     let mut storage = full([Giver::Peer, Giver::Peer, Giver::Peer, Giver::Client]);
-    assert_eq!(storage.store(at(1), record(6, 1, b"x"), mono(60), Giver::Peer, near), Stored::Full);
-    assert_eq!(storage.store(at(1), record(0, 1, b"x"), mono(60), Giver::Peer, near), Stored::Held);
+    assert_eq!(bring(&mut storage, at(1), record(6, 1, b"x"), 60, Giver::Peer, near), Stored::Full);
+    assert_eq!(bring(&mut storage, at(1), record(0, 1, b"x"), 60, Giver::Peer, near), Stored::Held);
     assert_eq!(keys(&storage), [0, 1, 2, 4].map(key), "what a client PUT stays, however far");
 }
 
 #[test]
 fn what_gave_way_may_come_back_but_nothing_older() {
     let mut storage = full([Giver::Peer; 4]);
-    storage.store(at(1), record(0, 1, b"x"), mono(5), Giver::Peer, near);
+    bring(&mut storage, at(1), record(0, 1, b"x"), 5, Giver::Peer, near);
     assert_eq!(found(&storage, at(1), 4), None, "it gave way");
     storage.sweep(at(5), 9);
     storage.bury(at(5), key(4), Tombstone::below(record(4, 7, b"v").rank()));
-    assert_eq!(storage.store(at(5), record(4, 6, b"v"), mono(60), Giver::Peer, near), Stored::Over);
-    assert_eq!(storage.store(at(5), record(4, 7, b"v"), mono(60), Giver::Peer, near), Stored::Held);
+    assert_eq!(bring(&mut storage, at(5), record(4, 6, b"v"), 60, Giver::Peer, near), Stored::Over);
+    assert_eq!(bring(&mut storage, at(5), record(4, 7, b"v"), 60, Giver::Peer, near), Stored::Held);
 
     let mut storage = Storage::new(me(), 2 * (RECORD_OVERHEAD + 200), seed());
     for number in [3, 4] {
-        storage.store(at(0), record(number, 7, &[0; 200]), mono(60), Giver::Peer, near);
+        bring(&mut storage, at(0), record(number, 7, &[0; 200]), 60, Giver::Peer, near);
     }
-    storage.store(at(1), record(1, 1, b"x"), mono(60), Giver::Peer, near);
+    bring(&mut storage, at(1), record(1, 1, b"x"), 60, Giver::Peer, near);
     assert_eq!(plain_floor(&storage, at(1), 4), Some(6), "there is room for its tombstone");
 }
 
@@ -396,14 +423,14 @@ fn above_nine_tenths_neither_a_peer_nor_a_group_holds_more_than_a_share() {
     let mut storage = room_for(160);
     let share = storage.bytes_max() / SHARES;
     let mut count = 0;
-    while storage.store(at(0), numbered(count), mono(60), stranger(1, 1), |_| true) == Stored::Held {
+    while bring(&mut storage, at(0), numbered(count), 60, stranger(1, 1), |_| true) == Stored::Held {
         count += 1;
     }
     assert!(storage.bytes() > share * 14, "while there is room it takes what it wants");
     assert!(storage.bytes() <= storage.bytes_max() / 100 * CROWDED_PERCENT);
     let from = |storage: &mut Storage, count: &mut u16, giver: Giver| {
         let first = *count;
-        while storage.store(at(0), numbered(*count), mono(60), giver, |_| true) == Stored::Held {
+        while bring(storage, at(0), numbered(*count), 60, giver, |_| true) == Stored::Held {
             *count += 1;
         }
         *count - first
@@ -427,20 +454,20 @@ fn numbered(number: u16) -> Record {
 fn nobody_can_fill_anothers_share_or_use_his_own_to_keep_a_record_out() {
     let mut storage = room_for(160);
     let count = (0..160).take_while(|number| {
-        storage.store(at(0), numbered(*number), mono(60), stranger(1, 1), |_| true) == Stored::Held
+        bring(&mut storage, at(0), numbered(*number), 60, stranger(1, 1), |_| true) == Stored::Held
     });
     let count = u16::try_from(count.count()).expect("at most 160");
     let honest = numbered(1_000);
-    assert_eq!(storage.store(at(1), honest.clone(), mono(60), stranger(1, 1), |_| true), Stored::Full);
-    assert_eq!(storage.store(at(1), honest.clone(), mono(60), stranger(2, 2), |_| true), Stored::Held);
+    assert_eq!(bring(&mut storage, at(1), honest.clone(), 60, stranger(1, 1), |_| true), Stored::Full);
+    assert_eq!(bring(&mut storage, at(1), honest.clone(), 60, stranger(2, 2), |_| true), Stored::Held);
     let before = storage.bytes();
-    assert_eq!(storage.store(at(1), honest.clone(), mono(70), stranger(1, 1), |_| true), Stored::Held);
+    assert_eq!(bring(&mut storage, at(1), honest.clone(), 70, stranger(1, 1), |_| true), Stored::Held);
     assert_eq!(storage.bytes(), before, "it counts to whoever brought it first");
     for number in 0..count {
-        storage.store(at(1), numbered(number), mono(80), stranger(2, 2), |_| true);
+        bring(&mut storage, at(1), numbered(number), 80, stranger(2, 2), |_| true);
     }
-    assert_eq!(storage.store(at(1), numbered(1_001), mono(60), stranger(2, 2), |_| true), Stored::Held);
-    storage.store(at(1), honest.clone(), mono(60), Giver::Client, |_| true);
+    assert_eq!(bring(&mut storage, at(1), numbered(1_001), 60, stranger(2, 2), |_| true), Stored::Held);
+    bring(&mut storage, at(1), honest.clone(), 60, Giver::Client, |_| true);
     assert_eq!(storage.find(mono(1), &honest.key).map(Held::giver), Some(Giver::Client), "a client takes it over");
     assert_eq!(storage.check(), Ok(()));
 }
@@ -483,6 +510,22 @@ fn what_is_due_is_named_once_with_those_who_were_heard_to_hold_it() {
 }
 
 #[test]
+fn a_record_that_became_due_later_is_looked_at_once_and_not_named() {
+    let mut storage = roomy();
+    for number in 1..=3 {
+        store(&mut storage, at(0), record(number, 1, b"v"), 60);
+        storage.schedule(&key(number), mono(10));
+        storage.schedule(&key(number), mono(30));
+    }
+    assert_eq!(storage.next_due(), Some(mono(10)), "nobody has looked yet");
+    assert!(storage.sweep(at(10), 2).is_empty());
+    assert_eq!(storage.next_due(), Some(mono(10)), "a sweep looks at no more than it may");
+    assert!(storage.sweep(at(10), 2).is_empty());
+    assert_eq!(storage.next_due(), Some(mono(30)));
+    assert_eq!(storage.sweep(at(30), 3).len(), 3);
+}
+
+#[test]
 fn a_range_holds_what_lives_from_its_first_key_to_its_last() {
     let mut storage = roomy();
     for number in 1..=5 {
@@ -494,7 +537,60 @@ fn a_range_holds_what_lives_from_its_first_key_to_its_last() {
     assert_eq!(within(0, 255).len(), 4);
 }
 
+/// A record becomes due at another moment, or is replaced by one that is; or time passes.
+#[derive(Clone, Debug)]
+enum Move {
+    Schedule { number: u8, wait: u64 },
+    Replace { number: u8, wait: u64 },
+    Wait { secs: u64 },
+}
+
+fn a_move() -> impl Strategy<Value = Move> {
+    prop_oneof![
+        (0..9_u8, 0..40_u64).prop_map(|(number, wait)| Move::Schedule { number, wait }),
+        (0..9_u8, 0..40_u64).prop_map(|(number, wait)| Move::Replace { number, wait }),
+        (0..20_u64).prop_map(|secs| Move::Wait { secs }),
+    ]
+}
+
 proptest! {
+    /// Sweeps that may look at little come to an end, and together name what is due and nothing else.
+    #[test]
+    fn each_record_is_named_when_it_is_due_and_never_before(
+        moves in proptest::collection::vec(a_move(), 1..200),
+        max in 1..4_usize,
+    ) {
+        let mut storage = roomy();
+        let mut due = std::collections::BTreeMap::new();
+        let mut now = 0;
+        for (version, next) in (1..).zip(moves) {
+            match next {
+                Move::Schedule { number, wait } => {
+                    storage.schedule(&key(number), mono(now + wait));
+                    due.entry(number).and_modify(|due| *due = now + wait);
+                }
+                Move::Replace { number, wait } => {
+                    let larger = record(number, version, b"v");
+                    storage.store(at(now), larger, mono(9_999), mono(now + wait), Giver::Peer, |_| true);
+                    due.insert(number, now + wait);
+                }
+                Move::Wait { secs } => now += secs,
+            }
+            let mut named = Vec::new();
+            for _ in 0..due.len() {
+                named.extend(storage.sweep(at(now), max));
+            }
+            named.sort();
+            let expected: Vec<u8> = due.iter().filter(|(_, due)| **due <= now).map(|(number, _)| *number).collect();
+            prop_assert_eq!(named, expected.iter().copied().map(key).collect::<Vec<_>>());
+            for number in expected {
+                due.insert(number, 9_999);
+            }
+            prop_assert!(storage.next_due().is_none_or(|next| mono(now) < next));
+            prop_assert_eq!(storage.check(), Ok(()));
+        }
+    }
+
     #[test]
     fn a_walk_in_parts_meets_what_a_walk_in_one_meets(count in 0..20_u8, part in 1..5_usize) {
         let mut storage = roomy();
@@ -525,7 +621,7 @@ proptest! {
         }
         let mut expected = keys(&storage);
         expected.sort_by_key(|key| std::cmp::Reverse(key.distance(&storage.me)));
-        let found: Vec<Key> = storage.records.farthest(storage.me).map(|held| held.record.key).collect();
+        let found: Vec<Key> = storage.records.farthest(storage.me).map(|(_, held)| held.record.key).collect();
         prop_assert_eq!(found, expected);
     }
 }

@@ -111,7 +111,7 @@ impl Replica {
         };
         let key = record.key;
         let before = self.storage.find(now.mono, &key).map(|held| held.record.clone());
-        let stored = self.storage.store(now, record, expires, Giver::Peer, |_| true);
+        let stored = self.storage.store(now, record, expires, expires, Giver::Peer, |_| true);
         let after = self.storage.find(now.mono, &key).map(|held| &held.record);
         if before.as_ref().map(order) > after.map(order) {
             return Err(Broken::Less { key });

@@ -9,6 +9,9 @@ struct Entry {
     record: Record,
     expires: Time,
     due: Time,
+    /// When it is looked at, and among those of one moment its place.
+    scheduled: Time,
+    place: u32,
     giver: Giver,
     heard: BTreeSet<u8>,
 }
@@ -88,7 +91,7 @@ impl List {
         }
     }
 
-    fn store(&mut self, now: Now, record: Record, expires: Time, giver: Giver) -> Stored {
+    fn store(&mut self, now: Now, record: Record, expires: Time, due: Time, giver: Giver) -> Stored {
         if expires <= now.mono {
             return Stored::Over;
         }
@@ -105,10 +108,11 @@ impl List {
                     return Stored::Larger(held);
                 }
                 Ordering::Equal => {
-                    if entry.due == entry.expires {
-                        entry.due = entry.due.max(expires);
+                    if entry.expires < expires {
+                        entry.due = if entry.due < entry.expires { entry.due } else { due.min(expires) };
+                        entry.scheduled = entry.scheduled.min(entry.due);
+                        entry.expires = expires;
                     }
-                    entry.expires = entry.expires.max(expires);
                     entry.record.replication = entry.record.replication.max(record.replication);
                     if giver == Giver::Client || (giver == Giver::Peer && entry.giver != Giver::Client) {
                         entry.giver = giver;
@@ -127,11 +131,18 @@ impl List {
         }
         let giver = self.at_home(giver);
         let key = record.key;
+        let due = due.min(expires);
+        let place = self.entry(&key).map(|before| (before.scheduled.min(due), before.place));
+        let (scheduled, place) = place.unwrap_or_else(|| (due, self.free_place()));
         self.held.retain(|entry| entry.record.key != key);
-        self.held.push(Entry { record, expires, due: expires, giver, heard: BTreeSet::new() });
+        self.held.push(Entry { record, expires, due, scheduled, place, giver, heard: BTreeSet::new() });
         self.trim();
         self.lay(now, key, floor);
         Stored::Held
+    }
+
+    fn free_place(&self) -> u32 {
+        (0..).find(|place| self.held.iter().all(|entry| entry.place != *place)).expect("few are held")
     }
 
     /// A peer counts to the group from which it first brought what is held.
@@ -149,7 +160,7 @@ impl List {
         };
         while needed(self) > self.bytes_max {
             let ended = self.held.iter().filter(|entry| entry.expires <= now.mono);
-            let Some(key) = ended.min_by_key(|entry| (entry.due, entry.record.key)).map(|e| e.record.key) else {
+            let Some(key) = ended.min_by_key(|entry| (entry.scheduled, entry.place)).map(|e| e.record.key) else {
                 break;
             };
             self.bury_ended(now, key);
@@ -192,16 +203,18 @@ impl List {
         self.over.drain(..lapsed.min(max));
         let mut due = Vec::new();
         for _ in 0..max {
-            let Some(first) = self.held.iter_mut().min_by_key(|entry| (entry.due, entry.record.key)) else { break };
+            let Some(first) = self.held.iter_mut().min_by_key(|entry| (entry.scheduled, entry.place)) else { break };
             let key = first.record.key;
-            if first.due > now.mono {
+            if first.scheduled > now.mono {
                 break;
             } else if first.expires <= now.mono {
                 self.bury_ended(now, key);
-            } else {
+                continue;
+            } else if first.due <= now.mono {
                 first.due = first.expires;
                 due.push(key);
             }
+            first.scheduled = first.due;
         }
         due
     }
@@ -209,7 +222,14 @@ impl List {
     fn schedule(&mut self, key: &Key, at: Time) {
         if let Some(entry) = self.entry(key) {
             entry.due = at.min(entry.expires);
+            entry.scheduled = entry.scheduled.min(entry.due);
             entry.heard.clear();
+        }
+    }
+
+    fn hasten(&mut self, key: &Key, at: Time) {
+        if self.entry(key).is_some_and(|entry| at < entry.due) {
+            self.schedule(key, at);
         }
     }
 }
@@ -233,7 +253,7 @@ fn in_scope(record: &Record) -> bool {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Store { record: Record, life: u64, giver: Giver },
+    Store { record: Record, life: u64, wait: u64, giver: Giver },
     Bury { key: u8, tombstone: Tombstone },
     Wait { secs: u64 },
     Sweep { max: usize },
@@ -260,8 +280,8 @@ fn step() -> impl Strategy<Value = Step> {
     let version = || proptest::option::of((0..4_u64).prop_map(|n| Version::from_bits((n * 40_000_000) << 16)));
     let tombstone = (version(), version()).prop_map(|(signed, plain)| Tombstone { signed, plain });
     prop_oneof![
-        16 => (any_record(), 0..9_u64, any_giver())
-            .prop_map(|(record, life, giver)| Step::Store { record, life, giver }),
+        16 => (any_record(), 0..9_u64, 0..9_u64, any_giver())
+            .prop_map(|(record, life, wait, giver)| Step::Store { record, life, wait, giver }),
         1 => (0..KEYS, tombstone).prop_map(|(key, tombstone)| Step::Bury { key, tombstone }),
         2 => prop_oneof![8 => 0..3_u64, 1 => 1..70_000_u64].prop_map(|secs| Step::Wait { secs }),
         1 => (0..4_usize).prop_map(|max| Step::Sweep { max }),
@@ -276,9 +296,9 @@ const KEYS: u8 = 40;
 /// Few enough keys that records meet, or enough that shares count; room for all of them or few.
 fn folded(step: Step, keys: u8) -> Step {
     match step {
-        Step::Store { record, life, giver } => {
+        Step::Store { record, life, wait, giver } => {
             let number = record.key.as_bytes()[0] % keys;
-            Step::Store { record: Record { key: key(number), ..record }, life, giver }
+            Step::Store { record: Record { key: key(number), ..record }, life, wait, giver }
         }
         Step::Bury { key, tombstone } => Step::Bury { key: key % keys, tombstone },
         Step::Schedule { key, wait } => Step::Schedule { key: key % keys, wait },
@@ -290,10 +310,10 @@ fn folded(step: Step, keys: u8) -> Step {
 
 fn take(step: Step, now: &mut Now, storage: &mut Storage, list: &mut List) {
     match step {
-        Step::Store { record, life, giver } => {
-            let expires = now.mono + Duration::from_secs(life);
-            let stored = storage.store(*now, record.clone(), expires, giver, in_scope);
-            assert_eq!(stored, list.store(*now, record, expires, giver));
+        Step::Store { record, life, wait, giver } => {
+            let (expires, due) = (now.mono + Duration::from_secs(life), now.mono + Duration::from_secs(wait));
+            let stored = storage.store(*now, record.clone(), expires, due, giver, in_scope);
+            assert_eq!(stored, list.store(*now, record, expires, due, giver));
         }
         Step::Bury { key: at, tombstone } => {
             storage.bury(*now, key(at), tombstone);
@@ -309,9 +329,7 @@ fn take(step: Step, now: &mut Now, storage: &mut Storage, list: &mut List) {
         Step::Hasten { key: at, wait } => {
             let due = now.mono + Duration::from_secs(wait);
             storage.hasten(&key(at), due);
-            if list.entry(&key(at)).is_some_and(|entry| due < entry.due) {
-                list.schedule(&key(at), due);
-            }
+            list.hasten(&key(at), due);
         }
         Step::Heard { key: at, peer } => {
             storage.heard(&key(at), &NodeId::new(key(peer)));
@@ -326,7 +344,7 @@ fn assert_same(now: Now, storage: &Storage, list: &List) {
     assert_eq!(storage.check(), Ok(()));
     assert_eq!((storage.bytes(), storage.len()), (list.bytes(), list.held.len()));
     let lapses = list.over.iter().map(|over| over.2);
-    assert_eq!(storage.next_due(), list.held.iter().map(|entry| entry.due).chain(lapses).min());
+    assert_eq!(storage.next_due(), list.held.iter().map(|entry| entry.scheduled).chain(lapses).min());
     for number in 0..KEYS {
         let over = Some(list.tombstone(now.mono, &key(number))).filter(|tombstone| !tombstone.is_empty());
         assert_eq!(storage.tombstone(now.mono, &key(number)), over);

@@ -1,0 +1,186 @@
+//! Values in numbered places, which they keep while they are there.
+//!
+//! Places come in chunks. What is in a chunk never moves, so that no turn has to copy it all to
+//! grow, and a chunk in which nothing is left is given back. The lowest free place is taken first,
+//! so that what stays gathers in few chunks.
+
+use std::collections::BTreeSet;
+use std::ops::{Index, IndexMut};
+
+/// Places in a chunk: as many as its map has bits.
+const CHUNK: usize = u64::BITS as usize;
+
+/// Places there can be: with their numbers a trie has a bit left.
+const PLACES_MAX: u32 = 1 << 31;
+
+/// Bytes that each place takes besides its value, where all of its chunk are taken.
+pub(super) const PLACE_OVERHEAD: usize = size_of::<Chunk<()>>().div_ceil(CHUNK);
+
+/// Where a value is; a number below 2³¹.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place(u32);
+
+impl Place {
+    /// The place of that number.
+    pub(super) const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub(super) const fn number(self) -> u32 {
+        self.0
+    }
+
+    fn chunk(self) -> usize {
+        self.0 as usize / CHUNK
+    }
+
+    fn within(self) -> usize {
+        self.0 as usize % CHUNK
+    }
+}
+
+/// Values, each in a place of its own.
+#[derive(Debug)]
+pub(super) struct Slots<T> {
+    chunks: Vec<Chunk<T>>,
+    /// Chunks with a free place, those included that were given back.
+    open: BTreeSet<usize>,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Chunk<T> {
+    /// A bit for each place that is taken.
+    taken: u64,
+    /// As many as were ever taken at once; of a chunk that was given back, none.
+    values: Vec<Option<T>>,
+}
+
+impl<T> Slots<T> {
+    pub(super) const fn new() -> Self {
+        Self { chunks: Vec::new(), open: BTreeSet::new(), len: 0 }
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Puts `value` into the lowest free place.
+    pub(super) fn insert(&mut self, value: T) -> Place {
+        let at = self.open.first().copied().unwrap_or_else(|| self.open_chunk());
+        let chunk = &mut self.chunks[at];
+        let within = chunk.taken.trailing_ones() as usize;
+        chunk.taken |= 1 << within;
+        match chunk.values.get_mut(within) {
+            Some(free) => *free = Some(value),
+            None => chunk.push(value),
+        }
+        if chunk.taken == u64::MAX {
+            self.open.remove(&at);
+        }
+        self.len += 1;
+        let number = u32::try_from(at * CHUNK + within).ok().filter(|number| *number < PLACES_MAX);
+        Place(number.expect("a storage holds fewer values than there are places"))
+    }
+
+    /// Takes the value out of `place`, which is free then.
+    ///
+    /// # Panics
+    ///
+    /// If nothing is there.
+    pub(super) fn remove(&mut self, place: Place) -> T {
+        let chunk = &mut self.chunks[place.chunk()];
+        let value = chunk.values[place.within()].take().expect("only places that are taken are named");
+        if chunk.taken == u64::MAX {
+            self.open.insert(place.chunk());
+        }
+        chunk.taken &= !(1 << place.within());
+        if chunk.taken == 0 {
+            chunk.values = Vec::new();
+        }
+        self.len -= 1;
+        value
+    }
+
+    fn open_chunk(&mut self) -> usize {
+        let at = self.chunks.len();
+        self.chunks.push(Chunk { taken: 0, values: Vec::new() });
+        self.open.insert(at);
+        at
+    }
+}
+
+impl<T> Chunk<T> {
+    fn push(&mut self, value: T) {
+        if self.values.is_empty() {
+            self.values.reserve_exact(CHUNK);
+        }
+        self.values.push(Some(value));
+    }
+}
+
+impl<T> Index<Place> for Slots<T> {
+    type Output = T;
+
+    fn index(&self, place: Place) -> &T {
+        let value = &self.chunks[place.chunk()].values[place.within()];
+        value.as_ref().expect("only places that are taken are named")
+    }
+}
+
+impl<T> IndexMut<Place> for Slots<T> {
+    fn index_mut(&mut self, place: Place) -> &mut T {
+        let value = &mut self.chunks[place.chunk()].values[place.within()];
+        value.as_mut().expect("only places that are taken are named")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_chunk_in_which_nothing_is_left_is_given_back_and_used_again() {
+        let mut slots = Slots::new();
+        let places: Vec<Place> = (0..2 * CHUNK).map(|value| slots.insert(value)).collect();
+        for place in &places[..CHUNK] {
+            slots.remove(*place);
+        }
+        assert_eq!(slots.chunks[0].values.capacity(), 0);
+        assert_eq!(slots[places[CHUNK]], CHUNK, "the other chunk stays");
+        assert_eq!(slots.insert(7), places[0]);
+        assert_eq!(slots.chunks.len(), 2);
+    }
+
+    proptest! {
+        /// Each step puts a value in, or takes one of those out that are there.
+        #[test]
+        fn values_stay_in_their_places_and_the_lowest_free_one_is_next(
+            steps in proptest::collection::vec(proptest::option::weighted(0.4, any::<proptest::sample::Index>()), 0..400),
+        ) {
+            let mut slots = Slots::new();
+            let mut model: Vec<Option<usize>> = Vec::new();
+            for (number, step) in steps.into_iter().enumerate() {
+                let taken: Vec<usize> = (0..model.len()).filter(|at| model[*at].is_some()).collect();
+                if let Some(which) = step.filter(|_| !taken.is_empty()) {
+                    let at = *which.get(&taken);
+                    let place = Place::new(u32::try_from(at).expect("at most 400"));
+                    prop_assert_eq!(Some(slots.remove(place)), model[at].take());
+                } else {
+                    let free = model.iter().position(Option::is_none).unwrap_or(model.len());
+                    let place = slots.insert(number);
+                    prop_assert_eq!(place.number() as usize, free);
+                    model.resize(model.len().max(free + 1), None);
+                    model[free] = Some(number);
+                }
+                let taken = (0..).zip(&model).filter_map(|(at, value)| Some((Place::new(at), (*value)?)));
+                prop_assert_eq!(slots.len(), taken.clone().count());
+                for (place, value) in taken {
+                    prop_assert_eq!(slots[place], value);
+                }
+            }
+        }
+    }
+}

@@ -55,6 +55,9 @@ impl Node {
         out: &mut Actions,
     ) -> Result<(), Refused> {
         let (record, expires) = self.record_of(now, request)?;
+        if record.class == Class::Plain {
+            self.last_version = record.version;
+        }
         let (key, seen) = (record.key, Seen::of(record.rank()));
         let (waits, holds) = (self.waits_to_join(), self.params.serving == Serving::Yes);
         let alone = self.table.live() == 0;
@@ -101,9 +104,18 @@ impl Node {
 
     /// The record that a PUT asks for, and when its life ends; the cheap reasons to refuse it
     /// first, the signature last.
-    fn record_of(&mut self, now: Now, request: &PutRequest<'_>) -> Result<(Record, Time), Refused> {
+    fn record_of(&self, now: Now, request: &PutRequest<'_>) -> Result<(Record, Time), Refused> {
+        let key = request.key;
+        let (held, over) = self.storage.known(now.mono, &key);
+        let held = held.map(|held| &held.record);
+        let writing = self.jobs.writing(&key).map(|(_, put)| &put.record);
         let (version, ttl) = match request.class {
-            Class::Plain => (self.draw_version(now, &request.key), self.ttl_of(request)),
+            Class::Plain => {
+                let over = over.and_then(|tombstone| tombstone.plain);
+                let plain = |record: &Record| (record.class == Class::Plain).then_some(record.version);
+                let known = [held.and_then(plain), writing.and_then(plain), over];
+                (self.draw_version(now, &key, known), self.ttl_of(request))
+            }
             Class::Hashed => (Version::from_bits(0), self.ttl_of(request)),
             Class::Signed => {
                 let envelope = Envelope::read(request.value)?;
@@ -118,7 +130,7 @@ impl Node {
         }
         let expires = end_of_life(now, ttl, Age(0), request.class, version).ok_or(Refused::Over)?;
         let record = Record {
-            key: request.key,
+            key,
             class: request.class,
             version,
             ttl,
@@ -126,13 +138,10 @@ impl Node {
             check: check_of(request.value),
             value: request.value.into(),
         };
-        let held = self.storage.find(now.mono, &record.key).map(|held| &held.record);
-        let writing = self.jobs.writing(&record.key).map(|(_, put)| &put.record);
         if held.into_iter().chain(writing).any(|known| known.compare(&record).is_gt()) {
             return Err(Refused::Larger);
         }
-        let buried = self.storage.tombstone(now.mono, &record.key);
-        if buried.is_some_and(|buried| buried.beats(record.class, record.version).is_some()) {
+        if over.is_some_and(|over| over.beats(record.class, record.version).is_some()) {
             return Err(Refused::Over);
         }
         verify(&record.key, record.class, record.version, record.ttl, &record.value)?;
@@ -154,22 +163,15 @@ impl Node {
         }
     }
 
-    /// A version above all that this node has seen of `key`: held, over, being written, or read
-    /// and written earlier.
-    fn draw_version(&mut self, now: Now, key: &Key) -> Version {
-        let plain = |record: &Record| (record.class == Class::Plain).then_some(record.version);
-        let held = self.storage.find(now.mono, key).and_then(|held| plain(&held.record));
-        let over = self.storage.tombstone(now.mono, key).and_then(|tombstone| tombstone.plain);
-        let writing = self.jobs.writing(key).and_then(|(_, put)| plain(&put.record));
+    /// A version above all that this node has seen of `key`: `known`, or read and written earlier.
+    fn draw_version(&self, now: Now, key: &Key, known: [Option<Version>; 3]) -> Version {
         let seen = self.versions.newest(key).and_then(Seen::plain);
         // Within one millisecond the clock does not tell two PUTs of a key apart that were both
         // handed to others.
         let last = Some(self.last_version).filter(|last| last.time() == now.wall);
-        let known = [held, over, writing, seen, last].into_iter().flatten();
+        let known = known.into_iter().chain([seen, last]).flatten();
         let highest = known.filter(|version| !version.is_too_early(now.wall)).max();
-        let version = Version::draw(now.wall, self.version_tail, highest);
-        self.last_version = version;
-        version
+        Version::draw(now.wall, self.version_tail, highest)
     }
 
     fn refuse_put(&mut self, now: Now, client: Option<ClientId>, key: Key, refused: Refused, out: &mut Actions) {

@@ -321,11 +321,19 @@ impl Storage {
     /// Which versions of `key` are over, as far as this node knows. It may stand beneath a live
     /// record.
     pub fn tombstone(&self, now: Time, key: &Key) -> Option<Tombstone> {
+        self.known(now, key).1
+    }
+
+    /// Both of the above.
+    pub fn known(&self, now: Time, key: &Key) -> (Option<&Held>, Option<Tombstone>) {
         let swept = self.tombstones.find(now, key);
-        let ended = self.records.find(key).filter(|held| held.expires <= now);
-        let unswept = ended.map(|held| Tombstone::of(held.record.rank()));
-        let both = swept.unwrap_or_default().and(unswept.unwrap_or_default());
-        (!both.is_empty()).then_some(both)
+        match self.records.find(key) {
+            Some(ended) if ended.expires <= now => {
+                let both = swept.unwrap_or_default().and(Tombstone::of(ended.record.rank()));
+                (None, Some(both).filter(|both| !both.is_empty()))
+            }
+            held => (held, swept),
+        }
     }
 
     /// When [`Storage::sweep`] is next needed; past, if it is behind. It is too early where what was

@@ -1,7 +1,7 @@
 //! The module API: DHT PUT, GET, SUCCESS and FAILURE. Source: `PROTOCOL.md` 1.
 
 use crate::id::{KEY_SIZE, Key};
-use crate::limits::PUT_FIELDS_SIZE;
+use crate::limits::{HEADER_SIZE, PUT_FIELDS_SIZE};
 use crate::record::Class;
 use crate::wire::codec::{Reader, WireError};
 use crate::wire::frame::{Frame, put_header};
@@ -61,6 +61,9 @@ pub enum ApiReply<'a> {
         key: Key,
     },
 }
+
+/// Bytes of an answer before its value.
+const ANSWER_HEAD_SIZE: usize = HEADER_SIZE + KEY_SIZE;
 
 /// Flags of a PUT; a value is signed or hashed, never both.
 const CONFIRM: u8 = 1;
@@ -151,8 +154,13 @@ impl<'a> ApiReply<'a> {
             ApiReply::Success { key, value } => (SUCCESS, key, value.len()),
             ApiReply::Failure { key } => (FAILURE, key, 0),
         };
-        put_header(out, kind, KEY_SIZE + value);
-        out.extend_from_slice(key.as_bytes());
+        // In one piece, at the price of one bound check: it is written for every GET.
+        let [s0, s1] = u16::try_from(ANSWER_HEAD_SIZE + value).expect("a value fits its frame").to_be_bytes();
+        let [k0, k1] = kind.number.to_be_bytes();
+        let mut head = [0; ANSWER_HEAD_SIZE];
+        head[..HEADER_SIZE].copy_from_slice(&[s0, s1, k0, k1]);
+        head[HEADER_SIZE..].copy_from_slice(key.as_bytes());
+        out.extend_from_slice(&head);
     }
 
     /// Appends the whole answer to `out`.

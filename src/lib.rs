@@ -12,7 +12,7 @@
 //!                  │                    │
 //!         ┌────────┴───────┐    ┌───────┴───────┐
 //!         │ net  (mio,TLS) │    │ sim (no I/O)  │                    floor 3: hosts, strangers to each other
-//!         │ disk           │    │               │
+//!         │ disk           │    │               │                    (load: measures them, from outside)
 //!         └────────┬───────┘    └───────┬───────┘
 //!                  └─────────┬──────────┘
 //!                      node  (pure)                                  floor 2: decisions
@@ -90,7 +90,8 @@
 //!
 //! A message's layout: [`wire`]. A bound: [`limits`]. A setting: [`config`] and
 //! [`node::params`]. What a node does of its own accord: `node/upkeep.rs`, which names the files
-//! beside it. How it is tested: `tests/`, whose names are sentences, and [`sim`].
+//! beside it. How it is tested: `tests/`, whose names are sentences, and [`sim`]. How fast it is:
+//! [`load`].
 
 #![forbid(unsafe_code)]
 
@@ -102,6 +103,7 @@ pub mod disk;
 pub mod id;
 pub mod identity;
 pub mod limits;
+pub mod load;
 pub mod lookup;
 pub mod net;
 pub mod node;

@@ -17,14 +17,16 @@ impl Clock {
         Self { started: Instant::now() }
     }
 
+    /// Reads the one that only goes forward, for who has no use for the other.
+    pub fn mono(&self) -> Time {
+        Time::ZERO + self.started.elapsed()
+    }
+
     /// Reads both clocks. A calendar set before 1970 reads as 1970.
     #[expect(clippy::disallowed_methods, reason = "the one place where real time enters")]
     pub fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now {
-            mono: Time::ZERO + self.started.elapsed(),
-            wall: WallTime::from_millis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)),
-        }
+        Now { mono: self.mono(), wall: WallTime::from_millis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
     }
 }
 

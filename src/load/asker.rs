@@ -1,0 +1,80 @@
+//! Who writes the requests of a run.
+
+use super::keys::{Draw, Keys, Values};
+use super::line::{Awaited, Line, Wanted};
+use super::plan::{Operation, Plan};
+use crate::time::Time;
+
+/// Which key comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// Any.
+    Drawn,
+    /// One after the other.
+    InTurn,
+}
+
+/// Draws requests, and writes them to lines.
+#[derive(Debug)]
+pub(super) struct Asker<'a> {
+    plan: &'a Plan,
+    keys: &'a Keys,
+    choice: Choice,
+    draw: Draw,
+    values: Values,
+    /// Requests so far.
+    asked: u64,
+    /// The value of a PUT, while it is written.
+    value: Vec<u8>,
+}
+
+impl<'a> Asker<'a> {
+    pub(super) fn new(plan: &'a Plan, keys: &'a Keys, choice: Choice) -> Self {
+        let values = Values::new(plan.value_size);
+        Self { plan, keys, choice, draw: Draw::new(plan.seed), values, asked: 0, value: Vec::new() }
+    }
+
+    /// How many keys there are to choose from.
+    pub(super) fn keys_count(&self) -> usize {
+        self.keys.count()
+    }
+
+    /// Writes the next request, wanted at `since`, to the outbox of `line`.
+    pub(super) fn ask(&mut self, line: &mut Line, since: Time) {
+        let at = match self.choice {
+            Choice::Drawn => self.draw.below(self.keys.count()),
+            Choice::InTurn => usize::try_from(self.asked).unwrap_or(usize::MAX) % self.keys.count(),
+        };
+        self.asked += 1;
+        let plan = self.plan;
+        let what = if self.draws_put() {
+            let key = self.keys.at(at);
+            self.values.write(key, self.asked, &mut self.value);
+            plan.protocol.write_put(key, plan.put, &self.value, &mut line.outbox);
+            if plan.protocol.answers_puts(plan.put) { Wanted::Stored } else { Wanted::Nothing }
+        } else {
+            plan.protocol.write_get(self.keys.at(at), &mut line.outbox);
+            Wanted::Value
+        };
+        let key = u32::try_from(at).expect("there are fewer keys than 32 bits can count");
+        line.awaited.push_back(Awaited { key, since, what });
+    }
+
+    /// Ends what was written to `line` with a GET of the last key, if nothing would be answered
+    /// after it otherwise: that answer shows when the PUTs before it were done.
+    pub(super) fn seal(&self, line: &mut Line) {
+        let Some(&Awaited { key, since, what: Wanted::Nothing }) = line.awaited.back() else {
+            return;
+        };
+        self.plan.protocol.write_get(self.keys.at(key as usize), &mut line.outbox);
+        line.awaited.push_back(Awaited { key, since, what: Wanted::Sign });
+    }
+
+    fn draws_put(&mut self) -> bool {
+        match self.plan.operation {
+            Operation::Get => false,
+            Operation::Put => true,
+            Operation::Mix { put_percent } => self.draw.below(100) < usize::from(put_percent),
+        }
+    }
+}

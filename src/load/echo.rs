@@ -1,0 +1,267 @@
+//! A bare loop: the ceiling of what one thread with `mio` can serve.
+//!
+//! It answers a DHT GET with a SUCCESS of a constant value, drops every other message and knows
+//! nothing: no keys, no deadlines, no bounds of memory or descriptors. It is not built on this
+//! house's event loop, because that is what is compared with it. Per request it makes one read,
+//! one write and a share of one poll.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
+use socket2::{Domain, Socket, Type};
+
+use crate::id::KEY_SIZE;
+use crate::limits::{FRAME_SIZE_MAX, HEADER_SIZE};
+use crate::wire::{GET, SUCCESS};
+
+/// Size of a GET: header and key.
+const GET_SIZE: usize = HEADER_SIZE + KEY_SIZE;
+
+/// Bytes that one read may bring.
+const READ_SIZE: usize = 64 << 10;
+
+/// Events of one poll.
+const EVENTS_PER_POLL: usize = 1024;
+
+/// Connections that may wait to be accepted; the system has a bound of its own.
+const BACKLOG: i32 = 4096;
+
+/// What all values are made of.
+const FILL: u8 = b'v';
+
+const LISTENER: Token = Token(usize::MAX - 1);
+
+/// The loop, and its listener.
+#[derive(Debug)]
+pub struct Echo {
+    listener: TcpListener,
+    address: SocketAddr,
+    poll: Poll,
+    streams: Slab<Stream>,
+    answerer: Answerer,
+    buffer: Vec<u8>,
+}
+
+/// What the answers of one read are made of, and gathered in.
+#[derive(Debug)]
+struct Answerer {
+    /// An answer, up to its key.
+    head: [u8; HEADER_SIZE],
+    value_size: usize,
+    answers: Vec<u8>,
+}
+
+/// A connection.
+#[derive(Debug)]
+struct Stream {
+    socket: TcpStream,
+    /// The beginning of a message.
+    inbox: Vec<u8>,
+    /// What the kernel did not take at once.
+    outbox: Vec<u8>,
+    interest: Interest,
+}
+
+/// Whether a connection goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    On,
+    Over,
+}
+
+impl Echo {
+    /// Listens at `address`; port 0 is any free one. Values have `value_size` bytes.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses.
+    ///
+    /// # Panics
+    ///
+    /// If no message can hold such a value.
+    pub fn bind(address: SocketAddr, value_size: usize) -> io::Result<Self> {
+        let size = u16::try_from(GET_SIZE + value_size).expect("a message holds the value");
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let mut listener = TcpListener::from_std(socket.into());
+        let poll = Poll::new()?;
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let ([s0, s1], [k0, k1]) = (size.to_be_bytes(), SUCCESS.number.to_be_bytes());
+        let answerer = Answerer { head: [s0, s1, k0, k1], value_size, answers: Vec::new() };
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address, poll, streams: Slab::new(), answerer, buffer: vec![0; READ_SIZE] })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until the process is ended.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not poll.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS_PER_POLL);
+        loop {
+            match self.poll.poll(&mut events, None) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                polled => polled?,
+            }
+            for event in &events {
+                if event.token() == LISTENER {
+                    self.accept()?;
+                    continue;
+                }
+                let Token(slot) = event.token();
+                let Some(stream) = self.streams.get_mut(slot) else {
+                    continue;
+                };
+                let mut course = if event.is_writable() { stream.flush() } else { Course::On };
+                if course == Course::On && event.is_readable() {
+                    course = stream.serve(&mut self.answerer, &mut self.buffer, event.is_read_closed());
+                }
+                if course == Course::Over {
+                    self.streams.remove(slot); // to close it takes it out of the poll
+                } else if !stream.outbox.is_empty() && !stream.interest.is_writable() {
+                    // From now on; most connections never come here, and are not asked for the price.
+                    stream.interest = Interest::READABLE | Interest::WRITABLE;
+                    self.poll.registry().reregister(&mut stream.socket, Token(slot), stream.interest)?;
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        // Out of descriptors or not, whoever could not be accepted is tried again with the next one.
+        while let Ok((mut socket, _)) = self.listener.accept() {
+            let entry = self.streams.vacant_entry();
+            let interest = Interest::READABLE;
+            self.poll.registry().register(&mut socket, Token(entry.key()), interest)?;
+            entry.insert(Stream { socket, inbox: Vec::new(), outbox: Vec::new(), interest });
+        }
+        Ok(())
+    }
+}
+
+impl Stream {
+    /// Reads and answers until there is nothing left. A read that does not fill the buffer has
+    /// taken all, unless the end stands behind it.
+    fn serve(&mut self, answerer: &mut Answerer, buffer: &mut [u8], is_closing: bool) -> Course {
+        loop {
+            let count = match self.socket.read(buffer) {
+                Ok(0) => return Course::Over,
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Course::On,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(_) => return Course::Over,
+            };
+            let taken = if self.inbox.is_empty() {
+                answerer.take(&buffer[..count]).inspect(|taken| self.inbox.extend_from_slice(&buffer[*taken..count]))
+            } else {
+                self.inbox.extend_from_slice(&buffer[..count]);
+                answerer.take(&self.inbox).inspect(|taken| drop(self.inbox.drain(..*taken)))
+            };
+            if taken.is_none() || self.send(&mut answerer.answers) == Course::Over {
+                return Course::Over;
+            }
+            if count < buffer.len() && !is_closing {
+                return Course::On;
+            }
+        }
+    }
+
+    /// Writes `answers`, and keeps what the kernel does not take.
+    fn send(&mut self, answers: &mut Vec<u8>) -> Course {
+        if self.outbox.is_empty() {
+            std::mem::swap(&mut self.outbox, answers);
+            let course = self.flush();
+            if self.outbox.is_empty() {
+                std::mem::swap(&mut self.outbox, answers); // its memory is of use to the next
+            }
+            return course;
+        }
+        self.outbox.append(answers);
+        Course::On
+    }
+
+    fn flush(&mut self) -> Course {
+        let mut written = 0;
+        while written < self.outbox.len() {
+            match self.socket.write(&self.outbox[written..]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Course::Over,
+            }
+        }
+        self.outbox.drain(..written);
+        Course::On
+    }
+}
+
+impl Answerer {
+    /// Answers all whole messages in `bytes`; returns how many bytes those were, or nothing if they
+    /// are no messages.
+    fn take(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut taken = 0;
+        while let [s0, s1, k0, k1, ..] = bytes[taken..] {
+            let size = usize::from(u16::from_be_bytes([s0, s1]));
+            if size < HEADER_SIZE {
+                return None;
+            }
+            let Some(message) = bytes.get(taken..taken + size) else {
+                break;
+            };
+            if u16::from_be_bytes([k0, k1]) == GET.number && size == GET_SIZE {
+                self.answers.extend_from_slice(&self.head);
+                self.answers.extend_from_slice(&message[HEADER_SIZE..]);
+                // Filled, not copied: a ceiling reads no value.
+                self.answers.resize(self.answers.len() + self.value_size, FILL);
+            }
+            taken += size;
+        }
+        Some(taken)
+    }
+}
+
+const _: () = assert!(READ_SIZE > FRAME_SIZE_MAX, "a message is read at once");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answerer() -> Answerer {
+        Answerer { head: [0, 39, 0x02, 0x8c], value_size: 3, answers: Vec::new() }
+    }
+
+    fn get(fill: u8) -> Vec<u8> {
+        [&[0, 36, 0x02, 0x8b][..], &[fill; 32]].concat()
+    }
+
+    #[test]
+    fn each_whole_get_is_answered_and_the_rest_is_left() {
+        let mut answerer = answerer();
+        let bytes = [get(1), get(2), get(3)[..35].to_vec()].concat();
+        assert_eq!(answerer.take(&bytes), Some(72));
+        let answer = |fill: u8| [&[0, 39, 0x02, 0x8c][..], &[fill; 32], b"vvv"].concat();
+        assert_eq!(answerer.answers, [answer(1), answer(2)].concat());
+    }
+
+    #[test]
+    fn other_messages_are_dropped_and_nonsense_ends_the_connection() {
+        let mut answerer = answerer();
+        let put = [0, 41, 0x02, 0x8a].into_iter().chain([0; 37]).collect::<Vec<u8>>();
+        assert_eq!(answerer.take(&[put, get(1)].concat()), Some(77));
+        assert_eq!(answerer.answers.len(), 39, "the GET's alone");
+        assert_eq!(answerer.take(&[0, 3, 0x02, 0x8b]), None);
+        assert_eq!(answerer.take(&[]), Some(0));
+    }
+}

@@ -1,0 +1,222 @@
+//! Who reads the answers of a run, and keeps its books.
+//!
+//! Answers come in the order of their requests. A PUT that is not answered is over, and shares the
+//! fate of, the next request behind it that is.
+
+use super::keys::{Keys, Values};
+use super::line::{Awaited, Line, Stage, Wanted};
+use super::plan::{Check, Plan};
+use super::protocol::{Answer, Protocol, Senseless};
+use super::tally::Tally;
+use crate::time::Time;
+
+/// Judges answers.
+#[derive(Debug)]
+pub(super) struct Judge<'a> {
+    protocol: Protocol,
+    check: Check,
+    keys: &'a Keys,
+    values: Values,
+    pub(super) tally: Tally,
+    /// Requests that are over, well or not, since the run began.
+    pub(super) over: u64,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Right,
+    Failure,
+    WrongKey,
+    WrongValue,
+    Senseless,
+    Closed,
+    Timeout,
+}
+
+impl<'a> Judge<'a> {
+    pub(super) fn new(plan: &Plan, keys: &'a Keys) -> Self {
+        let values = Values::new(plan.value_size);
+        Self { protocol: plan.protocol, check: plan.check, keys, values, tally: Tally::new(), over: 0 }
+    }
+
+    /// Takes what `line` has read: judges all answers that are whole, and leaves the rest with it.
+    ///
+    /// # Errors
+    ///
+    /// [`Senseless`] if something came that is no answer, or that answers nothing.
+    pub(super) fn read(&mut self, line: &mut Line, bytes: &[u8], now: Time) -> Result<(), Senseless> {
+        self.tally.bytes_in += bytes.len() as u64;
+        line.heard = now;
+        if line.inbox.is_empty() {
+            let taken = self.take(line, bytes, now)?;
+            line.inbox.extend_from_slice(&bytes[taken..]);
+        } else {
+            let mut inbox = std::mem::take(&mut line.inbox);
+            inbox.extend_from_slice(bytes);
+            let taken = self.take(line, &inbox, now)?;
+            inbox.drain(..taken);
+            line.inbox = inbox;
+        }
+        self.tally.settle();
+        Ok(())
+    }
+
+    /// Judges the whole answers in `bytes`; returns how many bytes those were.
+    fn take(&mut self, line: &mut Line, bytes: &[u8], now: Time) -> Result<usize, Senseless> {
+        let mut taken = 0;
+        while let Some((answer, size)) = self.protocol.next_answer(&bytes[taken..])? {
+            taken += size;
+            let asked = line.awaited.iter().position(|awaited| awaited.what != Wanted::Nothing);
+            let asked = asked.ok_or(Senseless::Unasked)?;
+            let verdict = self.verdict(line.awaited[asked], answer);
+            for awaited in line.awaited.drain(..=asked) {
+                self.close(awaited, verdict, now);
+            }
+            line.stage = Stage::Proven;
+        }
+        Ok(taken)
+    }
+
+    fn verdict(&self, awaited: Awaited, answer: Answer<'_>) -> Verdict {
+        let key = self.keys.at(awaited.key as usize);
+        if answer.key.is_some_and(|of| of != *key) {
+            return Verdict::WrongKey;
+        }
+        let Some(value) = answer.value else {
+            return Verdict::Failure;
+        };
+        let is_right = match (awaited.what, self.check) {
+            (Wanted::Stored | Wanted::Nothing, _) => value.is_empty(),
+            (Wanted::Value | Wanted::Sign, Check::Key) => !value.is_empty(),
+            (Wanted::Value | Wanted::Sign, Check::Value) => self.values.is_right(key, value),
+        };
+        if is_right { Verdict::Right } else { Verdict::WrongValue }
+    }
+
+    /// Enters that `count` requests were never sent.
+    pub(super) fn give_up(&mut self, count: u64) {
+        self.over += count;
+        self.tally.errors.unsent += count;
+    }
+
+    /// Enters how a request ended.
+    pub(super) fn close(&mut self, awaited: Awaited, verdict: Verdict, now: Time) {
+        if awaited.what == Wanted::Sign {
+            return;
+        }
+        self.over += 1;
+        let Tally { errors, .. } = &mut self.tally;
+        match verdict {
+            Verdict::Right => self.tally.answered(awaited.since, now),
+            Verdict::Failure => errors.failure += 1,
+            Verdict::WrongKey => errors.wrong_key += 1,
+            Verdict::WrongValue => errors.wrong_value += 1,
+            Verdict::Senseless => errors.senseless += 1,
+            Verdict::Closed => errors.closed += 1,
+            Verdict::Timeout => errors.timeout += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Key;
+    use crate::load::Alphabet;
+    use crate::load::tally::Errors;
+    use crate::wire::api::ApiReply;
+    use std::net::TcpListener;
+
+    const SINCE: Time = Time::from_nanos(1_000_000);
+    const NOW: Time = Time::from_nanos(3_000_000);
+
+    /// A line that is owed an answer for each of `wanted`, all about the key number 0.
+    fn line(wanted: &[Wanted]) -> Line {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let mut line = Line::dial(0, address, None, SINCE).expect("somebody listens");
+        line.awaited.extend(wanted.iter().map(|&what| Awaited { key: 0, since: SINCE, what }));
+        line
+    }
+
+    fn judge(keys: &Keys, check: Check) -> Judge<'_> {
+        let values = Values::new(20);
+        Judge { protocol: Protocol::Dht, check, keys, values, tally: Tally::new(), over: 0 }
+    }
+
+    fn success(key: &Key, value: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        ApiReply::Success { key: *key, value }.encode(&mut bytes);
+        bytes
+    }
+
+    fn right_value(key: &Key) -> Vec<u8> {
+        let mut value = Vec::new();
+        Values::new(20).write(key, 3, &mut value);
+        value
+    }
+
+    #[test]
+    fn answers_are_judged_however_they_arrive() {
+        let keys = Keys::made(1, 1, Alphabet::Bytes);
+        let answers = success(keys.at(0), &right_value(keys.at(0))).repeat(3);
+        for size in [1, 7, 56, 100, answers.len()] {
+            let mut judge = judge(&keys, Check::Value);
+            let mut line = line(&[Wanted::Value; 3]);
+            for part in answers.chunks(size) {
+                judge.read(&mut line, part, NOW).expect("answers");
+            }
+            assert_eq!((judge.tally.answers(), judge.tally.errors), (3, Errors::default()), "{size} bytes at once");
+            assert_eq!((line.awaited.len(), line.inbox.len(), line.stage), (0, 0, Stage::Proven));
+            assert_eq!(judge.tally.latency().p50.as_millis(), 2);
+        }
+    }
+
+    #[test]
+    fn each_kind_of_wrong_answer_is_told_apart() {
+        let keys = Keys::made(2, 1, Alphabet::Bytes);
+        let (key, other) = (keys.at(0), keys.at(1));
+        let mut failure = Vec::new();
+        ApiReply::Failure { key: *key }.encode(&mut failure);
+        let answers = [failure, success(other, &right_value(other)), success(key, &right_value(other))].concat();
+        let errors = |check| {
+            let mut judge = judge(&keys, check);
+            judge.read(&mut line(&[Wanted::Value; 3]), &answers, NOW).expect("answers");
+            assert_eq!(judge.over, 3);
+            judge.tally.errors
+        };
+        assert_eq!(errors(Check::Value), Errors { failure: 1, wrong_key: 1, wrong_value: 1, ..Errors::default() });
+        assert_eq!(errors(Check::Key), Errors { failure: 1, wrong_key: 1, ..Errors::default() });
+    }
+
+    #[test]
+    fn a_value_for_a_put_and_none_for_a_get_are_wrong() {
+        let keys = Keys::made(1, 1, Alphabet::Bytes);
+        let mut judge = judge(&keys, Check::Key);
+        let answers = [success(keys.at(0), b"v"), success(keys.at(0), b"")].concat();
+        judge.read(&mut line(&[Wanted::Stored, Wanted::Value]), &answers, NOW).expect("answers");
+        assert_eq!(judge.tally.errors, Errors { wrong_value: 2, ..Errors::default() });
+    }
+
+    #[test]
+    fn puts_that_are_not_answered_end_with_the_next_answer_and_the_sign_does_not_count() {
+        let keys = Keys::made(1, 1, Alphabet::Bytes);
+        let mut judge = judge(&keys, Check::Value);
+        let mut line = line(&[Wanted::Nothing, Wanted::Value, Wanted::Nothing, Wanted::Nothing, Wanted::Sign]);
+        let answer = success(keys.at(0), &right_value(keys.at(0)));
+        judge.read(&mut line, &answer, NOW).expect("an answer");
+        assert_eq!((judge.tally.answers(), line.awaited.len()), (2, 3));
+        judge.read(&mut line, &answer, NOW).expect("an answer");
+        assert_eq!((judge.tally.answers(), line.awaited.len()), (4, 0));
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_senseless() {
+        let keys = Keys::made(1, 1, Alphabet::Bytes);
+        let answer = success(keys.at(0), b"v");
+        for wanted in [&[][..], &[Wanted::Nothing]] {
+            assert_eq!(judge(&keys, Check::Key).read(&mut line(wanted), &answer, NOW), Err(Senseless::Unasked));
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Which keys a run asks for, and what their values are.
+//!
+//! A key of a run's own making follows from the seed and its number, and a value from its key:
+//! nothing has to be remembered of what was stored, and two runs of one seed speak of the same
+//! keys.
+
+use std::fmt;
+
+use crate::id::{KEY_SIZE, Key};
+
+/// Most keys of a run: 32 bytes each are kept, so that none has to be made while time is taken.
+pub const KEYS_MAX: usize = 10_000_000;
+
+/// Versions that a value has: enough that a PUT seldom repeats the value that is there.
+const VERSIONS: u64 = 256;
+
+/// An odd number near 2⁶⁴ divided by the golden ratio: its multiples spread over all 64 bits.
+const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// A sequence of numbers that look drawn (SplitMix64): some two nanoseconds each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Draw(u64);
+
+impl Draw {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(STRIDE);
+        mixed(self.0)
+    }
+
+    /// A number below `bound`, which must not be 0. (Lemire: the high half of a product.)
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        let product = u128::from(self.next()) * bound as u128;
+        usize::try_from(product >> 64).expect("it is below a usize")
+    }
+}
+
+/// Each bit of the result depends on each bit of `word`.
+fn mixed(word: u64) -> u64 {
+    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+/// What the bytes of a key may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alphabet {
+    /// Any byte: keys are spread over the whole space.
+    Bytes,
+    /// The 16 hex digits, for protocols made of lines of text.
+    Digits,
+}
+
+/// The keys of a run: at least one, at most [`KEYS_MAX`].
+#[derive(Clone, Debug)]
+pub struct Keys {
+    list: Vec<Key>,
+}
+
+impl Keys {
+    /// `count` keys that follow from `seed`.
+    ///
+    /// # Panics
+    ///
+    /// If `count` is not within 1..=[`KEYS_MAX`].
+    pub fn made(count: usize, seed: u64, alphabet: Alphabet) -> Self {
+        assert!((1..=KEYS_MAX).contains(&count), "{count} keys");
+        let mut draw = Draw::new(mixed(seed));
+        Self { list: (0..count).map(|_| made_key(&mut draw, alphabet)).collect() }
+    }
+
+    /// The keys that `text` holds, 64 hex digits a line; empty lines are skipped.
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError`] with the first line that is no key, or if there are none or too many.
+    pub fn from_text(text: &str) -> Result<Self, KeysError> {
+        let lines = text.lines().map(str::trim).zip(1_usize..).filter(|(line, _)| !line.is_empty());
+        let read = |(found, line): (&str, usize)| {
+            Key::from_hex(found).ok_or_else(|| KeysError::NoKey { line, found: found.to_owned() })
+        };
+        let list: Vec<Key> = lines.map(read).collect::<Result<_, _>>()?;
+        match list.len() {
+            1..=KEYS_MAX => Ok(Self { list }),
+            found => Err(KeysError::Count { found }),
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// The key number `at`.
+    pub(super) fn at(&self, at: usize) -> &Key {
+        &self.list[at]
+    }
+}
+
+fn made_key(draw: &mut Draw, alphabet: Alphabet) -> Key {
+    let mut bytes = [0; KEY_SIZE];
+    match alphabet {
+        Alphabet::Bytes => {
+            for word in bytes.chunks_exact_mut(8) {
+                word.copy_from_slice(&draw.next().to_be_bytes());
+            }
+        }
+        Alphabet::Digits => {
+            for word in bytes.chunks_exact_mut(16) {
+                word.copy_from_slice(format!("{:016x}", draw.next()).as_bytes());
+            }
+        }
+    }
+    Key::new(bytes)
+}
+
+/// What is wrong with a file of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeysError {
+    /// A line that is no key.
+    NoKey {
+        /// Counted from 1.
+        line: usize,
+        /// What stands there.
+        found: String,
+    },
+    /// None, or more than [`KEYS_MAX`].
+    Count {
+        /// How many.
+        found: usize,
+    },
+}
+
+impl fmt::Display for KeysError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoKey { line, found } => write!(f, "line {line}: found `{found}`, expected 64 hex digits"),
+            Self::Count { found } => write!(f, "{found} keys, expected 1 to {KEYS_MAX}"),
+        }
+    }
+}
+
+/// The values of a run, all of one size.
+///
+/// A value is a sequence of little-endian words, the last one cut off, that go up by [`STRIDE`]
+/// each. The first is a mix of the key, but for its lowest byte, which is the version: so every
+/// byte of a value is known from its key and its own first byte. Of a value of one byte nothing
+/// can be told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Values {
+    size: usize,
+}
+
+impl Values {
+    pub(super) fn new(size: usize) -> Self {
+        Self { size }
+    }
+
+    /// Writes the value of `key` in some `version` over what `out` holds.
+    pub(super) fn write(self, key: &Key, version: u64, out: &mut Vec<u8>) {
+        let mut word = first_word(key) | (version % VERSIONS);
+        out.resize(self.size, 0);
+        let (words, rest) = out.as_chunks_mut::<8>();
+        for bytes in words {
+            *bytes = word.to_le_bytes();
+            word = word.wrapping_add(STRIDE);
+        }
+        rest.copy_from_slice(&word.to_le_bytes()[..rest.len()]);
+    }
+
+    /// Whether `value` is the whole of what [`Self::write`] makes of `key` in any version.
+    pub(super) fn is_right(self, key: &Key, value: &[u8]) -> bool {
+        let Some(&version) = value.first() else {
+            return false;
+        };
+        let mut word = first_word(key) | u64::from(version);
+        let (words, rest) = value.as_chunks::<8>();
+        let mut difference = 0; // summed up rather than left at, which the compiler makes wide instructions of
+        for bytes in words {
+            difference |= u64::from_le_bytes(*bytes) ^ word;
+            word = word.wrapping_add(STRIDE);
+        }
+        value.len() == self.size && difference == 0 && *rest == word.to_le_bytes()[..rest.len()]
+    }
+}
+
+/// A mix of all bytes of `key`, the lowest byte left free.
+fn first_word(key: &Key) -> u64 {
+    let (words, _) = key.as_bytes().as_chunks::<8>();
+    let mix = words.iter().fold(0, |mix, word| mixed(mix ^ u64::from_be_bytes(*word)));
+    mix / VERSIONS * VERSIONS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn value_of(key: &Key, version: u64, size: usize) -> Vec<u8> {
+        let mut value = vec![0xee; 5]; // what is left of the last one
+        Values::new(size).write(key, version, &mut value);
+        value
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_keys_and_another_others() {
+        let keys = |seed| Keys::made(1000, seed, Alphabet::Bytes).list;
+        assert_eq!(keys(1), keys(1));
+        let mut all = [keys(1), keys(2)].concat();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 2000);
+        assert_eq!(Keys::made(10, 1, Alphabet::Bytes).list, keys(1)[..10], "fewer keys are the first of more");
+    }
+
+    #[test]
+    fn keys_for_text_protocols_are_text() {
+        let keys = Keys::made(100, 7, Alphabet::Digits);
+        assert!(keys.list.iter().all(|key| key.as_bytes().iter().all(u8::is_ascii_hexdigit)));
+    }
+
+    #[test]
+    fn a_file_of_keys_is_read_or_told_what_is_wrong() {
+        let (a, b) = ("0a".repeat(32), "0B".repeat(32));
+        let keys = Keys::from_text(&format!("{a}\n\n  {b}\r\n")).expect("two keys");
+        assert_eq!(keys.list, [Key::new([0x0a; 32]), Key::new([0x0b; 32])]);
+        let wrong = Keys::from_text(&format!("{a}\nfoo\n")).expect_err("the second is none");
+        assert_eq!(wrong.to_string(), "line 2: found `foo`, expected 64 hex digits");
+        assert_eq!(Keys::from_text("\n").expect_err("there are none"), KeysError::Count { found: 0 });
+    }
+
+    #[test]
+    fn numbers_are_drawn_from_the_whole_range_and_not_beyond() {
+        let mut draw = Draw::new(3);
+        let mut seen = [0_u32; 5];
+        for _ in 0..1000 {
+            seen[draw.below(5)] += 1;
+        }
+        assert!(seen.iter().all(|times| *times > 100), "{seen:?}");
+        assert_eq!(draw.below(1), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn a_value_is_right_for_its_key_alone_and_whole(seed: u64, version: u64, size in 2_usize..100, at: usize, flip in 1..=255_u8) {
+            let keys = Keys::made(2, seed, Alphabet::Bytes);
+            let (values, key) = (Values::new(size), keys.at(0));
+            let mut value = value_of(key, version, size);
+            prop_assert!(values.is_right(key, &value));
+            prop_assert!(size < 4 || !values.is_right(keys.at(1), &value), "another key's");
+            prop_assert!(!values.is_right(key, &value[..size - 1]), "cut off");
+            prop_assert!(!values.is_right(key, &[&value[..], b"x"].concat()), "too long");
+            value[1 + at % (size - 1)] ^= flip;
+            prop_assert!(!values.is_right(key, &value), "one byte behind the version changed");
+        }
+    }
+
+    #[test]
+    fn versions_of_a_value_differ_and_are_all_right() {
+        let key = Key::new([9; KEY_SIZE]);
+        assert_ne!(value_of(&key, 1, 20), value_of(&key, 2, 20));
+        assert!(Values::new(20).is_right(&key, &value_of(&key, 2, 20)));
+        assert!(!Values::new(20).is_right(&key, b""));
+        assert!(Values::new(1).is_right(&key, &value_of(&key, 2, 1)), "of one byte nothing can be told");
+    }
+}

@@ -1,0 +1,304 @@
+//! Three protocols, so that one generator measures all: requests → bytes, bytes → answers.
+//!
+//! Redis speaks RESP 2 (GET, SET), memcached its text protocol (get, set); both answer each
+//! request. Their keys are 32 hex digits, as long as the DHT's. A DHT PUT is answered only if it
+//! asks to be (`PROTOCOL.md` 1, rule 1).
+
+use std::fmt;
+use std::io::Write;
+
+use super::keys::Alphabet;
+use crate::id::{KEY_SIZE, Key};
+use crate::limits::VALUE_SIZE_MAX;
+use crate::record::Class;
+use crate::wire::Source;
+use crate::wire::api::{ApiReply, ApiRequest, Confirm, Put};
+use crate::wire::codec::WireError;
+use crate::wire::frame::next_frame;
+
+/// What the server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// The module API (`PROTOCOL.md` 1).
+    Dht,
+    /// RESP 2.
+    Redis,
+    /// The text protocol.
+    Memcached,
+}
+
+/// What every PUT of a run says beside key and value; the other protocols do not say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PutFields {
+    /// Seconds; 0 asks for the server's default.
+    pub ttl: u16,
+    /// Nodes that shall hold the value; 0 asks for the server's default.
+    pub replication: u8,
+    /// Whether a PUT is answered.
+    pub confirm: Confirm,
+}
+
+/// Longest line of an answer in text: the longest refusal, which is a paragraph, fits.
+const LINE_SIZE_MAX: usize = 2048;
+
+/// Largest value that an answer may announce, as the DHT has it: more is nonsense.
+const VALUE_MAX: usize = VALUE_SIZE_MAX + 4;
+
+/// An answer to one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer<'a> {
+    /// The key that it speaks of, where the protocol says that.
+    pub(super) key: Option<Key>,
+    /// The value, empty for a PUT; `None` if the server says that it has none, or refuses.
+    pub(super) value: Option<&'a [u8]>,
+}
+
+/// Bytes that are no answer: the connection cannot be used any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Senseless {
+    /// Of the DHT.
+    Frame(WireError),
+    /// Of a protocol made of lines.
+    Line,
+    /// An answer, though nothing was asked.
+    Unasked,
+}
+
+impl From<WireError> for Senseless {
+    fn from(error: WireError) -> Self {
+        Self::Frame(error)
+    }
+}
+
+impl Protocol {
+    /// What keys may be made of.
+    pub fn alphabet(self) -> Alphabet {
+        match self {
+            Self::Dht => Alphabet::Bytes,
+            Self::Redis | Self::Memcached => Alphabet::Digits,
+        }
+    }
+
+    /// Whether a PUT with such `fields` is answered.
+    pub(super) fn answers_puts(self, fields: PutFields) -> bool {
+        self != Self::Dht || fields.confirm == Confirm::Yes
+    }
+
+    /// Appends a request for the value of `key`.
+    pub(super) fn write_get(self, key: &Key, out: &mut Vec<u8>) {
+        match self {
+            Self::Dht => ApiRequest::Get { key: *key }.encode(out),
+            Self::Redis => {
+                out.extend_from_slice(b"*2\r\n$3\r\nGET\r\n$32\r\n");
+                out.extend_from_slice(key.as_bytes());
+                out.extend_from_slice(b"\r\n");
+            }
+            Self::Memcached => {
+                out.extend_from_slice(b"get ");
+                out.extend_from_slice(key.as_bytes());
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+
+    /// Appends a request to store `value` under `key`.
+    pub(super) fn write_put(self, key: &Key, fields: PutFields, value: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::Dht => {
+                let PutFields { ttl, replication, confirm } = fields;
+                let put = Put { ttl, replication, confirm, class: Class::Plain, key: *key, value };
+                return ApiRequest::Put(put).encode(out);
+            }
+            Self::Redis => {
+                out.extend_from_slice(b"*3\r\n$3\r\nSET\r\n$32\r\n");
+                out.extend_from_slice(key.as_bytes());
+                write!(out, "\r\n${}\r\n", value.len()).expect("memory takes all");
+            }
+            Self::Memcached => {
+                out.extend_from_slice(b"set ");
+                out.extend_from_slice(key.as_bytes());
+                write!(out, " 0 0 {}\r\n", value.len()).expect("memory takes all");
+            }
+        }
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Splits the first whole answer off `inbox`: with its length, for the caller to drain; `None`
+    /// while it is still arriving.
+    ///
+    /// # Errors
+    ///
+    /// [`Senseless`] if no answer begins like this.
+    pub(super) fn next_answer(self, inbox: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Senseless> {
+        match self {
+            Self::Dht => next_reply(inbox),
+            Self::Redis => next_of_redis(inbox),
+            Self::Memcached => next_of_memcached(inbox),
+        }
+    }
+}
+
+fn next_reply(inbox: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Senseless> {
+    let Some((frame, size)) = next_frame(Source::Server, inbox)? else {
+        return Ok(None);
+    };
+    let answer = match ApiReply::decode(frame)? {
+        ApiReply::Success { key, value } => Answer { key: Some(key), value: Some(value) },
+        ApiReply::Failure { key } => Answer { key: Some(key), value: None },
+    };
+    Ok(Some((answer, size)))
+}
+
+/// `$N` and a value, `$-1` for none, `+OK`, or `-` and why not.
+fn next_of_redis(inbox: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Senseless> {
+    let Some((line, size)) = next_line(inbox)? else {
+        return Ok(None);
+    };
+    let answer = |value| Answer { key: None, value };
+    Ok(match line.split_first() {
+        Some((b'+', _)) => Some((answer(Some(&[])), size)),
+        Some((b'-', _) | (b'$', b"-1")) => Some((answer(None), size)),
+        Some((b'$', length)) => {
+            value_behind(inbox, size, length, b"\r\n")?.map(|(value, size)| (answer(Some(value)), size))
+        }
+        _ => return Err(Senseless::Line),
+    })
+}
+
+/// `VALUE key flags N`, a value and `END`; `END` alone for none, `STORED`, or why not.
+fn next_of_memcached(inbox: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Senseless> {
+    let Some((line, size)) = next_line(inbox)? else {
+        return Ok(None);
+    };
+    let Some(head) = line.strip_prefix(b"VALUE ") else {
+        let value = (line == b"STORED").then_some(&[][..]);
+        return Ok(Some((Answer { key: None, value }, size)));
+    };
+    let mut words = head.split(|byte| *byte == b' ');
+    let key = words.next().and_then(|word| <[u8; KEY_SIZE]>::try_from(word).ok()).map(Key::new);
+    let length = words.nth(1).ok_or(Senseless::Line)?;
+    let value = value_behind(inbox, size, length, b"\r\nEND\r\n")?;
+    Ok(value.map(|(value, size)| (Answer { key, value: Some(value) }, size)))
+}
+
+/// The first line of `inbox`, and its length with its end.
+fn next_line(inbox: &[u8]) -> Result<Option<(&[u8], usize)>, Senseless> {
+    let Some(end) = inbox.iter().take(LINE_SIZE_MAX).position(|byte| *byte == b'\n') else {
+        return if inbox.len() < LINE_SIZE_MAX { Ok(None) } else { Err(Senseless::Line) };
+    };
+    let line = inbox[..end].strip_suffix(b"\r").ok_or(Senseless::Line)?;
+    Ok(Some((line, end + 1)))
+}
+
+/// The value of `length` bytes, in digits, that stands at `at` in `inbox` before `end`; and where
+/// that ends.
+fn value_behind<'a>(
+    inbox: &'a [u8],
+    at: usize,
+    length: &[u8],
+    end: &[u8],
+) -> Result<Option<(&'a [u8], usize)>, Senseless> {
+    let length = std::str::from_utf8(length).ok().and_then(|digits| digits.parse::<usize>().ok());
+    let length = length.filter(|length| *length <= VALUE_MAX).ok_or(Senseless::Line)?;
+    let size = at + length + end.len();
+    let Some(whole) = inbox.get(at..size) else {
+        return Ok(None);
+    };
+    let (value, found) = whole.split_at(length);
+    if found == end { Ok(Some((value, size))) } else { Err(Senseless::Line) }
+}
+
+/// As the command line and the report name it.
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dht => "dht",
+            Self::Redis => "redis",
+            Self::Memcached => "memcached",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: Key = Key::new(*b"0123456789abcdef0123456789abcdef");
+    const FIELDS: PutFields = PutFields { ttl: 3600, replication: 1, confirm: Confirm::Yes };
+
+    fn request(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut bytes = Vec::new();
+        write(&mut bytes);
+        bytes.escape_ascii().to_string()
+    }
+
+    #[test]
+    fn requests_are_written_as_each_server_reads_them() {
+        let get = |protocol: Protocol| request(|out| protocol.write_get(&KEY, out));
+        let put = |protocol: Protocol| request(|out| protocol.write_put(&KEY, FIELDS, b"v\0", out));
+        let key = "0123456789abcdef0123456789abcdef";
+        assert_eq!(get(Protocol::Redis), format!(r"*2\r\n$3\r\nGET\r\n$32\r\n{key}\r\n"));
+        assert_eq!(put(Protocol::Redis), format!(r"*3\r\n$3\r\nSET\r\n$32\r\n{key}\r\n$2\r\nv\x00\r\n"));
+        assert_eq!(get(Protocol::Memcached), format!(r"get {key}\r\n"));
+        assert_eq!(put(Protocol::Memcached), format!(r"set {key} 0 0 2\r\nv\x00\r\n"));
+        assert_eq!(get(Protocol::Dht), format!(r"\x00$\x02\x8b{key}"));
+        assert_eq!(put(Protocol::Dht), format!(r"\x00*\x02\x8a\x0e\x10\x01\x01{key}v\x00"));
+    }
+
+    /// What `bytes` are an answer of, which must not be seen before its last byte.
+    fn answer(protocol: Protocol, bytes: &[u8]) -> Answer<'_> {
+        for cut in 0..bytes.len() {
+            assert_eq!(protocol.next_answer(&bytes[..cut]), Ok(None), "at {cut} bytes");
+        }
+        let (answer, size) = protocol.next_answer(bytes).expect("an answer").expect("a whole one");
+        assert_eq!(size, bytes.len());
+        let more = [bytes, b"more"].concat();
+        assert_eq!(protocol.next_answer(&more), Ok(Some((answer, size))), "what follows is the next one's");
+        answer
+    }
+
+    #[test]
+    fn answers_of_the_dht_are_read_whole() {
+        let of = |reply: ApiReply<'_>| {
+            let mut bytes = Vec::new();
+            reply.encode(&mut bytes);
+            bytes
+        };
+        let found = of(ApiReply::Success { key: KEY, value: b"v" });
+        assert_eq!(answer(Protocol::Dht, &found), Answer { key: Some(KEY), value: Some(b"v") });
+        let failed = of(ApiReply::Failure { key: KEY });
+        assert_eq!(answer(Protocol::Dht, &failed), Answer { key: Some(KEY), value: None });
+        assert!(matches!(Protocol::Dht.next_answer(b"+OK\r\n"), Err(Senseless::Frame(_))));
+    }
+
+    #[test]
+    fn answers_of_redis_are_read_whole() {
+        let value = |bytes: &'static [u8]| answer(Protocol::Redis, bytes).value;
+        assert_eq!(value(b"$4\r\n\r\n\r\n\r\n"), Some(&b"\r\n\r\n"[..]));
+        assert_eq!(value(b"$0\r\n\r\n"), Some(&b""[..]));
+        assert_eq!(value(b"$-1\r\n"), None);
+        assert_eq!(value(b"+OK\r\n"), Some(&b""[..]));
+        assert_eq!(value(b"-ERR no\r\n"), None);
+    }
+
+    #[test]
+    fn answers_of_memcached_are_read_whole() {
+        let found = answer(Protocol::Memcached, b"VALUE 0123456789abcdef0123456789abcdef 0 3\r\nEND\r\nEND\r\n");
+        assert_eq!(found, Answer { key: Some(KEY), value: Some(b"END") });
+        assert_eq!(answer(Protocol::Memcached, b"END\r\n").value, None);
+        assert_eq!(answer(Protocol::Memcached, b"STORED\r\n").value, Some(&b""[..]));
+        assert_eq!(answer(Protocol::Memcached, b"SERVER_ERROR out of memory\r\n").value, None);
+    }
+
+    #[test]
+    fn what_cannot_be_an_answer_is_senseless() {
+        let long = [b'x'; LINE_SIZE_MAX];
+        for bytes in [&b"*1\r\n"[..], b"$x\r\n", b"$66000\r\n", b"$2\r\nabcd", b"\n", b"+OK\n", b"\r\n", &long] {
+            assert_eq!(Protocol::Redis.next_answer(bytes), Err(Senseless::Line), "{bytes:?}");
+        }
+        for bytes in [&b"VALUE k\r\n"[..], b"VALUE k 0 x\r\n", b"VALUE k 0 1\r\nxxxxxxxx", &long] {
+            assert_eq!(Protocol::Memcached.next_answer(bytes), Err(Senseless::Line), "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! What a run found, for people and as JSON.
+
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use super::LoadError;
+use super::cpu;
+use super::plan::{Connecting, Operation, Pace, Plan};
+use super::protocol::Protocol;
+use super::schedule::Behind;
+use super::tally::{Errors, Latency, Tally};
+use crate::time::Time;
+
+/// A core is the bottleneck when it was busy for more than this part of the time.
+const BUSY: f64 = 0.95;
+
+/// What a run did and found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// What was asked for.
+    pub operation: Operation,
+    /// In which words.
+    pub protocol: Protocol,
+    /// Connections at once.
+    pub connections: usize,
+    /// Requests at most that a connection had no answer to.
+    pub pipeline: usize,
+    /// Bytes of every value.
+    pub value_size: usize,
+    /// How many different keys.
+    pub keys: usize,
+    /// How long a connection was used.
+    pub connecting: Connecting,
+    /// When the next request was sent.
+    pub pace: Pace,
+    /// How long was measured.
+    pub took: Duration,
+    /// Requests that were answered rightly.
+    pub answers: u64,
+    /// The others.
+    pub errors: Errors,
+    /// Of right answers.
+    pub latency: Latency,
+    /// Bytes that were read.
+    pub bytes_in: u64,
+    /// Bytes that were written.
+    pub bytes_out: u64,
+    /// What the servers' processes used, if they were named.
+    pub server_cpu: Option<Duration>,
+    /// What the generator used itself.
+    pub generator_cpu: Duration,
+    /// How far it fell behind its schedule, if it had one.
+    pub behind: Option<Behind>,
+}
+
+/// The part of a run that counts: when it began, and what had been used by then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stretch {
+    pub(super) begun: Time,
+    server: Duration,
+    generator: Duration,
+}
+
+/// What a stretch took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spent {
+    took: Duration,
+    server: Option<Duration>,
+    generator: Duration,
+}
+
+impl Stretch {
+    pub(super) fn begin(pids: &[u32], now: Time) -> Result<Self, LoadError> {
+        Ok(Self { begun: now, server: cpu::used(pids)?, generator: cpu::used(&[std::process::id()])? })
+    }
+
+    pub(super) fn end(&self, pids: &[u32], now: Time) -> Result<Spent, LoadError> {
+        let generator = cpu::used(&[std::process::id()])?.saturating_sub(self.generator);
+        let server = cpu::used(pids)?.saturating_sub(self.server);
+        Ok(Spent { took: now - self.begun, server: (!pids.is_empty()).then_some(server), generator })
+    }
+}
+
+impl Report {
+    pub(super) fn new(plan: &Plan, keys: usize, tally: &mut Tally, spent: Spent, behind: Option<Behind>) -> Self {
+        Self {
+            operation: plan.operation,
+            protocol: plan.protocol,
+            connections: plan.connections,
+            pipeline: plan.pipeline,
+            value_size: plan.value_size,
+            keys,
+            connecting: plan.connecting,
+            pace: plan.pace,
+            took: spent.took,
+            answers: tally.answers(),
+            errors: tally.errors,
+            latency: tally.latency(),
+            bytes_in: tally.bytes_in,
+            bytes_out: tally.bytes_out,
+            server_cpu: spent.server,
+            generator_cpu: spent.generator,
+            behind,
+        }
+    }
+
+    /// Right answers in a second.
+    pub fn answers_per_second(&self) -> f64 {
+        per_second(self.answers, self.took)
+    }
+
+    /// What somebody should know who takes the figures for the server's, if there is anything: that
+    /// the generator was the slower one, as far as is known. An open loop spins while it waits, so
+    /// of one nothing is.
+    pub fn warning(&self) -> Option<Warning> {
+        let share = |cpu: Duration| cpu.as_secs_f64() / self.took.as_secs_f64().max(f64::MIN_POSITIVE);
+        let (own, server) = (share(self.generator_cpu), share(self.server_cpu?));
+        let is_bottleneck = self.pace == Pace::Closed && own > BUSY && server <= BUSY;
+        is_bottleneck.then_some(Warning { own, server })
+    }
+
+    /// CPU time of one right answer, in nanoseconds; none without any.
+    fn per_answer(&self, cpu: Duration) -> Option<f64> {
+        (self.answers > 0).then(|| cpu.as_secs_f64() * 1e9 / real(self.answers))
+    }
+
+    /// One line of JSON; the names are in the documentation of [`crate::load`].
+    pub fn to_json(&self) -> String {
+        let mut object = Object::new();
+        object.text("op", self.operation).text("protocol", self.protocol);
+        object.number("connections", self.connections).number("pipeline", self.pipeline);
+        object.number("value_bytes", self.value_size).number("keys", self.keys);
+        object.number("put_percent", self.operation.put_percent());
+        object.number("connect_each", self.connecting == Connecting::Each);
+        match self.pace {
+            Pace::Closed => object.decimal("rate", None),
+            Pace::Open { rate } => object.number("rate", rate),
+        };
+        object.decimal("seconds", Some(self.took.as_secs_f64()));
+        object.number("answers", self.answers).number("failures", self.errors.total());
+        object.decimal("answers_per_second", Some(self.answers_per_second()));
+        let mut latency = Object::new();
+        for (name, value) in self.latency.named() {
+            latency.decimal(name, Some(micros(value)));
+        }
+        object.object("latency_us", latency);
+        object.number("bytes_in", self.bytes_in).number("bytes_out", self.bytes_out);
+        object.decimal("server_cpu_seconds", self.server_cpu.map(|cpu| cpu.as_secs_f64()));
+        object.decimal("server_cpu_ns_per_answer", self.server_cpu.and_then(|cpu| self.per_answer(cpu)));
+        object.decimal("generator_cpu_seconds", Some(self.generator_cpu.as_secs_f64()));
+        object.decimal("generator_cpu_ns_per_answer", self.per_answer(self.generator_cpu));
+        match self.behind {
+            Some(Behind { requests_max, wait_max, at_end }) => {
+                let mut behind = Object::new();
+                behind.number("requests_max", requests_max).decimal("wait_max_us", Some(micros(wait_max)));
+                behind.number("at_end", at_end);
+                object.object("behind", behind)
+            }
+            None => object.decimal("behind", None),
+        };
+        let mut errors = Object::new();
+        for (name, count) in self.errors.named() {
+            errors.number(name, count);
+        }
+        object.object("errors", errors);
+        object.end()
+    }
+}
+
+impl Latency {
+    fn named(&self) -> [(&'static str, Duration); 5] {
+        [("p50", self.p50), ("p90", self.p90), ("p99", self.p99), ("p99_9", self.p99_9), ("max", self.max)]
+    }
+}
+
+fn micros(span: Duration) -> f64 {
+    span.as_secs_f64() * 1e6
+}
+
+/// How many a second `count` within `span` are.
+pub(super) fn per_second(count: u64, span: Duration) -> f64 {
+    real(count) / span.as_secs_f64().max(f64::MIN_POSITIVE)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no run counts as far as 2^53")]
+fn real(count: u64) -> f64 {
+    count as f64
+}
+
+/// For people: some lines.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { operation, protocol, connections, pipeline, value_size, keys, .. } = self;
+        let (seconds, failures) = (self.took.as_secs_f64(), self.errors.total());
+        write!(f, "{operation} {protocol}  {connections} connections × {pipeline}")?;
+        if self.connecting == Connecting::Each {
+            write!(f, ", a connection each")?;
+        }
+        writeln!(f, ", values of {value_size} bytes, {keys} keys, {seconds:.2} s")?;
+        writeln!(f, "answers    {} = {:.0}/s, {failures} failures", self.answers, self.answers_per_second())?;
+        write!(f, "latency µs")?;
+        for (name, value) in self.latency.named() {
+            write!(f, "  {} {:.1}", name.replace('_', "."), micros(value))?;
+        }
+        writeln!(f, "\nbytes      {} in, {} out", self.bytes_in, self.bytes_out)?;
+        write!(f, "CPU        generator {:.0} ns an answer", self.per_answer(self.generator_cpu).unwrap_or(0.0))?;
+        if let Some(cpu) = self.server_cpu {
+            let (each, all) = (self.per_answer(cpu).unwrap_or(0.0), cpu.as_secs_f64());
+            write!(f, ", server {each:.0} ns an answer, {all:.3} s")?;
+        }
+        if let Some(Behind { requests_max, wait_max, at_end }) = self.behind {
+            let wait = micros(wait_max);
+            write!(f, "\nbehind     at most {requests_max} requests waited, {wait:.1} µs; {at_end} at the end")?;
+        }
+        for (name, count) in self.errors.named().into_iter().filter(|(_, count)| *count > 0) {
+            write!(f, "\n{name:<10} {count}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The generator was the bottleneck: the figures are its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Warning {
+    own: f64,
+    server: f64,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (own, server) = (self.own * 100.0, self.server * 100.0);
+        write!(f, "these are the generator's figures: its core was busy for {own:.0} % of the time, ")?;
+        write!(f, "the server's for {server:.0} %")
+    }
+}
+
+/// A JSON object that is being written. Names and texts are this module's own words: nothing in
+/// them needs an escape.
+struct Object {
+    text: String,
+}
+
+impl Object {
+    fn new() -> Self {
+        Self { text: "{".to_owned() }
+    }
+
+    fn member(&mut self, name: &str, value: fmt::Arguments<'_>) -> &mut Self {
+        let comma = if self.text.len() > 1 { ", " } else { "" };
+        write!(self.text, "{comma}\"{name}\": {value}").expect("memory takes all");
+        self
+    }
+
+    fn text(&mut self, name: &str, value: impl fmt::Display) -> &mut Self {
+        self.member(name, format_args!("\"{value}\""))
+    }
+
+    fn number(&mut self, name: &str, value: impl fmt::Display) -> &mut Self {
+        self.member(name, format_args!("{value}"))
+    }
+
+    /// Three digits behind the point; `null` for what is none.
+    fn decimal(&mut self, name: &str, value: Option<f64>) -> &mut Self {
+        match value.filter(|value| value.is_finite()) {
+            Some(value) => self.member(name, format_args!("{value:.3}")),
+            None => self.member(name, format_args!("null")),
+        }
+    }
+
+    fn object(&mut self, name: &str, value: Object) -> &mut Self {
+        self.member(name, format_args!("{}", value.end()))
+    }
+
+    fn end(self) -> String {
+        self.text + "}"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        Report {
+            operation: Operation::Mix { put_percent: 10 },
+            protocol: Protocol::Dht,
+            connections: 50,
+            pipeline: 16,
+            value_size: 64,
+            keys: 10_000,
+            connecting: Connecting::Once,
+            pace: Pace::Closed,
+            took: Duration::from_secs(2),
+            answers: 1000,
+            errors: Errors { failure: 2, timeout: 1, ..Errors::default() },
+            latency: Latency { p50: Duration::from_nanos(1500), ..Latency::default() },
+            bytes_in: 100_000,
+            bytes_out: 36_000,
+            server_cpu: None,
+            generator_cpu: Duration::from_micros(500),
+            behind: None,
+        }
+    }
+
+    #[test]
+    fn a_report_is_one_json_object_with_names_that_stay() {
+        let expected = "{\"op\": \"mix\", \"protocol\": \"dht\", \"connections\": 50, \"pipeline\": 16, \
+            \"value_bytes\": 64, \"keys\": 10000, \"put_percent\": 10, \"connect_each\": false, \"rate\": null, \
+            \"seconds\": 2.000, \"answers\": 1000, \"failures\": 3, \"answers_per_second\": 500.000, \
+            \"latency_us\": {\"p50\": 1.500, \"p90\": 0.000, \"p99\": 0.000, \"p99_9\": 0.000, \"max\": 0.000}, \
+            \"bytes_in\": 100000, \"bytes_out\": 36000, \
+            \"server_cpu_seconds\": null, \"server_cpu_ns_per_answer\": null, \
+            \"generator_cpu_seconds\": 0.001, \"generator_cpu_ns_per_answer\": 500.000, \"behind\": null, \
+            \"errors\": {\"failure\": 2, \"wrong_key\": 0, \"wrong_value\": 0, \"senseless\": 0, \"closed\": 0, \
+            \"connect\": 0, \"timeout\": 1, \"unsent\": 0}}";
+        assert_eq!(report().to_json(), expected);
+    }
+
+    #[test]
+    fn what_was_measured_besides_is_in_the_json() {
+        let behind = Behind { requests_max: 7, wait_max: Duration::from_micros(8), at_end: 1 };
+        let report = Report {
+            pace: Pace::Open { rate: 100 },
+            server_cpu: Some(Duration::from_secs(1)),
+            behind: Some(behind),
+            ..report()
+        };
+        let json = report.to_json();
+        for part in [
+            "\"rate\": 100,",
+            "\"server_cpu_seconds\": 1.000, \"server_cpu_ns_per_answer\": 1000000.000",
+            "\"behind\": {\"requests_max\": 7, \"wait_max_us\": 8.000, \"at_end\": 1}",
+        ] {
+            assert!(json.contains(part), "{part} in {json}");
+        }
+    }
+
+    #[test]
+    fn a_run_without_an_answer_has_no_figures_per_answer() {
+        let report = Report { answers: 0, server_cpu: Some(Duration::ZERO), ..report() };
+        assert!(report.to_json().contains("\"server_cpu_ns_per_answer\": null"));
+        assert!(report.to_json().contains("\"generator_cpu_ns_per_answer\": null"));
+    }
+
+    #[test]
+    fn people_are_told_the_same() {
+        let shown = report().to_string();
+        for part in ["mix dht  50 connections × 16", "1000 = 500/s, 3 failures", "p50 1.5", "p99.9 0.0", "timeout    1"]
+        {
+            assert!(shown.contains(part), "{part} in {shown}");
+        }
+    }
+
+    #[test]
+    fn a_generator_that_is_slower_than_the_server_says_so() {
+        let seconds = Duration::from_secs_f64;
+        let busy =
+            |server: Option<f64>| Report { generator_cpu: seconds(1.96), server_cpu: server.map(seconds), ..report() };
+        assert_eq!(report().warning(), None);
+        assert_eq!(busy(Some(1.98)).warning(), None, "both are");
+        let warning = busy(Some(1.0)).warning().expect("the server was not").to_string();
+        assert!(warning.contains("98 %") && warning.contains("50 %"), "{warning}");
+        assert_eq!(busy(None).warning(), None, "nobody knows of the server");
+        let open = Report { pace: Pace::Open { rate: 1 }, ..busy(Some(1.0)) };
+        assert_eq!(open.warning(), None, "it spins");
+    }
+}

@@ -1,0 +1,145 @@
+//! The schedule of an open loop: request number n is wanted n / rate seconds after the first,
+//! whatever becomes of those before it.
+//!
+//! A request whose moment has come and that finds no room waits, and its wait counts: what it
+//! takes is counted from the moment when it was wanted. The waiting are a number, not a list, so
+//! they cost nothing; one that has waited for as long as an answer may take is given up.
+
+use std::time::Duration;
+
+use crate::time::Time;
+
+const NANOS_PER_SECOND: u128 = 1_000_000_000;
+
+/// When requests are wanted, and how many had to wait.
+#[derive(Clone, Debug)]
+pub(super) struct Schedule {
+    begun: Time,
+    /// Requests per second.
+    rate: u32,
+    /// The first request that was not sent.
+    next: u64,
+    behind: Behind,
+}
+
+/// How far an open loop fell behind its schedule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// Most requests that waited for room at once.
+    pub requests_max: u64,
+    /// Longest wait of a request that was sent, from the moment when it was wanted.
+    pub wait_max: Duration,
+    /// Requests that still waited when the run ended.
+    pub at_end: u64,
+}
+
+impl Schedule {
+    /// One that begins at `begun`, of `rate` requests per second, which must not be 0.
+    pub(super) fn new(begun: Time, rate: u32) -> Self {
+        assert!(rate > 0, "a schedule without requests");
+        Self { begun, rate, next: 0, behind: Behind::default() }
+    }
+
+    /// When the next request is wanted.
+    pub(super) fn next_at(&self) -> Time {
+        self.at(self.next)
+    }
+
+    /// Takes the next request, which is sent `now`; returns when it was wanted.
+    pub(super) fn take(&mut self, now: Time) -> Time {
+        let at = self.next_at();
+        self.next += 1;
+        self.behind.wait_max = self.behind.wait_max.max(now - at);
+        at
+    }
+
+    /// Takes those that have waited for longer than `patience`; returns how many.
+    pub(super) fn give_up(&mut self, now: Time, patience: Duration) -> u64 {
+        let count = (now - self.begun).checked_sub(patience).map_or(0, |span| self.left_of(span));
+        self.next += count;
+        count
+    }
+
+    /// So many find no room now.
+    pub(super) fn note(&mut self, waiting: u64) {
+        self.behind.at_end = waiting;
+        self.behind.requests_max = self.behind.requests_max.max(waiting);
+    }
+
+    /// Forgets how far behind it was.
+    pub(super) fn forgive(&mut self) {
+        self.behind = Behind::default();
+    }
+
+    /// How far behind it was.
+    pub(super) fn behind(&self) -> Behind {
+        self.behind
+    }
+
+    /// Requests whose moment has come and that were not sent.
+    pub(super) fn waiting(&self, now: Time) -> u64 {
+        self.left_of(now - self.begun)
+    }
+
+    /// Requests of the first `span` that were not taken.
+    fn left_of(&self, span: Duration) -> u64 {
+        let wanted = span.as_nanos() * u128::from(self.rate) / NANOS_PER_SECOND + 1;
+        u64::try_from(wanted).unwrap_or(u64::MAX).saturating_sub(self.next)
+    }
+
+    fn at(&self, number: u64) -> Time {
+        let nanos = u128::from(number) * NANOS_PER_SECOND / u128::from(self.rate);
+        self.begun + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn millis(millis: u64) -> Time {
+        Time::from_nanos(millis * 1_000_000)
+    }
+
+    #[test]
+    fn requests_are_wanted_at_even_distances_whenever_they_are_sent() {
+        let mut schedule = Schedule::new(millis(5), 100);
+        assert_eq!(schedule.next_at(), millis(5), "the first at once");
+        assert_eq!(schedule.take(millis(5)), millis(5));
+        assert_eq!(schedule.take(millis(500)), millis(15), "late, and wanted at its moment all the same");
+        assert_eq!(schedule.take(millis(500)), millis(25));
+        assert_eq!(schedule.behind().wait_max, Duration::from_millis(485));
+    }
+
+    #[test]
+    fn those_that_wait_are_counted() {
+        let mut schedule = Schedule::new(Time::ZERO, 1000);
+        schedule.take(Time::ZERO);
+        assert_eq!(schedule.waiting(Time::ZERO), 0);
+        assert_eq!(schedule.waiting(millis(7)), 7);
+        schedule.note(7);
+        for _ in 0..7 {
+            schedule.take(millis(7));
+        }
+        schedule.note(schedule.waiting(millis(7)));
+        assert_eq!((schedule.behind().requests_max, schedule.behind().at_end), (7, 0));
+        schedule.forgive();
+        assert_eq!(schedule.behind(), Behind::default());
+    }
+
+    #[test]
+    fn those_that_have_waited_too_long_are_given_up_together() {
+        let mut schedule = Schedule::new(millis(1), 1000);
+        let patience = Duration::from_millis(10);
+        assert_eq!(schedule.give_up(millis(10), patience), 0);
+        assert_eq!(schedule.give_up(millis(14), patience), 4, "those of the milliseconds 1 to 4");
+        assert_eq!(schedule.give_up(millis(14), patience), 0);
+        assert_eq!(schedule.next_at(), millis(5));
+    }
+
+    #[test]
+    fn a_long_schedule_does_not_drift() {
+        let schedule = Schedule { next: 3_600 * 30_000, ..Schedule::new(Time::ZERO, 30_000) };
+        assert_eq!(schedule.next_at(), millis(3_600_000));
+    }
+}

@@ -202,7 +202,7 @@ impl ByKey {
 
     fn insert(&mut self, key: &Key, place: Place, records: &Slots<Held>) {
         let hash = self.seed.hash_one(key);
-        let hash_at = |place: &Place| self.seed.hash_one(&records[*place].record.key);
+        let hash_at = |place: &Place| self.seed.hash_one(records[*place].record.key);
         self.tables[table(hash)].insert_unique(hash, place, hash_at);
     }
 
@@ -214,7 +214,7 @@ impl ByKey {
         }
         // What has become much too large is given back, and has room to grow again.
         if table.len() < table.capacity() / 8 {
-            table.shrink_to(2 * table.len(), |place| self.seed.hash_one(&records[*place].record.key));
+            table.shrink_to(2 * table.len(), |place| self.seed.hash_one(records[*place].record.key));
         }
     }
 

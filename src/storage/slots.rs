@@ -13,8 +13,9 @@ const CHUNK: usize = u64::BITS as usize;
 /// Places there can be: with their numbers a trie has a bit left.
 const PLACES_MAX: u32 = 1 << 31;
 
-/// Bytes that each place takes besides its value, where all of its chunk are taken.
-pub(super) const PLACE_OVERHEAD: usize = size_of::<Chunk<()>>().div_ceil(CHUNK);
+/// Bytes that each place takes besides its value, where all of its chunk are taken: its part of
+/// what names the chunk, and of the header that the allocator adds.
+pub(super) const PLACE_OVERHEAD: usize = (size_of::<(Chunk<()>, u64)>() + 16).div_ceil(CHUNK);
 
 /// Where a value is; a number below 2³¹.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,22 +45,19 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Slots<T> {
     chunks: Vec<Chunk<T>>,
-    /// Chunks with a free place, those included that were given back.
+    /// For each chunk a bit for each place that is taken.
+    taken: Vec<u64>,
+    /// Chunks with a free place.
     open: BTreeSet<usize>,
     len: usize,
 }
 
-#[derive(Debug)]
-struct Chunk<T> {
-    /// A bit for each place that is taken.
-    taken: u64,
-    /// As many as were ever taken at once; of a chunk that was given back, none.
-    values: Vec<Option<T>>,
-}
+/// None while nothing is in it.
+type Chunk<T> = Option<Box<[Option<T>; CHUNK]>>;
 
 impl<T> Slots<T> {
     pub(super) const fn new() -> Self {
-        Self { chunks: Vec::new(), open: BTreeSet::new(), len: 0 }
+        Self { chunks: Vec::new(), taken: Vec::new(), open: BTreeSet::new(), len: 0 }
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -69,16 +67,13 @@ impl<T> Slots<T> {
     /// Puts `value` into the lowest free place.
     pub(super) fn insert(&mut self, value: T) -> Place {
         let at = self.open.first().copied().unwrap_or_else(|| self.open_chunk());
-        let chunk = &mut self.chunks[at];
-        let within = chunk.taken.trailing_ones() as usize;
-        chunk.taken |= 1 << within;
-        match chunk.values.get_mut(within) {
-            Some(free) => *free = Some(value),
-            None => chunk.push(value),
-        }
-        if chunk.taken == u64::MAX {
+        let within = self.taken[at].trailing_ones() as usize;
+        self.taken[at] |= 1 << within;
+        if self.taken[at] == u64::MAX {
             self.open.remove(&at);
         }
+        let chunk = self.chunks[at].get_or_insert_with(|| Box::new([const { None }; CHUNK]));
+        chunk[within] = Some(value);
         self.len += 1;
         let number = u32::try_from(at * CHUNK + within).ok().filter(|number| *number < PLACES_MAX);
         Place(number.expect("a storage holds fewer values than there are places"))
@@ -90,49 +85,43 @@ impl<T> Slots<T> {
     ///
     /// If nothing is there.
     pub(super) fn remove(&mut self, place: Place) -> T {
-        let chunk = &mut self.chunks[place.chunk()];
-        let value = chunk.values[place.within()].take().expect("only places that are taken are named");
-        if chunk.taken == u64::MAX {
-            self.open.insert(place.chunk());
+        let at = place.chunk();
+        let value = self.chunks[at].as_mut().and_then(|chunk| chunk[place.within()].take());
+        if self.taken[at] == u64::MAX {
+            self.open.insert(at);
         }
-        chunk.taken &= !(1 << place.within());
-        if chunk.taken == 0 {
-            chunk.values = Vec::new();
+        self.taken[at] &= !(1 << place.within());
+        if self.taken[at] == 0 {
+            self.chunks[at] = None;
         }
         self.len -= 1;
-        value
+        value.expect(TAKEN)
     }
 
     fn open_chunk(&mut self) -> usize {
         let at = self.chunks.len();
-        self.chunks.push(Chunk { taken: 0, values: Vec::new() });
+        self.chunks.push(None);
+        self.taken.push(0);
         self.open.insert(at);
         at
     }
 }
 
-impl<T> Chunk<T> {
-    fn push(&mut self, value: T) {
-        if self.values.is_empty() {
-            self.values.reserve_exact(CHUNK);
-        }
-        self.values.push(Some(value));
-    }
-}
+const TAKEN: &str = "only places that are taken are named";
 
 impl<T> Index<Place> for Slots<T> {
     type Output = T;
 
     fn index(&self, place: Place) -> &T {
-        let value = &self.chunks[place.chunk()].values[place.within()];
-        value.as_ref().expect("only places that are taken are named")
+        let chunk = self.chunks[place.chunk()].as_ref();
+        chunk.and_then(|chunk| chunk[place.within()].as_ref()).expect(TAKEN)
     }
 }
 
 impl<T> IndexMut<Place> for Slots<T> {
     fn index_mut(&mut self, place: Place) -> &mut T {
-        let value = &mut self.chunks[place.chunk()].values[place.within()];
-        value.as_mut().expect("only places that are taken are named")
+        let chunk = self.chunks[place.chunk()].as_mut();
+        chunk.and_then(|chunk| chunk[place.within()].as_mut()).expect(TAKEN)
     }
 }
 
@@ -148,7 +137,7 @@ mod tests {
         for place in &places[..CHUNK] {
             slots.remove(*place);
         }
-        assert_eq!(slots.chunks[0].values.capacity(), 0);
+        assert!(slots.chunks[0].is_none());
         assert_eq!(slots[places[CHUNK]], CHUNK, "the other chunk stays");
         assert_eq!(slots.insert(7), places[0]);
         assert_eq!(slots.chunks.len(), 2);

@@ -142,6 +142,14 @@ pub const VERSIONS_REMEMBERED_MAX: usize = 1 << 14;
 /// and peers are told to come later.
 pub const DISK_WAITERS_MAX: usize = 1 << 14;
 
+/// An answer is never called late sooner than that, however quick its peer usually is: a turn of a
+/// busy host takes as long, and to ask another for nothing costs both.
+pub const LATE_MIN: Duration = Duration::from_millis(10);
+
+/// Nobody goes on without an answer sooner than that, however quick its peer usually is
+/// (`THREATS.md` E7): longer than a disk, a lost segment or a busy moment of the other host takes.
+pub const MISSED_MIN: Duration = Duration::from_millis(200);
+
 /// Connections that the node may be opening. A lookup opens few; a thousand lookups at once
 /// must not open a thousand connections.
 pub const DIALS_MAX: usize = 256;

@@ -10,6 +10,13 @@
 //!   have all answered. Answers from afar never end it while a nearer candidate is pending.
 //! * No more than `alpha` requests are under way, but for those that are late: others are asked in
 //!   their place meanwhile, and still they are waited for.
+//! * Whoever takes too long for it is passed over: another is asked beyond the nearest `width`, and
+//!   the search may be done once `width` others have answered. As long as they have not, even such a
+//!   one is waited for until it is silent.
+//! * Whoever knows how many answers would do asks for no more than these ([`Lookup::step_frugally`]),
+//!   as long as all goes well: until somebody is silent or fails, who is asked is not known to be
+//!   quick, or an answer names nobody nearer. Who is asked, and what it takes to be done, is the
+//!   same: only the order is another, among candidates that are about as near.
 //! * Nobody is asked twice, and oneself never. Those who were asked are never forgotten, so a
 //!   search asks at most [`CANDIDATES_MAX`] nodes and always ends.
 //! * Candidates beyond the nearest `width` are kept, for nearer ones may fail.
@@ -18,9 +25,23 @@
 //!
 //! Each candidate carries the [`Path`] that led to it. There is one path today.
 
+use std::time::Duration;
+
 use crate::contact::Contact;
 use crate::id::{Distance, Key, NodeId};
 use crate::limits::{CANDIDATES_MAX, K_MAX};
+
+/// So many candidates in a row count as equally near: the quickest of them is asked first. The next
+/// so many are about twice as far away, and must be twice as quick.
+const EQUALLY_NEAR: usize = 3;
+
+/// Candidates that are compared by how quick they are: fewer than hold a record as a rule, so that
+/// the quickest of them has what the nearest has.
+const COMPARED_MAX: usize = 2 * EQUALLY_NEAR;
+
+/// Round trip times within one such step are equally quick: what lies between two machines differs
+/// by more, what a busy one adds by less.
+const EQUALLY_QUICK: Duration = Duration::from_millis(8);
 
 /// What a lookup wants done next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +87,8 @@ pub struct Lookup {
     candidates: Vec<Candidate>,
     in_flight: usize,
     asked: usize,
+    /// Whether something went otherwise than well: all of `alpha` are asked at a time from then on.
+    hurries: bool,
 }
 
 impl Lookup {
@@ -81,7 +104,7 @@ impl Lookup {
         assert!(width > 0, "a search wants an answer");
         assert!(alpha > 0, "a search asks somebody");
         let candidates = Vec::with_capacity(start.len().min(CANDIDATES_MAX));
-        let mut lookup = Self { me, target, width, alpha, candidates, in_flight: 0, asked: 0 };
+        let mut lookup = Self { me, target, width, alpha, candidates, in_flight: 0, asked: 0, hurries: false };
         for contact in start {
             lookup.add(*contact, Path::START);
         }
@@ -98,26 +121,42 @@ impl Lookup {
     /// Asked next is the nearest fresh one of the `width` nearest that are not given up; so the
     /// search turns to nearer nodes as soon as it hears of them (Kademlia, section 2.3).
     pub fn step(&mut self) -> Step {
-        let mut needed = self.width;
-        let mut step = Step::Done;
-        for at in 0..self.candidates.len() {
-            if needed == 0 {
-                break;
-            }
-            match self.candidates[at].state {
-                State::Silent | State::Failed => continue,
-                State::Answered => {}
-                State::Asked | State::Late => step = Step::Wait,
-                State::Fresh if self.in_flight == self.alpha => step = Step::Wait,
-                State::Fresh => {
-                    self.tell(at, Event::Ask);
-                    self.asked += 1;
-                    return Step::Ask(self.candidates[at].contact);
-                }
-            }
-            needed -= 1;
+        let owes = |(_, candidate): (usize, &Candidate)| matches!(candidate.state, State::Asked | State::Late);
+        let next = self.fresh().next();
+        match next {
+            Some(at) if self.in_flight < self.alpha => self.ask(at),
+            Some(_) => Step::Wait,
+            None if self.needed().any(owes) || self.hopes_for_the_tardy() => Step::Wait,
+            None => Step::Done,
         }
-        step
+    }
+
+    /// The next thing to do, if `enough` more answers may well end the search before it is done, and
+    /// `quickness` says what an answer of those takes that are known.
+    ///
+    /// As long as all goes well no more than `enough` requests are under way, though one at least;
+    /// and of candidates that are about as near the quickest is asked first. One that is not known
+    /// is never passed over: it is a reason to hurry.
+    pub fn step_frugally(&mut self, enough: usize, quickness: impl Fn(&NodeId) -> Option<Duration>) -> Step {
+        if self.hurries || self.fresh().next().is_none() {
+            return self.step();
+        }
+        if self.in_flight >= enough.clamp(1, self.alpha) {
+            return Step::Wait;
+        }
+        let rtts = self.fresh().map(|at| (at, quickness(&self.candidates[at].contact.id)));
+        match quickest(rtts) {
+            Some(at) => self.ask(at),
+            None => {
+                self.hurries = true;
+                self.step()
+            }
+        }
+    }
+
+    /// Wants answers from the `width` nearest nodes at least.
+    pub fn widen(&mut self, width: usize) {
+        self.width = self.width.max(width);
     }
 
     /// `from` answered and named `contacts`, of which the first [`K_MAX`] are heard; a candidate
@@ -131,9 +170,13 @@ impl Lookup {
             return false;
         }
         let onward = self.candidates[at].path.onward();
+        let nearest = self.candidates[0].distance;
+        let mut named = false;
         for contact in contacts.into_iter().take(K_MAX) {
+            named = true;
             self.add(contact, onward);
         }
+        self.hurries |= named && self.candidates[0].distance == nearest;
         true
     }
 
@@ -144,10 +187,19 @@ impl Lookup {
         }
     }
 
+    /// `from` takes too long for whoever searches: it is passed over, and its answer still counts.
+    pub fn on_tardiness(&mut self, from: &NodeId) {
+        if let Some(at) = self.find(from) {
+            self.hurries = true;
+            self.tell(at, Event::Tardiness);
+        }
+    }
+
     /// The request to `from` missed its deadline. Another may be asked in its place; should it
     /// answer late, that still counts.
     pub fn on_silence(&mut self, from: &NodeId) {
         if let Some(at) = self.find(from) {
+            self.hurries = true;
             self.tell(at, Event::Silence);
         }
     }
@@ -156,6 +208,7 @@ impl Lookup {
     /// place, for good.
     pub fn on_failure(&mut self, from: &NodeId) {
         if let Some(at) = self.find(from) {
+            self.hurries = true;
             self.tell(at, Event::Failure);
         }
     }
@@ -170,11 +223,10 @@ impl Lookup {
 
     /// The candidates that were not given up, nearest first, whether or not they were asked.
     pub fn nearest(&self) -> impl Iterator<Item = &Contact> {
-        let given_up = |state| matches!(state, State::Silent | State::Failed);
-        self.candidates.iter().filter(move |candidate| !given_up(candidate.state)).map(|candidate| &candidate.contact)
+        self.candidates.iter().filter(|candidate| !candidate.state.is_given_up()).map(|candidate| &candidate.contact)
     }
 
-    /// Requests under way, at most alpha: those without an answer that are neither late nor given up.
+    /// Requests under way, at most alpha: those without an answer that are neither late nor worse.
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -187,6 +239,31 @@ impl Lookup {
     /// How the search came upon `id`; `None` if it is no candidate.
     pub fn path_of(&self, id: &NodeId) -> Option<Path> {
         self.find(id).map(|at| self.candidates[at].path)
+    }
+
+    /// Those who must have answered before the search is done, as far as it knows: the nearest
+    /// `width` that are neither given up nor tardy, and where they stand.
+    fn needed(&self) -> impl Iterator<Item = (usize, &Candidate)> {
+        let out = |state: State| state.is_given_up() || state == State::Tardy;
+        self.candidates.iter().enumerate().filter(move |(_, candidate)| !out(candidate.state)).take(self.width)
+    }
+
+    /// Whether somebody is tardy whose answer would be one of too few.
+    fn hopes_for_the_tardy(&self) -> bool {
+        self.candidates.iter().any(|candidate| candidate.state == State::Tardy)
+            && self.answered().take(self.width).count() < self.width
+    }
+
+    /// Where those of them stand that were not asked.
+    fn fresh(&self) -> impl Iterator<Item = usize> {
+        self.needed().filter(|(_, candidate)| candidate.state == State::Fresh).map(|(at, _)| at)
+    }
+
+    /// Asks the candidate at `at`.
+    fn ask(&mut self, at: usize) -> Step {
+        self.tell(at, Event::Ask);
+        self.asked += 1;
+        Step::Ask(self.candidates[at].contact)
     }
 
     /// Where the candidate `id` stands.
@@ -228,6 +305,24 @@ impl Lookup {
     }
 }
 
+/// Which of the candidates, nearest first, is to be asked for being quick; `None` if the nearest is
+/// not known.
+fn quickest(candidates: impl Iterator<Item = (usize, Option<Duration>)>) -> Option<usize> {
+    let mut best = None;
+    for (place, (at, rtt)) in candidates.take(COMPARED_MAX).enumerate() {
+        let Some(rtt) = rtt else { break };
+        let cost = (1 + rtt.as_nanos() / EQUALLY_QUICK.as_nanos()) << (place / EQUALLY_NEAR);
+        if best.is_none_or(|(least, _)| cost < least) {
+            best = Some((cost, at));
+        }
+        // Nobody farther away costs less.
+        if best.is_some_and(|(least, _)| least <= 1 << ((place + 1) / EQUALLY_NEAR)) {
+            break;
+        }
+    }
+    best.map(|(_, at)| at)
+}
+
 /// A node that may be among the nearest.
 #[derive(Clone, Debug)]
 struct Candidate {
@@ -247,6 +342,8 @@ enum State {
     Asked,
     /// Asked, and no answer for longer than most take.
     Late,
+    /// Late, and too late for whoever searches; its answer still counts.
+    Tardy,
     /// Answered. Final.
     Answered,
     /// Missed its deadline; a late answer still counts.
@@ -261,28 +358,41 @@ enum Event {
     Ask,
     Answer,
     Lateness,
+    Tardiness,
     Silence,
     Failure,
 }
 
 impl State {
+    /// Whether nothing is waited for any more.
+    fn is_given_up(self) -> bool {
+        matches!(self, State::Silent | State::Failed)
+    }
+
     /// The only place where a candidate changes state.
     #[must_use]
     fn on(self, event: Event) -> Self {
-        use State::{Answered, Asked, Failed, Fresh, Late, Silent};
+        use State::{Answered, Asked, Failed, Fresh, Late, Silent, Tardy};
         match (self, event) {
             (Fresh, Event::Ask) => Asked,
-            (Asked | Late | Answered | Silent | Failed, Event::Ask) => unreachable!("{self:?}, and asked again"),
-            (Asked | Late | Silent, Event::Answer) => Answered,
+            (Asked | Late | Tardy | Answered | Silent | Failed, Event::Ask) => {
+                unreachable!("{self:?}, and asked again")
+            }
+            (Asked | Late | Tardy | Silent, Event::Answer) => Answered,
             (Asked, Event::Lateness) => Late,
-            (Asked | Late, Event::Silence) => Silent,
+            (Asked | Late, Event::Tardiness) => Tardy,
+            (Asked | Late | Tardy, Event::Silence) => Silent,
             // A fresh candidate can fail too: someone else may have found that it is gone.
-            (Fresh | Asked | Late | Silent, Event::Failure) => Failed,
+            (Fresh | Asked | Late | Tardy | Silent, Event::Failure) => Failed,
             // What was not asked can neither answer nor owe one; what is final stays.
-            (Fresh, Event::Answer | Event::Lateness | Event::Silence)
+            (Fresh, Event::Answer | Event::Lateness | Event::Tardiness | Event::Silence)
             | (Late, Event::Lateness)
-            | (Silent, Event::Lateness | Event::Silence)
-            | (Answered | Failed, Event::Answer | Event::Lateness | Event::Silence | Event::Failure) => self,
+            | (Tardy, Event::Lateness | Event::Tardiness)
+            | (Silent, Event::Lateness | Event::Tardiness | Event::Silence)
+            | (
+                Answered | Failed,
+                Event::Answer | Event::Lateness | Event::Tardiness | Event::Silence | Event::Failure,
+            ) => self,
         }
     }
 }
@@ -328,6 +438,100 @@ mod tests {
         assert_eq!(lookup.step(), Step::Wait, "the nearer one may answer yet");
         assert!(answer(&mut lookup, 1, []));
         assert_eq!(lookup.step(), Step::Done);
+    }
+
+    #[test]
+    fn as_many_are_asked_as_will_do_while_all_is_well() {
+        for enough in 1..=4 {
+            let mut lookup = lookup(8, 3, 1..=9);
+            assert_eq!(ask_known(&mut lookup, enough, |_| 1), (1..=3).map(at).take(enough).collect::<Vec<_>>());
+            assert_eq!(lookup.step_frugally(enough, known(|_| 1)), Step::Wait);
+        }
+    }
+
+    #[test]
+    fn one_that_is_late_makes_room_for_one_and_one_that_fails_for_alpha() {
+        let mut lookup = lookup(8, 3, 1..=9);
+        assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(1)]);
+        lookup.on_lateness(&id(1));
+        assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(2)]);
+        lookup.on_failure(&id(2));
+        assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(3), at(4), at(5)]);
+        assert_eq!(lookup.in_flight(), 3);
+    }
+
+    #[test]
+    fn an_answer_that_names_nobody_nearer_makes_a_search_hurry_and_one_without_contacts_does_not() {
+        for (named, asked) in [(vec![], 1), (vec![1], 1), (vec![5, 9], 3)] {
+            let mut lookup = lookup(8, 3, 2..=9);
+            assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(2)]);
+            answer(&mut lookup, 2, named.clone());
+            assert_eq!(ask_known(&mut lookup, 1, |_| 1).len(), asked, "{named:?}");
+        }
+    }
+
+    #[test]
+    fn the_quickest_of_the_three_nearest_is_asked_and_of_the_next_three_one_that_is_twice_as_quick() {
+        let of = |millis: [u64; 7]| {
+            let mut lookup = lookup(8, 3, 1..=7);
+            ask_known(&mut lookup, 1, |distance| millis[usize::from(distance) - 1])
+        };
+        assert_eq!(of([90, 80, 40, 40, 40, 40, 1]), [at(3)]);
+        assert_eq!(of([90, 80, 90, 81, 50, 20, 1]), [at(6)]);
+        assert_eq!(of([7, 1, 1, 1, 1, 1, 1]), [at(1)], "a few milliseconds say nothing");
+    }
+
+    #[test]
+    fn one_that_is_not_known_is_never_passed_over() {
+        let mut lookup = lookup(8, 3, 1..=7);
+        let quickness = |id: &NodeId| known(|_| 50)(id).filter(|_| *id != self::id(2));
+        assert_eq!(lookup.step_frugally(2, quickness), Step::Ask(at(1)));
+        assert_eq!(lookup.step_frugally(2, quickness), Step::Ask(at(2)));
+        assert_eq!(lookup.step_frugally(2, quickness), Step::Ask(at(3)), "it is a reason to hurry");
+        assert_eq!(lookup.step_frugally(2, quickness), Step::Wait);
+    }
+
+    #[test]
+    fn a_tardy_one_is_passed_over_and_waited_for_only_while_too_few_have_answered() {
+        let mut lookup = lookup(2, 3, 1..=3);
+        assert_eq!(ask_all(&mut lookup), contacts(&[1, 2]));
+        lookup.on_tardiness(&id(1));
+        assert_eq!(ask_all(&mut lookup), contacts(&[3]));
+        lookup.on_silence(&id(3));
+        answer(&mut lookup, 2, []);
+        assert_eq!(lookup.step(), Step::Wait, "one of two has answered");
+        let mut other = lookup.clone();
+        answer(&mut other, 3, []);
+        assert_eq!(other.step(), Step::Done);
+        assert!(answer(&mut lookup, 1, []));
+        assert_eq!(lookup.step(), Step::Done);
+    }
+
+    #[test]
+    fn a_search_that_is_widened_wants_more_answers() {
+        let mut lookup = lookup(1, 3, 1..=3);
+        assert_eq!(ask_all(&mut lookup), contacts(&[1]));
+        lookup.widen(2);
+        assert_eq!(ask_all(&mut lookup), contacts(&[2]));
+        lookup.widen(1);
+        answer(&mut lookup, 1, []);
+        assert_eq!(lookup.step(), Step::Wait);
+    }
+
+    /// How quick each is, in milliseconds, by its distance.
+    fn known(millis: impl Fn(u16) -> u64) -> impl Fn(&NodeId) -> Option<Duration> {
+        move |id| {
+            (0..100).find(|distance| self::id(*distance) == *id).map(|distance| Duration::from_millis(millis(distance)))
+        }
+    }
+
+    /// Takes frugal steps until there is nobody to ask; returns who was asked.
+    fn ask_known(lookup: &mut Lookup, enough: usize, millis: impl Fn(u16) -> u64 + Copy) -> Vec<Contact> {
+        std::iter::from_fn(|| match lookup.step_frugally(enough, known(millis)) {
+            Step::Ask(contact) => Some(contact),
+            Step::Wait | Step::Done => None,
+        })
+        .collect()
     }
 
     fn answer(lookup: &mut Lookup, from: u16, contacts: impl IntoIterator<Item = u16>) -> bool {

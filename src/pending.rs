@@ -1,12 +1,13 @@
 //! The requests to peers that have no answer yet: whom we asked, why, and until when.
 //!
-//! Every request has a deadline, and is over exactly once: its reply takes it, its connection
-//! cuts it off, or its deadline passes and [`Pending::missed`] reports it. A missed request
-//! stays a while longer as *late*, so that a late but right answer still helps; late requests
-//! leave without a word, and are the first to give way when the table is full.
+//! Every request has [`Deadlines`], and is over exactly once: its reply takes it, its connection
+//! cuts it off, or the last of them passes. [`Pending::passed`] reports each as it passes. A
+//! request whose last deadline has passed stays a while longer, so that a late but right answer
+//! still helps; such *forgiven* requests leave without a word, and are the first to give way when
+//! the table is full.
 //!
 //! A reply is accepted from the node that was asked and from nobody else; a stranger that
-//! guesses an id does not even remove it. All orders are those of deadline or insertion, never
+//! guesses an id does not even remove it. All orders are those of deadlines or insertion, never
 //! of a hash map. The table sends nothing and does not know what `T`, the reason of a request,
 //! means.
 
@@ -24,17 +25,54 @@ pub struct Request<T> {
     pub asked: NodeId,
     /// What the answer is wanted for.
     pub why: T,
-    /// When it counts as missed.
-    pub deadline: Time,
+    /// Until when.
+    pub deadlines: Deadlines,
+}
+
+/// Until when a request may be without its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Then its answer is later than usual.
+    pub late: Time,
+    /// Then whoever wants the answer goes on without it; no earlier than `late`.
+    pub missed: Time,
+    /// Then whoever was asked counts as silent; no earlier than `missed`.
+    pub silent: Time,
+}
+
+impl Deadlines {
+    /// All at one moment.
+    pub fn at(silent: Time) -> Self {
+        Self { late: silent, missed: silent, silent }
+    }
+
+    fn of(&self, passing: Passed) -> Time {
+        match passing {
+            Passed::Late => self.late,
+            Passed::Missed => self.missed,
+            Passed::Silent => self.silent,
+        }
+    }
+}
+
+/// Which deadline of a request has passed; one after the other does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// [`Deadlines::late`].
+    Late,
+    /// [`Deadlines::missed`].
+    Missed,
+    /// [`Deadlines::silent`].
+    Silent,
 }
 
 /// What [`Pending::take`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken<T> {
     /// The answer to a request under way.
-    OnTime(T),
-    /// The answer to a request that was reported as missed.
-    Late(T),
+    UnderWay(T),
+    /// The answer to a request that was reported as silent.
+    Forgiven(T),
     /// No such request, or not one to that node.
     Unasked,
 }
@@ -54,13 +92,13 @@ impl fmt::Display for Full {
 
 impl std::error::Error for Full {}
 
-/// The table of requests under way, and of late ones.
+/// The table of requests under way, and of forgiven ones.
 #[derive(Debug)]
 pub struct Pending<T> {
     capacity: usize,
-    late: Duration,
+    grace: Duration,
     entries: KeyMap<RpcId, Entry<T>>,
-    /// Late requests by their end, then those under way by their deadline.
+    /// Forgiven requests by their end, then those under way by their next deadline.
     agenda: BTreeMap<Turn, RpcId>,
     /// The requests to each node, in order of insertion.
     by_node: BTreeMap<(NodeId, Sequence), RpcId>,
@@ -68,12 +106,12 @@ pub struct Pending<T> {
 }
 
 impl<T> Pending<T> {
-    /// A table of at most `capacity` requests, which keeps the late ones for `late` beyond their
+    /// A table of at most `capacity` requests, which keeps them for `grace` beyond their last
     /// deadlines. `seed` keys its hash map.
-    pub fn new(capacity: usize, late: Duration, seed: KeySeed) -> Self {
+    pub fn new(capacity: usize, grace: Duration, seed: KeySeed) -> Self {
         Self {
             capacity,
-            late,
+            grace,
             entries: KeyMap::with_hasher(seed),
             agenda: BTreeMap::new(),
             by_node: BTreeMap::new(),
@@ -90,57 +128,80 @@ impl<T> Pending<T> {
     /// # Panics
     ///
     /// If `rpc` is in the table already: 256 random bits are drawn for each request.
-    pub fn insert(&mut self, rpc: RpcId, asked: NodeId, why: T, deadline: Time) -> Result<(), Full> {
-        if self.entries.len() >= self.capacity && !self.forget_a_late_one() {
+    pub fn insert(&mut self, rpc: RpcId, asked: NodeId, why: T, deadlines: Deadlines) -> Result<(), Full> {
+        if self.entries.len() >= self.capacity && !self.forget_a_forgiven_one() {
             return Err(Full { capacity: self.capacity });
         }
         let nth = self.next;
         self.next = Sequence(nth.0 + 1);
-        let turn = Turn { stage: Stage::UnderWay, at: deadline, nth };
+        let turn = Turn { stage: Stage::UnderWay, at: deadlines.late, nth };
         self.agenda.insert(turn, rpc);
         self.by_node.insert((asked, nth), rpc);
-        let before = self.entries.insert(rpc, Entry { request: Request { asked, why, deadline }, turn });
+        let request = Request { asked, why, deadlines };
+        let before = self.entries.insert(rpc, Entry { request, next: Passed::Late, turn });
         assert!(before.is_none(), "an RPC id is drawn once");
         Ok(())
     }
 
+    /// Gives the request `rpc` other deadlines, none of which has passed; it has passed none from
+    /// then on. Nothing, if it is forgiven or gone.
+    pub fn put_off(&mut self, rpc: &RpcId, deadlines: Deadlines) {
+        let Some(entry) = self.entries.get_mut(rpc).filter(|entry| entry.turn.stage == Stage::UnderWay) else {
+            return;
+        };
+        let turn = Turn { at: deadlines.late, ..entry.turn };
+        self.agenda.remove(&entry.turn);
+        self.agenda.insert(turn, *rpc);
+        (entry.request.deadlines, entry.next, entry.turn) = (deadlines, Passed::Late, turn);
+    }
+
     /// A reply to `rpc` came from `from`: takes the request out if it was `from` that was asked.
     ///
-    /// Whether it was on time is decided by whether it was reported as missed, not by the clock:
-    /// nobody gives up a request that the table then calls punctual.
+    /// Whether it was forgiven is decided by whether it was reported as silent, not by the clock:
+    /// nobody gives up a request that the table then calls under way.
     pub fn take(&mut self, rpc: &RpcId, from: &NodeId) -> Taken<T> {
         if self.entries.get(rpc).is_none_or(|entry| entry.request.asked != *from) {
             return Taken::Unasked;
         }
         let entry = self.remove(rpc);
         match entry.turn.stage {
-            Stage::UnderWay => Taken::OnTime(entry.request.why),
-            Stage::Late => Taken::Late(entry.request.why),
+            Stage::UnderWay => Taken::UnderWay(entry.request.why),
+            Stage::Forgiven => Taken::Forgiven(entry.request.why),
         }
     }
 
-    /// The next request whose deadline has come by `now`; each is reported once, in order of
-    /// deadlines, and is late from then on. `None` when there is none left.
+    /// The next deadline that has come by `now`, and of which request; each is reported once, in
+    /// order. `None` when there is none left.
     ///
-    /// Late requests whose time is up leave here.
-    pub fn missed(&mut self, now: Time) -> Option<(RpcId, &Request<T>)> {
-        while self.first_late().is_some_and(|turn| turn.at <= now) {
-            self.forget_a_late_one();
+    /// Forgiven requests whose time is up leave here.
+    pub fn passed(&mut self, now: Time) -> Option<(RpcId, Passed, &mut Request<T>)> {
+        while self.first_forgiven().is_some_and(|turn| turn.at <= now) {
+            self.forget_a_forgiven_one();
         }
         let (&turn, &rpc) = self.agenda.range(Turn::FIRST_UNDER_WAY..).next()?;
         if turn.at > now {
             return None;
         }
-        let late = Turn { stage: Stage::Late, at: turn.at + self.late, nth: turn.nth };
-        self.agenda.remove(&turn);
-        self.agenda.insert(late, rpc);
         let entry = self.entries.get_mut(&rpc).expect("the agenda names only entries");
-        entry.turn = late;
-        Some((rpc, &entry.request))
+        let passed = entry.next;
+        let next = match passed {
+            Passed::Late => Some(Passed::Missed),
+            Passed::Missed => Some(Passed::Silent),
+            Passed::Silent => None,
+        };
+        let later = match next {
+            Some(next) => Turn { at: entry.request.deadlines.of(next).max(turn.at), ..turn },
+            None => Turn { stage: Stage::Forgiven, at: turn.at + self.grace, nth: turn.nth },
+        };
+        self.agenda.remove(&turn);
+        self.agenda.insert(later, rpc);
+        entry.turn = later;
+        entry.next = next.unwrap_or(passed);
+        Some((rpc, passed, &mut entry.request))
     }
 
     /// A connection to `asked` closed: removes the requests that went out on it, of which
-    /// `on_it` tells, late ones too. Returns those under way, in order of insertion.
+    /// `on_it` tells, forgiven ones too. Returns those under way, in order of insertion.
     pub fn cut_off(&mut self, asked: &NodeId, on_it: impl Fn(&T) -> bool) -> Vec<(RpcId, Request<T>)> {
         let all = (*asked, Sequence(0))..=(*asked, Sequence(u64::MAX));
         let cut = self.by_node.range(all).map(|(_, rpc)| *rpc);
@@ -153,12 +214,17 @@ impl<T> Pending<T> {
             .collect()
     }
 
-    /// The reason of the request `rpc`, under way or late.
+    /// The request `rpc`, under way or forgiven.
+    pub fn find(&self, rpc: &RpcId) -> Option<&Request<T>> {
+        self.entries.get(rpc).map(|entry| &entry.request)
+    }
+
+    /// The reason of the request `rpc`, under way or forgiven.
     pub fn get_mut(&mut self, rpc: &RpcId) -> Option<&mut T> {
         self.entries.get_mut(rpc).map(|entry| &mut entry.request.why)
     }
 
-    /// When [`Pending::missed`] will next have something to report; `None` if nothing is under way.
+    /// When [`Pending::passed`] will next have something to report; `None` if nothing is under way.
     pub fn next_deadline(&self) -> Option<Time> {
         self.agenda.range(Turn::FIRST_UNDER_WAY..).next().map(|(turn, _)| turn.at)
     }
@@ -170,23 +236,23 @@ impl<T> Pending<T> {
         self.agenda.range(Turn::FIRST_UNDER_WAY..until).count()
     }
 
-    /// Requests in the table, under way and late.
+    /// Requests in the table, under way and forgiven.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is neither a request under way nor a late one.
+    /// Whether there is neither a request under way nor a forgiven one.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    fn first_late(&self) -> Option<Turn> {
-        self.agenda.first_key_value().map(|(turn, _)| *turn).filter(|turn| turn.stage == Stage::Late)
+    fn first_forgiven(&self) -> Option<Turn> {
+        self.agenda.first_key_value().map(|(turn, _)| *turn).filter(|turn| turn.stage == Stage::Forgiven)
     }
 
-    /// Removes the late request that has the least time left; returns whether there was one.
-    fn forget_a_late_one(&mut self) -> bool {
-        let Some(turn) = self.first_late() else { return false };
+    /// Removes the forgiven request that has the least time left; returns whether there was one.
+    fn forget_a_forgiven_one(&mut self) -> bool {
+        let Some(turn) = self.first_forgiven() else { return false };
         let rpc = self.agenda[&turn];
         self.remove(&rpc);
         true
@@ -204,6 +270,8 @@ impl<T> Pending<T> {
 #[derive(Debug)]
 struct Entry<T> {
     request: Request<T>,
+    /// Which deadline passes next; none any more, if it is forgiven.
+    next: Passed,
     turn: Turn,
 }
 
@@ -220,16 +288,16 @@ struct Turn {
 }
 
 impl Turn {
-    /// Before all that are under way, behind all that are late.
+    /// Before all that are under way, behind all that are forgiven.
     const FIRST_UNDER_WAY: Turn = Turn { stage: Stage::UnderWay, at: Time::ZERO, nth: Sequence(0) };
 }
 
-/// How far a request has come; late ones stand first, for they go first.
+/// How far a request has come; forgiven ones stand first, for they go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
-    /// Reported as missed.
-    Late,
-    /// Its deadline has not been reported.
+    /// Reported as silent.
+    Forgiven,
+    /// Not all of its deadlines have been reported.
     UnderWay,
 }
 
@@ -240,7 +308,7 @@ mod tests {
     use super::*;
     use crate::id::Key;
 
-    const LATE: Duration = Duration::from_secs(10);
+    const GRACE: Duration = Duration::from_secs(10);
 
     fn rpc(n: u8) -> RpcId {
         RpcId::new([n; 32])
@@ -254,43 +322,54 @@ mod tests {
         Time::ZERO + Duration::from_secs(secs)
     }
 
-    fn table(capacity: usize) -> Pending<&'static str> {
-        Pending::new(capacity, LATE, KeySeed::new([1, 2, 3, 4]))
+    /// All deadlines at one moment.
+    fn until(secs: u64) -> Deadlines {
+        Deadlines::at(at(secs))
     }
 
-    fn missed<T>(table: &mut Pending<T>, now: Time) -> Option<RpcId> {
-        table.missed(now).map(|(rpc, _)| rpc)
+    fn table(capacity: usize) -> Pending<&'static str> {
+        Pending::new(capacity, GRACE, KeySeed::new([1, 2, 3, 4]))
+    }
+
+    /// The next request that falls silent.
+    fn silent<T>(table: &mut Pending<T>, now: Time) -> Option<RpcId> {
+        while let Some((rpc, passed, _)) = table.passed(now) {
+            if passed == Passed::Silent {
+                return Some(rpc);
+            }
+        }
+        None
     }
 
     #[test]
     fn a_reply_takes_its_request_once() {
         let mut table = table(9);
-        table.insert(rpc(1), node(1), "join", at(2)).expect("room");
-        assert_eq!(table.take(&rpc(1), &node(1)), Taken::OnTime("join"));
+        table.insert(rpc(1), node(1), "join", until(2)).expect("room");
+        assert_eq!(table.take(&rpc(1), &node(1)), Taken::UnderWay("join"));
         assert_eq!(table.take(&rpc(1), &node(1)), Taken::Unasked);
         assert!(table.is_empty());
-        assert_eq!((table.next_deadline(), missed(&mut table, at(99))), (None, None));
+        assert_eq!((table.next_deadline(), silent(&mut table, at(99))), (None, None));
     }
 
     #[test]
     fn a_reply_from_a_stranger_does_not_remove_the_request() {
         let mut table = table(9);
-        table.insert(rpc(1), node(1), "join", at(2)).expect("room");
+        table.insert(rpc(1), node(1), "join", until(2)).expect("room");
         assert_eq!(table.take(&rpc(1), &node(2)), Taken::Unasked);
         assert_eq!(table.take(&rpc(2), &node(1)), Taken::Unasked);
-        assert_eq!(table.take(&rpc(1), &node(1)), Taken::OnTime("join"));
+        assert_eq!(table.take(&rpc(1), &node(1)), Taken::UnderWay("join"));
     }
 
     #[test]
-    fn each_missed_request_is_reported_once_in_order_of_deadlines() {
+    fn each_request_that_falls_silent_is_reported_once_in_order_of_deadlines() {
         let mut table = table(9);
         for (n, deadline) in [(1, 5), (2, 3), (3, 5), (4, 9)] {
-            table.insert(rpc(n), node(n), "get", at(deadline)).expect("room");
+            table.insert(rpc(n), node(n), "get", until(deadline)).expect("room");
         }
         assert_eq!(table.next_deadline(), Some(at(3)));
-        assert_eq!(missed(&mut table, at(2)), None);
+        assert_eq!(silent(&mut table, at(2)), None);
         assert_eq!(table.overdue(at(5)), 1);
-        let told: Vec<_> = std::iter::from_fn(|| missed(&mut table, at(5))).collect();
+        let told: Vec<_> = std::iter::from_fn(|| silent(&mut table, at(5))).collect();
         assert_eq!(told, [rpc(2), rpc(1), rpc(3)], "of equal deadlines the one inserted first");
         assert_eq!((table.next_deadline(), table.overdue(at(9))), (Some(at(9)), 0));
         assert_eq!(table.overdue(at(10)), 1, "a deadline passed and nobody was told");
@@ -299,31 +378,31 @@ mod tests {
     #[test]
     fn a_late_reply_is_still_right_until_its_time_is_up() {
         let mut table = table(9);
-        table.insert(rpc(1), node(1), "put", at(2)).expect("room");
-        table.insert(rpc(2), node(2), "get", at(2)).expect("room");
-        assert_eq!(missed(&mut table, at(2)), Some(rpc(1)));
-        assert_eq!(missed(&mut table, at(2)), Some(rpc(2)));
+        table.insert(rpc(1), node(1), "put", until(2)).expect("room");
+        table.insert(rpc(2), node(2), "get", until(2)).expect("room");
+        assert_eq!(silent(&mut table, at(2)), Some(rpc(1)));
+        assert_eq!(silent(&mut table, at(2)), Some(rpc(2)));
 
         assert_eq!(table.take(&rpc(1), &node(3)), Taken::Unasked, "late ones hear no strangers either");
-        assert_eq!(table.take(&rpc(1), &node(1)), Taken::Late("put"));
-        assert_eq!(missed(&mut table, at(11)), None);
+        assert_eq!(table.take(&rpc(1), &node(1)), Taken::Forgiven("put"));
+        assert_eq!(silent(&mut table, at(11)), None);
         assert_eq!(table.len(), 1);
-        assert_eq!(missed(&mut table, at(12)), None);
+        assert_eq!(silent(&mut table, at(12)), None);
         assert!(table.is_empty(), "ten seconds after its deadline it left without a word");
         assert_eq!(table.take(&rpc(2), &node(2)), Taken::Unasked);
     }
 
     #[test]
-    fn a_full_table_gives_up_late_requests_and_no_others() {
+    fn a_full_table_gives_up_forgiven_requests_and_no_others() {
         let mut table = table(2);
-        table.insert(rpc(1), node(1), "a", at(9)).expect("room");
-        table.insert(rpc(2), node(2), "b", at(1)).expect("room");
-        assert_eq!(table.insert(rpc(3), node(3), "c", at(9)), Err(Full { capacity: 2 }));
+        table.insert(rpc(1), node(1), "a", until(9)).expect("room");
+        table.insert(rpc(2), node(2), "b", until(1)).expect("room");
+        assert_eq!(table.insert(rpc(3), node(3), "c", until(9)), Err(Full { capacity: 2 }));
 
-        assert_eq!(missed(&mut table, at(1)), Some(rpc(2)));
-        assert_eq!(table.insert(rpc(3), node(3), "c", at(9)), Ok(()));
+        assert_eq!(silent(&mut table, at(1)), Some(rpc(2)));
+        assert_eq!(table.insert(rpc(3), node(3), "c", until(9)), Ok(()));
         assert_eq!(table.take(&rpc(2), &node(2)), Taken::Unasked);
-        assert_eq!(table.insert(rpc(4), node(4), "d", at(9)), Err(Full { capacity: 2 }));
+        assert_eq!(table.insert(rpc(4), node(4), "d", until(9)), Err(Full { capacity: 2 }));
         assert_eq!(table.len(), 2);
     }
 
@@ -333,25 +412,47 @@ mod tests {
         for (n, asked, conn, deadline) in
             [(9, 1, "old", 7), (8, 1, "new", 7), (7, 2, "old", 7), (6, 1, "old", 4), (5, 1, "old", 1)]
         {
-            table.insert(rpc(n), node(asked), conn, at(deadline)).expect("room");
+            table.insert(rpc(n), node(asked), conn, until(deadline)).expect("room");
         }
-        assert_eq!(missed(&mut table, at(1)), Some(rpc(5)));
+        assert_eq!(silent(&mut table, at(1)), Some(rpc(5)));
 
         let cut = table.cut_off(&node(1), |conn| *conn == "old");
-        let request = |deadline| Request { asked: node(1), why: "old", deadline: at(deadline) };
+        let request = |deadline| Request { asked: node(1), why: "old", deadlines: until(deadline) };
         assert_eq!(cut, [(rpc(9), request(7)), (rpc(6), request(4))]);
         assert_eq!(table.len(), 2, "the late one went too");
-        assert_eq!(table.take(&rpc(8), &node(1)), Taken::OnTime("new"));
-        assert_eq!(table.take(&rpc(7), &node(2)), Taken::OnTime("old"));
+        assert_eq!(table.take(&rpc(8), &node(1)), Taken::UnderWay("new"));
+        assert_eq!(table.take(&rpc(7), &node(2)), Taken::UnderWay("old"));
+    }
+
+    #[test]
+    fn the_deadlines_of_a_request_pass_one_after_the_other_and_may_be_put_off() {
+        let deadlines = |late, missed, silent| Deadlines { late: at(late), missed: at(missed), silent: at(silent) };
+        let mut table = table(9);
+        table.insert(rpc(1), node(1), "get", deadlines(1, 3, 5)).expect("room");
+        table.insert(rpc(2), node(2), "get", deadlines(2, 2, 5)).expect("room");
+        let passed = |table: &mut Pending<_>, secs| {
+            let all = std::iter::from_fn(|| table.passed(at(secs)).map(|(rpc, passed, _)| (rpc, passed)));
+            all.collect::<Vec<_>>()
+        };
+        assert_eq!(table.next_deadline(), Some(at(1)));
+        assert_eq!(passed(&mut table, 1), [(rpc(1), Passed::Late)]);
+        assert_eq!(passed(&mut table, 2), [(rpc(2), Passed::Late), (rpc(2), Passed::Missed)]);
+
+        table.put_off(&rpc(1), deadlines(4, 4, 6));
+        assert_eq!(passed(&mut table, 3), []);
+        assert_eq!(passed(&mut table, 4), [(rpc(1), Passed::Late), (rpc(1), Passed::Missed)]);
+        assert_eq!(table.take(&rpc(2), &node(2)), Taken::UnderWay("get"), "nobody calls it silent yet");
+        assert_eq!(passed(&mut table, 6), [(rpc(1), Passed::Silent)]);
+        assert_eq!(table.take(&rpc(1), &node(1)), Taken::Forgiven("get"));
     }
 
     #[test]
     fn the_reason_of_a_request_may_change_while_it_waits() {
         let mut table = table(9);
-        table.insert(rpc(1), node(1), "waits", at(2)).expect("room");
+        table.insert(rpc(1), node(1), "waits", until(2)).expect("room");
         *table.get_mut(&rpc(1)).expect("it is there") = "sent";
         assert_eq!(table.get_mut(&rpc(2)), None);
-        assert_eq!(table.take(&rpc(1), &node(1)), Taken::OnTime("sent"));
+        assert_eq!(table.take(&rpc(1), &node(1)), Taken::UnderWay("sent"));
     }
 
     /// What can happen to the table; numbers name requests, nodes and seconds.
@@ -376,7 +477,7 @@ mod tests {
     #[derive(Default)]
     struct Ends {
         answered: Vec<u8>,
-        missed: Vec<u8>,
+        silent: Vec<u8>,
         cut_off: Vec<u8>,
     }
 
@@ -387,26 +488,29 @@ mod tests {
         #[test]
         fn every_request_ends_exactly_once(deeds in proptest::collection::vec(deed(), 0..120)) {
             let capacity = 8;
-            let mut table = Pending::new(capacity, LATE, KeySeed::new([5, 6, 7, 8]));
+            let mut table = Pending::new(capacity, GRACE, KeySeed::new([5, 6, 7, 8]));
             let mut now = Time::ZERO;
             let mut ends = Ends::default();
             let mut inserted = 0;
             for deed in deeds.into_iter().chain([Deed::Pass { secs: 99 }, Deed::Pass { secs: 99 }]) {
                 match deed {
                     Deed::Insert { asked, deadline } => {
-                        let room = table.insert(rpc(inserted), node(asked), inserted, now + Duration::from_secs(deadline));
+                        let deadlines = Deadlines::at(now + Duration::from_secs(deadline));
+                        let room = table.insert(rpc(inserted), node(asked), inserted, deadlines);
                         inserted += u8::from(room.is_ok());
                     }
                     Deed::Take { rpc: n, from } => match table.take(&rpc(n), &node(from)) {
-                        Taken::OnTime(n) => ends.answered.push(n),
-                        Taken::Late(n) => prop_assert!(ends.missed.contains(&n)),
+                        Taken::UnderWay(n) => ends.answered.push(n),
+                        Taken::Forgiven(n) => prop_assert!(ends.silent.contains(&n)),
                         Taken::Unasked => {}
                     },
                     Deed::Pass { secs } => {
                         now = now + Duration::from_secs(secs);
-                        while let Some((_, request)) = table.missed(now) {
-                            prop_assert!(request.deadline <= now);
-                            ends.missed.push(request.why);
+                        while let Some((_, passed, request)) = table.passed(now) {
+                            prop_assert!(request.deadlines.silent <= now);
+                            if passed == Passed::Silent {
+                                ends.silent.push(request.why);
+                            }
                         }
                         prop_assert_eq!(table.overdue(now), 0);
                         prop_assert!(table.next_deadline().is_none_or(|next| next > now));
@@ -420,7 +524,7 @@ mod tests {
                 prop_assert!(table.len() <= capacity);
                 prop_assert_eq!((table.agenda.len(), table.by_node.len()), (table.len(), table.len()));
             }
-            let mut all = [ends.answered, ends.missed, ends.cut_off].concat();
+            let mut all = [ends.answered, ends.silent, ends.cut_off].concat();
             all.sort_unstable();
             prop_assert_eq!(all, (0..inserted).collect::<Vec<_>>());
             prop_assert!(table.is_empty());

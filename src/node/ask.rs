@@ -17,8 +17,7 @@ use crate::node::jobs::JobId;
 use crate::node::peers::Ending;
 use crate::node::repair::RepairId;
 use crate::node::replicating::OfferId;
-use crate::node::timers::Timer;
-use crate::pending::{Request as PendingRequest, Taken};
+use crate::pending::{Deadlines, Passed, Request as PendingRequest, Taken};
 use crate::record::{Record, age_at};
 use crate::time::{Now, Time};
 use crate::wire::codec::List;
@@ -37,7 +36,7 @@ pub(super) struct Ask {
     pub(super) again: bool,
     /// When it went out, or began to wait.
     since: Time,
-    /// Whether its deadline has passed.
+    /// Whether whoever wanted the answer goes on without it.
     pub(super) missed: bool,
 }
 
@@ -65,6 +64,13 @@ pub(super) enum Purpose {
     Missed(Key),
 }
 
+impl Purpose {
+    /// Whether a copy is handed over: whoever takes it may wait for its disk.
+    fn is_copy(self) -> bool {
+        matches!(self, Purpose::Store(..) | Purpose::Repair(_) | Purpose::HandOver(_))
+    }
+}
+
 /// Sending.
 impl Node {
     /// Asks `to`. `false` if a bound was met and nobody is asked.
@@ -88,14 +94,15 @@ impl Node {
             return false;
         }
         let rpc = RpcId::new(self.rng.random());
-        let deadline = now.mono + self.params.rpc_timeout;
-        if self.pending.insert(rpc, ask.to.id, ask, deadline).is_err() {
+        let silent = now.mono + self.params.rpc_timeout;
+        let deadlines = match route {
+            Some(conn) => self.deadlines(now, conn, ask.why, silent),
+            // A handshake takes a few round trips.
+            None => Deadlines { late: now.mono + self.params.rpc_timeout / 2, ..Deadlines::at(silent) },
+        };
+        if self.pending.insert(rpc, ask.to.id, ask, deadlines).is_err() {
             self.counters.requests_dropped += 1;
             return false;
-        }
-        if let Purpose::Search(job) = ask.why {
-            // Until it is sent: a handshake takes a few round trips.
-            self.timers.set(Timer::Late(job, ask.to.id), now.mono + self.params.rpc_timeout / 2);
         }
         match route {
             Some(conn) => self.transmit(now, conn, rpc, out),
@@ -109,8 +116,31 @@ impl Node {
         true
     }
 
+    /// Until when a request that goes out over `conn` may be without its answer; at `silent` at the
+    /// latest, and only then where others could not give it meanwhile.
+    fn deadlines(&self, now: Now, conn: ConnId, why: Purpose, silent: Time) -> Deadlines {
+        if !matches!(why, Purpose::Search(_) | Purpose::Store(..)) {
+            return Deadlines::at(silent);
+        }
+        let (pace, rpc_timeout) = (self.peers.pace(conn), self.params.rpc_timeout);
+        let missed = match why {
+            Purpose::Store(..) => pace.copy_missed_after(rpc_timeout),
+            _ => pace.answers.missed_after(rpc_timeout),
+        };
+        let missed = (now.mono + missed).min(silent);
+        Deadlines { late: (now.mono + pace.answers.late_after(rpc_timeout)).min(missed), missed, silent }
+    }
+
+    /// Sends a request that has waited for `conn`, unless it is over, or nobody wants it any more.
+    pub(super) fn transmit_late(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions) {
+        if let Some(&PendingRequest { why: ask, deadlines: Deadlines { silent, .. }, .. }) = self.pending.find(&rpc) {
+            self.pending.put_off(&rpc, self.deadlines(now, conn, ask.why, silent));
+            self.transmit(now, conn, rpc, out);
+        }
+    }
+
     /// Sends a pending request over `conn`, unless it is over, or nobody wants it any more.
-    pub(super) fn transmit(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions) {
+    fn transmit(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions) {
         let Some(ask) = self.pending.get_mut(&rpc).filter(|ask| !ask.missed) else { return };
         ask.conn = Some(conn);
         ask.since = now.mono;
@@ -118,9 +148,6 @@ impl Node {
         if self.write_request(now, conn, rpc, &ask, out) {
             self.peers.asked(conn);
             self.counters.rpcs_sent += 1;
-            if let Purpose::Search(job) = ask.why {
-                self.timers.set(Timer::Late(job, ask.to.id), now.mono + self.params.rpc_timeout / 4);
-            }
         } else {
             self.pending.take(&rpc, &ask.to.id);
         }
@@ -174,8 +201,14 @@ impl Node {
 
     /// Takes the next step of a search, as often as it wants one.
     pub(super) fn drive(&mut self, now: Now, job: JobId, out: &mut Actions) {
-        while let Some(lookup) = self.jobs.lookup(job) {
-            match lookup.step() {
+        loop {
+            let enough = self.jobs.answers_missing(job);
+            let Some(lookup) = self.jobs.lookup(job) else { return };
+            let step = match enough {
+                Some(enough) => lookup.step_frugally(enough, |id| self.peers.quickness(id)),
+                None => lookup.step(),
+            };
+            match step {
                 Step::Ask(contact) => {
                     if !self.ask(now, contact, Purpose::Search(job), out)
                         && let Some(lookup) = self.jobs.lookup(job)
@@ -202,6 +235,17 @@ impl Node {
         }
     }
 
+    /// `id` takes too long to answer the search of a PUT: another takes its place, if there is one. A
+    /// GET waits for it, for it may hold the value.
+    fn answer_tardy(&mut self, now: Now, job: JobId, id: &NodeId, out: &mut Actions) {
+        if self.jobs.put(job).is_some()
+            && let Some(lookup) = self.jobs.lookup(job)
+        {
+            lookup.on_tardiness(id);
+            self.drive(now, job, out);
+        }
+    }
+
     /// A reply came in over `conn` from `from`, who sits at `address`.
     pub(super) fn on_reply(
         &mut self,
@@ -213,23 +257,24 @@ impl Node {
     ) {
         let (from, address) = from;
         let ask = match self.pending.take(&rpc, &from) {
-            Taken::OnTime(ask) => {
+            Taken::UnderWay(ask) => {
                 if let Some(conn) = ask.conn {
                     self.peers.answered(conn);
                     self.close_if_retired(now, conn, out);
                 }
                 ask
             }
-            Taken::Late(ask) => ask,
+            Taken::Forgiven(ask) => ask,
             Taken::Unasked => {
                 self.counters.replies_dropped += 1;
                 return;
             }
         };
-        self.someone_answered(now, out);
-        if let Purpose::Search(job) = ask.why {
-            self.timers.cancel(Timer::Late(job, from));
+        if let Some(pace) = ask.conn.and_then(|conn| self.peers.pace_mut(conn)) {
+            let of = if ask.why.is_copy() { &mut pace.copies } else { &mut pace.answers };
+            of.hear(now.mono - ask.since);
         }
+        self.someone_answered(now, out);
         match (ask.why, reply) {
             (Purpose::Search(job), Reply::Nodes(contacts)) => {
                 self.nothing_heard(job, ask.to);
@@ -242,7 +287,7 @@ impl Node {
             (Purpose::Fetch(job), Reply::Value { record, .. }) => self.record_heard(now, job, ask.to, &record, out),
             (Purpose::Fetch(job), Reply::Nodes(_)) => {
                 self.nothing_heard(job, ask.to);
-                self.read_on(now, job, out);
+                self.drive(now, job, out);
             }
             (Purpose::Store(job, round), Reply::Stored { key, outcome, held }) if self.is_current(job, round, &key) => {
                 if outcome == StoreOutcome::Held {
@@ -300,7 +345,7 @@ impl Node {
             }
             Purpose::Fetch(job) => {
                 self.value_missed(job, &ask.to.id);
-                self.read_on(now, job, out);
+                self.drive(now, job, out);
             }
             Purpose::Store(job, round) => self.copy_failed(now, job, round, out),
             Purpose::Repair(id) => self.repairs.copy_over(id),
@@ -324,56 +369,80 @@ impl Node {
     pub(super) fn fail_requests(&mut self, now: Now, requests: Vec<RpcId>, to: &NodeId, out: &mut Actions) {
         for rpc in requests {
             match self.pending.take(&rpc, to) {
-                Taken::OnTime(ask) | Taken::Late(ask) => self.request_failed(now, &ask, out),
+                Taken::UnderWay(ask) | Taken::Forgiven(ask) => self.request_failed(now, &ask, out),
                 Taken::Unasked => {}
             }
         }
     }
 
-    /// Reports what missed its deadline by `now`.
-    pub(super) fn miss_requests(&mut self, now: Now, out: &mut Actions) {
-        while let Some((rpc, request)) = self.pending.missed(now.mono) {
+    /// Does what follows from deadlines that have passed by `now`.
+    pub(super) fn pass_deadlines(&mut self, now: Now, out: &mut Actions) {
+        while let Some((_, passed, request)) = self.pending.passed(now.mono) {
             let ask = request.why;
-            if let Some(ask) = self.pending.get_mut(&rpc) {
-                ask.missed = true;
-            }
-            self.counters.rpcs_silent += 1;
-            match ask.why {
-                Purpose::Search(job) => {
-                    self.value_missed(job, &ask.to.id);
-                    if let Some(lookup) = self.jobs.lookup(job) {
-                        lookup.on_silence(&ask.to.id);
-                        self.drive(now, job, out);
+            match (passed, ask.why) {
+                (Passed::Late, Purpose::Search(job)) => self.answer_late(now, job, &ask.to.id, out),
+                (Passed::Missed, Purpose::Search(job)) => self.answer_tardy(now, job, &ask.to.id, out),
+                (Passed::Missed, Purpose::Store(job, round)) => {
+                    // Where nobody is left to take its place, nothing is won by not waiting.
+                    if self.jobs.put(job).is_some_and(|put| put.round == round && !put.spares.is_empty()) {
+                        request.why.missed = true;
+                        self.request_over(now, &ask, out);
                     }
                 }
-                Purpose::Store(..)
-                | Purpose::Check
-                | Purpose::HandOver(_)
-                | Purpose::Offer(_)
-                | Purpose::Sync(_)
-                | Purpose::Fetch(_)
-                | Purpose::Missed(_)
-                | Purpose::Repair(_) => self.request_over(now, &ask, out),
-            }
-            match ask.conn {
-                // Nothing at all came since it was asked: a connection that died without a word, to
-                // a peer that may have come back since.
-                Some(conn) if self.peers.silent_since(conn, ask.since) => {
-                    self.hang_up(now, conn, Ending::Failed, out);
-                    self.probe(ask.to, out);
-                }
-                // It talks, but does not answer: whether it is worth its place, a PING decides.
-                Some(conn) => {
-                    self.peers.answered(conn);
-                    self.close_if_retired(now, conn, out);
-                    if ask.why == Purpose::Check {
-                        self.contact_failed(now, &ask.to.id, out);
-                    } else {
-                        self.check(now, ask.to, out);
+                (Passed::Late | Passed::Missed, _) => {}
+                (Passed::Silent, _) => {
+                    request.why.missed = true;
+                    self.counters.rpcs_silent += 1;
+                    if !ask.missed {
+                        self.answer_missed(now, &ask, out);
                     }
+                    self.peer_silent(now, &ask, out);
                 }
-                None => self.not_met(now, ask.to, DialError::Unreachable, out),
             }
+        }
+    }
+
+    /// The answer will not come, or not in time: whoever wanted it is told so.
+    fn answer_missed(&mut self, now: Now, ask: &Ask, out: &mut Actions) {
+        match ask.why {
+            Purpose::Search(job) => {
+                self.value_missed(job, &ask.to.id);
+                if let Some(lookup) = self.jobs.lookup(job) {
+                    lookup.on_silence(&ask.to.id);
+                    self.drive(now, job, out);
+                }
+            }
+            Purpose::Store(..)
+            | Purpose::Check
+            | Purpose::HandOver(_)
+            | Purpose::Offer(_)
+            | Purpose::Sync(_)
+            | Purpose::Fetch(_)
+            | Purpose::Missed(_)
+            | Purpose::Repair(_) => self.request_over(now, ask, out),
+        }
+    }
+
+    /// Nothing has come of a request for `rpc_timeout`: that counts against whom it went to.
+    fn peer_silent(&mut self, now: Now, ask: &Ask, out: &mut Actions) {
+        match ask.conn {
+            // Nothing at all came since it was asked: a connection that died without a word, to
+            // a peer that may have come back since.
+            Some(conn) if self.peers.silent_since(conn, ask.since) => {
+                self.hang_up(now, conn, Ending::Failed, out);
+                self.probe(ask.to, out);
+            }
+            // It talks, but does not answer: whether it is worth its place, a PING decides.
+            Some(conn) => {
+                self.peers.answered(conn);
+                self.close_if_retired(now, conn, out);
+                if ask.why == Purpose::Check {
+                    self.contact_failed(now, &ask.to.id, out);
+                } else {
+                    self.check(now, ask.to, out);
+                }
+            }
+            None => self.not_met(now, ask.to, DialError::Unreachable, out),
         }
     }
 }

@@ -12,23 +12,23 @@ use crate::node::timers::Timer;
 use crate::time::Now;
 
 impl Node {
-    /// A search for `key` that begins with whom this node knows.
-    pub(super) fn search(&mut self, key: Key) -> Lookup {
+    /// A search for the `width` nodes nearest to `key` that begins with whom this node knows.
+    pub(super) fn search(&mut self, key: Key, width: usize) -> Lookup {
         self.table.closest(&key, self.params.k, &mut self.nearby);
-        Lookup::new(self.me.id, key, self.params.k, self.params.alpha, &self.nearby)
+        Lookup::new(self.me.id, key, width, self.params.alpha, &self.nearby)
     }
 
     /// A search is done.
     pub(super) fn search_done(&mut self, now: Now, job: JobId, out: &mut Actions) {
         let Some(lookup) = self.jobs.lookup(job) else { return };
         let target = *lookup.target();
-        let nearest: Vec<Contact> = lookup.answered().copied().collect();
+        let answered: Vec<Contact> = lookup.answered().copied().collect();
         match self.jobs.find(job) {
             Some(Job::Get(_)) => self.searched_value(now, job, out),
-            Some(Job::Put(_)) => self.spread_put(now, job, nearest, out),
+            Some(Job::Put(_)) => self.spread_put(now, job, out),
             Some(Job::Join(_) | Job::Refresh(_)) => {
                 self.end_job(job);
-                self.upkeep_search_done(now, target, &nearest);
+                self.upkeep_search_done(now, target, &answered);
             }
             None => {}
         }

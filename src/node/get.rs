@@ -98,7 +98,7 @@ impl Node {
     pub(super) fn search_value(&mut self, now: Now, job: JobId, out: &mut Actions) {
         let Some((key, since)) = self.jobs.get(job).map(|get| (get.key, get.since)) else { return };
         self.timers.set(Timer::Answer(job), since + self.params.request_timeout);
-        let lookup = self.search(key);
+        let lookup = self.search(key, self.params.k);
         if let Some(get) = self.jobs.get(job) {
             get.lookup = Some(lookup);
             get.phase = Phase::Searching;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::contact::Contact;
 use crate::id::{Key, KeyMap, KeySeed, NodeId};
-use crate::limits::{CLIENT_PUT_BYTES_MAX, CLIENT_REQUESTS_MAX};
+use crate::limits::{CLIENT_PUT_BYTES_MAX, CLIENT_REQUESTS_MAX, K_MAX};
 use crate::lookup::Lookup;
 use crate::node::action::ClientId;
 use crate::node::reading::{Phase, Reading};
@@ -162,6 +162,8 @@ impl Put {
     ///
     /// Nothing else follows from it, for a head proves nothing: only whoever refuses a copy for a
     /// larger record ends a PUT.
+    ///
+    /// An older record may be held by more nodes than this one shall be: then these are searched too.
     pub(super) fn met(&mut self, now: Now, from: NodeId, block: &RecordBlock<'_>) {
         if block.key != self.record.key || block.version.is_too_early(now.wall) {
             return;
@@ -170,6 +172,9 @@ impl Put {
         let smaller = Seen::of(rank) < Seen::of(self.record.rank());
         if smaller && block.content != Content::Tombstone && !self.outdated.contains(&from) {
             self.outdated.push(from);
+            if let PutStage::Searching(lookup) = &mut self.stage {
+                lookup.widen(usize::from(block.replication).min(K_MAX));
+            }
         }
         if block.class == Class::Plain && self.record.class == Class::Plain && block.version.time() > now.wall {
             self.ahead = self.ahead.max(Some(block.version));
@@ -299,6 +304,12 @@ impl Jobs {
                 PutStage::Parked | PutStage::Spreading => None,
             },
         }
+    }
+
+    /// How many more answers may well be all that the search of a job needs; `None`, if it goes on
+    /// until all the nearest have answered.
+    pub(super) fn answers_missing(&mut self, id: JobId) -> Option<usize> {
+        self.get(id)?.reading.holders_missing()
     }
 
     /// The latest PUT of `key` that is not over.

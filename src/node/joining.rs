@@ -261,7 +261,7 @@ impl Node {
     }
 
     pub(super) fn look_up_self(&mut self, now: Now, out: &mut Actions) {
-        let lookup = self.search(*self.me.id.key());
+        let lookup = self.search(*self.me.id.key(), self.params.k);
         let job = self.jobs.insert(Job::Join(lookup));
         self.drive(now, job, out);
     }

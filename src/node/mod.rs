@@ -9,10 +9,9 @@
 //! connection ([`Node::on_secured`] is believed), where messages begin and end, and the order
 //! of the answers on one API connection.
 //!
-//! The files: [`params`] what may be set; [`action`] what it wants done, with
-//! [`answers`] that go out at once; `peers` connections;
-//! `ask` requests to peers; `get` and `put` requests of modules, with `client` what both share,
-//! `reading` what a GET has heard, `versions` what was read and written before, `repair` and
+//! The files: [`params`] what may be set; [`action`] what it wants done, with [`answers`] that go
+//! out at once; `peers` connections; `ask` requests to peers, with `rtt` how quick each is; `get`
+//! and `put` requests of modules, with `client` what both share, `reading` what a GET has heard, `versions` what was read and written before, `repair` and
 //! `keeping` what goes on after the answer; `serve` requests of peers; `holding` and `saving` what
 //! is held, in memory and on disk; `upkeep`, `joining`, `syncing`, `replicating`, `offering` and
 //! `leaving` what it does of its own accord; `jobs` and `timers` what is under way, and until when.
@@ -35,6 +34,7 @@ mod put;
 mod reading;
 mod repair;
 mod replicating;
+mod rtt;
 mod saving;
 mod serve;
 mod syncing;
@@ -257,7 +257,7 @@ impl Node {
 
     /// A deadline has come.
     pub fn on_timeout(&mut self, now: Now, out: &mut Actions) {
-        self.miss_requests(now, out);
+        self.pass_deadlines(now, out);
         while let Some(conn) = self.peers.due(now.mono) {
             self.on_conn_deadline(now, conn, out);
         }
@@ -275,7 +275,6 @@ impl Node {
                 Timer::Settle => self.settle(now),
                 Timer::Sync => self.sync(now, out),
                 Timer::Replicate => self.replicate(now, out),
-                Timer::Late(job, id) => self.answer_late(now, job, &id, out),
                 Timer::Retry(job) => self.retry_put(now, job, out),
                 Timer::Save => self.save(now, out),
                 Timer::Leave => self.go(now, out),

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use log::{debug, warn};
 
@@ -19,6 +20,7 @@ use crate::limits::{ASLEEP_PAUSE, DIALS_MAX, HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, P
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError, DialId, Fault, Origin};
 use crate::node::params::{Endpoint, Serving};
+use crate::node::rtt::Pace;
 use crate::routing::{Observed, Suggested};
 use crate::time::{Now, Time};
 use crate::wire::peer::{ErrorCode, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, Reply};
@@ -37,6 +39,8 @@ pub(super) struct Conn {
     heard: Time,
     /// Requests of ours that went out on it and are not over.
     asked: u32,
+    /// How quick the peer is.
+    pace: Pace,
     /// When its HELLO is due, or it may have been idle, or it is closed.
     deadline: Time,
     /// Where the peer says that others may dial it; 0 if they may not.
@@ -149,6 +153,21 @@ impl Peers {
         if let Some(conn) = self.conns.get_mut(&conn) {
             conn.asked = conn.asked.saturating_sub(1);
         }
+    }
+
+    /// How quick the peer at the other end of `conn` is.
+    pub(super) fn pace(&self, conn: ConnId) -> Pace {
+        self.conns.get(&conn).map_or_else(Pace::default, |conn| conn.pace)
+    }
+
+    /// The same, for whoever learns more of it.
+    pub(super) fn pace_mut(&mut self, conn: ConnId) -> Option<&mut Pace> {
+        self.conns.get_mut(&conn).map(|conn| &mut conn.pace)
+    }
+
+    /// What an answer of `id` takes on the average; `None` if it cannot be asked now, or was not yet.
+    pub(super) fn quickness(&self, id: &NodeId) -> Option<Duration> {
+        self.pace(self.route(id)?).answers.smoothed()
     }
 
     /// Whether nothing came on `conn` since `since`.
@@ -344,6 +363,7 @@ impl Node {
             phase: Phase::Greeting,
             heard: now.mono,
             asked: 0,
+            pace: Pace::default(),
             deadline: Time::ZERO,
             port: 0,
             dial_back: Time::ZERO,
@@ -360,7 +380,7 @@ impl Node {
                 self.bootstrap_met(number, Contact::new(peer, address));
             }
             for rpc in dial.waiting {
-                self.transmit(now, id, rpc, out);
+                self.transmit_late(now, id, rpc, out);
             }
         }
     }
@@ -503,7 +523,8 @@ impl Node {
         let cut = self.pending.cut_off(&conn.peer, |ask| ask.conn == Some(id));
         let unreached = conn.phase == Phase::Greeting && matches!(conn.origin, Origin::Dialled(_));
         for (_, request) in cut {
-            let again = ending == Ending::Closed && !unreached && !request.why.again;
+            let wanted = !request.why.again && !request.why.missed;
+            let again = ending == Ending::Closed && !unreached && wanted;
             if !(again && self.ask_again(now, &request, out)) {
                 self.request_failed(now, &request.why, out);
             }

@@ -7,12 +7,12 @@
 //! and what was taken is spread until enough hold it ([`super::keeping`]), or somebody holds a
 //! larger one. What a record claims by its class is verified before anything else happens.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
 use log::{debug, warn};
 
-use crate::contact::Contact;
 use crate::id::{Key, NodeId};
 use crate::limits::{PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX};
 use crate::node::Node;
@@ -191,33 +191,35 @@ impl Node {
     /// Begins, or begins again, to search the holders of a PUT.
     pub(super) fn search_holders(&mut self, now: Now, job: JobId, out: &mut Actions) {
         let Some(put) = self.jobs.put(job) else { return };
-        let key = put.record.key;
+        let (key, replication) = (put.record.key, usize::from(put.record.replication));
         self.timers.cancel(Timer::Retry(job));
-        let lookup = self.search(key);
+        let lookup = self.search(key, replication);
         if let Some(put) = self.jobs.put(job) {
             put.stage = PutStage::Searching(lookup);
         }
         self.drive(now, job, out);
     }
 
-    /// The search of a PUT is done: `nearest` answered it.
-    pub(super) fn spread_put(&mut self, now: Now, job: JobId, nearest: Vec<Contact>, out: &mut Actions) {
+    /// The search of a PUT is done: as many as shall hold the record have answered it, or all that
+    /// could be reached. Those it has not asked are farther away, and only take the place of who fails.
+    pub(super) fn spread_put(&mut self, now: Now, job: JobId, out: &mut Actions) {
         self.overtake(now, job);
         let serving = self.params.serving;
-        let me = self.me.id;
+        let (me, k) = (self.me.id, self.params.k);
         let Some(put) = self.jobs.put(job) else { return };
+        let PutStage::Searching(lookup) = &put.stage else { return };
         let distance = |id: &NodeId| id.key().distance(&put.record.key);
-        let own_place = nearest.partition_point(|contact| distance(&contact.id) < distance(&me));
-        put.spares = nearest.into_iter().map(Target::Peer).collect();
-        if serving == Serving::Yes {
-            put.spares.insert(own_place, Target::Me);
+        let lacks = |id: &NodeId| !put.holders.contains(id);
+        let reached = put.holders.len() + lookup.answered().filter(|contact| lacks(&contact.id)).count();
+        let nearest = lookup.nearest().filter(|contact| lacks(&contact.id));
+        let mut spares: VecDeque<Target> = nearest.take(k).copied().map(Target::Peer).collect();
+        let holds_itself = serving == Serving::Yes && lacks(&me);
+        if holds_itself {
+            let nearer = |target: &Target| matches!(target, Target::Peer(peer) if distance(&peer.id) < distance(&me));
+            spares.insert(spares.partition_point(nearer), Target::Me);
         }
-        put.spares.retain(|target| match target {
-            Target::Me => !put.holders.contains(&me),
-            Target::Peer(contact) => !put.holders.contains(&contact.id),
-        });
-        let reachable = put.holders.len() + put.spares.len();
-        put.wanted = reachable.min(usize::from(put.record.replication));
+        put.wanted = (reached + usize::from(holds_itself)).min(usize::from(put.record.replication));
+        put.spares = spares;
         put.round += 1;
         put.claims.clear();
         put.stage = PutStage::Spreading;

@@ -215,6 +215,26 @@ impl Reading {
 
 /// Deciding.
 impl Reading {
+    /// How many more holders would end it, should all of them agree with the largest that was heard;
+    /// `None` if it cannot be hoped to end early: it may not, or some have said otherwise.
+    pub(super) fn holders_missing(&self) -> Option<usize> {
+        if self.reads == Reads::Secure {
+            return None;
+        }
+        let Some(head) = self.largest() else { return Some(self.quorum.into()) };
+        let agreeing = self.heads().filter(|held| held.agrees(&head)).count();
+        let hopeful = agreeing == self.heads().count() && head.rank.life == Life::Alive && self.allows(head.rank);
+        hopeful.then(|| usize::from(self.needed(&head)).saturating_sub(agreeing))
+    }
+
+    /// How many holders must agree on `head`.
+    fn needed(&self, head: &Head) -> u8 {
+        match head.rank.class {
+            Class::Hashed => 1,
+            Class::Plain | Class::Signed => self.quorum.min(head.replication.max(self.replication_min)),
+        }
+    }
+
     /// What to do next.
     pub(super) fn next(&mut self, phase: Phase) -> Next {
         if self.may_end() {
@@ -273,8 +293,7 @@ impl Reading {
         if self.reads == Reads::Secure || !self.is_in_hand(&head) || !self.allows(head.rank) {
             return false;
         }
-        let needed = self.quorum.min(head.replication.max(self.replication_min));
-        head.rank.class == Class::Hashed || self.heads().filter(|held| held.agrees(&head)).count() >= needed.into()
+        self.heads().filter(|held| held.agrees(&head)).count() >= self.needed(&head).into()
     }
 
     /// The largest that was heard, unless nobody is left to give its value.

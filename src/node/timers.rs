@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::id::NodeId;
 use crate::node::jobs::JobId;
 use crate::time::Time;
 
@@ -28,8 +27,6 @@ pub(super) enum Timer {
     Replicate,
     /// A client's request must be answered.
     Answer(JobId),
-    /// Whoever was asked on behalf of a search takes longer than most.
-    Late(JobId, NodeId),
     /// A PUT tries once more.
     Retry(JobId),
     /// Something is to be on disk.

@@ -253,7 +253,7 @@ impl Node {
             {
                 let target = self.me.id.key().diverging_at(bucket, &Key::new(self.rng.random()));
                 self.table.looked_up(now.mono, &target);
-                let lookup = self.search(target);
+                let lookup = self.search(target, self.params.k);
                 let job = self.jobs.insert(Job::Refresh(lookup));
                 self.drive(now, job, out);
             }

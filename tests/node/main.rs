@@ -17,6 +17,7 @@ mod keeping;
 mod leaving;
 mod meeting;
 mod owned;
+mod pacing;
 mod putting;
 mod reading;
 mod settling;

@@ -365,7 +365,7 @@ fn what_a_search_meets_ahead_of_our_clock_is_overtaken_before_the_first_copy_lea
     let over = RecordBlock { content: Content::Tombstone, check: 0, ..ahead };
     for met in [crate::stage::head(ahead), over] {
         let mut stage = among_eight();
-        stage.script(8);
+        stage.script(2);
         let client = stage.put(Put { confirm: Confirm::Yes, replication: 3, ..quiet(1, b"v") });
         stage.answer_find_value(|_, _| Some(value_of(met)));
         let copies = stage.copies();
@@ -381,7 +381,7 @@ fn what_a_search_meets_ahead_of_our_clock_is_overtaken_before_the_first_copy_lea
 fn what_a_search_meets_in_the_far_future_is_not_overtaken() {
     let far = RecordBlock { version: version_at(600_001), ..block(1, b"far") };
     let mut stage = among_eight();
-    stage.script(8);
+    stage.script(2);
     stage.put(Put { replication: 3, ..quiet(1, b"v") });
     stage.answer_find_value(|_, _| Some(value_of(crate::stage::head(far))));
     assert!(stage.handed().iter().all(|(_, copy)| copy.version < version_at(1_000)));

@@ -8,7 +8,7 @@ use dht::wire::api::{ApiReply, Put};
 use dht::wire::peer::{Content, ErrorCode, RecordBlock, Reply, Request, StoreOutcome};
 
 use crate::stage::{
-    Stage, block, confirmed, failure, id, key, larger, millis, quiet, secs, signed, stored, success, value_of,
+    Stage, block, confirmed, failure, id, key, larger, millis, nodes, quiet, secs, signed, stored, success, value_of,
     version_at,
 };
 
@@ -50,14 +50,44 @@ fn copies_go_to_as_many_of_the_nearest_as_were_asked_for() {
 #[test]
 fn whoever_holds_an_older_record_gets_a_copy_too() {
     let mut stage = Stage::among(small(), 1..=8);
-    stage.script(8);
+    (1..=8).for_each(|peer| stage.script(peer));
     let client = stage.put(thrice(1));
-    let asked = stage.all_asked(|request| matches!(request, Request::FindValue { .. }).then_some(()));
-    let &[(holder, rpc, ())] = &asked[..] else { panic!("{asked:?}") };
-    stage.reply(holder, rpc, value_of(RecordBlock { content: Content::Head, ..block(1, b"older") }));
+    let older = RecordBlock { content: Content::Head, replication: 8, ..block(1, b"older") };
+    stage.answer_find_value(|peer, _| Some(if [2, 8].contains(&peer) { value_of(older) } else { nodes(&[]) }));
     let copies = stage.copies();
     assert_eq!(receivers(&stage, &copies), [1, 3, 2, 8]);
     take(&mut stage, &copies);
+    assert_eq!(stage.answer(client), success(1, b""));
+}
+
+/// A PUT's search may end when as many have answered as shall hold the record.
+#[test]
+fn a_put_asks_no_more_nodes_than_shall_hold_it() {
+    let mut stage = Stage::among(small(), 1..=8);
+    (1..=8).for_each(|peer| stage.script(peer));
+    stage.put(thrice(1));
+    let asked = stage.all_asked(|request| matches!(request, Request::FindValue { .. }).then_some(()));
+    let mut peers: Vec<u8> = asked.iter().map(|(conn, ..)| stage.number_at(*conn)).collect();
+    peers.sort_unstable();
+    assert_eq!(peers, [1, 2, 3]);
+    for (conn, rpc, ()) in asked {
+        stage.reply(conn, rpc, nodes(&[]));
+    }
+    let copies = stage.copies();
+    assert_eq!(receivers(&stage, &copies), [1, 3, 2]);
+}
+
+/// Beyond those who were searched are others: one who fails is replaced by the next nearest.
+#[test]
+fn a_holder_that_refuses_is_replaced_by_one_that_was_not_asked_before() {
+    let mut stage = Stage::among(small(), 1..=8);
+    let client = stage.put(thrice(1));
+    let copies = stage.copies();
+    stage.reply(copies[0].0, copies[0].1, Reply::Error(ErrorCode::OUT_OF_SCOPE));
+    take(&mut stage, &copies[1..]);
+    let next = stage.copies();
+    assert_eq!(receivers(&stage, &next), [5]);
+    take(&mut stage, &next);
     assert_eq!(stage.answer(client), success(1, b""));
 }
 

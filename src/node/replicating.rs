@@ -287,22 +287,19 @@ impl Node {
     /// When a record of `key` that is new here, with this replication and this end, is due: when
     /// others may need it again.
     pub(super) fn first_offer(&mut self, now: Time, key: &Key, replication: u8, expires: Time) -> Time {
-        let mut next = self.params.replicate_interval;
+        let Some(half) = half_worth_an_offer(now, expires) else { return expires };
+        let mut next = self.params.replicate_interval.min(half);
         if self.is_settled() && !self.in_scope(key, replication) {
             // Whoever brought it did not know those who are responsible for it; they may know better.
             next = next.min(STRAY_PAUSE);
         }
-        let next = self.jitter(next);
-        self.next_offer(now, expires, now + next)
+        now + self.jitter(next).max(OFFER_PAUSE_MIN)
     }
 
     /// When a record whose life ends at `expires` is due after now: at `next`, or at half of the
     /// life that is left; never again, if that is not worth it.
     fn next_offer(&mut self, now: Time, expires: Time, next: Time) -> Time {
-        let half = expires.since(now) / 2;
-        if half < OFFER_PAUSE_MIN {
-            return expires;
-        }
+        let Some(half) = half_worth_an_offer(now, expires) else { return expires };
         next.max(now + OFFER_PAUSE_MIN).min(now + self.jitter(half))
     }
 
@@ -576,4 +573,11 @@ fn move_over(id: &NodeId, from: &mut BTreeSet<NodeId>, to: &mut BTreeSet<NodeId>
 fn holders_beside(nearest: &[Contact], own_place: usize, replication: usize) -> &[Contact] {
     let others = if own_place < replication { replication - 1 } else { replication };
     &nearest[..others.min(nearest.len())]
+}
+
+/// Half of the life that is left to a record which ends at `expires`, if that is long enough for
+/// the record to be offered.
+fn half_worth_an_offer(now: Time, expires: Time) -> Option<Duration> {
+    let half = expires.since(now) / 2;
+    (half >= OFFER_PAUSE_MIN).then_some(half)
 }

@@ -564,8 +564,8 @@ pub enum StorageFault {
         by_key: usize,
         /// Records in the order of their keys.
         in_order: usize,
-        /// Records by the moment they are due.
-        by_due: usize,
+        /// Records by the moment for which they are scheduled.
+        by_schedule: usize,
     },
     /// The two orders of tombstones hold different numbers of them.
     Tombstones {
@@ -608,8 +608,8 @@ impl fmt::Display for StorageFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lost { key } => write!(f, "record {key:.8} is not the same in all orders"),
-            Self::Orders { by_key, in_order, by_due } => {
-                write!(f, "{by_key} records by key, {in_order} in order, {by_due} that will be due")
+            Self::Orders { by_key, in_order, by_schedule } => {
+                write!(f, "{by_key} records by key, {in_order} in order, {by_schedule} scheduled")
             }
             Self::Tombstones { by_key, by_lapse } => write!(f, "{by_key} tombstones by key, {by_lapse} that lapse"),
             Self::Bytes { found, counted } => write!(f, "records take {found} bytes, counted {counted}"),

@@ -23,9 +23,9 @@ use crate::time::Time;
 /// Bytes that a record takes besides its value.
 ///
 /// Its value is allocated with two reference counts and with what the allocator adds: a header, and
-/// what it is rounded up by. Just after it has grown a table by key, with a control byte for each
-/// place, is a little less than half full, and so may be a node of the ordered set, which has a head
-/// besides.
+/// what it is rounded up by. A table by key has a control byte for each entry, and has grown to
+/// twice its size when it was seven eighths full; a node of the ordered set may be half empty, and
+/// has a head besides.
 pub const RECORD_OVERHEAD: usize = {
     const REFERENCE_COUNTS: usize = 2 * size_of::<usize>();
     const HEADER: usize = 8;
@@ -163,7 +163,7 @@ impl Orders {
         }
         let sizes = [self.by_key.len(), in_order, self.by_schedule.len()];
         if sizes.iter().any(|size| *size != self.len()) || self.in_order.forks() != in_order.saturating_sub(1) {
-            return Err(StorageFault::Orders { by_key: sizes[0], in_order: sizes[1], by_due: sizes[2] });
+            return Err(StorageFault::Orders { by_key: sizes[0], in_order: sizes[1], by_schedule: sizes[2] });
         }
         if found != self.bytes {
             return Err(StorageFault::Bytes { found, counted: self.bytes });

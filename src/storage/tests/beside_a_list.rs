@@ -142,9 +142,7 @@ impl List {
     }
 
     fn free_place(&self) -> u32 {
-        let most = u32::try_from(self.held.len()).expect("few are held");
-        let is_free = |place: &u32| self.held.iter().all(|entry| entry.place != *place);
-        (0..=most).find(is_free).expect("of one place more than are held one is free")
+        (0..=u32::MAX).find(|place| self.held.iter().all(|entry| entry.place != *place)).expect("few are held")
     }
 
     /// A peer counts to the group from which it first brought what is held.

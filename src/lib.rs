@@ -52,7 +52,8 @@
 //! node::Node::on_request
 //!  └ node/put.rs start_put        verify, or clamp and draw the version; what is being written is
 //!     │                           read back at once
-//!     └ routing closest → lookup → node/ask.rs                    FIND VALUE (heads) × alpha
+//!     └ routing closest → lookup → node/ask.rs                    FIND VALUE (heads) × alpha,
+//!     │                             until as many as shall hold it have answered
 //! node::Node::on_frame
 //!  └ node/ask.rs on_reply         pending takes the request; the lookup takes the contacts; … done
 //!     └ node/put.rs spread_put    STORE to the nearest; one that fails or refuses is replaced;
@@ -67,7 +68,9 @@
 //! node::Node::on_request
 //!  └ node/get.rs start_get        being written here, or held and in scope, and nothing newer was
 //!     │                           seen (node/versions.rs)? SUCCESS. Done.
-//!     └ lookup → node/ask.rs                                      FIND VALUE × alpha: one value, heads
+//!     └ lookup → node/ask.rs                                      FIND VALUE × read_quorum: one value, heads
+//!  │                             the quick ones first (node/rtt.rs), another for one that is late,
+//!  │                             × alpha where nobody nearer is named or somebody fails
 //! node::Node::on_frame
 //!  └ node/get.rs record_heard     verified; node/reading.rs compares, fetches, and says when it ends
 //!     └ enough agree, or the search is done: the largest, or FAILURE

@@ -87,7 +87,7 @@ pub struct Lookup {
     candidates: Vec<Candidate>,
     in_flight: usize,
     asked: usize,
-    /// Whether something went otherwise than well: all of `alpha` are asked at a time from then on.
+    /// Whether something went otherwise than well: all of `alpha` are asked at a time.
     hurries: bool,
 }
 
@@ -150,6 +150,11 @@ impl Lookup {
         }
         self.hurries = true;
         self.step()
+    }
+
+    /// What is searched was found somewhere: all goes well again, and there is no hurry.
+    pub fn calm_down(&mut self) {
+        self.hurries = false;
     }
 
     /// Wants answers from the `width` nearest nodes at least.

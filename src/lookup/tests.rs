@@ -62,6 +62,17 @@ fn one_that_is_late_makes_room_for_one_and_one_that_fails_for_alpha() {
 }
 
 #[test]
+fn what_was_found_somewhere_ends_the_hurry() {
+    let mut lookup = lookup(8, 3, 1..=9);
+    assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(1)]);
+    lookup.on_failure(&id(1));
+    assert_eq!(ask_known(&mut lookup, 1, |_| 1).len(), 3);
+    answer(&mut lookup, 2, []);
+    lookup.calm_down();
+    assert_eq!(ask_known(&mut lookup, 1, |_| 1), [], "two are under way, and one more answer will do");
+}
+
+#[test]
 fn an_answer_that_names_nobody_nearer_makes_a_search_hurry_and_one_without_contacts_does_not() {
     for (named, asked) in [(vec![], 1), (vec![1], 1), (vec![5, 9], 3)] {
         let mut lookup = lookup(8, 3, 2..=9);

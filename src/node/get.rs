@@ -136,6 +136,9 @@ impl Node {
             Some(Job::Get(get)) => {
                 let said = said(now, &get.key, block);
                 get.reading.hear(Target::Peer(from), said);
+                if let Some(lookup) = get.lookup.as_mut().filter(|_| get.reading.goes_past_holders()) {
+                    lookup.calm_down();
+                }
                 self.read_on(now, job, out);
             }
             Some(Job::Put(put)) => put.met(now, from.id, block),

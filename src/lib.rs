@@ -69,8 +69,8 @@
 //!  └ node/get.rs start_get        being written here, or held and in scope, and nothing newer was
 //!     │                           seen (node/versions.rs)? SUCCESS. Done.
 //!     └ lookup → node/ask.rs                                      FIND VALUE × read_quorum: one value, heads
-//!  │                             the quick ones first (node/rtt.rs), another for one that is late,
-//!  │                             × alpha where nobody nearer is named or somebody fails
+//!     │                             the quick ones first (node/rtt.rs), another for one that is late,
+//!     │                             × alpha where nobody nearer is named or somebody fails
 //! node::Node::on_frame
 //!  └ node/get.rs record_heard     verified; node/reading.rs compares, fetches, and says when it ends
 //!     └ enough agree, or the search is done: the largest, or FAILURE

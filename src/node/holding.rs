@@ -19,10 +19,13 @@ impl Node {
     /// Holds `record`, which is verified and no later than the clocks allow, until `expires`.
     pub(super) fn hold(&mut self, now: Now, record: Record, expires: Time, giver: Giver) -> Stored {
         let (key, rank) = (record.key, record.rank());
-        let due = self.first_offer(now.mono, &key, record.replication, expires);
+        // Whoever writes a key time and again does not put off that it is offered to others.
+        let due = match self.storage.find(now.mono, &key) {
+            Some(held) => held.due(),
+            None => self.first_offer(now.mono, &key, record.replication, expires),
+        };
         let table = &self.table;
         let in_scope = |held: &Record| table.fewer_closer(&held.key, usize::from(held.replication));
-        // Whoever brings a record time and again does not put off that it is offered to others.
         let stored = self.storage.store(now, record, expires, due, giver, in_scope);
         if stored == Stored::Full && rank.class.certifies_itself() && giver != Giver::Client {
             self.give_up_older(now, &key, rank);

@@ -11,4 +11,6 @@ run() {
 run cargo fmt --check
 run cargo clippy --all-targets -- -D warnings
 run cargo test
+run cargo build --release --bin dht-server
+run python3 -B scripts/bench/instructions.py "${CARGO_TARGET_DIR:-target}/release/dht-server"
 printf '\nall checks passed\n'

@@ -232,11 +232,7 @@ impl Distance {
 #[expect(clippy::disallowed_types, reason = "the one place where the core names a hash map")]
 pub type KeyMap<K, V> = std::collections::HashMap<K, V, KeySeed>;
 
-/// The set to [`KeyMap`], for what carries its own key; like it, never iterated.
-#[expect(clippy::disallowed_types, reason = "the other face of the one hash map")]
-pub type KeySet<K> = std::collections::HashSet<K, KeySeed>;
-
-/// What keys the hasher of a [`KeyMap`] or [`KeySet`]: drawn from the node's own generator.
+/// What keys the hasher of a [`KeyMap`]: drawn from the node's own generator.
 #[derive(Clone, Debug)]
 pub struct KeySeed(RandomState);
 

@@ -69,6 +69,8 @@ pub struct EventLoop<S> {
     /// Pools that are full and have been said to be.
     full: Vec<Pool>,
     signals: Option<Signals>,
+    /// When the service wants to be woken, as it said before this turn.
+    service_due: Option<Time>,
     leaving_until: Option<Time>,
 }
 
@@ -128,6 +130,7 @@ impl<S: Service> EventLoop<S> {
             listeners,
             full: Vec::new(),
             signals: None,
+            service_due: None,
             leaving_until: None,
             options,
         })
@@ -233,18 +236,15 @@ impl<S: Service> EventLoop<S> {
     }
 
     /// How long nothing will happen of itself; `None` for ever.
-    fn timeout(&self) -> Option<Duration> {
+    fn timeout(&mut self) -> Option<Duration> {
+        self.service_due = self.service.next_deadline();
         let unparks = self.connections.has_parked() && self.service.wants_requests();
         if unparks || self.connections.has_work() || !self.notices.is_empty() {
             return Some(Duration::ZERO);
         }
-        let deadlines = [
-            self.service.next_deadline(),
-            self.connections.next_deadline(),
-            self.listeners.next_deadline(),
-            self.leaving_until,
-        ];
-        deadlines.into_iter().flatten().min().map(|at| at - self.now.mono)
+        let deadlines =
+            [self.service_due, self.connections.next_deadline(), self.listeners.next_deadline(), self.leaving_until];
+        Time::first_of(deadlines).map(|at| at - self.now.mono)
     }
 
     /// Takes note of what mio has to tell.
@@ -329,7 +329,8 @@ impl<S: Service> EventLoop<S> {
             self.end(slot, &Fault::Overdue(overdue));
             self.connections.arm(slot);
         }
-        if self.service.next_deadline().is_some_and(|at| at <= self.now.mono) {
+        // What has become due in this turn is seen in the next one, which does not wait.
+        if self.service_due.is_some_and(|at| at <= self.now.mono) {
             self.call(S::on_timeout);
         }
     }

@@ -14,6 +14,7 @@
 //! 6   each ready connection, round robin:
 //!       read so many bytes into its inbox                 TLS: socket → session → plaintext, until dry
 //!       split so many frames → decode → service
+//!       write the answers that came at once           one write for all of them
 //!       not dry? it stays ready: mio is edge-triggered, nobody will remind us
 //! 7   deadlines: of connections, of the service
 //! 8   tell the service what became of its dials and of connections that ended
@@ -22,13 +23,15 @@
 //! ```
 //!
 //! After every verb its actions are performed: messages go into outboxes, and step 9 writes them,
-//! so that all that one turn has for one connection shares a write (and TLS records). Nothing is
+//! so that all that one turn has for one connection shares a write (and TLS records). Only what a
+//! client is answered at once, with nothing owed before it, takes a shorter way: into one buffer
+//! that is lent to the service, and from there to the socket before the next connection. Nothing is
 //! freed before step 10, so a slot means one connection for a whole turn.
 //!
 //! # Laws
 //!
 //! * One read, one write and a share of one poll serve a request; a GET that the service answers
-//!   at once allocates nothing here, and its value is copied once, into the outbox.
+//!   at once allocates nothing here, and its value is copied once; a large one by the kernel alone.
 //! * Whatever comes from outside has a bound in [`limits`](crate::limits) and a deadline: reading
 //!   a connection ends at its budget of a turn, an API connection that does not read its answers
 //!   is not read from either, and a peer's outbox at its bound drops and counts.

@@ -176,7 +176,9 @@ impl<S: Service> EventLoop<S> {
             answers.clear();
             self.connections.touch(slot);
         }
-        self.perform();
+        if !self.actions.is_empty() {
+            self.perform();
+        }
     }
 
     /// Writes the answers that came at once, behind those that wait already.

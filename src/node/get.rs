@@ -72,12 +72,11 @@ impl Node {
 
     /// The larger of what is held here and of what its clients are writing, with its end.
     fn known_here(&self, now: Now, key: &Key) -> Option<(&Record, Time)> {
-        let writing = self.jobs.writing(key).map(|(_, put)| (&put.record, put.expires));
-        let writing = writing.filter(|(_, expires)| *expires > now.mono);
         let held = self.storage.find(now.mono, key).map(|held| (&held.record, held.expires));
-        match (writing, held) {
-            (Some(writing), Some(held)) if held.0.compare(writing.0).is_gt() => Some(held),
-            (writing, held) => writing.or(held),
+        let Some((_, put)) = self.jobs.writing(key).filter(|(_, put)| put.expires > now.mono) else { return held };
+        match held {
+            Some(held) if held.0.compare(&put.record).is_gt() => Some(held),
+            _ => Some((&put.record, put.expires)),
         }
     }
 }

@@ -303,9 +303,12 @@ impl Node {
         if self.has_left() {
             return None;
         }
-        let deadlines =
-            [self.timers.next(), self.peers.next_deadline(), self.pending.next_deadline(), self.storage.next_due()];
-        deadlines.into_iter().flatten().min()
+        Time::first_of([
+            self.timers.next(),
+            self.peers.next_deadline(),
+            self.pending.next_deadline(),
+            self.storage.next_due(),
+        ])
     }
 
     /// Begins to leave: answers what it owes, says GOODBYE, and ends within `leave_timeout`.

@@ -340,7 +340,7 @@ impl Storage {
     /// due first has become due later since: a sweep finds that out.
     pub fn next_due(&self) -> Option<Time> {
         let record = self.records.by_schedule().next().map(|(at, _)| at);
-        record.into_iter().chain(self.tombstones.next_lapse()).min()
+        Time::first_of([record, self.tombstones.next_lapse()])
     }
 
     /// Records in the order of their keys, from behind `after`, or from the first. Expired ones

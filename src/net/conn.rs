@@ -218,15 +218,9 @@ impl ConnectionInfo {
 
     /// Writes answers that nothing waits before; returns how much of them is out.
     pub(super) fn write_answers(&mut self, answers: &Answers, now: Time) -> io::Result<usize> {
-        let mut parts = [IoSlice::new(&[]); 2 * VALUES_SHARED_MAX + 1];
-        let mut len = 0;
-        for (slice, part) in parts.iter_mut().zip(answers.parts()) {
-            *slice = IoSlice::new(part);
-            len += 1;
-        }
-        let written = match &parts[..len] {
-            [only] => self.socket.write(only), // which costs the kernel less
-            parts => self.socket.write_vectored(parts),
+        let written = match answers.in_one() {
+            Some(bytes) => self.socket.write(bytes),
+            None => write_parts(&mut self.socket, answers),
         };
         match written {
             Ok(len) => {
@@ -328,6 +322,17 @@ impl ConnectionInfo {
             (Phase::Over, _) => None,
         }
     }
+}
+
+/// One write of all parts of `answers`.
+fn write_parts(socket: &mut TcpStream, answers: &Answers) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); 2 * VALUES_SHARED_MAX + 1];
+    let mut len = 0;
+    for (slice, part) in slices.iter_mut().zip(answers.parts()) {
+        *slice = IoSlice::new(part);
+        len += 1;
+    }
+    socket.write_vectored(&slices[..len])
 }
 
 /// What the other side of a connection did not do in time.

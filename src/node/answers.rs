@@ -44,6 +44,11 @@ impl Answers {
         self.len == 0
     }
 
+    /// All bytes in their order, if they lie in one piece: as they mostly do.
+    pub fn in_one(&self) -> Option<&[u8]> {
+        self.values.is_empty().then_some(&self.bytes)
+    }
+
     /// All bytes in their order, in at most 2 × [`VALUES_SHARED_MAX`] + 1 parts.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
         let starts = [0].into_iter().chain(self.values.iter().map(|(at, _)| *at));
@@ -88,6 +93,9 @@ mod tests {
                 }
                 let parts: Vec<&[u8]> = answers.parts().collect();
                 prop_assert!(parts.len() <= 2 * VALUES_SHARED_MAX + 1);
+                if let Some(bytes) = answers.in_one() {
+                    prop_assert_eq!(bytes, &expected);
+                }
                 prop_assert_eq!(parts.concat(), expected);
                 answers.clear();
                 prop_assert!(answers.is_empty() && answers.parts().next().is_none());

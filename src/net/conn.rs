@@ -303,6 +303,11 @@ impl ConnectionInfo {
         };
     }
 
+    /// Whether its deadline may have come nearer: only a new phase, or half a message, does that.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.phase != Phase::Open || self.frame_since.is_some()
+    }
+
     /// When something must have happened here, and what else to call it.
     pub(super) fn deadline(&self, patience: Patience) -> Option<(Time, Overdue)> {
         let frame = self.frame_since.map(|since| (since + FRAME_TIMEOUT, Overdue::Frame));

@@ -206,6 +206,9 @@ impl Connections {
     /// Sees to it that the deadline of `slot` is looked at in time.
     pub(super) fn arm(&mut self, slot: usize) {
         let conn = &mut self.slots[slot];
+        if conn.scheduled.is_some() && !conn.is_pressed() {
+            return; // it has only moved into the future
+        }
         let Some((at, _)) = conn.deadline(self.patience) else {
             return;
         };

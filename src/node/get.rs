@@ -23,6 +23,7 @@ use crate::node::timers::Timer;
 use crate::node::versions::Seen;
 use crate::record::envelope::{deletes, verify};
 use crate::record::{Class, Life, Rank, Record, Tombstone, end_of_life};
+use crate::storage::Held;
 use crate::time::{Now, Time};
 use crate::wire::peer::{Content, RecordBlock, Request, Want};
 
@@ -31,11 +32,15 @@ impl Node {
     /// A client wants the value of `key`.
     pub(super) fn start_get(&mut self, now: Now, client: ClientId, key: Key, out: &mut Actions) {
         self.counters.gets += 1;
-        if let Some(record) = self.served_here(now, &key) {
+        if let Some((record, held)) = self.served_here(now, &key) {
             let seen = Seen::of(record.rank());
-            let newest = self.versions.newest(&key);
+            let is_shown = held.is_some_and(Held::is_shown);
+            let newest = if is_shown { Some(seen) } else { self.versions.newest(&key) };
             if newest <= Some(seen) {
                 let found = answer(client, key, value_of(record), out);
+                if let Some(held) = held {
+                    held.show();
+                }
                 self.counters.gets_local += 1;
                 self.counters.gets_found += found;
                 if newest != Some(seen) {
@@ -56,28 +61,35 @@ impl Node {
     }
 
     /// What this node answers without asking anybody, unless a newer one was seen: what it knows, if
-    /// it is responsible for it or its clients are writing it.
-    fn served_here(&self, now: Now, key: &Key) -> Option<&Record> {
+    /// it is responsible for it or its clients are writing it. With it, if that is what is held.
+    fn served_here(&self, now: Now, key: &Key) -> Option<(&Record, Option<&Held>)> {
         let waits = self.waits_to_join();
         if self.params.reads == Reads::Secure && !waits {
             return None;
         }
-        let (record, _) = self.known_here(now, key)?;
+        let (record, _, held) = self.known_here(now, key)?;
         let alone = !self.has_joined() && self.starts_until(now).is_none();
         let settled = self.is_settled();
         let in_scope = || self.params.serving == Serving::Yes && self.in_scope(key, record.replication);
         let mine = || self.jobs.writing(key).is_some() || self.keeping.contains(key);
-        (alone || settled && in_scope() || mine()).then_some(record)
+        (alone || settled && in_scope() || mine()).then_some((record, held))
     }
 
-    /// The larger of what is held here and of what its clients are writing, with its end.
-    fn known_here(&self, now: Now, key: &Key) -> Option<(&Record, Time)> {
-        let held = self.storage.find(now.mono, key).map(|held| (&held.record, held.expires));
+    /// The larger of what is held here and of what its clients are writing, with its end; and
+    /// itself, if it is held.
+    fn known_here(&self, now: Now, key: &Key) -> Option<(&Record, Time, Option<&Held>)> {
+        let held = self.storage.find(now.mono, key).map(|held| (&held.record, held.expires, Some(held)));
         let Some((_, put)) = self.jobs.writing(key).filter(|(_, put)| put.expires > now.mono) else { return held };
         match held {
             Some(held) if held.0.compare(&put.record).is_gt() => Some(held),
-            _ => Some((&put.record, put.expires)),
+            _ => Some((&put.record, put.expires, None)),
         }
+    }
+
+    /// `seen` was read or written through this node.
+    pub(super) fn remember_seen(&mut self, key: Key, seen: Seen) {
+        self.versions.remember(key, seen);
+        self.storage.doubt(&key);
     }
 }
 
@@ -176,7 +188,7 @@ impl Node {
             get.reading.remember(newest);
         }
         let known = self.known_here(now, &key);
-        let said = match known.map(|(record, expires)| Found { record: record.clone(), expires }) {
+        let said = match known.map(|(record, expires, _)| Found { record: record.clone(), expires }) {
             Some(found) => Said::Value(found),
             None => match self.storage.tombstone(now.mono, &key) {
                 Some(Tombstone { plain: Some(version), .. }) => {
@@ -263,8 +275,11 @@ impl Node {
             }
         }
         match (seen, phase) {
-            (Some(seen), Phase::Searched) => self.versions.settle_for(key, seen),
-            (Some(seen), Phase::Searching) => self.versions.remember(key, seen),
+            (Some(seen), Phase::Searched) => {
+                self.versions.settle_for(key, seen);
+                self.storage.doubt(&key);
+            }
+            (Some(seen), Phase::Searching) => self.remember_seen(key, seen),
             (None, _) => {}
         }
         let value = found.as_ref().and_then(|found| value_of(&found.record)).cloned();

@@ -85,7 +85,11 @@ impl Node {
             let put = Put::new(client, record, expires, PutOrigin::Client, PUT_RETRY_PAUSE);
             self.begin_put(now, put, out);
         }
-        self.versions.remember(key, seen);
+        if alone && holds {
+            self.versions.remember(key, seen); // what is held is this very record, which was shown to nobody
+        } else {
+            self.remember_seen(key, seen);
+        }
         Ok(())
     }
 
@@ -237,7 +241,8 @@ impl Node {
             put.record.version = Version::draw(now.wall, tail, Some(ahead));
             put.holders.clear();
             let seen = Seen::of(put.record.rank());
-            self.versions.remember(put.record.key, seen);
+            let key = put.record.key;
+            self.remember_seen(key, seen);
         }
     }
 
@@ -372,12 +377,12 @@ impl Node {
             put.in_flight = 0;
             put.record.version = Version::draw(now.wall, tail, Some(by.version));
             let seen = Seen::of(put.record.rank());
-            self.versions.remember(key, seen);
+            self.remember_seen(key, seen);
             return self.search_holders(now, job, out);
         }
         debug!("put superseded key={key:.8}");
         // Whatever of this PUT is held here is not shown before the larger one was looked for.
-        self.versions.remember(key, Seen::of(by));
+        self.remember_seen(key, Seen::of(by));
         if let Some(put) = self.jobs.put(job)
             && let Some(client) = put.client.take()
         {

@@ -78,9 +78,16 @@ pub struct Held {
     due: Time,
     /// When it is looked at: at the latest when it is due.
     scheduled: Time,
-    /// A bit for each peer, by its id, that was heard to hold it since it was last scheduled.
+    /// A bit for each peer, by its id, that was heard to hold it since it was last scheduled; and
+    /// [`SHOWN`].
     heard: Cell<u32>,
 }
+
+/// The bit that says that a record is known to be the newest that was seen here.
+const SHOWN: u32 = 1 << PEER_BITS;
+
+/// Bits for peers beside that one.
+const PEER_BITS: u32 = u32::BITS - 1;
 
 impl Held {
     /// When it is next due to be offered to others; its end, if it is not.
@@ -90,7 +97,18 @@ impl Held {
 
     /// How many peers at least were heard to hold exactly this record since it was last scheduled.
     pub fn heard_from(&self) -> u32 {
-        self.heard.get().count_ones()
+        (self.heard.get() & !SHOWN).count_ones()
+    }
+
+    /// Whether [`Held::show`] was called of it, and neither [`Storage::doubt`] nor a new schedule
+    /// came after.
+    pub fn is_shown(&self) -> bool {
+        self.heard.get() & SHOWN != 0
+    }
+
+    /// Nothing newer was seen by those who are shown it: whoever asks again need not compare.
+    pub fn show(&self) {
+        self.heard.set(self.heard.get() | SHOWN);
     }
 
     /// Who brought it, as far as that outlives a run: [`Giver::Client`] or [`Giver::Peer`].
@@ -292,11 +310,19 @@ impl Storage {
         }
     }
 
+    /// Something newer than the record of `key` may have been seen: it is to be compared before it is
+    /// shown again.
+    pub fn doubt(&self, key: &Key) {
+        if let Some(held) = self.records.find(key) {
+            held.heard.set(held.heard.get() & !SHOWN);
+        }
+    }
+
     /// `peer` holds exactly the record of `key` that is held here.
     pub fn heard(&self, key: &Key, peer: &NodeId) {
         if let Some(held) = self.records.find(key) {
             let [.., last] = peer.key().as_bytes();
-            held.heard.set(held.heard.get() | 1 << (last % u8::try_from(u32::BITS).expect("32 fits")));
+            held.heard.set(held.heard.get() | 1 << (u32::from(*last) % PEER_BITS));
         }
     }
 

@@ -487,13 +487,30 @@ fn a_sweep_takes_the_first_that_ended_and_no_more_than_it_may() {
 }
 
 #[test]
+fn a_record_is_known_to_be_shown_until_that_is_in_doubt_or_it_is_another() {
+    let mut storage = roomy();
+    let is_shown = |storage: &Storage| storage.find(mono(0), &key(1)).expect("it lives").is_shown();
+    store(&mut storage, at(0), record(1, 1, b"v"), 60);
+    assert!(!is_shown(&storage), "nobody has asked for it");
+    storage.find(mono(0), &key(1)).expect("it lives").show();
+    storage.heard(&key(1), &NodeId::new(key(31)));
+    assert!(is_shown(&storage));
+    assert_eq!(storage.find(mono(0), &key(1)).map(Held::heard_from), Some(1), "which is no peer");
+    storage.doubt(&key(1));
+    assert!(!is_shown(&storage));
+    storage.find(mono(0), &key(1)).expect("it lives").show();
+    store(&mut storage, at(0), record(1, 2, b"w"), 60);
+    assert!(!is_shown(&storage), "this one is another");
+}
+
+#[test]
 fn what_is_due_is_named_once_with_those_who_were_heard_to_hold_it() {
     let mut storage = roomy();
     for number in 1..=3 {
         store(&mut storage, at(0), record(number, 1, b"v"), 60);
         storage.schedule(&key(number), mono(10 * u64::from(number)));
     }
-    for peer in [7, 8, 8 + 32] {
+    for peer in [7, 8, 8 + 31] {
         storage.heard(&key(2), &NodeId::new(key(peer)));
     }
     storage.hasten(&key(3), mono(15));

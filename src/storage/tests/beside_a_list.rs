@@ -334,7 +334,7 @@ fn take(step: Step, now: &mut Now, storage: &mut Storage, list: &mut List) {
         Step::Heard { key: at, peer } => {
             storage.heard(&key(at), &NodeId::new(key(peer)));
             if let Some(entry) = list.entry(&key(at)) {
-                entry.heard.insert(peer % 32);
+                entry.heard.insert(peer % 31);
             }
         }
     }
@@ -351,7 +351,7 @@ fn assert_same(now: Now, storage: &Storage, list: &List) {
         let held = storage.find(now.mono, &key(number));
         let held = held.map(|held| (&held.record, held.expires, held.due(), held.heard_from(), held.giver()));
         let live = list.live(now.mono, &key(number)).map(|entry| {
-            let heard = u32::try_from(entry.heard.len()).expect("at most 32");
+            let heard = u32::try_from(entry.heard.len()).expect("at most 31");
             let giver = if entry.giver == Giver::Client { Giver::Client } else { Giver::Peer };
             (&entry.record, entry.expires, entry.due, heard, giver)
         });

@@ -53,7 +53,7 @@
 //!  └ node/put.rs start_put        verify, or clamp and draw the version; what is being written is
 //!     │                           read back at once
 //!     └ routing closest → lookup → node/ask.rs                    FIND VALUE (heads) × alpha,
-//!     │                             until as many as shall hold it have answered
+//!     │                             until the k nearest have answered
 //! node::Node::on_frame
 //!  └ node/ask.rs on_reply         pending takes the request; the lookup takes the contacts; … done
 //!     └ node/put.rs spread_put    STORE to the nearest; one that fails or refuses is replaced;

@@ -195,17 +195,18 @@ impl Node {
     /// Begins, or begins again, to search the holders of a PUT.
     pub(super) fn search_holders(&mut self, now: Now, job: JobId, out: &mut Actions) {
         let Some(put) = self.jobs.put(job) else { return };
-        let (key, replication) = (put.record.key, usize::from(put.record.replication));
+        let key = put.record.key;
         self.timers.cancel(Timer::Retry(job));
-        let lookup = self.search(key, replication);
+        let lookup = self.search(key, self.params.k);
         if let Some(put) = self.jobs.put(job) {
             put.stage = PutStage::Searching(lookup);
         }
         self.drive(now, job, out);
     }
 
-    /// The search of a PUT is done: as many as shall hold the record have answered it, or all that
-    /// could be reached. Those it has not asked are farther away, and only take the place of who fails.
+    /// The search of a PUT is done: the k nearest have answered it, or all that could be reached. So
+    /// many are asked however few shall hold the record, for whoever of them holds an older one would
+    /// show it to others.
     pub(super) fn spread_put(&mut self, now: Now, job: JobId, out: &mut Actions) {
         self.overtake(now, job);
         let serving = self.params.serving;

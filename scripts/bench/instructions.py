@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import re
 import shutil
-import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from failure import Failure
+from processes import Place, Processes
+from servers import LISTENING
 
 RECORD = Path(__file__).with_name("instructions.json")
 GROWTH_MAX = 1.05
@@ -29,8 +29,7 @@ KEYS = 10_000
 BATCH = 16
 REQUESTS = 48_000
 VALUE = b"v" * 100
-START_SECONDS_MAX = 60
-END_SECONDS_MAX = 60
+ANSWER_SECONDS_MAX = 60.0
 
 
 def key(number: int) -> bytes:
@@ -52,7 +51,7 @@ def exchange(connection: socket.socket, requests: bytes, answers: int) -> None:
     while missing > 0:
         got = len(connection.recv(1 << 16))
         if got == 0:
-            raise RuntimeError("the node closed the connection")
+            raise Failure("the node closed the connection")
         missing -= got
 
 
@@ -67,52 +66,23 @@ def load(connection: socket.socket, kind: str, count: int) -> None:
             exchange(connection, b"".join(map(put, numbers)) + get(numbers[-1]), 1)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def connect(port: int, node: subprocess.Popen[bytes]) -> socket.socket:
-    """Waits until the node listens, which takes a while under callgrind."""
-    deadline = time.monotonic() + START_SECONDS_MAX
-    while True:
-        try:
-            return socket.create_connection(("127.0.0.1", port))
-        except ConnectionRefusedError:
-            if node.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the node does not listen") from None
-            time.sleep(0.05)  # between two attempts
-
-
 def instructions(server: Path, home: Path, kind: str, count: int) -> int:
     """All instructions of a node that holds `KEYS` records and is sent `count` requests."""
-    port = free_port()
-    config = home / "config.ini"
-    config.write_text(
-        f"[dht]\napi_address = 127.0.0.1:{port}\np2p_address = 127.0.0.1:{free_port()}\n"
-        f"data_dir = {home / 'data'}\ndurability = none\n"
-    )
-    profile = home / "profile"
+    config, profile = home / "config.ini", home / "profile"
+    lines = ["api_address = 127.0.0.1:0", "p2p_address = 127.0.0.1:0", f"data_dir = {home / 'data'}", "durability = none"]
+    config.write_text("\n".join(["[dht]", *lines]) + "\n")
     command = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={profile}", str(server), "-c", str(config)]
-    with open(home / "log", "ab") as log:
-        node = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "RUST_LOG": "warn"})
-    try:
-        with connect(port, node) as connection:
-            connection.settimeout(START_SECONDS_MAX)
+    with Processes(home) as processes:
+        node = processes.start("node", command, Place())
+        host, port = node.await_line(LISTENING)[1].split(":")
+        with socket.create_connection((host, int(port)), ANSWER_SECONDS_MAX) as connection:
             for first in range(0, KEYS, BATCH):
                 numbers = range(first, min(first + BATCH, KEYS))
                 exchange(connection, b"".join(map(put, numbers)) + get(first), 1)
             load(connection, kind, count)
-        node.send_signal(signal.SIGTERM)
-        node.wait(END_SECONDS_MAX)
-    finally:
-        if node.poll() is None:
-            node.kill()
-            node.wait()
     found = re.search(r"^totals: (\d+)", profile.read_text(), re.MULTILINE)
     if found is None:
-        raise RuntimeError(f"no totals in {profile}")
+        raise Failure(f"no totals in {profile}")
     return int(found[1])
 
 

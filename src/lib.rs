@@ -53,11 +53,12 @@
 //!  └ node/put.rs start_put        verify, or clamp and draw the version; what is being written is
 //!     │                           read back at once
 //!     └ routing closest → lookup → node/ask.rs                    FIND VALUE (heads) × alpha,
-//!     │                             until the k nearest have answered
+//!     │                             until as many as shall hold it have answered
 //! node::Node::on_frame
 //!  └ node/ask.rs on_reply         pending takes the request; the lookup takes the contacts; … done
 //!     └ node/put.rs spread_put    STORE to the nearest; one that fails or refuses is replaced;
-//!        │                        whoever holds an older record gets a copy too
+//!        │                        SYNC of that key to the others of the k nearest: whoever holds an
+//!        │                        older record gets a copy too
 //!        ├ SUCCESS, only if the client asked to be told
 //!        └ too few hold it?       node/keeping.rs: kept here, and tried again until its life ends
 //! ```

@@ -157,11 +157,6 @@ impl Lookup {
         self.hurries = false;
     }
 
-    /// Wants answers from the `width` nearest nodes at least.
-    pub fn widen(&mut self, width: usize) {
-        self.width = self.width.max(width);
-    }
-
     /// `from` answered and named `contacts`, of which the first [`K_MAX`] are heard; a candidate
     /// that had fallen silent may still do so.
     ///
@@ -227,6 +222,13 @@ impl Lookup {
     /// The candidates that were not given up, nearest first, whether or not they were asked.
     pub fn nearest(&self) -> impl Iterator<Item = &Contact> {
         self.candidates.iter().filter(|candidate| !candidate.state.is_given_up()).map(|candidate| &candidate.contact)
+    }
+
+    /// Those of the nearest `width` candidates that were not given up, nearest first, who were never
+    /// asked: a search that wants fewer answers is done without them.
+    pub fn unasked(&self, width: usize) -> impl Iterator<Item = &Contact> {
+        let nearest = self.candidates.iter().filter(|candidate| !candidate.state.is_given_up()).take(width);
+        nearest.filter(|candidate| candidate.state == State::Fresh).map(|candidate| &candidate.contact)
     }
 
     /// Requests under way, at most alpha: those without an answer that are neither late nor worse.

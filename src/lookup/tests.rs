@@ -120,14 +120,15 @@ fn a_tardy_one_is_passed_over_and_waited_for_only_while_too_few_have_answered() 
 }
 
 #[test]
-fn a_search_that_is_widened_wants_more_answers() {
-    let mut lookup = lookup(1, 3, 1..=3);
-    assert_eq!(ask_all(&mut lookup), contacts(&[1]));
-    lookup.widen(2);
-    assert_eq!(ask_all(&mut lookup), contacts(&[2]));
-    lookup.widen(1);
+fn a_search_that_is_done_knows_whom_of_the_nearest_it_did_without() {
+    let mut lookup = lookup(2, 3, 1..=6);
+    assert_eq!(ask_all(&mut lookup), contacts(&[1, 2]));
     answer(&mut lookup, 1, []);
-    assert_eq!(lookup.step(), Step::Wait);
+    lookup.on_failure(&id(2));
+    assert_eq!(ask_all(&mut lookup), contacts(&[3]));
+    answer(&mut lookup, 3, []);
+    assert_eq!(lookup.step(), Step::Done);
+    assert_eq!(lookup.unasked(4).copied().collect::<Vec<_>>(), contacts(&[4, 5]));
 }
 
 /// How quick each is, in milliseconds, by its distance.

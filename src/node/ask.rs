@@ -50,6 +50,8 @@ pub(super) enum Purpose {
     Fetch(JobId),
     /// A copy of what a PUT stores, in its spreading of that number.
     Store(JobId, u32),
+    /// Which record of the key of a PUT a bystander of that spreading holds.
+    Bystander(JobId, u32),
     /// A copy of what a GET has found, for it was behind.
     Repair(RepairId),
     /// Whether it is there.
@@ -119,7 +121,7 @@ impl Node {
     /// Until when a request that goes out over `conn` may be without its answer; at `silent` at the
     /// latest, and only then where others could not give it meanwhile.
     fn deadlines(&self, now: Now, conn: ConnId, why: Purpose, silent: Time) -> Deadlines {
-        if !matches!(why, Purpose::Search(_) | Purpose::Store(..)) {
+        if !matches!(why, Purpose::Search(_) | Purpose::Store(..) | Purpose::Bystander(..)) {
             return Deadlines::at(silent);
         }
         let (pace, rpc_timeout) = (self.peers.pace(conn), self.params.rpc_timeout);
@@ -174,6 +176,14 @@ impl Node {
             },
             Purpose::Store(job, round) => match self.jobs.put(job) {
                 Some(put) if put.round == round => store(&put.record, put.expires, out),
+                Some(_) | None => return false,
+            },
+            Purpose::Bystander(job, round) => match self.jobs.put(job) {
+                Some(put) if put.round == round => {
+                    let only = put.record.key;
+                    let request = Request::Sync { from: only, to: only };
+                    out.send(conn, &PeerMessage::Request(rpc, request), None);
+                }
                 Some(_) | None => return false,
             },
             Purpose::Repair(id) => match self.repairs.copy(id) {
@@ -295,6 +305,9 @@ impl Node {
                 }
                 self.copy_answered(now, job, &ask, (outcome, held), out);
             }
+            (Purpose::Bystander(job, round), Reply::Synced { entries, .. }) => {
+                self.bystander_answered(now, job, round, &ask, entries.iter().next(), out);
+            }
             (Purpose::Check, Reply::Pong) => self.checked(&from),
             (Purpose::HandOver(key), Reply::Stored { key: of, outcome, held }) if of == key => {
                 self.copy_taken(now, &ask, &key, (outcome, held));
@@ -348,6 +361,7 @@ impl Node {
                 self.drive(now, job, out);
             }
             Purpose::Store(job, round) => self.copy_failed(now, job, round, out),
+            Purpose::Bystander(job, round) => self.bystander_failed(now, job, round, out),
             Purpose::Repair(id) => self.repairs.copy_over(id),
             Purpose::Check => self.checked(&ask.to.id),
             Purpose::HandOver(_) => self.handed(now, &ask.to.id),
@@ -389,6 +403,10 @@ impl Node {
                         self.request_over(now, &ask, out);
                     }
                 }
+                (Passed::Missed, Purpose::Bystander(..)) => {
+                    request.why.missed = true;
+                    self.request_over(now, &ask, out);
+                }
                 (Passed::Late | Passed::Missed, _) => {}
                 (Passed::Silent, _) => {
                     request.why.missed = true;
@@ -413,6 +431,7 @@ impl Node {
                 }
             }
             Purpose::Store(..)
+            | Purpose::Bystander(..)
             | Purpose::Check
             | Purpose::HandOver(_)
             | Purpose::Offer(_)

@@ -152,8 +152,8 @@ impl Node {
                 }
                 self.read_on(now, job, out);
             }
-            Some(Job::Put(put)) => put.met(now, from.id, block),
-            Some(Job::Join(_) | Job::Refresh(_)) | None => {}
+            Some(Job::Put(put)) if block.key == put.record.key => put.met(now, from.id, block.rank()),
+            Some(Job::Put(_) | Job::Join(_) | Job::Refresh(_)) | None => {}
         }
     }
 
@@ -312,18 +312,10 @@ fn said(now: Now, key: &Key, block: &RecordBlock<'_>) -> Said {
     if block.key != *key || block.version.is_too_early(now.wall) {
         return Said::Lie;
     }
-    let replication = block.replication;
-    let head = |life| {
-        Said::Head(Head {
-            rank: Rank { class: block.class, life, version: block.version },
-            check: block.check,
-            replication,
-        })
-    };
+    let head = Said::Head(Head { rank: block.rank(), check: block.check, replication: block.replication });
     let end = end_of_life(now, block.ttl, block.age, block.class, block.version);
     match (block.content, end) {
-        (Content::Tombstone, _) => head(Life::Over),
-        (Content::Head, Some(_)) => head(Life::Alive),
+        (Content::Tombstone, _) | (Content::Head, Some(_)) => head,
         (Content::Value(value), Some(expires)) => {
             let verified = verify(key, block.class, block.version, block.ttl, value).is_ok();
             let record = block.to_record().filter(|_| verified);

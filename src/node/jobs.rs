@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use crate::contact::Contact;
 use crate::id::{Key, KeyMap, KeySeed, NodeId};
-use crate::limits::{CLIENT_PUT_BYTES_MAX, CLIENT_REQUESTS_MAX, K_MAX};
+use crate::limits::{CLIENT_PUT_BYTES_MAX, CLIENT_REQUESTS_MAX};
 use crate::lookup::Lookup;
 use crate::node::action::ClientId;
 use crate::node::reading::{Phase, Reading};
 use crate::node::versions::Seen;
 use crate::record::{Class, Life, Rank, Record, Version};
 use crate::time::{Now, Time};
-use crate::wire::peer::{Content, RecordBlock};
 
 /// Names a job; never used for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,14 +73,17 @@ pub(super) struct Put {
     pub(super) outdated: Vec<NodeId>,
     /// Copies whose reply is awaited.
     pub(super) in_flight: usize,
+    /// Bystanders whose answer is awaited: those of the k nearest whom neither the search has asked
+    /// nor a copy goes to. What they hold, if it is older, they would show to others.
+    pub(super) bystanders: usize,
     /// What receivers of this spreading claim to hold instead, where a claim proves nothing.
     pub(super) claims: Vec<Rank>,
     /// How often it was spread: replies to an earlier spreading do not count.
     pub(super) round: u32,
     /// Whether its version was drawn anew because a holder has a larger one, which happens once.
     pub(super) redrawn: bool,
-    /// The largest plain version that its search met ahead of this node's clock: it is drawn anew
-    /// above it before the first copy leaves.
+    /// The largest plain version that was met ahead of this node's clock: it is drawn anew above it
+    /// before its next spreading.
     pub(super) ahead: Option<Version>,
     /// The pause before its next attempt.
     pub(super) pause: Duration,
@@ -148,6 +150,7 @@ impl Put {
             spares: VecDeque::new(),
             outdated: Vec::new(),
             in_flight: 0,
+            bystanders: 0,
             claims: Vec::new(),
             round: 0,
             redrawn: false,
@@ -157,27 +160,21 @@ impl Put {
         }
     }
 
-    /// The search met a record at `from`: a smaller one is to be replaced; above a plain version
-    /// that is ahead of the own clock, this PUT is drawn anew.
+    /// `from` says that it holds a record of this rank: a smaller one is to be replaced; above a plain
+    /// version that is ahead of the own clock, this PUT is drawn anew.
     ///
-    /// Nothing else follows from it, for a head proves nothing: only whoever refuses a copy for a
+    /// Nothing else follows from it, for words prove nothing: only whoever refuses a copy for a
     /// larger record ends a PUT.
-    ///
-    /// An older record may be held by more nodes than this one shall be: then these are searched too.
-    pub(super) fn met(&mut self, now: Now, from: NodeId, block: &RecordBlock<'_>) {
-        if block.key != self.record.key || block.version.is_too_early(now.wall) {
+    pub(super) fn met(&mut self, now: Now, from: NodeId, rank: Rank) {
+        if rank.version.is_too_early(now.wall) {
             return;
         }
-        let rank = Rank { class: block.class, life: Life::Alive, version: block.version };
         let smaller = Seen::of(rank) < Seen::of(self.record.rank());
-        if smaller && block.content != Content::Tombstone && !self.outdated.contains(&from) {
+        if smaller && rank.life == Life::Alive && !self.outdated.contains(&from) {
             self.outdated.push(from);
-            if let PutStage::Searching(lookup) = &mut self.stage {
-                lookup.widen(usize::from(block.replication).min(K_MAX));
-            }
         }
-        if block.class == Class::Plain && self.record.class == Class::Plain && block.version.time() > now.wall {
-            self.ahead = self.ahead.max(Some(block.version));
+        if rank.class == Class::Plain && self.record.class == Class::Plain && rank.version.time() > now.wall {
+            self.ahead = self.ahead.max(Some(rank.version));
         }
     }
 
@@ -189,6 +186,12 @@ impl Put {
     /// Whether it is held by as many nodes as shall hold it, which is known once it was spread.
     pub(super) fn is_held(&self) -> bool {
         self.round > 0 && self.wanted > 0 && self.holders.len() >= self.wanted
+    }
+
+    /// Whether its client may be told so: who holds an older record is known too, and a copy is on its
+    /// way there.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.is_held() && self.bystanders == 0
     }
 
     /// What it is superseded by, if more claim to hold something larger than hold it: one who lies

@@ -1,6 +1,10 @@
 //! A client's PUT, from request to answer: a version is drawn or verified, the nearest nodes are
 //! searched, each is handed a copy, and the next nearest in the place of those that fail.
 //!
+//! The search ends when as many have answered as shall hold the record. The others of the k nearest,
+//! its *bystanders*, are asked beside the copies whether they hold an older one, which then gives way
+//! to a copy: two holders of an old record that agree would be enough for a GET.
+//!
 //! What a client may rely on (`PROTOCOL.md` 1 and 3): a PUT is answered only if it asked for it,
 //! by SUCCESS once the record is held by min(replication, reachable) nodes, as the durability of
 //! each says; whoever reads here after writing here sees what was written, or something newer;
@@ -13,6 +17,7 @@ use std::time::Duration;
 
 use log::{debug, warn};
 
+use crate::contact::Contact;
 use crate::id::{Key, NodeId};
 use crate::limits::{PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX};
 use crate::node::Node;
@@ -28,7 +33,7 @@ use crate::record::{Age, Class, Giver, Rank, Record, Ttl, Version, check_of, end
 use crate::storage::Stored;
 use crate::time::{Now, Time};
 use crate::wire::api::{Confirm, Put as PutRequest};
-use crate::wire::peer::StoreOutcome;
+use crate::wire::peer::{Entry, StoreOutcome};
 
 /// A storage that is full refuses many PUTs: the log is told of one, and of how many there were.
 const REFUSAL_LOG_PAUSE: Duration = Duration::from_secs(1);
@@ -195,18 +200,17 @@ impl Node {
     /// Begins, or begins again, to search the holders of a PUT.
     pub(super) fn search_holders(&mut self, now: Now, job: JobId, out: &mut Actions) {
         let Some(put) = self.jobs.put(job) else { return };
-        let key = put.record.key;
+        let (key, replication) = (put.record.key, usize::from(put.record.replication));
         self.timers.cancel(Timer::Retry(job));
-        let lookup = self.search(key, self.params.k);
+        let lookup = self.search(key, replication);
         if let Some(put) = self.jobs.put(job) {
             put.stage = PutStage::Searching(lookup);
         }
         self.drive(now, job, out);
     }
 
-    /// The search of a PUT is done: the k nearest have answered it, or all that could be reached. So
-    /// many are asked however few shall hold the record, for whoever of them holds an older one would
-    /// show it to others.
+    /// The search of a PUT is done: as many as shall hold the record have answered it, or all that
+    /// could be reached. Copies leave for them, and beside these a question to the bystanders.
     pub(super) fn spread_put(&mut self, now: Now, job: JobId, out: &mut Actions) {
         self.overtake(now, job);
         let serving = self.params.serving;
@@ -227,8 +231,29 @@ impl Node {
         put.spares = spares;
         put.round += 1;
         put.claims.clear();
+        (put.in_flight, put.bystanders) = (0, 0);
+        let bystanders: Vec<Contact> = lookup.unasked(k).copied().collect();
         put.stage = PutStage::Spreading;
-        self.spread_on(now, job, out);
+        let round = put.round;
+        self.hand_out(now, job, out);
+        self.ask_bystanders(now, job, round, bystanders, out);
+        self.conclude(now, job, out);
+    }
+
+    /// Asks those of the k nearest that the search did without what they hold: however few shall hold
+    /// the record, whoever keeps an older one would show it to others.
+    fn ask_bystanders(&mut self, now: Now, job: JobId, round: u32, bystanders: Vec<Contact>, out: &mut Actions) {
+        for contact in bystanders {
+            // What was handed out may have ended this spreading already.
+            if !self.is_spreading(job, round) {
+                return;
+            }
+            if self.ask(now, contact, Purpose::Bystander(job, round), out)
+                && let Some(put) = self.jobs.put(job)
+            {
+                put.bystanders += 1;
+            }
+        }
     }
 
     /// Draws a PUT anew above what its search has met ahead of this node's clock, before the first
@@ -247,8 +272,14 @@ impl Node {
         }
     }
 
-    /// Hands out copies until enough are held or on their way, or nobody is left to ask.
+    /// Goes on with a spreading, as far as it can.
     fn spread_on(&mut self, now: Now, job: JobId, out: &mut Actions) {
+        self.hand_out(now, job, out);
+        self.conclude(now, job, out);
+    }
+
+    /// Hands out copies until enough are held or on their way, or nobody is left to ask.
+    fn hand_out(&mut self, now: Now, job: JobId, out: &mut Actions) {
         while let Some((target, round)) = self.next_holder(job) {
             match target {
                 Target::Me => self.hold_own(now, job, out),
@@ -261,8 +292,13 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Tells the client what became of a spreading as soon as that is known, and ends it when nobody is
+    /// waited for.
+    fn conclude(&mut self, now: Now, job: JobId, out: &mut Actions) {
         let Some(put) = self.jobs.put(job).filter(|put| put.is_spreading()) else { return };
-        if put.is_held()
+        if put.is_confirmed()
             && let Some(client) = put.client.take()
         {
             out.reply_done(client, put.record.key);
@@ -275,6 +311,8 @@ impl Node {
                 Some(by) => self.superseded(now, job, by, out),
                 None => self.pause_put(now, job),
             }
+        } else if put.bystanders > 0 {
+            // One of them may hold an older record.
         } else if self.table.live() == 0 && !self.is_founder_alone() {
             // There are others, but none could be reached.
             self.keep_put(now, job);
@@ -318,6 +356,11 @@ impl Node {
         self.spread_on(now, job, out);
     }
 
+    /// Whether copies of a PUT are on their way in its spreading of that number.
+    fn is_spreading(&mut self, job: JobId, round: u32) -> bool {
+        self.jobs.put(job).is_some_and(|put| put.round == round && put.is_spreading())
+    }
+
     /// Whether a PUT is in its spreading of that number, and of that key.
     pub(super) fn is_current(&mut self, job: JobId, round: u32, key: &Key) -> bool {
         self.jobs.put(job).is_some_and(|put| put.round == round && put.record.key == *key)
@@ -353,10 +396,51 @@ impl Node {
         self.spread_on(now, job, out);
     }
 
+    /// A bystander says what it holds, if it holds any: an older record is replaced, a plain one from
+    /// ahead of this node's clock is overtaken, once.
+    pub(super) fn bystander_answered(
+        &mut self,
+        now: Now,
+        job: JobId,
+        round: u32,
+        ask: &Ask,
+        entry: Option<Entry>,
+        out: &mut Actions,
+    ) {
+        if !self.is_spreading(job, round) {
+            return;
+        }
+        let is_latest = self.jobs.is_latest(job);
+        let Some(put) = self.jobs.put(job) else { return };
+        if let Some(entry) = entry.filter(|entry| entry.key == put.record.key) {
+            put.met(now, ask.to.id, entry.rank);
+        }
+        if !ask.missed {
+            put.bystanders -= 1;
+        }
+        let overtakes = put.ahead.is_some_and(|ahead| ahead >= put.record.version) && !put.redrawn && is_latest;
+        if overtakes {
+            put.redrawn = true;
+            return self.search_holders(now, job, out);
+        }
+        self.spread_on(now, job, out);
+    }
+
+    /// A bystander says nothing, or not in time.
+    pub(super) fn bystander_failed(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
+        if self.is_spreading(job, round)
+            && let Some(put) = self.jobs.put(job)
+        {
+            put.bystanders -= 1;
+            self.spread_on(now, job, out);
+        }
+    }
+
     /// A peer does not hold the copy: the next nearest is asked.
     pub(super) fn copy_failed(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
-        let current = self.jobs.put(job).is_some_and(|put| put.round == round);
-        if current && let Some(put) = self.jobs.put(job).filter(|put| put.is_spreading()) {
+        if self.is_spreading(job, round)
+            && let Some(put) = self.jobs.put(job)
+        {
             put.in_flight -= 1;
             self.spread_on(now, job, out);
         }
@@ -375,7 +459,6 @@ impl Node {
         if other_is_fast && is_latest && !by.version.is_too_early(now.wall) && !put.redrawn {
             put.redrawn = true;
             put.holders.clear();
-            put.in_flight = 0;
             put.record.version = Version::draw(now.wall, tail, Some(by.version));
             let seen = Seen::of(put.record.rank());
             self.remember_seen(key, seen);

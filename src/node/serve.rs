@@ -11,7 +11,7 @@ use crate::node::ask::block_of;
 use crate::node::params::Serving;
 use crate::node::saving::{OnDisk, Waiter};
 use crate::record::envelope::verify;
-use crate::record::{Age, Class, Giver, Life, Rank, Ttl, Version, end_of_life};
+use crate::record::{Age, Class, Giver, Rank, Ttl, Version, end_of_life};
 use crate::storage::{Judgement, Stored};
 use crate::time::Now;
 use crate::wire::codec::List;
@@ -39,8 +39,7 @@ impl Node {
             Request::Store(block) => {
                 self.take_copy(now, conn, rpc, &block, out);
                 if self.peers.contact_at(conn).is_some() {
-                    let rank = Rank { class: block.class, life: Life::Alive, version: block.version };
-                    self.heard_to_hold(now, &block.key, rank, from);
+                    self.heard_to_hold(now, &block.key, block.rank(), from);
                 }
             }
             Request::Offer(entries) => self.take_offer(now, conn, from, rpc, entries, out),
@@ -129,7 +128,7 @@ impl Node {
         if self.saving.is_full() {
             return Err(NotStored::Refused(ErrorCode::TOO_MANY));
         }
-        let rank = Rank { class: block.class, life: Life::Alive, version: block.version };
+        let rank = block.rank();
         match self.storage.judge(now.mono, &block.key, rank, block.ttl, block.value()) {
             Judgement::Settled(stored) => return outcome(stored, rank),
             Judgement::Proven => {}

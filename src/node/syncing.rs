@@ -222,8 +222,7 @@ impl Node {
         if let (Content::Value(_), Some(conn), true) = (block.content, ask.conn, wanted) {
             let giver = self.giver_at(conn);
             if self.store_copy(now, block, giver).is_ok() {
-                let rank = Rank { class: block.class, life: Life::Alive, version: block.version };
-                self.heard_to_hold(now, &block.key, rank, &ask.to.id);
+                self.heard_to_hold(now, &block.key, block.rank(), &ask.to.id);
             }
         }
         if !ask.missed {
@@ -250,6 +249,8 @@ impl Node {
         range: RangeInclusive<Key>,
         out: &mut Actions,
     ) {
+        // The others ask for one key, on behalf of a PUT.
+        let is_page = range.start() != range.end();
         let live =
             self.storage.range(now.mono, range.clone()).take(ENTRIES_MAX + 1).map(|held| Entry::of(&held.record));
         // The last of as many as are looked at: beyond it there may be more that is over.
@@ -269,8 +270,9 @@ impl Node {
         let told = if known == 0 { entries.len() } else { known };
         let more = entries.len() > ENTRIES_MAX || told < entries.len() || last_seen.is_some();
         entries.truncate(told.min(ENTRIES_MAX));
-        entries.truncate(ENTRIES_MAX);
-        self.count_upkeep(1 + entries.len() * ENTRY_SIZE);
+        if is_page {
+            self.count_upkeep(1 + entries.len() * ENTRY_SIZE);
+        }
         out.send(conn, &PeerMessage::Reply(rpc, Reply::Synced { more, entries: List::lend(&entries) }), None);
     }
 }

@@ -495,6 +495,15 @@ impl<'a> RecordBlock<'a> {
         }
     }
 
+    /// Its place in the order of records, but for the value.
+    pub fn rank(&self) -> Rank {
+        let life = match self.content {
+            Content::Value(_) | Content::Head => Life::Alive,
+            Content::Tombstone => Life::Over,
+        };
+        Rank { class: self.class, life, version: self.version }
+    }
+
     /// The value, if it is there.
     pub fn value(&self) -> &'a [u8] {
         match self.content {

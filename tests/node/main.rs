@@ -8,6 +8,7 @@
 //! Sections cited are those of `PROTOCOL.md`, unless a paper is named.
 
 mod asking;
+mod bystanders;
 mod company;
 mod durable;
 mod getting;

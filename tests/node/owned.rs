@@ -346,7 +346,7 @@ fn a_hashed_put_elsewhere_than_at_its_digest_is_refused() {
 #[test]
 fn a_larger_head_that_a_search_meets_does_not_end_a_put() {
     let mut stage = among_eight();
-    stage.script(8);
+    stage.script(1);
     let client = stage.put(Put { confirm: Confirm::Yes, replication: 3, ..quiet(1, b"v") });
     let claim = RecordBlock { class: Class::Signed, ..block(1, b"lie") };
     stage.answer_find_value(|_, _| Some(value_of(crate::stage::head(claim))));

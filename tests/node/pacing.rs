@@ -171,6 +171,36 @@ fn a_copy_that_takes_too_long_is_handed_to_another_and_counts_if_it_is_held_at_l
     assert_eq!(stage.answer(client), success(N, b""));
 }
 
+#[test]
+fn the_search_of_a_put_goes_on_without_one_that_takes_too_long_if_enough_others_answer() {
+    let mut stage = among_known(1, |_| 0);
+    stage.put(dht::wire::api::Put { replication: 3, ..confirmed(N, b"v") });
+    stage.answer_find_value(|peer, _| (peer != 7).then(|| nodes(&[])));
+    stage.pass(millis(199));
+    stage.answer_find_value(|_, _| Some(nodes(&[])));
+    assert_eq!(stage.copies(), []);
+    stage.pass(millis(1));
+    stage.answer_find_value(|_, _| Some(nodes(&[])));
+    assert_eq!(stage.handed().len(), 3);
+}
+
+/// A moment in which nobody answers shall not make a record be held by fewer.
+#[test]
+fn the_search_of_a_put_waits_for_those_who_take_too_long_while_too_few_have_answered() {
+    let mut stage = among_known(1, |_| 0);
+    let client = stage.put(dht::wire::api::Put { replication: 3, ..confirmed(N, b"v") });
+    let mut asked = Vec::new();
+    for _ in 0..100 {
+        asked.extend(questions(&mut stage));
+        stage.pass(millis(10));
+    }
+    assert_eq!((asked.len(), stage.copies().len(), stage.answer(client)), (8, 0, None));
+    for (_, conn, rpc, _) in asked.into_iter().take(3) {
+        stage.reply(conn, rpc, nodes(&[]));
+    }
+    assert_eq!(stage.copies().len(), 3);
+}
+
 /// A GET does not give up whom it may yet hear: it may be the one that holds the value.
 #[test]
 fn a_get_waits_for_the_last_that_may_answer_until_that_one_is_silent() {

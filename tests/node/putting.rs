@@ -5,11 +5,10 @@ use dht::node::action::{ConnId, DialError};
 use dht::node::params::{Params, Serving};
 use dht::record::{Age, Class, Life, Rank, Version};
 use dht::wire::api::{ApiReply, Put};
-use dht::wire::peer::{Content, ErrorCode, RecordBlock, Reply, Request, StoreOutcome};
+use dht::wire::peer::{ErrorCode, RecordBlock, Reply, Request, StoreOutcome};
 
 use crate::stage::{
-    Stage, block, confirmed, failure, id, key, larger, millis, nodes, quiet, secs, signed, stored, success, value_of,
-    version_at,
+    Stage, block, confirmed, failure, id, key, larger, millis, quiet, secs, signed, stored, success, version_at,
 };
 
 type Copy = (ConnId, RpcId, RecordBlock<'static>);
@@ -43,39 +42,6 @@ fn copies_go_to_as_many_of_the_nearest_as_were_asked_for() {
         assert_eq!((copy.key, copy.value(), copy.replication, copy.age), (key(1), &b"value"[..], 3, Age(0)));
     }
     assert!(stage.node.storage().is_empty(), "this node is not among them");
-}
-
-/// Section 1, rule 9: a later PUT replaces the value everywhere, also where so few copies as it
-/// asks for would not go.
-#[test]
-fn whoever_holds_an_older_record_gets_a_copy_too() {
-    let mut stage = Stage::among(small(), 1..=8);
-    (1..=8).for_each(|peer| stage.script(peer));
-    let client = stage.put(thrice(1));
-    let older = RecordBlock { content: Content::Head, replication: 8, ..block(1, b"older") };
-    stage.answer_find_value(|peer, _| Some(if [2, 8].contains(&peer) { value_of(older) } else { nodes(&[]) }));
-    let copies = stage.copies();
-    assert_eq!(receivers(&stage, &copies), [1, 3, 2, 8]);
-    take(&mut stage, &copies);
-    assert_eq!(stage.answer(client), success(1, b""));
-}
-
-/// However few shall hold it: whoever of the k nearest holds an older record is found, and gets a copy.
-#[test]
-fn a_put_asks_all_of_the_nearest() {
-    let mut stage = Stage::among(small(), 1..=8);
-    (1..=8).for_each(|peer| stage.script(peer));
-    stage.put(thrice(1));
-    let asked = std::cell::RefCell::new(Vec::new());
-    stage.answer_find_value(|peer, _| {
-        asked.borrow_mut().push(peer);
-        Some(nodes(&[]))
-    });
-    let mut asked = asked.into_inner();
-    asked.sort_unstable();
-    assert_eq!(asked, [1, 2, 3, 4, 5, 6, 7, 8]);
-    let copies = stage.copies();
-    assert_eq!(receivers(&stage, &copies), [1, 3, 2]);
 }
 
 /// Beyond those who were searched are others: one who fails is replaced by the next nearest.

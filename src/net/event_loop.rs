@@ -21,6 +21,7 @@ use crate::contact::canonical;
 use crate::counters::HostCounters;
 use crate::identity::Identity;
 use crate::limits::{ACCEPTS_PER_TURN, EVENTS_PER_TURN, READ_BUFFER_SIZE};
+use crate::net::alarm::Alarm;
 use crate::net::client::Client;
 use crate::net::clock::Clock;
 use crate::net::conn::{Fault, Incoming, Patience, Phase, Side};
@@ -41,7 +42,10 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 /// Helper threads wake the loop under this token.
 const HELPERS: Token = Token(usize::MAX - 2);
 
-/// The first listener's token; all above it are listeners or the two above, all below are slots.
+/// The alarm rings under this token.
+const ALARM: Token = Token(usize::MAX - 3);
+
+/// The first listener's token; all above it are listeners or the three above, all below are slots.
 const LISTENERS: Token = Token(usize::MAX / 2);
 
 /// One service, its sockets and its clock.
@@ -64,6 +68,7 @@ pub struct EventLoop<S> {
     pub(super) counters: HostCounters,
     pub(super) strangers: StrangerLog,
     clock: Clock,
+    alarm: Alarm,
     waker: Arc<Waker>,
     listeners: Listeners,
     /// Pools that are full and have been said to be.
@@ -112,6 +117,7 @@ impl<S: Service> EventLoop<S> {
         let poll = Poll::new()?;
         listeners.register(poll.registry(), LISTENERS)?;
         let waker = Arc::new(Waker::new(poll.registry(), HELPERS)?);
+        let alarm = Alarm::new(poll.registry(), ALARM)?;
         Ok(Self {
             service,
             tls,
@@ -126,6 +132,7 @@ impl<S: Service> EventLoop<S> {
             counters: HostCounters::default(),
             strangers: StrangerLog::default(),
             clock,
+            alarm,
             waker,
             listeners,
             full: Vec::new(),
@@ -187,7 +194,7 @@ impl<S: Service> EventLoop<S> {
 
     /// One turn: the numbers are those of the head of [`net`](crate::net).
     pub(super) fn turn(&mut self, events: &mut Events) -> Result<Option<Ended>, LoopError> {
-        let timeout = self.timeout(); // 1
+        let timeout = self.timeout()?; // 1
         if let Err(error) = self.poll.poll(events, timeout) {
             if error.kind() != ErrorKind::Interrupted {
                 return Err(error.into());
@@ -235,22 +242,29 @@ impl<S: Service> EventLoop<S> {
         self.call(S::leave);
     }
 
-    /// How long nothing will happen of itself; `None` for ever.
-    fn timeout(&mut self) -> Option<Duration> {
+    /// How long to wait for what happens outside: not at all while there is work; else for ever, for
+    /// the alarm will ring by the first deadline.
+    fn timeout(&mut self) -> io::Result<Option<Duration>> {
         self.service_due = self.service.next_deadline();
         let unparks = self.connections.has_parked() && self.service.wants_requests();
         if unparks || self.connections.has_work() || !self.notices.is_empty() {
-            return Some(Duration::ZERO);
+            return Ok(Some(Duration::ZERO));
         }
         let deadlines =
             [self.service_due, self.connections.next_deadline(), self.listeners.next_deadline(), self.leaving_until];
-        Time::first_of(deadlines).map(|at| at - self.now.mono)
+        match Time::first_of(deadlines) {
+            Some(at) if at <= self.now.mono => return Ok(Some(Duration::ZERO)),
+            Some(at) => self.alarm.ring_by(self.now.mono, at)?,
+            None => {}
+        }
+        Ok(None)
     }
 
     /// Takes note of what mio has to tell.
     fn note(&mut self, event: &Event) -> Result<Option<Ended>, LoopError> {
         match event.token() {
             SIGNALS => return Ok(self.on_signals()),
+            ALARM => self.alarm.rang(),
             HELPERS => {
                 self.dial_resolved()?;
                 self.take_saved()?;

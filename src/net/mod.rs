@@ -6,7 +6,7 @@
 //! # One turn of the loop
 //!
 //! ```text
-//! 1   until the first deadline, or not at all if anything is left to do:
+//! 1   until something happens, or not at all if anything is left to do; an alarm rings by the first deadline
 //! 2   poll; interrupted → go on
 //! 3   now = clock.now()                                   once
 //! 4   each event marks its connection; a signal → leave
@@ -44,6 +44,7 @@
 pub mod clock;
 pub mod entropy;
 
+mod alarm;
 mod client;
 mod conn;
 mod connections;

@@ -317,6 +317,11 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 /// Bytes read from one connection in one turn: a flood waits for its next turn like all others.
 pub const READ_BYTES_PER_TURN: usize = 256 << 10;
 
+/// Requests of a client that are decoded together, and keys that a storage brings near at a time:
+/// about as many reads of memory as a processor has under way, and few enough that what the first of
+/// them brings is still near when the last has come.
+pub const BATCH_MAX: usize = 16;
+
 /// Messages served from one connection in one turn.
 pub const FRAMES_PER_TURN: usize = 1_024;
 

@@ -4,6 +4,7 @@
 //! it takes. The service always wants to be woken at once, so no turn waits; nothing sleeps, and
 //! what never happens ends in a panic after a bounded number of turns.
 
+use std::cell::RefCell;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ const TURNS_MAX: usize = 2_000_000;
 struct Echo {
     value: Arc<[u8]>,
     manner: Manner,
+    foreseen: RefCell<Vec<Key>>,
     asked: Vec<(ClientId, Key)>,
     puts: usize,
     met: Vec<(ConnId, NodeId, Origin)>,
@@ -67,6 +69,10 @@ enum Wish {
 impl Service for Echo {
     fn wants_requests(&self) -> bool {
         self.manner != Manner::Busy
+    }
+
+    fn foresee<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        self.foreseen.borrow_mut().extend(keys);
     }
 
     fn on_request(&mut self, _: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) {
@@ -169,6 +175,7 @@ impl Host {
         let echo = Echo {
             value: Arc::from(&b"bernd"[..]),
             manner: Manner::Prompt,
+            foreseen: RefCell::default(),
             asked: Vec::new(),
             puts: 0,
             met: Vec::new(),
@@ -335,6 +342,17 @@ fn ten_thousand_pipelined_gets_are_answered_in_their_order() {
     until(&mut host, &mut module, |_, module| module.received.len() >= 10_000 * 41);
     let expected: Vec<_> = (0..10_000).map(|number| (key(number), Some(5))).collect();
     assert_eq!(module.answers(), expected);
+}
+
+#[test]
+fn the_service_is_told_what_will_come_when_several_requests_have_come_together() {
+    let mut host = Host::new();
+    let mut alone = Module::asking(&host, &[get(1)]);
+    until(&mut host, &mut alone, |_, module| module.answers().len() == 1);
+    assert_eq!(*host.echo().foreseen.borrow(), []);
+    let mut together = Module::asking(&host, &[get(2), put(0), get(3)]);
+    until(&mut host, &mut together, |_, module| module.answers().len() == 2);
+    assert_eq!(*host.echo().foreseen.borrow(), [key(2), key(0), key(3)]);
 }
 
 #[test]

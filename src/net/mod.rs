@@ -13,7 +13,7 @@
 //! 5   accept, so many from each listener                  out of descriptors: pause, keep serving
 //! 6   each ready connection, round robin:
 //!       read so many bytes into its inbox                 TLS: socket → session → plaintext, until dry
-//!       split so many frames → decode → service
+//!       split so many frames → decode, some at a time → service
 //!       write the answers that came at once           one write for all of them
 //!       not dry? it stays ready: mio is edge-triggered, nobody will remind us
 //! 7   deadlines: of connections, of the service
@@ -67,7 +67,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
 
-use crate::id::NodeId;
+use crate::id::{Key, NodeId};
 use crate::identity::Puzzle;
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin};
@@ -126,6 +126,11 @@ pub struct Keeper {
 pub trait Service {
     /// Whether another request of a client is welcome; if not, no API connection is read.
     fn wants_requests(&self) -> bool;
+    /// Requests for these keys are about to come, in this order: what it takes to answer them may be
+    /// brought near. Nothing else follows from it.
+    fn foresee<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        drop(keys);
+    }
     /// A client asks.
     fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions);
     /// A connection to `peer`, seen at `address`, is open; its id is proven.
@@ -159,6 +164,10 @@ pub trait Service {
 impl Service for Node {
     fn wants_requests(&self) -> bool {
         self.wants_requests()
+    }
+
+    fn foresee<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        self.storage().bring_near(keys);
     }
 
     fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) {

@@ -7,7 +7,9 @@
 
 use std::{io, mem};
 
-use crate::limits::{FRAMES_PER_TURN, HANDSHAKES_PER_TURN, READ_BYTES_PER_TURN};
+use arrayvec::ArrayVec;
+
+use crate::limits::{BATCH_MAX, FRAMES_PER_TURN, HANDSHAKES_PER_TURN, READ_BYTES_PER_TURN};
 use crate::net::Service;
 use crate::net::conn::{Fault, Incoming, Phase, Queued, Rest, Side};
 use crate::net::event_loop::EventLoop;
@@ -44,6 +46,26 @@ impl Budget {
     fn of_a_turn() -> Self {
         Self { bytes: READ_BYTES_PER_TURN, frames: FRAMES_PER_TURN }
     }
+}
+
+/// Requests that are decoded before the first of them is served, each with its size.
+type Batch<'a> = ArrayVec<(ApiRequest<'a>, usize), BATCH_MAX>;
+
+/// Decodes whole requests of `bytes` until `batch` is full, or returns why there are no more.
+fn decode<'a>(mut bytes: &'a [u8], batch: &mut Batch<'a>) -> Option<Stop> {
+    while !batch.is_full() {
+        let (frame, len) = match next_frame(Source::Module, bytes) {
+            Ok(Some(whole)) => whole,
+            Ok(None) => return Some(Stop::Dry),
+            Err(error) => return Some(Stop::Malformed(error)),
+        };
+        match ApiRequest::decode(frame) {
+            Ok(request) => batch.push((request, len)),
+            Err(error) => return Some(Stop::Malformed(error)),
+        }
+        bytes = &bytes[len..];
+    }
+    None
 }
 
 impl<S: Service> EventLoop<S> {
@@ -124,33 +146,43 @@ impl<S: Service> EventLoop<S> {
     }
 
     /// Hands whole requests of `bytes` to the service; returns how many bytes they were, and why
-    /// there are no more.
+    /// there are no more. Of several it is told the keys first.
     fn take_requests(&mut self, slot: usize, bytes: &[u8], budget: &mut Budget) -> (usize, Stop) {
         let mut taken = 0;
         loop {
-            let conn = self.connections.at(slot);
-            let Side::Client(client) = &conn.side else {
-                unreachable!("only clients have requests");
-            };
-            if conn.phase != Phase::Open {
-                return (taken, Stop::Closing);
+            let mut batch = Batch::new();
+            let end = decode(&bytes[taken..], &mut batch);
+            if batch.len() > 1 {
+                self.service.foresee(batch.iter().map(|(request, _)| request.key()));
             }
-            let (request, len) = match next_frame(Source::Module, &bytes[taken..]) {
-                Ok(None) => return (taken, Stop::Dry),
-                Ok(Some(_)) if client.is_full(self.actions.answers().len()) => return (taken, Stop::Full),
-                Ok(Some(_)) if budget.frames == 0 => return (taken, Stop::Spent),
-                Ok(Some((frame, len))) => match ApiRequest::decode(frame) {
-                    Ok(request) => (request, len),
-                    Err(error) => return (taken, Stop::Malformed(error)),
-                },
-                Err(error) => return (taken, Stop::Malformed(error)),
-            };
-            if !self.service.wants_requests() {
-                return (taken, Stop::Unwelcome);
+            for (request, len) in batch {
+                if let Some(stop) = self.stops(slot, budget) {
+                    return (taken, stop);
+                }
+                taken += len;
+                budget.frames -= 1;
+                self.take_request(slot, request);
             }
-            taken += len;
-            budget.frames -= 1;
-            self.take_request(slot, request);
+            if let Some(stop) = end {
+                let is_open = self.connections.at(slot).phase == Phase::Open;
+                return (taken, if is_open { stop } else { Stop::Closing });
+            }
+        }
+    }
+
+    /// Why no further request of a client may be taken; `None` if one may.
+    fn stops(&mut self, slot: usize, budget: &Budget) -> Option<Stop> {
+        let conn = self.connections.at(slot);
+        if conn.phase != Phase::Open {
+            Some(Stop::Closing)
+        } else if conn.client().is_full(self.actions.answers().len()) {
+            Some(Stop::Full)
+        } else if budget.frames == 0 {
+            Some(Stop::Spent)
+        } else if !self.service.wants_requests() {
+            Some(Stop::Unwelcome)
+        } else {
+            None
         }
     }
 

@@ -100,6 +100,12 @@ impl Held {
         (self.heard.get() & !SHOWN).count_ones()
     }
 
+    /// Reads a little of each line of memory that a look-up reads.
+    fn touch(&self) -> u64 {
+        let key = self.record.key.as_bytes();
+        u64::from(key[0] ^ key[KEY_SIZE - 1]) ^ u64::from(self.heard.get()) ^ self.expires.as_nanos()
+    }
+
     /// Whether [`Held::show`] was called of it, and neither [`Storage::doubt`] nor a new schedule
     /// came after.
     pub fn is_shown(&self) -> bool {
@@ -348,6 +354,11 @@ impl Storage {
     /// record.
     pub fn tombstone(&self, now: Time, key: &Key) -> Option<Tombstone> {
         self.known(now, key).1
+    }
+
+    /// Brings what is held of `keys` near to the processor, of [`BATCH_MAX`] of them at most.
+    pub fn bring_near<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        self.records.bring_near(keys);
     }
 
     /// Both of the above.

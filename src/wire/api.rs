@@ -99,6 +99,14 @@ impl<'a> ApiRequest<'a> {
         Ok(ApiRequest::Put(Put { ttl, replication, confirm, class, key, value: body.rest() }))
     }
 
+    /// The key that it is about.
+    pub fn key(&self) -> &Key {
+        match self {
+            ApiRequest::Get { key } => key,
+            ApiRequest::Put(put) => &put.key,
+        }
+    }
+
     /// Whether its sender is to be answered (`PROTOCOL.md` 1, rules 1 and 2).
     pub fn is_answered(&self) -> bool {
         match self {

@@ -54,6 +54,7 @@ mod names;
 mod outbox;
 mod peer;
 mod perform;
+mod provider;
 mod serve;
 mod stranger_log;
 mod tls;

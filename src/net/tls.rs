@@ -16,8 +16,6 @@ use std::io::{self, BufRead, Write};
 use std::sync::Arc;
 
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, ClientConfig, Resumption};
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring::{cipher_suite, kx_group};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage, ServerConfig};
 use rustls::sign::CertifiedKey;
@@ -26,6 +24,7 @@ use rustls::{CertificateError, ClientConnection, Connection, InconsistentKeys, O
 use crate::id::NodeId;
 use crate::identity::{Identity, Puzzle};
 use crate::limits::TLS_BUFFER_MAX;
+use crate::net::provider::provider;
 use crate::net::verifier::{KeyFault, Verifier, public_key, server_name, spki};
 
 /// What both sides must agree on.
@@ -229,14 +228,6 @@ impl fmt::Display for TlsFault {
             Self::Tls(rustls::Error::InvalidMessage(what)) => write!(f, "not TLS: {what:?}"),
             Self::Tls(error) => error.fmt(f),
         }
-    }
-}
-
-fn provider() -> CryptoProvider {
-    CryptoProvider {
-        cipher_suites: vec![cipher_suite::TLS13_AES_128_GCM_SHA256, cipher_suite::TLS13_CHACHA20_POLY1305_SHA256],
-        kx_groups: vec![kx_group::X25519],
-        ..rustls::crypto::ring::default_provider()
     }
 }
 

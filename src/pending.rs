@@ -10,8 +10,11 @@
 //! guesses an id does not even remove it. All orders are those of deadlines or insertion, never
 //! of a hash map. The table sends nothing and does not know what `T`, the reason of a request,
 //! means.
+//!
+//! A request costs no allocation once the table has grown to what is under way at a time.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fmt;
 use std::time::Duration;
 
@@ -98,10 +101,10 @@ pub struct Pending<T> {
     capacity: usize,
     grace: Duration,
     entries: KeyMap<RpcId, Entry<T>>,
-    /// Forgiven requests by their end, then those under way by their next deadline.
-    agenda: BTreeMap<Turn, RpcId>,
-    /// The requests to each node, in order of insertion.
-    by_node: BTreeMap<(NodeId, Sequence), RpcId>,
+    /// Requests under way by their next deadline.
+    under_way: Agenda,
+    /// Forgiven requests by their end.
+    forgiven: Agenda,
     next: Sequence,
 }
 
@@ -113,8 +116,8 @@ impl<T> Pending<T> {
             capacity,
             grace,
             entries: KeyMap::with_hasher(seed),
-            agenda: BTreeMap::new(),
-            by_node: BTreeMap::new(),
+            under_way: Agenda::default(),
+            forgiven: Agenda::default(),
             next: Sequence(0),
         }
     }
@@ -134,25 +137,25 @@ impl<T> Pending<T> {
         }
         let nth = self.next;
         self.next = Sequence(nth.0 + 1);
-        let turn = Turn { stage: Stage::UnderWay, at: deadlines.late, nth };
-        self.agenda.insert(turn, rpc);
-        self.by_node.insert((asked, nth), rpc);
+        let turn = Turn { at: deadlines.late, nth, rpc };
         let request = Request { asked, why, deadlines };
-        let before = self.entries.insert(rpc, Entry { request, next: Passed::Late, turn });
+        let before = self.entries.insert(rpc, Entry { request, next: Some(Passed::Late), turn });
         assert!(before.is_none(), "an RPC id is drawn once");
+        self.under_way.add(turn);
+        self.settle();
         Ok(())
     }
 
     /// Gives the request `rpc` other deadlines, none of which has passed; it has passed none from
     /// then on. Nothing, if it is forgiven or gone.
     pub fn put_off(&mut self, rpc: &RpcId, deadlines: Deadlines) {
-        let Some(entry) = self.entries.get_mut(rpc).filter(|entry| entry.turn.stage == Stage::UnderWay) else {
+        let Some(entry) = self.entries.get_mut(rpc).filter(|entry| !entry.is_forgiven()) else {
             return;
         };
         let turn = Turn { at: deadlines.late, ..entry.turn };
-        self.agenda.remove(&entry.turn);
-        self.agenda.insert(turn, *rpc);
-        (entry.request.deadlines, entry.next, entry.turn) = (deadlines, Passed::Late, turn);
+        (entry.request.deadlines, entry.next, entry.turn) = (deadlines, Some(Passed::Late), turn);
+        self.under_way.add(turn);
+        self.settle();
     }
 
     /// A reply to `rpc` came from `from`: takes the request out if it was `from` that was asked.
@@ -164,10 +167,8 @@ impl<T> Pending<T> {
             return Taken::Unasked;
         }
         let entry = self.remove(rpc);
-        match entry.turn.stage {
-            Stage::UnderWay => Taken::UnderWay(entry.request.why),
-            Stage::Forgiven => Taken::Forgiven(entry.request.why),
-        }
+        self.settle();
+        if entry.is_forgiven() { Taken::Forgiven(entry.request.why) } else { Taken::UnderWay(entry.request.why) }
     }
 
     /// The next deadline that has come by `now`, and of which request; each is reported once, in
@@ -175,43 +176,40 @@ impl<T> Pending<T> {
     ///
     /// Forgiven requests whose time is up leave here.
     pub fn passed(&mut self, now: Time) -> Option<(RpcId, Passed, &mut Request<T>)> {
-        while self.first_forgiven().is_some_and(|turn| turn.at <= now) {
+        while self.forgiven.first().is_some_and(|turn| turn.at <= now) {
             self.forget_a_forgiven_one();
         }
-        let (&turn, &rpc) = self.agenda.range(Turn::FIRST_UNDER_WAY..).next()?;
-        if turn.at > now {
-            return None;
-        }
-        let entry = self.entries.get_mut(&rpc).expect("the agenda names only entries");
-        let passed = entry.next;
-        let next = match passed {
+        let turn = self.under_way.take_first(now)?;
+        let entry = self.entries.get_mut(&turn.rpc).expect("the first turn is always that of an entry");
+        let passed = entry.next.expect("what is under way has a deadline left");
+        entry.next = match passed {
             Passed::Late => Some(Passed::Missed),
             Passed::Missed => Some(Passed::Silent),
             Passed::Silent => None,
         };
-        let later = match next {
-            Some(next) => Turn { at: entry.request.deadlines.of(next).max(turn.at), ..turn },
-            None => Turn { stage: Stage::Forgiven, at: turn.at + self.grace, nth: turn.nth },
+        let (agenda, at) = match entry.next {
+            Some(next) => (&mut self.under_way, entry.request.deadlines.of(next).max(turn.at)),
+            None => (&mut self.forgiven, turn.at + self.grace),
         };
-        self.agenda.remove(&turn);
-        self.agenda.insert(later, rpc);
-        entry.turn = later;
-        entry.next = next.unwrap_or(passed);
-        Some((rpc, passed, &mut entry.request))
+        entry.turn = Turn { at, ..turn };
+        agenda.add(entry.turn);
+        self.settle();
+        let entry = self.entries.get_mut(&turn.rpc)?;
+        Some((turn.rpc, passed, &mut entry.request))
     }
 
     /// A connection to `asked` closed: removes the requests that went out on it, of which
     /// `on_it` tells, forgiven ones too. Returns those under way, in order of insertion.
     pub fn cut_off(&mut self, asked: &NodeId, on_it: impl Fn(&T) -> bool) -> Vec<(RpcId, Request<T>)> {
-        let all = (*asked, Sequence(0))..=(*asked, Sequence(u64::MAX));
-        let cut = self.by_node.range(all).map(|(_, rpc)| *rpc);
-        let cut: Vec<RpcId> =
-            cut.filter(|rpc| self.entries.get(rpc).is_some_and(|entry| on_it(&entry.request.why))).collect();
-        let entries = cut.into_iter().map(|rpc| (rpc, self.remove(&rpc)));
-        entries
-            .filter(|(_, entry)| entry.turn.stage == Stage::UnderWay)
-            .map(|(rpc, entry)| (rpc, entry.request))
-            .collect()
+        let requests = self.entries.values().filter(|entry| entry.request.asked == *asked);
+        let cut = requests.filter(|entry| on_it(&entry.request.why)).map(|entry| entry.turn);
+        let mut cut: Vec<Turn> = cut.collect();
+        cut.sort_unstable_by_key(|turn| turn.nth);
+        let entries = cut.into_iter().map(|turn| (turn.rpc, self.remove(&turn.rpc)));
+        let under_way = entries.filter(|(_, entry)| !entry.is_forgiven());
+        let under_way = under_way.map(|(rpc, entry)| (rpc, entry.request)).collect();
+        self.settle();
+        under_way
     }
 
     /// The request `rpc`, under way or forgiven.
@@ -226,14 +224,13 @@ impl<T> Pending<T> {
 
     /// When [`Pending::passed`] will next have something to report; `None` if nothing is under way.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.agenda.range(Turn::FIRST_UNDER_WAY..).next().map(|(turn, _)| turn.at)
+        self.under_way.first().map(|turn| turn.at)
     }
 
     /// How many requests have a deadline before `now` that nobody was told of: zero, if
     /// whoever drives the table keeps asking it.
     pub fn overdue(&self, now: Time) -> usize {
-        let until = Turn { at: now, ..Turn::FIRST_UNDER_WAY };
-        self.agenda.range(Turn::FIRST_UNDER_WAY..until).count()
+        self.entries.values().filter(|entry| !entry.is_forgiven() && entry.turn.at < now).count()
     }
 
     /// Requests in the table, under way and forgiven.
@@ -246,59 +243,93 @@ impl<T> Pending<T> {
         self.entries.is_empty()
     }
 
-    fn first_forgiven(&self) -> Option<Turn> {
-        self.agenda.first_key_value().map(|(turn, _)| *turn).filter(|turn| turn.stage == Stage::Forgiven)
-    }
-
     /// Removes the forgiven request that has the least time left; returns whether there was one.
     fn forget_a_forgiven_one(&mut self) -> bool {
-        let Some(turn) = self.first_forgiven() else { return false };
-        let rpc = self.agenda[&turn];
-        self.remove(&rpc);
+        let Some(turn) = self.forgiven.first() else { return false };
+        self.remove(&turn.rpc);
+        self.settle();
         true
     }
 
     fn remove(&mut self, rpc: &RpcId) -> Entry<T> {
-        let entry = self.entries.remove(rpc).expect("only what was found is removed");
-        self.agenda.remove(&entry.turn);
-        self.by_node.remove(&(entry.request.asked, entry.turn.nth));
-        entry
+        self.entries.remove(rpc).expect("only what was found is removed")
+    }
+
+    /// Sees to it that the first turns are those of entries, which whoever changes these calls last.
+    fn settle(&mut self) {
+        let entries = &self.entries;
+        let is_current = |turn: &Turn| entries.get(&turn.rpc).is_some_and(|entry| entry.turn == *turn);
+        self.under_way.settle(entries.len(), is_current);
+        self.forgiven.settle(entries.len(), is_current);
     }
 }
 
-/// A request and its place in the agenda.
+/// A request and its place in an agenda.
 #[derive(Debug)]
 struct Entry<T> {
     request: Request<T>,
     /// Which deadline passes next; none any more, if it is forgiven.
-    next: Passed,
+    next: Option<Passed>,
     turn: Turn,
+}
+
+impl<T> Entry<T> {
+    /// Whether it was reported as silent.
+    fn is_forgiven(&self) -> bool {
+        self.next.is_none()
+    }
 }
 
 /// How many requests came before: 2^64 are more than a node can send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Sequence(u64);
 
-/// When a request is next dealt with; unique by its sequence number.
+/// When a request is next dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Turn {
-    stage: Stage,
     at: Time,
     nth: Sequence,
+    rpc: RpcId,
 }
 
-impl Turn {
-    /// Before all that are under way, behind all that are forgiven.
-    const FIRST_UNDER_WAY: Turn = Turn { stage: Stage::UnderWay, at: Time::ZERO, nth: Sequence(0) };
+/// Turns, the first of which is known.
+///
+/// A turn of a request that is over, or has another turn by now, stays until it is the first, or
+/// until such ones are most of all: almost every request is answered before its first turn comes,
+/// and what is never looked at need not be taken out of an order.
+#[derive(Debug, Default)]
+struct Agenda {
+    turns: BinaryHeap<Reverse<Turn>>,
 }
 
-/// How far a request has come; forgiven ones stand first, for they go first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
-    /// Reported as silent.
-    Forgiven,
-    /// Not all of its deadlines have been reported.
-    UnderWay,
+/// So many turns cost nothing to keep.
+const TURNS_KEPT: usize = 64;
+
+impl Agenda {
+    fn add(&mut self, turn: Turn) {
+        self.turns.push(Reverse(turn));
+    }
+
+    fn first(&self) -> Option<Turn> {
+        self.turns.peek().map(|Reverse(turn)| *turn)
+    }
+
+    /// Takes the first turn, if it has come by `now`.
+    fn take_first(&mut self, now: Time) -> Option<Turn> {
+        self.first().filter(|turn| turn.at <= now)?;
+        self.turns.pop().map(|Reverse(turn)| turn)
+    }
+
+    /// Forgets turns until the first is one that `is_current`, and most are, of which there are
+    /// `current` at most.
+    fn settle(&mut self, current: usize, is_current: impl Fn(&Turn) -> bool) {
+        while self.turns.peek().is_some_and(|Reverse(turn)| !is_current(turn)) {
+            self.turns.pop();
+        }
+        if self.turns.len() > 2 * current + TURNS_KEPT {
+            self.turns.retain(|Reverse(turn)| is_current(turn));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -481,6 +512,20 @@ mod tests {
         cut_off: Vec<u8>,
     }
 
+    #[test]
+    fn what_waits_long_does_not_make_the_table_keep_all_that_came_after_it() {
+        let mut table = table(10);
+        table.insert(rpc(0), node(1), "slow", until(9)).expect("room");
+        for n in 0..10_000_u64 {
+            let quick = rpc(u8::try_from(n % 200).expect("below 200") + 1);
+            table.insert(quick, node(2), "quick", until(10)).expect("room");
+            assert_eq!(table.take(&quick, &node(2)), Taken::UnderWay("quick"));
+        }
+        assert!(table.under_way.turns.len() <= 2 + TURNS_KEPT);
+        assert_eq!(silent(&mut table, at(9)), Some(rpc(0)));
+        assert_eq!(table.under_way.turns.len(), 0);
+    }
+
     proptest! {
         /// Goal: no request is lost, and none ends twice.
         ///
@@ -522,7 +567,10 @@ mod tests {
                     }
                 }
                 prop_assert!(table.len() <= capacity);
-                prop_assert_eq!((table.agenda.len(), table.by_node.len()), (table.len(), table.len()));
+                let first = |forgiven| {
+                    table.entries.values().filter(|entry| entry.is_forgiven() == forgiven).map(|entry| entry.turn).min()
+                };
+                prop_assert_eq!((table.under_way.first(), table.forgiven.first()), (first(false), first(true)));
             }
             let mut all = [ends.answered, ends.silent, ends.cut_off].concat();
             all.sort_unstable();

@@ -1,16 +1,24 @@
-//! How often requests that are served from here allocate: a GET never, a PUT of an existing key
-//! once, for its value.
+//! How often requests allocate. Served from here, a GET never does, and a PUT of an existing key once,
+//! for its value; nor does what a peer asks. What is asked of others allocates for the search, and
+//! nothing for a request of it.
 //!
-//! A node alone is driven as the loop drives it: one [`Actions`] is lent to every verb, and the
-//! answers are taken out of it. What the kernel is handed is not part of this.
+//! A node is driven as the loop drives it: one [`Actions`] is lent to every verb, and the answers are
+//! taken out of it. What the kernel and TLS are handed is not part of this.
 
-use dht::id::{Key, NodeId};
-use dht::node::action::{Actions, ClientId};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
+
+use dht::id::{Key, NodeId, RpcId};
+use dht::node::action::{Action, Actions, ClientId, ConnId, DialId, Origin};
 use dht::node::params::{Durability, Params};
 use dht::node::{Me, Node};
-use dht::record::Class;
+use dht::record::{Age, Class, Ttl, Version, check_of};
 use dht::time::{Now, Time, WallTime};
+use dht::wire::Source;
 use dht::wire::api::{ApiRequest, Confirm, Put};
+use dht::wire::codec::List;
+use dht::wire::frame::next_frame;
+use dht::wire::peer::{Content, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, RecordBlock, Reply, Request, Want};
 
 const NOW: Now = Now { mono: Time::ZERO, wall: WallTime::from_millis(1_700_000_000_000) };
 const KEYS: u8 = 100;
@@ -92,4 +100,143 @@ fn a_put_of_an_existing_key_allocates_its_value_alone() {
         });
         assert_eq!(allocated.count_total, ROUNDS * u64::from(KEYS), "values of {size} bytes");
     }
+}
+
+/// A node and peers that hold nothing: all requests to them are answered by nobody nearer.
+struct Crowd {
+    node: Node,
+    out: Actions,
+    requests: u64,
+    /// Requests of the node that were not answered, by connection.
+    asked: Vec<(ConnId, RpcId)>,
+    bytes: Vec<u8>,
+}
+
+impl Crowd {
+    /// A node that was met by `peers` others, and has met them.
+    fn of(peers: u8) -> Self {
+        let me = Me { id: NodeId::new(Key::new([255; 32])), port: 7402 };
+        let params = Params { durability: Durability::None, ..Params::default() };
+        let node = Node::new(me, params, [7; 32], NOW);
+        let (asked, bytes) = (Vec::with_capacity(10_000), Vec::with_capacity(100_000));
+        let mut crowd = Self { node, out: Actions::new(), requests: 0, asked, bytes };
+        for peer in 1..=peers {
+            let id = NodeId::new(Key::new([peer; 32]));
+            let address = SocketAddr::from((Ipv4Addr::new(10, peer, 0, 1), 7402));
+            crowd.meet(ConnId(u64::from(peer)), id, address, Origin::Accepted);
+            let dial = crowd.dialled().expect("a stranger is dialled back");
+            crowd.meet(ConnId(u64::from(peer) + 1_000), id, address, Origin::Dialled(dial));
+            crowd.settle();
+        }
+        crowd
+    }
+
+    fn meet(&mut self, conn: ConnId, id: NodeId, address: SocketAddr, origin: Origin) {
+        self.node.on_secured(NOW, conn, id, address, origin, &mut self.out);
+        let (flags, wall) = (FLAG_SERVING, NOW.wall);
+        let hello = Hello { protocol: PROTOCOL, flags, network: [0; 32], port: 7402, wall, agent: "crowd" };
+        self.hear(conn, &PeerMessage::Hello(hello));
+    }
+
+    fn dialled(&self) -> Option<DialId> {
+        self.out.iter().find_map(|action| match action {
+            Action::Dial { dial, .. } => Some(*dial),
+            _ => None,
+        })
+    }
+
+    fn hear(&mut self, conn: ConnId, message: &PeerMessage<'_>) {
+        self.bytes.clear();
+        message.encode(&mut self.bytes);
+        let (frame, _) = next_frame(Source::Peer, &self.bytes).expect("possible").expect("whole");
+        self.node.on_frame(NOW, conn, frame, &mut self.out);
+    }
+
+    /// Answers what the node asks until it asks nothing more; returns how much that was.
+    fn settle(&mut self) -> u64 {
+        let mut answered = 0;
+        loop {
+            for action in self.out.iter() {
+                let Action::Send { conn, message } = action else { continue };
+                let (head, _) = self.out.bytes(message);
+                let number = u16::from_be_bytes([head[2], head[3]]);
+                if matches!(number, 662 | 663) {
+                    let rpc = head[4..36].try_into().expect("32 bytes");
+                    self.asked.push((*conn, RpcId::new(rpc)));
+                }
+            }
+            self.out.clear();
+            let Some((conn, rpc)) = self.asked.pop() else { return answered };
+            answered += 1;
+            self.hear(conn, &PeerMessage::Reply(rpc, Reply::Nodes(List::lend(&[]))));
+        }
+    }
+
+    /// GETs at one time, which all are asked for in vain; returns how many requests that were.
+    fn get_all(&mut self, keys: Range<u8>) -> u64 {
+        for key in keys {
+            self.requests += 1;
+            let client = ClientId { connection: 1, request: self.requests };
+            self.node.on_request(NOW, client, ApiRequest::Get { key: Key::new([key; 32]) }, &mut self.out);
+        }
+        self.settle()
+    }
+}
+
+/// Allocations and requests to others for each of many GETs at one time, which `peers` are asked for.
+fn cost_of_a_search(peers: u8) -> (u64, u64) {
+    let mut crowd = Crowd::of(peers);
+    let mut asked = 0;
+    crowd.get_all(0..KEYS);
+    let allocated = allocation_counter::measure(|| asked = crowd.get_all(0..KEYS));
+    (allocated.count_total / u64::from(KEYS), asked / u64::from(KEYS))
+}
+
+/// Two lists of a search grow by doubling: of those who may be asked, and of what they said.
+#[test]
+fn a_request_to_another_node_allocates_nothing_though_a_search_does() {
+    let (few, many) = (cost_of_a_search(8), cost_of_a_search(16));
+    assert_eq!((few.1, many.1), (8, 16));
+    assert!(many.0 <= few.0 + 2, "{many:?} after {few:?}");
+    assert!(many.0 < many.1, "{many:?}");
+}
+
+#[test]
+fn what_a_peer_asks_allocates_nothing() {
+    let mut crowd = Crowd::of(8);
+    let (conn, rpc, value) = (ConnId(1), RpcId::new([9; 32]), [1; 100]);
+    let block = |key: u8| RecordBlock {
+        ttl: Ttl::from_secs(3_600).expect("not zero"),
+        replication: 3,
+        class: Class::Plain,
+        key: Key::new([key; 32]),
+        version: Version::from_bits(1 << 16),
+        age: Age(0),
+        check: check_of(&value),
+        content: Content::Value(&value),
+    };
+    let mut ask = |request: Request<'_>| {
+        crowd.hear(conn, &PeerMessage::Request(rpc, request));
+        assert_eq!(crowd.out.iter().filter(|action| matches!(action, Action::Send { .. })).count(), 1);
+        crowd.settle();
+    };
+    for key in 200..220 {
+        ask(Request::Store(block(key)));
+    }
+    let wants = [(true, true), (true, false), (false, true), (false, false)];
+    let wants = wants.map(|(contacts, head_only)| Want { contacts, head_only });
+    let mut round = || {
+        for (held, missing) in (200..220).zip(100..120) {
+            ask(Request::Ping);
+            ask(Request::FindNode { target: Key::new([missing; 32]) });
+            for want in wants {
+                ask(Request::FindValue { key: Key::new([held; 32]), want });
+                ask(Request::FindValue { key: Key::new([missing; 32]), want });
+            }
+            ask(Request::Sync { from: Key::new([missing; 32]), to: Key::new([missing; 32]) });
+            ask(Request::Store(block(held)));
+        }
+    };
+    round();
+    assert_eq!(allocation_counter::measure(round).count_total, 0);
 }

@@ -2,7 +2,7 @@
 //! node remembers (section 3).
 
 use dht::id::Key;
-use dht::node::action::ClientId;
+use dht::node::action::{ClientId, DialError};
 use dht::node::params::{Params, Reads};
 use dht::record::envelope::hashed_key;
 use dht::record::{Age, Class, Version, check_of};
@@ -10,7 +10,7 @@ use dht::wire::api::{ApiReply, Put};
 use dht::wire::peer::{Content, RecordBlock, Reply, Request, Want};
 
 use crate::stage::{
-    Stage, block, confirmed, failure, given, hashed, head, key, millis, nodes, secs, signed, stored, success,
+    Stage, block, confirmed, failure, given, hashed, head, key, millis, nodes, secs, signed, stored, success, value_of,
     version_at,
 };
 
@@ -209,15 +209,15 @@ fn whoever_claims_a_larger_record_and_cannot_give_it_is_ignored() {
     let claim = head(RecordBlock { class: Class::Signed, ..at(9, b"no envelope") });
     let excuses: [Option<Reply<'static>>; 4] = [
         Some(nodes(&[])),
-        Some(crate::stage::value_of(RecordBlock { class: Class::Signed, ..at(9, b"no envelope") })),
-        Some(crate::stage::value_of(at(0, b"smaller than claimed"))),
+        Some(value_of(RecordBlock { class: Class::Signed, ..at(9, b"no envelope") })),
+        Some(value_of(at(0, b"smaller than claimed"))),
         Some(Reply::Error(dht::wire::peer::ErrorCode::NOT_FOUND)),
     ];
     for excuse in excuses {
         let mut stage = among_eight(2);
         let client = stage.get(key(N));
         let found = answer(&mut stage, client, |peer, want| match (peer, want.head_only) {
-            (6, true) => Some(crate::stage::value_of(claim)),
+            (6, true) => Some(value_of(claim)),
             (6, false) => excuse,
             (_, _) => Some(given(at(0, b"truth"), want)),
         });
@@ -234,7 +234,7 @@ fn liars_that_claim_and_fall_silent_cost_a_get_one_timeout_and_not_one_each() {
     for step in 0..=400 {
         stage.answer_find_value(|peer, want| match (peer, want.head_only) {
             (1 | 2, _) => Some(given(at(0, b"truth"), want)),
-            (_, true) => Some(crate::stage::value_of(head(lie(peer)))),
+            (_, true) => Some(value_of(head(lie(peer)))),
             (_, false) => None,
         });
         if let Some(answer) = stage.answer(client) {
@@ -310,7 +310,7 @@ fn tombstones_that_agree_are_a_failure_when_the_search_is_over() {
     let client = stage.get(key(N));
     let asked = wants(&mut stage);
     for (conn, rpc, _) in asked {
-        stage.reply(conn, rpc, crate::stage::value_of(tombstone(5)));
+        stage.reply(conn, rpc, value_of(tombstone(5)));
         assert_eq!(stage.answer(client), None);
     }
     assert_eq!(answer(&mut stage, client, |_, _| nothing()), failure(N));
@@ -323,7 +323,7 @@ fn a_tombstone_hides_what_is_not_newer_and_counts_against_plain_records_alone() 
         let mut stage = among_eight(2);
         let client = stage.get(key(N));
         let seen = answer(&mut stage, client, |peer, want| match peer {
-            6 => Some(crate::stage::value_of(tombstone(5))),
+            6 => Some(value_of(tombstone(5))),
             _ => Some(given(at(millis, b"v"), want)),
         });
         assert_eq!(seen, found, "version of {millis}");
@@ -332,7 +332,7 @@ fn a_tombstone_hides_what_is_not_newer_and_counts_against_plain_records_alone() 
     let mut stage = among_eight(2);
     let client = stage.get(mine.key);
     let seen = answer(&mut stage, client, |peer, want| match peer {
-        1..=4 => Some(crate::stage::value_of(RecordBlock { key: mine.key, ..tombstone(5) })),
+        1..=4 => Some(value_of(RecordBlock { key: mine.key, ..tombstone(5) })),
         _ => Some(given(mine, want)),
     });
     assert_eq!(seen, shown(mine.key, mine.value()));
@@ -511,4 +511,39 @@ fn a_secure_get_sees_what_is_being_written_here() {
     stage.answer_find_value(|_, _| nothing());
     let client = stage.get(key(N));
     assert_eq!(answer(&mut stage, client, |_, _| nothing()), success(N, b"mine"));
+}
+
+/// Section 3: through one node, no older value after a newer one, however often the older was shown.
+#[test]
+fn what_was_shown_from_here_is_compared_anew_once_a_newer_one_was_seen_elsewhere() {
+    let mut stage = Stage::among(Params::default(), 1..=3);
+    let asker = stage.accept_client(9);
+    let record = RecordBlock { replication: 2, ..block(131, b"old") };
+    stage.ask(asker, Request::Store(record));
+    let from_here = |stage: &mut Stage| {
+        let client = stage.get(key(131));
+        stage.answer(client)
+    };
+    assert_eq!(from_here(&mut stage), success(131, b"old"));
+    assert_eq!(from_here(&mut stage), success(131, b"old"));
+
+    let nearer = [129, 130].map(|peer| (peer, stage.befriend(peer)));
+    for peer in [1, 2, 3, 129, 130] {
+        stage.script(peer);
+    }
+    let over = RecordBlock { version: version_at(5), content: Content::Tombstone, check: 0, ..record };
+    let reader = stage.get(key(131));
+    stage.answer_find_value(|_, _| Some(value_of(over)));
+    assert_eq!(stage.answer(reader), failure(131));
+
+    for (peer, conn) in nearer {
+        stage.close(conn);
+        let dial = stage.dial_of(peer);
+        stage.fail(dial, DialError::Unreachable);
+    }
+    let reader = stage.get(key(131));
+    assert_eq!(stage.answer(reader), None, "it is in scope again, and others are asked all the same");
+    stage.answer_find_value(|_, _| Some(nodes(&[])));
+    assert_eq!(stage.answer(reader), success(131, b"old"), "nobody knows of a newer one any more");
+    assert_eq!(from_here(&mut stage), success(131, b"old"));
 }

@@ -121,7 +121,7 @@ impl Node {
     /// Until when a request that goes out over `conn` may be without its answer; at `silent` at the
     /// latest, and only then where others could not give it meanwhile.
     fn deadlines(&self, now: Now, conn: ConnId, why: Purpose, silent: Time) -> Deadlines {
-        if !matches!(why, Purpose::Search(_) | Purpose::Store(..) | Purpose::Bystander(..)) {
+        if !matches!(why, Purpose::Search(_) | Purpose::Store(..)) {
             return Deadlines::at(silent);
         }
         let (pace, rpc_timeout) = (self.peers.pace(conn), self.params.rpc_timeout);
@@ -402,10 +402,6 @@ impl Node {
                         request.why.missed = true;
                         self.request_over(now, &ask, out);
                     }
-                }
-                (Passed::Missed, Purpose::Bystander(..)) => {
-                    request.why.missed = true;
-                    self.request_over(now, &ask, out);
                 }
                 (Passed::Late | Passed::Missed, _) => {}
                 (Passed::Silent, _) => {

@@ -69,7 +69,8 @@ pub(super) struct Put {
     pub(super) wanted: usize,
     /// Whom to hand a copy next, nearest first, oneself among them; nobody who holds it.
     pub(super) spares: VecDeque<Target>,
-    /// Nodes that hold an older record: each gets a copy, however many hold one already.
+    /// Nodes that hold an older record, and have not answered a copy: each gets one, however many hold
+    /// one already.
     pub(super) outdated: Vec<NodeId>,
     /// Copies whose reply is awaited.
     pub(super) in_flight: usize,
@@ -188,10 +189,10 @@ impl Put {
         self.round > 0 && self.wanted > 0 && self.holders.len() >= self.wanted
     }
 
-    /// Whether its client may be told so: who holds an older record is known too, and a copy is on its
-    /// way there.
+    /// Whether its client may be told so: nobody who was asked holds an older record any more, as far
+    /// as can be waited for; two of these would be believed at once.
     pub(super) fn is_confirmed(&self) -> bool {
-        self.is_held() && self.bystanders == 0
+        self.is_held() && self.bystanders == 0 && (self.outdated.is_empty() || self.in_flight == 0)
     }
 
     /// What it is superseded by, if more claim to hold something larger than hold it: one who lies

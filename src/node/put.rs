@@ -379,6 +379,7 @@ impl Node {
         if !ask.missed {
             put.in_flight -= 1;
         }
+        put.outdated.retain(|id| *id != ask.to.id);
         match outcome {
             StoreOutcome::Held => {
                 put.held_by(ask.to.id);

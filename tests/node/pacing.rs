@@ -7,7 +7,7 @@ use dht::node::params::Params;
 use dht::wire::peer::{RecordBlock, Request, Want};
 
 use crate::stage::{
-    Stage, block, confirmed, contact, failure, given, key, millis, nodes, secs, stored, success, value_of,
+    Stage, block, confirmed, contact, failure, given, key, millis, nodes, secs, stored, success, synced, value_of,
 };
 
 /// Far from all peers, so that this node is out of the scope of what they hold.
@@ -159,6 +159,9 @@ fn a_copy_that_takes_too_long_is_handed_to_another_and_counts_if_it_is_held_at_l
     stage.answer_find_value(|_, _| Some(nodes(&[])));
     let copies = stage.copies();
     assert_eq!(copies.len(), 3);
+    for (conn, rpc, ()) in stage.all_asked(|request| matches!(request, Request::Sync { .. }).then_some(())) {
+        stage.reply(conn, rpc, synced(&[]));
+    }
     for (conn, rpc, copy) in &copies[1..] {
         stage.reply(*conn, *rpc, stored(copy));
     }

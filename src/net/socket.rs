@@ -1,0 +1,73 @@
+//! A TCP socket that is read and written by the system's calls, not by the C library's.
+//!
+//! Those are points at which a thread may be cancelled. In a process of several threads, as this one
+//! is when something saves, each of them says so before and takes it back after, by operations that
+//! all processors have to agree on. Nobody cancels threads here.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+
+use mio::event::Source;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use rustix::net::{RecvFlags, SendFlags};
+
+/// A connected socket, or one that is being connected; never blocks.
+#[derive(Debug)]
+pub(super) struct Socket(TcpStream);
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self(stream)
+    }
+
+    /// What went wrong since this was last asked.
+    pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.0.take_error()
+    }
+
+    /// Who is at the other end, if it is connected.
+    pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.0.peer_addr()
+    }
+
+    /// Ends one direction, or both.
+    pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.0.shutdown(how)
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (_, len) = rustix::net::recv(&self.0, buffer, RecvFlags::empty())?;
+        Ok(len)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL)?)
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.write_vectored(parts)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Source for Socket {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.0.register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.0.reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.0.deregister(registry)
+    }
+}

@@ -27,6 +27,7 @@ use crate::limits::{DIAL_TIMEOUT, FLUSH_TIMEOUT, FRAME_TIMEOUT, HANDSHAKE_TIMEOU
 use crate::net::client::Client;
 use crate::net::outbox;
 use crate::net::peer::{Peer, Written};
+use crate::net::socket::Socket;
 use crate::net::tls::TlsFault;
 use crate::node::answers::Answers;
 use crate::time::Time;
@@ -100,7 +101,7 @@ pub(super) enum Rest {
 pub(super) struct ConnectionInfo {
     /// Never used for another one; says in which slot it is.
     pub(super) id: u64,
-    pub(super) socket: TcpStream,
+    pub(super) socket: Socket,
     pub(super) address: SocketAddr,
     pub(super) side: Side,
     pub(super) phase: Phase,
@@ -144,7 +145,7 @@ impl ConnectionInfo {
     ) -> Self {
         Self {
             id,
-            socket,
+            socket: Socket::new(socket),
             address,
             side,
             phase,
@@ -330,7 +331,7 @@ impl ConnectionInfo {
 }
 
 /// One write of all parts of `answers`.
-fn write_parts(socket: &mut TcpStream, answers: &Answers) -> io::Result<usize> {
+fn write_parts(socket: &mut Socket, answers: &Answers) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); 2 * VALUES_SHARED_MAX + 1];
     let mut len = 0;
     for (slice, part) in slices.iter_mut().zip(answers.parts()) {

@@ -56,6 +56,7 @@ mod peer;
 mod perform;
 mod provider;
 mod serve;
+mod socket;
 mod stranger_log;
 mod tls;
 mod verifier;

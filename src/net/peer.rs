@@ -3,11 +3,10 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-use mio::net::TcpStream;
-
 use crate::id::NodeId;
 use crate::limits::PEER_OUTBOX_MAX;
 use crate::net::outbox::Outbox;
+use crate::net::socket::Socket;
 use crate::net::tls::Session;
 use crate::node::action::{DialError, DialId};
 
@@ -73,7 +72,7 @@ impl Peer {
     }
 
     /// Writes what waits. Messages of one turn share TLS records, and records share writes.
-    pub(super) fn write(&mut self, socket: &mut TcpStream) -> io::Result<Written> {
+    pub(super) fn write(&mut self, socket: &mut Socket) -> io::Result<Written> {
         loop {
             self.feed();
             if !self.session.wants_write() {

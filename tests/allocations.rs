@@ -14,11 +14,11 @@ use dht::node::params::{Durability, Params};
 use dht::node::{Me, Node};
 use dht::record::{Age, Class, Ttl, Version, check_of};
 use dht::time::{Now, Time, WallTime};
-use dht::wire::Source;
 use dht::wire::api::{ApiRequest, Confirm, Put};
 use dht::wire::codec::List;
 use dht::wire::frame::next_frame;
 use dht::wire::peer::{Content, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, RecordBlock, Reply, Request, Want};
+use dht::wire::{FIND_NODE, FIND_VALUE, Source};
 
 const NOW: Now = Now { mono: Time::ZERO, wall: WallTime::from_millis(1_700_000_000_000) };
 const KEYS: u8 = 100;
@@ -160,7 +160,7 @@ impl Crowd {
                 let Action::Send { conn, message } = action else { continue };
                 let (head, _) = self.out.bytes(message);
                 let number = u16::from_be_bytes([head[2], head[3]]);
-                if matches!(number, 662 | 663) {
+                if number == FIND_NODE.number || number == FIND_VALUE.number {
                     let rpc = head[4..36].try_into().expect("32 bytes");
                     self.asked.push((*conn, RpcId::new(rpc)));
                 }

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use mio::net::TcpStream;
+use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::plan::Connecting;
@@ -13,9 +14,6 @@ use crate::time::Time;
 /// Source addresses that connections of one request each are spread over. Each has some 28 000
 /// ports, and a port rests for a minute: together they allow 200 000 connections a second.
 const SOURCES: u32 = 500;
-
-/// EINPROGRESS, which the standard library has no stable name for: the connection is being made.
-const IN_PROGRESS: i32 = if cfg!(target_os = "linux") { 115 } else { 36 };
 
 /// What is still to come of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +79,10 @@ impl Line {
             None => socket.set_tcp_nodelay(true)?,
         }
         match socket.connect(&address.into()) {
-            Err(error) if error.raw_os_error() != Some(IN_PROGRESS) && error.kind() != ErrorKind::WouldBlock => {
+            Err(error)
+                if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error())
+                    && error.kind() != ErrorKind::WouldBlock =>
+            {
                 return Err(error);
             }
             Ok(()) | Err(_) => {}

@@ -221,13 +221,13 @@ impl Lookup {
 
     /// The candidates that were not given up, nearest first, whether or not they were asked.
     pub fn nearest(&self) -> impl Iterator<Item = &Contact> {
-        self.candidates.iter().filter(|candidate| !candidate.state.is_given_up()).map(|candidate| &candidate.contact)
+        self.hopeful().map(|candidate| &candidate.contact)
     }
 
     /// Those of the nearest `width` candidates that were not given up, nearest first, who were never
     /// asked: a search that wants fewer answers is done without them.
     pub fn unasked(&self, width: usize) -> impl Iterator<Item = &Contact> {
-        let nearest = self.candidates.iter().filter(|candidate| !candidate.state.is_given_up()).take(width);
+        let nearest = self.hopeful().take(width);
         nearest.filter(|candidate| candidate.state == State::Fresh).map(|candidate| &candidate.contact)
     }
 
@@ -244,6 +244,11 @@ impl Lookup {
     /// How the search came upon `id`; `None` if it is no candidate.
     pub fn path_of(&self, id: &NodeId) -> Option<Path> {
         self.find(id).map(|at| self.candidates[at].path)
+    }
+
+    /// The candidates that were not given up, nearest first.
+    fn hopeful(&self) -> impl Iterator<Item = &Candidate> {
+        self.candidates.iter().filter(|candidate| !candidate.state.is_given_up())
     }
 
     /// Those who must have answered before the search is done, as far as it knows: the nearest

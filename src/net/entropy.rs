@@ -1,7 +1,7 @@
-//! The only reader of the operating system's randomness.
+//! The operating system's randomness, of which a node is made.
 //!
 //! A node draws everything from the one seed it is given, so this is asked a few times at start
-//! and never again. (TLS draws its own, inside rustls.)
+//! and never again. (TLS draws its own, by `provider`.)
 
 use std::fmt;
 

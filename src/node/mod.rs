@@ -11,10 +11,11 @@
 //!
 //! The files: [`params`] what may be set; [`action`] what it wants done, with [`answers`] that go
 //! out at once; `peers` connections; `ask` requests to peers, with `rtt` how quick each is; `get`
-//! and `put` requests of modules, with `client` what both share, `reading` what a GET has heard, `versions` what was read and written before, `repair` and
-//! `keeping` what goes on after the answer; `serve` requests of peers; `holding` and `saving` what
-//! is held, in memory and on disk; `upkeep`, `joining`, `syncing`, `replicating`, `offering` and
-//! `leaving` what it does of its own accord; `jobs` and `timers` what is under way, and until when.
+//! and `put` requests of modules, with `client` what both share, `reading` what a GET has heard,
+//! `versions` what was read and written before, `repair` and `keeping` what goes on after the
+//! answer; `serve` requests of peers; `holding` and `saving` what is held, in memory and on disk;
+//! `upkeep`, `joining`, `syncing`, `replicating`, `offering` and `leaving` what it does of its own
+//! accord; `jobs` and `timers` what is under way, and until when.
 
 pub mod action;
 pub mod answers;

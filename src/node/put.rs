@@ -245,7 +245,7 @@ impl Node {
     fn ask_bystanders(&mut self, now: Now, job: JobId, round: u32, bystanders: Vec<Contact>, out: &mut Actions) {
         for contact in bystanders {
             // What was handed out may have ended this spreading already.
-            if !self.is_spreading(job, round) {
+            if self.spreading(job, round).is_none() {
                 return;
             }
             if self.ask(now, contact, Purpose::Bystander(job, round), out)
@@ -303,7 +303,7 @@ impl Node {
         {
             out.reply_done(client, put.record.key);
         }
-        if put.in_flight > 0 {
+        if put.in_flight > 0 || put.is_held() && put.bystanders > 0 {
             return;
         }
         if !put.is_held() {
@@ -311,8 +311,6 @@ impl Node {
                 Some(by) => self.superseded(now, job, by, out),
                 None => self.pause_put(now, job),
             }
-        } else if put.bystanders > 0 {
-            // One of them may hold an older record.
         } else if self.table.live() == 0 && !self.is_founder_alone() {
             // There are others, but none could be reached.
             self.keep_put(now, job);
@@ -350,15 +348,15 @@ impl Node {
     /// This node's own copy of the current spreading is on disk.
     pub(super) fn own_copy_saved(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
         let me = self.me.id;
-        let Some(put) = self.jobs.put(job).filter(|put| put.round == round && put.is_spreading()) else { return };
+        let Some(put) = self.spreading(job, round) else { return };
         put.in_flight -= 1;
         put.held_by(me);
         self.spread_on(now, job, out);
     }
 
-    /// Whether copies of a PUT are on their way in its spreading of that number.
-    fn is_spreading(&mut self, job: JobId, round: u32) -> bool {
-        self.jobs.put(job).is_some_and(|put| put.round == round && put.is_spreading())
+    /// A PUT, if it is in its spreading of that number and copies are on their way.
+    fn spreading(&mut self, job: JobId, round: u32) -> Option<&mut Put> {
+        self.jobs.put(job).filter(|put| put.round == round && put.is_spreading())
     }
 
     /// Whether a PUT is in its spreading of that number, and of that key.
@@ -408,11 +406,8 @@ impl Node {
         entry: Option<Entry>,
         out: &mut Actions,
     ) {
-        if !self.is_spreading(job, round) {
-            return;
-        }
         let is_latest = self.jobs.is_latest(job);
-        let Some(put) = self.jobs.put(job) else { return };
+        let Some(put) = self.spreading(job, round) else { return };
         if let Some(entry) = entry.filter(|entry| entry.key == put.record.key) {
             put.met(now, ask.to.id, entry.rank);
         }
@@ -429,9 +424,7 @@ impl Node {
 
     /// A bystander says nothing, or not in time.
     pub(super) fn bystander_failed(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
-        if self.is_spreading(job, round)
-            && let Some(put) = self.jobs.put(job)
-        {
+        if let Some(put) = self.spreading(job, round) {
             put.bystanders -= 1;
             self.spread_on(now, job, out);
         }
@@ -439,9 +432,7 @@ impl Node {
 
     /// A peer does not hold the copy: the next nearest is asked.
     pub(super) fn copy_failed(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
-        if self.is_spreading(job, round)
-            && let Some(put) = self.jobs.put(job)
-        {
+        if let Some(put) = self.spreading(job, round) {
             put.in_flight -= 1;
             self.spread_on(now, job, out);
         }

@@ -35,7 +35,7 @@ fn expect_well(mode: &[&str], expected: &[&str]) {
     let Some(finished) = bench(&[mode, &["--rounds", "1", "--json", &json]].concat()) else { return };
     let printed = String::from_utf8(finished.stdout).expect("text");
     assert_eq!(finished.code, Some(0), "{printed}{}", finished.stderr);
-    for expected in expected.iter().chain(&["No failures."]) {
+    for expected in expected.iter().chain(&["the same work took", "No failures."]) {
         assert!(printed.contains(expected), "{expected} in {printed}");
     }
     let mut plot = Command::new("python3");

@@ -95,7 +95,7 @@ def written(path: Path, settings: Settings, result: Result, watch: Watch) -> Non
         "command": ["scripts/bench.sh", *sys.argv[1:]],
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": machine.described(),
-        "busy": watch.as_json(),
+        "watch": watch.as_json(),
         "settings": {name: value for name, value in vars(settings).items() if name != "json"},
         "failures": result.failures,
         "figures": result.figures,

@@ -252,8 +252,8 @@ def picture(report: Report, panels: Sequence[Panel]) -> str:
         text(16, 24, f"bench.sh {report['mode']}{nodes}", 'class="head"'),
         text(16, 44, about),
     ]
-    if report["busy"]["is_busy"]:
-        parts.append(text(width - 16, 24, "the machine was busy", 'text-anchor="end" class="loud"'))
+    if faults := report["watch"]["faults"]:
+        parts.append(text(width - 16, 24, f"the machine was {' and '.join(faults)}", 'text-anchor="end" class="loud"'))
     for number, panel in enumerate(panels):
         across, down = number % columns * PANEL_WIDTH, HEAD + number // columns * PANEL_HEIGHT
         parts += [f'<g transform="translate({across} {down})">', *drawn(panel), "</g>"]

@@ -96,5 +96,6 @@ def interleave(rows: Sequence[Sequence[Trial]], rounds: int, watch: Watch) -> No
             for row in rows:
                 first = number % len(row)
                 for trial in [*row[first:], *row[:first]]:
+                    watch.probe()
                     trial.outcomes.append(trial.run())
         print(f"bench.sh: round {number + 1} of {rounds} is over", file=sys.stderr, flush=True)

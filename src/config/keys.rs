@@ -3,12 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
 use crate::limits::K_MAX;
 use crate::node::params::{Reads, Serving};
 
-use super::settings::Settings;
+use super::settings::{Settings, network_of};
 use super::value::{self, Misread};
 
 /// Reads one value into its place.
@@ -95,11 +93,6 @@ fn serving_of(yes: bool) -> Serving {
 
 fn reads_of(secure: bool) -> Reads {
     if secure { Reads::Secure } else { Reads::Quorum }
-}
-
-/// What HELLO carries of a network's name (`PROTOCOL.md` 2).
-pub(super) fn network_of(name: &str) -> [u8; 32] {
-    Sha256::digest(name).into()
 }
 
 const fn millis(millis: u64) -> Duration {

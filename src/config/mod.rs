@@ -11,6 +11,7 @@
 //! shipped `config.ini` is the manual of both; tests hold the three together. Nothing here
 //! resolves a name, opens a socket or makes a directory.
 
+mod draft;
 mod error;
 mod ini;
 mod keys;

@@ -16,7 +16,8 @@ use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId};
 use crate::node::ask::Purpose;
-use crate::node::jobs::{Get, Job, JobId, Target};
+use crate::node::holding::Holder;
+use crate::node::jobs::{Get, Job, JobId};
 use crate::node::params::{Reads, Serving};
 use crate::node::reading::{Found, Head, Next, Phase, Reading, Said, Winner};
 use crate::node::timers::Timer;
@@ -146,7 +147,7 @@ impl Node {
         match self.jobs.find(job) {
             Some(Job::Get(get)) => {
                 let said = said(now, &get.key, block);
-                get.reading.hear(Target::Peer(from), said);
+                get.reading.hear(Holder::Peer(from), said);
                 if let Some(lookup) = get.lookup.as_mut().filter(|_| get.reading.goes_past_holders()) {
                     lookup.calm_down();
                 }
@@ -160,7 +161,7 @@ impl Node {
     /// A peer that was asked for `job` holds nothing.
     pub(super) fn nothing_heard(&mut self, job: JobId, from: Contact) {
         if let Some(get) = self.jobs.get(job) {
-            get.reading.hear(Target::Peer(from), Said::Nothing);
+            get.reading.hear(Holder::Peer(from), Said::Nothing);
         }
     }
 
@@ -199,7 +200,7 @@ impl Node {
             },
         };
         if let Some(get) = self.jobs.get(job) {
-            get.reading.hear(Target::Me, said);
+            get.reading.hear(Holder::Me, said);
         }
     }
 
@@ -269,7 +270,7 @@ impl Node {
                 && record.expires > now.mono
             {
                 found = Some(record.clone());
-                if let (Target::Peer(contact), Some(lookup)) = (from, &get.lookup) {
+                if let (Holder::Peer(contact), Some(lookup)) = (from, &get.lookup) {
                     hops = lookup.path_of(&contact.id).map_or(0, |path| path.hops);
                 }
             }

@@ -5,7 +5,7 @@
 //! because a peer confirmed the copy of a PUT, the older one is given up. A plain record that a
 //! peer cannot place here changes nothing: it is anybody's claim.
 
-use crate::contact::{Group, is_private};
+use crate::contact::{Contact, Group, is_private};
 use crate::id::Key;
 use crate::node::Node;
 use crate::node::action::ConnId;
@@ -14,6 +14,26 @@ use crate::node::versions::Seen;
 use crate::record::{Giver, Rank, Record, Tombstone};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
+
+/// Who holds a copy, or is asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// This node.
+    Me,
+    /// Another one.
+    Peer(Contact),
+}
+
+impl Holder {
+    /// Whether both are one node.
+    pub(super) fn is(&self, other: &Holder) -> bool {
+        match (self, other) {
+            (Holder::Me, Holder::Me) => true,
+            (Holder::Peer(one), Holder::Peer(other)) => one.id == other.id,
+            (Holder::Me, Holder::Peer(_)) | (Holder::Peer(_), Holder::Me) => false,
+        }
+    }
+}
 
 impl Node {
     /// Holds `record`, which is verified and no later than the clocks allow, until `expires`.

@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::contact::Contact;
 use crate::id::{Key, KeyMap, KeySeed, NodeId};
 use crate::limits::{CLIENT_PUT_BYTES_MAX, CLIENT_REQUESTS_MAX};
 use crate::lookup::Lookup;
 use crate::node::action::ClientId;
+use crate::node::holding::Holder;
 use crate::node::reading::{Phase, Reading};
 use crate::node::versions::Seen;
 use crate::record::{Class, Life, Rank, Record, Version};
@@ -68,7 +68,7 @@ pub(super) struct Put {
     /// Nodes that shall hold it: min(replication, reachable).
     pub(super) wanted: usize,
     /// Whom to hand a copy next, nearest first, oneself among them; nobody who holds it.
-    pub(super) spares: VecDeque<Target>,
+    pub(super) spares: VecDeque<Holder>,
     /// Nodes that hold an older record, and have not answered a copy: each gets one, however many hold
     /// one already.
     pub(super) outdated: Vec<NodeId>,
@@ -110,26 +110,6 @@ pub(super) enum PutStage {
     Searching(Lookup),
     /// Copies are on their way.
     Spreading,
-}
-
-/// Who may hold a copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
-    /// This node.
-    Me,
-    /// Another one.
-    Peer(Contact),
-}
-
-impl Target {
-    /// Whether both are one node.
-    pub(super) fn is(&self, other: &Target) -> bool {
-        match (self, other) {
-            (Target::Me, Target::Me) => true,
-            (Target::Peer(one), Target::Peer(other)) => one.id == other.id,
-            (Target::Me, Target::Peer(_)) | (Target::Peer(_), Target::Me) => false,
-        }
-    }
 }
 
 impl Put {
@@ -207,13 +187,13 @@ impl Put {
     ///
     /// Whoever claims to hold something larger is in the place of a holder until all have answered,
     /// and where most claim it: beyond them are nodes that would hold what is out of date.
-    pub(super) fn next_target(&mut self) -> Option<Target> {
+    pub(super) fn next_spare(&mut self) -> Option<Holder> {
         let is_open = self.in_flight > 0 || self.outvoted().is_some();
         let claims = if is_open { self.claims.len() } else { 0 };
         let enough = self.holders.len() + self.in_flight + claims >= usize::from(self.record.replication);
-        let outdated = |target: &Target| match target {
-            Target::Me => false,
-            Target::Peer(contact) => self.outdated.contains(&contact.id),
+        let outdated = |spare: &Holder| match spare {
+            Holder::Me => false,
+            Holder::Peer(contact) => self.outdated.contains(&contact.id),
         };
         let at = if enough { self.spares.iter().position(outdated)? } else { 0 };
         self.spares.remove(at)

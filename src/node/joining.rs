@@ -22,8 +22,8 @@ use crate::node::action::Actions;
 use crate::node::jobs::Job;
 use crate::node::params::Serving;
 use crate::node::replicating::Unsettled;
+use crate::node::standing::Standing;
 use crate::node::timers::Timer;
-use crate::node::upkeep::Standing;
 use crate::time::{Now, Time};
 
 /// Through whom a node joins.
@@ -71,16 +71,6 @@ impl Joining {
 
 /// Joining and settling.
 impl Node {
-    /// Whether it takes part: what it holds in scope, it is responsible for.
-    pub(super) fn is_settled(&self) -> bool {
-        self.upkeep.standing == Standing::Settled
-    }
-
-    /// Whether somebody has answered: it can ask others, whether it has settled or not.
-    pub(super) fn has_joined(&self) -> bool {
-        matches!(self.upkeep.standing, Standing::Settling | Standing::Settled)
-    }
-
     /// Until when this node, which has just started and met nobody yet, waits for somebody: what
     /// it holds is of an earlier run, and may be old.
     pub(super) fn starts_until(&self, now: Now) -> Option<Time> {

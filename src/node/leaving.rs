@@ -11,18 +11,13 @@ use crate::node::Node;
 use crate::node::action::Actions;
 use crate::node::jobs::Job;
 use crate::node::peers::Ending;
+use crate::node::standing::Standing;
 use crate::node::timers::Timer;
-use crate::node::upkeep::Standing;
 use crate::time::Now;
 use crate::wire::peer::PeerMessage;
 
 /// Leaving.
 impl Node {
-    /// Whether it is leaving, or has left.
-    pub(super) fn is_leaving(&self) -> bool {
-        matches!(self.upkeep.standing, Standing::Leaving | Standing::Left)
-    }
-
     /// See [`Node::leave`].
     pub(super) fn begin_to_leave(&mut self, now: Now, out: &mut Actions) {
         if self.is_leaving() {

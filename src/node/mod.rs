@@ -15,7 +15,8 @@
 //! `versions` what was read and written before, `repair` and `keeping` what goes on after the
 //! answer; `serve` requests of peers; `holding` and `saving` what is held, in memory and on disk;
 //! `upkeep`, `joining`, `syncing`, `replicating`, `offering` and `leaving` what it does of its own
-//! accord; `jobs` and `timers` what is under way, and until when.
+//! accord, with `standing` what it is to its network; `jobs` and `timers` what is under way, and
+//! until when.
 
 pub mod action;
 pub mod answers;
@@ -38,6 +39,7 @@ mod replicating;
 mod rtt;
 mod saving;
 mod serve;
+mod standing;
 mod syncing;
 mod timers;
 mod upkeep;
@@ -62,8 +64,8 @@ use crate::node::params::Params;
 use crate::node::peers::{Ending, Peers};
 use crate::node::repair::Repairs;
 use crate::node::saving::Saving;
+pub use crate::node::standing::Standing;
 use crate::node::timers::{Timer, Timers};
-pub use crate::node::upkeep::Standing;
 use crate::node::upkeep::Upkeep;
 use crate::node::versions::Versions;
 use crate::pending::Pending;

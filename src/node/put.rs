@@ -23,7 +23,8 @@ use crate::limits::{PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId};
 use crate::node::ask::{Ask, Purpose};
-use crate::node::jobs::{Job, JobId, Put, PutOrigin, PutStage, Target};
+use crate::node::holding::Holder;
+use crate::node::jobs::{Job, JobId, Put, PutOrigin, PutStage};
 use crate::node::params::Serving;
 use crate::node::saving::{OnDisk, Waiter};
 use crate::node::timers::Timer;
@@ -221,11 +222,11 @@ impl Node {
         let lacks = |id: &NodeId| !put.holders.contains(id);
         let reached = put.holders.len() + lookup.answered().filter(|contact| lacks(&contact.id)).count();
         let nearest = lookup.nearest().filter(|contact| lacks(&contact.id));
-        let mut spares: VecDeque<Target> = nearest.take(k).copied().map(Target::Peer).collect();
+        let mut spares: VecDeque<Holder> = nearest.take(k).copied().map(Holder::Peer).collect();
         let holds_itself = serving == Serving::Yes && lacks(&me);
         if holds_itself {
-            let nearer = |target: &Target| matches!(target, Target::Peer(peer) if distance(&peer.id) < distance(&me));
-            spares.insert(spares.partition_point(nearer), Target::Me);
+            let nearer = |spare: &Holder| matches!(spare, Holder::Peer(peer) if distance(&peer.id) < distance(&me));
+            spares.insert(spares.partition_point(nearer), Holder::Me);
         }
         put.wanted = (reached + usize::from(holds_itself)).min(usize::from(put.record.replication));
         put.spares = spares;
@@ -282,8 +283,8 @@ impl Node {
     fn hand_out(&mut self, now: Now, job: JobId, out: &mut Actions) {
         while let Some((target, round)) = self.next_holder(job) {
             match target {
-                Target::Me => self.hold_own(now, job, out),
-                Target::Peer(contact) => {
+                Holder::Me => self.hold_own(now, job, out),
+                Holder::Peer(contact) => {
                     if self.ask(now, contact, Purpose::Store(job, round), out)
                         && let Some(put) = self.jobs.put(job)
                     {
@@ -321,9 +322,9 @@ impl Node {
     }
 
     /// The next one to be handed a copy, and in which spreading.
-    fn next_holder(&mut self, job: JobId) -> Option<(Target, u32)> {
+    fn next_holder(&mut self, job: JobId) -> Option<(Holder, u32)> {
         let put = self.jobs.put(job).filter(|put| put.is_spreading())?;
-        put.next_target().map(|target| (target, put.round))
+        put.next_spare().map(|target| (target, put.round))
     }
 
     fn hold_own(&mut self, now: Now, job: JobId, out: &mut Actions) {

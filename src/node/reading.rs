@@ -14,7 +14,7 @@ use std::cmp::Ordering;
 
 use crate::contact::Contact;
 use crate::id::NodeId;
-use crate::node::jobs::Target;
+use crate::node::holding::Holder;
 use crate::node::params::Reads;
 use crate::node::versions::Seen;
 use crate::record::{Class, Life, Rank, Record};
@@ -127,7 +127,7 @@ pub(super) struct Reading {
 /// A node that answered.
 #[derive(Clone, Debug)]
 struct Heard {
-    from: Target,
+    from: Holder,
     said: Said,
     fetch: Fetch,
 }
@@ -155,8 +155,8 @@ impl Reading {
     }
 
     /// `from` answered. Whoever takes back what it claimed is not believed any more.
-    pub(super) fn hear(&mut self, from: Target, said: Said) {
-        if let Target::Peer(contact) = from
+    pub(super) fn hear(&mut self, from: Holder, said: Said) {
+        if let Holder::Peer(contact) = from
             && self.asked == Some(contact.id)
         {
             self.asked = None;
@@ -185,7 +185,7 @@ impl Reading {
             self.asked = None;
             self.late += 1;
         }
-        let of = |heard: &&mut Heard| matches!(heard.from, Target::Peer(contact) if contact.id == *id);
+        let of = |heard: &&mut Heard| matches!(heard.from, Holder::Peer(contact) if contact.id == *id);
         if let Some(heard) = self.heard.iter_mut().find(of) {
             self.late += usize::from(heard.fetch == Fetch::Awaited);
             heard.fetch = Fetch::Tried;
@@ -208,7 +208,7 @@ impl Reading {
     /// Whether the search has to go on past holders: always if it may not end early, and otherwise
     /// once a holder has answered and that was not enough. Then all are asked for contacts too.
     pub(super) fn goes_past_holders(&self) -> bool {
-        let holds = |heard: &Heard| matches!(heard.from, Target::Peer(_)) && heard.said.head().is_some();
+        let holds = |heard: &Heard| matches!(heard.from, Holder::Peer(_)) && heard.said.head().is_some();
         self.reads == Reads::Secure || self.heard.iter().any(holds)
     }
 }
@@ -242,7 +242,7 @@ impl Reading {
         }
         if let Some(at) = self.place_to_fetch(phase) {
             self.heard[at].fetch = Fetch::Awaited;
-            if let Target::Peer(contact) = self.heard[at].from {
+            if let Holder::Peer(contact) = self.heard[at].from {
                 return Next::Fetch(contact);
             }
         }
@@ -275,7 +275,7 @@ impl Reading {
     pub(super) fn behind<'a>(&'a self, winner: &'a Found, nearest: &'a [NodeId]) -> impl Iterator<Item = Contact> + 'a {
         let best = winner.head();
         self.heard.iter().filter_map(move |heard| {
-            let Target::Peer(contact) = heard.from else { return None };
+            let Holder::Peer(contact) = heard.from else { return None };
             let is_behind = match (&heard.said, heard.said.head()) {
                 (Said::Nothing, _) => nearest.contains(&contact.id),
                 (_, Some(other)) => !other.agrees(&best) && other.order() <= best.order(),
@@ -372,7 +372,7 @@ pub(super) enum Winner<'a> {
     /// A record.
     Record {
         /// Who gave its value.
-        from: Target,
+        from: Holder,
         /// The record.
         found: &'a Found,
     },
@@ -406,8 +406,8 @@ mod tests {
         Contact::new(NodeId::new(Key::new([n; 32])), SocketAddr::from((Ipv4Addr::LOCALHOST, u16::from(n) + 1)))
     }
 
-    fn peer(n: u8) -> Target {
-        Target::Peer(contact(n))
+    fn peer(n: u8) -> Holder {
+        Holder::Peer(contact(n))
     }
 
     fn found(class: Class, version: u64, value: &[u8]) -> Found {
@@ -492,7 +492,7 @@ mod tests {
     #[test]
     fn what_this_node_holds_counts_as_one_answer() {
         let mut reading = reading(2);
-        reading.hear(Target::Me, value(5, b"v"));
+        reading.hear(Holder::Me, value(5, b"v"));
         assert_eq!(reading.next(Phase::Searching), Next::Wait);
         reading.hear(peer(1), head(5, b"v"));
         assert_eq!(reading.next(Phase::Searching), Next::Answer);

@@ -26,24 +26,10 @@ use crate::node::jobs::Job;
 use crate::node::joining::Joining;
 use crate::node::params::Serving;
 use crate::node::replicating::Replicating;
+use crate::node::standing::Standing;
 use crate::node::syncing::Syncing;
 use crate::node::timers::Timer;
 use crate::time::{Now, Time};
-
-/// How a node stands to its network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It knows nobody who answers.
-    Joining,
-    /// Somebody has answered; it learns from its neighbours what it missed.
-    Settling,
-    /// It takes part: what it holds in scope, it is responsible for.
-    Settled,
-    /// It answers what it owes, hands over what few hold, and then goes.
-    Leaving,
-    /// It has gone.
-    Left,
-}
 
 /// The state of upkeep.
 #[derive(Debug)]

@@ -1,0 +1,35 @@
+//! How a node stands to its network. It comes in by `joining` and goes by `leaving`.
+
+use crate::node::Node;
+
+/// How a node stands to its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It knows nobody who answers.
+    Joining,
+    /// Somebody has answered; it learns from its neighbours what it missed.
+    Settling,
+    /// It takes part: what it holds in scope, it is responsible for.
+    Settled,
+    /// It answers what it owes, hands over what few hold, and then goes.
+    Leaving,
+    /// It has gone.
+    Left,
+}
+
+impl Node {
+    /// Whether it takes part: what it holds in scope, it is responsible for.
+    pub(super) fn is_settled(&self) -> bool {
+        self.upkeep.standing == Standing::Settled
+    }
+
+    /// Whether somebody has answered: it can ask others, whether it has settled or not.
+    pub(super) fn has_joined(&self) -> bool {
+        matches!(self.upkeep.standing, Standing::Settling | Standing::Settled)
+    }
+
+    /// Whether it is leaving, or has left.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.upkeep.standing, Standing::Leaving | Standing::Left)
+    }
+}

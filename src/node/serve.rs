@@ -43,6 +43,7 @@ impl Node {
                 }
             }
             Request::Offer(entries) => self.take_offer(now, conn, from, rpc, entries, out),
+            Request::Sync { from, to } if from == to => self.tell_entry(now, conn, rpc, from, out),
             Request::Sync { from, to } => self.tell_page(now, conn, rpc, from..=to, out),
         }
     }

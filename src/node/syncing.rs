@@ -249,8 +249,6 @@ impl Node {
         range: RangeInclusive<Key>,
         out: &mut Actions,
     ) {
-        // The others ask for one key, on behalf of a PUT.
-        let is_page = range.start() != range.end();
         let live =
             self.storage.range(now.mono, range.clone()).take(ENTRIES_MAX + 1).map(|held| Entry::of(&held.record));
         // The last of as many as are looked at: beyond it there may be more that is over.
@@ -270,9 +268,20 @@ impl Node {
         let told = if known == 0 { entries.len() } else { known };
         let more = entries.len() > ENTRIES_MAX || told < entries.len() || last_seen.is_some();
         entries.truncate(told.min(ENTRIES_MAX));
-        if is_page {
-            self.count_upkeep(1 + entries.len() * ENTRY_SIZE);
-        }
+        self.count_upkeep(1 + entries.len() * ENTRY_SIZE);
         out.send(conn, &PeerMessage::Reply(rpc, Reply::Synced { more, entries: List::lend(&entries) }), None);
+    }
+
+    /// Tells what is held of `key`, or that a plain record of it is over: a page of one key, which a PUT
+    /// asks for, and so no upkeep.
+    pub(super) fn tell_entry(&mut self, now: Now, conn: ConnId, rpc: RpcId, key: Key, out: &mut Actions) {
+        let (held, tombstone) = self.storage.known(now.mono, &key);
+        let over = || {
+            let rank = Rank { class: Class::Plain, life: Life::Over, version: tombstone?.plain? };
+            Some(Entry { key, rank, check: 0 })
+        };
+        let entry = held.map(|held| Entry::of(&held.record)).or_else(over);
+        let entries = List::lend(entry.as_slice());
+        out.send(conn, &PeerMessage::Reply(rpc, Reply::Synced { more: false, entries }), None);
     }
 }

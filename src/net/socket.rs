@@ -50,7 +50,10 @@ impl Write for Socket {
     }
 
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.write_vectored(parts)
+        match parts {
+            [part] => self.write(part),
+            parts => Ok(rustix::io::writev(&self.0, parts)?),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

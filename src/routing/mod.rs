@@ -27,6 +27,8 @@ mod bucket;
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
+
 use crate::contact::Contact;
 use crate::id::{Distance, Key, NodeId};
 use crate::limits::K_MAX;
@@ -170,11 +172,13 @@ impl Table {
             if out.len() >= n {
                 break;
             }
-            let sorted = out.len();
-            out.extend_from_slice(self.buckets[at].live());
-            out[sorted..].sort_unstable_by_key(|contact| contact.id.key().distance(target));
+            // Each distance is worked out once: this is most of what an answer costs.
+            let live = self.buckets[at].live();
+            let away = |contact: &Contact| contact.id.key().distance(target);
+            let mut nearest: ArrayVec<_, K_MAX> = live.iter().map(|contact| (away(contact), contact)).collect();
+            nearest.sort_unstable_by_key(|(distance, _)| *distance);
+            out.extend(nearest.iter().take(n - out.len()).map(|(_, contact)| **contact));
         }
-        out.truncate(n);
     }
 
     /// Whether fewer than `n` live contacts are closer to `key` than this node is: the question

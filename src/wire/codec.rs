@@ -169,6 +169,12 @@ pub trait Item: Copy {
     /// Reads one.
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError>;
 
+    /// Whether `item`, which has that size, is one. An item that any bytes make says so, and is not
+    /// read for it.
+    fn check(item: &[u8]) -> Result<(), WireError> {
+        Self::read(&mut Reader::new(item)).map(drop)
+    }
+
     /// Writes one.
     fn write(&self, out: &mut Vec<u8>);
 }
@@ -199,7 +205,7 @@ impl<'a, T: Item> List<'a, T> {
             return Err(WireError::Trailing { left: bytes.len() - whole });
         }
         for item in bytes.chunks_exact(T::SIZE) {
-            T::read(&mut Reader::new(item))?;
+            T::check(item)?;
         }
         Ok(Self { items: Items::Received { bytes, _item: PhantomData } })
     }
@@ -212,7 +218,7 @@ impl<'a, T: Item> List<'a, T> {
         };
         let received = bytes
             .chunks_exact(T::SIZE)
-            .map(|item| T::read(&mut Reader::new(item)).expect("each was read once when it was received"));
+            .map(|item| T::read(&mut Reader::new(item)).expect("each was checked when it was received"));
         received.chain(lent.iter().copied())
     }
 

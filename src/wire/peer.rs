@@ -634,6 +634,10 @@ impl Item for Key {
         reader.array("key").map(Key::new)
     }
 
+    fn check(_item: &[u8]) -> Result<(), WireError> {
+        Ok(())
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.as_bytes());
     }
@@ -647,6 +651,10 @@ impl Item for Contact {
         let port = reader.u16("port")?;
         let id = NodeId::new(Key::new(reader.array("node id")?));
         Ok(Contact::new(id, SocketAddr::new(address, port)))
+    }
+
+    fn check(_item: &[u8]) -> Result<(), WireError> {
+        Ok(())
     }
 
     fn write(&self, out: &mut Vec<u8>) {

@@ -182,6 +182,9 @@ fn a_page_tells_what_is_held_in_the_order_of_keys_and_what_is_over() {
     assert_eq!(stage.ask(asker, Request::Sync { from: key(0), to: key(255) }), synced(&all));
     assert_eq!(stage.ask(asker, Request::Sync { from: key(4), to: key(7) }), synced(&all[1..]));
     assert_eq!(stage.ask(asker, Request::Sync { from: key(8), to: key(2) }), synced(&[]));
+    for (only, told) in [(3, &all[..1]), (4, &[]), (5, &all[1..2])] {
+        assert_eq!(stage.ask(asker, Request::Sync { from: key(only), to: key(only) }), synced(told), "key {only}");
+    }
 }
 
 #[test]

@@ -281,8 +281,8 @@ impl Node {
 
     /// Hands out copies until enough are held or on their way, or nobody is left to ask.
     fn hand_out(&mut self, now: Now, job: JobId, out: &mut Actions) {
-        while let Some((target, round)) = self.next_holder(job) {
-            match target {
+        while let Some((holder, round)) = self.next_holder(job) {
+            match holder {
                 Holder::Me => self.hold_own(now, job, out),
                 Holder::Peer(contact) => {
                     if self.ask(now, contact, Purpose::Store(job, round), out)
@@ -324,7 +324,7 @@ impl Node {
     /// The next one to be handed a copy, and in which spreading.
     fn next_holder(&mut self, job: JobId) -> Option<(Holder, u32)> {
         let put = self.jobs.put(job).filter(|put| put.is_spreading())?;
-        put.next_spare().map(|target| (target, put.round))
+        put.next_spare().map(|holder| (holder, put.round))
     }
 
     fn hold_own(&mut self, now: Now, job: JobId, out: &mut Actions) {

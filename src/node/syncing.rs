@@ -255,10 +255,7 @@ impl Node {
         let mut last_seen = None;
         let seen = self.storage.tombstones(range).take(TOMBSTONES_PER_PAGE_MAX).enumerate();
         let seen = seen.inspect(|(nth, (key, _))| last_seen = (nth + 1 == TOMBSTONES_PER_PAGE_MAX).then_some(**key));
-        let over = seen.filter_map(|(_, (key, tombstone))| {
-            let rank = Rank { class: Class::Plain, life: Life::Over, version: tombstone.plain? };
-            Some(Entry { key: *key, rank, check: 0 })
-        });
+        let over = seen.filter_map(|(_, (key, tombstone))| entry_over(*key, tombstone));
         let over = over.filter(|entry| self.storage.find(now.mono, &entry.key).is_none()).take(ENTRIES_MAX + 1);
         let mut entries: Vec<Entry> = over.collect();
         entries.extend(live);
@@ -276,12 +273,14 @@ impl Node {
     /// asks for, and so no upkeep.
     pub(super) fn tell_entry(&mut self, now: Now, conn: ConnId, rpc: RpcId, key: Key, out: &mut Actions) {
         let (held, tombstone) = self.storage.known(now.mono, &key);
-        let over = || {
-            let rank = Rank { class: Class::Plain, life: Life::Over, version: tombstone?.plain? };
-            Some(Entry { key, rank, check: 0 })
-        };
-        let entry = held.map(|held| Entry::of(&held.record)).or_else(over);
+        let entry = held.map(|held| Entry::of(&held.record)).or_else(|| entry_over(key, tombstone?));
         let entries = List::lend(entry.as_slice());
         out.send(conn, &PeerMessage::Reply(rpc, Reply::Synced { more: false, entries }), None);
     }
+}
+
+/// What is told of a key whose plain records are over up to `tombstone`, if any are.
+fn entry_over(key: Key, tombstone: Tombstone) -> Option<Entry> {
+    let rank = Rank { class: Class::Plain, life: Life::Over, version: tombstone.plain? };
+    Some(Entry { key, rank, check: 0 })
 }

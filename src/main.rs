@@ -19,8 +19,8 @@ use dht::identity::{Identity, Puzzle};
 use dht::net::clock::Clock;
 use dht::net::entropy::{self, EntropyError};
 use dht::net::{BindError, Ended, EventLoop, Keeper, Listeners, LoopError, Options};
-use dht::node::kept::Batch;
 use dht::node::params::{Durability, Serving};
+use dht::node::records::persisted::Batch;
 use dht::node::{Me, Node};
 use log::{error, info, warn};
 

@@ -15,7 +15,7 @@ use common::process::Process;
 use common::{Scratch, dht_server};
 use dht::disk::store::{Store, StoreError, StoreFault};
 use dht::id::Key;
-use dht::node::kept::{Batch, KeptKey, KeptRecord};
+use dht::node::records::persisted::{Batch, KeptKey, KeptRecord};
 use dht::record::{Age, Class, Giver, Record, Tombstone, Ttl, Version, check_of};
 use dht::time::WallTime;
 use rand::rngs::StdRng;

@@ -17,7 +17,7 @@
 use crate::contact::Contact;
 use crate::id::Key;
 use crate::limits::CONTACT_SIZE;
-use crate::node::kept::{KeptKey, KeptRecord};
+use crate::node::records::persisted::{KeptKey, KeptRecord};
 use crate::record::{Giver, Tombstone, Version};
 use crate::time::WallTime;
 use crate::wire::codec::{Item, Reader, WireError};

@@ -34,7 +34,7 @@ use crate::contact::Contact;
 use crate::disk::entry;
 use crate::id::Key;
 use crate::limits::{STORE_CACHE_SIZE, STORE_KEYS_PER_READ};
-use crate::node::kept::{Batch, KeptKey};
+use crate::node::records::persisted::{Batch, KeptKey};
 use crate::wire::codec::WireError;
 
 /// The state of each key: see `entry`.
@@ -417,7 +417,7 @@ pub(in crate::disk) mod tests {
     use super::*;
     use crate::disk::tests::Scratch;
     use crate::id::NodeId;
-    use crate::node::kept::KeptRecord;
+    use crate::node::records::persisted::KeptRecord;
     use crate::record::{Age, Class, Giver, Record, Tombstone, Ttl, Version, check_of};
     use crate::time::WallTime;
     use std::os::unix::fs::PermissionsExt;

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use crate::limits::{API_OUTBOX_MAX, API_OWED_MAX};
 use crate::net::outbox::Outbox;
-use crate::node::answers::Answers;
+use crate::node::replies::Answers;
 
 /// The server's side of one connection to the API.
 #[derive(Debug, Default)]

@@ -29,7 +29,7 @@ use crate::net::outbox;
 use crate::net::peer::{Peer, Written};
 use crate::net::socket::Socket;
 use crate::net::tls::TlsFault;
-use crate::node::answers::Answers;
+use crate::node::replies::Answers;
 use crate::time::Time;
 use crate::wire::codec::WireError;
 

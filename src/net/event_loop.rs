@@ -1,7 +1,7 @@
 //! The loop itself: one turn after the other, as the head of [`net`](crate::net) describes it.
 //!
-//! This file waits, accepts, watches deadlines and leaves. What comes in is in `serve`, what goes
-//! out in `perform`; both are parts of [`EventLoop`].
+//! This file waits, accepts, watches deadlines and leaves. Input is in `input`, output
+//! in `output`; both are parts of [`EventLoop`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -29,11 +29,11 @@ use crate::net::connections::Connections;
 use crate::net::listener::{Listeners, Pool};
 use crate::net::names::Names;
 use crate::net::peer::Peer;
-use crate::net::stranger_log::StrangerLog;
+use crate::net::rate_limited_log::StrangerLog;
 use crate::net::tls::Tls;
 use crate::net::{Keeper, Options, Service};
 use crate::node::action::{Actions, ConnId, DialError, DialId};
-use crate::node::kept::Saved;
+use crate::node::records::persisted::Saved;
 use crate::time::{Now, Time};
 
 /// Signals come in under this token.

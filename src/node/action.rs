@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use crate::id::{Key, NodeId};
 use crate::limits::HELLO_TIMEOUT;
-use crate::node::answers::Answers;
-use crate::node::kept::Batch;
 use crate::node::params::Endpoint;
+use crate::node::records::persisted::Batch;
+use crate::node::replies::Answers;
 use crate::wire::api::ApiReply;
 use crate::wire::codec::WireError;
 use crate::wire::peer::{PROTOCOL, PeerMessage};

@@ -9,41 +9,28 @@
 //! connection ([`Node::on_secured`] is believed), where messages begin and end, and the order
 //! of the answers on one API connection.
 //!
-//! The files: [`params`] what may be set; [`action`] what it wants done, with [`answers`] that go
-//! out at once; `peers` connections; `ask` requests to peers, with `rtt` how quick each is; `get`
-//! and `put` requests of modules, with `client` what both share, `reading` what a GET has heard,
-//! `versions` what was read and written before, `repair` and `keeping` what goes on after the
-//! answer; `serve` requests of peers; `holding` and `saving` what is held, in memory and on disk;
-//! `upkeep`, `joining`, `syncing`, `replicating`, `offering` and `leaving` what it does of its own
-//! accord, with `standing` what it is to its network; `jobs` and `timers` what is under way, and
-//! until when.
+//! # Where to look
+//!
+//! | part | what it owns |
+//! | --- | --- |
+//! | `query/` | GET and PUT of clients, lookups, read quorum, read repair, retries of PUTs |
+//! | `rpc/` | connections to peers, requests to them (`outbound`), requests of them (`inbound`) |
+//! | `replication/` | offers of records to other replicas (`schedule`, `offer`), catching up (`sync`) |
+//! | `membership/` | status, joining, leaving, liveness of contacts |
+//! | `records/` | which records are accepted, and what of them is written to disk |
+//! | [`action`], [`replies`] | what the host shall do: messages, dials, batches for the disk |
+//! | [`params`] | what a user may set |
+//! | `timers` | what the node will be woken for |
 
 pub mod action;
-pub mod answers;
-mod ask;
-mod client;
-mod get;
-mod holding;
-mod jobs;
-mod joining;
-mod keeping;
-pub mod kept;
-mod leaving;
-mod offering;
+mod membership;
 pub mod params;
-mod peers;
-mod put;
-mod reading;
-mod repair;
-mod replicating;
-mod rtt;
-mod saving;
-mod serve;
-mod standing;
-mod syncing;
+mod query;
+pub mod records;
+mod replication;
+pub mod replies;
+mod rpc;
 mod timers;
-mod upkeep;
-mod versions;
 
 use std::net::SocketAddr;
 
@@ -56,18 +43,18 @@ use crate::id::{KeySeed, NodeId};
 use crate::limits::{EXPIRED_PER_TURN_MAX, PENDING_MAX};
 use crate::lookup::Lookup;
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Fault, Origin};
-use crate::node::ask::Ask;
-use crate::node::jobs::{Job, Jobs};
-use crate::node::keeping::Keeping;
-use crate::node::kept::{KeptKey, Saved};
+use crate::node::membership::liveness::Upkeep;
+pub use crate::node::membership::status::Standing;
 use crate::node::params::Params;
-use crate::node::peers::{Ending, Peers};
-use crate::node::repair::Repairs;
-use crate::node::saving::Saving;
-pub use crate::node::standing::Standing;
+use crate::node::query::put_retry::Keeping;
+use crate::node::query::read_repair::Repairs;
+use crate::node::query::session::Versions;
+use crate::node::query::{Job, Jobs};
+use crate::node::records::persisted::{KeptKey, Saved};
+use crate::node::records::persistence::Saving;
+use crate::node::rpc::outbound::Ask;
+use crate::node::rpc::peers::{Ending, Peers};
 use crate::node::timers::{Timer, Timers};
-use crate::node::upkeep::Upkeep;
-use crate::node::versions::Versions;
 use crate::pending::Pending;
 use crate::record::Version;
 use crate::record::envelope::Unverified;

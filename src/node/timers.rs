@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::node::jobs::JobId;
+use crate::node::query::JobId;
 use crate::time::Time;
 
 /// Something that has a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Timer {
+pub(in crate::node) enum Timer {
     /// Dial the bootstraps again.
     Join,
     /// Look whether a bucket is stale, or a contact asleep.
@@ -37,14 +37,14 @@ pub(super) enum Timer {
 
 /// The timers that are set.
 #[derive(Debug, Default)]
-pub(super) struct Timers {
+pub(in crate::node) struct Timers {
     at: BTreeMap<Timer, Time>,
     queue: BTreeSet<(Time, Timer)>,
 }
 
 impl Timers {
     /// Sets `timer` to `at`, whatever it was set to.
-    pub(super) fn set(&mut self, timer: Timer, at: Time) {
+    pub(in crate::node) fn set(&mut self, timer: Timer, at: Time) {
         if let Some(before) = self.at.insert(timer, at) {
             self.queue.remove(&(before, timer));
         }
@@ -52,21 +52,21 @@ impl Timers {
     }
 
     /// Sets `timer` to `at`, unless it is set to an earlier moment.
-    pub(super) fn hasten(&mut self, timer: Timer, at: Time) {
+    pub(in crate::node) fn hasten(&mut self, timer: Timer, at: Time) {
         if self.at.get(&timer).is_none_or(|&before| at < before) {
             self.set(timer, at);
         }
     }
 
     /// Takes `timer` back.
-    pub(super) fn cancel(&mut self, timer: Timer) {
+    pub(in crate::node) fn cancel(&mut self, timer: Timer) {
         if let Some(at) = self.at.remove(&timer) {
             self.queue.remove(&(at, timer));
         }
     }
 
     /// The earliest timer whose moment has come; it is no longer set.
-    pub(super) fn due(&mut self, now: Time) -> Option<Timer> {
+    pub(in crate::node) fn due(&mut self, now: Time) -> Option<Timer> {
         let &(at, timer) = self.queue.first()?;
         if at > now {
             return None;
@@ -76,12 +76,12 @@ impl Timers {
     }
 
     /// When the earliest is due.
-    pub(super) fn next(&self) -> Option<Time> {
+    pub(in crate::node) fn next(&self) -> Option<Time> {
         self.queue.first().map(|&(at, _)| at)
     }
 
     /// Whether `timer` is set.
-    pub(super) fn is_set(&self, timer: Timer) -> bool {
+    pub(in crate::node) fn is_set(&self, timer: Timer) -> bool {
         self.at.contains_key(&timer)
     }
 }

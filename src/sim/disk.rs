@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use crate::contact::Contact;
 use crate::id::Key;
-use crate::node::kept::{Batch, KeptKey, Saved};
 use crate::node::params::Endpoint;
-use crate::sim::ledger::Seen;
+use crate::node::records::persisted::{Batch, KeptKey, Saved};
+use crate::sim::history::Seen;
 use crate::sim::{Number, network};
 
 /// Whether a disk has room for more.
@@ -104,8 +104,12 @@ mod tests {
             check: check_of(b"v"),
             value: (*b"v").into(),
         };
-        let record =
-            crate::node::kept::KeptRecord { record, age: Age(0), saved: WallTime::from_millis(0), giver: Giver::Peer };
+        let record = crate::node::records::persisted::KeptRecord {
+            record,
+            age: Age(0),
+            saved: WallTime::from_millis(0),
+            giver: Giver::Peer,
+        };
         KeptKey { key: Key::new([key; 32]), record: Some(record), tombstone: None }
     }
 

@@ -27,11 +27,11 @@
 pub mod checker;
 pub mod churn;
 mod disk;
-mod ledger;
+mod history;
 mod network;
 mod queue;
 pub mod report;
-mod trial;
+mod workload;
 mod world;
 
 use std::fmt;
@@ -44,7 +44,7 @@ pub use checker::Breach;
 pub use churn::Churn;
 pub use disk::Room;
 pub use network::Death;
-pub use trial::{Share, Trial};
+pub use workload::{Share, Trial};
 pub use world::{Answer, Ask, World};
 
 /// Which node of a world: they are numbered in the order of their birth, from zero.

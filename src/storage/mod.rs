@@ -25,8 +25,8 @@
 //! What is not decided here: whether a record belongs here (scope), whether it proves what it
 //! claims, whether its version lies too far ahead, and who else shall have it.
 
-mod orders;
-mod shares;
+mod index;
+mod quota;
 mod slots;
 mod tombstones;
 mod trie;
@@ -41,13 +41,13 @@ use crate::limits::{CROWDED_PERCENT, EVICTION_LOOKS_MAX, SHARES};
 use crate::record::{Age, Class, Giver, Rank, Record, Tombstone, Ttl, end_of_life};
 use crate::time::{Now, Time, WallTime};
 
-use orders::Orders;
-use shares::{Share, Shares};
+use index::Orders;
+use quota::{Share, Shares};
 use slots::Place;
 use tombstones::Tombstones;
 
-pub use orders::RECORD_OVERHEAD;
-pub use shares::SHARE_BYTES;
+pub use index::RECORD_OVERHEAD;
+pub use quota::SHARE_BYTES;
 pub use tombstones::TOMBSTONE_BYTES;
 
 const _: () = {
@@ -356,7 +356,7 @@ impl Storage {
         self.known(now, key).1
     }
 
-    /// Brings what is held of `keys` near to the processor, of [`BATCH_MAX`] of them at most.
+    /// Brings what is held of `keys` near to the processor, of `BATCH_MAX` of them at most.
     pub fn bring_near<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         self.records.bring_near(keys);
     }

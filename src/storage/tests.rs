@@ -1,4 +1,4 @@
-//! What a storage does, rule by rule; the whole of it beside a plain list is in `beside_a_list`.
+//! What a storage does, rule by rule; the whole of it beside a plain list is in `model`.
 
 use super::*;
 use crate::contact::Group;
@@ -7,7 +7,7 @@ use crate::record::{Version, check_of};
 use proptest::prelude::*;
 use std::time::Duration;
 
-mod beside_a_list;
+mod model;
 
 fn seed() -> KeySeed {
     KeySeed::new([1, 2, 3, 4])

@@ -1,8 +1,8 @@
 //! `durability = always`: what is said to be held is on disk (sections 1 and 2).
 
 use dht::node::Node;
-use dht::node::kept::{KeptKey, KeptRecord, Saved};
 use dht::node::params::{Durability, Params};
+use dht::node::records::persisted::{KeptKey, KeptRecord, Saved};
 use dht::record::{Age, Giver, Tombstone};
 use dht::time::WallTime;
 use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};

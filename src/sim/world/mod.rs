@@ -2,13 +2,13 @@
 //!
 //! Each event touches one node; whatever that node then wants done becomes further events.
 //!
-//! The files: `births` who lives, and what is on its disk; `clients` who asks; `deeds` what nodes
-//! want done; `laws` what must hold of all that. Here: what the world is, and how time passes.
+//! The files: `lifecycle` who lives, and what is on its disk; `clients` who asks; `host` what nodes
+//! want done; `invariants` what must hold of all that. Here: what the world is, and how time passes.
 
-mod births;
 mod clients;
-mod deeds;
-mod laws;
+mod host;
+mod invariants;
+mod lifecycle;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -24,7 +24,7 @@ use crate::node::action::{Actions, DialError, DialId, Origin};
 use crate::sim::checker;
 use crate::sim::churn::Churn;
 use crate::sim::disk::Disk;
-use crate::sim::ledger::Ledger;
+use crate::sim::history::Ledger;
 use crate::sim::network::{self, Network};
 use crate::sim::queue::{Outcome, Queue, What};
 use crate::sim::report::{Figures, Kind, Log};

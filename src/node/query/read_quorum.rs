@@ -14,21 +14,21 @@ use std::cmp::Ordering;
 
 use crate::contact::Contact;
 use crate::id::NodeId;
-use crate::node::holding::Holder;
 use crate::node::params::Reads;
-use crate::node::versions::Seen;
+use crate::node::query::session::Seen;
+use crate::node::records::accept::Holder;
 use crate::record::{Class, Life, Rank, Record};
 use crate::time::Time;
 
 /// What is compared of two records whose values are elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(in crate::node) struct Head {
     /// Class, life and version.
-    pub(super) rank: Rank,
+    pub(in crate::node) rank: Rank,
     /// CRC-32 of the value; of no meaning for a tombstone.
-    pub(super) check: u32,
+    pub(in crate::node) check: u32,
     /// How many nodes shall hold it.
-    pub(super) replication: u8,
+    pub(in crate::node) replication: u8,
 }
 
 impl Head {
@@ -46,11 +46,11 @@ impl Head {
 
 /// A record that was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(in crate::node) struct Found {
     /// The record.
-    pub(super) record: Record,
+    pub(in crate::node) record: Record,
     /// When its life ends.
-    pub(super) expires: Time,
+    pub(in crate::node) expires: Time,
 }
 
 impl Found {
@@ -62,7 +62,7 @@ impl Found {
 
 /// What a node said about the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(in crate::node) enum Said {
     /// That it holds nothing.
     Nothing,
     /// What it holds, without its value, or which version is over.
@@ -85,7 +85,7 @@ impl Said {
 
 /// Whether the search of a GET is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(in crate::node) enum Phase {
     /// Others may yet be heard.
     Searching,
     /// The k closest have answered or failed.
@@ -94,7 +94,7 @@ pub(super) enum Phase {
 
 /// What a GET does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(in crate::node) enum Next {
     /// Fetch the value from this node, and ask again what is next.
     Fetch(Contact),
     /// Wait for somebody who was asked.
@@ -105,7 +105,7 @@ pub(super) enum Next {
 
 /// What a GET has heard.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(in crate::node) struct Reading {
     reads: Reads,
     /// Holders that must agree before it ends early.
     quorum: u8,
@@ -145,17 +145,17 @@ impl Reading {
     /// A GET that has heard nothing. It ends when `quorum` holders agree, or never early; it
     /// fetches up to `fetches_max` values at a time; a record is believed to be held by
     /// `replication_min` nodes at least.
-    pub(super) fn new(reads: Reads, quorum: u8, replication_min: u8, fetches_max: usize) -> Self {
+    pub(in crate::node) fn new(reads: Reads, quorum: u8, replication_min: u8, fetches_max: usize) -> Self {
         Self { reads, quorum, replication_min, fetches_max, floor: None, heard: Vec::new(), asked: None, late: 0 }
     }
 
     /// What was shown or handed in by now.
-    pub(super) fn remember(&mut self, floor: Option<Seen>) {
+    pub(in crate::node) fn remember(&mut self, floor: Option<Seen>) {
         self.floor = floor;
     }
 
     /// `from` answered. Whoever takes back what it claimed is not believed any more.
-    pub(super) fn hear(&mut self, from: Holder, said: Said) {
+    pub(in crate::node) fn hear(&mut self, from: Holder, said: Said) {
         if let Holder::Peer(contact) = from
             && self.asked == Some(contact.id)
         {
@@ -180,7 +180,7 @@ impl Reading {
     }
 
     /// No answer will come from `id`, or not in time: another may be asked for the value.
-    pub(super) fn mute(&mut self, id: &NodeId) {
+    pub(in crate::node) fn mute(&mut self, id: &NodeId) {
         if self.asked == Some(*id) {
             self.asked = None;
             self.late += 1;
@@ -195,7 +195,7 @@ impl Reading {
     /// Whether the candidate `id`, which is about to be asked, is asked for the value rather than
     /// for the head: one at a time is, until a holder is known; everybody, once one was late and
     /// as long as no value is in hand.
-    pub(super) fn asks_value_of(&mut self, id: &NodeId) -> bool {
+    pub(in crate::node) fn asks_value_of(&mut self, id: &NodeId) -> bool {
         if self.late > 0 && self.winner().is_none() {
             return true;
         }
@@ -207,7 +207,7 @@ impl Reading {
 
     /// Whether the search has to go on past holders: always if it may not end early, and otherwise
     /// once a holder has answered and that was not enough. Then all are asked for contacts too.
-    pub(super) fn goes_past_holders(&self) -> bool {
+    pub(in crate::node) fn goes_past_holders(&self) -> bool {
         let holds = |heard: &Heard| matches!(heard.from, Holder::Peer(_)) && heard.said.head().is_some();
         self.reads == Reads::Secure || self.heard.iter().any(holds)
     }
@@ -217,7 +217,7 @@ impl Reading {
 impl Reading {
     /// How many more holders would end it, should all of them agree with the largest that was heard;
     /// `None` if it cannot be hoped to end early: it may not, or some have said otherwise.
-    pub(super) fn holders_missing(&self) -> Option<usize> {
+    pub(in crate::node) fn holders_missing(&self) -> Option<usize> {
         if self.reads == Reads::Secure {
             return None;
         }
@@ -236,7 +236,7 @@ impl Reading {
     }
 
     /// What to do next.
-    pub(super) fn next(&mut self, phase: Phase) -> Next {
+    pub(in crate::node) fn next(&mut self, phase: Phase) -> Next {
         if self.may_end() {
             return Next::Answer;
         }
@@ -254,7 +254,7 @@ impl Reading {
     }
 
     /// The largest record in hand, and who gave it; or the tombstone that hides it.
-    pub(super) fn winner(&self) -> Option<Winner<'_>> {
+    pub(in crate::node) fn winner(&self) -> Option<Winner<'_>> {
         let head = self.heads().filter(|head| self.is_in_hand(head)).max_by(|a, b| self.compare(a, b))?;
         if head.rank.life == Life::Over {
             return Some(Winner::Over(head.rank));
@@ -267,12 +267,16 @@ impl Reading {
     }
 
     /// Whether a record of `rank` is no older than what was shown or handed in before.
-    pub(super) fn allows(&self, rank: Rank) -> bool {
+    pub(in crate::node) fn allows(&self, rank: Rank) -> bool {
         self.floor.is_none_or(|floor| Seen::of(rank) >= floor)
     }
 
     /// Who holds something smaller than `winner`, and who of `nearest` said that it holds nothing.
-    pub(super) fn behind<'a>(&'a self, winner: &'a Found, nearest: &'a [NodeId]) -> impl Iterator<Item = Contact> + 'a {
+    pub(in crate::node) fn behind<'a>(
+        &'a self,
+        winner: &'a Found,
+        nearest: &'a [NodeId],
+    ) -> impl Iterator<Item = Contact> + 'a {
         let best = winner.head();
         self.heard.iter().filter_map(move |heard| {
             let Holder::Peer(contact) = heard.from else { return None };
@@ -368,7 +372,7 @@ impl Reading {
 
 /// What a GET answers with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Winner<'a> {
+pub(in crate::node) enum Winner<'a> {
     /// A record.
     Record {
         /// Who gave its value.
@@ -382,7 +386,7 @@ pub(super) enum Winner<'a> {
 
 impl Winner<'_> {
     /// What it is compared by.
-    pub(super) fn rank(&self) -> Rank {
+    pub(in crate::node) fn rank(&self) -> Rank {
         match self {
             Winner::Record { found, .. } => found.record.rank(),
             Winner::Over(rank) => *rank,

@@ -8,7 +8,7 @@ use crate::node::Standing;
 use crate::node::params::{Durability, Endpoint, Serving};
 use crate::record::{Record, check_of};
 use crate::sim::checker::{self, Breach, Verdict};
-use crate::sim::ledger::Seen;
+use crate::sim::history::Seen;
 use crate::sim::{Chance, Faults, Number, Violation, network};
 use crate::time::Time;
 

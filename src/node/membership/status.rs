@@ -19,17 +19,17 @@ pub enum Standing {
 
 impl Node {
     /// Whether it takes part: what it holds in scope, it is responsible for.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(in crate::node) fn is_settled(&self) -> bool {
         self.upkeep.standing == Standing::Settled
     }
 
     /// Whether somebody has answered: it can ask others, whether it has settled or not.
-    pub(super) fn has_joined(&self) -> bool {
+    pub(in crate::node) fn has_joined(&self) -> bool {
         matches!(self.upkeep.standing, Standing::Settling | Standing::Settled)
     }
 
     /// Whether it is leaving, or has left.
-    pub(super) fn is_leaving(&self) -> bool {
+    pub(in crate::node) fn is_leaving(&self) -> bool {
         matches!(self.upkeep.standing, Standing::Leaving | Standing::Left)
     }
 }

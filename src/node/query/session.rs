@@ -18,19 +18,19 @@ use crate::record::{Rank, Version};
 /// What two records of one key are first compared by (`PROTOCOL.md` 3): whether they certify
 /// themselves, then their versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Seen {
+pub(in crate::node) struct Seen {
     certifies_itself: bool,
     version: Version,
 }
 
 impl Seen {
     /// What a record of `rank` is compared by.
-    pub(super) fn of(rank: Rank) -> Self {
+    pub(in crate::node) fn of(rank: Rank) -> Self {
         Self { certifies_itself: rank.class.certifies_itself(), version: rank.version }
     }
 
     /// The version, if the record was plain.
-    pub(super) fn plain(self) -> Option<Version> {
+    pub(in crate::node) fn plain(self) -> Option<Version> {
         (!self.certifies_itself).then_some(self.version)
     }
 }
@@ -52,7 +52,7 @@ struct Memory {
 
 /// The memory.
 #[derive(Debug)]
-pub(super) struct Versions {
+pub(in crate::node) struct Versions {
     memories: KeyMap<Key, Memory>,
     /// All keys that are remembered, each once.
     ring: Vec<Key>,
@@ -63,7 +63,7 @@ pub(super) struct Versions {
 
 impl Versions {
     /// A memory of nothing yet.
-    pub(super) fn new(seed: KeySeed) -> Self {
+    pub(in crate::node) fn new(seed: KeySeed) -> Self {
         Self::of_at_most(VERSIONS_REMEMBERED_MAX, seed)
     }
 
@@ -72,20 +72,20 @@ impl Versions {
     }
 
     /// What is remembered of `key`, which will not be forgotten soon.
-    pub(super) fn newest(&self, key: &Key) -> Option<Seen> {
+    pub(in crate::node) fn newest(&self, key: &Key) -> Option<Seen> {
         let memory = self.memories.get(key)?;
         memory.used.set(true);
         Some(memory.seen)
     }
 
     /// `seen` was read or written; what is larger and remembered stays.
-    pub(super) fn remember(&mut self, key: Key, seen: Seen) {
+    pub(in crate::node) fn remember(&mut self, key: Key, seen: Seen) {
         self.set(key, |before| before.max(seen), seen);
     }
 
     /// `seen` was read after all were asked who might know a larger one: whatever was remembered is
     /// not to be had any more.
-    pub(super) fn settle_for(&mut self, key: Key, seen: Seen) {
+    pub(in crate::node) fn settle_for(&mut self, key: Key, seen: Seen) {
         self.set(key, |_| seen, seen);
     }
 

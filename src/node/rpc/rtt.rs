@@ -12,16 +12,16 @@ use crate::limits::{LATE_MIN, MISSED_MIN};
 
 /// How quick a peer is.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Pace {
+pub(in crate::node) struct Pace {
     /// In answering.
-    pub(super) answers: Rtt,
+    pub(in crate::node) answers: Rtt,
     /// In taking copies, for which it may wait for its disk.
-    pub(super) copies: Rtt,
+    pub(in crate::node) copies: Rtt,
 }
 
 impl Pace {
     /// When whoever waits for a copy to be held goes on without it.
-    pub(super) fn copy_missed_after(&self, rpc_timeout: Duration) -> Duration {
+    pub(in crate::node) fn copy_missed_after(&self, rpc_timeout: Duration) -> Duration {
         let answers = self.answers.missed_after(rpc_timeout);
         self.copies.estimate.map_or(answers, |_| self.copies.missed_after(rpc_timeout).max(answers))
     }
@@ -29,7 +29,7 @@ impl Pace {
 
 /// A round trip time, as far as it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Rtt {
+pub(in crate::node) struct Rtt {
     estimate: Option<Estimate>,
 }
 
@@ -41,7 +41,7 @@ struct Estimate {
 
 impl Rtt {
     /// An answer took so long.
-    pub(super) fn hear(&mut self, took: Duration) {
+    pub(in crate::node) fn hear(&mut self, took: Duration) {
         self.estimate = Some(match self.estimate {
             None => Estimate { smoothed: took, variation: took / 2 },
             Some(Estimate { smoothed, variation }) => Estimate {
@@ -52,20 +52,20 @@ impl Rtt {
     }
 
     /// What an answer takes on the average; `None` if none was heard.
-    pub(super) fn smoothed(&self) -> Option<Duration> {
+    pub(in crate::node) fn smoothed(&self) -> Option<Duration> {
         self.estimate.map(|estimate| estimate.smoothed)
     }
 
     /// When an answer is later than usual: at a quarter of `rpc_timeout`, if nothing is usual, and
     /// never later.
-    pub(super) fn late_after(&self, rpc_timeout: Duration) -> Duration {
+    pub(in crate::node) fn late_after(&self, rpc_timeout: Duration) -> Duration {
         let most = rpc_timeout / 4;
         self.estimate.map_or(most, |estimate| estimate.usual().max(LATE_MIN).min(most))
     }
 
     /// When whoever wants an answer goes on without it: four times later than usual at the
     /// earliest, and at `rpc_timeout` if nothing is usual.
-    pub(super) fn missed_after(&self, rpc_timeout: Duration) -> Duration {
+    pub(in crate::node) fn missed_after(&self, rpc_timeout: Duration) -> Duration {
         let patience = |estimate: Estimate| (4 * estimate.smoothed).max(estimate.usual()).max(MISSED_MIN);
         self.estimate.map_or(rpc_timeout, |estimate| patience(estimate).min(rpc_timeout))
     }

@@ -15,7 +15,7 @@ use crate::limits::{
 };
 use crate::node::Node;
 use crate::node::action::Actions;
-use crate::node::jobs::{Put, PutOrigin};
+use crate::node::query::{Put, PutOrigin};
 use crate::node::timers::Timer;
 use crate::record::{Giver, Record, Version};
 use crate::storage::Stored;
@@ -23,7 +23,7 @@ use crate::time::{Now, Time};
 
 /// What is kept, by key and by the moment of its next attempt.
 #[derive(Debug, Default)]
-pub(super) struct Keeping {
+pub(in crate::node) struct Keeping {
     kept: BTreeMap<Key, Kept>,
     queue: BTreeSet<(Time, Key)>,
     under_way: usize,
@@ -40,19 +40,19 @@ struct Kept {
 
 impl Keeping {
     /// Whether a PUT of `key` is kept.
-    pub(super) fn contains(&self, key: &Key) -> bool {
+    pub(in crate::node) fn contains(&self, key: &Key) -> bool {
         self.kept.contains_key(key)
     }
 
     /// Whatever was kept of `key` is over.
-    pub(super) fn forget(&mut self, key: &Key) {
+    pub(in crate::node) fn forget(&mut self, key: &Key) {
         if let Some(kept) = self.kept.remove(key) {
             self.queue.remove(&(kept.due, *key));
         }
     }
 
     /// An attempt to spread what was kept has ended.
-    pub(super) fn attempt_over(&mut self) {
+    pub(in crate::node) fn attempt_over(&mut self) {
         self.under_way -= 1;
     }
 
@@ -82,7 +82,7 @@ impl Keeping {
 
 impl Node {
     /// Holds `record`, which too few others do, and spreads it after `pause`.
-    pub(super) fn keep(&mut self, now: Now, record: Record, expires: Time, pause: Duration) -> Stored {
+    pub(in crate::node) fn keep(&mut self, now: Now, record: Record, expires: Time, pause: Duration) -> Stored {
         let (key, version) = (record.key, record.version);
         let stored = self.hold(now, record, expires, Giver::Client);
         if stored == Stored::Held {
@@ -94,7 +94,7 @@ impl Node {
     }
 
     /// Spreads what was kept and is due, as much as there is room for.
-    pub(super) fn spread_kept(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn spread_kept(&mut self, now: Now, out: &mut Actions) {
         for _ in 0..UPKEEP_RECORDS_PER_TURN_MAX {
             if !self.has_joined() {
                 break;
@@ -116,7 +116,7 @@ impl Node {
     }
 
     /// Wakes this node for the next attempt, once it has joined.
-    pub(super) fn plan_spreading(&mut self) {
+    pub(in crate::node) fn plan_spreading(&mut self) {
         if self.has_joined()
             && let Some(due) = self.keeping.next_due()
         {

@@ -13,20 +13,20 @@ use crate::limits::REPAIRS_MAX;
 use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::Actions;
-use crate::node::ask::Purpose;
-use crate::node::jobs::JobId;
 use crate::node::params::Serving;
-use crate::node::reading::Found;
+use crate::node::query::JobId;
+use crate::node::query::read_quorum::Found;
+use crate::node::rpc::outbound::Purpose;
 use crate::record::{Giver, Record};
 use crate::time::{Now, Time};
 
 /// Names a repair; never used for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct RepairId(u64);
+pub(in crate::node) struct RepairId(u64);
 
 /// All repairs under way.
 #[derive(Debug, Default)]
-pub(super) struct Repairs {
+pub(in crate::node) struct Repairs {
     under_way: BTreeMap<RepairId, Repair>,
     next: u64,
 }
@@ -41,12 +41,12 @@ struct Repair {
 
 impl Repairs {
     /// What is handed out, and when its life ends.
-    pub(super) fn copy(&self, id: RepairId) -> Option<(&Record, Time)> {
+    pub(in crate::node) fn copy(&self, id: RepairId) -> Option<(&Record, Time)> {
         self.under_way.get(&id).map(|repair| (&repair.record, repair.expires))
     }
 
     /// One of those who were handed a copy has answered, or will not.
-    pub(super) fn copy_over(&mut self, id: RepairId) {
+    pub(in crate::node) fn copy_over(&mut self, id: RepairId) {
         if let Some(repair) = self.under_way.get_mut(&id) {
             repair.in_flight -= 1;
             if repair.in_flight == 0 {
@@ -59,7 +59,7 @@ impl Repairs {
 impl Node {
     /// Hands `found`, with which the GET `job` ends, to all who were behind: those who hold a
     /// smaller one, and those who shall hold it and said that they hold nothing. This node too.
-    pub(super) fn repair_behind(&mut self, now: Now, job: JobId, found: &Found, out: &mut Actions) {
+    pub(in crate::node) fn repair_behind(&mut self, now: Now, job: JobId, found: &Found, out: &mut Actions) {
         let (key, replication) = (found.record.key, usize::from(found.record.replication));
         if self.is_leaving() || self.jobs.writing(&key).is_some() {
             return;

@@ -7,9 +7,9 @@ use crate::id::{Key, NodeId, RpcId};
 use crate::limits::K_MAX;
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
-use crate::node::ask::block_of;
 use crate::node::params::Serving;
-use crate::node::saving::{OnDisk, Waiter};
+use crate::node::records::persistence::{OnDisk, Waiter};
+use crate::node::rpc::outbound::block_of;
 use crate::record::envelope::verify;
 use crate::record::{Age, Class, Giver, Rank, Ttl, Version, end_of_life};
 use crate::storage::{Judgement, Stored};
@@ -19,7 +19,7 @@ use crate::wire::peer::{Content, ErrorCode, PeerMessage, RecordBlock, Reply, Req
 
 impl Node {
     /// Answers `request` of `from` over `conn`.
-    pub(super) fn serve(
+    pub(in crate::node) fn serve(
         &mut self,
         now: Now,
         conn: ConnId,
@@ -111,7 +111,12 @@ impl Node {
 
     /// Holds a copy that a peer handed to this node, and returns its rank, or says why not: the
     /// cheap reasons first, the signature last. What is held already, or over, costs none.
-    pub(super) fn store_copy(&mut self, now: Now, block: &RecordBlock<'_>, giver: Giver) -> Result<Rank, NotStored> {
+    pub(in crate::node) fn store_copy(
+        &mut self,
+        now: Now,
+        block: &RecordBlock<'_>,
+        giver: Giver,
+    ) -> Result<Rank, NotStored> {
         if self.params.serving == Serving::No {
             return Err(NotStored::Refused(ErrorCode::OUT_OF_SCOPE));
         }
@@ -143,7 +148,7 @@ impl Node {
 
 /// Why a copy is not held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotStored {
+pub(in crate::node) enum NotStored {
     /// A larger record is.
     Larger(Rank),
     /// It is refused.

@@ -1,7 +1,7 @@
 //! OFFER, WANT, and the copies that follow: what is offered goes by its version first, and is
 //! copied only to who wants it; a copy carries its age, so no life is prolonged.
 //!
-//! What is offered, to whom and when, [`super::replicating`] decides. One OFFER at a time is under
+//! What is offered, to whom and when, [`crate::node::replication::schedule`] decides. One OFFER at a time is under
 //! way to each peer, a bounded number over all, and a bounded number of copies: upkeep never fills
 //! an outbox. What is encoded is what is held when it leaves.
 
@@ -14,11 +14,11 @@ use crate::limits::{
 };
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
-use crate::node::ask::{Ask, Purpose};
 use crate::node::params::Serving;
-use crate::node::replicating::{AskedFor, Offer, OfferId, Reach};
+use crate::node::query::session::Seen;
+use crate::node::replication::schedule::{AskedFor, Offer, OfferId, Reach};
+use crate::node::rpc::outbound::{Ask, Purpose};
 use crate::node::timers::Timer;
-use crate::node::versions::Seen;
 use crate::record::{Life, Rank};
 use crate::time::Now;
 use crate::wire::codec::List;
@@ -26,7 +26,7 @@ use crate::wire::peer::{Entry, PeerMessage, Reply, Request, StoreOutcome};
 
 /// What an entry of somebody else is to this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Merit {
+pub(in crate::node) enum Merit {
     /// A record larger than what is held.
     Larger,
     /// Exactly what is held.
@@ -42,7 +42,7 @@ pub(super) enum Merit {
 /// Offering.
 impl Node {
     /// Sends OFFERs, one at a time to each peer; those that a walk may yet add to wait for it.
-    pub(super) fn send_offers(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn send_offers(&mut self, now: Now, out: &mut Actions) {
         let replicating = &self.upkeep.replicating;
         let may_grow = replicating.is_walking(now.mono);
         let busy: BTreeSet<NodeId> = replicating.under_way.values().map(|offer| offer.to.id).collect();
@@ -62,7 +62,14 @@ impl Node {
     }
 
     /// Writes the OFFER `id`, of what is still held. Returns whether there was anything to offer.
-    pub(super) fn write_offer(&mut self, now: Now, conn: ConnId, rpc: RpcId, id: OfferId, out: &mut Actions) -> bool {
+    pub(in crate::node) fn write_offer(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        rpc: RpcId,
+        id: OfferId,
+        out: &mut Actions,
+    ) -> bool {
         let Some(offer) = self.upkeep.replicating.under_way.get(&id) else { return false };
         let held = offer.keys.keys().filter_map(|key| self.storage.find(now.mono, key));
         let entries: Vec<Entry> = held.map(|held| Entry::of(&held.record)).collect();
@@ -77,12 +84,12 @@ impl Node {
     }
 
     /// Counts a message of upkeep with so many bytes behind its rpc id.
-    pub(super) fn count_upkeep(&mut self, bytes: usize) {
+    pub(in crate::node) fn count_upkeep(&mut self, bytes: usize) {
         self.counters.upkeep_bytes += (HEADER_SIZE + RPC_ID_SIZE + bytes) as u64;
     }
 
     /// `from` wants `keys` of the offer `id`; others that it names are none of its business.
-    pub(super) fn offer_answered(&mut self, now: Now, id: OfferId, keys: List<'_, Key>) {
+    pub(in crate::node) fn offer_answered(&mut self, now: Now, id: OfferId, keys: List<'_, Key>) {
         let Some(mut offer) = self.upkeep.replicating.under_way.remove(&id) else { return };
         for key in keys.iter() {
             let Some(reach) = offer.keys.remove(&key) else { continue };
@@ -95,7 +102,7 @@ impl Node {
     }
 
     /// An offer was answered, or never will be.
-    pub(super) fn offer_over(&mut self, now: Now, id: OfferId) {
+    pub(in crate::node) fn offer_over(&mut self, now: Now, id: OfferId) {
         let replicating = &mut self.upkeep.replicating;
         replicating.under_way.remove(&id);
         if replicating.is_waiting() {
@@ -103,7 +110,7 @@ impl Node {
         }
     }
 
-    pub(super) fn send_copies(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn send_copies(&mut self, now: Now, out: &mut Actions) {
         while let Some((to, key)) = self.upkeep.replicating.take_copy_to_send() {
             if !self.ask(now, to, Purpose::HandOver(key), out) {
                 self.upkeep.replicating.copy_over(&to.id);
@@ -112,7 +119,13 @@ impl Node {
     }
 
     /// A copy of the record of `key` was answered: what `from` holds now is known.
-    pub(super) fn copy_taken(&mut self, now: Now, ask: &Ask, key: &Key, (outcome, held): (StoreOutcome, Rank)) {
+    pub(in crate::node) fn copy_taken(
+        &mut self,
+        now: Now,
+        ask: &Ask,
+        key: &Key,
+        (outcome, held): (StoreOutcome, Rank),
+    ) {
         if outcome == StoreOutcome::Held {
             self.heard_to_hold(now, key, held, &ask.to.id);
         }
@@ -122,7 +135,7 @@ impl Node {
     }
 
     /// A copy was taken by `to`, or was not.
-    pub(super) fn handed(&mut self, now: Now, to: &NodeId) {
+    pub(in crate::node) fn handed(&mut self, now: Now, to: &NodeId) {
         let replicating = &mut self.upkeep.replicating;
         replicating.copy_over(to);
         if !replicating.copies.is_empty() {
@@ -131,7 +144,7 @@ impl Node {
     }
 
     /// `peer` holds a record of `key` of that rank; it counts if that is what is held here.
-    pub(super) fn heard_to_hold(&mut self, now: Now, key: &Key, rank: Rank, peer: &NodeId) {
+    pub(in crate::node) fn heard_to_hold(&mut self, now: Now, key: &Key, rank: Rank, peer: &NodeId) {
         if self.storage.find(now.mono, key).is_some_and(|held| held.record.rank() == rank) {
             self.storage.heard(key, peer);
         }
@@ -142,7 +155,7 @@ impl Node {
 impl Node {
     /// Answers an OFFER: wanted is what is larger than what is held, belongs here, and is not on
     /// its way already. Who is behind is sent what is held here, and so are all who may be.
-    pub(super) fn take_offer(
+    pub(in crate::node) fn take_offer(
         &mut self,
         now: Now,
         conn: ConnId,
@@ -179,7 +192,7 @@ impl Node {
     }
 
     /// What `entry`, which somebody holds, is to this node.
-    pub(super) fn merit_of(&self, now: Now, entry: &Entry) -> Merit {
+    pub(in crate::node) fn merit_of(&self, now: Now, entry: &Entry) -> Merit {
         let Rank { class, life, version } = entry.rank;
         if life == Life::Over || version.is_too_early(now.wall) {
             return Merit::Void;

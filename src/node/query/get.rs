@@ -1,10 +1,10 @@
 //! A client's GET, from request to answer: served from here if the key is in scope, relayed to the
-//! nearest nodes otherwise, until enough of them agree ([`super::reading`]).
+//! nearest nodes otherwise, until enough of them agree ([`crate::node::query::read_quorum`]).
 //!
 //! What a client may rely on (`PROTOCOL.md` 1 and 3): each GET is answered once, within
 //! `request_timeout`, and FAILURE only after a search; nothing is answered that was not verified;
 //! and no older value after a newer one, before all of the k closest were asked. Holders that were
-//! behind are repaired ([`super::repair`]).
+//! behind are repaired ([`crate::node::query::read_repair`]).
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use crate::id::{Key, NodeId};
 use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId};
-use crate::node::ask::Purpose;
-use crate::node::holding::Holder;
-use crate::node::jobs::{Get, Job, JobId};
 use crate::node::params::{Reads, Serving};
-use crate::node::reading::{Found, Head, Next, Phase, Reading, Said, Winner};
+use crate::node::query::read_quorum::{Found, Head, Next, Phase, Reading, Said, Winner};
+use crate::node::query::session::Seen;
+use crate::node::query::{Get, Job, JobId};
+use crate::node::records::accept::Holder;
+use crate::node::rpc::outbound::Purpose;
 use crate::node::timers::Timer;
-use crate::node::versions::Seen;
 use crate::record::envelope::{deletes, verify};
 use crate::record::{Class, Life, Rank, Record, Tombstone, end_of_life};
 use crate::storage::Held;
@@ -31,7 +31,7 @@ use crate::wire::peer::{Content, RecordBlock, Request, Want};
 /// Serving.
 impl Node {
     /// A client wants the value of `key`.
-    pub(super) fn start_get(&mut self, now: Now, client: ClientId, key: Key, out: &mut Actions) {
+    pub(in crate::node) fn start_get(&mut self, now: Now, client: ClientId, key: Key, out: &mut Actions) {
         self.counters.gets += 1;
         if let Some((record, held)) = self.served_here(now, &key) {
             let seen = Seen::of(record.rank());
@@ -88,7 +88,7 @@ impl Node {
     }
 
     /// `seen` was read or written through this node.
-    pub(super) fn remember_seen(&mut self, key: Key, seen: Seen) {
+    pub(in crate::node) fn remember_seen(&mut self, key: Key, seen: Seen) {
         self.versions.remember(key, seen);
         self.storage.doubt(&key);
     }
@@ -107,7 +107,7 @@ fn answer(client: ClientId, key: Key, value: Option<&Arc<[u8]>>, out: &mut Actio
 /// Searching.
 impl Node {
     /// Begins, or begins again, to search the value of a GET.
-    pub(super) fn search_value(&mut self, now: Now, job: JobId, out: &mut Actions) {
+    pub(in crate::node) fn search_value(&mut self, now: Now, job: JobId, out: &mut Actions) {
         let Some((key, since)) = self.jobs.get(job).map(|get| (get.key, get.since)) else { return };
         self.timers.set(Timer::Answer(job), since + self.params.request_timeout);
         let lookup = self.search(key, self.params.k);
@@ -120,7 +120,7 @@ impl Node {
     }
 
     /// What the candidate `id` of the search of `job` is asked.
-    pub(super) fn find_value_for(&mut self, job: JobId, id: &NodeId) -> Option<Request<'static>> {
+    pub(in crate::node) fn find_value_for(&mut self, job: JobId, id: &NodeId) -> Option<Request<'static>> {
         match self.jobs.find(job)? {
             Job::Get(get) => {
                 let head_only = !get.reading.asks_value_of(id);
@@ -136,7 +136,7 @@ impl Node {
 
     /// A peer that was asked for `job` has a record: a GET judges it; a PUT notes who holds an
     /// older one.
-    pub(super) fn record_heard(
+    pub(in crate::node) fn record_heard(
         &mut self,
         now: Now,
         job: JobId,
@@ -159,21 +159,21 @@ impl Node {
     }
 
     /// A peer that was asked for `job` holds nothing.
-    pub(super) fn nothing_heard(&mut self, job: JobId, from: Contact) {
+    pub(in crate::node) fn nothing_heard(&mut self, job: JobId, from: Contact) {
         if let Some(get) = self.jobs.get(job) {
             get.reading.hear(Holder::Peer(from), Said::Nothing);
         }
     }
 
     /// No answer for `job` will come from `id`, or not in time.
-    pub(super) fn value_missed(&mut self, job: JobId, id: &NodeId) {
+    pub(in crate::node) fn value_missed(&mut self, job: JobId, id: &NodeId) {
         if let Some(get) = self.jobs.get(job) {
             get.reading.mute(id);
         }
     }
 
     /// The k closest have answered or failed.
-    pub(super) fn searched_value(&mut self, now: Now, job: JobId, out: &mut Actions) {
+    pub(in crate::node) fn searched_value(&mut self, now: Now, job: JobId, out: &mut Actions) {
         if let Some(get) = self.jobs.get(job) {
             get.phase = Phase::Searched;
         }
@@ -205,7 +205,7 @@ impl Node {
     }
 
     /// Does what follows from what was heard, for a GET; nothing, for another job.
-    pub(super) fn read_on(&mut self, now: Now, job: JobId, out: &mut Actions) {
+    pub(in crate::node) fn read_on(&mut self, now: Now, job: JobId, out: &mut Actions) {
         self.hear_own(now, job);
         loop {
             let Some(get) = self.jobs.get(job) else { return };
@@ -238,7 +238,7 @@ impl Node {
 
     /// The time of a GET is over: it is answered by the largest that is in hand, unless a newer one
     /// was seen through this node; then, by FAILURE.
-    pub(super) fn give_up_get(&mut self, now: Now, job: JobId, out: &mut Actions) {
+    pub(in crate::node) fn give_up_get(&mut self, now: Now, job: JobId, out: &mut Actions) {
         self.hear_own(now, job);
         let leaving = self.is_leaving();
         let request_timeout = self.params.request_timeout;

@@ -13,10 +13,10 @@ use crate::id::{Key, NodeId, RpcId};
 use crate::lookup::Step;
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError};
-use crate::node::jobs::JobId;
-use crate::node::peers::Ending;
-use crate::node::repair::RepairId;
-use crate::node::replicating::OfferId;
+use crate::node::query::JobId;
+use crate::node::query::read_repair::RepairId;
+use crate::node::replication::schedule::OfferId;
+use crate::node::rpc::peers::Ending;
 use crate::pending::{Deadlines, Passed, Request as PendingRequest, Taken};
 use crate::record::{Record, age_at};
 use crate::time::{Now, Time};
@@ -25,24 +25,24 @@ use crate::wire::peer::{PeerMessage, RecordBlock, Reply, Request, StoreOutcome, 
 
 /// A request to a peer, and what it is for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ask {
+pub(in crate::node) struct Ask {
     /// Whom.
-    pub(super) to: Contact,
+    pub(in crate::node) to: Contact,
     /// What for.
-    pub(super) why: Purpose,
+    pub(in crate::node) why: Purpose,
     /// Over which connection it went out; `None` while it waits for one.
-    pub(super) conn: Option<ConnId>,
+    pub(in crate::node) conn: Option<ConnId>,
     /// Whether it was cut off once already.
-    pub(super) again: bool,
+    pub(in crate::node) again: bool,
     /// When it went out, or began to wait.
     since: Time,
     /// Whether whoever wanted the answer goes on without it.
-    pub(super) missed: bool,
+    pub(in crate::node) missed: bool,
 }
 
 /// What a peer is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(in crate::node) enum Purpose {
     /// The next step of a search: FIND VALUE for a GET; for a PUT too, to learn who holds an older
     /// record; FIND NODE otherwise.
     Search(JobId),
@@ -76,13 +76,13 @@ impl Purpose {
 /// Sending.
 impl Node {
     /// Asks `to`. `false` if a bound was met and nobody is asked.
-    pub(super) fn ask(&mut self, now: Now, to: Contact, why: Purpose, out: &mut Actions) -> bool {
+    pub(in crate::node) fn ask(&mut self, now: Now, to: Contact, why: Purpose, out: &mut Actions) -> bool {
         let ask = Ask { to, why, conn: None, again: false, since: now.mono, missed: false };
         self.send_or_dial(now, ask, out)
     }
 
     /// Asks once more what was cut off.
-    pub(super) fn ask_again(&mut self, now: Now, request: &PendingRequest<Ask>, out: &mut Actions) -> bool {
+    pub(in crate::node) fn ask_again(&mut self, now: Now, request: &PendingRequest<Ask>, out: &mut Actions) -> bool {
         let ask = Ask { conn: None, again: true, since: now.mono, missed: false, ..request.why };
         self.send_or_dial(now, ask, out)
     }
@@ -134,7 +134,7 @@ impl Node {
     }
 
     /// Sends a request that has waited for `conn`, unless it is over, or nobody wants it any more.
-    pub(super) fn transmit_late(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions) {
+    pub(in crate::node) fn transmit_late(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions) {
         if let Some(&PendingRequest { why: ask, deadlines: Deadlines { silent, .. }, .. }) = self.pending.find(&rpc) {
             self.pending.put_off(&rpc, self.deadlines(now, conn, ask.why, silent));
             self.transmit(now, conn, rpc, out);
@@ -210,7 +210,7 @@ impl Node {
     }
 
     /// Takes the next step of a search, as often as it wants one.
-    pub(super) fn drive(&mut self, now: Now, job: JobId, out: &mut Actions) {
+    pub(in crate::node) fn drive(&mut self, now: Now, job: JobId, out: &mut Actions) {
         loop {
             let enough = self.jobs.answers_missing(job);
             let Some(lookup) = self.jobs.lookup(job) else { return };
@@ -237,7 +237,7 @@ impl Node {
 /// What becomes of a request.
 impl Node {
     /// `id` takes longer to answer a search than most would: another is asked meanwhile.
-    pub(super) fn answer_late(&mut self, now: Now, job: JobId, id: &NodeId, out: &mut Actions) {
+    pub(in crate::node) fn answer_late(&mut self, now: Now, job: JobId, id: &NodeId, out: &mut Actions) {
         if let Some(lookup) = self.jobs.lookup(job) {
             lookup.on_lateness(id);
             self.value_missed(job, id);
@@ -257,7 +257,7 @@ impl Node {
     }
 
     /// A reply came in over `conn` from `from`, who sits at `address`.
-    pub(super) fn on_reply(
+    pub(in crate::node) fn on_reply(
         &mut self,
         now: Now,
         from: (NodeId, SocketAddr),
@@ -373,14 +373,14 @@ impl Node {
 
     /// The request was refused, which is no failure of the contact, or can never be answered: its
     /// connection is gone, or none came to be.
-    pub(super) fn request_failed(&mut self, now: Now, ask: &Ask, out: &mut Actions) {
+    pub(in crate::node) fn request_failed(&mut self, now: Now, ask: &Ask, out: &mut Actions) {
         if !ask.missed {
             self.request_over(now, ask, out);
         }
     }
 
     /// Those of `requests` that are not over fail.
-    pub(super) fn fail_requests(&mut self, now: Now, requests: Vec<RpcId>, to: &NodeId, out: &mut Actions) {
+    pub(in crate::node) fn fail_requests(&mut self, now: Now, requests: Vec<RpcId>, to: &NodeId, out: &mut Actions) {
         for rpc in requests {
             match self.pending.take(&rpc, to) {
                 Taken::UnderWay(ask) | Taken::Forgiven(ask) => self.request_failed(now, &ask, out),
@@ -390,7 +390,7 @@ impl Node {
     }
 
     /// Does what follows from deadlines that have passed by `now`.
-    pub(super) fn pass_deadlines(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn pass_deadlines(&mut self, now: Now, out: &mut Actions) {
         while let Some((_, passed, request)) = self.pending.passed(now.mono) {
             let ask = request.why;
             match (passed, ask.why) {
@@ -463,6 +463,6 @@ impl Node {
 }
 
 /// `record` as it is sent at `now`.
-pub(super) fn block_of(record: &Record, expires: Time, now: Time) -> RecordBlock<'_> {
+pub(in crate::node) fn block_of(record: &Record, expires: Time, now: Time) -> RecordBlock<'_> {
     RecordBlock::of(record, age_at(now, record.ttl, expires))
 }

@@ -20,7 +20,7 @@ use crate::limits::{ASLEEP_PAUSE, DIALS_MAX, HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, P
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError, DialId, Fault, Origin};
 use crate::node::params::{Endpoint, Serving};
-use crate::node::rtt::Pace;
+use crate::node::rpc::rtt::Pace;
 use crate::routing::{Observed, Suggested};
 use crate::time::{Now, Time};
 use crate::wire::peer::{ErrorCode, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, Reply};
@@ -30,9 +30,9 @@ const AGENT: &str = concat!("dht-server/", env!("CARGO_PKG_VERSION"));
 
 /// A connection to a peer whose id is proven.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Conn {
-    pub(super) peer: NodeId,
-    pub(super) address: SocketAddr,
+pub(in crate::node) struct Conn {
+    pub(in crate::node) peer: NodeId,
+    pub(in crate::node) address: SocketAddr,
     origin: Origin,
     phase: Phase,
     /// When the last message came in.
@@ -90,7 +90,7 @@ impl DialReason {
 
 /// How a connection came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(in crate::node) enum Ending {
     /// It was closed, which says nothing about the peer: what was asked is asked once more.
     Closed,
     /// The peer failed: what was asked of it will not be answered.
@@ -99,7 +99,7 @@ pub(super) enum Ending {
 
 /// All connections, and those to come.
 #[derive(Debug)]
-pub(super) struct Peers {
+pub(in crate::node) struct Peers {
     conns: BTreeMap<ConnId, Conn>,
     by_id: KeyMap<NodeId, Vec<ConnId>>,
     /// Of all connections, the earliest first.
@@ -111,7 +111,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    pub(super) fn new(seed: KeySeed) -> Self {
+    pub(in crate::node) fn new(seed: KeySeed) -> Self {
         Self {
             conns: BTreeMap::new(),
             by_id: KeyMap::with_hasher(seed.clone()),
@@ -124,13 +124,13 @@ impl Peers {
     }
 
     /// The connection, if it is still there.
-    pub(super) fn find(&self, conn: ConnId) -> Option<&Conn> {
+    pub(in crate::node) fn find(&self, conn: ConnId) -> Option<&Conn> {
         self.conns.get(&conn)
     }
 
     /// The connection over which `id` can be asked now. The dialler need not wait for the
     /// peer's HELLO: what it sends is handled after its own HELLO has been judged.
-    pub(super) fn route(&self, id: &NodeId) -> Option<ConnId> {
+    pub(in crate::node) fn route(&self, id: &NodeId) -> Option<ConnId> {
         let preference = |conn: &Conn| match (conn.phase, conn.origin) {
             (Phase::Open, _) => Some(1),
             (Phase::Greeting, Origin::Dialled(_)) => Some(0),
@@ -142,46 +142,46 @@ impl Peers {
     }
 
     /// Notes that a request went out.
-    pub(super) fn asked(&mut self, conn: ConnId) {
+    pub(in crate::node) fn asked(&mut self, conn: ConnId) {
         if let Some(conn) = self.conns.get_mut(&conn) {
             conn.asked += 1;
         }
     }
 
     /// Notes that a request is over: answered, or missed.
-    pub(super) fn answered(&mut self, conn: ConnId) {
+    pub(in crate::node) fn answered(&mut self, conn: ConnId) {
         if let Some(conn) = self.conns.get_mut(&conn) {
             conn.asked = conn.asked.saturating_sub(1);
         }
     }
 
     /// How quick the peer at the other end of `conn` is.
-    pub(super) fn pace(&self, conn: ConnId) -> Pace {
+    pub(in crate::node) fn pace(&self, conn: ConnId) -> Pace {
         self.conns.get(&conn).map_or_else(Pace::default, |conn| conn.pace)
     }
 
     /// The same, for whoever learns more of it.
-    pub(super) fn pace_mut(&mut self, conn: ConnId) -> Option<&mut Pace> {
+    pub(in crate::node) fn pace_mut(&mut self, conn: ConnId) -> Option<&mut Pace> {
         self.conns.get_mut(&conn).map(|conn| &mut conn.pace)
     }
 
     /// What an answer of `id` takes on the average; `None` if it cannot be asked now, or was not yet.
-    pub(super) fn quickness(&self, id: &NodeId) -> Option<Duration> {
+    pub(in crate::node) fn quickness(&self, id: &NodeId) -> Option<Duration> {
         self.pace(self.route(id)?).answers.smoothed()
     }
 
     /// Whether nothing came on `conn` since `since`.
-    pub(super) fn silent_since(&self, conn: ConnId, since: Time) -> bool {
+    pub(in crate::node) fn silent_since(&self, conn: ConnId, since: Time) -> bool {
         self.conns.get(&conn).is_some_and(|conn| conn.heard < since)
     }
 
     /// When something last came from `id`; `None` without a connection to it.
-    pub(super) fn last_heard(&self, id: &NodeId) -> Option<Time> {
+    pub(in crate::node) fn last_heard(&self, id: &NodeId) -> Option<Time> {
         self.by_id.get(id)?.iter().map(|conn| self.conns[conn].heard).max()
     }
 
     /// Where the peer at the other end of `conn` may be dialled, if it may.
-    pub(super) fn contact_at(&self, conn: ConnId) -> Option<Contact> {
+    pub(in crate::node) fn contact_at(&self, conn: ConnId) -> Option<Contact> {
         let conn = self.conns.get(&conn)?;
         match conn.origin {
             Origin::Dialled(_) => Some(Contact::new(conn.peer, conn.address)),
@@ -201,40 +201,40 @@ impl Peers {
     }
 
     /// The earliest deadline of a connection.
-    pub(super) fn next_deadline(&self) -> Option<Time> {
+    pub(in crate::node) fn next_deadline(&self) -> Option<Time> {
         self.deadlines.first().map(|&(at, _)| at)
     }
 
     /// The next connection whose deadline has come by `now`; it has none until another is set.
-    pub(super) fn due(&mut self, now: Time) -> Option<ConnId> {
+    pub(in crate::node) fn due(&mut self, now: Time) -> Option<ConnId> {
         let &(at, id) = self.deadlines.first().filter(|(at, _)| *at <= now)?;
         self.deadlines.remove(&(at, id));
         Some(id)
     }
 
     /// How many connections have no deadline.
-    pub(super) fn without_deadline(&self) -> usize {
+    pub(in crate::node) fn without_deadline(&self) -> usize {
         self.conns.iter().filter(|(id, conn)| !self.deadlines.contains(&(conn.deadline, **id))).count()
     }
 
     /// Connections over which the peer can be told something, in the order they were made.
-    pub(super) fn reached(&self) -> Vec<ConnId> {
+    pub(in crate::node) fn reached(&self) -> Vec<ConnId> {
         self.conns.iter().filter(|(_, conn)| conn.phase != Phase::Greeting).map(|(id, _)| *id).collect()
     }
 
     /// How many connections there are.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::node) fn len(&self) -> usize {
         self.conns.len()
     }
 
     /// All connections.
-    pub(super) fn ids(&self) -> impl Iterator<Item = ConnId> {
+    pub(in crate::node) fn ids(&self) -> impl Iterator<Item = ConnId> {
         self.conns.keys().copied()
     }
 
     /// Puts a request among those that wait for the dial of `id` that is under way. `false` if
     /// too many do, or none is under way.
-    pub(super) fn wait_for_dial(&mut self, id: &NodeId, rpc: RpcId) -> bool {
+    pub(in crate::node) fn wait_for_dial(&mut self, id: &NodeId, rpc: RpcId) -> bool {
         let Some(dial) = self.dialling.get(id).and_then(|dial| self.dials.get_mut(dial)) else { return false };
         if dial.waiting.len() >= WAITING_PER_PEER_MAX {
             return false;
@@ -254,12 +254,12 @@ impl Peers {
 impl Node {
     /// Dials `contact` because it is to be asked something. `false` if too many dials are under
     /// way.
-    pub(super) fn dial_to_ask(&mut self, contact: Contact, out: &mut Actions) -> bool {
+    pub(in crate::node) fn dial_to_ask(&mut self, contact: Contact, out: &mut Actions) -> bool {
         self.peers.dialling.contains_key(&contact.id) || self.dial(DialReason::Request(contact), out)
     }
 
     /// Dials `contact` to see whether it is there, unless that is known or under way.
-    pub(super) fn probe(&mut self, contact: Contact, out: &mut Actions) {
+    pub(in crate::node) fn probe(&mut self, contact: Contact, out: &mut Actions) {
         let dialled = |conn: &ConnId| {
             let conn = &self.peers.conns[conn];
             matches!(conn.origin, Origin::Dialled(_)) && conn.address == contact.address
@@ -272,7 +272,7 @@ impl Node {
     }
 
     /// Dials the bootstrap of that number.
-    pub(super) fn dial_bootstrap(&mut self, number: usize, out: &mut Actions) {
+    pub(in crate::node) fn dial_bootstrap(&mut self, number: usize, out: &mut Actions) {
         let under_way = |dial: &Dial| matches!(dial.why, DialReason::Bootstrap(other) if other == number);
         if !self.peers.dials.values().any(under_way) {
             self.dial(DialReason::Bootstrap(number), out);
@@ -320,7 +320,7 @@ impl Node {
     }
 
     /// See [`Node::on_dial_failed`].
-    pub(super) fn dial_failed(&mut self, now: Now, id: DialId, error: DialError, out: &mut Actions) {
+    pub(in crate::node) fn dial_failed(&mut self, now: Now, id: DialId, error: DialError, out: &mut Actions) {
         let Some(dial) = self.end_dial(id) else { return };
         match dial.why {
             DialReason::Bootstrap(number) => {
@@ -335,7 +335,7 @@ impl Node {
     }
 
     /// See [`Node::on_secured`].
-    pub(super) fn secured(
+    pub(in crate::node) fn secured(
         &mut self,
         now: Now,
         id: ConnId,
@@ -398,14 +398,14 @@ impl Node {
 impl Node {
     /// Notes that a message came in on `conn`. Returns the peer, and whether it has said HELLO;
     /// `None` if the connection is not ours any more.
-    pub(super) fn heard_on(&mut self, now: Now, conn: ConnId) -> Option<(Conn, bool)> {
+    pub(in crate::node) fn heard_on(&mut self, now: Now, conn: ConnId) -> Option<(Conn, bool)> {
         let entry = self.peers.conns.get_mut(&conn)?;
         entry.heard = now.mono;
         Some((*entry, entry.phase != Phase::Greeting))
     }
 
     /// A peer's HELLO, its first message.
-    pub(super) fn on_hello(&mut self, now: Now, id: ConnId, hello: &Hello<'_>, out: &mut Actions) {
+    pub(in crate::node) fn on_hello(&mut self, now: Now, id: ConnId, hello: &Hello<'_>, out: &mut Actions) {
         let conn = self.peers.conns[&id];
         if hello.protocol != PROTOCOL {
             return self.turn_away(now, id, Fault::Protocol { found: hello.protocol }, out);
@@ -440,7 +440,7 @@ impl Node {
 
     /// Dials whoever is at the other end of `id`, if it dialled this node and could be a contact;
     /// now and then, for a dial may be lost.
-    pub(super) fn dial_back(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+    pub(in crate::node) fn dial_back(&mut self, now: Now, id: ConnId, out: &mut Actions) {
         let Some(conn) = self.peers.conns.get_mut(&id) else { return };
         let contact = Contact::new(conn.peer, SocketAddr::new(conn.address.ip(), conn.port));
         if conn.port == 0 || now.mono < conn.dial_back || !self.params.families.reach(contact.address) {
@@ -473,7 +473,14 @@ impl Node {
 
     /// A message that is none, or that may not come now: ERROR 400 if it can be addressed, and
     /// the end of the connection.
-    pub(super) fn malformed(&mut self, now: Now, id: ConnId, fault: Fault, rpc: Option<RpcId>, out: &mut Actions) {
+    pub(in crate::node) fn malformed(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        fault: Fault,
+        rpc: Option<RpcId>,
+        out: &mut Actions,
+    ) {
         if let Some(rpc) = rpc {
             out.send(id, &PeerMessage::Reply(rpc, Reply::Error(ErrorCode::MALFORMED)), None);
         }
@@ -482,7 +489,7 @@ impl Node {
 
     /// The peer is leaving: it is not asked any more, nor named to others, and what it was asked
     /// it will not answer.
-    pub(super) fn on_goodbye(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+    pub(in crate::node) fn on_goodbye(&mut self, now: Now, id: ConnId, out: &mut Actions) {
         let peer = self.peers.conns[&id].peer;
         debug!("peer leaving id={peer:.8}");
         for conn in self.peers.by_id[&peer].clone() {
@@ -498,13 +505,13 @@ impl Node {
     }
 
     /// Ends a connection from this side.
-    pub(super) fn hang_up(&mut self, now: Now, id: ConnId, ending: Ending, out: &mut Actions) {
+    pub(in crate::node) fn hang_up(&mut self, now: Now, id: ConnId, ending: Ending, out: &mut Actions) {
         out.close(id, None);
         self.conn_ended(now, id, ending, out);
     }
 
     /// A connection has ended: what was asked over it is asked once more, or fails.
-    pub(super) fn conn_ended(&mut self, now: Now, id: ConnId, ending: Ending, out: &mut Actions) {
+    pub(in crate::node) fn conn_ended(&mut self, now: Now, id: ConnId, ending: Ending, out: &mut Actions) {
         let Some(conn) = self.peers.conns.remove(&id) else { return };
         self.peers.deadlines.remove(&(conn.deadline, id));
         let siblings = self.peers.by_id.get_mut(&conn.peer).expect("each connection is listed");
@@ -535,7 +542,7 @@ impl Node {
     }
 
     /// The deadline of a connection has come.
-    pub(super) fn on_conn_deadline(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+    pub(in crate::node) fn on_conn_deadline(&mut self, now: Now, id: ConnId, out: &mut Actions) {
         let Some(conn) = self.peers.find(id).copied() else { return };
         match conn.phase {
             Phase::Greeting => {
@@ -555,7 +562,7 @@ impl Node {
     }
 
     /// A request on `id` is over: a connection that retires may have no other left.
-    pub(super) fn close_if_retired(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+    pub(in crate::node) fn close_if_retired(&mut self, now: Now, id: ConnId, out: &mut Actions) {
         let Some(conn) = self.peers.find(id) else { return };
         if conn.phase == Phase::Retiring && conn.asked == 0 && self.me.id < conn.peer {
             self.hang_up(now, id, Ending::Closed, out);

@@ -3,6 +3,14 @@
 //! A job is anything that goes on while other things happen, and has a lookup for a part of its
 //! life. Upkeep has two kinds, clients have two. Who waits, waits here.
 
+pub(in crate::node) mod get;
+pub(in crate::node) mod lookup;
+pub(in crate::node) mod put;
+pub(in crate::node) mod put_retry;
+pub(in crate::node) mod read_quorum;
+pub(in crate::node) mod read_repair;
+pub(in crate::node) mod session;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -10,19 +18,19 @@ use crate::id::{Key, KeyMap, KeySeed, NodeId};
 use crate::limits::{CLIENT_PUT_BYTES_MAX, CLIENT_REQUESTS_MAX};
 use crate::lookup::Lookup;
 use crate::node::action::ClientId;
-use crate::node::holding::Holder;
-use crate::node::reading::{Phase, Reading};
-use crate::node::versions::Seen;
+use crate::node::query::read_quorum::{Phase, Reading};
+use crate::node::query::session::Seen;
+use crate::node::records::accept::Holder;
 use crate::record::{Class, Life, Rank, Record, Version};
 use crate::time::{Now, Time};
 
 /// Names a job; never used for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct JobId(u64);
+pub(in crate::node) struct JobId(u64);
 
 /// Something under way.
 #[derive(Debug)]
-pub(super) enum Job {
+pub(in crate::node) enum Job {
     /// Looking up the own id, to be known and to know (Kademlia, section 2.3).
     Join(Lookup),
     /// Looking up a point of a bucket that is stale.
@@ -35,66 +43,66 @@ pub(super) enum Job {
 
 /// A GET that is not answered yet.
 #[derive(Debug)]
-pub(super) struct Get {
+pub(in crate::node) struct Get {
     /// Who waits.
-    pub(super) client: ClientId,
+    pub(in crate::node) client: ClientId,
     /// For what.
-    pub(super) key: Key,
+    pub(in crate::node) key: Key,
     /// The search; `None` until the node has joined.
-    pub(super) lookup: Option<Lookup>,
+    pub(in crate::node) lookup: Option<Lookup>,
     /// When it began, for the log.
-    pub(super) since: Time,
+    pub(in crate::node) since: Time,
     /// Whether this is the second search, which there is when the first met silence.
-    pub(super) again: bool,
+    pub(in crate::node) again: bool,
     /// What was heard so far.
-    pub(super) reading: Reading,
+    pub(in crate::node) reading: Reading,
     /// Whether the search is under way.
-    pub(super) phase: Phase,
+    pub(in crate::node) phase: Phase,
 }
 
 /// A PUT that is not over.
 #[derive(Debug)]
-pub(super) struct Put {
+pub(in crate::node) struct Put {
     /// Who waits for a confirmation.
-    pub(super) client: Option<ClientId>,
+    pub(in crate::node) client: Option<ClientId>,
     /// What is to be held.
-    pub(super) record: Record,
+    pub(in crate::node) record: Record,
     /// When its life ends.
-    pub(super) expires: Time,
+    pub(in crate::node) expires: Time,
     /// How far it has come.
-    pub(super) stage: PutStage,
+    pub(in crate::node) stage: PutStage,
     /// Nodes that hold it.
-    pub(super) holders: Vec<NodeId>,
+    pub(in crate::node) holders: Vec<NodeId>,
     /// Nodes that shall hold it: min(replication, reachable).
-    pub(super) wanted: usize,
+    pub(in crate::node) wanted: usize,
     /// Whom to hand a copy next, nearest first, oneself among them; nobody who holds it.
-    pub(super) spares: VecDeque<Holder>,
+    pub(in crate::node) spares: VecDeque<Holder>,
     /// Nodes that hold an older record, and have not answered a copy: each gets one, however many hold
     /// one already.
-    pub(super) outdated: Vec<NodeId>,
+    pub(in crate::node) outdated: Vec<NodeId>,
     /// Copies whose reply is awaited.
-    pub(super) in_flight: usize,
+    pub(in crate::node) in_flight: usize,
     /// Bystanders whose answer is awaited: those of the k nearest whom neither the search has asked
     /// nor a copy goes to. What they hold, if it is older, they would show to others.
-    pub(super) bystanders: usize,
+    pub(in crate::node) bystanders: usize,
     /// What receivers of this spreading claim to hold instead, where a claim proves nothing.
-    pub(super) claims: Vec<Rank>,
+    pub(in crate::node) claims: Vec<Rank>,
     /// How often it was spread: replies to an earlier spreading do not count.
-    pub(super) round: u32,
+    pub(in crate::node) round: u32,
     /// Whether its version was drawn anew because a holder has a larger one, which happens once.
-    pub(super) redrawn: bool,
+    pub(in crate::node) redrawn: bool,
     /// The largest plain version that was met ahead of this node's clock: it is drawn anew above it
     /// before its next spreading.
-    pub(super) ahead: Option<Version>,
+    pub(in crate::node) ahead: Option<Version>,
     /// The pause before its next attempt.
-    pub(super) pause: Duration,
+    pub(in crate::node) pause: Duration,
     /// Where it comes from.
-    pub(super) origin: PutOrigin,
+    pub(in crate::node) origin: PutOrigin,
 }
 
 /// Where a PUT comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PutOrigin {
+pub(in crate::node) enum PutOrigin {
     /// A client has just asked for it: it tries again until `request_timeout`.
     Client,
     /// It was kept since then: it makes one attempt, and is kept again if that fails.
@@ -103,7 +111,7 @@ pub(super) enum PutOrigin {
 
 /// How far a PUT has come.
 #[derive(Debug)]
-pub(super) enum PutStage {
+pub(in crate::node) enum PutStage {
     /// The node has not joined, or the next attempt is not due: nobody is asked.
     Parked,
     /// Who is nearest?
@@ -114,7 +122,7 @@ pub(super) enum PutStage {
 
 impl Put {
     /// A PUT that nobody was asked about yet, whose next attempt is so much later if it fails.
-    pub(super) fn new(
+    pub(in crate::node) fn new(
         client: Option<ClientId>,
         record: Record,
         expires: Time,
@@ -146,7 +154,7 @@ impl Put {
     ///
     /// Nothing else follows from it, for words prove nothing: only whoever refuses a copy for a
     /// larger record ends a PUT.
-    pub(super) fn met(&mut self, now: Now, from: NodeId, rank: Rank) {
+    pub(in crate::node) fn met(&mut self, now: Now, from: NodeId, rank: Rank) {
         if rank.version.is_too_early(now.wall) {
             return;
         }
@@ -160,24 +168,24 @@ impl Put {
     }
 
     /// Whether copies are on their way.
-    pub(super) fn is_spreading(&self) -> bool {
+    pub(in crate::node) fn is_spreading(&self) -> bool {
         matches!(self.stage, PutStage::Spreading)
     }
 
     /// Whether it is held by as many nodes as shall hold it, which is known once it was spread.
-    pub(super) fn is_held(&self) -> bool {
+    pub(in crate::node) fn is_held(&self) -> bool {
         self.round > 0 && self.wanted > 0 && self.holders.len() >= self.wanted
     }
 
     /// Whether its client may be told so: nobody who was asked holds an older record any more, as far
     /// as can be waited for; two of these would be believed at once.
-    pub(super) fn is_confirmed(&self) -> bool {
+    pub(in crate::node) fn is_confirmed(&self) -> bool {
         self.is_held() && self.bystanders == 0 && (self.outdated.is_empty() || self.in_flight == 0)
     }
 
     /// What it is superseded by, if more claim to hold something larger than hold it: one who lies
     /// ends nothing.
-    pub(super) fn outvoted(&self) -> Option<Rank> {
+    pub(in crate::node) fn outvoted(&self) -> Option<Rank> {
         let largest = self.claims.iter().copied().max_by_key(|rank| Seen::of(*rank));
         largest.filter(|_| self.claims.len() > self.holders.len())
     }
@@ -187,7 +195,7 @@ impl Put {
     ///
     /// Whoever claims to hold something larger is in the place of a holder until all have answered,
     /// and where most claim it: beyond them are nodes that would hold what is out of date.
-    pub(super) fn next_spare(&mut self) -> Option<Holder> {
+    pub(in crate::node) fn next_spare(&mut self) -> Option<Holder> {
         let is_open = self.in_flight > 0 || self.outvoted().is_some();
         let claims = if is_open { self.claims.len() } else { 0 };
         let enough = self.holders.len() + self.in_flight + claims >= usize::from(self.record.replication);
@@ -200,7 +208,7 @@ impl Put {
     }
 
     /// Notes that `id` holds it.
-    pub(super) fn held_by(&mut self, id: NodeId) {
+    pub(in crate::node) fn held_by(&mut self, id: NodeId) {
         if !self.holders.contains(&id) {
             self.holders.push(id);
         }
@@ -209,7 +217,7 @@ impl Put {
 
 /// All jobs.
 #[derive(Debug)]
-pub(super) struct Jobs {
+pub(in crate::node) struct Jobs {
     under_way: BTreeMap<JobId, Job>,
     next: u64,
     /// The latest PUT of each key that is not over: what a GET here must see.
@@ -219,12 +227,12 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
-    pub(super) fn new(seed: KeySeed) -> Self {
+    pub(in crate::node) fn new(seed: KeySeed) -> Self {
         Self { under_way: BTreeMap::new(), next: 0, writing: KeyMap::with_hasher(seed), clients: 0, put_bytes: 0 }
     }
 
     /// Takes in a job.
-    pub(super) fn insert(&mut self, job: Job) -> JobId {
+    pub(in crate::node) fn insert(&mut self, job: Job) -> JobId {
         let id = JobId(self.next);
         self.next += 1;
         match &job {
@@ -241,7 +249,7 @@ impl Jobs {
     }
 
     /// Ends a job, if it is not over.
-    pub(super) fn remove(&mut self, id: JobId) -> Option<Job> {
+    pub(in crate::node) fn remove(&mut self, id: JobId) -> Option<Job> {
         let job = self.under_way.remove(&id)?;
         match &job {
             Job::Join(_) | Job::Refresh(_) => {}
@@ -258,12 +266,12 @@ impl Jobs {
     }
 
     /// The job, if it is not over.
-    pub(super) fn find(&mut self, id: JobId) -> Option<&mut Job> {
+    pub(in crate::node) fn find(&mut self, id: JobId) -> Option<&mut Job> {
         self.under_way.get_mut(&id)
     }
 
     /// The GET, if it is one and not over.
-    pub(super) fn get(&mut self, id: JobId) -> Option<&mut Get> {
+    pub(in crate::node) fn get(&mut self, id: JobId) -> Option<&mut Get> {
         match self.under_way.get_mut(&id) {
             Some(Job::Get(get)) => Some(get),
             _ => None,
@@ -271,7 +279,7 @@ impl Jobs {
     }
 
     /// The PUT, if it is one and not over.
-    pub(super) fn put(&mut self, id: JobId) -> Option<&mut Put> {
+    pub(in crate::node) fn put(&mut self, id: JobId) -> Option<&mut Put> {
         match self.under_way.get_mut(&id) {
             Some(Job::Put(put)) => Some(put),
             _ => None,
@@ -279,7 +287,7 @@ impl Jobs {
     }
 
     /// The search of a job, while it has one.
-    pub(super) fn lookup(&mut self, id: JobId) -> Option<&mut Lookup> {
+    pub(in crate::node) fn lookup(&mut self, id: JobId) -> Option<&mut Lookup> {
         match self.under_way.get_mut(&id)? {
             Job::Join(lookup) | Job::Refresh(lookup) => Some(lookup),
             Job::Get(get) => get.lookup.as_mut(),
@@ -292,12 +300,12 @@ impl Jobs {
 
     /// How many more answers may well be all that the search of a job needs; `None`, if it goes on
     /// until all the nearest have answered.
-    pub(super) fn answers_missing(&mut self, id: JobId) -> Option<usize> {
+    pub(in crate::node) fn answers_missing(&mut self, id: JobId) -> Option<usize> {
         self.get(id)?.reading.holders_missing()
     }
 
     /// The latest PUT of `key` that is not over.
-    pub(super) fn writing(&self, key: &Key) -> Option<(JobId, &Put)> {
+    pub(in crate::node) fn writing(&self, key: &Key) -> Option<(JobId, &Put)> {
         let id = *self.writing.get(key)?;
         match self.under_way.get(&id) {
             Some(Job::Put(put)) => Some((id, put)),
@@ -306,33 +314,33 @@ impl Jobs {
     }
 
     /// Whether no later PUT of the same key was taken.
-    pub(super) fn is_latest(&mut self, id: JobId) -> bool {
+    pub(in crate::node) fn is_latest(&mut self, id: JobId) -> bool {
         let key = self.put(id).map(|put| put.record.key);
         key.is_some_and(|key| self.writing.get(&key) == Some(&id))
     }
 
     /// Whether another request of a client is welcome.
-    pub(super) fn have_room(&self) -> bool {
+    pub(in crate::node) fn have_room(&self) -> bool {
         self.clients < CLIENT_REQUESTS_MAX && self.put_bytes < CLIENT_PUT_BYTES_MAX
     }
 
     /// How many requests of clients are not over.
-    pub(super) fn clients(&self) -> usize {
+    pub(in crate::node) fn clients(&self) -> usize {
         self.clients
     }
 
     /// How many searches are the node's own, for upkeep.
-    pub(super) fn upkeep(&self) -> usize {
+    pub(in crate::node) fn upkeep(&self) -> usize {
         self.under_way.len() - self.clients
     }
 
     /// All of them.
-    pub(super) fn ids(&self) -> Vec<JobId> {
+    pub(in crate::node) fn ids(&self) -> Vec<JobId> {
         self.under_way.keys().copied().collect()
     }
 
     /// All that wait for the node to join.
-    pub(super) fn parked(&self) -> Vec<JobId> {
+    pub(in crate::node) fn parked(&self) -> Vec<JobId> {
         let waits = |job: &Job| match job {
             Job::Join(_) | Job::Refresh(_) => false,
             Job::Get(get) => get.lookup.is_none(),
@@ -342,12 +350,12 @@ impl Jobs {
     }
 
     /// Whether a search for the own id is under way.
-    pub(super) fn is_joining(&self) -> bool {
+    pub(in crate::node) fn is_joining(&self) -> bool {
         self.under_way.values().any(|job| matches!(job, Job::Join(_)))
     }
 
     /// The searches under way.
-    pub(super) fn lookups(&self) -> impl Iterator<Item = &Lookup> {
+    pub(in crate::node) fn lookups(&self) -> impl Iterator<Item = &Lookup> {
         self.under_way.values().filter_map(|job| match job {
             Job::Join(lookup) | Job::Refresh(lookup) => Some(lookup),
             Job::Get(get) => get.lookup.as_ref(),

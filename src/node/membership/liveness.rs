@@ -21,21 +21,21 @@ use crate::limits::{
 };
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError};
-use crate::node::ask::Purpose;
-use crate::node::jobs::Job;
-use crate::node::joining::Joining;
+use crate::node::membership::join::Joining;
+use crate::node::membership::status::Standing;
 use crate::node::params::Serving;
-use crate::node::replicating::Replicating;
-use crate::node::standing::Standing;
-use crate::node::syncing::Syncing;
+use crate::node::query::Job;
+use crate::node::replication::schedule::Replicating;
+use crate::node::replication::sync::Syncing;
+use crate::node::rpc::outbound::Purpose;
 use crate::node::timers::Timer;
 use crate::time::{Now, Time};
 
 /// The state of upkeep.
 #[derive(Debug)]
-pub(super) struct Upkeep {
-    pub(super) standing: Standing,
-    pub(super) joining: Joining,
+pub(in crate::node) struct Upkeep {
+    pub(in crate::node) standing: Standing,
+    pub(in crate::node) joining: Joining,
     /// The most live contacts there were since this node settled last.
     most_live: usize,
     /// The fewest there were since more than a quarter of those were lost: when there are many more
@@ -47,12 +47,12 @@ pub(super) struct Upkeep {
     checking: BTreeSet<NodeId>,
     /// When a near contact whose connection breaks is asked at once again.
     suspected: BTreeMap<NodeId, Time>,
-    pub(super) replicating: Replicating,
-    pub(super) syncing: Syncing,
+    pub(in crate::node) replicating: Replicating,
+    pub(in crate::node) syncing: Syncing,
 }
 
 impl Upkeep {
-    pub(super) fn new(now: Now, bootstraps: usize) -> Self {
+    pub(in crate::node) fn new(now: Now, bootstraps: usize) -> Self {
         Self {
             standing: if bootstraps == 0 { Standing::Settled } else { Standing::Joining },
             joining: Joining::new(now, bootstraps),
@@ -70,7 +70,7 @@ impl Upkeep {
 /// Contacts that come and go.
 impl Node {
     /// A contact entered the table, or woke up in it.
-    pub(super) fn contact_found(&mut self, now: Now, contact: Contact, out: &mut Actions) {
+    pub(in crate::node) fn contact_found(&mut self, now: Now, contact: Contact, out: &mut Actions) {
         debug!("contact found {contact}");
         if self.upkeep.standing == Standing::Joining && !self.jobs.is_joining() {
             self.look_up_self(now, out);
@@ -87,7 +87,7 @@ impl Node {
 
     /// A request or a reply of `id` came in over `conn`. If it is a contact, and slept, it woke
     /// up; if it is none, it may become one.
-    pub(super) fn contact_heard(&mut self, now: Now, conn: ConnId, id: &NodeId, out: &mut Actions) {
+    pub(in crate::node) fn contact_heard(&mut self, now: Now, conn: ConnId, id: &NodeId, out: &mut Actions) {
         let slept = self.table.is_asleep(id);
         if !self.table.heard(id) {
             self.dial_back(now, conn, out);
@@ -97,7 +97,7 @@ impl Node {
     }
 
     /// A request to a contact, or a dial of it, failed.
-    pub(super) fn contact_failed(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
+    pub(in crate::node) fn contact_failed(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
         let (was_live, lived) = (self.table.live(), self.is_live(id));
         // When nobody answers, the fault is likely on our side: nobody is forgotten for it.
         if was_live > 0
@@ -110,7 +110,7 @@ impl Node {
 
     /// `contact` was not met where it was dialled. Whoever named it may have named a wrong address,
     /// so this counts against nobody who was met elsewhere.
-    pub(super) fn not_met(&mut self, now: Now, contact: Contact, error: DialError, out: &mut Actions) {
+    pub(in crate::node) fn not_met(&mut self, now: Now, contact: Contact, error: DialError, out: &mut Actions) {
         if self.table.find(&contact.id).is_some_and(|met| met.address != contact.address) {
             return;
         }
@@ -121,7 +121,7 @@ impl Node {
     }
 
     /// A contact took its leave, or is not who it was.
-    pub(super) fn contact_lost(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
+    pub(in crate::node) fn contact_lost(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
         let lived = self.is_live(id);
         if let Some(candidate) = self.table.remove(id) {
             self.probe(candidate, out);
@@ -164,24 +164,24 @@ impl Node {
 
     /// Whether this node was cut off from more than a quarter of its contacts since this was last
     /// asked.
-    pub(super) fn take_cut_off(&mut self) -> bool {
+    pub(in crate::node) fn take_cut_off(&mut self) -> bool {
         self.upkeep.most_live = self.table.live();
         self.upkeep.fewest_live.take().is_some()
     }
 
     /// Asks a contact whether it is there.
-    pub(super) fn check(&mut self, now: Now, contact: Contact, out: &mut Actions) {
+    pub(in crate::node) fn check(&mut self, now: Now, contact: Contact, out: &mut Actions) {
         if self.upkeep.checking.insert(contact.id) && !self.ask(now, contact, Purpose::Check, out) {
             self.upkeep.checking.remove(&contact.id);
         }
     }
 
     /// That question is over.
-    pub(super) fn checked(&mut self, id: &NodeId) {
+    pub(in crate::node) fn checked(&mut self, id: &NodeId) {
         self.upkeep.checking.remove(id);
     }
 
-    pub(super) fn wake_sleepers(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn wake_sleepers(&mut self, now: Now, out: &mut Actions) {
         let sleepers: Vec<Contact> = self.table.asleep().copied().collect();
         if sleepers.is_empty() {
             return;
@@ -194,7 +194,7 @@ impl Node {
 
     /// A connection to `peer` broke. If it is a near contact, it may have died: that is asked now.
     /// Not time and again: a peer that has too many connections would close this one at once.
-    pub(super) fn suspect(&mut self, now: Now, peer: &NodeId, out: &mut Actions) {
+    pub(in crate::node) fn suspect(&mut self, now: Now, peer: &NodeId, out: &mut Actions) {
         if !self.has_joined() || self.peers.route(peer).is_some() || !self.is_live(peer) {
             return;
         }
@@ -208,7 +208,7 @@ impl Node {
     }
 
     /// Asks the nearest contacts that were not heard for a while whether they are there.
-    pub(super) fn watch(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn watch(&mut self, now: Now, out: &mut Actions) {
         let mut nearest = std::mem::take(&mut self.nearby);
         self.table.closest(self.me.id.key(), self.params.k, &mut nearest);
         for contact in &nearest {
@@ -231,7 +231,7 @@ impl Node {
     }
 
     /// Looks up a random point of the bucket that needs it most, and asks those who sleep.
-    pub(super) fn refresh(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn refresh(&mut self, now: Now, out: &mut Actions) {
         if self.has_joined() {
             self.wake_sleepers(now, out);
             if self.jobs.upkeep() < UPKEEP_LOOKUPS_MAX
@@ -260,7 +260,7 @@ impl Node {
     }
 
     /// A search for upkeep has ended.
-    pub(super) fn upkeep_search_done(&mut self, now: Now, target: Key, answered: &[Contact]) {
+    pub(in crate::node) fn upkeep_search_done(&mut self, now: Now, target: Key, answered: &[Contact]) {
         debug!("search done target={target:.8} answered={} contacts={}", answered.len(), self.table.live());
         if target == *self.me.id.key() {
             self.table.looked_up(now.mono, &target);

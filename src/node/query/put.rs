@@ -8,7 +8,7 @@
 //! What a client may rely on (`PROTOCOL.md` 1 and 3): a PUT is answered only if it asked for it,
 //! by SUCCESS once the record is held by min(replication, reachable) nodes, as the durability of
 //! each says; whoever reads here after writing here sees what was written, or something newer;
-//! and what was taken is spread until enough hold it ([`super::keeping`]), or somebody holds a
+//! and what was taken is spread until enough hold it ([`crate::node::query::put_retry`]), or somebody holds a
 //! larger one. What a record claims by its class is verified before anything else happens.
 
 use std::collections::VecDeque;
@@ -22,13 +22,13 @@ use crate::id::{Key, NodeId};
 use crate::limits::{PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId};
-use crate::node::ask::{Ask, Purpose};
-use crate::node::holding::Holder;
-use crate::node::jobs::{Job, JobId, Put, PutOrigin, PutStage};
 use crate::node::params::Serving;
-use crate::node::saving::{OnDisk, Waiter};
+use crate::node::query::session::Seen;
+use crate::node::query::{Job, JobId, Put, PutOrigin, PutStage};
+use crate::node::records::accept::Holder;
+use crate::node::records::persistence::{OnDisk, Waiter};
+use crate::node::rpc::outbound::{Ask, Purpose};
 use crate::node::timers::Timer;
-use crate::node::versions::Seen;
 use crate::record::envelope::{Envelope, Unverified, verify};
 use crate::record::{Age, Class, Giver, Rank, Record, Ttl, Version, check_of, end_of_life};
 use crate::storage::Stored;
@@ -42,7 +42,13 @@ const REFUSAL_LOG_PAUSE: Duration = Duration::from_secs(1);
 /// Taking.
 impl Node {
     /// A client wants a value held.
-    pub(super) fn start_put(&mut self, now: Now, client: ClientId, request: &PutRequest<'_>, out: &mut Actions) {
+    pub(in crate::node) fn start_put(
+        &mut self,
+        now: Now,
+        client: ClientId,
+        request: &PutRequest<'_>,
+        out: &mut Actions,
+    ) {
         self.counters.puts += 1;
         let client = match request.confirm {
             Confirm::Yes => Some(client),
@@ -100,7 +106,7 @@ impl Node {
     }
 
     /// Begins to spread a record, or parks it until there is somebody to ask.
-    pub(super) fn begin_put(&mut self, now: Now, put: Put, out: &mut Actions) {
+    pub(in crate::node) fn begin_put(&mut self, now: Now, put: Put, out: &mut Actions) {
         let origin = put.origin;
         let job = self.jobs.insert(Job::Put(Box::new(put)));
         match origin {
@@ -199,7 +205,7 @@ impl Node {
 /// Spreading.
 impl Node {
     /// Begins, or begins again, to search the holders of a PUT.
-    pub(super) fn search_holders(&mut self, now: Now, job: JobId, out: &mut Actions) {
+    pub(in crate::node) fn search_holders(&mut self, now: Now, job: JobId, out: &mut Actions) {
         let Some(put) = self.jobs.put(job) else { return };
         let (key, replication) = (put.record.key, usize::from(put.record.replication));
         self.timers.cancel(Timer::Retry(job));
@@ -212,7 +218,7 @@ impl Node {
 
     /// The search of a PUT is done: as many as shall hold the record have answered it, or all that
     /// could be reached. Copies leave for them, and beside these a question to the bystanders.
-    pub(super) fn spread_put(&mut self, now: Now, job: JobId, out: &mut Actions) {
+    pub(in crate::node) fn spread_put(&mut self, now: Now, job: JobId, out: &mut Actions) {
         self.overtake(now, job);
         let serving = self.params.serving;
         let (me, k) = (self.me.id, self.params.k);
@@ -347,7 +353,7 @@ impl Node {
     }
 
     /// This node's own copy of the current spreading is on disk.
-    pub(super) fn own_copy_saved(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
+    pub(in crate::node) fn own_copy_saved(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
         let me = self.me.id;
         let Some(put) = self.spreading(job, round) else { return };
         put.in_flight -= 1;
@@ -361,12 +367,12 @@ impl Node {
     }
 
     /// Whether a PUT is in its spreading of that number, and of that key.
-    pub(super) fn is_current(&mut self, job: JobId, round: u32, key: &Key) -> bool {
+    pub(in crate::node) fn is_current(&mut self, job: JobId, round: u32, key: &Key) -> bool {
         self.jobs.put(job).is_some_and(|put| put.round == round && put.record.key == *key)
     }
 
     /// A peer answered a STORE of the current spreading; if late, another was asked meanwhile.
-    pub(super) fn copy_answered(
+    pub(in crate::node) fn copy_answered(
         &mut self,
         now: Now,
         job: JobId,
@@ -398,7 +404,7 @@ impl Node {
 
     /// A bystander says what it holds, if it holds any: an older record is replaced, a plain one from
     /// ahead of this node's clock is overtaken, once.
-    pub(super) fn bystander_answered(
+    pub(in crate::node) fn bystander_answered(
         &mut self,
         now: Now,
         job: JobId,
@@ -424,7 +430,7 @@ impl Node {
     }
 
     /// A bystander says nothing, or not in time.
-    pub(super) fn bystander_failed(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
+    pub(in crate::node) fn bystander_failed(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
         if let Some(put) = self.spreading(job, round) {
             put.bystanders -= 1;
             self.spread_on(now, job, out);
@@ -432,7 +438,7 @@ impl Node {
     }
 
     /// A peer does not hold the copy: the next nearest is asked.
-    pub(super) fn copy_failed(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
+    pub(in crate::node) fn copy_failed(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
         if let Some(put) = self.spreading(job, round) {
             put.in_flight -= 1;
             self.spread_on(now, job, out);
@@ -486,7 +492,7 @@ impl Node {
     }
 
     /// The pause of a PUT is over.
-    pub(super) fn retry_put(&mut self, now: Now, job: JobId, out: &mut Actions) {
+    pub(in crate::node) fn retry_put(&mut self, now: Now, job: JobId, out: &mut Actions) {
         if let Some(put) = self.jobs.put(job) {
             put.pause = (2 * put.pause).min(PUT_RETRY_PAUSE_MAX);
         }
@@ -495,7 +501,7 @@ impl Node {
 
     /// The time of a PUT is over. A client that waits is told FAILURE, which means *unknown*:
     /// the spreading goes on.
-    pub(super) fn put_timed_out(&mut self, now: Now, job: JobId, out: &mut Actions) {
+    pub(in crate::node) fn put_timed_out(&mut self, now: Now, job: JobId, out: &mut Actions) {
         let Some(put) = self.jobs.put(job) else { return };
         let (client, key) = (put.client.take(), put.record.key);
         let parked = matches!(put.stage, PutStage::Parked);

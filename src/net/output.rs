@@ -20,8 +20,8 @@ use crate::net::names::Question;
 use crate::net::peer::{Dial, Peer, Pushed, Written};
 use crate::net::tls::TlsFault;
 use crate::node::action::{Action, ClientId, ConnId, DialError, DialId};
-use crate::node::kept::{Batch, Saved};
 use crate::node::params::Endpoint;
+use crate::node::records::persisted::{Batch, Saved};
 
 impl<S: Service> EventLoop<S> {
     /// Does what the service wants done, in its order.

@@ -3,7 +3,7 @@
 //! Joining is a state, not a message: a node whose contacts are all gone is joining, and goes on
 //! dialling its bootstraps and whom it remembers of earlier days, with back-off, for ever. When a
 //! peer has answered it has *joined*, and requests of its clients go on; but what it holds may be
-//! older than what its neighbours hold, so it *settles* first ([`super::syncing`]). A node without
+//! older than what its neighbours hold, so it *settles* first ([`crate::node::replication::sync`]). A node without
 //! anybody to join through founds a network and is settled at once; it asks nobody to wait for
 //! others that it may never meet.
 
@@ -19,21 +19,21 @@ use crate::limits::{
 use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::Actions;
-use crate::node::jobs::Job;
+use crate::node::membership::status::Standing;
 use crate::node::params::Serving;
-use crate::node::replicating::Unsettled;
-use crate::node::standing::Standing;
+use crate::node::query::Job;
+use crate::node::replication::schedule::Unsettled;
 use crate::node::timers::Timer;
 use crate::time::{Now, Time};
 
 /// Through whom a node joins.
 #[derive(Debug)]
-pub(super) struct Joining {
+pub(in crate::node) struct Joining {
     /// Attempts since the last one that succeeded, or since somebody else was met.
     attempts: u32,
     bootstraps: Vec<BootstrapState>,
     /// Contacts of an earlier run; a node without any, and without bootstraps, founds a network.
-    pub(super) remembered: Vec<Contact>,
+    pub(in crate::node) remembered: Vec<Contact>,
     /// Until when, nobody having answered yet, clients wait for somebody rather than read what is
     /// held of an earlier run.
     starts_until: Time,
@@ -57,7 +57,7 @@ struct BootstrapState {
 }
 
 impl Joining {
-    pub(super) fn new(now: Now, bootstraps: usize) -> Self {
+    pub(in crate::node) fn new(now: Now, bootstraps: usize) -> Self {
         let unmet = BootstrapState { is_me: false, met: None, next: Time::ZERO, pause: JOIN_BACKOFF_MAX };
         Self {
             attempts: 0,
@@ -73,19 +73,19 @@ impl Joining {
 impl Node {
     /// Until when this node, which has just started and met nobody yet, waits for somebody: what
     /// it holds is of an earlier run, and may be old.
-    pub(super) fn starts_until(&self, now: Now) -> Option<Time> {
+    pub(in crate::node) fn starts_until(&self, now: Now) -> Option<Time> {
         let joining = &self.upkeep.joining;
         let starts = self.waits_to_join() && joining.joined.is_none() && now.mono < joining.starts_until;
         starts.then_some(joining.starts_until)
     }
 
     /// Whether requests of clients must wait until somebody was met.
-    pub(super) fn waits_to_join(&self) -> bool {
+    pub(in crate::node) fn waits_to_join(&self) -> bool {
         self.upkeep.standing == Standing::Joining && !self.is_founder()
     }
 
     /// Whether there has never been anybody to spread a record to.
-    pub(super) fn is_founder_alone(&self) -> bool {
+    pub(in crate::node) fn is_founder_alone(&self) -> bool {
         self.is_founder() && self.table.is_empty()
     }
 
@@ -96,14 +96,14 @@ impl Node {
     }
 
     /// There is somebody to join through, before anything else has happened.
-    pub(super) fn begin_to_join(&mut self, now: Now) {
+    pub(in crate::node) fn begin_to_join(&mut self, now: Now) {
         self.upkeep.standing = Standing::Joining;
         self.timers.hasten(Timer::Join, now.mono);
     }
 
     /// Joins through the bootstraps that are due, and whom the table remembers if it has nobody
     /// else. A node that is settled does so too: those who answered it may be an island.
-    pub(super) fn join(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn join(&mut self, now: Now, out: &mut Actions) {
         let joining = self.upkeep.standing == Standing::Joining;
         for number in 0..self.upkeep.joining.bootstraps.len() {
             let state = self.upkeep.joining.bootstraps[number];
@@ -152,7 +152,7 @@ impl Node {
     }
 
     /// This node met itself at a bootstrap; if that was the only one, it founds the network.
-    pub(super) fn bootstrap_is_me(&mut self, now: Now, number: usize, out: &mut Actions) {
+    pub(in crate::node) fn bootstrap_is_me(&mut self, now: Now, number: usize, out: &mut Actions) {
         info!("bootstrap is this node at={}", self.params.bootstraps[number].at);
         self.upkeep.joining.bootstraps[number].is_me = true;
         if self.is_founder() && self.upkeep.standing == Standing::Joining {
@@ -163,13 +163,13 @@ impl Node {
     }
 
     /// Somebody was met at a bootstrap.
-    pub(super) fn bootstrap_met(&mut self, number: usize, met: Contact) {
+    pub(in crate::node) fn bootstrap_met(&mut self, number: usize, met: Contact) {
         self.upkeep.joining.bootstraps[number].met = Some(met);
     }
 
     /// `contact` was dialled and said HELLO; if it is a bootstrap that is due, it is asked for
     /// others.
-    pub(super) fn contact_reached(&mut self, now: Now, contact: Contact, out: &mut Actions) {
+    pub(in crate::node) fn contact_reached(&mut self, now: Now, contact: Contact, out: &mut Actions) {
         let joining = self.upkeep.standing == Standing::Joining;
         let due = |state: &BootstrapState| {
             (joining || state.next <= now.mono) && state.met.is_some_and(|met| met.id == contact.id)
@@ -180,7 +180,7 @@ impl Node {
     }
 
     /// A peer answered: whoever was joining has joined, and settles.
-    pub(super) fn someone_answered(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn someone_answered(&mut self, now: Now, out: &mut Actions) {
         if self.upkeep.standing != Standing::Joining || self.table.live() == 0 {
             return;
         }
@@ -191,7 +191,7 @@ impl Node {
 
     /// Some come back of whom this node had lost more than a quarter: meanwhile they may have
     /// heard of what it has missed.
-    pub(super) fn settle_again(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn settle_again(&mut self, now: Now, out: &mut Actions) {
         info!("settling again reason=\"contacts that were lost answer\" contacts={}", self.table.live());
         self.table.all_stale();
         self.begin_to_settle(now, out);
@@ -228,7 +228,7 @@ impl Node {
 
     /// Takes part from now on. What nobody was heard to hold is offered; all is, if this node was
     /// cut off.
-    pub(super) fn settle(&mut self, now: Now) {
+    pub(in crate::node) fn settle(&mut self, now: Now) {
         self.upkeep.standing = Standing::Settled;
         self.timers.cancel(Timer::Settle);
         self.upkeep.syncing.end();
@@ -240,7 +240,7 @@ impl Node {
     }
 
     /// All contacts are gone: this node is joining again, and goes on serving what it holds.
-    pub(super) fn lost_everybody(&mut self, now: Now) {
+    pub(in crate::node) fn lost_everybody(&mut self, now: Now) {
         if self.has_joined() {
             info!("joining again reason=\"no contact answers\"");
             self.upkeep.standing = Standing::Joining;
@@ -250,7 +250,7 @@ impl Node {
         }
     }
 
-    pub(super) fn look_up_self(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn look_up_self(&mut self, now: Now, out: &mut Actions) {
         let lookup = self.search(*self.me.id.key(), self.params.k);
         let job = self.jobs.insert(Job::Join(lookup));
         self.drive(now, job, out);
@@ -270,7 +270,7 @@ impl Node {
     /// A search for the own id was answered by `answered`: the bootstraps among them have done
     /// their part, for a while. Not if they are few: then much was lost, or the network is
     /// small, and asking it once more costs little.
-    pub(super) fn joined_through(&mut self, now: Now, answered: &[Contact]) {
+    pub(in crate::node) fn joined_through(&mut self, now: Now, answered: &[Contact]) {
         if answered.len() < self.params.k {
             return;
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use rand::RngExt;
 
 use super::{Place, World, derived};
-use crate::node::kept::Saved;
 use crate::node::params::{Bootstrap, Endpoint, Params, Serving};
+use crate::node::records::persisted::Saved;
 use crate::node::{Me, Node, Standing};
 use crate::sim::checker::Breach;
 use crate::sim::churn::Churn;

@@ -10,14 +10,14 @@ use crate::id::Key;
 use crate::node::Node;
 use crate::node::action::ConnId;
 use crate::node::params::AddressGroups;
-use crate::node::versions::Seen;
+use crate::node::query::session::Seen;
 use crate::record::{Giver, Rank, Record, Tombstone};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
 
 /// Who holds a copy, or is asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Holder {
+pub(in crate::node) enum Holder {
     /// This node.
     Me,
     /// Another one.
@@ -26,7 +26,7 @@ pub(super) enum Holder {
 
 impl Holder {
     /// Whether both are one node.
-    pub(super) fn is(&self, other: &Holder) -> bool {
+    pub(in crate::node) fn is(&self, other: &Holder) -> bool {
         match (self, other) {
             (Holder::Me, Holder::Me) => true,
             (Holder::Peer(one), Holder::Peer(other)) => one.id == other.id,
@@ -37,7 +37,7 @@ impl Holder {
 
 impl Node {
     /// Holds `record`, which is verified and no later than the clocks allow, until `expires`.
-    pub(super) fn hold(&mut self, now: Now, record: Record, expires: Time, giver: Giver) -> Stored {
+    pub(in crate::node) fn hold(&mut self, now: Now, record: Record, expires: Time, giver: Giver) -> Stored {
         let (key, rank) = (record.key, record.rank());
         // Whoever writes a key time and again does not put off that it is offered to others.
         let due = match self.storage.find(now.mono, &key) {
@@ -54,7 +54,7 @@ impl Node {
     }
 
     /// A record of `key` and `rank` is held elsewhere: what is older is not served here any more.
-    pub(super) fn give_up_older(&mut self, now: Now, key: &Key, rank: Rank) {
+    pub(in crate::node) fn give_up_older(&mut self, now: Now, key: &Key, rank: Rank) {
         let held = self.storage.find(now.mono, key).map(|held| held.record.rank());
         if let Some(older) = held.filter(|held| Seen::of(*held) < Seen::of(rank)) {
             self.storage.bury(now, *key, Tombstone::of(older));
@@ -64,19 +64,19 @@ impl Node {
     /// Whether a record of `key` is taken, be it of whatever replication: fewer than 2k contacts are
     /// nearer, so that nodes whose tables differ a little agree on it. A node that has not settled
     /// does not know; and who holds an older one takes the newer, or would keep the older for ever.
-    pub(super) fn may_hold(&self, now: Now, key: &Key) -> bool {
+    pub(in crate::node) fn may_hold(&self, now: Now, key: &Key) -> bool {
         let in_scope = || self.table.fewer_closer(key, 2 * self.params.k);
         !self.is_settled() || in_scope() || self.storage.find(now.mono, key).is_some()
     }
 
     /// Whether `key` is in scope for a record of that `replication`: too few known nodes are nearer
     /// to it for another one to be responsible (`PROTOCOL.md` 2, Scope).
-    pub(super) fn in_scope(&self, key: &Key, replication: u8) -> bool {
+    pub(in crate::node) fn in_scope(&self, key: &Key, replication: u8) -> bool {
         self.table.fewer_closer(key, usize::from(replication))
     }
 
     /// What the peer at the other end of `conn` is to the storage.
-    pub(super) fn giver_at(&self, conn: ConnId) -> Giver {
+    pub(in crate::node) fn giver_at(&self, conn: ConnId) -> Giver {
         let Some(conn) = self.peers.find(conn) else { return Giver::Peer };
         let ip = conn.address.ip();
         match self.params.address_groups {

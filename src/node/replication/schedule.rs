@@ -16,7 +16,7 @@
 //! who shall hold it; so one disagreement found anywhere in the ring ends all of them.
 //!
 //! Targets come from the own table, never from a search. How an offer is made, answered and
-//! followed by copies is the business of [`super::offering`].
+//! followed by copies is the business of [`crate::node::replication::offer`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -44,53 +44,53 @@ const TAKEN_ALONG: f64 = 0.2;
 
 /// Offers to make, offers made, and copies that were wanted.
 #[derive(Debug)]
-pub(super) struct Replicating {
+pub(in crate::node) struct Replicating {
     /// The first that need not rest is under way; of each kind there is one that has not begun.
     walks: VecDeque<Walk>,
     /// What is to be offered, by whom it is offered to.
-    pub(super) waiting: BTreeMap<NodeId, Offer>,
+    pub(in crate::node) waiting: BTreeMap<NodeId, Offer>,
     /// Entries in `waiting`.
     entries: usize,
     /// When the walk may go on.
     rested: Time,
     /// When the next walk over changes may begin.
     changes_rested: Time,
-    pub(super) under_way: BTreeMap<OfferId, Offer>,
+    pub(in crate::node) under_way: BTreeMap<OfferId, Offer>,
     next: u64,
     /// Copies that were wanted, with the contacts that wanted them.
-    pub(super) copies: BTreeMap<(NodeId, Key), Contact>,
+    pub(in crate::node) copies: BTreeMap<(NodeId, Key), Contact>,
     /// How many copies are on their way, by whom they go to.
-    pub(super) copying: BTreeMap<NodeId, usize>,
+    pub(in crate::node) copying: BTreeMap<NodeId, usize>,
     /// What this node has asked for.
-    pub(super) asked_for: BTreeMap<Key, AskedFor>,
+    pub(in crate::node) asked_for: BTreeMap<Key, AskedFor>,
     /// When a record may be offered to all once more.
     widened: BTreeMap<Key, Time>,
 }
 
 /// Names an offer; never used for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct OfferId(u64);
+pub(in crate::node) struct OfferId(u64);
 
 /// Records for one peer.
 #[derive(Debug)]
-pub(super) struct Offer {
-    pub(super) to: Contact,
-    pub(super) keys: BTreeMap<Key, Reach>,
+pub(in crate::node) struct Offer {
+    pub(in crate::node) to: Contact,
+    pub(in crate::node) keys: BTreeMap<Key, Reach>,
 }
 
 /// A record that this node has asked for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct AskedFor {
-    pub(super) rank: Rank,
+pub(in crate::node) struct AskedFor {
+    pub(in crate::node) rank: Rank,
     /// Who offered it.
-    pub(super) of: NodeId,
+    pub(in crate::node) of: NodeId,
     /// How long that one is waited for before another one is asked.
-    pub(super) until: Time,
+    pub(in crate::node) until: Time,
 }
 
 /// Whom a record is offered to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(in crate::node) enum Reach {
     /// One of those who shall hold it; all others too, if that one wants it.
     One,
     /// Each who needs it: whoever wants it gets a copy, and that is all.
@@ -122,7 +122,7 @@ enum Occasion {
 
 /// What is offered once this node has settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unsettled {
+pub(in crate::node) enum Unsettled {
     /// What nobody was heard to hold.
     Unheard,
     /// Everything: it may all be old.
@@ -146,7 +146,7 @@ impl Walk {
 }
 
 impl Replicating {
-    pub(super) fn new() -> Self {
+    pub(in crate::node) fn new() -> Self {
         Self {
             walks: VecDeque::new(),
             waiting: BTreeMap::new(),
@@ -163,7 +163,7 @@ impl Replicating {
     }
 
     /// Nothing is offered or copied to `id` any more.
-    pub(super) fn forget(&mut self, id: &NodeId) {
+    pub(in crate::node) fn forget(&mut self, id: &NodeId) {
         if let Some(offer) = self.waiting.remove(id) {
             self.entries -= offer.keys.len();
         }
@@ -171,7 +171,7 @@ impl Replicating {
     }
 
     /// Whether a walk is under way that can go on: it may add to what waits.
-    pub(super) fn is_walking(&self, now: Time) -> bool {
+    pub(in crate::node) fn is_walking(&self, now: Time) -> bool {
         self.next_walk(now).is_some() && self.has_room()
     }
 
@@ -184,7 +184,7 @@ impl Replicating {
     }
 
     /// Whether there is anything to do in the next turn.
-    pub(super) fn is_waiting(&self) -> bool {
+    pub(in crate::node) fn is_waiting(&self) -> bool {
         !self.walks.is_empty() || !self.waiting.is_empty() || !self.copies.is_empty()
     }
 
@@ -205,14 +205,14 @@ impl Replicating {
     }
 
     /// Notes that `to` lacks the record of `key`; not beyond the bound.
-    pub(super) fn copy(&mut self, to: Contact, key: Key) {
+    pub(in crate::node) fn copy(&mut self, to: Contact, key: Key) {
         if self.copies.len() < COPIES_WAITING_MAX {
             self.copies.insert((to.id, key), to);
         }
     }
 
     /// Takes a copy that may be sent now, for some are under way to each peer and overall.
-    pub(super) fn take_copy_to_send(&mut self) -> Option<(Contact, Key)> {
+    pub(in crate::node) fn take_copy_to_send(&mut self) -> Option<(Contact, Key)> {
         if self.copying.values().sum::<usize>() >= COPIES_UNDER_WAY_MAX {
             return None;
         }
@@ -230,7 +230,7 @@ impl Replicating {
     }
 
     /// A copy to `to` is not under way any more.
-    pub(super) fn copy_over(&mut self, to: &NodeId) {
+    pub(in crate::node) fn copy_over(&mut self, to: &NodeId) {
         if let Some(under_way) = self.copying.get_mut(to) {
             *under_way -= 1;
             if *under_way == 0 {
@@ -240,7 +240,7 @@ impl Replicating {
     }
 
     /// Names an offer that is about to be made.
-    pub(super) fn begin(&mut self, offer: Offer) -> OfferId {
+    pub(in crate::node) fn begin(&mut self, offer: Offer) -> OfferId {
         let id = OfferId(self.next);
         self.next += 1;
         self.under_way.insert(id, offer);
@@ -248,7 +248,7 @@ impl Replicating {
     }
 
     /// Takes a full OFFER at most out of what waits for `to`.
-    pub(super) fn take_waiting(&mut self, to: &NodeId) -> Option<Offer> {
+    pub(in crate::node) fn take_waiting(&mut self, to: &NodeId) -> Option<Offer> {
         let waiting = self.waiting.get_mut(to)?;
         let rest = waiting.keys.keys().nth(ENTRIES_MAX).copied().map(|first| waiting.keys.split_off(&first));
         let taken = Offer { to: waiting.to, keys: std::mem::take(&mut waiting.keys) };
@@ -277,7 +277,7 @@ impl Replicating {
 /// Occasions.
 impl Node {
     /// The record of `key` is due anew: when others may need it again.
-    pub(super) fn plan_offer(&mut self, now: Now, key: &Key) {
+    pub(in crate::node) fn plan_offer(&mut self, now: Now, key: &Key) {
         let Some(held) = self.storage.find(now.mono, key) else { return };
         let (expires, replication) = (held.expires, held.record.replication);
         let at = self.first_offer(now.mono, key, replication, expires);
@@ -286,7 +286,7 @@ impl Node {
 
     /// When a record of `key` that is new here, with this replication and this end, is due: when
     /// others may need it again.
-    pub(super) fn first_offer(&mut self, now: Time, key: &Key, replication: u8, expires: Time) -> Time {
+    pub(in crate::node) fn first_offer(&mut self, now: Time, key: &Key, replication: u8, expires: Time) -> Time {
         let Some(half) = half_worth_an_offer(now, expires) else { return expires };
         let mut next = self.params.replicate_interval.min(half);
         if self.is_settled() && !self.in_scope(key, replication) {
@@ -304,7 +304,7 @@ impl Node {
     }
 
     /// Records are due: a round begins, or goes on with them.
-    pub(super) fn begin_round(&mut self, now: Now, due: &[Key]) {
+    pub(in crate::node) fn begin_round(&mut self, now: Now, due: &[Key]) {
         if due.is_empty() {
             return;
         }
@@ -335,12 +335,12 @@ impl Node {
     }
 
     /// A contact entered the table, or woke up: it is offered what it shall hold.
-    pub(super) fn offer_to_newcomer(&mut self, now: Now, id: &NodeId) {
+    pub(in crate::node) fn offer_to_newcomer(&mut self, now: Now, id: &NodeId) {
         self.note_change(now, |met, gone| move_over(id, gone, met));
     }
 
     /// A contact died, or left: whoever holds in its place is offered what it held.
-    pub(super) fn offer_in_place_of(&mut self, now: Now, id: &NodeId) {
+    pub(in crate::node) fn offer_in_place_of(&mut self, now: Now, id: &NodeId) {
         self.note_change(now, |met, gone| move_over(id, met, gone));
     }
 
@@ -356,7 +356,7 @@ impl Node {
     }
 
     /// This node has settled: `what` is offered; everything, if that is under way yet.
-    pub(super) fn offer_after_settling(&mut self, now: Now, what: Unsettled) {
+    pub(in crate::node) fn offer_after_settling(&mut self, now: Now, what: Unsettled) {
         let walks = &mut self.upkeep.replicating.walks;
         let all = walks.iter().any(|walk| matches!(walk.why, Occasion::Settled(Unsettled::All)));
         let what = if all { Unsettled::All } else { what };
@@ -366,7 +366,7 @@ impl Node {
     }
 
     /// This node leaves: what too few hold is offered, if there is anybody.
-    pub(super) fn offer_before_leaving(&mut self, now: Now) {
+    pub(in crate::node) fn offer_before_leaving(&mut self, now: Now) {
         self.upkeep.replicating.walks.clear();
         if self.table.live() > 0 && !self.storage.is_empty() {
             self.upkeep.replicating.walks.push_back(Walk::new(Occasion::Leaving));
@@ -375,7 +375,7 @@ impl Node {
     }
 
     /// Whether there is anything to offer or to copy yet, and anybody to take it.
-    pub(super) fn is_replicating(&self) -> bool {
+    pub(in crate::node) fn is_replicating(&self) -> bool {
         let replicating = &self.upkeep.replicating;
         let busy = replicating.is_waiting() || !replicating.under_way.is_empty() || !replicating.copying.is_empty();
         busy && self.table.live() > 0
@@ -385,7 +385,7 @@ impl Node {
 /// One turn.
 impl Node {
     /// Goes on with the first walk, and sends what there is to send.
-    pub(super) fn replicate(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn replicate(&mut self, now: Now, out: &mut Actions) {
         self.walk_on(now);
         self.send_offers(now, out);
         self.send_copies(now, out);
@@ -516,7 +516,7 @@ impl Node {
 
     /// Somebody was found to hold less than this node does: all who shall hold the record of `key`
     /// are offered it, but for `except`, who is taken care of.
-    pub(super) fn widen(&mut self, now: Now, key: &Key, except: &NodeId) {
+    pub(in crate::node) fn widen(&mut self, now: Now, key: &Key, except: &NodeId) {
         let replicating = &mut self.upkeep.replicating;
         if replicating.widened.len() >= ENTRIES_WAITING_MAX {
             replicating.widened.retain(|_, again| *again > now.mono);
@@ -538,7 +538,7 @@ impl Node {
     }
 
     /// `span`, 20 % more or less, so that nodes that started together do not stay in step.
-    pub(super) fn jitter(&mut self, span: Duration) -> Duration {
+    pub(in crate::node) fn jitter(&mut self, span: Duration) -> Duration {
         span.mul_f64(self.rng.random_range(0.8..1.2))
     }
 }

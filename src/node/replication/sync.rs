@@ -3,7 +3,7 @@
 //! A node that joins, or comes back, asks its nearest neighbours what they hold in its own part of
 //! the space, page by page; it fetches what is larger than what it holds, and buries what is over.
 //! When all have told it, it has settled. What it holds and they lack, it offers afterwards, as it
-//! would anyhow ([`super::replicating`]).
+//! would anyhow ([`crate::node::replication::schedule`]).
 //!
 //! A record that is fetched is verified and held as one that is stored; whoever lists records that
 //! it does not hold, or too many of them, only wastes time, and of that there is
@@ -19,9 +19,9 @@ use crate::limits::{
 };
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
-use crate::node::ask::{Ask, Purpose};
-use crate::node::offering::Merit;
-use crate::node::standing::Standing;
+use crate::node::membership::status::Standing;
+use crate::node::replication::offer::Merit;
+use crate::node::rpc::outbound::{Ask, Purpose};
 use crate::node::timers::Timer;
 use crate::record::{Class, Life, Rank, Tombstone};
 use crate::time::Now;
@@ -30,7 +30,7 @@ use crate::wire::peer::{Content, Entry, PeerMessage, RecordBlock, Reply, Request
 
 /// What is learnt from neighbours.
 #[derive(Debug, Default)]
-pub(super) struct Syncing {
+pub(in crate::node) struct Syncing {
     /// The own part of the space; `None` while nobody is asked about it.
     range: Option<RangeInclusive<Key>>,
     neighbours: BTreeMap<NodeId, Neighbour>,
@@ -53,7 +53,7 @@ struct Neighbour {
 
 impl Syncing {
     /// Nobody is asked for more; what was found missing is fetched all the same.
-    pub(super) fn end(&mut self) {
+    pub(in crate::node) fn end(&mut self) {
         self.range = None;
         self.neighbours.clear();
         self.tried.clear();
@@ -68,7 +68,7 @@ impl Syncing {
 /// Asking.
 impl Node {
     /// A search for the own id is over: the neighbours are known, and are asked what they hold.
-    pub(super) fn begin_to_sync(&mut self, now: Now) {
+    pub(in crate::node) fn begin_to_sync(&mut self, now: Now) {
         if self.upkeep.standing == Standing::Settling && self.upkeep.syncing.range.is_none() {
             self.upkeep.syncing.range = Some(self.own_range());
             self.timers.hasten(Timer::Sync, now.mono);
@@ -85,7 +85,7 @@ impl Node {
     }
 
     /// Asks for what is to be asked for next; settles, if that is nothing.
-    pub(super) fn sync(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn sync(&mut self, now: Now, out: &mut Actions) {
         self.find_neighbours();
         self.fetch(now, out); // first: that may make room for pages, and nothing else would come back here
         let syncing = &mut self.upkeep.syncing;
@@ -119,7 +119,7 @@ impl Node {
     }
 
     /// Asks for the page that begins at `from`. Returns whether it is still wanted.
-    pub(super) fn write_sync(&mut self, conn: ConnId, rpc: RpcId, from: Key, out: &mut Actions) -> bool {
+    pub(in crate::node) fn write_sync(&mut self, conn: ConnId, rpc: RpcId, from: Key, out: &mut Actions) -> bool {
         let Some(range) = &self.upkeep.syncing.range else { return false };
         let to = *range.end();
         self.counters.syncs += 1;
@@ -130,7 +130,7 @@ impl Node {
 
     /// A neighbour has told a page of what it holds. What is out of order, or was not asked for, is
     /// not heard, nor what comes behind it.
-    pub(super) fn page_told(&mut self, now: Now, ask: &Ask, from: Key, more: bool, entries: List<'_, Entry>) {
+    pub(in crate::node) fn page_told(&mut self, now: Now, ask: &Ask, from: Key, more: bool, entries: List<'_, Entry>) {
         let end = self.upkeep.syncing.range.as_ref().map(|range| *range.end());
         let mut next = Some(from);
         for entry in entries.iter() {
@@ -187,7 +187,7 @@ impl Node {
     }
 
     /// A neighbour cannot tell: another one may.
-    pub(super) fn neighbour_failed(&mut self, now: Now, id: &NodeId) {
+    pub(in crate::node) fn neighbour_failed(&mut self, now: Now, id: &NodeId) {
         self.upkeep.syncing.neighbours.remove(id);
         self.timers.hasten(Timer::Sync, now.mono);
     }
@@ -216,7 +216,7 @@ impl Node {
     }
 
     /// What was missing has come. It is held if it may be, and if it belongs here.
-    pub(super) fn fetched(&mut self, now: Now, ask: &Ask, block: &RecordBlock<'_>) {
+    pub(in crate::node) fn fetched(&mut self, now: Now, ask: &Ask, block: &RecordBlock<'_>) {
         let known = self.storage.find(now.mono, &block.key).is_some();
         let wanted = known || self.in_scope(&block.key, block.replication);
         if let (Content::Value(_), Some(conn), true) = (block.content, ask.conn, wanted) {
@@ -231,7 +231,7 @@ impl Node {
     }
 
     /// What was missing has come, or does not.
-    pub(super) fn fetch_over(&mut self, now: Now, key: &Key) {
+    pub(in crate::node) fn fetch_over(&mut self, now: Now, key: &Key) {
         self.upkeep.syncing.fetching.remove(key);
         self.timers.hasten(Timer::Sync, now.mono);
     }
@@ -241,7 +241,7 @@ impl Node {
 impl Node {
     /// Tells what is held from `from` to `to`, in the order of keys: live records, and of plain ones
     /// that are over the tombstones; a page of it at most.
-    pub(super) fn tell_page(
+    pub(in crate::node) fn tell_page(
         &mut self,
         now: Now,
         conn: ConnId,
@@ -271,7 +271,7 @@ impl Node {
 
     /// Tells what is held of `key`, or that a plain record of it is over: a page of one key, which a PUT
     /// asks for, and so no upkeep.
-    pub(super) fn tell_entry(&mut self, now: Now, conn: ConnId, rpc: RpcId, key: Key, out: &mut Actions) {
+    pub(in crate::node) fn tell_entry(&mut self, now: Now, conn: ConnId, rpc: RpcId, key: Key, out: &mut Actions) {
         let (held, tombstone) = self.storage.known(now.mono, &key);
         let entry = held.map(|held| Entry::of(&held.record)).or_else(|| entry_over(key, tombstone?));
         let entries = List::lend(entry.as_slice());

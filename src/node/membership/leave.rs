@@ -9,9 +9,9 @@ use log::info;
 
 use crate::node::Node;
 use crate::node::action::Actions;
-use crate::node::jobs::Job;
-use crate::node::peers::Ending;
-use crate::node::standing::Standing;
+use crate::node::membership::status::Standing;
+use crate::node::query::Job;
+use crate::node::rpc::peers::Ending;
 use crate::node::timers::Timer;
 use crate::time::Now;
 use crate::wire::peer::PeerMessage;
@@ -19,7 +19,7 @@ use crate::wire::peer::PeerMessage;
 /// Leaving.
 impl Node {
     /// See [`Node::leave`].
-    pub(super) fn begin_to_leave(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn begin_to_leave(&mut self, now: Now, out: &mut Actions) {
         if self.is_leaving() {
             return;
         }
@@ -36,7 +36,7 @@ impl Node {
     }
 
     /// Goes, once nothing is owed to clients, nothing is left to hand over, and all is on disk.
-    pub(super) fn leave_if_done(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn leave_if_done(&mut self, now: Now, out: &mut Actions) {
         let is_done = || self.jobs.clients() == 0 && !self.is_replicating() && self.saving.is_done();
         if self.upkeep.standing == Standing::Leaving && is_done() {
             self.go(now, out);
@@ -44,7 +44,7 @@ impl Node {
     }
 
     /// Ends what is owed as it stands, says GOODBYE to all, and goes.
-    pub(super) fn go(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn go(&mut self, now: Now, out: &mut Actions) {
         self.upkeep.standing = Standing::Left;
         for job in self.jobs.ids() {
             match self.jobs.find(job) {

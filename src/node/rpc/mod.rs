@@ -1,0 +1,10 @@
+//! Requests between nodes, in both directions, and the connections that carry them.
+//!
+//! [`outbound`] sends requests to peers and routes each reply, failure and timeout back to the part of the
+//! node that asked; [`inbound`] serves the requests of peers; [`peers`] owns the connections and dials;
+//! [`rtt`] estimates how quickly each peer replies.
+
+pub(in crate::node) mod inbound;
+pub(in crate::node) mod outbound;
+pub(in crate::node) mod peers;
+pub(in crate::node) mod rtt;

@@ -48,53 +48,52 @@
 //! # One PUT
 //!
 //! ```text
-//! net: bytes → wire::frame::next_frame → wire::api                a WireError closes the connection
+//! net: bytes → wire::frame::next_frame → wire::api       a WireError closes the connection
 //! node::Node::on_request
-//!  └ node/put.rs start_put        verify, or clamp and draw the version; what is being written is
-//!     │                           read back at once
-//!     └ routing closest → lookup → node/ask.rs                    FIND VALUE (heads) × alpha,
-//!     │                             until as many as shall hold it have answered
+//!  └ query/put.rs start_put         verify, or clamp and draw the version; from here on a GET at
+//!     │                             this node sees the value
+//!     └ query/lookup.rs → rpc/outbound.rs      FIND VALUE (heads) × alpha, until as many nodes have
+//!     │                             answered as shall store the record
 //! node::Node::on_frame
-//!  └ node/ask.rs on_reply         pending takes the request; the lookup takes the contacts; … done
-//!     └ node/put.rs spread_put    STORE to the nearest; one that fails or refuses is replaced;
-//!        │                        SYNC of that key to the others of the k nearest: whoever holds an
-//!        │                        older record gets a copy too
-//!        ├ SUCCESS, only if the client asked to be told
-//!        └ too few hold it?       node/keeping.rs: kept here, and tried again until its life ends
+//!  └ rpc/outbound.rs on_reply       pending takes the request; the lookup takes the contacts; … done
+//!     └ query/put.rs spread_put     STORE to the nearest; one that fails or refuses is replaced;
+//!        │                          SYNC of that key to the others of the k nearest: a node with an
+//!        │                          older record gets a copy too
+//!        ├ SUCCESS, only if the client asked for it
+//!        └ too few replicas?        query/put_retry.rs: tried again until the life of the record ends
 //! ```
 //!
 //! # One GET
 //!
 //! ```text
 //! node::Node::on_request
-//!  └ node/get.rs start_get        being written here, or held and in scope, and nothing newer was
-//!     │                           seen (node/versions.rs)? SUCCESS. Done.
-//!     └ lookup → node/ask.rs                                      FIND VALUE × read_quorum: one value, heads
-//!     │                             the quick ones first (node/rtt.rs), another for one that is late,
-//!     │                             × alpha where nobody nearer is named or somebody fails
+//!  └ query/get.rs start_get         written here, or stored and in scope, and nothing newer was
+//!     │                             seen (query/session.rs)? SUCCESS. Done.
+//!     └ query/lookup.rs → rpc/outbound.rs      FIND VALUE × read_quorum: one value, heads; the quick
+//!     │                             peers first (rpc/rtt.rs), another one for each that is late;
+//!     │                             × alpha where a peer names nobody nearer, or fails
 //! node::Node::on_frame
-//!  └ node/get.rs record_heard     verified; node/reading.rs compares, fetches, and says when it ends
-//!     └ enough agree, or the search is done: the largest, or FAILURE
-//!        └ node/repair.rs         STORE to those who were behind
+//!  └ query/get.rs record_heard      verified; query/read_quorum.rs compares, fetches, decides
+//!     └ enough agree, or the lookup is done: the largest record, or FAILURE
+//!        └ query/read_repair.rs     STORE to the replicas that were behind
 //! ```
 //!
 //! # A record afterwards
 //!
 //! ```text
-//! storage::Storage::store          the larger one is held (record::Record::compare), or a tombstone wins
-//!  ├ node/saving.rs                a batch of changed keys → Action::Save → disk::Saver → redb
-//!  │                               → Node::on_saved: whoever waits for the disk is told
-//!  ├ node/replicating.rs           when it is due, when a neighbour dies or comes: whom to offer it to
-//!  │  └ node/offering.rs           OFFER → WANT → STORE; who has a larger one STOREs that back
-//!  └ storage::Storage::sweep       its life ends: a tombstone, until no older version can be alive
-//! disk::Store → Node::restore      after a restart; then node/syncing.rs: SYNC with the neighbours
+//! storage::Storage::store            the larger record stays (record::Record::compare), or a tombstone wins
+//!  ├ records/persistence.rs          a batch of changed keys → Action::Save → disk::Saver → redb
+//!  │                                 → Node::on_saved: replies that waited for the disk leave
+//!  ├ replication/schedule.rs         when it is due, when a neighbour fails or comes: whom to offer it to
+//!  │  └ replication/offer.rs         OFFER → WANT → STORE; a peer with a larger record STOREs that back
+//!  └ storage::Storage::sweep         its life ends: a tombstone, until no older version can be alive
+//! disk::Store → Node::restore        after a restart; then replication/sync.rs: SYNC with the neighbours
 //! ```
 //!
 //! # Where to look
 //!
 //! A message's layout: [`wire`]. A bound: [`limits`]. A setting: [`config`] and
-//! [`node::params`]. What a node does of its own accord: `node/upkeep.rs`, which names the files
-//! beside it. How it is tested: `tests/`, whose names are sentences, and [`sim`]. How fast it is:
+//! [`node::params`]. What a node does unasked: `node/replication/` and `node/membership/`. How it is tested: `tests/`, whose names are sentences, and [`sim`]. How fast it is:
 //! [`load`].
 
 #![forbid(unsafe_code)]

@@ -105,7 +105,7 @@ pub const CROWDED_PERCENT: usize = 90;
 
 /// One share: this part of the storage's bound. Sixteen parties that want all can fill a storage,
 /// one cannot.
-pub const SHARES: usize = 16;
+pub const QUOTAS: usize = 16;
 
 /// Records that may be looked at to make room for one: beyond it there is none. The farthest come
 /// first, and those are the ones out of scope, so a few are enough.
@@ -126,10 +126,10 @@ pub const PUT_RETRY_PAUSE_MAX: Duration = Duration::from_mins(5);
 
 /// PUTs kept because too few nodes hold them, besides the requests of clients: what a node can
 /// take in while it is cut off. Beyond it records are held here all the same, for upkeep to find.
-pub const PUTS_KEPT_MAX: usize = 1 << 16;
+pub const PUT_RETRIES_MAX: usize = 1 << 16;
 
 /// Attempts among them that are under way: a node that comes back floods nobody.
-pub const PUTS_KEPT_UNDER_WAY_MAX: usize = 32;
+pub const PUT_RETRIES_IN_FLIGHT_MAX: usize = 32;
 
 /// Repairs under way after GETs. Each hands out at most k copies; what finds no place is repaired
 /// by the next GET.
@@ -144,11 +144,11 @@ pub const DISK_WAITERS_MAX: usize = 1 << 14;
 
 /// An answer is never called late sooner than that, however quick its peer usually is: a turn of a
 /// busy host takes as long, and to ask another for nothing costs both.
-pub const LATE_MIN: Duration = Duration::from_millis(10);
+pub const HEDGE_MIN: Duration = Duration::from_millis(10);
 
 /// Nobody goes on without an answer sooner than that, however quick its peer usually is
 /// (`THREATS.md` E7): longer than a disk, a lost segment or a busy moment of the other host takes.
-pub const MISSED_MIN: Duration = Duration::from_millis(200);
+pub const GIVE_UP_MIN: Duration = Duration::from_millis(200);
 
 /// Connections that the node may be opening. A lookup opens few; a thousand lookups at once
 /// must not open a thousand connections.
@@ -187,10 +187,10 @@ pub const UPKEEP_LOOKUPS_MAX: usize = 2;
 pub const REFRESH_PAUSE: Duration = Duration::from_secs(10);
 
 /// Pause before contacts that fell asleep are asked again.
-pub const ASLEEP_PAUSE: Duration = Duration::from_secs(10);
+pub const UNRESPONSIVE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Contacts asked at a time whether they woke up.
-pub const ASLEEP_PER_TURN_MAX: usize = 8;
+pub const UNRESPONSIVE_PER_TURN_MAX: usize = 8;
 
 /// A near contact that was not heard for about so long is asked whether it is there: a neighbour
 /// that falls silent is missed after a minute, for a message or two a minute and neighbour.
@@ -208,7 +208,7 @@ pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub const SETTLE_NEIGHBOURS: usize = 3;
 
 /// Records being fetched from neighbours, over all of them.
-pub const FETCHES_UNDER_WAY_MAX: usize = 32;
+pub const FETCHES_IN_FLIGHT_MAX: usize = 32;
 
 /// Records that wait to be fetched. Beyond it no neighbour is asked what else it holds.
 pub const FETCHES_WAITING_MAX: usize = 4 * ENTRIES_MAX;
@@ -218,11 +218,11 @@ pub const FETCHES_WAITING_MAX: usize = 4 * ENTRIES_MAX;
 pub const CHANGES_MAX: usize = 1_024;
 
 /// Records that a walk over the storage looks at in one turn: each costs some microseconds.
-pub const WALKED_PER_TURN_MAX: usize = 512;
+pub const SCANNED_PER_TURN_MAX: usize = 512;
 
 /// Pause between two turns of a walk that is not over: contacts that come and go all the time cost
 /// a part of the processor, however much is held.
-pub const WALK_PAUSE: Duration = Duration::from_millis(5);
+pub const SCAN_PAUSE: Duration = Duration::from_millis(5);
 
 /// After a walk for contacts that came and went, the next one waits so many times as long as it
 /// took: a peer that comes and goes every second costs those who hold much a small part of their
@@ -230,7 +230,7 @@ pub const WALK_PAUSE: Duration = Duration::from_millis(5);
 pub const CHANGES_REST: u32 = 4;
 
 /// Offers under way, over all peers; one to each.
-pub const OFFERS_UNDER_WAY_MAX: usize = 32;
+pub const OFFERS_IN_FLIGHT_MAX: usize = 32;
 
 /// Entries that wait for their OFFER: a full one for each of many targets. Beyond it the walks
 /// that find them stand still.
@@ -241,10 +241,10 @@ pub const ENTRIES_WAITING_MAX: usize = 32 * ENTRIES_MAX;
 pub const COPIES_WAITING_MAX: usize = 16 * ENTRIES_MAX;
 
 /// Copies on their way to those who lack them; of the largest values they fill half an outbox.
-pub const COPIES_UNDER_WAY_MAX: usize = 32;
+pub const COPIES_IN_FLIGHT_MAX: usize = 32;
 
 /// Copies among them to one peer: one that does not answer shall not hold up those for the others.
-pub const COPIES_TO_ONE_MAX: usize = COPIES_UNDER_WAY_MAX / 2;
+pub const COPIES_TO_ONE_MAX: usize = COPIES_IN_FLIGHT_MAX / 2;
 
 /// Keys that this node has asked for, remembered so that two that offer a record at once do not
 /// both send it.
@@ -300,7 +300,7 @@ pub const SAVE_BYTES_MAX: usize = 4 << 20;
 pub const SAVE_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Contacts that survive a restart: enough that some of them live, however long the node was off.
-pub const CONTACTS_KEPT_MAX: usize = 256;
+pub const CONTACTS_PERSISTED_MAX: usize = 256;
 
 /// The table is written to disk so long after it has changed: it changes all the time, and most of
 /// what it was a minute ago still holds.
@@ -417,7 +417,7 @@ const _: () = {
     assert!(API_OUTBOX_MAX >= FRAME_SIZE_MAX);
     assert!(PEER_OUTBOX_MAX >= 2 * PEER_MESSAGE_SIZE_MAX);
     assert!(PROBES_MAX < DIALS_MAX);
-    assert!(COPIES_UNDER_WAY_MAX * PEER_MESSAGE_SIZE_MAX <= PEER_OUTBOX_MAX);
+    assert!(COPIES_IN_FLIGHT_MAX * PEER_MESSAGE_SIZE_MAX <= PEER_OUTBOX_MAX);
     assert!(ENTRIES_WAITING_MAX >= ENTRIES_MAX + K_MAX);
     assert!(READ_BUFFER_SIZE > PEER_MESSAGE_SIZE_MAX);
     assert!(READ_BYTES_PER_TURN >= READ_BUFFER_SIZE);

@@ -18,7 +18,7 @@ use dht::disk::{self, DataDir, DiskError, HostKey};
 use dht::identity::{Identity, Puzzle};
 use dht::net::clock::Clock;
 use dht::net::entropy::{self, EntropyError};
-use dht::net::{BindError, Ended, EventLoop, Keeper, Listeners, LoopError, Options};
+use dht::net::{BindError, DiskWriter, Ended, EventLoop, Listeners, LoopError, Options};
 use dht::node::params::{Durability, Serving};
 use dht::node::records::persisted::Batch;
 use dht::node::{Me, Node};
@@ -108,7 +108,7 @@ fn run(settings: Settings) -> Result<Ended, RunError> {
     load(&store, clock, &mut node)?;
     let mut event_loop = EventLoop::new(options, listeners, &identity, clock, node)?;
     let (saver, ends) = Saver::start(store, event_loop.waker())?;
-    event_loop.keep_with(Keeper { batches: ends.batches, saved: ends.saved });
+    event_loop.write_with(DiskWriter { batches: ends.batches, saved: ends.saved });
     event_loop.watch_signals()?;
     info!("listening api={api} p2p={} id={:.8}", p2p.join(","), me.id);
     let ended = event_loop.run()?;

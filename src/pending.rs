@@ -36,24 +36,24 @@ pub struct Request<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
     /// Then its answer is later than usual.
-    pub late: Time,
-    /// Then whoever wants the answer goes on without it; no earlier than `late`.
-    pub missed: Time,
-    /// Then whoever was asked counts as silent; no earlier than `missed`.
-    pub silent: Time,
+    pub hedge_at: Time,
+    /// Then whoever wants the answer goes on without it; no earlier than `hedge_at`.
+    pub give_up_at: Time,
+    /// Then whoever was asked counts as silent; no earlier than `give_up_at`.
+    pub timeout_at: Time,
 }
 
 impl Deadlines {
     /// All at one moment.
-    pub fn at(silent: Time) -> Self {
-        Self { late: silent, missed: silent, silent }
+    pub fn at(timeout_at: Time) -> Self {
+        Self { hedge_at: timeout_at, give_up_at: timeout_at, timeout_at }
     }
 
     fn of(&self, passing: Passed) -> Time {
         match passing {
-            Passed::Late => self.late,
-            Passed::Missed => self.missed,
-            Passed::Silent => self.silent,
+            Passed::Hedge => self.hedge_at,
+            Passed::GiveUp => self.give_up_at,
+            Passed::Timeout => self.timeout_at,
         }
     }
 }
@@ -61,23 +61,23 @@ impl Deadlines {
 /// Which deadline of a request has passed; one after the other does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passed {
-    /// [`Deadlines::late`].
-    Late,
-    /// [`Deadlines::missed`].
-    Missed,
-    /// [`Deadlines::silent`].
-    Silent,
+    /// [`Deadlines::hedge_at`].
+    Hedge,
+    /// [`Deadlines::give_up_at`].
+    GiveUp,
+    /// [`Deadlines::timeout_at`].
+    Timeout,
 }
 
 /// What [`Pending::take`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken<T> {
     /// The answer to a request under way.
-    UnderWay(T),
+    InFlight(T),
     /// The answer to a request that was reported as silent.
-    Forgiven(T),
+    Expired(T),
     /// No such request, or not one to that node.
-    Unasked,
+    Unknown,
 }
 
 /// Why a request was not taken in, and so must not be sent.
@@ -104,7 +104,7 @@ pub struct Pending<T> {
     /// Requests under way by their next deadline.
     under_way: Agenda,
     /// Forgiven requests by their end.
-    forgiven: Agenda,
+    expired: Agenda,
     next: Sequence,
 }
 
@@ -117,7 +117,7 @@ impl<T> Pending<T> {
             grace,
             entries: KeyMap::with_hasher(seed),
             under_way: Agenda::default(),
-            forgiven: Agenda::default(),
+            expired: Agenda::default(),
             next: Sequence(0),
         }
     }
@@ -132,14 +132,14 @@ impl<T> Pending<T> {
     ///
     /// If `rpc` is in the table already: 256 random bits are drawn for each request.
     pub fn insert(&mut self, rpc: RpcId, asked: NodeId, why: T, deadlines: Deadlines) -> Result<(), Full> {
-        if self.entries.len() >= self.capacity && !self.forget_a_forgiven_one() {
+        if self.entries.len() >= self.capacity && !self.drop_an_expired_one() {
             return Err(Full { capacity: self.capacity });
         }
         let nth = self.next;
         self.next = Sequence(nth.0 + 1);
-        let turn = Turn { at: deadlines.late, nth, rpc };
+        let turn = Turn { at: deadlines.hedge_at, nth, rpc };
         let request = Request { asked, why, deadlines };
-        let before = self.entries.insert(rpc, Entry { request, next: Some(Passed::Late), turn });
+        let before = self.entries.insert(rpc, Entry { request, next: Some(Passed::Hedge), turn });
         assert!(before.is_none(), "an RPC id is drawn once");
         self.under_way.add(turn);
         self.settle();
@@ -149,11 +149,11 @@ impl<T> Pending<T> {
     /// Gives the request `rpc` other deadlines, none of which has passed; it has passed none from
     /// then on. Nothing, if it is forgiven or gone.
     pub fn put_off(&mut self, rpc: &RpcId, deadlines: Deadlines) {
-        let Some(entry) = self.entries.get_mut(rpc).filter(|entry| !entry.is_forgiven()) else {
+        let Some(entry) = self.entries.get_mut(rpc).filter(|entry| !entry.is_expired()) else {
             return;
         };
-        let turn = Turn { at: deadlines.late, ..entry.turn };
-        (entry.request.deadlines, entry.next, entry.turn) = (deadlines, Some(Passed::Late), turn);
+        let turn = Turn { at: deadlines.hedge_at, ..entry.turn };
+        (entry.request.deadlines, entry.next, entry.turn) = (deadlines, Some(Passed::Hedge), turn);
         self.under_way.add(turn);
         self.settle();
     }
@@ -164,11 +164,11 @@ impl<T> Pending<T> {
     /// nobody gives up a request that the table then calls under way.
     pub fn take(&mut self, rpc: &RpcId, from: &NodeId) -> Taken<T> {
         if self.entries.get(rpc).is_none_or(|entry| entry.request.asked != *from) {
-            return Taken::Unasked;
+            return Taken::Unknown;
         }
         let entry = self.remove(rpc);
         self.settle();
-        if entry.is_forgiven() { Taken::Forgiven(entry.request.why) } else { Taken::UnderWay(entry.request.why) }
+        if entry.is_expired() { Taken::Expired(entry.request.why) } else { Taken::InFlight(entry.request.why) }
     }
 
     /// The next deadline that has come by `now`, and of which request; each is reported once, in
@@ -176,20 +176,20 @@ impl<T> Pending<T> {
     ///
     /// Forgiven requests whose time is up leave here.
     pub fn passed(&mut self, now: Time) -> Option<(RpcId, Passed, &mut Request<T>)> {
-        while self.forgiven.first().is_some_and(|turn| turn.at <= now) {
-            self.forget_a_forgiven_one();
+        while self.expired.first().is_some_and(|turn| turn.at <= now) {
+            self.drop_an_expired_one();
         }
         let turn = self.under_way.take_first(now)?;
         let entry = self.entries.get_mut(&turn.rpc).expect("the first turn is always that of an entry");
         let passed = entry.next.expect("what is under way has a deadline left");
         entry.next = match passed {
-            Passed::Late => Some(Passed::Missed),
-            Passed::Missed => Some(Passed::Silent),
-            Passed::Silent => None,
+            Passed::Hedge => Some(Passed::GiveUp),
+            Passed::GiveUp => Some(Passed::Timeout),
+            Passed::Timeout => None,
         };
         let (agenda, at) = match entry.next {
             Some(next) => (&mut self.under_way, entry.request.deadlines.of(next).max(turn.at)),
-            None => (&mut self.forgiven, turn.at + self.grace),
+            None => (&mut self.expired, turn.at + self.grace),
         };
         entry.turn = Turn { at, ..turn };
         agenda.add(entry.turn);
@@ -206,7 +206,7 @@ impl<T> Pending<T> {
         let mut cut: Vec<Turn> = cut.collect();
         cut.sort_unstable_by_key(|turn| turn.nth);
         let entries = cut.into_iter().map(|turn| (turn.rpc, self.remove(&turn.rpc)));
-        let under_way = entries.filter(|(_, entry)| !entry.is_forgiven());
+        let under_way = entries.filter(|(_, entry)| !entry.is_expired());
         let under_way = under_way.map(|(rpc, entry)| (rpc, entry.request)).collect();
         self.settle();
         under_way
@@ -230,7 +230,7 @@ impl<T> Pending<T> {
     /// How many requests have a deadline before `now` that nobody was told of: zero, if
     /// whoever drives the table keeps asking it.
     pub fn overdue(&self, now: Time) -> usize {
-        self.entries.values().filter(|entry| !entry.is_forgiven() && entry.turn.at < now).count()
+        self.entries.values().filter(|entry| !entry.is_expired() && entry.turn.at < now).count()
     }
 
     /// Requests in the table, under way and forgiven.
@@ -244,8 +244,8 @@ impl<T> Pending<T> {
     }
 
     /// Removes the forgiven request that has the least time left; returns whether there was one.
-    fn forget_a_forgiven_one(&mut self) -> bool {
-        let Some(turn) = self.forgiven.first() else { return false };
+    fn drop_an_expired_one(&mut self) -> bool {
+        let Some(turn) = self.expired.first() else { return false };
         self.remove(&turn.rpc);
         self.settle();
         true
@@ -260,7 +260,7 @@ impl<T> Pending<T> {
         let entries = &self.entries;
         let is_current = |turn: &Turn| entries.get(&turn.rpc).is_some_and(|entry| entry.turn == *turn);
         self.under_way.settle(entries.len(), is_current);
-        self.forgiven.settle(entries.len(), is_current);
+        self.expired.settle(entries.len(), is_current);
     }
 }
 
@@ -275,7 +275,7 @@ struct Entry<T> {
 
 impl<T> Entry<T> {
     /// Whether it was reported as silent.
-    fn is_forgiven(&self) -> bool {
+    fn is_expired(&self) -> bool {
         self.next.is_none()
     }
 }
@@ -363,9 +363,9 @@ mod tests {
     }
 
     /// The next request that falls silent.
-    fn silent<T>(table: &mut Pending<T>, now: Time) -> Option<RpcId> {
+    fn timeout_at<T>(table: &mut Pending<T>, now: Time) -> Option<RpcId> {
         while let Some((rpc, passed, _)) = table.passed(now) {
-            if passed == Passed::Silent {
+            if passed == Passed::Timeout {
                 return Some(rpc);
             }
         }
@@ -376,19 +376,19 @@ mod tests {
     fn a_reply_takes_its_request_once() {
         let mut table = table(9);
         table.insert(rpc(1), node(1), "join", until(2)).expect("room");
-        assert_eq!(table.take(&rpc(1), &node(1)), Taken::UnderWay("join"));
-        assert_eq!(table.take(&rpc(1), &node(1)), Taken::Unasked);
+        assert_eq!(table.take(&rpc(1), &node(1)), Taken::InFlight("join"));
+        assert_eq!(table.take(&rpc(1), &node(1)), Taken::Unknown);
         assert!(table.is_empty());
-        assert_eq!((table.next_deadline(), silent(&mut table, at(99))), (None, None));
+        assert_eq!((table.next_deadline(), timeout_at(&mut table, at(99))), (None, None));
     }
 
     #[test]
     fn a_reply_from_a_stranger_does_not_remove_the_request() {
         let mut table = table(9);
         table.insert(rpc(1), node(1), "join", until(2)).expect("room");
-        assert_eq!(table.take(&rpc(1), &node(2)), Taken::Unasked);
-        assert_eq!(table.take(&rpc(2), &node(1)), Taken::Unasked);
-        assert_eq!(table.take(&rpc(1), &node(1)), Taken::UnderWay("join"));
+        assert_eq!(table.take(&rpc(1), &node(2)), Taken::Unknown);
+        assert_eq!(table.take(&rpc(2), &node(1)), Taken::Unknown);
+        assert_eq!(table.take(&rpc(1), &node(1)), Taken::InFlight("join"));
     }
 
     #[test]
@@ -398,9 +398,9 @@ mod tests {
             table.insert(rpc(n), node(n), "get", until(deadline)).expect("room");
         }
         assert_eq!(table.next_deadline(), Some(at(3)));
-        assert_eq!(silent(&mut table, at(2)), None);
+        assert_eq!(timeout_at(&mut table, at(2)), None);
         assert_eq!(table.overdue(at(5)), 1);
-        let told: Vec<_> = std::iter::from_fn(|| silent(&mut table, at(5))).collect();
+        let told: Vec<_> = std::iter::from_fn(|| timeout_at(&mut table, at(5))).collect();
         assert_eq!(told, [rpc(2), rpc(1), rpc(3)], "of equal deadlines the one inserted first");
         assert_eq!((table.next_deadline(), table.overdue(at(9))), (Some(at(9)), 0));
         assert_eq!(table.overdue(at(10)), 1, "a deadline passed and nobody was told");
@@ -411,16 +411,16 @@ mod tests {
         let mut table = table(9);
         table.insert(rpc(1), node(1), "put", until(2)).expect("room");
         table.insert(rpc(2), node(2), "get", until(2)).expect("room");
-        assert_eq!(silent(&mut table, at(2)), Some(rpc(1)));
-        assert_eq!(silent(&mut table, at(2)), Some(rpc(2)));
+        assert_eq!(timeout_at(&mut table, at(2)), Some(rpc(1)));
+        assert_eq!(timeout_at(&mut table, at(2)), Some(rpc(2)));
 
-        assert_eq!(table.take(&rpc(1), &node(3)), Taken::Unasked, "late ones hear no strangers either");
-        assert_eq!(table.take(&rpc(1), &node(1)), Taken::Forgiven("put"));
-        assert_eq!(silent(&mut table, at(11)), None);
+        assert_eq!(table.take(&rpc(1), &node(3)), Taken::Unknown, "late ones hear no strangers either");
+        assert_eq!(table.take(&rpc(1), &node(1)), Taken::Expired("put"));
+        assert_eq!(timeout_at(&mut table, at(11)), None);
         assert_eq!(table.len(), 1);
-        assert_eq!(silent(&mut table, at(12)), None);
+        assert_eq!(timeout_at(&mut table, at(12)), None);
         assert!(table.is_empty(), "ten seconds after its deadline it left without a word");
-        assert_eq!(table.take(&rpc(2), &node(2)), Taken::Unasked);
+        assert_eq!(table.take(&rpc(2), &node(2)), Taken::Unknown);
     }
 
     #[test]
@@ -430,9 +430,9 @@ mod tests {
         table.insert(rpc(2), node(2), "b", until(1)).expect("room");
         assert_eq!(table.insert(rpc(3), node(3), "c", until(9)), Err(Full { capacity: 2 }));
 
-        assert_eq!(silent(&mut table, at(1)), Some(rpc(2)));
+        assert_eq!(timeout_at(&mut table, at(1)), Some(rpc(2)));
         assert_eq!(table.insert(rpc(3), node(3), "c", until(9)), Ok(()));
-        assert_eq!(table.take(&rpc(2), &node(2)), Taken::Unasked);
+        assert_eq!(table.take(&rpc(2), &node(2)), Taken::Unknown);
         assert_eq!(table.insert(rpc(4), node(4), "d", until(9)), Err(Full { capacity: 2 }));
         assert_eq!(table.len(), 2);
     }
@@ -445,19 +445,23 @@ mod tests {
         {
             table.insert(rpc(n), node(asked), conn, until(deadline)).expect("room");
         }
-        assert_eq!(silent(&mut table, at(1)), Some(rpc(5)));
+        assert_eq!(timeout_at(&mut table, at(1)), Some(rpc(5)));
 
         let cut = table.cut_off(&node(1), |conn| *conn == "old");
         let request = |deadline| Request { asked: node(1), why: "old", deadlines: until(deadline) };
         assert_eq!(cut, [(rpc(9), request(7)), (rpc(6), request(4))]);
         assert_eq!(table.len(), 2, "the late one went too");
-        assert_eq!(table.take(&rpc(8), &node(1)), Taken::UnderWay("new"));
-        assert_eq!(table.take(&rpc(7), &node(2)), Taken::UnderWay("old"));
+        assert_eq!(table.take(&rpc(8), &node(1)), Taken::InFlight("new"));
+        assert_eq!(table.take(&rpc(7), &node(2)), Taken::InFlight("old"));
     }
 
     #[test]
     fn the_deadlines_of_a_request_pass_one_after_the_other_and_may_be_put_off() {
-        let deadlines = |late, missed, silent| Deadlines { late: at(late), missed: at(missed), silent: at(silent) };
+        let deadlines = |hedge_at, give_up_at, timeout_at| Deadlines {
+            hedge_at: at(hedge_at),
+            give_up_at: at(give_up_at),
+            timeout_at: at(timeout_at),
+        };
         let mut table = table(9);
         table.insert(rpc(1), node(1), "get", deadlines(1, 3, 5)).expect("room");
         table.insert(rpc(2), node(2), "get", deadlines(2, 2, 5)).expect("room");
@@ -466,15 +470,15 @@ mod tests {
             all.collect::<Vec<_>>()
         };
         assert_eq!(table.next_deadline(), Some(at(1)));
-        assert_eq!(passed(&mut table, 1), [(rpc(1), Passed::Late)]);
-        assert_eq!(passed(&mut table, 2), [(rpc(2), Passed::Late), (rpc(2), Passed::Missed)]);
+        assert_eq!(passed(&mut table, 1), [(rpc(1), Passed::Hedge)]);
+        assert_eq!(passed(&mut table, 2), [(rpc(2), Passed::Hedge), (rpc(2), Passed::GiveUp)]);
 
         table.put_off(&rpc(1), deadlines(4, 4, 6));
         assert_eq!(passed(&mut table, 3), []);
-        assert_eq!(passed(&mut table, 4), [(rpc(1), Passed::Late), (rpc(1), Passed::Missed)]);
-        assert_eq!(table.take(&rpc(2), &node(2)), Taken::UnderWay("get"), "nobody calls it silent yet");
-        assert_eq!(passed(&mut table, 6), [(rpc(1), Passed::Silent)]);
-        assert_eq!(table.take(&rpc(1), &node(1)), Taken::Forgiven("get"));
+        assert_eq!(passed(&mut table, 4), [(rpc(1), Passed::Hedge), (rpc(1), Passed::GiveUp)]);
+        assert_eq!(table.take(&rpc(2), &node(2)), Taken::InFlight("get"), "nobody calls it silent yet");
+        assert_eq!(passed(&mut table, 6), [(rpc(1), Passed::Timeout)]);
+        assert_eq!(table.take(&rpc(1), &node(1)), Taken::Expired("get"));
     }
 
     #[test]
@@ -483,7 +487,7 @@ mod tests {
         table.insert(rpc(1), node(1), "waits", until(2)).expect("room");
         *table.get_mut(&rpc(1)).expect("it is there") = "sent";
         assert_eq!(table.get_mut(&rpc(2)), None);
-        assert_eq!(table.take(&rpc(1), &node(1)), Taken::UnderWay("sent"));
+        assert_eq!(table.take(&rpc(1), &node(1)), Taken::InFlight("sent"));
     }
 
     /// What can happen to the table; numbers name requests, nodes and seconds.
@@ -508,7 +512,7 @@ mod tests {
     #[derive(Default)]
     struct Ends {
         answered: Vec<u8>,
-        silent: Vec<u8>,
+        timeout_at: Vec<u8>,
         cut_off: Vec<u8>,
     }
 
@@ -519,10 +523,10 @@ mod tests {
         for n in 0..10_000_u64 {
             let quick = rpc(u8::try_from(n % 200).expect("below 200") + 1);
             table.insert(quick, node(2), "quick", until(10)).expect("room");
-            assert_eq!(table.take(&quick, &node(2)), Taken::UnderWay("quick"));
+            assert_eq!(table.take(&quick, &node(2)), Taken::InFlight("quick"));
         }
         assert!(table.under_way.turns.len() <= 2 + TURNS_KEPT);
-        assert_eq!(silent(&mut table, at(9)), Some(rpc(0)));
+        assert_eq!(timeout_at(&mut table, at(9)), Some(rpc(0)));
         assert_eq!(table.under_way.turns.len(), 0);
     }
 
@@ -545,16 +549,16 @@ mod tests {
                         inserted += u8::from(room.is_ok());
                     }
                     Deed::Take { rpc: n, from } => match table.take(&rpc(n), &node(from)) {
-                        Taken::UnderWay(n) => ends.answered.push(n),
-                        Taken::Forgiven(n) => prop_assert!(ends.silent.contains(&n)),
-                        Taken::Unasked => {}
+                        Taken::InFlight(n) => ends.answered.push(n),
+                        Taken::Expired(n) => prop_assert!(ends.timeout_at.contains(&n)),
+                        Taken::Unknown => {}
                     },
                     Deed::Pass { secs } => {
                         now = now + Duration::from_secs(secs);
                         while let Some((_, passed, request)) = table.passed(now) {
-                            prop_assert!(request.deadlines.silent <= now);
-                            if passed == Passed::Silent {
-                                ends.silent.push(request.why);
+                            prop_assert!(request.deadlines.timeout_at <= now);
+                            if passed == Passed::Timeout {
+                                ends.timeout_at.push(request.why);
                             }
                         }
                         prop_assert_eq!(table.overdue(now), 0);
@@ -567,12 +571,12 @@ mod tests {
                     }
                 }
                 prop_assert!(table.len() <= capacity);
-                let first = |forgiven| {
-                    table.entries.values().filter(|entry| entry.is_forgiven() == forgiven).map(|entry| entry.turn).min()
+                let first = |expired| {
+                    table.entries.values().filter(|entry| entry.is_expired() == expired).map(|entry| entry.turn).min()
                 };
-                prop_assert_eq!((table.under_way.first(), table.forgiven.first()), (first(false), first(true)));
+                prop_assert_eq!((table.under_way.first(), table.expired.first()), (first(false), first(true)));
             }
-            let mut all = [ends.answered, ends.silent, ends.cut_off].concat();
+            let mut all = [ends.answered, ends.timeout_at, ends.cut_off].concat();
             all.sort_unstable();
             prop_assert_eq!(all, (0..inserted).collect::<Vec<_>>());
             prop_assert!(table.is_empty());

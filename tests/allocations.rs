@@ -12,7 +12,7 @@ use dht::id::{Key, NodeId, RpcId};
 use dht::node::action::{Action, Actions, ClientId, ConnId, DialId, Origin};
 use dht::node::params::{Durability, Params};
 use dht::node::{Me, Node};
-use dht::record::{Age, Class, Ttl, Version, check_of};
+use dht::record::{Age, Class, Ttl, Version, crc_of};
 use dht::time::{Now, Time, WallTime};
 use dht::wire::api::{ApiRequest, Confirm, Put};
 use dht::wire::codec::List;
@@ -212,7 +212,7 @@ fn what_a_peer_asks_allocates_nothing() {
         key: Key::new([key; 32]),
         version: Version::from_bits(1 << 16),
         age: Age(0),
-        check: check_of(&value),
+        crc: crc_of(&value),
         content: Content::Value(&value),
     };
     let mut ask = |request: Request<'_>| {

@@ -212,7 +212,7 @@ mod routing {
     fn s4_1_a_full_bucket_keeps_newcomers_as_replacements_and_tries_the_newest_first() {
         let mut table = table_with_one_full_bucket();
         for n in [10, 11, 12] {
-            assert_eq!(table.suggest(contact_in(0, n)), Suggested::Kept);
+            assert_eq!(table.suggest(contact_in(0, n)), Suggested::Queued);
         }
         assert_eq!(table.failed(&contact_in(0, 0).id), Some(contact_in(0, 12)));
         assert_eq!(table.failed(&contact_in(0, 12).id), Some(contact_in(0, 11)));
@@ -320,7 +320,7 @@ mod lookup {
         let mut lookup = search([10, 20]);
         ask_all(&mut lookup);
         lookup.on_answer(&at(20).id, []);
-        lookup.on_silence(&at(10).id);
+        lookup.on_timeout(&at(10).id);
         assert_eq!(lookup.step(), Step::Done);
         assert_eq!(lookup.answered().collect::<Vec<_>>(), [&at(20)]);
 
@@ -434,10 +434,10 @@ mod lookup {
                                 heard.push(id);
                             }
                             Fate::AnsweredLate => {
-                                lookup.on_silence(&id);
+                                lookup.on_timeout(&id);
                                 under_way.push((id, Fate::Answered));
                             }
-                            Fate::Silent => lookup.on_silence(&id),
+                            Fate::Silent => lookup.on_timeout(&id),
                             Fate::Failed => lookup.on_failure(&id),
                         }
                     }

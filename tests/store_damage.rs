@@ -15,8 +15,8 @@ use common::process::Process;
 use common::{Scratch, dht_server};
 use dht::disk::store::{Store, StoreError, StoreFault};
 use dht::id::Key;
-use dht::node::records::persisted::{Batch, KeptKey, KeptRecord};
-use dht::record::{Age, Class, Giver, Record, Tombstone, Ttl, Version, check_of};
+use dht::node::records::persisted::{Batch, PersistedKey, PersistedRecord};
+use dht::record::{Age, Class, Record, Source, Tombstone, Ttl, Version, crc_of};
 use dht::time::WallTime;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -31,7 +31,7 @@ const KEYS: u64 = 400;
 /// A store file, and what was in it after its last two commits.
 struct Original {
     bytes: Vec<u8>,
-    commits: [Vec<KeptKey>; 2],
+    commits: [Vec<PersistedKey>; 2],
 }
 
 impl Original {
@@ -87,12 +87,12 @@ enum End {
 }
 
 /// The key number `number` as the batch number `batch` has it.
-fn state(number: u64, batch: u64) -> KeptKey {
+fn state(number: u64, batch: u64) -> PersistedKey {
     let mut rng = StdRng::seed_from_u64(number);
     let key = Key::new(rng.random());
     if number.is_multiple_of(10) {
         let plain = Some(Version::from_bits(number << 16 | batch));
-        return KeptKey { key, record: None, tombstone: Some(Tombstone { signed: None, plain }) };
+        return PersistedKey { key, record: None, tombstone: Some(Tombstone { signed: None, plain }) };
     }
     let value: Vec<u8> = (0..rng.random_range(1..1_500)).map(|_| rng.random()).collect();
     let record = Record {
@@ -101,19 +101,20 @@ fn state(number: u64, batch: u64) -> KeptKey {
         version: Version::from_bits(number << 16 | batch),
         ttl: Ttl::from_secs(3600).expect("not zero"),
         replication: 8,
-        check: check_of(&value),
+        crc: crc_of(&value),
         value: value.into(),
     };
-    let kept = KeptRecord { record, age: Age(5), saved: WallTime::from_millis(number), giver: Giver::Client };
-    KeptKey { key, record: Some(kept), tombstone: None }
+    let persisted =
+        PersistedRecord { record, age: Age(5), saved: WallTime::from_millis(number), source: Source::Client };
+    PersistedKey { key, record: Some(persisted), tombstone: None }
 }
 
-fn in_order(mut keys: Vec<KeptKey>) -> Vec<KeptKey> {
-    keys.sort_by_key(|kept| *kept.key.as_bytes());
+fn in_order(mut keys: Vec<PersistedKey>) -> Vec<PersistedKey> {
+    keys.sort_by_key(|persisted| *persisted.key.as_bytes());
     keys
 }
 
-fn read(path: &Path) -> Result<Vec<KeptKey>, StoreError> {
+fn read(path: &Path) -> Result<Vec<PersistedKey>, StoreError> {
     let store = Store::open(path)?;
     store.contacts()?;
     store.keys().collect()

@@ -68,14 +68,14 @@ fn rank(class: Class, life: Life, version: u64) -> Rank {
 }
 
 fn entry() -> Entry {
-    Entry { key: key(), rank: rank(Class::Plain, Life::Alive, 0x018b_cfe5_6800_0007), check: 0xcbf4_3926 }
+    Entry { key: key(), rank: rank(Class::Plain, Life::Alive, 0x018b_cfe5_6800_0007), crc: 0xcbf4_3926 }
 }
 
 fn tombstone_entry() -> Entry {
-    Entry { key: other_key(), rank: rank(Class::Signed, Life::Over, 0x018b_cfe5_6800_0008), check: 0 }
+    Entry { key: other_key(), rank: rank(Class::Signed, Life::Over, 0x018b_cfe5_6800_0008), crc: 0 }
 }
 
-fn block(check: u32, content: Content<'_>) -> RecordBlock<'_> {
+fn block(crc: u32, content: Content<'_>) -> RecordBlock<'_> {
     RecordBlock {
         ttl: Ttl::from_secs(3600).expect("not zero"),
         replication: 8,
@@ -83,7 +83,7 @@ fn block(check: u32, content: Content<'_>) -> RecordBlock<'_> {
         key: key(),
         version: Version::from_bits(0x018b_cfe5_6800_0007),
         age: Age(1000),
-        check,
+        crc,
         content,
     }
 }
@@ -214,7 +214,7 @@ fn what_a_golden_store_claims_is_proven() {
 #[test]
 fn store_of_a_large_value() {
     let letters = b"v".repeat(65_495);
-    let store = |size, check| Request::Store(block(check, Content::Value(&letters[..size])));
+    let store = |size, crc| Request::Store(block(crc, Content::Value(&letters[..size])));
     request("STORE, largest short", store(65_447, 0xc8c3_0403));
     request("STORE, smallest long", store(65_448, 0xf2a5_a93a));
     request("STORE, largest", store(65_495, 0x5aa3_07aa));
@@ -262,7 +262,7 @@ fn find_value_reply() {
 #[test]
 fn find_value_reply_of_a_large_value() {
     let letters = b"v".repeat(65_495);
-    let record = |size, check| block(check, Content::Value(&letters[..size]));
+    let record = |size, crc| block(crc, Content::Value(&letters[..size]));
     value("VALUE, largest short", &[], record(65_446, 0x1b3f_f362));
     value("VALUE, smallest long", &[], record(65_447, 0xc8c3_0403));
     value("VALUE, largest of all", &[v4(); 20], record(65_495, 0x5aa3_07aa));

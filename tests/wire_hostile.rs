@@ -6,7 +6,7 @@
 
 mod frames;
 
-use dht::record::check_of;
+use dht::record::crc_of;
 use dht::wire::Source;
 use dht::wire::api::ApiReply;
 use dht::wire::codec::{List, WireError};
@@ -106,7 +106,7 @@ fn mend(bytes: &mut Vec<u8>) {
         _ => return,
     };
     if let Some((fields, value)) = bytes.get_mut(block..).and_then(|block| block.split_at_mut_checked(52)) {
-        fields[48..].copy_from_slice(&check_of(value).to_be_bytes());
+        fields[48..].copy_from_slice(&crc_of(value).to_be_bytes());
     }
 }
 

@@ -145,11 +145,11 @@ impl Draft {
         }
     }
 
-    /// Names every misfit: [`Params::check`] stops at the first, so what it named is made to
+    /// Names every misfit: [`Params::validate`] stops at the first, so what it named is made to
     /// fit in a copy, and the copy is checked again.
     fn check_params(&mut self) {
         let mut params = self.settings.params.clone();
-        while let Err(error) = params.check() {
+        while let Err(error) = params.validate() {
             if let Some(line) = self.line_of(keys_of(&error)) {
                 self.complain(line, Mistake::Misfit(error));
             }
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn an_empty_file_means_the_defaults() {
         assert_eq!(settings(""), Settings::default());
-        assert_eq!(Settings::default().params.check(), Ok(()));
+        assert_eq!(Settings::default().params.validate(), Ok(()));
     }
 
     #[test]
@@ -543,7 +543,7 @@ mod tests {
         ) {
             match parse(&text) {
                 Ok((settings, warnings)) => {
-                    prop_assert_eq!(settings.params.check(), Ok(()));
+                    prop_assert_eq!(settings.params.validate(), Ok(()));
                     prop_assert!(warnings.iter().all(|warning| warning.severity() == Severity::Warning));
                 }
                 Err(complaints) => {

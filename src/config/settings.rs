@@ -16,7 +16,7 @@ use crate::node::params::{Families, Params};
 /// hosts alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// What the node is told; [`Params::check`] holds.
+    /// What the node is told; [`Params::validate`] holds.
     pub params: Params,
     /// Where modules are served. Beyond loopback only if [`Self::api_allow_remote`].
     pub api_address: SocketAddr,

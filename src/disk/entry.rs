@@ -17,8 +17,8 @@
 use crate::contact::Contact;
 use crate::id::Key;
 use crate::limits::CONTACT_SIZE;
-use crate::node::records::persisted::{KeptKey, KeptRecord};
-use crate::record::{Giver, Tombstone, Version};
+use crate::node::records::persisted::{PersistedKey, PersistedRecord};
+use crate::record::{Source, Tombstone, Version};
 use crate::time::WallTime;
 use crate::wire::codec::{Item, Reader, WireError};
 use crate::wire::peer::RecordBlock;
@@ -29,16 +29,16 @@ const PLAIN_OVER: u8 = 1 << 2;
 const BY_CLIENT: u8 = 1 << 3;
 
 /// Bytes of the CRC-32 that an entry begins with.
-const CHECK_SIZE: usize = 4;
+const CRC_SIZE: usize = 4;
 
 /// Writes the state of a key to `out`, which is emptied first; nothing, if the key is to be
 /// forgotten.
-pub(super) fn write_key(kept: &KeptKey, out: &mut Vec<u8>) {
+pub(super) fn write_key(persisted: &PersistedKey, out: &mut Vec<u8>) {
     out.clear();
-    let over = kept.tombstone.unwrap_or_default();
-    let by_client = kept.record.as_ref().is_some_and(|record| record.giver == Giver::Client);
+    let over = persisted.tombstone.unwrap_or_default();
+    let by_client = persisted.record.as_ref().is_some_and(|record| record.source == Source::Client);
     let bits = [
-        (RECORD, kept.record.is_some()),
+        (RECORD, persisted.record.is_some()),
         (SIGNED_OVER, over.signed.is_some()),
         (PLAIN_OVER, over.plain.is_some()),
         (BY_CLIENT, by_client),
@@ -47,17 +47,17 @@ pub(super) fn write_key(kept: &KeptKey, out: &mut Vec<u8>) {
     if what == 0 {
         return;
     }
-    out.extend_from_slice(&[0; CHECK_SIZE]);
+    out.extend_from_slice(&[0; CRC_SIZE]);
     out.push(what);
     for version in [over.signed, over.plain].into_iter().flatten() {
         out.extend_from_slice(&version.bits().to_be_bytes());
     }
-    if let Some(KeptRecord { record, age, saved, .. }) = &kept.record {
+    if let Some(PersistedRecord { record, age, saved, .. }) = &persisted.record {
         out.extend_from_slice(&saved.as_millis().to_be_bytes());
         RecordBlock::of(record, *age).write_head(out);
         out.extend_from_slice(&record.value);
     }
-    seal(kept.key.as_bytes(), out);
+    seal(persisted.key.as_bytes(), out);
 }
 
 /// Reads what [`write_key`] has written under `key`.
@@ -65,7 +65,7 @@ pub(super) fn write_key(kept: &KeptKey, out: &mut Vec<u8>) {
 /// # Errors
 ///
 /// What is wrong with it.
-pub(super) fn read_key(key: Key, entry: &[u8]) -> Result<KeptKey, WireError> {
+pub(super) fn read_key(key: Key, entry: &[u8]) -> Result<PersistedKey, WireError> {
     let mut reader = unseal(key.as_bytes(), entry)?;
     let what = reader.u8("what follows")?;
     let is_known = what & !(RECORD | SIGNED_OVER | PLAIN_OVER | BY_CLIENT) == 0;
@@ -82,23 +82,23 @@ pub(super) fn read_key(key: Key, entry: &[u8]) -> Result<KeptKey, WireError> {
     let tombstone = (!over.is_empty()).then_some(over);
     if what & RECORD == 0 {
         reader.finish()?;
-        return Ok(KeptKey { key, record: None, tombstone });
+        return Ok(PersistedKey { key, record: None, tombstone });
     }
     let saved = WallTime::from_millis(reader.u64("saved")?);
-    let giver = if what & BY_CLIENT == 0 { Giver::Peer } else { Giver::Client };
+    let source = if what & BY_CLIENT == 0 { Source::Peer } else { Source::Client };
     let block = RecordBlock::read_whole(&mut reader)?;
     if block.key != key {
         let found = block.key.as_bytes()[0].into();
         return Err(WireError::Field { field: "key", found, expected: "the key that it is kept under" });
     }
-    let record = block.to_record().map(|record| KeptRecord { record, age: block.age, saved, giver });
-    Ok(KeptKey { key, record, tombstone })
+    let record = block.to_record().map(|record| PersistedRecord { record, age: block.age, saved, source });
+    Ok(PersistedKey { key, record, tombstone })
 }
 
 /// Writes contacts to `out`, which is emptied first.
 pub(super) fn write_contacts(contacts: &[Contact], out: &mut Vec<u8>) {
     out.clear();
-    out.extend_from_slice(&[0; CHECK_SIZE]);
+    out.extend_from_slice(&[0; CRC_SIZE]);
     for contact in contacts {
         contact.write(out);
     }
@@ -122,22 +122,22 @@ pub(super) fn read_contacts(entry: &[u8]) -> Result<Vec<Contact>, WireError> {
 
 /// Puts the check of `key` and of what `entry` holds behind its place into that place.
 fn seal(key: &[u8], entry: &mut [u8]) {
-    let (check, rest) = entry.split_at_mut(CHECK_SIZE);
-    check.copy_from_slice(&check_of(key, rest).to_be_bytes());
+    let (crc, rest) = entry.split_at_mut(CRC_SIZE);
+    crc.copy_from_slice(&crc_of(key, rest).to_be_bytes());
 }
 
 /// What follows the check of `entry`, if the check fits.
 fn unseal<'a>(key: &[u8], entry: &'a [u8]) -> Result<Reader<'a>, WireError> {
     let mut reader = Reader::new(entry);
     let sent = reader.u32("check")?;
-    let computed = check_of(key, reader.rest());
+    let computed = crc_of(key, reader.rest());
     if computed != sent {
         return Err(WireError::Check { sent, computed });
     }
-    Ok(Reader::new(&entry[CHECK_SIZE..]))
+    Ok(Reader::new(&entry[CRC_SIZE..]))
 }
 
-fn check_of(key: &[u8], rest: &[u8]) -> u32 {
+fn crc_of(key: &[u8], rest: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(key);
     hasher.update(rest);
@@ -148,61 +148,61 @@ fn check_of(key: &[u8], rest: &[u8]) -> u32 {
 mod tests {
     use super::*;
     use crate::limits::VALUE_SIZE_MAX;
-    use crate::record::{Age, Class, Record, Ttl, check_of as check_of_value};
+    use crate::record::{Age, Class, Record, Ttl, crc_of as crc_of_value};
     use proptest::prelude::*;
 
-    fn any_kept() -> impl Strategy<Value = KeptKey> {
+    fn any_persisted() -> impl Strategy<Value = PersistedKey> {
         let class = prop_oneof![Just(Class::Plain), Just(Class::Signed), Just(Class::Hashed)];
-        let giver = prop_oneof![Just(Giver::Client), Just(Giver::Peer)];
+        let source = prop_oneof![Just(Source::Client), Just(Source::Peer)];
         let size = prop_oneof![1..300_usize, Just(VALUE_SIZE_MAX)];
-        let fields = (class, any::<u64>(), 1..=u16::MAX, 1..=20_u8, any::<u32>(), any::<u64>(), giver);
+        let fields = (class, any::<u64>(), 1..=u16::MAX, 1..=20_u8, any::<u32>(), any::<u64>(), source);
         let record = (fields, size, any::<u8>());
         let over = (proptest::option::of(any::<u64>()), proptest::option::of(any::<u64>()));
         (any::<[u8; 32]>(), proptest::option::of(record), over).prop_map(|(key, record, (signed, plain))| {
             let key = Key::new(key);
             let over = Tombstone { signed: signed.map(Version::from_bits), plain: plain.map(Version::from_bits) };
-            let record = record.map(|((class, version, ttl, replication, age, saved, giver), size, fill)| {
+            let record = record.map(|((class, version, ttl, replication, age, saved, source), size, fill)| {
                 let value: Vec<u8> = (0..size).map(|at| fill ^ u8::try_from(at % 251).expect("a byte")).collect();
                 let ttl = Ttl::from_secs(ttl).expect("not zero");
-                let (version, check) = (Version::from_bits(version), check_of_value(&value));
-                let record = Record { key, class, version, ttl, replication, check, value: value.into() };
-                KeptRecord { record, age: Age(age), saved: WallTime::from_millis(saved), giver }
+                let (version, crc) = (Version::from_bits(version), crc_of_value(&value));
+                let record = Record { key, class, version, ttl, replication, crc, value: value.into() };
+                PersistedRecord { record, age: Age(age), saved: WallTime::from_millis(saved), source }
             });
-            KeptKey { key, record, tombstone: (!over.is_empty()).then_some(over) }
+            PersistedKey { key, record, tombstone: (!over.is_empty()).then_some(over) }
         })
     }
 
-    fn written(kept: &KeptKey) -> Vec<u8> {
+    fn written(persisted: &PersistedKey) -> Vec<u8> {
         let mut entry = vec![7; 3];
-        write_key(kept, &mut entry);
+        write_key(persisted, &mut entry);
         entry
     }
 
     proptest! {
         #[test]
-        fn a_key_comes_back_as_it_was_kept(kept in any_kept()) {
-            let entry = written(&kept);
-            if kept.record.is_none() && kept.tombstone.is_none() {
+        fn a_key_comes_back_as_it_was_kept(persisted in any_persisted()) {
+            let entry = written(&persisted);
+            if persisted.record.is_none() && persisted.tombstone.is_none() {
                 prop_assert!(entry.is_empty(), "there is nothing to keep");
             } else {
-                prop_assert_eq!(read_key(kept.key, &entry), Ok(kept));
+                prop_assert_eq!(read_key(persisted.key, &entry), Ok(persisted));
             }
         }
 
         #[test]
         fn an_entry_that_was_changed_or_cut_is_refused(
-            kept in any_kept(),
+            persisted in any_persisted(),
             at in any::<prop::sample::Index>(),
             bit in 0..8_u8,
         ) {
-            let entry = written(&kept);
+            let entry = written(&persisted);
             prop_assume!(!entry.is_empty());
             let at = at.index(entry.len());
-            prop_assert!(read_key(kept.key, &entry[..at]).is_err());
+            prop_assert!(read_key(persisted.key, &entry[..at]).is_err());
             let mut changed = entry.clone();
             changed[at] ^= 1 << bit;
-            prop_assert!(read_key(kept.key, &changed).is_err());
-            let mut other = *kept.key.as_bytes();
+            prop_assert!(read_key(persisted.key, &changed).is_err());
+            let mut other = *persisted.key.as_bytes();
             other[at % 32] ^= 1 << bit;
             prop_assert!(read_key(Key::new(other), &entry).is_err(), "it stands under another key");
         }
@@ -214,10 +214,10 @@ mod tests {
             key in any::<[u8; 32]>(),
             rest in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
-            let mut entry = [&[0; CHECK_SIZE], &rest[..]].concat();
+            let mut entry = [&[0; CRC_SIZE], &rest[..]].concat();
             seal(&key, &mut entry);
-            if let Ok(kept) = read_key(Key::new(key), &entry) {
-                prop_assert_eq!(&written(&kept), &entry);
+            if let Ok(persisted) = read_key(Key::new(key), &entry) {
+                prop_assert_eq!(&written(&persisted), &entry);
             }
             seal(&[], &mut entry);
             prop_assert_eq!(read_contacts(&entry).is_ok(), rest.len() % CONTACT_SIZE == 0);

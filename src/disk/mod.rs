@@ -161,7 +161,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> DiskError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::store::tests::{batch, kept};
+    use crate::disk::store::tests::{batch, persisted};
 
     /// A directory of this test alone, gone when the test ends.
     pub(in crate::disk) struct Scratch(pub(in crate::disk) PathBuf);
@@ -203,12 +203,12 @@ mod tests {
         for number in 0..3 {
             let mut store = dir.store().expect("a new store");
             assert!(store.is_empty().expect("it can be read"));
-            store.write(&batch([kept(number, 10)])).expect("it is written");
+            store.write(&batch([persisted(number, 10)])).expect("it is written");
             drop(store);
             moved.push(dir.set_store_aside().expect("there are free names"));
         }
         for (number, path) in (0..).zip(&moved) {
-            assert_eq!(Store::open(path).expect("it is unharmed").all(), [kept(number, 10)]);
+            assert_eq!(Store::open(path).expect("it is unharmed").all(), [persisted(number, 10)]);
         }
         assert_eq!(moved[0], scratch.0.join("records.redb.aside"));
     }

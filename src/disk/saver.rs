@@ -138,8 +138,8 @@ impl<R: FnMut() -> Result<Store, StoreError>> Desk<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::store::tests::{batch, in_order, kept};
-    use crate::node::records::persisted::KeptKey;
+    use crate::disk::store::tests::{batch, in_order, persisted};
+    use crate::node::records::persisted::PersistedKey;
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
     use std::collections::BTreeSet;
@@ -338,8 +338,8 @@ mod tests {
         }
     }
 
-    fn record(number: u64) -> KeptKey {
-        kept(number, 700)
+    fn record(number: u64) -> PersistedKey {
+        persisted(number, 700)
     }
 
     /// Runs one trouble through; says whether it was met at all.
@@ -382,7 +382,7 @@ mod tests {
         };
         let (saver, ends) = Saver::start(store, wake).expect("a thread");
         for number in 0..3 {
-            ends.batches.send(Arc::new(batch([kept(number, 10)]))).expect("the thread runs");
+            ends.batches.send(Arc::new(batch([persisted(number, 10)]))).expect("the thread runs");
             assert_eq!(ends.saved.recv(), Ok(Saved::Durable));
         }
         drop(ends.batches);
@@ -400,7 +400,7 @@ mod tests {
         let (saver, ends) = Saver::start_with(store, || panic!("a fault of ours"), wake).expect("a thread");
         disk.begin(Trouble { with: Call::Sync, calls_left: 0 });
         for outcome in [Ok(Saved::Failed), Err(std::sync::mpsc::RecvError)] {
-            ends.batches.send(Arc::new(batch([kept(1, 10)]))).expect("the thread runs");
+            ends.batches.send(Arc::new(batch([persisted(1, 10)]))).expect("the thread runs");
             woken.recv().expect("it wakes the loop");
             assert_eq!(ends.saved.recv(), outcome);
         }

@@ -34,7 +34,7 @@ use crate::contact::Contact;
 use crate::disk::entry;
 use crate::id::Key;
 use crate::limits::{STORE_CACHE_SIZE, STORE_KEYS_PER_READ};
-use crate::node::records::persisted::{Batch, KeptKey};
+use crate::node::records::persisted::{Batch, PersistedKey};
 use crate::wire::codec::WireError;
 
 /// The state of each key: see `entry`.
@@ -148,15 +148,15 @@ impl Store {
     }
 
     /// Keys from `first` on, as many as are read at a time.
-    fn read_keys(&self, first: &[u8; 32]) -> Result<Vec<KeptKey>, StoreError> {
+    fn read_keys(&self, first: &[u8; 32]) -> Result<Vec<PersistedKey>, StoreError> {
         guarded(&self.path, || {
             let range = ask(|| Ok(self.database().begin_read()?.open_table(KEYS)?.range::<&[u8; 32]>(first..)?))?;
             let mut keys = Vec::with_capacity(STORE_KEYS_PER_READ);
             for item in range.take(STORE_KEYS_PER_READ) {
                 let (key, entry) = ask(|| Ok(item?))?;
                 let key = Key::new(*key.value());
-                let kept = entry::read_key(key, entry.value());
-                keys.push(kept.map_err(|error| StoreFault::Entry { key: Some(key), error })?);
+                let persisted = entry::read_key(key, entry.value());
+                keys.push(persisted.map_err(|error| StoreFault::Entry { key: Some(key), error })?);
             }
             Ok(keys)
         })
@@ -187,11 +187,11 @@ pub struct Keys<'a> {
     store: &'a Store,
     /// Where the next read begins; `None` when there is nothing more to read.
     next: Option<[u8; 32]>,
-    read: vec::IntoIter<KeptKey>,
+    read: vec::IntoIter<PersistedKey>,
 }
 
 impl Iterator for Keys<'_> {
-    type Item = Result<KeptKey, StoreError>;
+    type Item = Result<PersistedKey, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.read.len() == 0 {
@@ -201,7 +201,7 @@ impl Iterator for Keys<'_> {
                 Err(error) => return Some(Err(error)),
             };
             if keys.len() == STORE_KEYS_PER_READ {
-                self.next = keys.last().and_then(|kept| successor(*kept.key.as_bytes()));
+                self.next = keys.last().and_then(|persisted| successor(*persisted.key.as_bytes()));
             }
             self.read = keys.into_iter();
         }
@@ -388,12 +388,12 @@ fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
     {
         let mut keys = transaction.open_table(KEYS)?;
         let mut entry = Vec::new();
-        for kept in &batch.keys {
-            entry::write_key(kept, &mut entry);
+        for persisted in &batch.keys {
+            entry::write_key(persisted, &mut entry);
             if entry.is_empty() {
-                keys.remove(kept.key.as_bytes())?;
+                keys.remove(persisted.key.as_bytes())?;
             } else {
-                keys.insert(kept.key.as_bytes(), &entry[..])?;
+                keys.insert(persisted.key.as_bytes(), &entry[..])?;
             }
         }
         if let Some(contacts) = &batch.contacts {
@@ -417,8 +417,8 @@ pub(in crate::disk) mod tests {
     use super::*;
     use crate::disk::tests::Scratch;
     use crate::id::NodeId;
-    use crate::node::records::persisted::KeptRecord;
-    use crate::record::{Age, Class, Giver, Record, Tombstone, Ttl, Version, check_of};
+    use crate::node::records::persisted::PersistedRecord;
+    use crate::record::{Age, Class, Record, Source, Tombstone, Ttl, Version, crc_of};
     use crate::time::WallTime;
     use std::os::unix::fs::PermissionsExt;
 
@@ -446,13 +446,13 @@ pub(in crate::disk) mod tests {
         }
 
         /// All that it holds.
-        pub(in crate::disk) fn all(&self) -> Vec<KeptKey> {
+        pub(in crate::disk) fn all(&self) -> Vec<PersistedKey> {
             self.keys().collect::<Result<_, _>>().expect("nothing is damaged")
         }
     }
 
     /// The record number `number` of `size` bytes.
-    pub(in crate::disk) fn kept(number: u64, size: usize) -> KeptKey {
+    pub(in crate::disk) fn persisted(number: u64, size: usize) -> PersistedKey {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
         let key = Key::new(key);
@@ -463,22 +463,26 @@ pub(in crate::disk) mod tests {
             version: Version::from_bits(number),
             ttl: Ttl::from_secs(3600).expect("not zero"),
             replication: 8,
-            check: check_of(&value),
+            crc: crc_of(&value),
             value: value.into(),
         };
         let saved = WallTime::from_millis(1_700_000_000_000 + number);
-        KeptKey { key, record: Some(KeptRecord { record, age: Age(7), saved, giver: Giver::Peer }), tombstone: None }
+        PersistedKey {
+            key,
+            record: Some(PersistedRecord { record, age: Age(7), saved, source: Source::Peer }),
+            tombstone: None,
+        }
     }
 
     /// `keys` as a batch.
-    pub(in crate::disk) fn batch(keys: impl IntoIterator<Item = KeptKey>) -> Batch {
+    pub(in crate::disk) fn batch(keys: impl IntoIterator<Item = PersistedKey>) -> Batch {
         Batch { keys: keys.into_iter().collect(), contacts: None }
     }
 
     /// `keys` in the order in which a store gives them back.
-    pub(in crate::disk) fn in_order(keys: impl IntoIterator<Item = KeptKey>) -> Vec<KeptKey> {
+    pub(in crate::disk) fn in_order(keys: impl IntoIterator<Item = PersistedKey>) -> Vec<PersistedKey> {
         let mut keys: Vec<_> = keys.into_iter().collect();
-        keys.sort_by_key(|kept| *kept.key.as_bytes());
+        keys.sort_by_key(|persisted| *persisted.key.as_bytes());
         keys
     }
 
@@ -492,17 +496,18 @@ pub(in crate::disk) mod tests {
         let path = scratch.0.join("records.redb");
         let contacts = vec![Contact::new(NodeId::new(Key::new([3; 32])), "10.0.0.1:7".parse().expect("a literal"))];
         let over = Tombstone { signed: None, plain: Some(Version::from_bits(9)) };
-        let ended = KeptKey { record: None, tombstone: Some(over), ..kept(2, 1) };
+        let ended = PersistedKey { record: None, tombstone: Some(over), ..persisted(2, 1) };
         {
             let mut store = Store::open(&path).expect("a new store");
             assert!(store.is_empty().expect("it can be read"));
-            let first = Batch { contacts: Some(contacts.clone()), ..batch((0..4).map(|number| kept(number, 100))) };
+            let first =
+                Batch { contacts: Some(contacts.clone()), ..batch((0..4).map(|number| persisted(number, 100))) };
             store.write(&first).expect("it is written");
-            let forgotten = KeptKey { record: None, tombstone: None, ..kept(1, 1) };
-            store.write(&batch([forgotten, ended.clone(), kept(3, 50)])).expect("it is written");
+            let forgotten = PersistedKey { record: None, tombstone: None, ..persisted(1, 1) };
+            store.write(&batch([forgotten, ended.clone(), persisted(3, 50)])).expect("it is written");
         }
         let store = Store::open(&path).expect("the store of before");
-        assert_eq!(store.all(), in_order([kept(0, 100), ended, kept(3, 50)]));
+        assert_eq!(store.all(), in_order([persisted(0, 100), ended, persisted(3, 50)]));
         assert_eq!(store.contacts().expect("they can be read"), contacts);
         assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
     }
@@ -511,13 +516,15 @@ pub(in crate::disk) mod tests {
     fn many_keys_come_in_their_order_up_to_the_very_last() {
         let scratch = Scratch::new("store-order");
         let mut store = Store::open(&scratch.0.join("records.redb")).expect("a new store");
-        let last = |record: KeptKey| {
+        let last = |record: PersistedKey| {
             let key = Key::new([u8::MAX; 32]);
-            let record = record.record.map(|kept| KeptRecord { record: Record { key, ..kept.record }, ..kept });
-            KeptKey { key, record, tombstone: None }
+            let record = record
+                .record
+                .map(|persisted| PersistedRecord { record: Record { key, ..persisted.record }, ..persisted });
+            PersistedKey { key, record, tombstone: None }
         };
         let numbers = 0..u64::try_from(2 * STORE_KEYS_PER_READ).expect("few") - 1;
-        let all = in_order(numbers.map(|number| kept(number, 10)).chain([last(kept(0, 10))]));
+        let all = in_order(numbers.map(|number| persisted(number, 10)).chain([last(persisted(0, 10))]));
         store.write(&batch(all.clone())).expect("it is written");
         assert_eq!(store.all(), all);
     }
@@ -529,10 +536,10 @@ pub(in crate::disk) mod tests {
         let (path, copy) = (scratch.0.join("records.redb"), scratch.0.join("copy.redb"));
         let mut store = Store::open(&path).expect("a new store");
         for number in 0..20 {
-            store.write(&batch([kept(number, 1_000)])).expect("it is written");
+            store.write(&batch([persisted(number, 1_000)])).expect("it is written");
             fs::copy(&path, &copy).expect("a copy");
             let killed = Store::open(&copy).expect("nothing is damaged");
-            assert_eq!(killed.all(), in_order((0..=number).map(|number| kept(number, 1_000))));
+            assert_eq!(killed.all(), in_order((0..=number).map(|number| persisted(number, 1_000))));
         }
     }
 
@@ -584,15 +591,18 @@ pub(in crate::disk) mod tests {
         let scratch = Scratch::new("store-entry");
         let path = scratch.0.join("records.redb");
         let mut store = Store::open(&path).expect("a new store");
-        store.write(&batch([kept(1, 10)])).expect("it is written");
+        store.write(&batch([persisted(1, 10)])).expect("it is written");
         let transaction = store.database().begin_write().expect("nobody writes");
         {
             let mut keys = transaction.open_table(KEYS).expect("a table");
-            keys.insert(kept(1, 10).key.as_bytes(), &[0; 40][..]).expect("it is written");
+            keys.insert(persisted(1, 10).key.as_bytes(), &[0; 40][..]).expect("it is written");
         }
         transaction.commit().expect("it is written");
         let error = store.keys().next().expect("one item").expect_err("it was changed");
-        assert!(matches!(error.fault, StoreFault::Entry { key: Some(key), .. } if key == kept(1, 10).key), "{error}");
+        assert!(
+            matches!(error.fault, StoreFault::Entry { key: Some(key), .. } if key == persisted(1, 10).key),
+            "{error}"
+        );
     }
 
     #[test]

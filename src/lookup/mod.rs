@@ -126,7 +126,7 @@ impl Lookup {
         match next {
             Some(at) if self.in_flight < self.alpha => self.ask(at),
             Some(_) => Step::Wait,
-            None if self.needed().any(owes) || self.hopes_for_the_tardy() => Step::Wait,
+            None if self.needed().any(owes) || self.may_need_given_up() => Step::Wait,
             None => Step::Done,
         }
     }
@@ -179,26 +179,26 @@ impl Lookup {
     }
 
     /// `from` takes longer than most: another may be asked meanwhile. Its answer is still waited for.
-    pub fn on_lateness(&mut self, from: &NodeId) {
+    pub fn on_hedge(&mut self, from: &NodeId) {
         if let Some(at) = self.find(from) {
-            self.tell(at, Event::Lateness);
+            self.tell(at, Event::Hedge);
         }
     }
 
     /// `from` takes too long for whoever searches: it is passed over, and its answer still counts.
-    pub fn on_tardiness(&mut self, from: &NodeId) {
+    pub fn on_give_up(&mut self, from: &NodeId) {
         if let Some(at) = self.find(from) {
             self.hurries = true;
-            self.tell(at, Event::Tardiness);
+            self.tell(at, Event::GiveUp);
         }
     }
 
     /// The request to `from` missed its deadline. Another may be asked in its place; should it
     /// answer late, that still counts.
-    pub fn on_silence(&mut self, from: &NodeId) {
+    pub fn on_timeout(&mut self, from: &NodeId) {
         if let Some(at) = self.find(from) {
             self.hurries = true;
-            self.tell(at, Event::Silence);
+            self.tell(at, Event::Timeout);
         }
     }
 
@@ -254,13 +254,13 @@ impl Lookup {
     /// Those who must have answered before the search is done, as far as it knows: the nearest
     /// `width` that are neither given up nor tardy, and where they stand.
     fn needed(&self) -> impl Iterator<Item = (usize, &Candidate)> {
-        let out = |state: State| state.is_given_up() || state == State::Tardy;
+        let out = |state: State| state.is_given_up() || state == State::GivenUp;
         self.candidates.iter().enumerate().filter(move |(_, candidate)| !out(candidate.state)).take(self.width)
     }
 
     /// Whether somebody is tardy whose answer would be one of too few.
-    fn hopes_for_the_tardy(&self) -> bool {
-        self.candidates.iter().any(|candidate| candidate.state == State::Tardy)
+    fn may_need_given_up(&self) -> bool {
+        self.candidates.iter().any(|candidate| candidate.state == State::GivenUp)
             && self.answered().take(self.width).count() < self.width
     }
 
@@ -278,11 +278,11 @@ impl Lookup {
 
     /// Where the candidate `id` stands.
     fn find(&self, id: &NodeId) -> Option<usize> {
-        self.place_of(&id.key().distance(&self.target)).ok()
+        self.index_of(&id.key().distance(&self.target)).ok()
     }
 
     /// Where the candidate at `distance` stands, or would have to be inserted.
-    fn place_of(&self, distance: &Distance) -> Result<usize, usize> {
+    fn index_of(&self, distance: &Distance) -> Result<usize, usize> {
         self.candidates.binary_search_by(|candidate| candidate.distance.cmp(distance))
     }
 
@@ -293,7 +293,7 @@ impl Lookup {
             return;
         }
         let distance = contact.id.key().distance(&self.target);
-        let Err(at) = self.place_of(&distance) else { return };
+        let Err(at) = self.index_of(&distance) else { return };
         if self.candidates.len() == CANDIDATES_MAX {
             // Whoever was asked stays: forgotten, it could be named and asked again.
             match self.candidates.iter().rposition(|candidate| candidate.state == State::Fresh) {
@@ -319,14 +319,14 @@ impl Lookup {
 /// not known.
 fn quickest(candidates: impl Iterator<Item = (usize, Option<Duration>)>) -> Option<usize> {
     let mut best = None;
-    for (place, (at, rtt)) in candidates.take(COMPARED_MAX).enumerate() {
+    for (index, (at, rtt)) in candidates.take(COMPARED_MAX).enumerate() {
         let Some(rtt) = rtt else { break };
-        let cost = (1 + rtt.as_nanos() / EQUALLY_QUICK.as_nanos()) << (place / EQUALLY_NEAR);
+        let cost = (1 + rtt.as_nanos() / EQUALLY_QUICK.as_nanos()) << (index / EQUALLY_NEAR);
         if best.is_none_or(|(least, _)| cost < least) {
             best = Some((cost, at));
         }
         // Nobody farther away costs less.
-        if best.is_some_and(|(least, _)| least <= 1 << ((place + 1) / EQUALLY_NEAR)) {
+        if best.is_some_and(|(least, _)| least <= 1 << ((index + 1) / EQUALLY_NEAR)) {
             break;
         }
     }
@@ -353,7 +353,7 @@ enum State {
     /// Asked, and no answer for longer than most take.
     Late,
     /// Late, and too late for whoever searches; its answer still counts.
-    Tardy,
+    GivenUp,
     /// Answered. Final.
     Answered,
     /// Missed its deadline; a late answer still counts.
@@ -367,9 +367,9 @@ enum State {
 enum Event {
     Ask,
     Answer,
-    Lateness,
-    Tardiness,
-    Silence,
+    Hedge,
+    GiveUp,
+    Timeout,
     Failure,
 }
 
@@ -382,27 +382,26 @@ impl State {
     /// The only place where a candidate changes state.
     #[must_use]
     fn on(self, event: Event) -> Self {
-        use State::{Answered, Asked, Failed, Fresh, Late, Silent, Tardy};
+        use State::{Answered, Asked, Failed, Fresh, GivenUp, Late, Silent};
         match (self, event) {
             (Fresh, Event::Ask) => Asked,
-            (Asked | Late | Tardy | Answered | Silent | Failed, Event::Ask) => {
+            (Asked | Late | GivenUp | Answered | Silent | Failed, Event::Ask) => {
                 unreachable!("{self:?}, and asked again")
             }
-            (Asked | Late | Tardy | Silent, Event::Answer) => Answered,
-            (Asked, Event::Lateness) => Late,
-            (Asked | Late, Event::Tardiness) => Tardy,
-            (Asked | Late | Tardy, Event::Silence) => Silent,
+            (Asked | Late | GivenUp | Silent, Event::Answer) => Answered,
+            (Asked, Event::Hedge) => Late,
+            (Asked | Late, Event::GiveUp) => GivenUp,
+            (Asked | Late | GivenUp, Event::Timeout) => Silent,
             // A fresh candidate can fail too: someone else may have found that it is gone.
-            (Fresh | Asked | Late | Tardy | Silent, Event::Failure) => Failed,
+            (Fresh | Asked | Late | GivenUp | Silent, Event::Failure) => Failed,
             // What was not asked can neither answer nor owe one; what is final stays.
-            (Fresh, Event::Answer | Event::Lateness | Event::Tardiness | Event::Silence)
-            | (Late, Event::Lateness)
-            | (Tardy, Event::Lateness | Event::Tardiness)
-            | (Silent, Event::Lateness | Event::Tardiness | Event::Silence)
-            | (
-                Answered | Failed,
-                Event::Answer | Event::Lateness | Event::Tardiness | Event::Silence | Event::Failure,
-            ) => self,
+            (Fresh, Event::Answer | Event::Hedge | Event::GiveUp | Event::Timeout)
+            | (Late, Event::Hedge)
+            | (GivenUp, Event::Hedge | Event::GiveUp)
+            | (Silent, Event::Hedge | Event::GiveUp | Event::Timeout)
+            | (Answered | Failed, Event::Answer | Event::Hedge | Event::GiveUp | Event::Timeout | Event::Failure) => {
+                self
+            }
         }
     }
 }

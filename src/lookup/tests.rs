@@ -32,7 +32,7 @@ fn while_an_answer_is_late_another_is_asked_and_it_is_still_waited_for() {
     let mut lookup = lookup(2, 1, [1, 2]);
     assert_eq!(lookup.step(), Step::Ask(at(1)));
     assert_eq!(lookup.step(), Step::Wait);
-    lookup.on_lateness(&id(1));
+    lookup.on_hedge(&id(1));
     assert_eq!(lookup.in_flight(), 0);
     assert_eq!(lookup.step(), Step::Ask(at(2)));
     assert!(answer(&mut lookup, 2, []));
@@ -54,7 +54,7 @@ fn as_many_are_asked_as_will_do_while_all_is_well() {
 fn one_that_is_late_makes_room_for_one_and_one_that_fails_for_alpha() {
     let mut lookup = lookup(8, 3, 1..=9);
     assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(1)]);
-    lookup.on_lateness(&id(1));
+    lookup.on_hedge(&id(1));
     assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(2)]);
     lookup.on_failure(&id(2));
     assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(3), at(4), at(5)]);
@@ -107,9 +107,9 @@ fn one_that_is_not_known_is_never_passed_over() {
 fn a_tardy_one_is_passed_over_and_waited_for_only_while_too_few_have_answered() {
     let mut lookup = lookup(2, 3, 1..=3);
     assert_eq!(ask_all(&mut lookup), contacts(&[1, 2]));
-    lookup.on_tardiness(&id(1));
+    lookup.on_give_up(&id(1));
     assert_eq!(ask_all(&mut lookup), contacts(&[3]));
-    lookup.on_silence(&id(3));
+    lookup.on_timeout(&id(3));
     answer(&mut lookup, 2, []);
     assert_eq!(lookup.step(), Step::Wait, "one of two has answered");
     let mut other = lookup.clone();
@@ -203,7 +203,7 @@ fn a_candidate_beyond_the_nearest_takes_the_place_of_one_that_fails() {
     assert_eq!(ask_all(&mut lookup), contacts(&[1, 2]));
     lookup.on_failure(&id(1));
     assert_eq!(ask_all(&mut lookup), contacts(&[3]));
-    lookup.on_silence(&id(3));
+    lookup.on_timeout(&id(3));
     assert_eq!(ask_all(&mut lookup), contacts(&[4]));
     assert!(answer(&mut lookup, 2, []) && answer(&mut lookup, 4, []));
     assert_eq!(lookup.step(), Step::Done);
@@ -218,8 +218,8 @@ fn no_more_than_alpha_are_asked_until_one_answers_fails_or_falls_silent() {
     assert_eq!(ask_all(&mut lookup), contacts(&[4]));
     lookup.on_failure(&id(1));
     assert_eq!(ask_all(&mut lookup), contacts(&[5]));
-    lookup.on_silence(&id(3));
-    lookup.on_silence(&id(3));
+    lookup.on_timeout(&id(3));
+    lookup.on_timeout(&id(3));
     assert_eq!(ask_all(&mut lookup), contacts(&[6]), "one place is freed, once");
     assert_eq!((lookup.step(), lookup.in_flight(), lookup.asked()), (Step::Wait, 3, 6));
 }
@@ -228,7 +228,7 @@ fn no_more_than_alpha_are_asked_until_one_answers_fails_or_falls_silent() {
 fn a_late_answer_counts_and_what_it_names_is_asked() {
     let mut lookup = lookup(2, 1, [5, 6]);
     assert_eq!(ask_all(&mut lookup), contacts(&[5]));
-    lookup.on_silence(&id(5));
+    lookup.on_timeout(&id(5));
     assert_eq!(ask_all(&mut lookup), contacts(&[6]));
     assert!(answer(&mut lookup, 5, [1]));
     assert_eq!(answered(&lookup), contacts(&[5]));
@@ -244,7 +244,7 @@ fn a_failure_is_final_and_so_is_an_answer() {
     assert!(!answer(&mut lookup, 1, [7]));
     assert!(answer(&mut lookup, 2, []));
     lookup.on_failure(&id(2));
-    lookup.on_silence(&id(2));
+    lookup.on_timeout(&id(2));
     assert!(!answer(&mut lookup, 2, [8]), "it has answered already");
     assert_eq!((lookup.step(), lookup.in_flight()), (Step::Done, 0));
     assert_eq!(answered(&lookup), contacts(&[2]));
@@ -256,7 +256,7 @@ fn who_was_not_asked_is_not_heard() {
     assert_eq!(ask_all(&mut lookup), contacts(&[3]));
     assert!(!answer(&mut lookup, 9, [1]), "a stranger");
     assert!(!answer(&mut lookup, 4, [1]), "a candidate that was not asked");
-    lookup.on_silence(&id(9));
+    lookup.on_timeout(&id(9));
     lookup.on_failure(&id(9));
     assert_eq!((lookup.path_of(&id(1)), lookup.step()), (None, Step::Wait));
 }
@@ -322,8 +322,8 @@ fn a_full_list_forgets_its_farthest_fresh_candidate_and_never_one_that_was_asked
 #[derive(Clone, Debug)]
 enum Told {
     Answer(u16, Vec<u16>),
-    Lateness(u16),
-    Silence(u16),
+    Hedge(u16),
+    Timeout(u16),
     Failure(u16),
 }
 
@@ -331,8 +331,8 @@ fn told() -> impl Strategy<Value = Told> {
     let who = || 0..200_u16;
     prop_oneof![
         3 => (who(), proptest::collection::vec(who(), 0..30)).prop_map(|(from, named)| Told::Answer(from, named)),
-        1 => who().prop_map(Told::Lateness),
-        1 => who().prop_map(Told::Silence),
+        1 => who().prop_map(Told::Hedge),
+        1 => who().prop_map(Told::Timeout),
         1 => who().prop_map(Told::Failure),
     ]
 }
@@ -356,8 +356,8 @@ proptest! {
                     let counts = answer(&mut lookup, from, named);
                     prop_assert!(!counts || asked.contains(&id(from)));
                 }
-                Told::Lateness(from) => lookup.on_lateness(&id(from)),
-                Told::Silence(from) => lookup.on_silence(&id(from)),
+                Told::Hedge(from) => lookup.on_hedge(&id(from)),
+                Told::Timeout(from) => lookup.on_timeout(&id(from)),
                 Told::Failure(from) => lookup.on_failure(&id(from)),
             }
             prop_assert!(lookup.candidates.is_sorted_by(|a, b| a.distance < b.distance));

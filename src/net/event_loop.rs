@@ -31,7 +31,7 @@ use crate::net::names::Names;
 use crate::net::peer::Peer;
 use crate::net::rate_limited_log::StrangerLog;
 use crate::net::tls::Tls;
-use crate::net::{Keeper, Options, Service};
+use crate::net::{DiskWriter, Options, Service};
 use crate::node::action::{Actions, ConnId, DialError, DialId};
 use crate::node::records::persisted::Saved;
 use crate::time::{Now, Time};
@@ -58,7 +58,7 @@ pub struct EventLoop<S> {
     pub(super) connections: Connections,
     pub(super) names: Names,
     /// Without one nothing can be saved.
-    pub(super) keeper: Option<Keeper>,
+    pub(super) disk_writer: Option<DiskWriter>,
     /// Lent to the service at each verb.
     pub(super) actions: Actions,
     /// What the service is to be told in step 8.
@@ -125,7 +125,7 @@ impl<S: Service> EventLoop<S> {
             poll,
             connections: Connections::new(Patience { api_idle: options.api_idle_timeout }),
             names: Names::new(waker.clone()),
-            keeper: None,
+            disk_writer: None,
             actions: Actions::new(),
             notices: VecDeque::new(),
             buffer: vec![0; READ_BUFFER_SIZE],
@@ -163,9 +163,9 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Has `keeper` save what the service wants saved from now on; without one, all of it fails.
-    pub fn keep_with(&mut self, keeper: Keeper) {
-        self.keeper = Some(keeper);
+    /// Has `disk_writer` save what the service wants saved from now on; without one, all of it fails.
+    pub fn write_with(&mut self, disk_writer: DiskWriter) {
+        self.disk_writer = Some(disk_writer);
     }
 
     /// Turns until a signal ends it.
@@ -404,7 +404,7 @@ pub enum Helper {
     /// It resolves names.
     Names,
     /// It saves batches.
-    Keeper,
+    DiskWriter,
 }
 
 impl From<io::Error> for LoopError {
@@ -419,7 +419,7 @@ impl fmt::Display for LoopError {
             Self::Io { source } => write!(f, "the event loop failed: {source}"),
             Self::Identity { source } => write!(f, "the node's key cannot be used: {source}"),
             Self::HelperGone { helper: Helper::Names } => write!(f, "the thread that resolves names is gone"),
-            Self::HelperGone { helper: Helper::Keeper } => write!(f, "the thread that writes to disk is gone"),
+            Self::HelperGone { helper: Helper::DiskWriter } => write!(f, "the thread that writes to disk is gone"),
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::identity::Puzzle;
 use crate::limits::{API_OUTBOX_MAX, API_OWED_MAX, PEER_OUTBOX_MAX, VALUE_SIZE_MAX};
 use crate::net::clock::Clock;
 use crate::net::tls::tests::identity;
-use crate::net::{Ended, EventLoop, Helper, Keeper, Listeners, LoopError, Options, Service};
+use crate::net::{DiskWriter, Ended, EventLoop, Helper, Listeners, LoopError, Options, Service};
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin};
 use crate::node::params::Endpoint;
 use crate::node::records::persisted::{Batch, Saved};
@@ -650,7 +650,7 @@ fn what_is_to_be_saved_reaches_the_keeper_and_the_outcome_comes_back() {
     let mut host = Host::new();
     let (batches, wanted) = sync_channel(1);
     let (outcome, saved) = sync_channel(1);
-    host.event_loop.keep_with(Keeper { batches, saved });
+    host.event_loop.write_with(DiskWriter { batches, saved });
     let wake = host.event_loop.waker();
     let batch = Batch { contacts: Some(Vec::new()), ..Batch::default() };
     host.echo().wishes.push(Wish::Save(batch.clone()));
@@ -681,9 +681,9 @@ fn a_keeper_that_is_gone_ends_the_loop() {
     let mut host = Host::new();
     let (batches, wanted) = sync_channel(1);
     let (outcome, saved) = sync_channel(1);
-    host.event_loop.keep_with(Keeper { batches, saved });
+    host.event_loop.write_with(DiskWriter { batches, saved });
     drop((wanted, outcome));
     host.event_loop.waker()();
     let ended = (0..TURNS_MAX).find_map(|_| host.event_loop.turn(&mut host.events).err());
-    assert!(matches!(ended, Some(LoopError::HelperGone { helper: Helper::Keeper })), "{ended:?}");
+    assert!(matches!(ended, Some(LoopError::HelperGone { helper: Helper::DiskWriter })), "{ended:?}");
 }

@@ -117,7 +117,7 @@ impl Default for Options {
 /// Whoever saves what the service wants saved, on a thread of its own, and wakes the loop by
 /// [`EventLoop::waker`] when it has something to tell or ends.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct DiskWriter {
     /// What is to be saved, all of it or nothing.
     pub batches: SyncSender<Arc<Batch>>,
     /// What became of each batch, in their order.

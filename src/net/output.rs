@@ -109,7 +109,8 @@ impl<S: Service> EventLoop<S> {
     /// Has a batch saved. The service wants one at a time, so there is a place for it, unless
     /// nobody saves here; that the keeper is gone, it says itself.
     fn save(&mut self, batch: &Arc<Batch>) {
-        let taken = self.keeper.as_ref().is_some_and(|keeper| keeper.batches.try_send(batch.clone()).is_ok());
+        let taken =
+            self.disk_writer.as_ref().is_some_and(|disk_writer| disk_writer.batches.try_send(batch.clone()).is_ok());
         if !taken {
             self.notices.push_back(Notice::Saved(Saved::Failed));
         }
@@ -121,12 +122,12 @@ impl<S: Service> EventLoop<S> {
     ///
     /// If the keeper is gone.
     pub(super) fn take_saved(&mut self) -> Result<(), LoopError> {
-        let Some(keeper) = &self.keeper else { return Ok(()) };
+        let Some(disk_writer) = &self.disk_writer else { return Ok(()) };
         loop {
-            match keeper.saved.try_recv() {
+            match disk_writer.saved.try_recv() {
                 Ok(saved) => self.notices.push_back(Notice::Saved(saved)),
                 Err(TryRecvError::Empty) => return Ok(()),
-                Err(TryRecvError::Disconnected) => return Err(LoopError::HelperGone { helper: Helper::Keeper }),
+                Err(TryRecvError::Disconnected) => return Err(LoopError::HelperGone { helper: Helper::DiskWriter }),
             }
         }
     }

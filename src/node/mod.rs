@@ -44,13 +44,13 @@ use crate::limits::{EXPIRED_PER_TURN_MAX, PENDING_MAX};
 use crate::lookup::Lookup;
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Fault, Origin};
 use crate::node::membership::liveness::Upkeep;
-pub use crate::node::membership::status::Standing;
+pub use crate::node::membership::status::Status;
 use crate::node::params::Params;
-use crate::node::query::put_retry::Keeping;
+use crate::node::query::put_retry::PutRetries;
 use crate::node::query::read_repair::Repairs;
 use crate::node::query::session::Versions;
-use crate::node::query::{Job, Jobs};
-use crate::node::records::persisted::{KeptKey, Saved};
+use crate::node::query::{Queries, Query};
+use crate::node::records::persisted::{PersistedKey, Saved};
 use crate::node::records::persistence::Saving;
 use crate::node::rpc::outbound::Ask;
 use crate::node::rpc::peers::{Ending, Peers};
@@ -85,12 +85,12 @@ pub struct Node {
     storage: Storage,
     pending: Pending<Ask>,
     peers: Peers,
-    jobs: Jobs,
+    queries: Queries,
     timers: Timers,
     upkeep: Upkeep,
     saving: Saving,
     /// PUTs that too few others hold yet.
-    keeping: Keeping,
+    put_retries: PutRetries,
     /// Copies on their way to nodes that were behind.
     repairs: Repairs,
     /// What was last read and written through this node.
@@ -112,9 +112,9 @@ impl Node {
     ///
     /// # Panics
     ///
-    /// If [`Params::check`] refuses `params`: whoever read them has asked it.
+    /// If [`Params::crc`] refuses `params`: whoever read them has asked it.
     pub fn new(me: Me, params: Params, seed: [u8; 32], now: Now) -> Self {
-        if let Err(error) = params.check() {
+        if let Err(error) = params.validate() {
             panic!("parameters that were not checked: {error}");
         }
         let mut rng = StdRng::from_seed(seed);
@@ -130,11 +130,11 @@ impl Node {
             storage: Storage::new(me.id, params.storage_bytes_max, keys.clone()),
             pending: Pending::new(PENDING_MAX, params.request_timeout, keys.clone()),
             peers: Peers::new(keys.clone()),
-            jobs: Jobs::new(keys.clone()),
+            queries: Queries::new(keys.clone()),
             timers,
             upkeep: Upkeep::new(now, params.bootstraps.len()),
             saving: Saving::default(),
-            keeping: Keeping::default(),
+            put_retries: PutRetries::default(),
             repairs: Repairs::default(),
             versions: Versions::new(keys),
             version_tail: rng.random(),
@@ -151,8 +151,8 @@ impl Node {
     /// # Errors
     ///
     /// [`Unverified`] if the record does not prove what its class claims; nothing is taken then.
-    pub fn restore(&mut self, now: Now, kept: KeptKey) -> Result<(), Unverified> {
-        self.take_back(now, kept)
+    pub fn restore(&mut self, now: Now, persisted: PersistedKey) -> Result<(), Unverified> {
+        self.take_back(now, persisted)
     }
 
     /// Takes back a contact of an earlier run: it is dialled beside the bootstraps.
@@ -163,7 +163,7 @@ impl Node {
     /// Whether another request of a client is welcome; if not, the host reads no API connection
     /// until one of those under way has ended.
     pub fn wants_requests(&self) -> bool {
-        self.jobs.have_room() && !self.saving.is_full() && !self.is_leaving()
+        self.queries.has_room() && !self.saving.is_full() && !self.is_leaving()
     }
 
     /// A client asks. Answered by one [`action::Action::Reply`], now or later; a PUT that did not
@@ -260,18 +260,18 @@ impl Node {
             match timer {
                 Timer::Join => self.join(now, out),
                 Timer::Refresh => self.refresh(now, out),
-                Timer::Spread => self.spread_kept(now, out),
+                Timer::Spread => self.retry_puts(now, out),
                 Timer::Watch => self.watch(now, out),
                 Timer::Settle => self.settle(now),
                 Timer::Sync => self.sync(now, out),
                 Timer::Replicate => self.replicate(now, out),
-                Timer::Retry(job) => self.retry_put(now, job, out),
+                Timer::Retry(query) => self.retry_put(now, query, out),
                 Timer::Save => self.save(now, out),
                 Timer::Leave => self.go(now, out),
-                Timer::Answer(job) => match self.jobs.find(job) {
-                    Some(Job::Get(_)) => self.give_up_get(now, job, out),
-                    Some(Job::Put(_)) => self.put_timed_out(now, job, out),
-                    Some(Job::Join(_) | Job::Refresh(_)) | None => {}
+                Timer::Answer(query) => match self.queries.find(query) {
+                    Some(Query::Get(_)) => self.give_up_get(now, query, out),
+                    Some(Query::Put(_)) => self.put_timed_out(now, query, out),
+                    Some(Query::Join(_) | Query::Refresh(_)) | None => {}
                 },
             }
         }
@@ -308,7 +308,7 @@ impl Node {
 
     /// Whether it has left: nothing more will come from it.
     pub fn has_left(&self) -> bool {
-        self.upkeep.standing == Standing::Left
+        self.upkeep.status == Status::Left
     }
 }
 
@@ -325,8 +325,8 @@ impl Node {
     }
 
     /// How it stands to its network.
-    pub fn standing(&self) -> Standing {
-        self.upkeep.standing
+    pub fn status(&self) -> Status {
+        self.upkeep.status
     }
 
     /// What it has counted.
@@ -346,7 +346,7 @@ impl Node {
 
     /// Searches under way.
     pub fn lookups(&self) -> impl Iterator<Item = &Lookup> {
-        self.jobs.lookups()
+        self.queries.lookups()
     }
 
     /// Requests to peers without an answer, and how many of them are overdue at `now`.

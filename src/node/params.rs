@@ -1,7 +1,7 @@
 //! What a user may set of a node: each value with its default, its unit and its source.
 //!
 //! [`Params::default`] is the one place that states the defaults; `config.ini` documents them
-//! and a test holds the two together. [`Params::check`] says which values do not fit together;
+//! and a test holds the two together. [`Params::crc`] says which values do not fit together;
 //! ranges of single values are the business of whoever reads them.
 
 use std::net::SocketAddr;
@@ -94,7 +94,7 @@ impl Default for Params {
 
 impl Params {
     /// Checks the values against each other; the first that does not fit is named.
-    pub fn check(&self) -> Result<(), ParamsError> {
+    pub fn validate(&self) -> Result<(), ParamsError> {
         let replication_max = u8::try_from(self.k.min(K_MAX)).expect("K_MAX is a byte");
         if self.k == 0 || self.k > K_MAX {
             return Err(ParamsError::K { k: self.k });
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn the_defaults_fit_together() {
-        assert_eq!(Params::default().check(), Ok(()));
+        assert_eq!(Params::default().validate(), Ok(()));
     }
 
     #[test]
@@ -300,7 +300,7 @@ mod tests {
         let with = |change: fn(&mut Params)| {
             let mut params = Params::default();
             change(&mut params);
-            params.check().expect_err("must be refused").to_string()
+            params.validate().expect_err("must be refused").to_string()
         };
         assert_eq!(with(|p| p.k = 21), "k = 21, expected 1 to 20");
         assert_eq!(with(|p| p.alpha = 0), "alpha = 0, expected 1 to k = 20");

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::node::query::JobId;
+use crate::node::query::QueryId;
 use crate::time::Time;
 
 /// Something that has a deadline.
@@ -26,9 +26,9 @@ pub(in crate::node) enum Timer {
     /// Offer and copy records, spread those that were kept.
     Replicate,
     /// A client's request must be answered.
-    Answer(JobId),
+    Answer(QueryId),
     /// A PUT tries once more.
-    Retry(JobId),
+    Retry(QueryId),
     /// Something is to be on disk.
     Save,
     /// The node must have left.

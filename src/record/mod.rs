@@ -151,7 +151,7 @@ pub struct Record {
     /// How many nodes shall hold it: 1..=[`crate::limits::K_MAX`].
     pub replication: u8,
     /// CRC-32 of the value.
-    pub check: u32,
+    pub crc: u32,
     /// 1..=[`crate::limits::VALUE_SIZE_MAX`] bytes, shared by all who send it.
     pub value: Arc<[u8]>,
 }
@@ -210,7 +210,7 @@ fn left_by_version(wall: WallTime, version: Version) -> Duration {
 
 /// Who brought a record to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Giver {
+pub enum Source {
     /// A client of the node itself: it is never given up before its end.
     Client,
     /// A peer whose share nobody counts: it is of a private network, or an earlier run met it.
@@ -295,7 +295,7 @@ impl Tombstone {
 }
 
 /// CRC-32 of `value`, the check that a record carries.
-pub fn check_of(value: &[u8]) -> u32 {
+pub fn crc_of(value: &[u8]) -> u32 {
     crc32fast::hash(value)
 }
 
@@ -311,7 +311,7 @@ mod tests {
             version: Version::from_bits(version),
             ttl: Ttl::from_secs(60).expect("not zero"),
             replication: 8,
-            check: check_of(value),
+            crc: crc_of(value),
             value: value.into(),
         }
     }

@@ -1,7 +1,7 @@
 //! One k-bucket (Kademlia, section 2.2): the contacts that share a prefix of one length with us.
 //!
 //! Three lists, each in the order of time. `live` goes from the least to the most recently seen
-//! contact. `asleep` are those that failed since they were last heard (section 4.1: kept while
+//! contact. `unresponsive` are those that failed since they were last heard (section 4.1: kept while
 //! nothing replaces them). Both together hold at most k, and an asleep contact gives way to
 //! whoever was met. `candidates` wait for a place.
 //!
@@ -20,14 +20,14 @@ pub(super) struct Bucket {
     /// When this part of the space was last looked up; `None` is never.
     pub(super) refreshed: Option<Time>,
     live: Vec<Contact>,
-    asleep: Vec<Asleep>,
+    unresponsive: Vec<Unresponsive>,
     /// The most welcome last: those that were only named before those that were met, and
     /// each of the two from the oldest to the newest.
     candidates: Vec<Candidate>,
 }
 
 #[derive(Debug)]
-struct Asleep {
+struct Unresponsive {
     contact: Contact,
     /// In a row, at least one.
     failures: u8,
@@ -36,12 +36,12 @@ struct Asleep {
 #[derive(Debug)]
 struct Candidate {
     contact: Contact,
-    standing: Standing,
+    provenance: Provenance,
 }
 
 /// How we know of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum Provenance {
     /// Somebody says so: it must be dialled before it may enter.
     Named,
     /// It was dialled and met when the bucket was full: it may enter at once.
@@ -58,7 +58,7 @@ const _: () = {
 impl Bucket {
     /// An empty bucket whose part of the space was last looked up at `refreshed`.
     pub(super) const fn new(refreshed: Option<Time>) -> Self {
-        Self { refreshed, live: Vec::new(), asleep: Vec::new(), candidates: Vec::new() }
+        Self { refreshed, live: Vec::new(), unresponsive: Vec::new(), candidates: Vec::new() }
     }
 
     /// The contacts that did not fail, least recently seen first.
@@ -67,18 +67,18 @@ impl Bucket {
     }
 
     /// The contacts that failed, the one that sleeps longest first.
-    pub(super) fn asleep(&self) -> impl Iterator<Item = &Contact> {
-        self.asleep.iter().map(|asleep| &asleep.contact)
+    pub(super) fn unresponsive(&self) -> impl Iterator<Item = &Contact> {
+        self.unresponsive.iter().map(|unresponsive| &unresponsive.contact)
     }
 
     /// How many contacts hold a place, live or asleep.
     pub(super) fn len(&self) -> usize {
-        self.live.len() + self.asleep.len()
+        self.live.len() + self.unresponsive.len()
     }
 
     /// Whether `id` holds a place, live or asleep.
     pub(super) fn contains(&self, id: &NodeId) -> bool {
-        self.live.iter().chain(self.asleep()).any(|contact| contact.id == *id)
+        self.live.iter().chain(self.unresponsive()).any(|contact| contact.id == *id)
     }
 
     /// See [`super::Table::observe`].
@@ -89,7 +89,7 @@ impl Bucket {
             return Observed::Refreshed;
         }
         if let (Some(&suspect), true) = (self.live.first(), self.live.len() == k) {
-            self.keep(Candidate { contact, standing: Standing::Met });
+            self.keep(Candidate { contact, provenance: Provenance::Met });
             return Observed::Full { suspect };
         }
         self.enter(k, contact);
@@ -108,27 +108,27 @@ impl Bucket {
         if self.live.iter().any(|live| live.id == contact.id) {
             return Suggested::Known;
         }
-        if let Some(asleep) = self.asleep().find(|asleep| asleep.id == contact.id) {
-            return if asleep.address == contact.address { Suggested::Known } else { Suggested::Room };
+        if let Some(unresponsive) = self.unresponsive().find(|unresponsive| unresponsive.id == contact.id) {
+            return if unresponsive.address == contact.address { Suggested::Known } else { Suggested::Room };
         }
         match self.candidates.iter().position(|candidate| candidate.contact.id == contact.id) {
-            Some(at) if self.candidates[at].standing == Standing::Met => return Suggested::Kept,
+            Some(at) if self.candidates[at].provenance == Provenance::Met => return Suggested::Queued,
             Some(at) => drop(self.candidates.remove(at)),
             None => {}
         }
-        self.keep(Candidate { contact, standing: Standing::Named });
-        if self.live.len() < k { Suggested::Room } else { Suggested::Kept }
+        self.keep(Candidate { contact, provenance: Provenance::Named });
+        if self.live.len() < k { Suggested::Room } else { Suggested::Queued }
     }
 
     /// See [`super::Table::failed`].
     pub(super) fn failed(&mut self, k: usize, id: &NodeId) -> Option<Contact> {
         if let Some(at) = self.live.iter().position(|live| live.id == *id) {
             let contact = self.live.remove(at);
-            push(&mut self.asleep, k, Asleep { contact, failures: 1 });
-        } else if let Some(at) = self.asleep.iter().position(|asleep| asleep.contact.id == *id) {
-            self.asleep[at].failures += 1;
-            if self.asleep[at].failures >= CONTACT_FAILURES_MAX {
-                self.asleep.remove(at);
+            push(&mut self.unresponsive, k, Unresponsive { contact, failures: 1 });
+        } else if let Some(at) = self.unresponsive.iter().position(|unresponsive| unresponsive.contact.id == *id) {
+            self.unresponsive[at].failures += 1;
+            if self.unresponsive[at].failures >= CONTACT_FAILURES_MAX {
+                self.unresponsive.remove(at);
             }
         } else {
             self.candidates.retain(|candidate| candidate.contact.id != *id);
@@ -149,10 +149,10 @@ impl Bucket {
         if self.live.len() == k {
             return None;
         }
-        let Candidate { contact, standing } = self.candidates.pop()?;
-        match standing {
-            Standing::Named => Some(contact),
-            Standing::Met => {
+        let Candidate { contact, provenance } = self.candidates.pop()?;
+        match provenance {
+            Provenance::Named => Some(contact),
+            Provenance::Met => {
                 self.enter(k, contact);
                 None
             }
@@ -163,7 +163,7 @@ impl Bucket {
     /// longest gives way.
     fn enter(&mut self, k: usize, newcomer: Contact) {
         if self.len() == k {
-            self.asleep.remove(0);
+            self.unresponsive.remove(0);
         }
         push(&mut self.live, k, newcomer);
     }
@@ -173,16 +173,16 @@ impl Bucket {
         if let Some(at) = self.live.iter().position(|live| live.id == *id) {
             return Some(self.live.remove(at));
         }
-        let at = self.asleep.iter().position(|asleep| asleep.contact.id == *id)?;
-        Some(self.asleep.remove(at).contact)
+        let at = self.unresponsive.iter().position(|unresponsive| unresponsive.contact.id == *id)?;
+        Some(self.unresponsive.remove(at).contact)
     }
 
     /// Adds a candidate, the oldest of the least welcome making room: hearsay, of which anybody
     /// can make any amount, never displaces somebody who was met.
     fn keep(&mut self, candidate: Candidate) {
-        let mut at = match candidate.standing {
-            Standing::Met => self.candidates.len(),
-            Standing::Named => self.candidates.partition_point(|other| other.standing == Standing::Named),
+        let mut at = match candidate.provenance {
+            Provenance::Met => self.candidates.len(),
+            Provenance::Named => self.candidates.partition_point(|other| other.provenance == Provenance::Named),
         };
         if self.candidates.len() == REPLACEMENTS_MAX {
             if at == 0 {
@@ -258,14 +258,14 @@ mod tests {
         assert_eq!(bucket.suggest(K, contact(7)), Suggested::Room);
         assert_eq!(bucket.observe(K, contact(7)), Observed::Added);
         assert_eq!(bucket.live(), [contact(2), contact(7)]);
-        assert_eq!(bucket.asleep().collect::<Vec<_>>(), [&contact(0)]);
+        assert_eq!(bucket.unresponsive().collect::<Vec<_>>(), [&contact(0)]);
     }
 
     #[test]
     fn a_candidate_that_was_met_is_preferred_to_newer_hearsay() {
         let mut bucket = full();
         assert_eq!(bucket.observe(K, contact(7)), Observed::Full { suspect: contact(0) });
-        assert_eq!(bucket.suggest(K, contact(8)), Suggested::Kept);
+        assert_eq!(bucket.suggest(K, contact(8)), Suggested::Queued);
         assert_eq!(bucket.failed(K, &contact(1).id), None);
         assert_eq!(bucket.live(), [contact(0), contact(2), contact(7)]);
         assert_eq!(bucket.remove(K, &contact(0).id), Some(contact(8)));
@@ -275,7 +275,7 @@ mod tests {
     fn a_candidate_that_takes_its_leave_or_fails_is_no_candidate() {
         let mut bucket = full();
         for n in 7..10 {
-            assert_eq!(bucket.suggest(K, contact(n)), Suggested::Kept);
+            assert_eq!(bucket.suggest(K, contact(n)), Suggested::Queued);
         }
         assert_eq!(bucket.failed(K, &contact(9).id), None, "no place is free");
         assert_eq!(bucket.remove(K, &contact(8).id), None);
@@ -309,7 +309,7 @@ mod tests {
         }
         bucket.suggest(K, contact(99));
         assert_eq!(bucket.candidates.len(), REPLACEMENTS_MAX);
-        assert!(bucket.candidates.iter().all(|candidate| candidate.standing == Standing::Met));
+        assert!(bucket.candidates.iter().all(|candidate| candidate.provenance == Provenance::Met));
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub enum Suggested {
     /// A place is free, or held by one that sleeps: worth a dial now.
     Room,
     /// All places are held by live contacts: it waits among the candidates, which are bounded.
-    Kept,
+    Queued,
     /// It holds a place already.
     Known,
     /// It is this node itself.
@@ -93,7 +93,7 @@ impl Table {
     /// `contact` was dialled by this node, and met at its address: it becomes the most recently
     /// seen of its bucket, its failures are forgotten and its address is this one.
     pub fn observe(&mut self, now: Time, contact: Contact) -> Observed {
-        let Some(at) = self.place(contact.id.key()) else { return Observed::Own };
+        let Some(at) = self.index(contact.id.key()) else { return Observed::Own };
         self.grow(at);
         let bucket = &mut self.buckets[at];
         let observed = bucket.observe(self.k, contact);
@@ -148,19 +148,19 @@ impl Table {
 
     /// Whether `id` holds a place, live or asleep.
     pub fn contains(&self, id: &NodeId) -> bool {
-        self.place(id.key()).and_then(|at| self.buckets.get(at)).is_some_and(|bucket| bucket.contains(id))
+        self.index(id.key()).and_then(|at| self.buckets.get(at)).is_some_and(|bucket| bucket.contains(id))
     }
 
     /// The contact `id`, with the address where it was met, if it holds a place, live or asleep.
     pub fn find(&self, id: &NodeId) -> Option<&Contact> {
-        let bucket = self.buckets.get(self.place(id.key())?)?;
-        bucket.live().iter().chain(bucket.asleep()).find(|contact| contact.id == *id)
+        let bucket = self.buckets.get(self.index(id.key())?)?;
+        bucket.live().iter().chain(bucket.unresponsive()).find(|contact| contact.id == *id)
     }
 
     /// Whether `id` holds a place, and failed since it was last heard.
-    pub fn is_asleep(&self, id: &NodeId) -> bool {
-        let bucket = self.place(id.key()).and_then(|at| self.buckets.get(at));
-        bucket.is_some_and(|bucket| bucket.asleep().any(|contact| contact.id == *id))
+    pub fn is_unresponsive(&self, id: &NodeId) -> bool {
+        let bucket = self.index(id.key()).and_then(|at| self.buckets.get(at));
+        bucket.is_some_and(|bucket| bucket.unresponsive().any(|contact| contact.id == *id))
     }
 
     /// Fills `out` with the `n` live contacts nearest to `target`, nearest first; with all, if
@@ -201,7 +201,7 @@ impl Table {
     /// node itself is not counted.
     pub fn closer_than(&self, key: &Key, id: &NodeId) -> usize {
         let own = self.me.key().distance(key);
-        let home = self.place(id.key());
+        let home = self.index(id.key());
         let limit = id.key().distance(key);
         let nearer_in = |(at, bucket): (usize, &Bucket)| match home {
             Some(home) if at == home => {
@@ -238,8 +238,8 @@ impl Table {
 
     /// The contacts that failed and are not yet forgotten: the way back when everything failed
     /// at once. In the order of [`Table::iter`], each bucket from the one that sleeps longest.
-    pub fn asleep(&self) -> impl Iterator<Item = &Contact> {
-        self.buckets.iter().flat_map(Bucket::asleep)
+    pub fn unresponsive(&self) -> impl Iterator<Item = &Contact> {
+        self.buckets.iter().flat_map(Bucket::unresponsive)
     }
 
     /// A lookup for `target` has ended: the bucket around it is fresh.
@@ -249,7 +249,7 @@ impl Table {
     /// network is small, or the lookup went wrong. A bucket that the neighbourhood later grows
     /// is as fresh as that lookup.
     pub fn looked_up(&mut self, now: Time, target: &Key) {
-        if let Some(at) = self.place(target) {
+        if let Some(at) = self.index(target) {
             if let Some(bucket) = self.buckets.get_mut(at) {
                 bucket.refreshed = Some(now);
             }
@@ -315,12 +315,12 @@ impl Table {
     }
 
     /// The index of the bucket around `key`; `None` for the own id.
-    fn place(&self, key: &Key) -> Option<usize> {
+    fn index(&self, key: &Key) -> Option<usize> {
         self.me.key().distance(key).shared_bits()
     }
 
     fn bucket_mut(&mut self, id: &NodeId) -> Option<&mut Bucket> {
-        let at = self.place(id.key())?;
+        let at = self.index(id.key())?;
         self.buckets.get_mut(at)
     }
 
@@ -490,7 +490,7 @@ mod tests {
                 }
                 prop_assert!(!table.holds_its_owner());
                 prop_assert_eq!(table.overfull_bucket(), None);
-                let mut ids: Vec<NodeId> = table.iter().chain(table.asleep()).map(|contact| contact.id).collect();
+                let mut ids: Vec<NodeId> = table.iter().chain(table.unresponsive()).map(|contact| contact.id).collect();
                 prop_assert_eq!(ids.len(), table.len());
                 ids.sort();
                 ids.dedup();
@@ -530,12 +530,12 @@ mod tests {
         table.closest(far.id.key(), 3, &mut found);
         assert_eq!(found, [contact_in(2, 1)]);
         assert!(table.fewer_closer(far.id.key(), 1));
-        assert_eq!(table.asleep().collect::<Vec<_>>(), [&far]);
+        assert_eq!(table.unresponsive().collect::<Vec<_>>(), [&far]);
         assert_eq!((table.live(), table.len()), (1, 2));
         assert!(table.contains(&far.id));
 
         assert!(table.heard(&far.id));
-        assert_eq!((table.live(), table.asleep().count()), (2, 0));
+        assert_eq!((table.live(), table.unresponsive().count()), (2, 0));
     }
 
     #[test]

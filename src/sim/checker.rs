@@ -106,12 +106,12 @@ pub enum Breach {
     /// A node has not joined although there was time, and somebody to join.
     NeverJoined,
     /// A node wants more than one batch written at a time.
-    BatchesUnderWay {
+    BatchesInFlight {
         /// How many.
         count: usize,
     },
     /// What a node wanted kept does not prove what it claims.
-    KeptUnverified {
+    PersistedUnverified {
         /// The key of the record.
         key: Key,
         /// What is wrong with it.
@@ -138,7 +138,7 @@ pub enum Breach {
         end: Time,
     },
     /// Two nodes hold different records of one key.
-    HoldersDisagree {
+    ReplicasDisagree {
         /// The key.
         key: Key,
         /// The versions held.
@@ -161,7 +161,7 @@ pub fn after_event(node: &Node, now: Time) -> Verdict {
 
 /// What holds of a node after every event that may have changed whom it knows.
 pub fn after_change(node: &Node) -> Verdict {
-    let contacts = || node.table().iter().chain(node.table().asleep());
+    let contacts = || node.table().iter().chain(node.table().unresponsive());
     no_table_holds_its_owner(node.me().id, contacts())?;
     no_bucket_exceeds_k(node.me().id, contacts(), node.params().k)
 }
@@ -171,9 +171,9 @@ pub fn after_change(node: &Node) -> Verdict {
 pub fn in_depth(node: &Node, now: Time, listener: impl Fn(SocketAddr) -> Option<NodeId>) -> Verdict {
     after_event(node, now)?;
     after_change(node)?;
-    every_contact_listens_there(node.table().iter().chain(node.table().asleep()), listener)?;
+    every_contact_listens_there(node.table().iter().chain(node.table().unresponsive()), listener)?;
     every_connection_has_a_deadline(node.connections_without_deadline())?;
-    node.storage().check().map_err(Breach::StorageBroken)
+    node.storage().check_invariants().map_err(Breach::StorageBroken)
 }
 
 /// A node is never in its own table.
@@ -244,8 +244,8 @@ pub fn no_connection_is_forgotten(known: usize, open: usize) -> Verdict {
 }
 
 /// A node awaits the end of one batch before it wants the next one written.
-pub fn one_batch_is_under_way_at_a_time(count: usize) -> Verdict {
-    holds(count == 1, || Breach::BatchesUnderWay { count })
+pub fn one_batch_in_flight_at_a_time(count: usize) -> Verdict {
+    holds(count == 1, || Breach::BatchesInFlight { count })
 }
 
 /// Under `durability = always` whoever is told that a record is held finds it on so many disks as
@@ -271,9 +271,9 @@ pub fn no_record_is_held_beyond_its_life(expires: Time, end: Time) -> Verdict {
 }
 
 /// Two nodes that hold a key hold the same record.
-pub fn holders_agree(one: &Record, other: &Record) -> Verdict {
+pub fn replicas_agree(one: &Record, other: &Record) -> Verdict {
     let versions = [one.version, other.version];
-    holds(one.compare(other).is_eq(), || Breach::HoldersDisagree { key: one.key, versions })
+    holds(one.compare(other).is_eq(), || Breach::ReplicasDisagree { key: one.key, versions })
 }
 
 /// A client that asked at `since` is answered within `within`.
@@ -309,8 +309,10 @@ impl fmt::Display for Breach {
             }
             Self::StrangeAnswer => write!(f, "an answer that nobody waits for"),
             Self::NeverJoined => write!(f, "has not joined"),
-            Self::BatchesUnderWay { count } => write!(f, "{count} batches on their way to the disk"),
-            Self::KeptUnverified { key, error } => write!(f, "kept a record of {key} that does not verify: {error}"),
+            Self::BatchesInFlight { count } => write!(f, "{count} batches on their way to the disk"),
+            Self::PersistedUnverified { key, error } => {
+                write!(f, "kept a record of {key} that does not verify: {error}")
+            }
             Self::NotDurable { copies, promised } => {
                 write!(f, "a record that was confirmed is on {copies} disks, {promised} were promised")
             }
@@ -318,7 +320,7 @@ impl fmt::Display for Breach {
                 write!(f, "an older value was read after a newer one that {known} nodes hold")
             }
             Self::Outlived { found, end } => write!(f, "a record is alive at {found}, and its life ends at {end}"),
-            Self::HoldersDisagree { key, versions: [one, other] } => {
+            Self::ReplicasDisagree { key, versions: [one, other] } => {
                 write!(f, "versions {} and {} of {key} are held", one.bits(), other.bits())
             }
         }
@@ -329,7 +331,7 @@ impl fmt::Display for Breach {
 mod tests {
     use super::*;
     use crate::id::KEY_SIZE;
-    use crate::record::{Class, Ttl, check_of};
+    use crate::record::{Class, Ttl, crc_of};
     use crate::wire::peer::PeerMessage;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -429,8 +431,8 @@ mod tests {
 
     #[test]
     fn a_second_batch_before_the_end_of_the_first_is_found() {
-        assert_eq!(one_batch_is_under_way_at_a_time(1), Ok(()));
-        assert_eq!(one_batch_is_under_way_at_a_time(2), Err(Breach::BatchesUnderWay { count: 2 }));
+        assert_eq!(one_batch_in_flight_at_a_time(1), Ok(()));
+        assert_eq!(one_batch_in_flight_at_a_time(2), Err(Breach::BatchesInFlight { count: 2 }));
     }
 
     #[test]
@@ -464,14 +466,14 @@ mod tests {
             version: Version::from_bits(version),
             ttl: Ttl::from_secs(60).expect("not zero"),
             replication: 8,
-            check: check_of(value),
+            crc: crc_of(value),
             value: value.into(),
         };
-        assert_eq!(holders_agree(&record(1, b"a"), &record(1, b"a")), Ok(()));
+        assert_eq!(replicas_agree(&record(1, b"a"), &record(1, b"a")), Ok(()));
         for other in [record(2, b"a"), record(1, b"b")] {
             let versions = [Version::from_bits(1), other.version];
-            let breach = Breach::HoldersDisagree { key: other.key, versions };
-            assert_eq!(holders_agree(&record(1, b"a"), &other), Err(breach));
+            let breach = Breach::ReplicasDisagree { key: other.key, versions };
+            assert_eq!(replicas_agree(&record(1, b"a"), &other), Err(breach));
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::contact::Contact;
 use crate::id::Key;
 use crate::node::params::Endpoint;
-use crate::node::records::persisted::{Batch, KeptKey, Saved};
+use crate::node::records::persisted::{Batch, PersistedKey, Saved};
 use crate::sim::history::Seen;
 use crate::sim::{Number, network};
 
@@ -30,7 +30,7 @@ pub enum Room {
 #[derive(Debug, Default)]
 pub(super) struct Disk {
     pub(super) room: Room,
-    keys: BTreeMap<Key, KeptKey>,
+    keys: BTreeMap<Key, PersistedKey>,
     /// The contacts, as the numbers of their places: a tenth of what they take otherwise.
     contacts: Box<[Number]>,
     under_way: Option<Arc<Batch>>,
@@ -49,11 +49,11 @@ impl Disk {
         if self.room == Room::None {
             return Some(Saved::Failed);
         }
-        for kept in &batch.keys {
-            if kept.record.is_none() && kept.tombstone.is_none() {
-                self.keys.remove(&kept.key);
+        for persisted in &batch.keys {
+            if persisted.record.is_none() && persisted.tombstone.is_none() {
+                self.keys.remove(&persisted.key);
             } else {
-                self.keys.insert(kept.key, kept.clone());
+                self.keys.insert(persisted.key, persisted.clone());
             }
         }
         if let Some(contacts) = &batch.contacts {
@@ -69,7 +69,7 @@ impl Disk {
     }
 
     /// All that is on the disk of a key: for a restart.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &KeptKey> {
+    pub(super) fn keys(&self) -> impl Iterator<Item = &PersistedKey> {
         self.keys.values()
     }
 
@@ -80,9 +80,9 @@ impl Disk {
 
     /// Whether what is on the disk of `key` is `seen`, something larger, or the end of either.
     pub(super) fn covers(&self, key: &Key, seen: Seen) -> bool {
-        self.keys.get(key).is_some_and(|kept| {
-            let record = kept.record.as_ref().map(|kept| Seen::of(kept.record.rank()));
-            let over = kept.tombstone.is_some_and(|tombstone| tombstone.beats(seen.class, seen.version).is_some());
+        self.keys.get(key).is_some_and(|persisted| {
+            let record = persisted.record.as_ref().map(|persisted| Seen::of(persisted.record.rank()));
+            let over = persisted.tombstone.is_some_and(|tombstone| tombstone.beats(seen.class, seen.version).is_some());
             over || record.is_some_and(|record| record >= seen)
         })
     }
@@ -91,29 +91,29 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Age, Class, Giver, Rank, Record, Tombstone, Ttl, Version, check_of};
+    use crate::record::{Age, Class, Rank, Record, Source, Tombstone, Ttl, Version, crc_of};
     use crate::time::WallTime;
 
-    fn kept(key: u8, version: u64) -> KeptKey {
+    fn persisted(key: u8, version: u64) -> PersistedKey {
         let record = Record {
             key: Key::new([key; 32]),
             class: Class::Plain,
             version: Version::from_bits(version),
             ttl: Ttl::from_secs(60).expect("not zero"),
             replication: 3,
-            check: check_of(b"v"),
+            crc: crc_of(b"v"),
             value: (*b"v").into(),
         };
-        let record = crate::node::records::persisted::KeptRecord {
+        let record = crate::node::records::persisted::PersistedRecord {
             record,
             age: Age(0),
             saved: WallTime::from_millis(0),
-            giver: Giver::Peer,
+            source: Source::Peer,
         };
-        KeptKey { key: Key::new([key; 32]), record: Some(record), tombstone: None }
+        PersistedKey { key: Key::new([key; 32]), record: Some(record), tombstone: None }
     }
 
-    fn batch(keys: Vec<KeptKey>) -> Arc<Batch> {
+    fn batch(keys: Vec<PersistedKey>) -> Arc<Batch> {
         Arc::new(Batch { keys, contacts: None })
     }
 
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_batch_is_there_when_it_ends_and_not_before() {
         let mut disk = Disk::default();
-        assert_eq!(disk.begin(&batch(vec![kept(1, 5), kept(2, 5)])), 1);
+        assert_eq!(disk.begin(&batch(vec![persisted(1, 5), persisted(2, 5)])), 1);
         assert_eq!(disk.keys().count(), 0);
         assert_eq!(disk.end(), Some(Saved::Durable));
         assert_eq!(disk.keys().count(), 2);
@@ -134,31 +134,31 @@ mod tests {
     #[test]
     fn whoever_crashes_loses_what_is_under_way_and_nothing_else() {
         let mut disk = Disk::default();
-        disk.begin(&batch(vec![kept(1, 5)]));
+        disk.begin(&batch(vec![persisted(1, 5)]));
         disk.end();
-        disk.begin(&batch(vec![kept(1, 6), kept(2, 6)]));
+        disk.begin(&batch(vec![persisted(1, 6), persisted(2, 6)]));
         disk.crash();
         assert_eq!(disk.end(), None);
-        assert_eq!(disk.keys().cloned().collect::<Vec<_>>(), [kept(1, 5)]);
+        assert_eq!(disk.keys().cloned().collect::<Vec<_>>(), [persisted(1, 5)]);
     }
 
     #[test]
     fn a_full_disk_takes_nothing_and_keeps_what_it_has() {
         let mut disk = Disk::default();
-        disk.begin(&batch(vec![kept(1, 5)]));
+        disk.begin(&batch(vec![persisted(1, 5)]));
         disk.end();
         disk.room = Room::None;
-        disk.begin(&batch(vec![kept(1, 6), kept(2, 6)]));
+        disk.begin(&batch(vec![persisted(1, 6), persisted(2, 6)]));
         assert_eq!(disk.end(), Some(Saved::Failed));
-        assert_eq!(disk.keys().cloned().collect::<Vec<_>>(), [kept(1, 5)]);
+        assert_eq!(disk.keys().cloned().collect::<Vec<_>>(), [persisted(1, 5)]);
     }
 
     #[test]
     fn a_key_without_a_state_is_forgotten() {
         let mut disk = Disk::default();
-        disk.begin(&batch(vec![kept(1, 5)]));
+        disk.begin(&batch(vec![persisted(1, 5)]));
         disk.end();
-        disk.begin(&batch(vec![KeptKey { record: None, ..kept(1, 0) }]));
+        disk.begin(&batch(vec![PersistedKey { record: None, ..persisted(1, 0) }]));
         disk.end();
         assert_eq!(disk.keys().count(), 0);
     }
@@ -166,9 +166,10 @@ mod tests {
     #[test]
     fn a_version_is_covered_by_itself_by_a_later_one_and_by_the_end_of_either() {
         let mut disk = Disk::default();
-        let over = Rank { life: crate::record::Life::Over, ..kept(2, 5).record.expect("it has one").record.rank() };
-        let buried = KeptKey { record: None, tombstone: Some(Tombstone::of(over)), ..kept(2, 5) };
-        disk.begin(&batch(vec![kept(1, 5), buried]));
+        let over =
+            Rank { life: crate::record::Life::Over, ..persisted(2, 5).record.expect("it has one").record.rank() };
+        let buried = PersistedKey { record: None, tombstone: Some(Tombstone::of(over)), ..persisted(2, 5) };
+        disk.begin(&batch(vec![persisted(1, 5), buried]));
         disk.end();
         for key in [1, 2].map(|key| Key::new([key; 32])) {
             assert!(disk.covers(&key, seen(4)) && disk.covers(&key, seen(5)));

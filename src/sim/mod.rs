@@ -14,7 +14,7 @@
 //!
 //! What a node wants kept is on the disk of its place a little later, all of a batch or nothing;
 //! whoever is killed before has lost it, and comes back with what is there ([`World::restart`]).
-//! Nodes come and go by themselves where [`Churn`] says so; a [`Trial`] says how many values can
+//! Nodes come and go by themselves where [`Churn`] says so; a [`Workload`] says how many values can
 //! be read meanwhile.
 //!
 //! After each event the [`checker`] looks at the node that it touched; every virtual minute, and
@@ -44,7 +44,7 @@ pub use checker::Breach;
 pub use churn::Churn;
 pub use disk::Room;
 pub use network::Death;
-pub use workload::{Share, Trial};
+pub use workload::{Share, Workload};
 pub use world::{Answer, Ask, World};
 
 /// Which node of a world: they are numbered in the order of their birth, from zero.

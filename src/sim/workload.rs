@@ -24,7 +24,7 @@ const AGREEMENT_PAUSE: Duration = Duration::from_secs(10);
 
 /// Values under random keys.
 #[derive(Debug)]
-pub struct Trial {
+pub struct Workload {
     values: Vec<Written>,
     replication: u8,
 }
@@ -68,7 +68,7 @@ impl std::fmt::Display for Share {
     }
 }
 
-impl Trial {
+impl Workload {
     /// `count` keys of `world`, to be held by `replication` nodes each; nothing is PUT yet.
     pub fn new(world: &mut World, count: u32, replication: u8) -> Self {
         let values = (0..count).map(|_| Written { key: world.any_key(), round: 0, begun: 0 }).collect();

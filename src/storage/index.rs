@@ -17,7 +17,7 @@ use hashbrown::HashTable;
 
 use crate::id::{KEY_SIZE, Key, KeySeed};
 use crate::limits::BATCH_MAX;
-use crate::storage::slots::{PLACE_OVERHEAD, Place, Slots};
+use crate::storage::slots::{SLOT_OVERHEAD, Slot, Slots};
 use crate::storage::trie::{FORK_BYTES, Trie};
 use crate::storage::{Held, StorageFault};
 use crate::time::Time;
@@ -32,9 +32,9 @@ pub const RECORD_OVERHEAD: usize = {
     const REFERENCE_COUNTS: usize = 2 * size_of::<usize>();
     const HEADER: usize = 8;
     const ROUNDING: usize = 8;
-    let in_place = size_of::<Option<Held>>() + PLACE_OVERHEAD + FORK_BYTES;
-    let by_key = (size_of::<Place>() + 1) * 2 * 8 / 7 + 1;
-    let by_schedule = size_of::<(Time, Place)>() * 5 / 2;
+    let in_place = size_of::<Option<Held>>() + SLOT_OVERHEAD + FORK_BYTES;
+    let by_key = (size_of::<Slot>() + 1) * 2 * 8 / 7 + 1;
+    let by_schedule = size_of::<(Time, Slot)>() * 5 / 2;
     in_place + REFERENCE_COUNTS + HEADER + ROUNDING + by_key + by_schedule
 };
 
@@ -50,7 +50,7 @@ pub(super) struct Orders {
     records: Slots<Held>,
     by_key: ByKey,
     in_order: Trie,
-    by_schedule: BTreeSet<(Time, Place)>,
+    by_schedule: BTreeSet<(Time, Slot)>,
     bytes: usize,
 }
 
@@ -66,12 +66,12 @@ impl Orders {
     }
 
     /// Where the record of `key` is, as long as it is there.
-    pub(super) fn place(&self, key: &Key) -> Option<Place> {
+    pub(super) fn slot(&self, key: &Key) -> Option<Slot> {
         self.by_key.find(key, &self.records)
     }
 
     pub(super) fn find(&self, key: &Key) -> Option<&Held> {
-        self.place(key).map(|place| &self.records[place])
+        self.slot(key).map(|slot| &self.records[slot])
     }
 
     /// Reads what looking up each of `keys` will read, and the beginning of its value.
@@ -81,13 +81,13 @@ impl Orders {
     /// loop for each step, and the keys are not compared.
     pub(super) fn bring_near<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         let hashes: ArrayVec<u64, BATCH_MAX> = keys.take(BATCH_MAX).map(|key| self.by_key.seed.hash_one(key)).collect();
-        let places: ArrayVec<Place, BATCH_MAX> = hashes.iter().filter_map(|hash| self.by_key.guess(*hash)).collect();
+        let slots: ArrayVec<Slot, BATCH_MAX> = hashes.iter().filter_map(|hash| self.by_key.guess(*hash)).collect();
         let mut read = 0;
-        for place in &places {
-            read ^= self.records[*place].touch();
+        for slot in &slots {
+            read ^= self.records[*slot].touch();
         }
-        for place in &places {
-            for line in self.records[*place].record.value.chunks(LINE).take(LINES_BROUGHT_NEAR) {
+        for slot in &slots {
+            for line in self.records[*slot].record.value.chunks(LINE).take(LINES_BROUGHT_NEAR) {
                 read ^= u64::from(line[0]);
             }
         }
@@ -99,69 +99,69 @@ impl Orders {
         let key = held.record.key;
         held.scheduled = held.due;
         self.bytes += held.bytes();
-        let place = self.records.insert(held);
-        self.by_key.insert(&key, place, &self.records);
-        self.in_order.insert(&key, place, |place| self.records[place].record.key);
-        self.by_schedule.insert((self.records[place].due, place));
+        let slot = self.records.insert(held);
+        self.by_key.insert(&key, slot, &self.records);
+        self.in_order.insert(&key, slot, |slot| self.records[slot].record.key);
+        self.by_schedule.insert((self.records[slot].due, slot));
     }
 
     /// Puts `held` in the place of the record of its key, and returns that one.
-    pub(super) fn replace(&mut self, place: Place, mut held: Held) -> Held {
+    pub(super) fn replace(&mut self, slot: Slot, mut held: Held) -> Held {
         let due = held.due;
-        let before = &mut self.records[place];
+        let before = &mut self.records[slot];
         held.scheduled = before.scheduled;
         self.bytes = self.bytes + held.bytes() - before.bytes();
         let before = std::mem::replace(before, held);
-        self.set_due(place, due);
+        self.set_due(slot, due);
         before
     }
 
-    pub(super) fn remove(&mut self, place: Place) -> Held {
-        let key = self.records[place].record.key;
-        self.by_key.remove(&key, place, &self.records);
+    pub(super) fn remove(&mut self, slot: Slot) -> Held {
+        let key = self.records[slot].record.key;
+        self.by_key.remove(&key, slot, &self.records);
         self.in_order.remove(&key);
-        let held = self.records.remove(place);
-        self.by_schedule.remove(&(held.scheduled, place));
+        let held = self.records.remove(slot);
+        self.by_schedule.remove(&(held.scheduled, slot));
         self.bytes -= held.bytes();
         held
     }
 
     /// Changes a record, but neither its key nor its value, nor is it due earlier.
-    pub(super) fn amend(&mut self, place: Place) -> &mut Held {
-        &mut self.records[place]
+    pub(super) fn amend(&mut self, slot: Slot) -> &mut Held {
+        &mut self.records[slot]
     }
 
-    /// The record at `place` is worth a look at `at`, or at its end if that is earlier.
-    pub(super) fn set_due(&mut self, place: Place, at: Time) {
-        let held = &mut self.records[place];
+    /// The record at `slot` is worth a look at `at`, or at its end if that is earlier.
+    pub(super) fn set_due(&mut self, slot: Slot, at: Time) {
+        let held = &mut self.records[slot];
         held.due = at.min(held.expires);
         if held.due < held.scheduled {
-            self.settle(place);
+            self.settle(slot);
         }
     }
 
-    /// The record at `place` is scheduled for the moment it is due.
-    pub(super) fn settle(&mut self, place: Place) {
-        let held = &mut self.records[place];
-        self.by_schedule.remove(&(held.scheduled, place));
+    /// The record at `slot` is scheduled for the moment it is due.
+    pub(super) fn settle(&mut self, slot: Slot) {
+        let held = &mut self.records[slot];
+        self.by_schedule.remove(&(held.scheduled, slot));
         held.scheduled = held.due;
-        self.by_schedule.insert((held.scheduled, place));
+        self.by_schedule.insert((held.scheduled, slot));
     }
 
     /// Records by the moment for which they are scheduled, and that moment: none is due before.
-    pub(super) fn by_schedule(&self) -> impl Iterator<Item = (Time, Place)> {
+    pub(super) fn by_schedule(&self) -> impl Iterator<Item = (Time, Slot)> {
         self.by_schedule.iter().copied()
     }
 
     /// Records in the order of their keys, from the first that is not less than `first`.
     pub(super) fn walk(&self, first: Key) -> impl Iterator<Item = &Held> {
-        let places = self.in_order.walk(&first, |place| self.records[place].record.key);
-        places.map(|place| &self.records[place])
+        let slots = self.in_order.walk(&first, |slot| self.records[slot].record.key);
+        slots.map(|slot| &self.records[slot])
     }
 
     /// Records in the order of their distance to `point`, the farthest first, and where they are.
-    pub(super) fn farthest(&self, point: Key) -> impl Iterator<Item = (Place, &Held)> {
-        self.in_order.farthest(point).map(|place| (place, &self.records[place]))
+    pub(super) fn farthest(&self, point: Key) -> impl Iterator<Item = (Slot, &Held)> {
+        self.in_order.farthest(point).map(|slot| (slot, &self.records[slot]))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -175,14 +175,14 @@ impl Orders {
 
     /// Checks that all orders hold the same records, each once, scheduled no later than it is due,
     /// and that the bytes are what they take.
-    pub(super) fn check(&self) -> Result<(), StorageFault> {
+    pub(super) fn check_invariants(&self) -> Result<(), StorageFault> {
         let (mut found, mut in_order, mut last) = (0, 0, None);
         for held in self.walk(Key::new([0; KEY_SIZE])) {
             let key = held.record.key;
-            let place = self.place(&key).filter(|place| std::ptr::eq(&raw const self.records[*place], held));
-            let is_scheduled = |place| self.by_schedule.contains(&(held.scheduled, place));
+            let slot = self.slot(&key).filter(|slot| std::ptr::eq(&raw const self.records[*slot], held));
+            let is_scheduled = |slot| self.by_schedule.contains(&(held.scheduled, slot));
             let in_time = held.scheduled <= held.due && held.due <= held.expires;
-            if !place.is_some_and(is_scheduled) || !in_time || last >= Some(key) {
+            if !slot.is_some_and(is_scheduled) || !in_time || last >= Some(key) {
                 return Err(StorageFault::Lost { key });
             }
             last = Some(key);
@@ -200,11 +200,11 @@ impl Orders {
     }
 }
 
-impl Index<Place> for Orders {
+impl Index<Slot> for Orders {
     type Output = Held;
 
-    fn index(&self, place: Place) -> &Held {
-        &self.records[place]
+    fn index(&self, slot: Slot) -> &Held {
+        &self.records[slot]
     }
 }
 
@@ -215,7 +215,7 @@ const TABLES: usize = 128;
 /// Places by the hash of the key that is there; never iterated, for their order says nothing.
 struct ByKey {
     seed: KeySeed,
-    tables: Vec<HashTable<Place>>,
+    tables: Vec<HashTable<Slot>>,
 }
 
 impl ByKey {
@@ -223,31 +223,31 @@ impl ByKey {
         Self { seed, tables: vec![HashTable::new(); TABLES] }
     }
 
-    fn find(&self, key: &Key, records: &Slots<Held>) -> Option<Place> {
+    fn find(&self, key: &Key, records: &Slots<Held>) -> Option<Slot> {
         let hash = self.seed.hash_one(key);
-        self.tables[table(hash)].find(hash, |place| records[*place].record.key == *key).copied()
+        self.tables[table(hash)].find(hash, |slot| records[*slot].record.key == *key).copied()
     }
 
     /// Where the record of `key` is, if there is one; that key is not looked at.
-    fn guess(&self, hash: u64) -> Option<Place> {
+    fn guess(&self, hash: u64) -> Option<Slot> {
         self.tables[table(hash)].find(hash, |_| true).copied()
     }
 
-    fn insert(&mut self, key: &Key, place: Place, records: &Slots<Held>) {
+    fn insert(&mut self, key: &Key, slot: Slot, records: &Slots<Held>) {
         let hash = self.seed.hash_one(key);
-        let hash_at = |place: &Place| self.seed.hash_one(records[*place].record.key);
-        self.tables[table(hash)].insert_unique(hash, place, hash_at);
+        let hash_at = |slot: &Slot| self.seed.hash_one(records[*slot].record.key);
+        self.tables[table(hash)].insert_unique(hash, slot, hash_at);
     }
 
-    fn remove(&mut self, key: &Key, place: Place, records: &Slots<Held>) {
+    fn remove(&mut self, key: &Key, slot: Slot, records: &Slots<Held>) {
         let hash = self.seed.hash_one(key);
         let table = &mut self.tables[table(hash)];
-        if let Ok(entry) = table.find_entry(hash, |other| *other == place) {
+        if let Ok(entry) = table.find_entry(hash, |other| *other == slot) {
             entry.remove();
         }
         // What has become much too large is given back, and has room to grow again.
         if table.len() < table.capacity() / 8 {
-            table.shrink_to(2 * table.len(), |place| self.seed.hash_one(records[*place].record.key));
+            table.shrink_to(2 * table.len(), |slot| self.seed.hash_one(records[*slot].record.key));
         }
     }
 

@@ -15,7 +15,7 @@
 //! 3. nothing else: the record is refused ([`Stored::Full`]).
 //!
 //! Above [`CROWDED_PERCENT`] of the bound no stranger, and no address group, may hold more than one
-//! of [`SHARES`] shares. A record counts to whoever brought it first; who brings the very same one
+//! of [`QUOTAS`] shares. A record counts to whoever brought it first; who brings the very same one
 //! later neither pays for it nor takes it over, unless his share is not counted at all. So nobody
 //! can fill another's share, nor make a record go by his own.
 //!
@@ -37,17 +37,17 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use crate::id::{KEY_SIZE, Key, KeySeed, NodeId};
-use crate::limits::{CROWDED_PERCENT, EVICTION_LOOKS_MAX, SHARES};
-use crate::record::{Age, Class, Giver, Rank, Record, Tombstone, Ttl, end_of_life};
+use crate::limits::{CROWDED_PERCENT, EVICTION_LOOKS_MAX, QUOTAS};
+use crate::record::{Age, Class, Rank, Record, Source, Tombstone, Ttl, end_of_life};
 use crate::time::{Now, Time, WallTime};
 
 use index::Orders;
-use quota::{Share, Shares};
-use slots::Place;
+use quota::{Quota, Quotas};
+use slots::Slot;
 use tombstones::Tombstones;
 
 pub use index::RECORD_OVERHEAD;
-pub use quota::SHARE_BYTES;
+pub use quota::QUOTA_BYTES;
 pub use tombstones::TOMBSTONE_BYTES;
 
 const _: () = {
@@ -61,7 +61,7 @@ pub struct Storage {
     me: Key,
     records: Orders,
     tombstones: Tombstones,
-    shares: Shares,
+    quotas: Quotas,
     bytes_max: usize,
     changed: Vec<Key>,
 }
@@ -73,7 +73,7 @@ pub struct Held {
     pub record: Record,
     /// The first moment at which it is not found any more.
     pub expires: Time,
-    share: Share,
+    quota: Quota,
     /// When it is next worth a look: at the latest when its life ends.
     due: Time,
     /// When it is looked at: at the latest when it is due.
@@ -117,9 +117,9 @@ impl Held {
         self.heard.set(self.heard.get() | SHOWN);
     }
 
-    /// Who brought it, as far as that outlives a run: [`Giver::Client`] or [`Giver::Peer`].
-    pub fn giver(&self) -> Giver {
-        if self.share == Share::CLIENT { Giver::Client } else { Giver::Peer }
+    /// Who brought it, as far as that outlives a run: [`Source::Client`] or [`Source::Peer`].
+    pub fn source(&self) -> Source {
+        if self.quota == Quota::CLIENT { Source::Client } else { Source::Peer }
     }
 
     fn bytes(&self) -> usize {
@@ -158,14 +158,14 @@ pub enum Judgement {
 /// Taking records, and giving them up.
 impl Storage {
     /// An empty storage for records and tombstones of `bytes_max` bytes in all, with
-    /// [`RECORD_OVERHEAD`], [`TOMBSTONE_BYTES`] and, for each stranger, [`SHARE_BYTES`] included.
+    /// [`RECORD_OVERHEAD`], [`TOMBSTONE_BYTES`] and, for each stranger, [`QUOTA_BYTES`] included.
     /// What is farthest from `me` gives way first; `seed` keys the hash set.
     pub fn new(me: NodeId, bytes_max: usize, seed: KeySeed) -> Self {
         Self {
             me: *me.key(),
             records: Orders::new(seed),
             tombstones: Tombstones::default(),
-            shares: Shares::default(),
+            quotas: Quotas::default(),
             bytes_max,
             changed: Vec::new(),
         }
@@ -201,18 +201,18 @@ impl Storage {
         record: Record,
         expires: Time,
         due: Time,
-        giver: Giver,
+        source: Source,
         in_scope: impl Fn(&Record) -> bool,
     ) -> Stored {
         if expires <= now.mono {
             return Stored::Over;
         }
         let (key, rank) = (record.key, record.rank());
-        let place = self.live_place(now, &key);
+        let slot = self.live_slot(now, &key);
         let mut floor = Tombstone::default();
         let mut may_be_over = true;
-        if let Some(place) = place {
-            let held = &self.records[place].record;
+        if let Some(slot) = slot {
+            let held = &self.records[slot].record;
             let larger = held.rank();
             match record.compare(held) {
                 Ordering::Less => {
@@ -220,7 +220,7 @@ impl Storage {
                     return Stored::Larger(larger);
                 }
                 Ordering::Equal => {
-                    self.prolong(place, &record, expires, due, giver);
+                    self.prolong(slot, &record, expires, due, source);
                     return Stored::Held;
                 }
                 Ordering::Greater => floor = Tombstone::beneath(larger, rank),
@@ -233,17 +233,17 @@ impl Storage {
         if buried.is_some_and(|buried| buried.beats(rank.class, rank.version).is_some()) {
             return Stored::Over;
         }
-        if !self.make_room(now, &record, place, giver, in_scope) {
+        if !self.make_room(now, &record, slot, source, in_scope) {
             return Stored::Full;
         }
         // Added before the other is taken away: a peer that replaces all it has stays who it was.
-        let share = self.shares.add(giver, bytes_of(&record));
+        let quota = self.quotas.add(source, bytes_of(&record));
         let due = due.min(expires);
-        let held = Held { record, expires, share, due, scheduled: due, heard: Cell::new(0) };
-        match place {
-            Some(place) => {
-                let before = self.records.replace(place, held);
-                self.shares.remove(before.share, before.bytes());
+        let held = Held { record, expires, quota, due, scheduled: due, heard: Cell::new(0) };
+        match slot {
+            Some(slot) => {
+                let before = self.records.replace(slot, held);
+                self.quotas.remove(before.quota, before.bytes());
             }
             None => self.records.insert(held),
         }
@@ -255,11 +255,11 @@ impl Storage {
 
     /// Takes back a record of an earlier run, which was `age` old when it was `saved`: time spent
     /// switched off counts. If its life has ended meanwhile, it leaves its tombstone.
-    pub fn restore(&mut self, now: Now, record: Record, age: Age, saved: WallTime, giver: Giver) {
+    pub fn restore(&mut self, now: Now, record: Record, age: Age, saved: WallTime, source: Source) {
         let age = age.after(now.wall.since(saved));
         match end_of_life(now, record.ttl, age, record.class, record.version) {
             // No neighbour is known yet, so that everything is in scope.
-            Some(expires) => drop(self.store(now, record, expires, expires, giver, |_| true)),
+            Some(expires) => drop(self.store(now, record, expires, expires, source, |_| true)),
             None => self.bury(now, record.key, Tombstone::of(record.rank())),
         }
     }
@@ -267,9 +267,9 @@ impl Storage {
     /// Notes that `tombstone` of `key` is over, if there is room to remember it. A live record
     /// that it beats is gone.
     pub fn bury(&mut self, now: Now, key: Key, tombstone: Tombstone) {
-        let held = self.records.place(&key).map(|place| (place, self.records[place].record.rank()));
+        let held = self.records.slot(&key).map(|slot| (slot, self.records[slot].record.rank()));
         match held.filter(|(_, held)| tombstone.beats(held.class, held.version).is_some()) {
-            Some((place, beaten)) => self.remove_for(now, place, tombstone.and(Tombstone::of(beaten))),
+            Some((slot, beaten)) => self.remove_for(now, slot, tombstone.and(Tombstone::of(beaten))),
             None => self.lay(now, key, tombstone),
         }
     }
@@ -285,17 +285,17 @@ impl Storage {
         }
         let mut due = Vec::new();
         for _ in 0..max {
-            let Some((_, place)) = self.records.by_schedule().next().filter(|(at, _)| *at <= now.mono) else { break };
-            let held = self.records.amend(place);
+            let Some((_, slot)) = self.records.by_schedule().next().filter(|(at, _)| *at <= now.mono) else { break };
+            let held = self.records.amend(slot);
             if held.expires <= now.mono {
-                self.bury_ended(now, place);
+                self.bury_ended(now, slot);
                 continue;
             }
             if held.due <= now.mono {
                 held.due = held.expires;
                 due.push(held.record.key);
             }
-            self.records.settle(place);
+            self.records.settle(slot);
         }
         due
     }
@@ -303,9 +303,9 @@ impl Storage {
     /// The record of `key` is due at `at`, or at its end if that is earlier; who was heard to hold
     /// it before is forgotten.
     pub fn schedule(&mut self, key: &Key, at: Time) {
-        if let Some(place) = self.records.place(key) {
-            self.records.set_due(place, at);
-            self.records[place].heard.set(0);
+        if let Some(slot) = self.records.slot(key) {
+            self.records.set_due(slot, at);
+            self.records[slot].heard.set(0);
         }
     }
 
@@ -421,10 +421,10 @@ impl Storage {
 
     /// Checks that all orders hold the same records and that the bytes are what they take, within
     /// the bound. Looks at each record: for the simulator and for tests.
-    pub fn check(&self) -> Result<(), StorageFault> {
-        self.records.check()?;
-        self.tombstones.check()?;
-        self.shares.check(self.walk(None).map(|held| (held.share, held.bytes())))?;
+    pub fn check_invariants(&self) -> Result<(), StorageFault> {
+        self.records.check_invariants()?;
+        self.tombstones.check_invariants()?;
+        self.quotas.check_invariants(self.walk(None).map(|held| (held.quota, held.bytes())))?;
         if self.bytes() > self.bytes_max {
             return Err(StorageFault::Bound { found: self.bytes(), max: self.bytes_max });
         }
@@ -439,59 +439,59 @@ impl Storage {
     }
 
     fn bytes_of_records(&self) -> usize {
-        self.records.bytes() + self.shares.bytes()
+        self.records.bytes() + self.quotas.bytes()
     }
 
     /// Where the record of `key` is, if its life is not over; if it is, it is buried.
-    fn live_place(&mut self, now: Now, key: &Key) -> Option<Place> {
-        let place = self.records.place(key)?;
-        if now.mono < self.records[place].expires {
-            return Some(place);
+    fn live_slot(&mut self, now: Now, key: &Key) -> Option<Slot> {
+        let slot = self.records.slot(key)?;
+        if now.mono < self.records[slot].expires {
+            return Some(slot);
         }
-        self.bury_ended(now, place);
+        self.bury_ended(now, slot);
         None
     }
 
-    /// Takes the record at `place` away, which leaves `behind` what is over now.
-    fn remove_for(&mut self, now: Now, place: Place, behind: Tombstone) {
-        let held = self.records.remove(place);
-        self.shares.remove(held.share, held.bytes());
+    /// Takes the record at `slot` away, which leaves `behind` what is over now.
+    fn remove_for(&mut self, now: Now, slot: Slot, behind: Tombstone) {
+        let held = self.records.remove(slot);
+        self.quotas.remove(held.quota, held.bytes());
         self.changed.push(held.record.key);
         self.lay(now, held.record.key, behind);
     }
 
-    /// The record at `place`, whose life is over, leaves its tombstone.
-    fn bury_ended(&mut self, now: Now, place: Place) {
-        let rank = self.records[place].record.rank();
-        self.remove_for(now, place, Tombstone::of(rank));
+    /// The record at `slot`, whose life is over, leaves its tombstone.
+    fn bury_ended(&mut self, now: Now, slot: Slot) {
+        let rank = self.records[slot].record.rank();
+        self.remove_for(now, slot, Tombstone::of(rank));
     }
 
-    /// `again` is held already, at `place`: its later end and its larger replication count. Whoever
+    /// `again` is held already, at `slot`: its later end and its larger replication count. Whoever
     /// brings it takes it over only if his share is not counted, and does not put off what is due.
-    fn prolong(&mut self, place: Place, again: &Record, expires: Time, due: Time, giver: Giver) {
-        let held = &self.records[place];
+    fn prolong(&mut self, slot: Slot, again: &Record, expires: Time, due: Time, source: Source) {
+        let held = &self.records[slot];
         let replication = held.record.replication.max(again.replication);
-        let share = match giver {
-            Giver::Client => Share::CLIENT,
-            Giver::Peer if held.share != Share::CLIENT => Share::PEER,
-            Giver::Peer | Giver::Stranger(..) => held.share,
+        let quota = match source {
+            Source::Client => Quota::CLIENT,
+            Source::Peer if held.quota != Quota::CLIENT => Quota::PEER,
+            Source::Peer | Source::Stranger(..) => held.quota,
         };
         // Most that is brought again says nothing new, and need not be saved.
-        if expires <= held.expires && (replication, share) == (held.record.replication, held.share) {
+        if expires <= held.expires && (replication, quota) == (held.record.replication, held.quota) {
             return;
         }
         self.changed.push(held.record.key);
-        if held.share != share {
-            self.shares.remove(held.share, held.bytes());
+        if held.quota != quota {
+            self.quotas.remove(held.quota, held.bytes());
         }
-        let held = self.records.amend(place);
-        held.share = share;
+        let held = self.records.amend(slot);
+        held.quota = quota;
         held.record.replication = replication;
         if expires > held.expires {
             let due = if held.due < held.expires { held.due } else { due };
             held.expires = expires;
             held.record.ttl = again.ttl;
-            self.records.set_due(place, due);
+            self.records.set_due(slot, due);
         }
     }
 
@@ -518,43 +518,43 @@ impl Storage {
         }
     }
 
-    /// Whether there is room for `record`, instead of the one at `place` if there is one, but for
+    /// Whether there is room for `record`, instead of the one at `slot` if there is one, but for
     /// tombstones, which are trimmed when it is there. What cannot fit displaces nothing that is
     /// alive.
     fn make_room(
         &mut self,
         now: Now,
         record: &Record,
-        place: Option<Place>,
-        giver: Giver,
+        slot: Option<Slot>,
+        source: Source,
         in_scope: impl Fn(&Record) -> bool,
     ) -> bool {
         let bytes = bytes_of(record);
-        let replaced = place.map(|place| (self.records[place].share, self.records[place].bytes()));
+        let replaced = slot.map(|slot| (self.records[slot].quota, self.records[slot].bytes()));
         let freed = replaced.map_or(0, |(_, bytes)| bytes);
-        let needed = |storage: &Self| storage.bytes_of_records() - freed + bytes + storage.shares.cost_of(giver);
+        let needed = |storage: &Self| storage.bytes_of_records() - freed + bytes + storage.quotas.cost_of(source);
         while needed(self) > self.bytes_max
             && let Some(ended) = self.find_ended(now.mono)
         {
             self.bury_ended(now, ended);
         }
         let is_crowded = needed(self) > self.bytes_max / 100 * CROWDED_PERCENT;
-        if is_crowded && !self.shares.admit(giver, bytes, replaced, self.bytes_max / SHARES) {
+        if is_crowded && !self.quotas.admit(source, bytes, replaced, self.bytes_max / QUOTAS) {
             return false;
         }
         let missing = needed(self).saturating_sub(self.bytes_max);
-        let Some(evicted) = self.find_evictable(record, giver, missing, in_scope) else { return false };
-        for place in evicted {
-            let rank = self.records[place].record.rank();
-            self.remove_for(now, place, Tombstone::below(rank));
+        let Some(evicted) = self.find_evictable(record, source, missing, in_scope) else { return false };
+        for slot in evicted {
+            let rank = self.records[slot].record.rank();
+            self.remove_for(now, slot, Tombstone::below(rank));
         }
         true
     }
 
     /// A record whose life is over, if one is among those that are scheduled first.
-    fn find_ended(&self, now: Time) -> Option<Place> {
+    fn find_ended(&self, now: Time) -> Option<Slot> {
         let first = self.records.by_schedule().take_while(|(at, _)| *at <= now).take(EVICTION_LOOKS_MAX);
-        first.map(|(_, place)| place).find(|place| self.records[*place].expires <= now)
+        first.map(|(_, slot)| slot).find(|slot| self.records[*slot].expires <= now)
     }
 
     /// Records of `missing` bytes at least that give way to `record`; `None` if there are not
@@ -562,25 +562,25 @@ impl Storage {
     fn find_evictable(
         &self,
         record: &Record,
-        giver: Giver,
+        source: Source,
         missing: usize,
         in_scope: impl Fn(&Record) -> bool,
-    ) -> Option<Vec<Place>> {
+    ) -> Option<Vec<Slot>> {
         let mut evicted = Vec::new();
         if missing == 0 {
             return Some(evicted);
         }
         let mut freed = 0;
-        let own = giver == Giver::Client || in_scope(record);
+        let own = source == Source::Client || in_scope(record);
         let distance = self.me.distance(&record.key);
-        for (place, held) in self.records.farthest(self.me).take(EVICTION_LOOKS_MAX) {
+        for (slot, held) in self.records.farthest(self.me).take(EVICTION_LOOKS_MAX) {
             let key = held.record.key;
             if freed >= missing || (!own && self.me.distance(&key) <= distance) {
                 break;
             }
-            if key != record.key && held.share != Share::CLIENT && !in_scope(&held.record) {
+            if key != record.key && held.quota != Quota::CLIENT && !in_scope(&held.record) {
                 freed += held.bytes();
-                evicted.push(place);
+                evicted.push(slot);
             }
         }
         (freed >= missing).then_some(evicted)
@@ -619,14 +619,14 @@ pub enum StorageFault {
         counted: usize,
     },
     /// The bytes counted for a stranger are not those of what it brought.
-    Share {
+    Quota {
         /// What its records take.
         found: usize,
         /// What was counted.
         counted: usize,
     },
     /// The strangers, or their groups, are not those that brought something.
-    Shares {
+    Quotas {
         /// Strangers by id.
         peers: usize,
         /// Strangers that are counted.
@@ -650,8 +650,8 @@ impl fmt::Display for StorageFault {
             }
             Self::Tombstones { by_key, by_lapse } => write!(f, "{by_key} tombstones by key, {by_lapse} that lapse"),
             Self::Bytes { found, counted } => write!(f, "records take {found} bytes, counted {counted}"),
-            Self::Share { found, counted } => write!(f, "a stranger's records take {found} bytes, counted {counted}"),
-            Self::Shares { peers, rows } => write!(f, "{peers} strangers by id, {rows} with a share, or a wrong group"),
+            Self::Quota { found, counted } => write!(f, "a stranger's records take {found} bytes, counted {counted}"),
+            Self::Quotas { peers, rows } => write!(f, "{peers} strangers by id, {rows} with a share, or a wrong group"),
             Self::Bound { found, max } => write!(f, "{found} bytes are taken, expected at most {max}"),
         }
     }

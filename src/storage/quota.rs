@@ -9,26 +9,26 @@ use std::collections::BTreeMap;
 
 use crate::contact::Group;
 use crate::id::NodeId;
-use crate::record::Giver;
+use crate::record::Source;
 use crate::storage::StorageFault;
 
 /// Bytes that a stranger takes besides its records: a row, of which every second may be free, and
 /// a place in each of two ordered maps, which may be a third empty.
-pub const SHARE_BYTES: usize =
+pub const QUOTA_BYTES: usize =
     2 * (size_of::<Row>() + size_of::<u32>()) + (size_of::<(NodeId, u32)>() + size_of::<(Group, usize)>()) * 3 / 2;
 
-/// Who brought a record, in four bytes: a row of [`Shares`], or nobody whose share is counted.
+/// Who brought a record, in four bytes: a row of [`Quotas`], or nobody whose share is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Share(u32);
+pub(super) struct Quota(u32);
 
-impl Share {
-    pub(super) const CLIENT: Share = Share(u32::MAX);
-    pub(super) const PEER: Share = Share(u32::MAX - 1);
+impl Quota {
+    pub(super) const CLIENT: Quota = Quota(u32::MAX);
+    pub(super) const PEER: Quota = Quota(u32::MAX - 1);
 }
 
 /// All strangers that brought something which is held.
 #[derive(Debug, Default)]
-pub(super) struct Shares {
+pub(super) struct Quotas {
     rows: Vec<Row>,
     /// Rows that nobody has.
     free: Vec<u32>,
@@ -44,13 +44,13 @@ struct Row {
     bytes: usize,
 }
 
-impl Shares {
-    /// `giver` brought a record of so many `bytes`.
-    pub(super) fn add(&mut self, giver: Giver, bytes: usize) -> Share {
-        let (peer, group) = match giver {
-            Giver::Client => return Share::CLIENT,
-            Giver::Peer => return Share::PEER,
-            Giver::Stranger(peer, group) => (peer, group),
+impl Quotas {
+    /// `source` brought a record of so many `bytes`.
+    pub(super) fn add(&mut self, source: Source, bytes: usize) -> Quota {
+        let (peer, group) = match source {
+            Source::Client => return Quota::CLIENT,
+            Source::Peer => return Quota::PEER,
+            Source::Stranger(peer, group) => (peer, group),
         };
         let at = match self.by_peer.get(&peer) {
             Some(at) => *at,
@@ -59,15 +59,15 @@ impl Shares {
         let row = &mut self.rows[at as usize];
         row.bytes += bytes;
         *self.by_group.entry(row.group).or_default() += bytes;
-        Share(at)
+        Quota(at)
     }
 
     /// A record of so many `bytes` is not held any more.
-    pub(super) fn remove(&mut self, share: Share, bytes: usize) {
-        if share == Share::CLIENT || share == Share::PEER {
+    pub(super) fn remove(&mut self, quota: Quota, bytes: usize) {
+        if quota == Quota::CLIENT || quota == Quota::PEER {
             return;
         }
-        let row = &mut self.rows[share.0 as usize];
+        let row = &mut self.rows[quota.0 as usize];
         row.bytes -= bytes;
         let group = self.by_group.get_mut(&row.group).expect("the group of every row is counted");
         *group -= bytes;
@@ -76,29 +76,29 @@ impl Shares {
         }
         if row.bytes == 0 {
             self.by_peer.remove(&row.peer);
-            self.free.push(share.0);
+            self.free.push(quota.0);
         }
     }
 
-    /// What a stranger takes besides its records if `giver` is a new one.
-    pub(super) fn cost_of(&self, giver: Giver) -> usize {
-        match giver {
-            Giver::Stranger(peer, _) if !self.by_peer.contains_key(&peer) => SHARE_BYTES,
-            Giver::Client | Giver::Peer | Giver::Stranger(..) => 0,
+    /// What a stranger takes besides its records if `source` is a new one.
+    pub(super) fn cost_of(&self, source: Source) -> usize {
+        match source {
+            Source::Stranger(peer, _) if !self.by_peer.contains_key(&peer) => QUOTA_BYTES,
+            Source::Client | Source::Peer | Source::Stranger(..) => 0,
         }
     }
 
-    /// Whether what `giver` brought, and what its group did, stays within `max` with a record of
+    /// Whether what `source` brought, and what its group did, stays within `max` with a record of
     /// so many `bytes` in the place of one that another, or itself, brought.
-    pub(super) fn admit(&self, giver: Giver, bytes: usize, replaced: Option<(Share, usize)>, max: usize) -> bool {
-        let Giver::Stranger(peer, group) = giver else { return true };
+    pub(super) fn admit(&self, source: Source, bytes: usize, replaced: Option<(Quota, usize)>, max: usize) -> bool {
+        let Source::Stranger(peer, group) = source else { return true };
         let own = self.by_peer.get(&peer).map(|at| (*at, self.rows[*at as usize]));
         let group = own.map_or(group, |(_, row)| row.group);
         let by_peer = own.map_or(0, |(_, row)| row.bytes);
         let by_group = self.by_group.get(&group).copied().unwrap_or(0);
         let (mut freed_by_peer, mut freed_by_group) = (0, 0);
-        if let Some((share, freed)) = replaced
-            && let Some(row) = self.rows.get(share.0 as usize)
+        if let Some((quota, freed)) = replaced
+            && let Some(row) = self.rows.get(quota.0 as usize)
         {
             freed_by_peer = if row.peer == peer { freed } else { 0 };
             freed_by_group = if row.group == group { freed } else { 0 };
@@ -108,21 +108,21 @@ impl Shares {
 
     /// What the strangers take in memory besides their records.
     pub(super) fn bytes(&self) -> usize {
-        self.by_peer.len() * SHARE_BYTES
+        self.by_peer.len() * QUOTA_BYTES
     }
 
     /// Checks the counts against the shares of all records that are held.
-    pub(super) fn check(&self, held: impl Iterator<Item = (Share, usize)>) -> Result<(), StorageFault> {
+    pub(super) fn check_invariants(&self, held: impl Iterator<Item = (Quota, usize)>) -> Result<(), StorageFault> {
         let mut found = vec![0; self.rows.len()];
-        for (share, bytes) in held {
-            if let Some(row) = found.get_mut(share.0 as usize) {
+        for (quota, bytes) in held {
+            if let Some(row) = found.get_mut(quota.0 as usize) {
                 *row += bytes;
             }
         }
         let mut by_group = BTreeMap::<Group, usize>::new();
         for (row, found) in self.rows.iter().zip(found) {
             if row.bytes != found {
-                return Err(StorageFault::Share { found, counted: row.bytes });
+                return Err(StorageFault::Quota { found, counted: row.bytes });
             }
             if found > 0 {
                 *by_group.entry(row.group).or_default() += found;
@@ -130,7 +130,7 @@ impl Shares {
         }
         let rows = self.rows.len() - self.free.len();
         if by_group != self.by_group || rows != self.by_peer.len() {
-            return Err(StorageFault::Shares { peers: self.by_peer.len(), rows });
+            return Err(StorageFault::Quotas { peers: self.by_peer.len(), rows });
         }
         Ok(())
     }

@@ -11,17 +11,17 @@ use std::ops::{Index, IndexMut};
 const CHUNK: usize = u64::BITS as usize;
 
 /// Places there can be: with their numbers a trie has a bit left.
-const PLACES_MAX: u32 = 1 << 31;
+const SLOTS_MAX: u32 = 1 << 31;
 
 /// Bytes that each place takes besides its value, where all of its chunk are taken: its part of
 /// what names the chunk, and of the header that the allocator adds.
-pub(super) const PLACE_OVERHEAD: usize = (size_of::<(Chunk<()>, u64)>() + 16).div_ceil(CHUNK);
+pub(super) const SLOT_OVERHEAD: usize = (size_of::<(Chunk<()>, u64)>() + 16).div_ceil(CHUNK);
 
 /// Where a value is; a number below 2³¹.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place(u32);
+pub(super) struct Slot(u32);
 
-impl Place {
+impl Slot {
     /// The place of that number.
     pub(super) const fn new(number: u32) -> Self {
         Self(number)
@@ -65,7 +65,7 @@ impl<T> Slots<T> {
     }
 
     /// Puts `value` into the lowest free place.
-    pub(super) fn insert(&mut self, value: T) -> Place {
+    pub(super) fn insert(&mut self, value: T) -> Slot {
         let at = self.open.first().copied().unwrap_or_else(|| self.open_chunk());
         let within = self.taken[at].trailing_ones() as usize;
         self.taken[at] |= 1 << within;
@@ -75,22 +75,22 @@ impl<T> Slots<T> {
         let chunk = self.chunks[at].get_or_insert_with(|| Box::new([const { None }; CHUNK]));
         chunk[within] = Some(value);
         self.len += 1;
-        let number = u32::try_from(at * CHUNK + within).ok().filter(|number| *number < PLACES_MAX);
-        Place(number.expect("a storage holds fewer values than there are places"))
+        let number = u32::try_from(at * CHUNK + within).ok().filter(|number| *number < SLOTS_MAX);
+        Slot(number.expect("a storage holds fewer values than there are places"))
     }
 
-    /// Takes the value out of `place`, which is free then.
+    /// Takes the value out of `slot`, which is free then.
     ///
     /// # Panics
     ///
     /// If nothing is there.
-    pub(super) fn remove(&mut self, place: Place) -> T {
-        let at = place.chunk();
-        let value = self.chunks[at].as_mut().and_then(|chunk| chunk[place.within()].take());
+    pub(super) fn remove(&mut self, slot: Slot) -> T {
+        let at = slot.chunk();
+        let value = self.chunks[at].as_mut().and_then(|chunk| chunk[slot.within()].take());
         if self.taken[at] == u64::MAX {
             self.open.insert(at);
         }
-        self.taken[at] &= !(1 << place.within());
+        self.taken[at] &= !(1 << slot.within());
         if self.taken[at] == 0 {
             self.chunks[at] = None;
         }
@@ -109,19 +109,19 @@ impl<T> Slots<T> {
 
 const TAKEN: &str = "only places that are taken are named";
 
-impl<T> Index<Place> for Slots<T> {
+impl<T> Index<Slot> for Slots<T> {
     type Output = T;
 
-    fn index(&self, place: Place) -> &T {
-        let chunk = self.chunks[place.chunk()].as_ref();
-        chunk.and_then(|chunk| chunk[place.within()].as_ref()).expect(TAKEN)
+    fn index(&self, slot: Slot) -> &T {
+        let chunk = self.chunks[slot.chunk()].as_ref();
+        chunk.and_then(|chunk| chunk[slot.within()].as_ref()).expect(TAKEN)
     }
 }
 
-impl<T> IndexMut<Place> for Slots<T> {
-    fn index_mut(&mut self, place: Place) -> &mut T {
-        let chunk = self.chunks[place.chunk()].as_mut();
-        chunk.and_then(|chunk| chunk[place.within()].as_mut()).expect(TAKEN)
+impl<T> IndexMut<Slot> for Slots<T> {
+    fn index_mut(&mut self, slot: Slot) -> &mut T {
+        let chunk = self.chunks[slot.chunk()].as_mut();
+        chunk.and_then(|chunk| chunk[slot.within()].as_mut()).expect(TAKEN)
     }
 }
 
@@ -133,13 +133,13 @@ mod tests {
     #[test]
     fn a_chunk_in_which_nothing_is_left_is_given_back_and_used_again() {
         let mut slots = Slots::new();
-        let places: Vec<Place> = (0..2 * CHUNK).map(|value| slots.insert(value)).collect();
-        for place in &places[..CHUNK] {
-            slots.remove(*place);
+        let all: Vec<Slot> = (0..2 * CHUNK).map(|value| slots.insert(value)).collect();
+        for slot in &all[..CHUNK] {
+            slots.remove(*slot);
         }
         assert!(slots.chunks[0].is_none());
-        assert_eq!(slots[places[CHUNK]], CHUNK, "the other chunk stays");
-        assert_eq!(slots.insert(7), places[0]);
+        assert_eq!(slots[all[CHUNK]], CHUNK, "the other chunk stays");
+        assert_eq!(slots.insert(7), all[0]);
         assert_eq!(slots.chunks.len(), 2);
     }
 
@@ -155,19 +155,19 @@ mod tests {
                 let taken: Vec<usize> = (0..model.len()).filter(|at| model[*at].is_some()).collect();
                 if let Some(which) = step.filter(|_| !taken.is_empty()) {
                     let at = *which.get(&taken);
-                    let place = Place::new(u32::try_from(at).expect("at most 400"));
-                    prop_assert_eq!(Some(slots.remove(place)), model[at].take());
+                    let slot = Slot::new(u32::try_from(at).expect("at most 400"));
+                    prop_assert_eq!(Some(slots.remove(slot)), model[at].take());
                 } else {
                     let free = model.iter().position(Option::is_none).unwrap_or(model.len());
-                    let place = slots.insert(number);
-                    prop_assert_eq!(place.number() as usize, free);
+                    let slot = slots.insert(number);
+                    prop_assert_eq!(slot.number() as usize, free);
                     model.resize(model.len().max(free + 1), None);
                     model[free] = Some(number);
                 }
-                let taken = (0..).zip(&model).filter_map(|(at, value)| Some((Place::new(at), (*value)?)));
+                let taken = (0..).zip(&model).filter_map(|(at, value)| Some((Slot::new(at), (*value)?)));
                 prop_assert_eq!(slots.len(), taken.clone().count());
-                for (place, value) in taken {
-                    prop_assert_eq!(slots[place], value);
+                for (slot, value) in taken {
+                    prop_assert_eq!(slots[slot], value);
                 }
             }
         }

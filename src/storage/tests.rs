@@ -3,7 +3,7 @@
 use super::*;
 use crate::contact::Group;
 use crate::limits::{CLOCK_SKEW_MAX, TTL_LONGEST, VALUE_SIZE_MAX};
-use crate::record::{Version, check_of};
+use crate::record::{Version, crc_of};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ fn me() -> NodeId {
 }
 
 /// A peer of its own, in a group of that number.
-fn stranger(peer: u8, group: u8) -> Giver {
-    Giver::Stranger(NodeId::new(key(peer)), Group::V4([192, 0, group]))
+fn stranger(peer: u8, group: u8) -> Source {
+    Source::Stranger(NodeId::new(key(peer)), Group::V4([192, 0, group]))
 }
 
 fn record_of(class: Class, at: u8, version: u64, value: &[u8]) -> Record {
@@ -42,7 +42,7 @@ fn record_of(class: Class, at: u8, version: u64, value: &[u8]) -> Record {
         version: Version::from_bits(version),
         ttl: Ttl::from_secs(60).expect("not zero"),
         replication: 8,
-        check: check_of(value),
+        crc: crc_of(value),
         value: value.into(),
     }
 }
@@ -66,7 +66,7 @@ fn room_for(records: usize) -> Storage {
 
 /// A peer brings a record that lives until so many seconds after the start, where all is in scope.
 fn store(storage: &mut Storage, now: Now, record: Record, end: u64) -> Stored {
-    bring(storage, now, record, end, Giver::Peer, |_| true)
+    bring(storage, now, record, end, Source::Peer, |_| true)
 }
 
 /// A record that lives until so many seconds after the start is brought, and due at its end.
@@ -75,10 +75,10 @@ fn bring(
     now: Now,
     record: Record,
     end: u64,
-    giver: Giver,
+    source: Source,
     in_scope: impl Fn(&Record) -> bool,
 ) -> Stored {
-    storage.store(now, record, mono(end), mono(end), giver, in_scope)
+    storage.store(now, record, mono(end), mono(end), source, in_scope)
 }
 
 fn found(storage: &Storage, now: Now, at: u8) -> Option<&[u8]> {
@@ -155,7 +155,7 @@ fn a_record_that_comes_again_keeps_its_place_in_the_upkeep() {
 fn nobody_puts_off_what_is_due_by_bringing_it_again_but_a_larger_one_is_due_when_it_says() {
     let mut storage = roomy();
     let mut due_after = |version: u64, end: u64, due: u64| {
-        storage.store(at(0), record(1, version, b"v"), mono(end), mono(due), Giver::Peer, |_| true);
+        storage.store(at(0), record(1, version, b"v"), mono(end), mono(due), Source::Peer, |_| true);
         storage.find(mono(0), &key(1)).map(Held::due)
     };
     assert_eq!(due_after(1, 60, 20), Some(mono(20)));
@@ -187,7 +187,7 @@ fn a_version_that_is_over_stops_itself_and_those_before_it_swept_or_not() {
         }
         assert_eq!(store(&mut storage, at(10), record(1, 3, b"next"), 60), Stored::Held);
         assert_eq!(found(&storage, at(10), 1), Some(&b"next"[..]));
-        assert_eq!(storage.check(), Ok(()));
+        assert_eq!(storage.check_invariants(), Ok(()));
     }
 }
 
@@ -272,14 +272,14 @@ fn time_spent_switched_off_counts_and_what_ended_meanwhile_is_buried() {
     let saved = WallTime::from_millis(100_000);
     let on = Now { mono: Time::ZERO, wall: WallTime::from_millis(130_000) };
     let mut storage = roomy();
-    storage.restore(on, record(1, 100_000 << 16, b"v"), Age(10_000), saved, Giver::Client);
+    storage.restore(on, record(1, 100_000 << 16, b"v"), Age(10_000), saved, Source::Client);
     let held = storage.find(on.mono, &key(1)).expect("60 s, 10 s old, 30 s off");
-    assert_eq!((held.expires, held.giver()), (mono(20), Giver::Client));
-    storage.restore(on, record(2, 100_000 << 16, b"v"), Age(30_000), saved, Giver::Peer);
+    assert_eq!((held.expires, held.source()), (mono(20), Source::Client));
+    storage.restore(on, record(2, 100_000 << 16, b"v"), Age(30_000), saved, Source::Peer);
     assert_eq!(found(&storage, on, 2), None);
     assert_eq!(plain_floor(&storage, on, 2), Some(100_000 << 16));
     let set_back = Now { wall: WallTime::from_millis(50_000), ..on };
-    storage.restore(set_back, record(3, 40_000 << 16, b"v"), Age(10_000), saved, Giver::Peer);
+    storage.restore(set_back, record(3, 40_000 << 16, b"v"), Age(10_000), saved, Source::Peer);
     let held = storage.find(on.mono, &key(3)).expect("it has 50 s left");
     assert_eq!(held.expires, mono(50), "a clock that was set back prolongs nothing");
 }
@@ -322,7 +322,7 @@ fn a_full_storage_takes_no_new_key_but_replaces_a_record_by_one_of_its_size() {
     assert_eq!(store(&mut storage, at(1), record(1, 2, b"d"), 60), Stored::Held);
     assert_eq!(store(&mut storage, at(1), record(1, 3, b"ef"), 60), Stored::Full);
     assert_eq!(found(&storage, at(1), 1), Some(&b"d"[..]), "what does not fit displaces nothing");
-    assert_eq!(storage.check(), Ok(()));
+    assert_eq!(storage.check_invariants(), Ok(()));
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn ended_records_and_tombstones_make_room_without_a_sweep() {
     assert_eq!(store(&mut storage, at(9), largest.clone(), 60), Stored::Full);
     assert_eq!(store(&mut storage, at(10), largest, 60), Stored::Held);
     assert!(storage.len() > 1_000, "no more were swept than were in the way");
-    assert_eq!(storage.check(), Ok(()));
+    assert_eq!(storage.check_invariants(), Ok(()));
 }
 
 #[test]
@@ -356,14 +356,14 @@ fn tombstones_give_way_the_oldest_first() {
     assert_eq!(left(&storage), [key(3), key(4)]);
     storage.bury(at(0), key(5), Tombstone { signed: None, plain: Some(Version::from_bits(5 << 32)) });
     assert_eq!(left(&storage), [key(3), key(4)], "the oldest may be the one that is laid");
-    assert_eq!(storage.check(), Ok(()));
+    assert_eq!(storage.check_invariants(), Ok(()));
 }
 
 /// A storage full of records with the keys 1 to 4, of which 3 and 4, the farthest, are out of scope.
-fn full(givers: [Giver; 4]) -> Storage {
+fn full(sources: [Source; 4]) -> Storage {
     let mut storage = room_for(4);
-    for (number, giver) in (1..).zip(givers) {
-        let stored = bring(&mut storage, at(0), record(number, 7, b"v"), 60, giver, near);
+    for (number, source) in (1..).zip(sources) {
+        let stored = bring(&mut storage, at(0), record(number, 7, b"v"), 60, source, near);
         assert_eq!(stored, Stored::Held);
     }
     storage
@@ -379,58 +379,58 @@ fn keys(storage: &Storage) -> Vec<Key> {
 
 #[test]
 fn only_what_peers_brought_and_is_out_of_scope_gives_way_the_farthest_first() {
-    let mut storage = full([Giver::Peer; 4]);
-    assert_eq!(bring(&mut storage, at(1), record(0, 1, b"x"), 60, Giver::Peer, near), Stored::Held);
+    let mut storage = full([Source::Peer; 4]);
+    assert_eq!(bring(&mut storage, at(1), record(0, 1, b"x"), 60, Source::Peer, near), Stored::Held);
     assert_eq!(keys(&storage), [0, 1, 2, 3].map(key));
-    assert_eq!(bring(&mut storage, at(1), record(9, 1, b"x"), 60, Giver::Client, near), Stored::Held);
+    assert_eq!(bring(&mut storage, at(1), record(9, 1, b"x"), 60, Source::Client, near), Stored::Held);
     assert_eq!(keys(&storage), [0, 1, 2, 9].map(key), "what a client PUTs displaces nearer ones");
     for number in [3, 5] {
-        assert_eq!(bring(&mut storage, at(1), record(number, 9, b"x"), 60, Giver::Peer, near), Stored::Full);
+        assert_eq!(bring(&mut storage, at(1), record(number, 9, b"x"), 60, Source::Peer, near), Stored::Full);
     }
-    assert_eq!(storage.check(), Ok(()));
+    assert_eq!(storage.check_invariants(), Ok(()));
 }
 
 #[test]
 fn a_record_out_of_scope_displaces_only_what_is_farther() {
-    let mut storage = full([Giver::Peer; 4]);
-    assert_eq!(bring(&mut storage, at(1), record(5, 1, b"x"), 60, Giver::Peer, near), Stored::Full);
-    let mut storage = full([Giver::Peer, Giver::Peer, Giver::Peer, Giver::Client]);
-    assert_eq!(bring(&mut storage, at(1), record(6, 1, b"x"), 60, Giver::Peer, near), Stored::Full);
-    assert_eq!(bring(&mut storage, at(1), record(0, 1, b"x"), 60, Giver::Peer, near), Stored::Held);
+    let mut storage = full([Source::Peer; 4]);
+    assert_eq!(bring(&mut storage, at(1), record(5, 1, b"x"), 60, Source::Peer, near), Stored::Full);
+    let mut storage = full([Source::Peer, Source::Peer, Source::Peer, Source::Client]);
+    assert_eq!(bring(&mut storage, at(1), record(6, 1, b"x"), 60, Source::Peer, near), Stored::Full);
+    assert_eq!(bring(&mut storage, at(1), record(0, 1, b"x"), 60, Source::Peer, near), Stored::Held);
     assert_eq!(keys(&storage), [0, 1, 2, 4].map(key), "what a client PUT stays, however far");
 }
 
 #[test]
 fn what_gave_way_may_come_back_but_nothing_older() {
-    let mut storage = full([Giver::Peer; 4]);
-    bring(&mut storage, at(1), record(0, 1, b"x"), 5, Giver::Peer, near);
+    let mut storage = full([Source::Peer; 4]);
+    bring(&mut storage, at(1), record(0, 1, b"x"), 5, Source::Peer, near);
     assert_eq!(found(&storage, at(1), 4), None, "it gave way");
     storage.sweep(at(5), 9);
     storage.bury(at(5), key(4), Tombstone::below(record(4, 7, b"v").rank()));
-    assert_eq!(bring(&mut storage, at(5), record(4, 6, b"v"), 60, Giver::Peer, near), Stored::Over);
-    assert_eq!(bring(&mut storage, at(5), record(4, 7, b"v"), 60, Giver::Peer, near), Stored::Held);
+    assert_eq!(bring(&mut storage, at(5), record(4, 6, b"v"), 60, Source::Peer, near), Stored::Over);
+    assert_eq!(bring(&mut storage, at(5), record(4, 7, b"v"), 60, Source::Peer, near), Stored::Held);
 
     let mut storage = Storage::new(me(), 2 * (RECORD_OVERHEAD + 200), seed());
     for number in [3, 4] {
-        bring(&mut storage, at(0), record(number, 7, &[0; 200]), 60, Giver::Peer, near);
+        bring(&mut storage, at(0), record(number, 7, &[0; 200]), 60, Source::Peer, near);
     }
-    bring(&mut storage, at(1), record(1, 1, b"x"), 60, Giver::Peer, near);
+    bring(&mut storage, at(1), record(1, 1, b"x"), 60, Source::Peer, near);
     assert_eq!(plain_floor(&storage, at(1), 4), Some(6), "there is room for its tombstone");
 }
 
 #[test]
 fn above_nine_tenths_neither_a_peer_nor_a_group_holds_more_than_a_share() {
     let mut storage = room_for(160);
-    let share = storage.bytes_max() / SHARES;
+    let quota = storage.bytes_max() / QUOTAS;
     let mut count = 0;
     while bring(&mut storage, at(0), numbered(count), 60, stranger(1, 1), |_| true) == Stored::Held {
         count += 1;
     }
-    assert!(storage.bytes() > share * 14, "while there is room it takes what it wants");
+    assert!(storage.bytes() > quota * 14, "while there is room it takes what it wants");
     assert!(storage.bytes() <= storage.bytes_max() / 100 * CROWDED_PERCENT);
-    let from = |storage: &mut Storage, count: &mut u16, giver: Giver| {
+    let from = |storage: &mut Storage, count: &mut u16, source: Source| {
         let first = *count;
-        while bring(storage, at(0), numbered(*count), 60, giver, |_| true) == Stored::Held {
+        while bring(storage, at(0), numbered(*count), 60, source, |_| true) == Stored::Held {
             *count += 1;
         }
         *count - first
@@ -439,8 +439,8 @@ fn above_nine_tenths_neither_a_peer_nor_a_group_holds_more_than_a_share() {
     let others = from(&mut storage, &mut count, stranger(3, 2));
     assert!((8..=10).contains(&others), "a share of 160 records, found {others}");
     assert_eq!(from(&mut storage, &mut count, stranger(3, 3)), 0, "it stays who it is when it moves");
-    assert!(from(&mut storage, &mut count, Giver::Client) > 0, "a client has no share");
-    assert_eq!(storage.check(), Ok(()));
+    assert!(from(&mut storage, &mut count, Source::Client) > 0, "a client has no share");
+    assert_eq!(storage.check_invariants(), Ok(()));
 }
 
 /// A record of one byte, one of many.
@@ -467,9 +467,9 @@ fn nobody_can_fill_anothers_share_or_use_his_own_to_keep_a_record_out() {
         bring(&mut storage, at(1), numbered(number), 80, stranger(2, 2), |_| true);
     }
     assert_eq!(bring(&mut storage, at(1), numbered(1_001), 60, stranger(2, 2), |_| true), Stored::Held);
-    bring(&mut storage, at(1), honest.clone(), 60, Giver::Client, |_| true);
-    assert_eq!(storage.find(mono(1), &honest.key).map(Held::giver), Some(Giver::Client), "a client takes it over");
-    assert_eq!(storage.check(), Ok(()));
+    bring(&mut storage, at(1), honest.clone(), 60, Source::Client, |_| true);
+    assert_eq!(storage.find(mono(1), &honest.key).map(Held::source), Some(Source::Client), "a client takes it over");
+    assert_eq!(storage.check_invariants(), Ok(()));
 }
 
 // ── what upkeep asks ─────────────────────────────────────────────────────────────────────────
@@ -523,7 +523,7 @@ fn what_is_due_is_named_once_with_those_who_were_heard_to_hold_it() {
     storage.schedule(&key(2), mono(30));
     let held = storage.find(mono(20), &key(2)).expect("it lives");
     assert_eq!((held.heard_from(), held.due()), (0, mono(30)));
-    assert_eq!(storage.check(), Ok(()));
+    assert_eq!(storage.check_invariants(), Ok(()));
 }
 
 #[test]
@@ -588,7 +588,7 @@ proptest! {
                 }
                 Move::Replace { number, wait } => {
                     let larger = record(number, version, b"v");
-                    storage.store(at(now), larger, mono(9_999), mono(now + wait), Giver::Peer, |_| true);
+                    storage.store(at(now), larger, mono(9_999), mono(now + wait), Source::Peer, |_| true);
                     due.insert(number, now + wait);
                 }
                 Move::Wait { secs } => now += secs,
@@ -604,7 +604,7 @@ proptest! {
                 due.insert(number, 9_999);
             }
             prop_assert!(storage.next_due().is_none_or(|next| mono(now) < next));
-            prop_assert_eq!(storage.check(), Ok(()));
+            prop_assert_eq!(storage.check_invariants(), Ok(()));
         }
     }
 
@@ -631,9 +631,9 @@ proptest! {
         me in any::<[u8; 32]>(),
     ) {
         let mut storage = Storage::new(NodeId::new(Key::new(me)), usize::MAX, seed());
-        for (first, byte, place) in numbers {
+        for (first, byte, slot) in numbers {
             let mut bytes = [first; 32];
-            bytes[place] = byte;
+            bytes[slot] = byte;
             store(&mut storage, at(0), Record { key: Key::new(bytes), ..record(0, 1, b"v") }, 9);
         }
         let mut expected = keys(&storage);

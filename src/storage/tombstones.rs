@@ -65,7 +65,7 @@ impl Tombstones {
         self.by_key.len() * TOMBSTONE_BYTES
     }
 
-    pub(super) fn check(&self) -> Result<(), StorageFault> {
+    pub(super) fn check_invariants(&self) -> Result<(), StorageFault> {
         let by_lapse = self.by_lapse.len();
         let whole = self.by_key.iter().all(|(key, buried)| self.by_lapse.contains(&(buried.lapses, *key)));
         if whole && by_lapse == self.by_key.len() {

@@ -15,10 +15,10 @@
 use std::num::NonZeroU32;
 
 use crate::id::{KEY_SIZE, Key};
-use crate::storage::slots::{PLACE_OVERHEAD, Place, Slots};
+use crate::storage::slots::{SLOT_OVERHEAD, Slot, Slots};
 
 /// Bytes that each key takes here.
-pub(super) const FORK_BYTES: usize = size_of::<Option<Fork>>() + PLACE_OVERHEAD;
+pub(super) const FORK_BYTES: usize = size_of::<Option<Fork>>() + SLOT_OVERHEAD;
 
 /// The last key there can be.
 const LAST: Key = Key::new([u8::MAX; KEY_SIZE]);
@@ -46,26 +46,26 @@ struct Branch(NonZeroU32);
 
 /// A [`Branch`], unfolded.
 enum Beneath {
-    Key(Place),
-    Fork(Place),
+    Key(Slot),
+    Fork(Slot),
 }
 
 /// What leads to a branch: the fork above it, and the side; nothing above the root.
-type Link = Option<(Place, usize)>;
+type Link = Option<(Slot, usize)>;
 
 impl Branch {
-    fn key(place: Place) -> Self {
-        Self(NonZeroU32::MIN | place.number() << 1)
+    fn key(slot: Slot) -> Self {
+        Self(NonZeroU32::MIN | slot.number() << 1)
     }
 
-    fn fork(place: Place) -> Self {
-        let above = place.number().checked_add(1).and_then(|number| NonZeroU32::new(number << 1));
+    fn fork(slot: Slot) -> Self {
+        let above = slot.number().checked_add(1).and_then(|number| NonZeroU32::new(number << 1));
         Self(above.expect("there are fewer than 2^31 places"))
     }
 
     fn beneath(self) -> Beneath {
         let number = self.0.get() >> 1;
-        if self.0.get() & 1 == 1 { Beneath::Key(Place::new(number)) } else { Beneath::Fork(Place::new(number - 1)) }
+        if self.0.get() & 1 == 1 { Beneath::Key(Slot::new(number)) } else { Beneath::Fork(Slot::new(number - 1)) }
     }
 }
 
@@ -81,17 +81,17 @@ impl Trie {
         Self { root: None, forks: Slots::new() }
     }
 
-    /// Adds `key`, which is at `place` and not in the trie yet.
-    pub(super) fn insert(&mut self, key: &Key, place: Place, key_at: impl Fn(Place) -> Key) {
+    /// Adds `key`, which is at `slot` and not in the trie yet.
+    pub(super) fn insert(&mut self, key: &Key, slot: Slot, key_at: impl Fn(Slot) -> Key) {
         let Some(bit) = self.parting(key, key_at) else {
             assert!(self.root.is_none(), "no key is added twice");
-            self.root = Some(Branch::key(place));
+            self.root = Some(Branch::key(slot));
             return;
         };
         let (link, branch) = self.descend(key, |fork| fork.bit < bit);
         let Some(branch) = branch else { unreachable!("a key parts from one that is there") };
         let mut sides = [branch; 2];
-        sides[side(key, bit)] = Branch::key(place);
+        sides[side(key, bit)] = Branch::key(slot);
         let fork = self.forks.insert(Fork { bit, sides });
         self.relink(link, Some(Branch::fork(fork)));
     }
@@ -99,12 +99,12 @@ impl Trie {
     /// Takes `key` out, which is in the trie.
     pub(super) fn remove(&mut self, key: &Key) {
         let (mut above, mut link, mut next) = (None, None, self.root);
-        while let Some(Beneath::Fork(place)) = next.map(Branch::beneath) {
-            let fork = &self.forks[place];
+        while let Some(Beneath::Fork(slot)) = next.map(Branch::beneath) {
+            let fork = &self.forks[slot];
             let side = fork.side(key);
-            (above, link, next) = (link, Some((place, side)), Some(fork.sides[side]));
+            (above, link, next) = (link, Some((slot, side)), Some(fork.sides[side]));
         }
-        let sibling = link.map(|(place, side)| self.forks.remove(place).sides[1 - side]);
+        let sibling = link.map(|(slot, side)| self.forks.remove(slot).sides[1 - side]);
         self.relink(above, sibling);
     }
 
@@ -114,12 +114,12 @@ impl Trie {
     }
 
     /// Keys in their order, from the first that is not less than `first`.
-    pub(super) fn walk(&self, first: &Key, key_at: impl Fn(Place) -> Key) -> Walk<'_> {
+    pub(super) fn walk(&self, first: &Key, key_at: impl Fn(Slot) -> Key) -> Walk<'_> {
         let parting = self.parting(first, key_at);
         let mut ahead = Vec::new();
         let mut next = self.root;
-        while let Some(Beneath::Fork(place)) = next.map(Branch::beneath) {
-            let fork = &self.forks[place];
+        while let Some(Beneath::Fork(slot)) = next.map(Branch::beneath) {
+            let fork = &self.forks[slot];
             if parting.is_some_and(|bit| bit < fork.bit) {
                 break;
             }
@@ -142,10 +142,10 @@ impl Trie {
 
     /// The first bit in which `key` differs from all keys that are there; `None` if there is no
     /// such bit: it is one of them, or there are none.
-    fn parting(&self, key: &Key, key_at: impl Fn(Place) -> Key) -> Option<u8> {
+    fn parting(&self, key: &Key, key_at: impl Fn(Slot) -> Key) -> Option<u8> {
         let (_, like) = self.descend(key, |_| true);
-        let Some(Beneath::Key(place)) = like.map(Branch::beneath) else { return None };
-        let shared = key.distance(&key_at(place)).shared_bits()?;
+        let Some(Beneath::Key(slot)) = like.map(Branch::beneath) else { return None };
+        let shared = key.distance(&key_at(slot)).shared_bits()?;
         Some(u8::try_from(shared).expect("keys that differ share fewer than 256 bits"))
     }
 
@@ -153,13 +153,13 @@ impl Trie {
     /// them, and what leads there.
     fn descend(&self, key: &Key, goes_on: impl Fn(&Fork) -> bool) -> (Link, Option<Branch>) {
         let (mut link, mut next) = (None, self.root);
-        while let Some(Beneath::Fork(place)) = next.map(Branch::beneath) {
-            let fork = &self.forks[place];
+        while let Some(Beneath::Fork(slot)) = next.map(Branch::beneath) {
+            let fork = &self.forks[slot];
             if !goes_on(fork) {
                 break;
             }
             let side = fork.side(key);
-            (link, next) = (Some((place, side)), Some(fork.sides[side]));
+            (link, next) = (Some((slot, side)), Some(fork.sides[side]));
         }
         (link, next)
     }
@@ -167,7 +167,7 @@ impl Trie {
     /// `branch` takes the place of what `link` led to.
     fn relink(&mut self, link: Link, branch: Option<Branch>) {
         match (link, branch) {
-            (Some((place, side)), Some(branch)) => self.forks[place].sides[side] = branch,
+            (Some((slot, side)), Some(branch)) => self.forks[slot].sides[side] = branch,
             (None, root) => self.root = root,
             (Some(_), None) => unreachable!("beneath a fork there is always something"),
         }
@@ -184,14 +184,14 @@ pub(super) struct Walk<'a> {
 }
 
 impl Iterator for Walk<'_> {
-    type Item = Place;
+    type Item = Slot;
 
-    fn next(&mut self) -> Option<Place> {
+    fn next(&mut self) -> Option<Slot> {
         loop {
             match self.ahead.pop()?.beneath() {
-                Beneath::Key(place) => return Some(place),
-                Beneath::Fork(place) => {
-                    let fork = &self.forks[place];
+                Beneath::Key(slot) => return Some(slot),
+                Beneath::Fork(slot) => {
+                    let fork = &self.forks[slot];
                     let near = fork.side(&self.point);
                     self.ahead.extend([fork.sides[near], fork.sides[1 - near]]);
                 }
@@ -245,16 +245,16 @@ mod tests {
     /// A trie after `steps`, the keys at their places, and the plain set beside them.
     fn grown(steps: &[Step]) -> (Trie, Slots<Key>, BTreeSet<Key>) {
         let (mut trie, mut keys, mut model) = (Trie::new(), Slots::new(), BTreeSet::new());
-        let mut places = Vec::new();
+        let mut slots = Vec::new();
         for step in steps {
             match step {
                 Step::Insert(key) if model.insert(*key) => {
-                    let place = keys.insert(*key);
-                    places.push(place);
-                    trie.insert(key, place, |place| keys[place]);
+                    let slot = keys.insert(*key);
+                    slots.push(slot);
+                    trie.insert(key, slot, |slot| keys[slot]);
                 }
-                Step::Remove(which) if !places.is_empty() => {
-                    let key = keys.remove(places.swap_remove(which.index(places.len())));
+                Step::Remove(which) if !slots.is_empty() => {
+                    let key = keys.remove(slots.swap_remove(which.index(slots.len())));
                     trie.remove(&key);
                     model.remove(&key);
                 }
@@ -270,7 +270,7 @@ mod tests {
             let (trie, keys, model) = grown(&steps);
             prop_assert_eq!(trie.forks(), model.len().saturating_sub(1));
             for first in model.iter().chain([&first, &Key::new([0; KEY_SIZE])]) {
-                let met = trie.walk(first, |place| keys[place]).map(|place| keys[place]);
+                let met = trie.walk(first, |slot| keys[slot]).map(|slot| keys[slot]);
                 prop_assert!(met.eq(model.range(first..).copied()), "from {first}");
             }
         }
@@ -280,7 +280,7 @@ mod tests {
             let (trie, keys, model) = grown(&steps);
             let mut expected: Vec<Key> = model.into_iter().collect();
             expected.sort_by_key(|key| std::cmp::Reverse(key.distance(&point)));
-            let met: Vec<Key> = trie.farthest(point).map(|place| keys[place]).collect();
+            let met: Vec<Key> = trie.farthest(point).map(|slot| keys[slot]).collect();
             prop_assert_eq!(met, expected);
         }
     }

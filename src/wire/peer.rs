@@ -11,7 +11,7 @@ use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
 use crate::limits::{
     AGENT_SIZE_MAX, CONTACT_SIZE, CONTACTS_MAX, ENTRY_SIZE, K_MAX, RECORD_FIELDS_SIZE, RPC_ID_SIZE, VALUE_SIZE_MAX,
 };
-use crate::record::{Age, Class, Life, Rank, Record, Ttl, Version, check_of};
+use crate::record::{Age, Class, Life, Rank, Record, Ttl, Version, crc_of};
 use crate::time::WallTime;
 use crate::wire::codec::{Item, List, Reader, WireError};
 use crate::wire::frame::{Frame, put_header};
@@ -180,7 +180,7 @@ pub struct RecordBlock<'a> {
     /// How much of its life has passed.
     pub age: Age,
     /// CRC-32 of the value; verified on receipt when the value is there.
-    pub check: u32,
+    pub crc: u32,
     /// The value, or why there is none.
     pub content: Content<'a>,
 }
@@ -204,13 +204,13 @@ pub struct Entry {
     /// Its class, version, and whether it is a tombstone.
     pub rank: Rank,
     /// CRC-32 of its value.
-    pub check: u32,
+    pub crc: u32,
 }
 
 impl Entry {
     /// How `record` is named.
     pub fn of(record: &Record) -> Self {
-        Self { key: record.key, rank: record.rank(), check: record.check }
+        Self { key: record.key, rank: record.rank(), crc: record.crc }
     }
 }
 
@@ -481,16 +481,16 @@ impl Want {
 impl<'a> RecordBlock<'a> {
     /// All of `record`, whose age is `age`.
     pub fn of(record: &'a Record, age: Age) -> Self {
-        let &Record { key, class, version, ttl, replication, check, ref value } = record;
-        Self { ttl, replication, class, key, version, age, check, content: Content::Value(value) }
+        let &Record { key, class, version, ttl, replication, crc, ref value } = record;
+        Self { ttl, replication, class, key, version, age, crc, content: Content::Value(value) }
     }
 
     /// The record, if its value is there; its replication as far as it may be asked for.
     pub fn to_record(self) -> Option<Record> {
-        let Self { ttl, key, class, version, check, content, .. } = self;
+        let Self { ttl, key, class, version, crc, content, .. } = self;
         let replication = self.replication.min(u8::try_from(K_MAX).expect("K_MAX is a byte"));
         match content {
-            Content::Value(value) => Some(Record { key, class, version, ttl, replication, check, value: value.into() }),
+            Content::Value(value) => Some(Record { key, class, version, ttl, replication, crc, value: value.into() }),
             Content::Head | Content::Tombstone => None,
         }
     }
@@ -533,9 +533,9 @@ impl<'a> RecordBlock<'a> {
         let key = Key::read(body)?;
         let version = Version::from_bits(body.u64("version")?);
         let age = Age(body.u32("age")?);
-        let check = body.u32("check")?;
+        let crc = body.u32("check")?;
         let content = match flags & !(SIGNED | HASHED) {
-            0 => Content::Value(read_value(body, check)?),
+            0 => Content::Value(read_value(body, crc)?),
             HEAD => Content::Head,
             TOMBSTONE if class == Class::Plain => Content::Tombstone,
             _ => {
@@ -543,7 +543,7 @@ impl<'a> RecordBlock<'a> {
                 return Err(WireError::Field { field: "record flags", found: flags.into(), expected });
             }
         };
-        Ok(Self { ttl, replication, class, key, version, age, check, content })
+        Ok(Self { ttl, replication, class, key, version, age, crc, content })
     }
 
     /// Reads a block that must hold its value, as a STORE does.
@@ -573,7 +573,7 @@ impl<'a> RecordBlock<'a> {
         self.key.write(out);
         out.extend_from_slice(&self.version.bits().to_be_bytes());
         out.extend_from_slice(&self.age.0.to_be_bytes());
-        out.extend_from_slice(&self.check.to_be_bytes());
+        out.extend_from_slice(&self.crc.to_be_bytes());
     }
 }
 
@@ -583,7 +583,7 @@ fn read_value<'a>(body: &mut Reader<'a>, sent: u32) -> Result<&'a [u8], WireErro
         let found = value.len() as u64;
         return Err(WireError::Field { field: "value size", found, expected: "1 to 65495" });
     }
-    let computed = check_of(value);
+    let computed = crc_of(value);
     if computed != sent {
         return Err(WireError::Check { sent, computed });
     }
@@ -672,12 +672,12 @@ impl Item for Entry {
     const SIZE: usize = ENTRY_SIZE;
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        Ok(Self { key: Key::read(reader)?, rank: read_rank(reader)?, check: reader.u32("check")? })
+        Ok(Self { key: Key::read(reader)?, rank: read_rank(reader)?, crc: reader.u32("check")? })
     }
 
     fn write(&self, out: &mut Vec<u8>) {
         self.key.write(out);
         write_rank(self.rank, out);
-        out.extend_from_slice(&self.check.to_be_bytes());
+        out.extend_from_slice(&self.crc.to_be_bytes());
     }
 }

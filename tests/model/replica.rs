@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dht::id::{Key, KeySeed, NodeId};
 use dht::limits::{CLOCK_SKEW_MAX, TTL_LONGEST};
-use dht::record::{Age, Class, Giver, Record, Tombstone, Version, age_at, end_of_life};
+use dht::record::{Age, Class, Record, Source, Tombstone, Version, age_at, end_of_life};
 use dht::storage::{Storage, Stored};
 use dht::time::{Now, Time, WallTime};
 
@@ -111,7 +111,7 @@ impl Replica {
         };
         let key = record.key;
         let before = self.storage.find(now.mono, &key).map(|held| held.record.clone());
-        let stored = self.storage.store(now, record, expires, expires, Giver::Peer, |_| true);
+        let stored = self.storage.store(now, record, expires, expires, Source::Peer, |_| true);
         let after = self.storage.find(now.mono, &key).map(|held| &held.record);
         if before.as_ref().map(order) > after.map(order) {
             return Err(Broken::Less { key });
@@ -148,7 +148,7 @@ impl Replica {
         let now = self.now(world);
         for (key, kept) in &self.disk {
             if let Some((record, age, saved)) = kept.record.clone() {
-                self.storage.restore(now, record, age, saved, Giver::Peer);
+                self.storage.restore(now, record, age, saved, Source::Peer);
             }
             if let Some(tombstone) = kept.tombstone {
                 self.storage.bury(now, *key, tombstone);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use dht::id::Key;
 use dht::limits::CLOCK_SKEW_MAX;
-use dht::record::{Age, Class, Record, Ttl, Version, check_of};
+use dht::record::{Age, Class, Record, Ttl, Version, crc_of};
 use dht::storage::{RECORD_OVERHEAD, Stored, TOMBSTONE_BYTES};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -431,7 +431,7 @@ impl World {
 
 fn record_of(key: usize, class: Class, version: Version, ttl: Ttl, value: &[u8]) -> Record {
     assert!(value.len() <= VALUE_MAX, "there is room for so much");
-    Record { key: KEYS[key], class, version, ttl, replication: 8, check: check_of(value), value: value.into() }
+    Record { key: KEYS[key], class, version, ttl, replication: 8, crc: crc_of(value), value: value.into() }
 }
 
 /// Three random records of one key, in each order and one of them twice, end in one state.

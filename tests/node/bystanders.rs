@@ -58,7 +58,7 @@ fn takers(stage: &mut Stage) -> Vec<u8> {
 }
 
 fn entry(key: Key, life: Life, version: Version) -> Entry {
-    Entry { key, rank: Rank { class: Class::Plain, life, version }, check: 0 }
+    Entry { key, rank: Rank { class: Class::Plain, life, version }, crc: 0 }
 }
 
 /// All of `questions` but the first are answered by nothing; returns the first.

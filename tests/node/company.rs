@@ -8,7 +8,7 @@ use dht::counters::NodeCounters;
 use dht::id::{Key, NodeId};
 use dht::node::action::{Action, Actions, ClientId, ConnId, DialError, DialId, Origin};
 use dht::node::params::{Endpoint, Params};
-use dht::node::records::persisted::{KeptKey, Saved};
+use dht::node::records::persisted::{PersistedKey, Saved};
 use dht::node::{Me, Node};
 use dht::time::{Now, Time, WallTime};
 use dht::wire::Source;
@@ -27,7 +27,7 @@ pub(crate) struct Company {
     answers: Vec<(ClientId, ApiReply<'static>)>,
     minted: u64,
     /// What each member, alive or dead, has on its disk.
-    disks: BTreeMap<u8, BTreeMap<Key, KeptKey>>,
+    disks: BTreeMap<u8, BTreeMap<Key, PersistedKey>>,
     /// Members that reach one another and nobody else.
     cut_off: BTreeSet<u8>,
 }

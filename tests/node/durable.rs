@@ -2,8 +2,8 @@
 
 use dht::node::Node;
 use dht::node::params::{Durability, Params};
-use dht::node::records::persisted::{KeptKey, KeptRecord, Saved};
-use dht::record::{Age, Giver, Tombstone};
+use dht::node::records::persisted::{PersistedKey, PersistedRecord, Saved};
+use dht::record::{Age, Source, Tombstone};
 use dht::time::WallTime;
 use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};
 
@@ -193,22 +193,25 @@ fn what_has_no_room_in_a_batch_goes_with_the_next_at_once() {
 /// A start writes nothing that is there: a large store would hold up clients for long.
 #[test]
 fn what_was_taken_back_is_on_disk() {
-    let kept = |n| KeptKey {
+    let persisted = |n| PersistedKey {
         key: key(n),
-        record: block(n, b"v").to_record().map(|record| KeptRecord {
+        record: block(n, b"v").to_record().map(|record| PersistedRecord {
             record,
             age: Age(1_000),
             saved: WallTime::from_millis(version_at(0).time().as_millis()),
-            giver: Giver::Client,
+            source: Source::Client,
         }),
         tombstone: None,
     };
     let mut stage = founder(Disk::Waits);
     let plain = Some(version_at(0));
-    let over = KeptKey { record: None, tombstone: Some(Tombstone { signed: None, plain }), ..kept(3) };
-    let ended = KeptKey { record: kept(4).record.map(|kept| KeptRecord { age: Age(60_000), ..kept }), ..kept(4) };
-    for kept in [kept(1), kept(2), over, ended] {
-        stage.act(|node, now, _| node.restore(now, kept.clone()).expect("it claims nothing"));
+    let over = PersistedKey { record: None, tombstone: Some(Tombstone { signed: None, plain }), ..persisted(3) };
+    let ended = PersistedKey {
+        record: persisted(4).record.map(|persisted| PersistedRecord { age: Age(60_000), ..persisted }),
+        ..persisted(4)
+    };
+    for persisted in [persisted(1), persisted(2), over, ended] {
+        stage.act(|node, now, _| node.restore(now, persisted.clone()).expect("it claims nothing"));
     }
     stage.pass(secs(2));
     let saved: Vec<_> = stage.batches().iter().flat_map(|batch| batch.keys.clone()).collect();

@@ -2,7 +2,7 @@
 
 use dht::node::action::{ClientId, ConnId, DialError};
 use dht::node::params::Params;
-use dht::record::{Age, Class, check_of};
+use dht::record::{Age, Class, crc_of};
 use dht::wire::api::Put;
 use dht::wire::codec::List;
 use dht::wire::peer::{Content, RecordBlock, Reply, Request};
@@ -187,7 +187,7 @@ fn a_value_whose_check_does_not_fit_closes_the_connection() {
     let (mut stage, client, conn) = relayed(7);
     let (rpc, _) = stage.asked_once(conn);
     stage.script(1);
-    stage.reply(conn, rpc, value_of(RecordBlock { check: check_of(b"other"), ..block(7, b"lie") }));
+    stage.reply(conn, rpc, value_of(RecordBlock { crc: crc_of(b"other"), ..block(7, b"lie") }));
     assert!(stage.has_closed(conn));
     let dial = stage.dial_of(1);
     stage.fail(dial, DialError::Unreachable);

@@ -6,7 +6,7 @@ use dht::identity::PublicKey;
 use dht::node::action::{ConnId, Origin};
 use dht::node::params::{AddressGroups, Params};
 use dht::record::envelope::{owned_key, seal};
-use dht::record::{Class, check_of};
+use dht::record::{Class, crc_of};
 use dht::wire::api::Put;
 use dht::wire::peer::{Content, ErrorCode, Hello, PeerMessage, RecordBlock, Reply, Request};
 use ed25519_dalek::SigningKey;
@@ -62,7 +62,7 @@ fn signed(millis: u64, size: usize) -> RecordBlock<'static> {
         class: Class::Signed,
         key: owned_key(&PublicKey::new(owner.verifying_key().to_bytes()), b""),
         version: version_at(millis),
-        check: check_of(value),
+        crc: crc_of(value),
         content: Content::Value(value),
         ..small
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dht::id::RpcId;
 use dht::limits::{REFRESH_PAUSE, REMEMBERED_DIALS, START_PATIENCE};
-use dht::node::Standing;
+use dht::node::Status;
 use dht::node::action::{DialError, Origin};
 use dht::node::params::{Params, Serving};
 use dht::time::Time;
@@ -46,7 +46,7 @@ fn attempts_to_join_back_off_from_one_second_to_sixty_and_never_end() {
     }
     let last: std::collections::BTreeSet<_> = pauses[10..].iter().collect();
     assert!(last.len() > 20, "with jitter, so that nodes do not stay in step");
-    assert_eq!(stage.node.standing(), Standing::Joining);
+    assert_eq!(stage.node.status(), Status::Joining);
 }
 
 #[test]
@@ -67,9 +67,9 @@ fn a_newcomer_has_joined_when_a_peer_has_answered() {
     stage.tell(conn, &crate::stage::hello());
     let (rpc, request) = stage.asked_once(conn);
     assert_eq!(request, Request::FindNode { target: *ME.key() }, "it looks itself up");
-    assert_eq!(stage.node.standing(), Standing::Joining);
+    assert_eq!(stage.node.status(), Status::Joining);
     stage.reply(conn, rpc, nodes(&[]));
-    assert_eq!(stage.node.standing(), Standing::Settling);
+    assert_eq!(stage.node.status(), Status::Settling);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_node_that_is_its_own_only_bootstrap_founds_the_network() {
     let dial = stage.dial_of(1);
     let conn = stage.secure(ME, address(1), Origin::Dialled(dial));
     assert!(stage.has_closed(conn));
-    assert_eq!(stage.node.standing(), Standing::Settled);
+    assert_eq!(stage.node.status(), Status::Settled);
     assert_eq!(stage.answer(writer), success(1, b""));
     let client = stage.get(key(7));
     assert_eq!(stage.answer(client), failure(7));
@@ -118,7 +118,7 @@ fn a_node_with_another_bootstrap_besides_itself_goes_on_joining() {
     let (own, other) = (stage.dial_of(1), stage.dial_of(2));
     stage.secure(ME, address(1), Origin::Dialled(own));
     stage.fail(other, DialError::Unreachable);
-    assert_eq!(stage.node.standing(), Standing::Joining);
+    assert_eq!(stage.node.status(), Status::Joining);
     stage.pass(secs(3));
     assert_eq!(stage.dials().len(), 1, "the other one");
 }
@@ -235,7 +235,7 @@ fn a_node_that_loses_everybody_is_joining_again_and_serves_what_it_holds() {
     stage.ask(asker, Request::Store(dht::wire::peer::RecordBlock { replication: 1, ..block(1, b"held") }));
     stage.script(1);
     stage.tell(conn, &dht::wire::peer::PeerMessage::Goodbye);
-    assert_eq!(stage.node.standing(), Standing::Joining);
+    assert_eq!(stage.node.status(), Status::Joining);
     let reader = stage.get(key(1));
     assert_eq!(stage.answer(reader), success(1, b"held"));
     assert_eq!(stage.ask(asker, Request::Ping), Reply::Pong);
@@ -260,13 +260,13 @@ fn founder_left_alone() -> Stage {
 #[test]
 fn a_founder_whose_contacts_all_fall_asleep_finds_them_again() {
     let mut stage = founder_left_alone();
-    assert_eq!(stage.node.standing(), Standing::Joining);
+    assert_eq!(stage.node.status(), Status::Joining);
     stage.pass(secs(2));
     let dial = stage.dial_of(1);
     stage.make_polite(1);
     stage.meet(dial, 1);
     stage.pass(millis(0));
-    assert_eq!(stage.node.standing(), Standing::Settled);
+    assert_eq!(stage.node.status(), Status::Settled);
     assert!(stage.knows(1));
 }
 
@@ -295,13 +295,13 @@ fn remembering(remembered: impl IntoIterator<Item = u8>, params: Params) -> Stag
 #[test]
 fn a_node_that_remembers_others_is_no_founder_and_finds_its_way_back_through_them() {
     let mut stage = remembering([5], Params::default());
-    assert_eq!(stage.node.standing(), Standing::Joining);
+    assert_eq!(stage.node.status(), Status::Joining);
     stage.wake();
     let dial = stage.dial_of(5);
     stage.make_polite(5);
     stage.meet(dial, 5);
     stage.pass(millis(0));
-    assert_eq!(stage.node.standing(), Standing::Settled);
+    assert_eq!(stage.node.status(), Status::Settled);
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn remembered_contacts_are_dialled_beside_dead_bootstraps_a_few_at_a_time_and_fo
         }
     }
     assert_eq!(tried.len(), 40, "each of them, and the bootstrap");
-    assert_eq!(stage.node.standing(), Standing::Joining);
+    assert_eq!(stage.node.status(), Status::Joining);
 }
 
 /// Kademlia, section 2.3: a bucket that saw no lookup for an hour is refreshed.
@@ -344,7 +344,7 @@ fn three_nodes_that_join_through_one_another_find_what_each_puts() {
     let mut company = Company::new([(1, Params::default()), (60, through(1)), (200, through(60))]);
     company.pass(secs(20));
     for node in company.nodes.values() {
-        assert_eq!((node.standing(), node.table().live()), (Standing::Settled, 2));
+        assert_eq!((node.status(), node.table().live()), (Status::Settled, 2));
     }
     for (n, writer) in [(3, 1), (70, 60), (201, 200)] {
         assert_eq!(company.request(writer, ApiRequest::Put(confirmed(n, b"value"))), success(n, b""));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dht::limits::{CLIENT_REQUESTS_MAX, PUT_RETRY_PAUSE_MAX, PUTS_KEPT_UNDER_WAY_MAX};
+use dht::limits::{CLIENT_REQUESTS_MAX, PUT_RETRIES_IN_FLIGHT_MAX, PUT_RETRY_PAUSE_MAX};
 use dht::node::params::{Params, Serving};
 use dht::wire::api::Put;
 use dht::wire::peer::{ErrorCode, Reply, Request};
@@ -107,7 +107,7 @@ fn kept_puts_are_no_requests_of_clients() {
     assert_eq!(stage.node.storage().len(), CLIENT_REQUESTS_MAX);
     stage.forget_deeds();
     stage.pass(secs(1));
-    assert!(stage.copies().len() <= PUTS_KEPT_UNDER_WAY_MAX, "a few at a time");
+    assert!(stage.copies().len() <= PUT_RETRIES_IN_FLIGHT_MAX, "a few at a time");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Leaving: what is owed is answered, then GOODBYE, within `leave_timeout`.
 
 use dht::node::params::Params;
-use dht::node::{Node, Standing};
+use dht::node::{Node, Status};
 use dht::wire::api::ApiReply;
 use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};
 
@@ -33,7 +33,7 @@ fn what_is_owed_is_answered_before_the_goodbye() {
     let conn = stage.befriend(1);
     let (reader, writer) = (stage.get(key(7)), stage.put(confirmed(1, b"v")));
     leave(&mut stage);
-    assert_eq!(stage.node.standing(), Standing::Leaving);
+    assert_eq!(stage.node.status(), Status::Leaving);
     assert!(!stage.node.wants_requests());
     let found = stage.all_asked(|request| matches!(request, Request::FindValue { .. }).then_some(()));
     let copies = stage.copies();

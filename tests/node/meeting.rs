@@ -2,7 +2,7 @@
 
 use dht::id::RpcId;
 use dht::limits::{HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, PROBES_MAX};
-use dht::node::Standing;
+use dht::node::Status;
 use dht::node::action::{ConnId, DialError};
 use dht::node::params::{Families, Params, Serving};
 use dht::wire::peer::{ErrorCode, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, Reply, Request};
@@ -18,7 +18,7 @@ const MALFORMED: Message = PeerMessage::Reply(RPC, Reply::Error(ErrorCode::MALFO
 /// A STORE with its type and size right, whose check does not fit its value.
 fn store_with_a_wrong_check() -> Vec<u8> {
     let mut bytes = Vec::new();
-    let wrong = dht::wire::peer::RecordBlock { check: 1, ..block(5, b"value") };
+    let wrong = dht::wire::peer::RecordBlock { crc: 1, ..block(5, b"value") };
     PeerMessage::Request(RPC, Request::Store(wrong)).encode(&mut bytes);
     bytes
 }
@@ -75,7 +75,7 @@ fn another_network_that_was_dialled_does_not_enter_the_table_either() {
     stage.tell(conn, &PeerMessage::Hello(Hello { network: [1; 32], ..greeting() }));
     assert!(stage.has_closed(conn));
     assert!(stage.node.table().is_empty());
-    assert_eq!(stage.node.standing(), Standing::Joining);
+    assert_eq!(stage.node.status(), Status::Joining);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use dht::id::Key;
 use dht::node::action::ConnId;
 use dht::node::params::Params;
 use dht::record::envelope::hashed_key;
-use dht::record::{Age, Class, Life, Rank, Ttl, Version, check_of};
+use dht::record::{Age, Class, Life, Rank, Ttl, Version, crc_of};
 use dht::wire::api::{ApiReply, Confirm, Put};
 use dht::wire::peer::{Content, ErrorCode, RecordBlock, Reply, Request, StoreOutcome, Want};
 
@@ -57,7 +57,7 @@ fn forged(record: RecordBlock<'static>, change: impl FnOnce(&mut Vec<u8>)) -> Re
     let mut value = record.value().to_vec();
     change(&mut value);
     let value: &'static [u8] = Vec::leak(value);
-    RecordBlock { check: check_of(value), content: Content::Value(value), ..record }
+    RecordBlock { crc: crc_of(value), content: Content::Value(value), ..record }
 }
 
 /// All that a stranger might try at the key of an owner, on the base of what the owner signed.
@@ -362,7 +362,7 @@ fn a_larger_head_that_a_search_meets_does_not_end_a_put() {
 #[test]
 fn what_a_search_meets_ahead_of_our_clock_is_overtaken_before_the_first_copy_leaves() {
     let ahead = RecordBlock { version: version_at(300_000), ..block(1, b"fast") };
-    let over = RecordBlock { content: Content::Tombstone, check: 0, ..ahead };
+    let over = RecordBlock { content: Content::Tombstone, crc: 0, ..ahead };
     for met in [crate::stage::head(ahead), over] {
         let mut stage = among_eight();
         stage.script(2);

@@ -14,7 +14,7 @@ use crate::stage::{
 const N: u8 = 7;
 
 /// Nobody is quicker than that, as far as lateness goes.
-const LATE_MIN: u64 = 10;
+const HEDGE_MIN: u64 = 10;
 
 /// A node whose quorum is `quorum`, among the peers 1 to 8, which do what the test says; each has
 /// answered once, after so many milliseconds.
@@ -88,7 +88,7 @@ fn another_is_asked_when_an_answer_is_later_than_usual_and_the_late_one_counts()
     let mut stage = among_known(1, |_| 0);
     let client = stage.get(key(N));
     let [(_, nearest, rpc, want)] = questions(&mut stage)[..] else { panic!("one is asked") };
-    stage.pass(millis(LATE_MIN - 1));
+    stage.pass(millis(HEDGE_MIN - 1));
     assert_eq!(questions(&mut stage), []);
     stage.pass(millis(1));
     let second = questions(&mut stage);

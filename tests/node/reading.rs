@@ -5,7 +5,7 @@ use dht::id::Key;
 use dht::node::action::{ClientId, DialError};
 use dht::node::params::{Params, Reads};
 use dht::record::envelope::hashed_key;
-use dht::record::{Age, Class, Version, check_of};
+use dht::record::{Age, Class, Version, crc_of};
 use dht::wire::api::{ApiReply, Put};
 use dht::wire::peer::{Content, RecordBlock, Reply, Request, Want};
 
@@ -49,7 +49,7 @@ fn not_shown(key: Key) -> Option<ApiReply<'static>> {
 }
 
 fn tombstone(millis: u64) -> RecordBlock<'static> {
-    RecordBlock { content: Content::Tombstone, check: 0, ..at(millis, b"over") }
+    RecordBlock { content: Content::Tombstone, crc: 0, ..at(millis, b"over") }
 }
 
 fn wants(stage: &mut Stage) -> Vec<(dht::node::action::ConnId, dht::id::RpcId, Want)> {
@@ -120,8 +120,8 @@ fn a_record_of_one_holder_needs_one_holder() {
 #[test]
 fn what_is_held_here_counts_as_the_answer_of_one_holder() {
     let mut stage = among_eight(2);
-    let giver = stage.accept_client(99);
-    stage.ask(giver, Request::Store(at(0, b"v")));
+    let source = stage.accept_client(99);
+    stage.ask(source, Request::Store(at(0, b"v")));
     let client = stage.get(key(N));
     let asked = wants(&mut stage);
     assert!(asked.iter().all(|(_, _, want)| want.head_only), "the value is in hand");
@@ -492,7 +492,7 @@ fn a_get_at_its_deadline_is_answered_with_the_value_in_hand() {
 #[test]
 fn of_two_values_of_one_version_the_larger_is_shown_wherever_it_is() {
     let (small, large) = (at(0, b"a"), at(0, b"b"));
-    assert_ne!(small.check, check_of(b"b"));
+    assert_ne!(small.crc, crc_of(b"b"));
     for holder in 1..=8 {
         let mut stage = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
         let client = stage.get(key(N));
@@ -531,7 +531,7 @@ fn what_was_shown_from_here_is_compared_anew_once_a_newer_one_was_seen_elsewhere
     for peer in [1, 2, 3, 129, 130] {
         stage.script(peer);
     }
-    let over = RecordBlock { version: version_at(5), content: Content::Tombstone, check: 0, ..record };
+    let over = RecordBlock { version: version_at(5), content: Content::Tombstone, crc: 0, ..record };
     let reader = stage.get(key(131));
     stage.answer_find_value(|_, _| Some(value_of(over)));
     assert_eq!(stage.answer(reader), failure(131));

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use dht::limits::{ROUND_AFTER_CUT_OFF, SETTLE_PAUSE, SETTLE_TIMEOUT, STRAY_PAUSE};
-use dht::node::Standing;
+use dht::node::Status;
 use dht::node::action::ConnId;
-use dht::record::{Class, Life, Rank, check_of};
+use dht::record::{Class, Life, Rank, crc_of};
 use dht::wire::codec::List;
 use dht::wire::peer::{Content, Entry, ErrorCode, PeerMessage, RecordBlock, Reply, Request, Want};
 
@@ -13,7 +13,7 @@ use crate::stage::{Stage, block, hello, id, key, millis, nodes, secs, success, s
 
 fn entry(n: u8, millis: u64, value: &[u8], life: Life) -> Entry {
     let rank = Rank { class: Class::Plain, life, version: version_at(millis) };
-    Entry { key: key(n), rank, check: check_of(value) }
+    Entry { key: key(n), rank, crc: crc_of(value) }
 }
 
 /// A newcomer that holds a record of the key 5 and has met the peer 1, which has named nobody else
@@ -36,10 +36,10 @@ fn a_newcomer_asks_its_neighbour_for_all_that_it_holds_and_has_settled_when_it_w
     let (mut stage, conn) = settling();
     let (rpc, request) = stage.asked_once(conn);
     assert_eq!(request, Request::Sync { from: key(0), to: key(255) }, "with fewer than k contacts, all of it");
-    assert_eq!(stage.node.standing(), Standing::Settling);
+    assert_eq!(stage.node.status(), Status::Settling);
     stage.reply(conn, rpc, synced(&[]));
     stage.pass(millis(0));
-    assert_eq!(stage.node.standing(), Standing::Settled);
+    assert_eq!(stage.node.status(), Status::Settled);
 }
 
 #[test]
@@ -54,10 +54,10 @@ fn what_is_larger_is_fetched_before_the_node_has_settled() {
     let newer = RecordBlock { version: version_at(1), ..block(5, b"new") };
     stage.reply(conn, asked[0].0, value_of(newer));
     stage.pass(millis(0));
-    assert_eq!(stage.node.standing(), Standing::Settling);
+    assert_eq!(stage.node.status(), Status::Settling);
     stage.reply(conn, asked[1].0, nodes(&[]));
     stage.pass(millis(0));
-    assert_eq!(stage.node.standing(), Standing::Settled);
+    assert_eq!(stage.node.status(), Status::Settled);
     let reader = stage.get(key(5));
     assert_eq!(stage.answer(reader), success(5, b"new"));
 }
@@ -68,7 +68,7 @@ fn what_a_neighbour_holds_too_is_not_fetched_and_not_offered() {
     let (rpc, _) = stage.asked_once(conn);
     stage.reply(conn, rpc, synced(&[entry(5, 0, b"old", Life::Alive)]));
     stage.pass(millis(0));
-    assert_eq!(stage.node.standing(), Standing::Settled);
+    assert_eq!(stage.node.status(), Status::Settled);
     assert_eq!(stage.asked(conn), []);
 }
 
@@ -104,7 +104,7 @@ fn what_does_not_verify_is_fetched_in_vain() {
     let forged = RecordBlock { class: Class::Hashed, version: rank.version, ..block(5, b"forged") };
     stage.reply(conn, rpc, value_of(forged));
     stage.pass(millis(0));
-    assert_eq!(stage.node.standing(), Standing::Settled);
+    assert_eq!(stage.node.status(), Status::Settled);
     let reader = stage.get(key(5));
     assert_eq!(stage.answer(reader), success(5, b"old"));
 }
@@ -121,14 +121,14 @@ fn a_page_that_is_not_the_last_is_followed_by_the_next() {
     assert_eq!(request, Request::Sync { from, to: key(255) });
     stage.reply(conn, rpc, Reply::Synced { more: true, entries: List::lend(&page) });
     stage.pass(millis(0));
-    assert_eq!(stage.node.standing(), Standing::Settled, "who tells the same again has nothing to tell");
+    assert_eq!(stage.node.status(), Status::Settled, "who tells the same again has nothing to tell");
 }
 
 #[test]
 fn a_neighbour_whose_pages_never_end_holds_nobody_up_for_longer_than_settle_timeout() {
     let (mut stage, conn) = settling();
     for n in 10..10 + u8::try_from(SETTLE_TIMEOUT.as_secs()).expect("a short while") {
-        assert_eq!(stage.node.standing(), Standing::Settling);
+        assert_eq!(stage.node.status(), Status::Settling);
         for (rpc, request) in stage.asked(conn) {
             let page = [entry(n, 0, b"", Life::Over)];
             let reply = match request {
@@ -139,7 +139,7 @@ fn a_neighbour_whose_pages_never_end_holds_nobody_up_for_longer_than_settle_time
         }
         stage.pass(secs(1));
     }
-    assert_eq!(stage.node.standing(), Standing::Settled);
+    assert_eq!(stage.node.status(), Status::Settled);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_neighbour_that_does_not_know_sync_holds_nobody_up() {
     let (rpc, _) = stage.asked_once(conn);
     stage.reply(conn, rpc, Reply::Error(ErrorCode::SERVER_ERROR));
     stage.pass(millis(0));
-    assert_eq!(stage.node.standing(), Standing::Settled, "there is nobody else to ask");
+    assert_eq!(stage.node.status(), Status::Settled, "there is nobody else to ask");
 }
 
 /// It may hold what is old: a client is told what others hold.
@@ -176,7 +176,7 @@ fn a_page_tells_what_is_held_in_the_order_of_keys_and_what_is_over() {
     stage.pass(secs(1));
     let all = [
         entry(3, 0, b"value", Life::Alive),
-        Entry { check: 0, ..entry(5, 0, b"", Life::Over) },
+        Entry { crc: 0, ..entry(5, 0, b"", Life::Over) },
         entry(7, 0, b"value", Life::Alive),
     ];
     assert_eq!(stage.ask(asker, Request::Sync { from: key(0), to: key(255) }), synced(&all));
@@ -200,12 +200,7 @@ fn a_page_is_bounded_and_says_that_there_is_more() {
     for at in keys {
         stage.ask(
             asker,
-            Request::Store(RecordBlock {
-                key: at,
-                content: Content::Value(b"v"),
-                check: check_of(b"v"),
-                ..block(0, b"")
-            }),
+            Request::Store(RecordBlock { key: at, content: Content::Value(b"v"), crc: crc_of(b"v"), ..block(0, b"") }),
         );
     }
     let Reply::Synced { more, entries } = stage.ask(asker, Request::Sync { from: key(0), to: key(255) }) else {
@@ -221,10 +216,10 @@ fn a_page_is_bounded_and_says_that_there_is_more() {
 #[test]
 fn a_founder_has_settled_at_once() {
     let mut stage = Stage::founder();
-    assert_eq!(stage.node.standing(), Standing::Settled);
+    assert_eq!(stage.node.status(), Status::Settled);
     stage.befriend(1);
     assert!(stage.node.table().contains(&id(1)));
-    assert_eq!(stage.node.standing(), Standing::Settled);
+    assert_eq!(stage.node.status(), Status::Settled);
 }
 
 #[test]
@@ -234,18 +229,18 @@ fn what_was_not_asked_for_and_what_is_out_of_order_is_not_heard() {
     let page = [entry(9, 0, b"", Life::Over), entry(5, 1, b"", Life::Over), entry(6, 0, b"v", Life::Alive)];
     stage.reply(conn, rpc, synced(&page));
     stage.pass(millis(0));
-    assert_eq!(stage.node.standing(), Standing::Settled, "nothing is fetched");
+    assert_eq!(stage.node.status(), Status::Settled, "nothing is fetched");
     assert_eq!(stage.node.storage().len(), 1, "nothing is buried");
 }
 
 #[test]
 fn a_node_whose_only_contact_goes_while_it_settles_is_joining_again() {
     let (mut stage, conn) = settling();
-    assert_eq!(stage.node.standing(), Standing::Settling);
+    assert_eq!(stage.node.status(), Status::Settling);
     stage.tell(conn, &PeerMessage::Goodbye);
-    assert_eq!(stage.node.standing(), Standing::Joining);
+    assert_eq!(stage.node.status(), Status::Joining);
     stage.pass(2 * SETTLE_TIMEOUT);
-    assert_eq!(stage.node.standing(), Standing::Joining, "no time that it had to settle ends that");
+    assert_eq!(stage.node.status(), Status::Joining, "no time that it had to settle ends that");
 }
 
 #[test]
@@ -253,10 +248,10 @@ fn a_node_that_leaves_while_it_settles_has_left_and_stays_so() {
     let (mut stage, conn) = settling();
     let (rpc, _) = stage.asked_once(conn);
     stage.act(dht::node::Node::leave);
-    assert_eq!(stage.node.standing(), Standing::Leaving, "it holds what nobody else was heard to hold");
+    assert_eq!(stage.node.status(), Status::Leaving, "it holds what nobody else was heard to hold");
     stage.reply(conn, rpc, synced(&[entry(6, 0, b"other", Life::Alive)]));
     stage.pass(2 * SETTLE_TIMEOUT);
-    assert_eq!(stage.node.standing(), Standing::Left);
+    assert_eq!(stage.node.status(), Status::Left);
     assert_eq!(stage.node.next_deadline(), None);
 }
 
@@ -311,15 +306,15 @@ fn who_lost_more_than_a_quarter_of_its_contacts_settles_again_when_a_quarter_mor
     part(&mut stage, &conns[..2]);
     meet(&mut stage, 11);
     meet(&mut stage, 12);
-    assert_eq!(stage.node.standing(), Standing::Settled, "a quarter is not more than a quarter");
+    assert_eq!(stage.node.status(), Status::Settled, "a quarter is not more than a quarter");
 
     part(&mut stage, &conns[2..5]);
     meet(&mut stage, 13);
-    assert_eq!(stage.node.standing(), Standing::Settled, "six is not a quarter more than five");
+    assert_eq!(stage.node.status(), Status::Settled, "six is not a quarter more than five");
     meet(&mut stage, 14);
-    assert_eq!(stage.node.standing(), Standing::Settling);
+    assert_eq!(stage.node.status(), Status::Settling);
     stage.pass(millis(0));
-    assert_eq!(stage.node.standing(), Standing::Settled, "its neighbours have told all");
+    assert_eq!(stage.node.status(), Status::Settled, "its neighbours have told all");
     assert_eq!(stage.node.counters().syncs, 3);
 }
 
@@ -329,7 +324,7 @@ fn the_loss_of_one_contact_is_no_cut_however_few_there_are() {
     part(&mut stage, &conns[..1]);
     for peer in 11..20 {
         meet(&mut stage, peer);
-        assert_eq!(stage.node.standing(), Standing::Settled);
+        assert_eq!(stage.node.status(), Status::Settled);
     }
 }
 

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use dht::id::RpcId;
 use dht::limits::{
-    ASKED_FOR_MAX, CHANGES_REST, COPIES_TO_ONE_MAX, COPIES_UNDER_WAY_MAX, ENTRIES_MAX, STRAY_PAUSE, WALK_PAUSE,
-    WALKED_PER_TURN_MAX,
+    ASKED_FOR_MAX, CHANGES_REST, COPIES_IN_FLIGHT_MAX, COPIES_TO_ONE_MAX, ENTRIES_MAX, SCAN_PAUSE,
+    SCANNED_PER_TURN_MAX, STRAY_PAUSE,
 };
 use dht::node::action::ConnId;
 use dht::node::params::Params;
-use dht::record::{Age, Class, Life, Rank, Version, check_of};
+use dht::record::{Age, Class, Life, Rank, Version, crc_of};
 use dht::wire::codec::List;
 use dht::wire::peer::{Content, Entry, ErrorCode, PeerMessage, RecordBlock, Reply, Request};
 
@@ -26,7 +26,7 @@ fn holding(n: u8) -> Stage {
 /// A plain record of the key `n`, as OFFER and SYNC name it.
 fn entry(n: u8, version: Version, value: &[u8]) -> Entry {
     let rank = Rank { class: Class::Plain, life: Life::Alive, version };
-    Entry { key: key(n), rank, check: check_of(value) }
+    Entry { key: key(n), rank, crc: crc_of(value) }
 }
 
 /// A peer that could hold records connects.
@@ -120,7 +120,7 @@ fn a_node_that_refuses_a_record_keeps_its_place_and_is_not_sent_it_again() {
 #[test]
 fn many_records_are_offered_together_and_copied_a_few_at_a_time() {
     let mut stage = Stage::founder();
-    let many = 5 * u8::try_from(COPIES_UNDER_WAY_MAX).expect("a small bound") / 2;
+    let many = 5 * u8::try_from(COPIES_IN_FLIGHT_MAX).expect("a small bound") / 2;
     for n in 3..3 + many {
         stage.put(quiet(n, b"value"));
     }
@@ -325,12 +325,8 @@ fn a_reply_that_names_a_larger_record_ends_the_copy() {
     stage.reply(conn, rpc, larger(1, version_at(9)));
     stage.pass(secs(1));
     assert_eq!(stage.copies(), []);
-    let newer = RecordBlock {
-        version: version_at(9),
-        check: check_of(b"new"),
-        content: Content::Value(b"new"),
-        ..block(1, b"")
-    };
+    let newer =
+        RecordBlock { version: version_at(9), crc: crc_of(b"new"), content: Content::Value(b"new"), ..block(1, b"") };
     assert_eq!(stage.ask(conn, Request::Store(newer)), stored(&newer));
 }
 
@@ -412,7 +408,7 @@ fn one_that_takes_its_time_over_copies_does_not_hold_up_those_for_others() {
     let other = stage.befriend(2);
     stage.pass(millis(0));
     let copies = stage.copies_wanted();
-    assert_eq!(copies.iter().filter(|(to, ..)| *to == other).count(), COPIES_UNDER_WAY_MAX - COPIES_TO_ONE_MAX);
+    assert_eq!(copies.iter().filter(|(to, ..)| *to == other).count(), COPIES_IN_FLIGHT_MAX - COPIES_TO_ONE_MAX);
 }
 
 /// Only the newer one: who holds the older would otherwise keep it, and give it to whoever asks.
@@ -427,7 +423,7 @@ fn who_holds_a_record_that_belongs_to_others_takes_a_newer_one_and_nothing_else(
     assert_eq!(wanted(&mut stage, asker, &[entry(126, version_at(0), b"value")]), []);
     assert_eq!(stage.ask(asker, Request::Store(block(126, b"value"))), Reply::Error(ErrorCode::OUT_OF_SCOPE));
     assert_eq!(wanted(&mut stage, asker, &[entry(127, version_at(1), b"new")]), [key(127)]);
-    let newer = RecordBlock { version: version_at(1), check: check_of(b"new"), ..block(127, b"new") };
+    let newer = RecordBlock { version: version_at(1), crc: crc_of(b"new"), ..block(127, b"new") };
     assert_eq!(stage.ask(asker, Request::Store(newer)), stored(&newer));
 }
 
@@ -452,17 +448,17 @@ fn a_record_that_belongs_to_others_is_offered_to_the_nearest_of_them_soon() {
 fn who_holds_much_rests_between_two_walks_for_contacts_that_came() {
     let mut stage = Stage::founder();
     let asker = stage.accept_client(99);
-    for nth in 0..=WALKED_PER_TURN_MAX {
+    for nth in 0..=SCANNED_PER_TURN_MAX {
         let mut bytes = [1; 32];
         bytes[1..9].copy_from_slice(&nth.to_be_bytes());
         stage.ask(asker, Request::Store(RecordBlock { key: dht::id::Key::new(bytes), ..block(1, b"value") }));
     }
     stage.befriend(2);
-    stage.pass(WALK_PAUSE);
+    stage.pass(SCAN_PAUSE);
     assert!(!stage.offers().is_empty(), "the first comes in two turns");
     let other = stage.befriend(3);
-    stage.pass((WALK_PAUSE * CHANGES_REST).saturating_sub(millis(1)));
+    stage.pass((SCAN_PAUSE * CHANGES_REST).saturating_sub(millis(1)));
     assert_eq!(stage.offers().iter().filter(|(to, ..)| *to == other).count(), 0);
-    stage.pass(millis(1) + WALK_PAUSE);
+    stage.pass(millis(1) + SCAN_PAUSE);
     assert_eq!(stage.offers().iter().filter(|(to, ..)| *to == other).count(), 1);
 }

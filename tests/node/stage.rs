@@ -15,7 +15,7 @@ use dht::node::params::{Bootstrap, Endpoint, Params};
 use dht::node::records::persisted::{Batch, Saved};
 use dht::node::{Me, Node};
 use dht::record::envelope::{hashed_key, owned_key, seal};
-use dht::record::{Age, Class, Life, Rank, Ttl, Version, check_of};
+use dht::record::{Age, Class, Life, Rank, Ttl, Version, crc_of};
 use dht::time::{Now, Time, WallTime};
 use dht::wire::Source;
 use dht::wire::api::{ApiReply, ApiRequest, Confirm, Put};
@@ -569,7 +569,7 @@ pub(crate) fn block(n: u8, value: &'static [u8]) -> RecordBlock<'static> {
         key: key(n),
         version: version_at(0),
         age: Age(0),
-        check: check_of(value),
+        crc: crc_of(value),
         content: Content::Value(value),
     }
 }

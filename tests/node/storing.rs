@@ -3,7 +3,7 @@
 use dht::limits::VALUE_SIZE_MAX;
 use dht::node::action::ConnId;
 use dht::node::params::{Params, Serving};
-use dht::record::{Age, Class, Version, check_of};
+use dht::record::{Age, Class, Version, crc_of};
 use dht::wire::codec::List;
 use dht::wire::peer::{Content, ErrorCode, RecordBlock, Reply, Request, Want};
 
@@ -167,7 +167,7 @@ fn of_two_records_the_larger_is_held_and_named() {
     let newer = RecordBlock { version: version_at(1), ..block(5, b"a") };
     assert_eq!(stage.ask(conn, Request::Store(newer)), stored(&newer));
     assert_eq!(stage.ask(conn, Request::Store(block(5, b"z"))), larger(5, version_at(1)));
-    let larger_bytes = RecordBlock { check: check_of(b"b"), content: Content::Value(b"b"), ..newer };
+    let larger_bytes = RecordBlock { crc: crc_of(b"b"), content: Content::Value(b"b"), ..newer };
     assert_eq!(stage.ask(conn, Request::Store(larger_bytes)), stored(&larger_bytes), "version equal, value larger");
     assert_eq!(stage.ask(conn, Request::Store(newer)), larger(5, version_at(1)));
     assert_eq!(stage.ask(conn, find(5, VALUE_ALONE)), value_of(larger_bytes));

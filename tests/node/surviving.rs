@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dht::node::action::Actions;
 use dht::node::params::Params;
-use dht::node::{Node, Standing};
+use dht::node::{Node, Status};
 use dht::wire::api::{ApiRequest, Put};
 
 use crate::company::Company;
@@ -74,7 +74,7 @@ fn a_newcomer_holds_what_it_shall_hold_as_soon_as_it_has_settled() {
     keys().for_each(|n| put(&mut company, 5, n, b"value"));
     company.enter(50, Params { bootstraps: vec![bootstrap(5, None)], ..of_three() });
     company.pass(secs(5));
-    assert_eq!(company.nodes[&50].standing(), Standing::Settled);
+    assert_eq!(company.nodes[&50].status(), Status::Settled);
     assert_held_by_the_nearest(&company, b"value");
 }
 

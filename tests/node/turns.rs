@@ -133,7 +133,7 @@ impl Play {
         assert!(!node.table().holds_its_owner() && node.table().overfull_bucket().is_none());
         assert!(node.lookups().all(|lookup| lookup.in_flight() <= node.params().alpha));
         assert!(node.table().iter().all(|contact| peers.contains(&contact.id.key().as_bytes()[0])));
-        node.storage().check().expect("a sound storage");
+        node.storage().check_invariants().expect("a sound storage");
     }
 
     fn take_dial(&mut self, nth: usize) -> Option<dht::node::action::DialId> {

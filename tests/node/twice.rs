@@ -2,7 +2,7 @@
 //! smaller id opened survives, of two by the same opener the newer.
 
 use dht::node::params::Params;
-use dht::node::{Node, Standing};
+use dht::node::{Node, Status};
 use dht::wire::peer::{Reply, Request};
 
 use crate::company::Company;
@@ -26,7 +26,7 @@ fn the_connection_of_the_smaller_id_survives_on_both_sides_whoever_dialled_first
         assert_eq!(company.connections(1), [(2, true)], "and it goes on surviving");
         for node in company.nodes.values() {
             assert_eq!((node.connections(), node.table().live()), (1, 1));
-            assert_eq!((node.standing(), node.counters().faults), (Standing::Settled, 0));
+            assert_eq!((node.status(), node.counters().faults), (Status::Settled, 0));
         }
     }
 }

@@ -80,7 +80,7 @@ fn a_node_that_keeps_nothing_comes_back_empty() -> Run {
     world.run_for(SECOND * 10)?;
     world.kill(Death::Process, [node(0)]);
     world.restart(node(0), &[])?;
-    assert!(world.holders(&key(1)).is_empty());
+    assert!(world.replicas(&key(1)).is_empty());
     Ok(())
 }
 
@@ -97,7 +97,7 @@ fn a_node_that_left_in_peace_has_all_it_held_and_a_new_disk_has_nothing() -> Run
         } else {
             world.restart(node(0), &[])?;
         }
-        assert_eq!(world.holders(&key(1)).is_empty(), empty);
+        assert_eq!(world.replicas(&key(1)).is_empty(), empty);
     }
     Ok(())
 }
@@ -111,9 +111,9 @@ fn time_spent_switched_off_counts_into_the_life_of_a_record() -> Run {
         world.kill(Death::Process, [node(0)]);
         world.run_for(SECOND * off)?;
         world.restart(node(0), &[])?;
-        assert_eq!(!world.holders(&key(1)).is_empty(), alive, "after {off} s");
+        assert_eq!(!world.replicas(&key(1)).is_empty(), alive, "after {off} s");
         world.run_for(SECOND * 601)?;
-        assert!(world.holders(&key(1)).is_empty(), "its life is over");
+        assert!(world.replicas(&key(1)).is_empty(), "its life is over");
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use dht::sim::{Churn, Death, Number, Scenario, Share, Trial, Violation, World};
+use dht::sim::{Churn, Death, Number, Scenario, Share, Violation, Workload, World};
 
 use crate::{Run, SECOND, node, world};
 
@@ -14,10 +14,10 @@ fn anywhere(_: Number) -> bool {
 }
 
 /// A world whose values were all confirmed.
-fn endow(nodes: u32, seed: u64, count: u32, replication: u8) -> Result<(World, Trial), Violation> {
+fn endow(nodes: u32, seed: u64, count: u32, replication: u8) -> Result<(World, Workload), Violation> {
     let mut world = world(nodes, seed)?;
     world.run_for(SECOND * 60)?;
-    let mut trial = Trial::new(&mut world, count, replication);
+    let mut trial = Workload::new(&mut world, count, replication);
     assert_eq!(trial.put_all(&mut world, anywhere)?, count, "all are confirmed in a calm world");
     Ok((world, trial))
 }

@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use dht::id::Key;
-use dht::node::Standing;
+use dht::node::Status;
 use dht::node::params::Serving;
 use dht::record::Class;
 use dht::sim::{Answer, Ask, Chance, Death, Faults, Number, Scenario, Violation, World};
@@ -109,8 +109,8 @@ fn findable(world: &World, start: Number) -> usize {
     found.len()
 }
 
-fn standing(world: &World, number: Number) -> Standing {
-    world.node(number).expect("it lives").standing()
+fn status(world: &World, number: Number) -> Status {
+    world.node(number).expect("it lives").status()
 }
 
 // ── loss ─────────────────────────────────────────────────────────────────────────────────────
@@ -278,7 +278,7 @@ fn a_node_whose_bootstrap_comes_later_joins_when_it_comes() -> Run {
     let mut world = World::new(Scenario::calm(2, 5));
     let early = world.spawn(&[node(1)])?;
     world.run_for(SECOND * 90)?;
-    assert_eq!(standing(&world, early), Standing::Joining);
+    assert_eq!(status(&world, early), Status::Joining);
     world.spawn(&[])?;
     assert!(run_until(&mut world, SECOND * 90, |world| world.has_joined(early))?, "the longest pause is a minute");
     Ok(())
@@ -326,7 +326,7 @@ fn a_node_that_does_not_serve_is_served_and_is_in_no_table() -> Run {
     assert_eq!(world.put(client, key(9), b"from a client", 0)?, found(b""));
     assert_eq!(world.get(node(20), key(9))?, found(b"from a client"));
     assert_eq!(world.get(client, key(9))?, found(b"from a client"));
-    assert!(!world.holders(&key(9)).contains(&client), "it stores for nobody");
+    assert!(!world.replicas(&key(9)).contains(&client), "it stores for nobody");
     let id = world.id_of(client);
     for number in world.alive() {
         assert!(!world.node(number).expect("it lives").table().contains(&id), "the table of {number}");
@@ -372,12 +372,12 @@ fn a_node_that_loses_all_contacts_goes_on_serving_and_joins_again_when_they_retu
     assert_eq!(world.put(node(2), key(3), b"kept", 20)?, found(b""));
     world.part(|number| u8::from(number == lonely));
     let mut ask = 0;
-    while standing(&world, lonely) == Standing::Settled && ask < 60 {
+    while status(&world, lonely) == Status::Settled && ask < 60 {
         let key = world.any_key();
         world.get(lonely, key)?;
         ask += 1;
     }
-    assert_eq!(standing(&world, lonely), Standing::Joining);
+    assert_eq!(status(&world, lonely), Status::Joining);
     assert_eq!(world.get(lonely, key(3))?, found(b"kept"), "what it holds it gives");
 
     world.heal();
@@ -397,7 +397,7 @@ fn a_record_with_a_ttl_of_one_second_is_gone_everywhere() -> Run {
     world.run_for(SECOND * 9 / 10)?;
     assert_eq!(world.get(node(1), key(5))?, found(b"short"), "it lives a whole second");
     world.run_for(SECOND)?;
-    assert_eq!(world.holders(&key(5)), []);
+    assert_eq!(world.replicas(&key(5)), []);
     for number in [1, 2, 50, 99] {
         assert_eq!(world.get(node(number), key(5))?, Answer::Failure, "at node {number}");
     }
@@ -427,7 +427,7 @@ fn a_record_is_handed_to_a_node_that_is_nearer_to_it_than_its_holders() -> Run {
     let key = *world.id_of(late).key(); // nobody will be nearer to this key
     assert_eq!(world.put(node(1), key, b"handed over", 3)?, found(b""));
     assert_eq!(world.spawn(&[node(5)])?, late);
-    assert!(run_until(&mut world, SECOND * 60, |world| world.holders(&key).contains(&late))?);
+    assert!(run_until(&mut world, SECOND * 60, |world| world.replicas(&key).contains(&late))?);
     assert_eq!(world.get(late, key)?, found(b"handed over"));
     Ok(())
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use dht::limits::TTL_LONGEST;
-use dht::sim::{Churn, Death, Number, Share, Trial, World};
+use dht::sim::{Churn, Death, Number, Share, Workload, World};
 
 use crate::{Failure, kill};
 
@@ -41,7 +41,7 @@ impl Endurance {
     /// Does it all; prints what was readable when.
     pub(crate) fn run(&self, world: &mut World) -> Result<(), Failure> {
         world.run_for(REST)?;
-        let mut trial = Trial::new(world, self.values, self.replication);
+        let mut trial = Workload::new(world, self.values, self.replication);
         let confirmed = trial.put_all(world, anywhere)?;
         println!("values {confirmed}/{}", self.values);
         if self.crash > 0.0 {
@@ -53,14 +53,14 @@ impl Endurance {
         self.live(world, &mut trial)
     }
 
-    fn crash(&self, world: &mut World, trial: &Trial) -> Result<(), Failure> {
+    fn crash(&self, world: &mut World, trial: &Workload) -> Result<(), Failure> {
         kill(world, &[(Death::Host, self.crash)]);
         println!("readable after a crash {}", trial.read(world, self.gets, anywhere)?);
         Ok(())
     }
 
     /// Parts the world, has both sides write all values, heals it, and waits until all agree.
-    fn part(&self, world: &mut World, trial: &mut Trial) -> Result<(), Failure> {
+    fn part(&self, world: &mut World, trial: &mut Workload) -> Result<(), Failure> {
         let (percent, span) = self.partition;
         let population = world.alive().last().map_or(0, |last| last.0 + 1);
         let small = |number: Number| f64::from(number.0) < f64::from(population) * percent / 100.0;
@@ -92,7 +92,7 @@ impl Endurance {
     }
 
     /// Lets hours pass; each value is written again when less than an hour of its life is left.
-    fn live(&self, world: &mut World, trial: &mut Trial) -> Result<(), Failure> {
+    fn live(&self, world: &mut World, trial: &mut Workload) -> Result<(), Failure> {
         if let Some(session) = self.session {
             world.begin_churn(Churn::of(session));
         }

@@ -362,7 +362,7 @@ fn get_all(world: &mut World, gets: u32, keys: &[Key]) -> Result<u32, Violation>
     for (nth, ask) in (0..).zip(&asks) {
         match world.answer(*ask) {
             Some(Answer::Success(value)) if **value == value_of(nth % puts) => found += 1,
-            Some(Answer::Failure) | None if world.holders(&keys[(nth % puts) as usize]).is_empty() => {}
+            Some(Answer::Failure) | None if world.replicas(&keys[(nth % puts) as usize]).is_empty() => {}
             _ => missed += 1,
         }
     }

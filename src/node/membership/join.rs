@@ -19,9 +19,9 @@ use crate::limits::{
 use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::Actions;
-use crate::node::membership::status::Standing;
+use crate::node::membership::status::Status;
 use crate::node::params::Serving;
-use crate::node::query::Job;
+use crate::node::query::Query;
 use crate::node::replication::schedule::Unsettled;
 use crate::node::timers::Timer;
 use crate::time::{Now, Time};
@@ -81,7 +81,7 @@ impl Node {
 
     /// Whether requests of clients must wait until somebody was met.
     pub(in crate::node) fn waits_to_join(&self) -> bool {
-        self.upkeep.standing == Standing::Joining && !self.is_founder()
+        self.upkeep.status == Status::Joining && !self.is_founder()
     }
 
     /// Whether there has never been anybody to spread a record to.
@@ -97,14 +97,14 @@ impl Node {
 
     /// There is somebody to join through, before anything else has happened.
     pub(in crate::node) fn begin_to_join(&mut self, now: Now) {
-        self.upkeep.standing = Standing::Joining;
+        self.upkeep.status = Status::Joining;
         self.timers.hasten(Timer::Join, now.mono);
     }
 
     /// Joins through the bootstraps that are due, and whom the table remembers if it has nobody
     /// else. A node that is settled does so too: those who answered it may be an island.
     pub(in crate::node) fn join(&mut self, now: Now, out: &mut Actions) {
-        let joining = self.upkeep.standing == Standing::Joining;
+        let joining = self.upkeep.status == Status::Joining;
         for number in 0..self.upkeep.joining.bootstraps.len() {
             let state = self.upkeep.joining.bootstraps[number];
             if state.is_me || (!joining && state.next > now.mono) {
@@ -117,8 +117,8 @@ impl Node {
         }
         if joining {
             self.dial_remembered(out);
-            self.wake_sleepers(now, out);
-            if self.table.live() > 0 && !self.jobs.is_joining() {
+            self.ping_unresponsive(now, out);
+            if self.table.live() > 0 && !self.queries.is_looking_up_self() {
                 self.look_up_self(now, out);
             }
         }
@@ -143,7 +143,7 @@ impl Node {
     /// but not long at once while no bootstrap has done its part.
     fn pause_of_joining(&mut self, now: Now) -> Duration {
         let waits = self.upkeep.joining.bootstraps.iter().all(|state| state.next <= now.mono);
-        if !waits && self.upkeep.standing != Standing::Joining {
+        if !waits && self.upkeep.status != Status::Joining {
             return JOIN_BACKOFF_MAX;
         }
         let doubled = JOIN_BACKOFF_MIN * 2_u32.saturating_pow(self.upkeep.joining.attempts.min(16));
@@ -155,7 +155,7 @@ impl Node {
     pub(in crate::node) fn bootstrap_is_me(&mut self, now: Now, number: usize, out: &mut Actions) {
         info!("bootstrap is this node at={}", self.params.bootstraps[number].at);
         self.upkeep.joining.bootstraps[number].is_me = true;
-        if self.is_founder() && self.upkeep.standing == Standing::Joining {
+        if self.is_founder() && self.upkeep.status == Status::Joining {
             self.upkeep.joining.joined = Some(now.mono);
             self.settle(now);
             self.resume(now, out);
@@ -170,7 +170,7 @@ impl Node {
     /// `contact` was dialled and said HELLO; if it is a bootstrap that is due, it is asked for
     /// others.
     pub(in crate::node) fn contact_reached(&mut self, now: Now, contact: Contact, out: &mut Actions) {
-        let joining = self.upkeep.standing == Standing::Joining;
+        let joining = self.upkeep.status == Status::Joining;
         let due = |state: &BootstrapState| {
             (joining || state.next <= now.mono) && state.met.is_some_and(|met| met.id == contact.id)
         };
@@ -181,7 +181,7 @@ impl Node {
 
     /// A peer answered: whoever was joining has joined, and settles.
     pub(in crate::node) fn someone_answered(&mut self, now: Now, out: &mut Actions) {
-        if self.upkeep.standing != Standing::Joining || self.table.live() == 0 {
+        if self.upkeep.status != Status::Joining || self.table.live() == 0 {
             return;
         }
         info!("joined contacts={}", self.table.live());
@@ -198,14 +198,14 @@ impl Node {
     }
 
     fn begin_to_settle(&mut self, now: Now, out: &mut Actions) {
-        self.upkeep.standing = Standing::Settling;
+        self.upkeep.status = Status::Settling;
         self.upkeep.joining.joined = Some(now.mono);
         if self.params.serving == Serving::No {
             return self.settle(now); // it holds nothing that could be old
         }
         self.timers.set(Timer::Settle, now.mono + SETTLE_TIMEOUT);
         // Who the neighbours are, the search for the own id will say.
-        if !self.jobs.is_joining() {
+        if !self.queries.is_looking_up_self() {
             self.look_up_self(now, out);
         }
     }
@@ -214,14 +214,14 @@ impl Node {
     fn resume(&mut self, now: Now, out: &mut Actions) {
         self.upkeep.joining.attempts = 0;
         self.timers.hasten(Timer::Replicate, now.mono);
-        self.plan_spreading();
+        self.schedule_retries();
         let pause = self.jitter(REFRESH_PAUSE);
         self.timers.hasten(Timer::Refresh, now.mono + pause);
-        for job in self.jobs.parked() {
-            match self.jobs.find(job) {
-                Some(Job::Get(_)) => self.search_value(now, job, out),
-                Some(Job::Put(_)) => self.search_holders(now, job, out),
-                Some(Job::Join(_) | Job::Refresh(_)) | None => {}
+        for query in self.queries.parked() {
+            match self.queries.find(query) {
+                Some(Query::Get(_)) => self.look_up_value(now, query, out),
+                Some(Query::Put(_)) => self.look_up_replicas(now, query, out),
+                Some(Query::Join(_) | Query::Refresh(_)) | None => {}
             }
         }
     }
@@ -229,7 +229,7 @@ impl Node {
     /// Takes part from now on. What nobody was heard to hold is offered; all is, if this node was
     /// cut off.
     pub(in crate::node) fn settle(&mut self, now: Now) {
-        self.upkeep.standing = Standing::Settled;
+        self.upkeep.status = Status::Settled;
         self.timers.cancel(Timer::Settle);
         self.upkeep.syncing.end();
         let joined = self.upkeep.joining.joined.unwrap_or(now.mono);
@@ -243,7 +243,7 @@ impl Node {
     pub(in crate::node) fn lost_everybody(&mut self, now: Now) {
         if self.has_joined() {
             info!("joining again reason=\"no contact answers\"");
-            self.upkeep.standing = Standing::Joining;
+            self.upkeep.status = Status::Joining;
             self.upkeep.syncing.end();
             self.timers.cancel(Timer::Settle);
             self.timers.hasten(Timer::Join, now.mono + JOIN_BACKOFF_MIN);
@@ -251,20 +251,20 @@ impl Node {
     }
 
     pub(in crate::node) fn look_up_self(&mut self, now: Now, out: &mut Actions) {
-        let lookup = self.search(*self.me.id.key(), self.params.k);
-        let job = self.jobs.insert(Job::Join(lookup));
-        self.drive(now, job, out);
+        let lookup = self.look_up(*self.me.id.key(), self.params.k);
+        let query = self.queries.insert(Query::Join(lookup));
+        self.drive(now, query, out);
     }
 
     /// Looks up the own id, beginning with `contact` alone: it is asked even if those whom this
     /// node knows are all nearer.
     fn join_through(&mut self, now: Now, contact: Contact, out: &mut Actions) {
-        if self.jobs.is_joining() {
+        if self.queries.is_looking_up_self() {
             return;
         }
         let lookup = Lookup::new(self.me.id, *self.me.id.key(), self.params.k, self.params.alpha, &[contact]);
-        let job = self.jobs.insert(Job::Join(lookup));
-        self.drive(now, job, out);
+        let query = self.queries.insert(Query::Join(lookup));
+        self.drive(now, query, out);
     }
 
     /// A search for the own id was answered by `answered`: the bootstraps among them have done

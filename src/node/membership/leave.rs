@@ -9,8 +9,8 @@ use log::info;
 
 use crate::node::Node;
 use crate::node::action::Actions;
-use crate::node::membership::status::Standing;
-use crate::node::query::Job;
+use crate::node::membership::status::Status;
+use crate::node::query::Query;
 use crate::node::rpc::peers::Ending;
 use crate::node::timers::Timer;
 use crate::time::Now;
@@ -23,8 +23,8 @@ impl Node {
         if self.is_leaving() {
             return;
         }
-        info!("leaving owed={}", self.jobs.clients());
-        self.upkeep.standing = Standing::Leaving;
+        info!("leaving owed={}", self.queries.clients());
+        self.upkeep.status = Status::Leaving;
         self.timers.set(Timer::Leave, now.mono + self.params.leave_timeout);
         for timer in [Timer::Join, Timer::Refresh, Timer::Watch, Timer::Settle, Timer::Sync] {
             self.timers.cancel(timer);
@@ -37,22 +37,22 @@ impl Node {
 
     /// Goes, once nothing is owed to clients, nothing is left to hand over, and all is on disk.
     pub(in crate::node) fn leave_if_done(&mut self, now: Now, out: &mut Actions) {
-        let is_done = || self.jobs.clients() == 0 && !self.is_replicating() && self.saving.is_done();
-        if self.upkeep.standing == Standing::Leaving && is_done() {
+        let is_done = || self.queries.clients() == 0 && !self.is_replicating() && self.saving.is_done();
+        if self.upkeep.status == Status::Leaving && is_done() {
             self.go(now, out);
         }
     }
 
     /// Ends what is owed as it stands, says GOODBYE to all, and goes.
     pub(in crate::node) fn go(&mut self, now: Now, out: &mut Actions) {
-        self.upkeep.standing = Standing::Left;
-        for job in self.jobs.ids() {
-            match self.jobs.find(job) {
-                Some(Job::Get(_)) => self.give_up_get(now, job, out),
-                Some(Job::Put(_)) => self.put_timed_out(now, job, out),
-                Some(Job::Join(_) | Job::Refresh(_)) | None => {}
+        self.upkeep.status = Status::Left;
+        for query in self.queries.ids() {
+            match self.queries.find(query) {
+                Some(Query::Get(_)) => self.give_up_get(now, query, out),
+                Some(Query::Put(_)) => self.put_timed_out(now, query, out),
+                Some(Query::Join(_) | Query::Refresh(_)) | None => {}
             }
-            self.end_job(job);
+            self.end_query(query);
         }
         for conn in self.peers.reached() {
             out.send(conn, &PeerMessage::Goodbye, None);

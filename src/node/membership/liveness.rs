@@ -16,15 +16,15 @@ use rand::RngExt;
 use crate::contact::Contact;
 use crate::id::{Key, NodeId};
 use crate::limits::{
-    ASLEEP_PAUSE, ASLEEP_PER_TURN_MAX, NEIGHBOUR_SILENCE_MAX, REFRESH_PAUSE, SETTLE_PAUSE, SUSPECT_PAUSE,
+    NEIGHBOUR_SILENCE_MAX, REFRESH_PAUSE, SETTLE_PAUSE, SUSPECT_PAUSE, UNRESPONSIVE_PAUSE, UNRESPONSIVE_PER_TURN_MAX,
     UPKEEP_LOOKUPS_MAX,
 };
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError};
 use crate::node::membership::join::Joining;
-use crate::node::membership::status::Standing;
+use crate::node::membership::status::Status;
 use crate::node::params::Serving;
-use crate::node::query::Job;
+use crate::node::query::Query;
 use crate::node::replication::schedule::Replicating;
 use crate::node::replication::sync::Syncing;
 use crate::node::rpc::outbound::Purpose;
@@ -34,7 +34,7 @@ use crate::time::{Now, Time};
 /// The state of upkeep.
 #[derive(Debug)]
 pub(in crate::node) struct Upkeep {
-    pub(in crate::node) standing: Standing,
+    pub(in crate::node) status: Status,
     pub(in crate::node) joining: Joining,
     /// The most live contacts there were since this node settled last.
     most_live: usize,
@@ -44,7 +44,7 @@ pub(in crate::node) struct Upkeep {
     /// When this node may settle again for that.
     settles_again: Time,
     /// Contacts that are being asked whether they are there.
-    checking: BTreeSet<NodeId>,
+    pinging: BTreeSet<NodeId>,
     /// When a near contact whose connection breaks is asked at once again.
     suspected: BTreeMap<NodeId, Time>,
     pub(in crate::node) replicating: Replicating,
@@ -54,12 +54,12 @@ pub(in crate::node) struct Upkeep {
 impl Upkeep {
     pub(in crate::node) fn new(now: Now, bootstraps: usize) -> Self {
         Self {
-            standing: if bootstraps == 0 { Standing::Settled } else { Standing::Joining },
+            status: if bootstraps == 0 { Status::Settled } else { Status::Joining },
             joining: Joining::new(now, bootstraps),
             most_live: 0,
             fewest_live: None,
             settles_again: Time::ZERO,
-            checking: BTreeSet::new(),
+            pinging: BTreeSet::new(),
             suspected: BTreeMap::new(),
             replicating: Replicating::new(),
             syncing: Syncing::default(),
@@ -72,7 +72,7 @@ impl Node {
     /// A contact entered the table, or woke up in it.
     pub(in crate::node) fn contact_found(&mut self, now: Now, contact: Contact, out: &mut Actions) {
         debug!("contact found {contact}");
-        if self.upkeep.standing == Standing::Joining && !self.jobs.is_joining() {
+        if self.upkeep.status == Status::Joining && !self.queries.is_looking_up_self() {
             self.look_up_self(now, out);
         }
         self.settle_if_cut_off(now, out);
@@ -88,10 +88,10 @@ impl Node {
     /// A request or a reply of `id` came in over `conn`. If it is a contact, and slept, it woke
     /// up; if it is none, it may become one.
     pub(in crate::node) fn contact_heard(&mut self, now: Now, conn: ConnId, id: &NodeId, out: &mut Actions) {
-        let slept = self.table.is_asleep(id);
+        let was_unresponsive = self.table.is_unresponsive(id);
         if !self.table.heard(id) {
             self.dial_back(now, conn, out);
-        } else if slept && let Some(contact) = self.table.find(id).copied() {
+        } else if was_unresponsive && let Some(contact) = self.table.find(id).copied() {
             self.contact_found(now, contact, out);
         }
     }
@@ -130,7 +130,7 @@ impl Node {
     }
 
     fn is_live(&self, id: &NodeId) -> bool {
-        self.table.contains(id) && !self.table.is_asleep(id)
+        self.table.contains(id) && !self.table.is_unresponsive(id)
     }
 
     /// `id` is not asked any more; `lived` says whether it was until now.
@@ -139,8 +139,8 @@ impl Node {
         if lived {
             self.offer_in_place_of(now, id);
         }
-        if self.table.asleep().next().is_some() {
-            let pause = self.jitter(ASLEEP_PAUSE);
+        if self.table.unresponsive().next().is_some() {
+            let pause = self.jitter(UNRESPONSIVE_PAUSE);
             self.timers.hasten(Timer::Refresh, now.mono + pause);
         }
         if lived && self.table.live() == 0 {
@@ -170,25 +170,25 @@ impl Node {
     }
 
     /// Asks a contact whether it is there.
-    pub(in crate::node) fn check(&mut self, now: Now, contact: Contact, out: &mut Actions) {
-        if self.upkeep.checking.insert(contact.id) && !self.ask(now, contact, Purpose::Check, out) {
-            self.upkeep.checking.remove(&contact.id);
+    pub(in crate::node) fn ping(&mut self, now: Now, contact: Contact, out: &mut Actions) {
+        if self.upkeep.pinging.insert(contact.id) && !self.ask(now, contact, Purpose::Ping, out) {
+            self.upkeep.pinging.remove(&contact.id);
         }
     }
 
     /// That question is over.
-    pub(in crate::node) fn checked(&mut self, id: &NodeId) {
-        self.upkeep.checking.remove(id);
+    pub(in crate::node) fn ping_done(&mut self, id: &NodeId) {
+        self.upkeep.pinging.remove(id);
     }
 
-    pub(in crate::node) fn wake_sleepers(&mut self, now: Now, out: &mut Actions) {
-        let sleepers: Vec<Contact> = self.table.asleep().copied().collect();
-        if sleepers.is_empty() {
+    pub(in crate::node) fn ping_unresponsive(&mut self, now: Now, out: &mut Actions) {
+        let unresponsive: Vec<Contact> = self.table.unresponsive().copied().collect();
+        if unresponsive.is_empty() {
             return;
         }
-        let first = self.rng.random_range(0..sleepers.len());
-        for contact in sleepers.iter().cycle().skip(first).take(sleepers.len().min(ASLEEP_PER_TURN_MAX)) {
-            self.check(now, *contact, out);
+        let first = self.rng.random_range(0..unresponsive.len());
+        for contact in unresponsive.iter().cycle().skip(first).take(unresponsive.len().min(UNRESPONSIVE_PER_TURN_MAX)) {
+            self.ping(now, *contact, out);
         }
     }
 
@@ -203,7 +203,7 @@ impl Node {
         let Some(contact) = self.table.find(peer).copied().filter(|_| near) else { return };
         if !self.upkeep.suspected.contains_key(peer) {
             self.upkeep.suspected.insert(*peer, now.mono + SUSPECT_PAUSE);
-            self.check(now, contact, out);
+            self.ping(now, contact, out);
         }
     }
 
@@ -215,7 +215,7 @@ impl Node {
             // Half: who was heard a moment ago would otherwise be missed for almost twice as long.
             let silent = self.peers.last_heard(&contact.id).is_none_or(|at| now.mono - at >= NEIGHBOUR_SILENCE_MAX / 2);
             if silent {
-                self.check(now, *contact, out);
+                self.ping(now, *contact, out);
             }
         }
         self.nearby = nearest;
@@ -233,15 +233,15 @@ impl Node {
     /// Looks up a random point of the bucket that needs it most, and asks those who sleep.
     pub(in crate::node) fn refresh(&mut self, now: Now, out: &mut Actions) {
         if self.has_joined() {
-            self.wake_sleepers(now, out);
-            if self.jobs.upkeep() < UPKEEP_LOOKUPS_MAX
+            self.ping_unresponsive(now, out);
+            if self.queries.upkeep() < UPKEEP_LOOKUPS_MAX
                 && let Some(bucket) = self.table.stale_bucket(now.mono, self.params.refresh_interval)
             {
                 let target = self.me.id.key().diverging_at(bucket, &Key::new(self.rng.random()));
                 self.table.looked_up(now.mono, &target);
-                let lookup = self.search(target, self.params.k);
-                let job = self.jobs.insert(Job::Refresh(lookup));
-                self.drive(now, job, out);
+                let lookup = self.look_up(target, self.params.k);
+                let query = self.queries.insert(Query::Refresh(lookup));
+                self.drive(now, query, out);
             }
         }
         self.plan_refresh(now);
@@ -249,18 +249,18 @@ impl Node {
 
     fn plan_refresh(&mut self, now: Now) {
         let pause = self.jitter(REFRESH_PAUSE);
-        let free = self.jobs.upkeep() < UPKEEP_LOOKUPS_MAX;
+        let free = self.queries.upkeep() < UPKEEP_LOOKUPS_MAX;
         if let Some(stale) = self.table.next_refresh(self.params.refresh_interval).filter(|_| free) {
             self.timers.hasten(Timer::Refresh, stale.max(now.mono + pause));
         }
-        if self.table.asleep().next().is_some() {
-            let pause = self.jitter(ASLEEP_PAUSE);
+        if self.table.unresponsive().next().is_some() {
+            let pause = self.jitter(UNRESPONSIVE_PAUSE);
             self.timers.hasten(Timer::Refresh, now.mono + pause);
         }
     }
 
     /// A search for upkeep has ended.
-    pub(in crate::node) fn upkeep_search_done(&mut self, now: Now, target: Key, answered: &[Contact]) {
+    pub(in crate::node) fn own_lookup_done(&mut self, now: Now, target: Key, answered: &[Contact]) {
         debug!("search done target={target:.8} answered={} contacts={}", answered.len(), self.table.live());
         if target == *self.me.id.key() {
             self.table.looked_up(now.mono, &target);

@@ -18,19 +18,19 @@ use crate::id::{Key, KeyMap, KeySeed, NodeId};
 use crate::limits::{CLIENT_PUT_BYTES_MAX, CLIENT_REQUESTS_MAX};
 use crate::lookup::Lookup;
 use crate::node::action::ClientId;
-use crate::node::query::read_quorum::{Phase, Reading};
+use crate::node::query::read_quorum::{Phase, QuorumRead};
 use crate::node::query::session::Seen;
-use crate::node::records::accept::Holder;
+use crate::node::records::accept::Replica;
 use crate::record::{Class, Life, Rank, Record, Version};
 use crate::time::{Now, Time};
 
 /// Names a job; never used for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::node) struct JobId(u64);
+pub(in crate::node) struct QueryId(u64);
 
 /// Something under way.
 #[derive(Debug)]
-pub(in crate::node) enum Job {
+pub(in crate::node) enum Query {
     /// Looking up the own id, to be known and to know (Kademlia, section 2.3).
     Join(Lookup),
     /// Looking up a point of a bucket that is stale.
@@ -55,7 +55,7 @@ pub(in crate::node) struct Get {
     /// Whether this is the second search, which there is when the first met silence.
     pub(in crate::node) again: bool,
     /// What was heard so far.
-    pub(in crate::node) reading: Reading,
+    pub(in crate::node) read: QuorumRead,
     /// Whether the search is under way.
     pub(in crate::node) phase: Phase,
 }
@@ -72,23 +72,23 @@ pub(in crate::node) struct Put {
     /// How far it has come.
     pub(in crate::node) stage: PutStage,
     /// Nodes that hold it.
-    pub(in crate::node) holders: Vec<NodeId>,
+    pub(in crate::node) replicas: Vec<NodeId>,
     /// Nodes that shall hold it: min(replication, reachable).
     pub(in crate::node) wanted: usize,
     /// Whom to hand a copy next, nearest first, oneself among them; nobody who holds it.
-    pub(in crate::node) spares: VecDeque<Holder>,
+    pub(in crate::node) next_targets: VecDeque<Replica>,
     /// Nodes that hold an older record, and have not answered a copy: each gets one, however many hold
     /// one already.
-    pub(in crate::node) outdated: Vec<NodeId>,
+    pub(in crate::node) stale_replicas: Vec<NodeId>,
     /// Copies whose reply is awaited.
     pub(in crate::node) in_flight: usize,
     /// Bystanders whose answer is awaited: those of the k nearest whom neither the search has asked
     /// nor a copy goes to. What they hold, if it is older, they would show to others.
-    pub(in crate::node) bystanders: usize,
+    pub(in crate::node) version_probes: usize,
     /// What receivers of this spreading claim to hold instead, where a claim proves nothing.
-    pub(in crate::node) claims: Vec<Rank>,
+    pub(in crate::node) newer_claims: Vec<Rank>,
     /// How often it was spread: replies to an earlier spreading do not count.
-    pub(in crate::node) round: u32,
+    pub(in crate::node) attempt: u32,
     /// Whether its version was drawn anew because a holder has a larger one, which happens once.
     pub(in crate::node) redrawn: bool,
     /// The largest plain version that was met ahead of this node's clock: it is drawn anew above it
@@ -106,7 +106,7 @@ pub(in crate::node) enum PutOrigin {
     /// A client has just asked for it: it tries again until `request_timeout`.
     Client,
     /// It was kept since then: it makes one attempt, and is kept again if that fails.
-    Kept,
+    Retry,
 }
 
 /// How far a PUT has come.
@@ -115,7 +115,7 @@ pub(in crate::node) enum PutStage {
     /// The node has not joined, or the next attempt is not due: nobody is asked.
     Parked,
     /// Who is nearest?
-    Searching(Lookup),
+    LookingUp(Lookup),
     /// Copies are on their way.
     Spreading,
 }
@@ -134,14 +134,14 @@ impl Put {
             record,
             expires,
             stage: PutStage::Parked,
-            holders: Vec::new(),
+            replicas: Vec::new(),
             wanted: 0,
-            spares: VecDeque::new(),
-            outdated: Vec::new(),
+            next_targets: VecDeque::new(),
+            stale_replicas: Vec::new(),
             in_flight: 0,
-            bystanders: 0,
-            claims: Vec::new(),
-            round: 0,
+            version_probes: 0,
+            newer_claims: Vec::new(),
+            attempt: 0,
             redrawn: false,
             ahead: None,
             pause,
@@ -159,8 +159,8 @@ impl Put {
             return;
         }
         let smaller = Seen::of(rank) < Seen::of(self.record.rank());
-        if smaller && rank.life == Life::Alive && !self.outdated.contains(&from) {
-            self.outdated.push(from);
+        if smaller && rank.life == Life::Alive && !self.stale_replicas.contains(&from) {
+            self.stale_replicas.push(from);
         }
         if rank.class == Class::Plain && self.record.class == Class::Plain && rank.version.time() > now.wall {
             self.ahead = self.ahead.max(Some(rank.version));
@@ -174,20 +174,20 @@ impl Put {
 
     /// Whether it is held by as many nodes as shall hold it, which is known once it was spread.
     pub(in crate::node) fn is_held(&self) -> bool {
-        self.round > 0 && self.wanted > 0 && self.holders.len() >= self.wanted
+        self.attempt > 0 && self.wanted > 0 && self.replicas.len() >= self.wanted
     }
 
     /// Whether its client may be told so: nobody who was asked holds an older record any more, as far
     /// as can be waited for; two of these would be believed at once.
     pub(in crate::node) fn is_confirmed(&self) -> bool {
-        self.is_held() && self.bystanders == 0 && (self.outdated.is_empty() || self.in_flight == 0)
+        self.is_held() && self.version_probes == 0 && (self.stale_replicas.is_empty() || self.in_flight == 0)
     }
 
     /// What it is superseded by, if more claim to hold something larger than hold it: one who lies
     /// ends nothing.
     pub(in crate::node) fn outvoted(&self) -> Option<Rank> {
-        let largest = self.claims.iter().copied().max_by_key(|rank| Seen::of(*rank));
-        largest.filter(|_| self.claims.len() > self.holders.len())
+        let largest = self.newer_claims.iter().copied().max_by_key(|rank| Seen::of(*rank));
+        largest.filter(|_| self.newer_claims.len() > self.replicas.len())
     }
 
     /// Takes the next one to be handed a copy out of the spares; `None` while enough hold one, or
@@ -195,66 +195,66 @@ impl Put {
     ///
     /// Whoever claims to hold something larger is in the place of a holder until all have answered,
     /// and where most claim it: beyond them are nodes that would hold what is out of date.
-    pub(in crate::node) fn next_spare(&mut self) -> Option<Holder> {
+    pub(in crate::node) fn next_target(&mut self) -> Option<Replica> {
         let is_open = self.in_flight > 0 || self.outvoted().is_some();
-        let claims = if is_open { self.claims.len() } else { 0 };
-        let enough = self.holders.len() + self.in_flight + claims >= usize::from(self.record.replication);
-        let outdated = |spare: &Holder| match spare {
-            Holder::Me => false,
-            Holder::Peer(contact) => self.outdated.contains(&contact.id),
+        let newer_claims = if is_open { self.newer_claims.len() } else { 0 };
+        let enough = self.replicas.len() + self.in_flight + newer_claims >= usize::from(self.record.replication);
+        let stale_replicas = |target: &Replica| match target {
+            Replica::Me => false,
+            Replica::Peer(contact) => self.stale_replicas.contains(&contact.id),
         };
-        let at = if enough { self.spares.iter().position(outdated)? } else { 0 };
-        self.spares.remove(at)
+        let at = if enough { self.next_targets.iter().position(stale_replicas)? } else { 0 };
+        self.next_targets.remove(at)
     }
 
     /// Notes that `id` holds it.
-    pub(in crate::node) fn held_by(&mut self, id: NodeId) {
-        if !self.holders.contains(&id) {
-            self.holders.push(id);
+    pub(in crate::node) fn stored_by(&mut self, id: NodeId) {
+        if !self.replicas.contains(&id) {
+            self.replicas.push(id);
         }
     }
 }
 
 /// All jobs.
 #[derive(Debug)]
-pub(in crate::node) struct Jobs {
-    under_way: BTreeMap<JobId, Job>,
+pub(in crate::node) struct Queries {
+    running: BTreeMap<QueryId, Query>,
     next: u64,
     /// The latest PUT of each key that is not over: what a GET here must see.
-    writing: KeyMap<Key, JobId>,
+    writing: KeyMap<Key, QueryId>,
     clients: usize,
     put_bytes: usize,
 }
 
-impl Jobs {
+impl Queries {
     pub(in crate::node) fn new(seed: KeySeed) -> Self {
-        Self { under_way: BTreeMap::new(), next: 0, writing: KeyMap::with_hasher(seed), clients: 0, put_bytes: 0 }
+        Self { running: BTreeMap::new(), next: 0, writing: KeyMap::with_hasher(seed), clients: 0, put_bytes: 0 }
     }
 
     /// Takes in a job.
-    pub(in crate::node) fn insert(&mut self, job: Job) -> JobId {
-        let id = JobId(self.next);
+    pub(in crate::node) fn insert(&mut self, query: Query) -> QueryId {
+        let id = QueryId(self.next);
         self.next += 1;
-        match &job {
-            Job::Join(_) | Job::Refresh(_) => {}
-            Job::Get(_) => self.clients += 1,
-            Job::Put(put) => {
+        match &query {
+            Query::Join(_) | Query::Refresh(_) => {}
+            Query::Get(_) => self.clients += 1,
+            Query::Put(put) => {
                 self.clients += 1;
                 self.put_bytes += put.record.value.len();
                 self.writing.insert(put.record.key, id);
             }
         }
-        self.under_way.insert(id, job);
+        self.running.insert(id, query);
         id
     }
 
     /// Ends a job, if it is not over.
-    pub(in crate::node) fn remove(&mut self, id: JobId) -> Option<Job> {
-        let job = self.under_way.remove(&id)?;
-        match &job {
-            Job::Join(_) | Job::Refresh(_) => {}
-            Job::Get(_) => self.clients -= 1,
-            Job::Put(put) => {
+    pub(in crate::node) fn remove(&mut self, id: QueryId) -> Option<Query> {
+        let query = self.running.remove(&id)?;
+        match &query {
+            Query::Join(_) | Query::Refresh(_) => {}
+            Query::Get(_) => self.clients -= 1,
+            Query::Put(put) => {
                 self.clients -= 1;
                 self.put_bytes -= put.record.value.len();
                 if self.writing.get(&put.record.key) == Some(&id) {
@@ -262,37 +262,37 @@ impl Jobs {
                 }
             }
         }
-        Some(job)
+        Some(query)
     }
 
     /// The job, if it is not over.
-    pub(in crate::node) fn find(&mut self, id: JobId) -> Option<&mut Job> {
-        self.under_way.get_mut(&id)
+    pub(in crate::node) fn find(&mut self, id: QueryId) -> Option<&mut Query> {
+        self.running.get_mut(&id)
     }
 
     /// The GET, if it is one and not over.
-    pub(in crate::node) fn get(&mut self, id: JobId) -> Option<&mut Get> {
-        match self.under_way.get_mut(&id) {
-            Some(Job::Get(get)) => Some(get),
+    pub(in crate::node) fn get(&mut self, id: QueryId) -> Option<&mut Get> {
+        match self.running.get_mut(&id) {
+            Some(Query::Get(get)) => Some(get),
             _ => None,
         }
     }
 
     /// The PUT, if it is one and not over.
-    pub(in crate::node) fn put(&mut self, id: JobId) -> Option<&mut Put> {
-        match self.under_way.get_mut(&id) {
-            Some(Job::Put(put)) => Some(put),
+    pub(in crate::node) fn put(&mut self, id: QueryId) -> Option<&mut Put> {
+        match self.running.get_mut(&id) {
+            Some(Query::Put(put)) => Some(put),
             _ => None,
         }
     }
 
     /// The search of a job, while it has one.
-    pub(in crate::node) fn lookup(&mut self, id: JobId) -> Option<&mut Lookup> {
-        match self.under_way.get_mut(&id)? {
-            Job::Join(lookup) | Job::Refresh(lookup) => Some(lookup),
-            Job::Get(get) => get.lookup.as_mut(),
-            Job::Put(put) => match &mut put.stage {
-                PutStage::Searching(lookup) => Some(lookup),
+    pub(in crate::node) fn lookup(&mut self, id: QueryId) -> Option<&mut Lookup> {
+        match self.running.get_mut(&id)? {
+            Query::Join(lookup) | Query::Refresh(lookup) => Some(lookup),
+            Query::Get(get) => get.lookup.as_mut(),
+            Query::Put(put) => match &mut put.stage {
+                PutStage::LookingUp(lookup) => Some(lookup),
                 PutStage::Parked | PutStage::Spreading => None,
             },
         }
@@ -300,27 +300,27 @@ impl Jobs {
 
     /// How many more answers may well be all that the search of a job needs; `None`, if it goes on
     /// until all the nearest have answered.
-    pub(in crate::node) fn answers_missing(&mut self, id: JobId) -> Option<usize> {
-        self.get(id)?.reading.holders_missing()
+    pub(in crate::node) fn answers_missing(&mut self, id: QueryId) -> Option<usize> {
+        self.get(id)?.read.replicas_missing()
     }
 
     /// The latest PUT of `key` that is not over.
-    pub(in crate::node) fn writing(&self, key: &Key) -> Option<(JobId, &Put)> {
+    pub(in crate::node) fn writing(&self, key: &Key) -> Option<(QueryId, &Put)> {
         let id = *self.writing.get(key)?;
-        match self.under_way.get(&id) {
-            Some(Job::Put(put)) => Some((id, put)),
+        match self.running.get(&id) {
+            Some(Query::Put(put)) => Some((id, put)),
             _ => None,
         }
     }
 
     /// Whether no later PUT of the same key was taken.
-    pub(in crate::node) fn is_latest(&mut self, id: JobId) -> bool {
+    pub(in crate::node) fn is_latest(&mut self, id: QueryId) -> bool {
         let key = self.put(id).map(|put| put.record.key);
         key.is_some_and(|key| self.writing.get(&key) == Some(&id))
     }
 
     /// Whether another request of a client is welcome.
-    pub(in crate::node) fn have_room(&self) -> bool {
+    pub(in crate::node) fn has_room(&self) -> bool {
         self.clients < CLIENT_REQUESTS_MAX && self.put_bytes < CLIENT_PUT_BYTES_MAX
     }
 
@@ -331,36 +331,36 @@ impl Jobs {
 
     /// How many searches are the node's own, for upkeep.
     pub(in crate::node) fn upkeep(&self) -> usize {
-        self.under_way.len() - self.clients
+        self.running.len() - self.clients
     }
 
     /// All of them.
-    pub(in crate::node) fn ids(&self) -> Vec<JobId> {
-        self.under_way.keys().copied().collect()
+    pub(in crate::node) fn ids(&self) -> Vec<QueryId> {
+        self.running.keys().copied().collect()
     }
 
     /// All that wait for the node to join.
-    pub(in crate::node) fn parked(&self) -> Vec<JobId> {
-        let waits = |job: &Job| match job {
-            Job::Join(_) | Job::Refresh(_) => false,
-            Job::Get(get) => get.lookup.is_none(),
-            Job::Put(put) => matches!(put.stage, PutStage::Parked),
+    pub(in crate::node) fn parked(&self) -> Vec<QueryId> {
+        let waits = |query: &Query| match query {
+            Query::Join(_) | Query::Refresh(_) => false,
+            Query::Get(get) => get.lookup.is_none(),
+            Query::Put(put) => matches!(put.stage, PutStage::Parked),
         };
-        self.under_way.iter().filter(|(_, job)| waits(job)).map(|(id, _)| *id).collect()
+        self.running.iter().filter(|(_, query)| waits(query)).map(|(id, _)| *id).collect()
     }
 
     /// Whether a search for the own id is under way.
-    pub(in crate::node) fn is_joining(&self) -> bool {
-        self.under_way.values().any(|job| matches!(job, Job::Join(_)))
+    pub(in crate::node) fn is_looking_up_self(&self) -> bool {
+        self.running.values().any(|query| matches!(query, Query::Join(_)))
     }
 
     /// The searches under way.
     pub(in crate::node) fn lookups(&self) -> impl Iterator<Item = &Lookup> {
-        self.under_way.values().filter_map(|job| match job {
-            Job::Join(lookup) | Job::Refresh(lookup) => Some(lookup),
-            Job::Get(get) => get.lookup.as_ref(),
-            Job::Put(put) => match &put.stage {
-                PutStage::Searching(lookup) => Some(lookup),
+        self.running.values().filter_map(|query| match query {
+            Query::Join(lookup) | Query::Refresh(lookup) => Some(lookup),
+            Query::Get(get) => get.lookup.as_ref(),
+            Query::Put(put) => match &put.stage {
+                PutStage::LookingUp(lookup) => Some(lookup),
                 PutStage::Parked | PutStage::Spreading => None,
             },
         })

@@ -24,13 +24,13 @@ use crate::node::Node;
 use crate::node::action::{Actions, ClientId};
 use crate::node::params::Serving;
 use crate::node::query::session::Seen;
-use crate::node::query::{Job, JobId, Put, PutOrigin, PutStage};
-use crate::node::records::accept::Holder;
+use crate::node::query::{Put, PutOrigin, PutStage, Query, QueryId};
+use crate::node::records::accept::Replica;
 use crate::node::records::persistence::{OnDisk, Waiter};
 use crate::node::rpc::outbound::{Ask, Purpose};
 use crate::node::timers::Timer;
 use crate::record::envelope::{Envelope, Unverified, verify};
-use crate::record::{Age, Class, Giver, Rank, Record, Ttl, Version, check_of, end_of_life};
+use crate::record::{Age, Class, Rank, Record, Source, Ttl, Version, crc_of, end_of_life};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
 use crate::wire::api::{Confirm, Put as PutRequest};
@@ -78,22 +78,22 @@ impl Node {
         }
         if alone && holds {
             // Nobody can be asked now: if this node does not hold the record, nobody does.
-            held(self.hold(now, record.clone(), expires, Giver::Client))?;
+            held(self.hold(now, record.clone(), expires, Source::Client))?;
         } else if self.storage.find(now.mono, &key).is_some() {
             // It may go to others alone: the older one would be served here once it has.
-            self.hold(now, record.clone(), expires, Giver::Client);
+            self.hold(now, record.clone(), expires, Source::Client);
         }
         if waits && holds && client.is_none() {
             held(self.keep(now, record, expires, Duration::ZERO))?;
         } else if holds && self.is_founder_alone() && !self.saves_first() {
-            self.keeping.forget(&key);
+            self.put_retries.forget(&key);
             // It is held by all there are: no search, and nobody to wait for.
             self.counters.puts_held += 1;
             if let Some(client) = client {
                 out.reply_done(client, key);
             }
         } else {
-            self.keeping.forget(&key);
+            self.put_retries.forget(&key);
             let put = Put::new(client, record, expires, PutOrigin::Client, PUT_RETRY_PAUSE);
             self.begin_put(now, put, out);
         }
@@ -108,13 +108,13 @@ impl Node {
     /// Begins to spread a record, or parks it until there is somebody to ask.
     pub(in crate::node) fn begin_put(&mut self, now: Now, put: Put, out: &mut Actions) {
         let origin = put.origin;
-        let job = self.jobs.insert(Job::Put(Box::new(put)));
+        let query = self.queries.insert(Query::Put(Box::new(put)));
         match origin {
-            PutOrigin::Client => self.timers.set(Timer::Answer(job), now.mono + self.params.request_timeout),
-            PutOrigin::Kept => {}
+            PutOrigin::Client => self.timers.set(Timer::Answer(query), now.mono + self.params.request_timeout),
+            PutOrigin::Retry => {}
         }
         if !self.waits_to_join() {
-            self.search_holders(now, job, out);
+            self.look_up_replicas(now, query, out);
         }
     }
 
@@ -124,7 +124,7 @@ impl Node {
         let key = request.key;
         let (held, over) = self.storage.known(now.mono, &key);
         let held = held.map(|held| &held.record);
-        let writing = self.jobs.writing(&key).map(|(_, put)| &put.record);
+        let writing = self.queries.writing(&key).map(|(_, put)| &put.record);
         let (version, ttl) = match request.class {
             Class::Plain => {
                 let over = over.and_then(|tombstone| tombstone.plain);
@@ -151,7 +151,7 @@ impl Node {
             version,
             ttl,
             replication: self.replication_of(request),
-            check: check_of(request.value),
+            crc: crc_of(request.value),
             value: request.value.into(),
         };
         if held.into_iter().chain(writing).any(|known| known.compare(&record).is_gt()) {
@@ -205,74 +205,81 @@ impl Node {
 /// Spreading.
 impl Node {
     /// Begins, or begins again, to search the holders of a PUT.
-    pub(in crate::node) fn search_holders(&mut self, now: Now, job: JobId, out: &mut Actions) {
-        let Some(put) = self.jobs.put(job) else { return };
+    pub(in crate::node) fn look_up_replicas(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        let Some(put) = self.queries.put(query) else { return };
         let (key, replication) = (put.record.key, usize::from(put.record.replication));
-        self.timers.cancel(Timer::Retry(job));
-        let lookup = self.search(key, replication);
-        if let Some(put) = self.jobs.put(job) {
-            put.stage = PutStage::Searching(lookup);
+        self.timers.cancel(Timer::Retry(query));
+        let lookup = self.look_up(key, replication);
+        if let Some(put) = self.queries.put(query) {
+            put.stage = PutStage::LookingUp(lookup);
         }
-        self.drive(now, job, out);
+        self.drive(now, query, out);
     }
 
     /// The search of a PUT is done: as many as shall hold the record have answered it, or all that
     /// could be reached. Copies leave for them, and beside these a question to the bystanders.
-    pub(in crate::node) fn spread_put(&mut self, now: Now, job: JobId, out: &mut Actions) {
-        self.overtake(now, job);
+    pub(in crate::node) fn spread_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        self.overtake(now, query);
         let serving = self.params.serving;
         let (me, k) = (self.me.id, self.params.k);
-        let Some(put) = self.jobs.put(job) else { return };
-        let PutStage::Searching(lookup) = &put.stage else { return };
+        let Some(put) = self.queries.put(query) else { return };
+        let PutStage::LookingUp(lookup) = &put.stage else { return };
         let distance = |id: &NodeId| id.key().distance(&put.record.key);
-        let lacks = |id: &NodeId| !put.holders.contains(id);
-        let reached = put.holders.len() + lookup.answered().filter(|contact| lacks(&contact.id)).count();
+        let lacks = |id: &NodeId| !put.replicas.contains(id);
+        let reached = put.replicas.len() + lookup.answered().filter(|contact| lacks(&contact.id)).count();
         let nearest = lookup.nearest().filter(|contact| lacks(&contact.id));
-        let mut spares: VecDeque<Holder> = nearest.take(k).copied().map(Holder::Peer).collect();
-        let holds_itself = serving == Serving::Yes && lacks(&me);
-        if holds_itself {
-            let nearer = |spare: &Holder| matches!(spare, Holder::Peer(peer) if distance(&peer.id) < distance(&me));
-            spares.insert(spares.partition_point(nearer), Holder::Me);
+        let mut next_targets: VecDeque<Replica> = nearest.take(k).copied().map(Replica::Peer).collect();
+        let stores_itself = serving == Serving::Yes && lacks(&me);
+        if stores_itself {
+            let nearer = |target: &Replica| matches!(target, Replica::Peer(peer) if distance(&peer.id) < distance(&me));
+            next_targets.insert(next_targets.partition_point(nearer), Replica::Me);
         }
-        put.wanted = (reached + usize::from(holds_itself)).min(usize::from(put.record.replication));
-        put.spares = spares;
-        put.round += 1;
-        put.claims.clear();
-        (put.in_flight, put.bystanders) = (0, 0);
-        let bystanders: Vec<Contact> = lookup.unasked(k).copied().collect();
+        put.wanted = (reached + usize::from(stores_itself)).min(usize::from(put.record.replication));
+        put.next_targets = next_targets;
+        put.attempt += 1;
+        put.newer_claims.clear();
+        (put.in_flight, put.version_probes) = (0, 0);
+        let version_probes: Vec<Contact> = lookup.unasked(k).copied().collect();
         put.stage = PutStage::Spreading;
-        let round = put.round;
-        self.hand_out(now, job, out);
-        self.ask_bystanders(now, job, round, bystanders, out);
-        self.conclude(now, job, out);
+        let attempt = put.attempt;
+        self.hand_out(now, query, out);
+        self.probe_versions(now, query, attempt, version_probes, out);
+        self.conclude(now, query, out);
     }
 
     /// Asks those of the k nearest that the search did without what they hold: however few shall hold
     /// the record, whoever keeps an older one would show it to others.
-    fn ask_bystanders(&mut self, now: Now, job: JobId, round: u32, bystanders: Vec<Contact>, out: &mut Actions) {
-        for contact in bystanders {
+    fn probe_versions(
+        &mut self,
+        now: Now,
+        query: QueryId,
+        attempt: u32,
+        version_probes: Vec<Contact>,
+        out: &mut Actions,
+    ) {
+        for contact in version_probes {
             // What was handed out may have ended this spreading already.
-            if self.spreading(job, round).is_none() {
+            if self.spreading(query, attempt).is_none() {
                 return;
             }
-            if self.ask(now, contact, Purpose::Bystander(job, round), out)
-                && let Some(put) = self.jobs.put(job)
+            if self.ask(now, contact, Purpose::VersionProbe(query, attempt), out)
+                && let Some(put) = self.queries.put(query)
             {
-                put.bystanders += 1;
+                put.version_probes += 1;
             }
         }
     }
 
     /// Draws a PUT anew above what its search has met ahead of this node's clock, before the first
     /// copy leaves; not above a later one of this node.
-    fn overtake(&mut self, now: Now, job: JobId) {
+    fn overtake(&mut self, now: Now, query: QueryId) {
         let tail = self.version_tail;
-        let is_latest = self.jobs.is_latest(job);
-        let Some(put) = self.jobs.put(job) else { return };
+        let is_latest = self.queries.is_latest(query);
+        let Some(put) = self.queries.put(query) else { return };
         let ahead = put.ahead.take().filter(|ahead| is_latest && *ahead >= put.record.version);
         if let Some(ahead) = ahead {
             put.record.version = Version::draw(now.wall, tail, Some(ahead));
-            put.holders.clear();
+            put.replicas.clear();
             let seen = Seen::of(put.record.rank());
             let key = put.record.key;
             self.remember_seen(key, seen);
@@ -280,19 +287,19 @@ impl Node {
     }
 
     /// Goes on with a spreading, as far as it can.
-    fn spread_on(&mut self, now: Now, job: JobId, out: &mut Actions) {
-        self.hand_out(now, job, out);
-        self.conclude(now, job, out);
+    fn spread_on(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        self.hand_out(now, query, out);
+        self.conclude(now, query, out);
     }
 
     /// Hands out copies until enough are held or on their way, or nobody is left to ask.
-    fn hand_out(&mut self, now: Now, job: JobId, out: &mut Actions) {
-        while let Some((holder, round)) = self.next_holder(job) {
-            match holder {
-                Holder::Me => self.hold_own(now, job, out),
-                Holder::Peer(contact) => {
-                    if self.ask(now, contact, Purpose::Store(job, round), out)
-                        && let Some(put) = self.jobs.put(job)
+    fn hand_out(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        while let Some((replica, attempt)) = self.next_replica(query) {
+            match replica {
+                Replica::Me => self.hold_own(now, query, out),
+                Replica::Peer(contact) => {
+                    if self.ask(now, contact, Purpose::Store(query, attempt), out)
+                        && let Some(put) = self.queries.put(query)
                     {
                         put.in_flight += 1;
                     }
@@ -303,239 +310,239 @@ impl Node {
 
     /// Tells the client what became of a spreading as soon as that is known, and ends it when nobody is
     /// waited for.
-    fn conclude(&mut self, now: Now, job: JobId, out: &mut Actions) {
-        let Some(put) = self.jobs.put(job).filter(|put| put.is_spreading()) else { return };
+    fn conclude(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        let Some(put) = self.queries.put(query).filter(|put| put.is_spreading()) else { return };
         if put.is_confirmed()
             && let Some(client) = put.client.take()
         {
             out.reply_done(client, put.record.key);
         }
-        if put.in_flight > 0 || put.is_held() && put.bystanders > 0 {
+        if put.in_flight > 0 || put.is_held() && put.version_probes > 0 {
             return;
         }
         if !put.is_held() {
             match put.outvoted() {
-                Some(by) => self.superseded(now, job, by, out),
-                None => self.pause_put(now, job),
+                Some(by) => self.superseded(now, query, by, out),
+                None => self.pause_put(now, query),
             }
         } else if self.table.live() == 0 && !self.is_founder_alone() {
             // There are others, but none could be reached.
-            self.keep_put(now, job);
+            self.retry_later(now, query);
         } else {
             self.counters.puts_held += 1;
-            self.end_put(job);
+            self.end_put(query);
         }
     }
 
     /// The next one to be handed a copy, and in which spreading.
-    fn next_holder(&mut self, job: JobId) -> Option<(Holder, u32)> {
-        let put = self.jobs.put(job).filter(|put| put.is_spreading())?;
-        put.next_spare().map(|holder| (holder, put.round))
+    fn next_replica(&mut self, query: QueryId) -> Option<(Replica, u32)> {
+        let put = self.queries.put(query).filter(|put| put.is_spreading())?;
+        put.next_target().map(|replica| (replica, put.attempt))
     }
 
-    fn hold_own(&mut self, now: Now, job: JobId, out: &mut Actions) {
+    fn hold_own(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let me = self.me.id;
-        let Some(put) = self.jobs.put(job) else { return };
-        let (record, expires, round) = (put.record.clone(), put.expires, put.round);
+        let Some(put) = self.queries.put(query) else { return };
+        let (record, expires, attempt) = (put.record.clone(), put.expires, put.attempt);
         let key = record.key;
-        match self.hold(now, record, expires, Giver::Client) {
+        match self.hold(now, record, expires, Source::Client) {
             Stored::Held => {
-                let on_disk = self.wait_for_disk(now, key, Waiter::Own(job, round));
-                let Some(put) = self.jobs.put(job) else { return };
+                let on_disk = self.wait_for_disk(now, key, Waiter::Own(query, attempt));
+                let Some(put) = self.queries.put(query) else { return };
                 match on_disk {
-                    OnDisk::Now => put.held_by(me),
+                    OnDisk::Now => put.stored_by(me),
                     OnDisk::Later => put.in_flight += 1,
                 }
             }
-            Stored::Larger(rank) => self.superseded(now, job, rank, out),
+            Stored::Larger(rank) => self.superseded(now, query, rank, out),
             Stored::Over | Stored::Full => {}
         }
     }
 
     /// This node's own copy of the current spreading is on disk.
-    pub(in crate::node) fn own_copy_saved(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
+    pub(in crate::node) fn own_copy_saved(&mut self, now: Now, query: QueryId, attempt: u32, out: &mut Actions) {
         let me = self.me.id;
-        let Some(put) = self.spreading(job, round) else { return };
+        let Some(put) = self.spreading(query, attempt) else { return };
         put.in_flight -= 1;
-        put.held_by(me);
-        self.spread_on(now, job, out);
+        put.stored_by(me);
+        self.spread_on(now, query, out);
     }
 
     /// A PUT, if it is in its spreading of that number and copies are on their way.
-    fn spreading(&mut self, job: JobId, round: u32) -> Option<&mut Put> {
-        self.jobs.put(job).filter(|put| put.round == round && put.is_spreading())
+    fn spreading(&mut self, query: QueryId, attempt: u32) -> Option<&mut Put> {
+        self.queries.put(query).filter(|put| put.attempt == attempt && put.is_spreading())
     }
 
     /// Whether a PUT is in its spreading of that number, and of that key.
-    pub(in crate::node) fn is_current(&mut self, job: JobId, round: u32, key: &Key) -> bool {
-        self.jobs.put(job).is_some_and(|put| put.round == round && put.record.key == *key)
+    pub(in crate::node) fn is_current(&mut self, query: QueryId, attempt: u32, key: &Key) -> bool {
+        self.queries.put(query).is_some_and(|put| put.attempt == attempt && put.record.key == *key)
     }
 
     /// A peer answered a STORE of the current spreading; if late, another was asked meanwhile.
     pub(in crate::node) fn copy_answered(
         &mut self,
         now: Now,
-        job: JobId,
+        query: QueryId,
         ask: &Ask,
         (outcome, held): (StoreOutcome, Rank),
         out: &mut Actions,
     ) {
-        let Some(put) = self.jobs.put(job).filter(|put| put.is_spreading()) else { return };
-        if !ask.missed {
+        let Some(put) = self.queries.put(query).filter(|put| put.is_spreading()) else { return };
+        if !ask.expired {
             put.in_flight -= 1;
         }
-        put.outdated.retain(|id| *id != ask.to.id);
+        put.stale_replicas.retain(|id| *id != ask.to.id);
         match outcome {
             StoreOutcome::Held => {
-                put.held_by(ask.to.id);
+                put.stored_by(ask.to.id);
                 let (key, rank) = (put.record.key, put.record.rank());
                 self.give_up_older(now, &key, rank);
             }
             // It claims what cannot be, and so holds no copy.
             StoreOutcome::Larger if !may_supersede(now, held, &put.record) => {}
             StoreOutcome::Larger => match put.record.class {
-                Class::Plain => return self.superseded(now, job, held, out),
+                Class::Plain => return self.superseded(now, query, held, out),
                 // Nobody can forge such a record, but anybody can claim to hold one.
-                Class::Signed | Class::Hashed => put.claims.push(held),
+                Class::Signed | Class::Hashed => put.newer_claims.push(held),
             },
         }
-        self.spread_on(now, job, out);
+        self.spread_on(now, query, out);
     }
 
     /// A bystander says what it holds, if it holds any: an older record is replaced, a plain one from
     /// ahead of this node's clock is overtaken, once.
-    pub(in crate::node) fn bystander_answered(
+    pub(in crate::node) fn version_probed(
         &mut self,
         now: Now,
-        job: JobId,
-        round: u32,
+        query: QueryId,
+        attempt: u32,
         ask: &Ask,
         entry: Option<Entry>,
         out: &mut Actions,
     ) {
-        let is_latest = self.jobs.is_latest(job);
-        let Some(put) = self.spreading(job, round) else { return };
+        let is_latest = self.queries.is_latest(query);
+        let Some(put) = self.spreading(query, attempt) else { return };
         if let Some(entry) = entry.filter(|entry| entry.key == put.record.key) {
             put.met(now, ask.to.id, entry.rank);
         }
-        if !ask.missed {
-            put.bystanders -= 1;
+        if !ask.expired {
+            put.version_probes -= 1;
         }
         let overtakes = put.ahead.is_some_and(|ahead| ahead >= put.record.version) && !put.redrawn && is_latest;
         if overtakes {
             put.redrawn = true;
-            return self.search_holders(now, job, out);
+            return self.look_up_replicas(now, query, out);
         }
-        self.spread_on(now, job, out);
+        self.spread_on(now, query, out);
     }
 
     /// A bystander says nothing, or not in time.
-    pub(in crate::node) fn bystander_failed(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
-        if let Some(put) = self.spreading(job, round) {
-            put.bystanders -= 1;
-            self.spread_on(now, job, out);
+    pub(in crate::node) fn version_probe_failed(&mut self, now: Now, query: QueryId, attempt: u32, out: &mut Actions) {
+        if let Some(put) = self.spreading(query, attempt) {
+            put.version_probes -= 1;
+            self.spread_on(now, query, out);
         }
     }
 
     /// A peer does not hold the copy: the next nearest is asked.
-    pub(in crate::node) fn copy_failed(&mut self, now: Now, job: JobId, round: u32, out: &mut Actions) {
-        if let Some(put) = self.spreading(job, round) {
+    pub(in crate::node) fn copy_failed(&mut self, now: Now, query: QueryId, attempt: u32, out: &mut Actions) {
+        if let Some(put) = self.spreading(query, attempt) {
             put.in_flight -= 1;
-            self.spread_on(now, job, out);
+            self.spread_on(now, query, out);
         }
     }
 
     /// Somebody holds a larger record, so this PUT is over; unless both are plain and the time in
     /// the larger version lies ahead of our own clock, which then is the slower one: the version is
     /// drawn anew above it, once (`PROTOCOL.md` 3). Not above a later PUT of this node's clients.
-    fn superseded(&mut self, now: Now, job: JobId, by: Rank, out: &mut Actions) {
+    fn superseded(&mut self, now: Now, query: QueryId, by: Rank, out: &mut Actions) {
         let tail = self.version_tail;
-        let is_latest = self.jobs.is_latest(job);
-        let Some(put) = self.jobs.put(job) else { return };
+        let is_latest = self.queries.is_latest(query);
+        let Some(put) = self.queries.put(query) else { return };
         let key = put.record.key;
         let both_plain = by.class == Class::Plain && put.record.class == Class::Plain;
         let other_is_fast = both_plain && by.version.time() > now.wall;
         if other_is_fast && is_latest && !by.version.is_too_early(now.wall) && !put.redrawn {
             put.redrawn = true;
-            put.holders.clear();
+            put.replicas.clear();
             put.record.version = Version::draw(now.wall, tail, Some(by.version));
             let seen = Seen::of(put.record.rank());
             self.remember_seen(key, seen);
-            return self.search_holders(now, job, out);
+            return self.look_up_replicas(now, query, out);
         }
         debug!("put superseded key={key:.8}");
         // Whatever of this PUT is held here is not shown before the larger one was looked for.
         self.remember_seen(key, Seen::of(by));
-        if let Some(put) = self.jobs.put(job)
+        if let Some(put) = self.queries.put(query)
             && let Some(client) = put.client.take()
         {
             out.reply_failure(client, key);
         }
-        self.end_put(job);
+        self.end_put(query);
     }
 }
 
 /// Ending.
 impl Node {
     /// Too few hold it: another try after a pause, by this job while there is time for one.
-    fn pause_put(&mut self, now: Now, job: JobId) {
-        let in_time = self.timers.is_set(Timer::Answer(job));
-        let Some(put) = self.jobs.put(job) else { return };
+    fn pause_put(&mut self, now: Now, query: QueryId) {
+        let in_time = self.timers.is_set(Timer::Answer(query));
+        let Some(put) = self.queries.put(query) else { return };
         if put.expires <= now.mono {
-            self.end_put(job);
+            self.end_put(query);
         } else if in_time {
             put.stage = PutStage::Parked;
-            self.timers.set(Timer::Retry(job), now.mono + put.pause);
+            self.timers.set(Timer::Retry(query), now.mono + put.pause);
         } else {
-            self.keep_put(now, job);
+            self.retry_later(now, query);
         }
     }
 
     /// The pause of a PUT is over.
-    pub(in crate::node) fn retry_put(&mut self, now: Now, job: JobId, out: &mut Actions) {
-        if let Some(put) = self.jobs.put(job) {
+    pub(in crate::node) fn retry_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        if let Some(put) = self.queries.put(query) {
             put.pause = (2 * put.pause).min(PUT_RETRY_PAUSE_MAX);
         }
-        self.search_holders(now, job, out);
+        self.look_up_replicas(now, query, out);
     }
 
     /// The time of a PUT is over. A client that waits is told FAILURE, which means *unknown*:
     /// the spreading goes on.
-    pub(in crate::node) fn put_timed_out(&mut self, now: Now, job: JobId, out: &mut Actions) {
-        let Some(put) = self.jobs.put(job) else { return };
+    pub(in crate::node) fn put_timed_out(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        let Some(put) = self.queries.put(query) else { return };
         let (client, key) = (put.client.take(), put.record.key);
         let parked = matches!(put.stage, PutStage::Parked);
         if let Some(client) = client {
             out.reply_failure(client, key);
         }
         if parked {
-            self.keep_put(now, job);
+            self.retry_later(now, query);
         }
     }
 
     /// Ends a PUT that too few hold, and keeps what it stores; unless this node has taken a later one
     /// of its key, which would be hidden by it.
-    fn keep_put(&mut self, now: Now, job: JobId) {
-        let is_latest = self.jobs.is_latest(job);
-        let Some(put) = self.jobs.put(job) else { return };
+    fn retry_later(&mut self, now: Now, query: QueryId) {
+        let is_latest = self.queries.is_latest(query);
+        let Some(put) = self.queries.put(query) else { return };
         let (record, expires, pause) = (put.record.clone(), put.expires, put.pause);
-        self.end_put(job);
+        self.end_put(query);
         if is_latest {
             self.keep(now, record, expires, pause);
         }
     }
 
-    fn end_put(&mut self, job: JobId) {
-        let Some(put) = self.jobs.put(job) else { return };
-        let (key, replication, rounds) = (put.record.key, put.record.replication, put.round);
-        debug!("put done key={key:.8} held={} replication={replication} rounds={rounds}", put.holders.len());
+    fn end_put(&mut self, query: QueryId) {
+        let Some(put) = self.queries.put(query) else { return };
+        let (key, replication, attempts) = (put.record.key, put.record.replication, put.attempt);
+        debug!("put done key={key:.8} held={} replication={replication} rounds={attempts}", put.replicas.len());
         let origin = put.origin;
-        self.end_job(job);
+        self.end_query(query);
         match origin {
             PutOrigin::Client => {}
-            PutOrigin::Kept => {
-                self.keeping.attempt_over();
-                self.plan_spreading();
+            PutOrigin::Retry => {
+                self.put_retries.attempt_over();
+                self.schedule_retries();
             }
         }
     }

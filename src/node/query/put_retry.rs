@@ -11,72 +11,72 @@ use std::time::Duration;
 
 use crate::id::Key;
 use crate::limits::{
-    PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX, PUTS_KEPT_MAX, PUTS_KEPT_UNDER_WAY_MAX, UPKEEP_RECORDS_PER_TURN_MAX,
+    PUT_RETRIES_IN_FLIGHT_MAX, PUT_RETRIES_MAX, PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX, UPKEEP_RECORDS_PER_TURN_MAX,
 };
 use crate::node::Node;
 use crate::node::action::Actions;
 use crate::node::query::{Put, PutOrigin};
 use crate::node::timers::Timer;
-use crate::record::{Giver, Record, Version};
+use crate::record::{Record, Source, Version};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
 
 /// What is kept, by key and by the moment of its next attempt.
 #[derive(Debug, Default)]
-pub(in crate::node) struct Keeping {
-    kept: BTreeMap<Key, Kept>,
+pub(in crate::node) struct PutRetries {
+    retry: BTreeMap<Key, Retry>,
     queue: BTreeSet<(Time, Key)>,
-    under_way: usize,
+    in_flight: usize,
 }
 
 /// A PUT that is kept; its record is in the storage.
 #[derive(Clone, Copy, Debug)]
-struct Kept {
+struct Retry {
     version: Version,
     due: Time,
     /// The pause after the next attempt.
     pause: Duration,
 }
 
-impl Keeping {
+impl PutRetries {
     /// Whether a PUT of `key` is kept.
     pub(in crate::node) fn contains(&self, key: &Key) -> bool {
-        self.kept.contains_key(key)
+        self.retry.contains_key(key)
     }
 
     /// Whatever was kept of `key` is over.
     pub(in crate::node) fn forget(&mut self, key: &Key) {
-        if let Some(kept) = self.kept.remove(key) {
-            self.queue.remove(&(kept.due, *key));
+        if let Some(retry) = self.retry.remove(key) {
+            self.queue.remove(&(retry.due, *key));
         }
     }
 
     /// An attempt to spread what was kept has ended.
     pub(in crate::node) fn attempt_over(&mut self) {
-        self.under_way -= 1;
+        self.in_flight -= 1;
     }
 
-    fn insert(&mut self, key: Key, kept: Kept) {
+    fn insert(&mut self, key: Key, retry: Retry) {
         self.forget(&key);
-        if self.kept.len() < PUTS_KEPT_MAX {
-            self.queue.insert((kept.due, key));
-            self.kept.insert(key, kept);
+        if self.retry.len() < PUT_RETRIES_MAX {
+            self.queue.insert((retry.due, key));
+            self.retry.insert(key, retry);
         }
     }
 
     /// Takes one that is due, if there is room for another attempt.
-    fn take_due(&mut self, now: Time) -> Option<(Key, Kept)> {
+    fn take_due(&mut self, now: Time) -> Option<(Key, Retry)> {
         let &(due, key) = self.queue.first()?;
-        if due > now || self.under_way >= PUTS_KEPT_UNDER_WAY_MAX {
+        if due > now || self.in_flight >= PUT_RETRIES_IN_FLIGHT_MAX {
             return None;
         }
         self.queue.pop_first();
-        self.kept.remove(&key).map(|kept| (key, kept))
+        self.retry.remove(&key).map(|retry| (key, retry))
     }
 
     /// When the next attempt is due; `None` while there is no room for one.
     fn next_due(&self) -> Option<Time> {
-        self.queue.first().filter(|_| self.under_way < PUTS_KEPT_UNDER_WAY_MAX).map(|&(due, _)| due)
+        self.queue.first().filter(|_| self.in_flight < PUT_RETRIES_IN_FLIGHT_MAX).map(|&(due, _)| due)
     }
 }
 
@@ -84,41 +84,41 @@ impl Node {
     /// Holds `record`, which too few others do, and spreads it after `pause`.
     pub(in crate::node) fn keep(&mut self, now: Now, record: Record, expires: Time, pause: Duration) -> Stored {
         let (key, version) = (record.key, record.version);
-        let stored = self.hold(now, record, expires, Giver::Client);
+        let stored = self.hold(now, record, expires, Source::Client);
         if stored == Stored::Held {
             let next = (2 * pause).min(PUT_RETRY_PAUSE_MAX);
-            self.keeping.insert(key, Kept { version, due: now.mono + pause, pause: next });
-            self.plan_spreading();
+            self.put_retries.insert(key, Retry { version, due: now.mono + pause, pause: next });
+            self.schedule_retries();
         }
         stored
     }
 
     /// Spreads what was kept and is due, as much as there is room for.
-    pub(in crate::node) fn spread_kept(&mut self, now: Now, out: &mut Actions) {
+    pub(in crate::node) fn retry_puts(&mut self, now: Now, out: &mut Actions) {
         for _ in 0..UPKEEP_RECORDS_PER_TURN_MAX {
             if !self.has_joined() {
                 break;
             }
-            if !self.jobs.have_room() {
+            if !self.queries.has_room() {
                 // Clients have taken it all: it is there again when one of them was answered.
                 return self.timers.set(Timer::Spread, now.mono + PUT_RETRY_PAUSE);
             }
-            let Some((key, kept)) = self.keeping.take_due(now.mono) else { break };
-            let Some(held) = self.storage.find(now.mono, &key).filter(|held| held.record.version == kept.version)
+            let Some((key, retry)) = self.put_retries.take_due(now.mono) else { break };
+            let Some(held) = self.storage.find(now.mono, &key).filter(|held| held.record.version == retry.version)
             else {
                 continue; // its life is over, or a larger one has come
             };
-            let put = Put::new(None, held.record.clone(), held.expires, PutOrigin::Kept, kept.pause);
-            self.keeping.under_way += 1;
+            let put = Put::new(None, held.record.clone(), held.expires, PutOrigin::Retry, retry.pause);
+            self.put_retries.in_flight += 1;
             self.begin_put(now, put, out);
         }
-        self.plan_spreading();
+        self.schedule_retries();
     }
 
     /// Wakes this node for the next attempt, once it has joined.
-    pub(in crate::node) fn plan_spreading(&mut self) {
+    pub(in crate::node) fn schedule_retries(&mut self) {
         if self.has_joined()
-            && let Some(due) = self.keeping.next_due()
+            && let Some(due) = self.put_retries.next_due()
         {
             self.timers.set(Timer::Spread, due);
         }

@@ -16,7 +16,7 @@ use crate::contact::Contact;
 use crate::id::NodeId;
 use crate::node::params::Reads;
 use crate::node::query::session::Seen;
-use crate::node::records::accept::Holder;
+use crate::node::records::accept::Replica;
 use crate::record::{Class, Life, Rank, Record};
 use crate::time::Time;
 
@@ -26,7 +26,7 @@ pub(in crate::node) struct Head {
     /// Class, life and version.
     pub(in crate::node) rank: Rank,
     /// CRC-32 of the value; of no meaning for a tombstone.
-    pub(in crate::node) check: u32,
+    pub(in crate::node) crc: u32,
     /// How many nodes shall hold it.
     pub(in crate::node) replication: u8,
 }
@@ -35,7 +35,7 @@ impl Head {
     /// Whether both are of one record, or of one version that is over.
     fn agrees(&self, other: &Head) -> bool {
         let over = self.rank.life == Life::Over;
-        self.rank == other.rank && (over || self.check == other.check)
+        self.rank == other.rank && (over || self.crc == other.crc)
     }
 
     /// What the value need not be known for; of one version, what is over is larger.
@@ -56,13 +56,13 @@ pub(in crate::node) struct Found {
 impl Found {
     fn head(&self) -> Head {
         let record = &self.record;
-        Head { rank: record.rank(), check: record.check, replication: record.replication }
+        Head { rank: record.rank(), crc: record.crc, replication: record.replication }
     }
 }
 
 /// What a node said about the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::node) enum Said {
+pub(in crate::node) enum Response {
     /// That it holds nothing.
     Nothing,
     /// What it holds, without its value, or which version is over.
@@ -70,15 +70,15 @@ pub(in crate::node) enum Said {
     /// What it holds.
     Value(Found),
     /// What cannot be true: it is not believed any more.
-    Lie,
+    Invalid,
 }
 
-impl Said {
+impl Response {
     fn head(&self) -> Option<Head> {
         match self {
-            Said::Head(head) => Some(*head),
-            Said::Value(found) => Some(found.head()),
-            Said::Nothing | Said::Lie => None,
+            Response::Head(head) => Some(*head),
+            Response::Value(found) => Some(found.head()),
+            Response::Nothing | Response::Invalid => None,
         }
     }
 }
@@ -87,9 +87,9 @@ impl Said {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::node) enum Phase {
     /// Others may yet be heard.
-    Searching,
+    LookingUp,
     /// The k closest have answered or failed.
-    Searched,
+    LookedUp,
 }
 
 /// What a GET does next.
@@ -99,13 +99,13 @@ pub(in crate::node) enum Next {
     Fetch(Contact),
     /// Wait for somebody who was asked.
     Wait,
-    /// End: [`Reading::winner`] is the answer.
+    /// End: [`QuorumRead::winner`] is the answer.
     Answer,
 }
 
 /// What a GET has heard.
 #[derive(Debug)]
-pub(in crate::node) struct Reading {
+pub(in crate::node) struct QuorumRead {
     reads: Reads,
     /// Holders that must agree before it ends early.
     quorum: u8,
@@ -116,7 +116,7 @@ pub(in crate::node) struct Reading {
     /// What was shown or handed in before: nothing smaller ends the search.
     floor: Option<Seen>,
     /// In the order in which they answered: the quick ones first.
-    heard: Vec<Heard>,
+    heard: Vec<Replier>,
     /// The candidate of the search that was asked for the value, and has not answered.
     asked: Option<NodeId>,
     /// How many were asked for a value and did not give it in time. So many more are asked side by
@@ -126,9 +126,9 @@ pub(in crate::node) struct Reading {
 
 /// A node that answered.
 #[derive(Clone, Debug)]
-struct Heard {
-    from: Holder,
-    said: Said,
+struct Replier {
+    from: Replica,
+    response: Response,
     fetch: Fetch,
 }
 
@@ -141,7 +141,7 @@ enum Fetch {
 }
 
 /// Hearing.
-impl Reading {
+impl QuorumRead {
     /// A GET that has heard nothing. It ends when `quorum` holders agree, or never early; it
     /// fetches up to `fetches_max` values at a time; a record is believed to be held by
     /// `replication_min` nodes at least.
@@ -155,37 +155,37 @@ impl Reading {
     }
 
     /// `from` answered. Whoever takes back what it claimed is not believed any more.
-    pub(in crate::node) fn hear(&mut self, from: Holder, said: Said) {
-        if let Holder::Peer(contact) = from
+    pub(in crate::node) fn on_response(&mut self, from: Replica, response: Response) {
+        if let Replica::Peer(contact) = from
             && self.asked == Some(contact.id)
         {
             self.asked = None;
         }
         let Some(heard) = self.heard.iter_mut().find(|heard| heard.from.is(&from)) else {
-            return self.heard.push(Heard { from, said, fetch: Fetch::Untried });
+            return self.heard.push(Replier { from, response, fetch: Fetch::Untried });
         };
-        let (before, now) = (heard.said.head(), said.head());
+        let (before, now) = (heard.response.head(), response.head());
         let order = |head: Option<Head>| head.map(|head| head.order());
         heard.fetch = match heard.fetch {
             Fetch::Awaited => Fetch::Tried,
             Fetch::Untried | Fetch::Tried if order(now) > order(before) => Fetch::Untried,
             before => before,
         };
-        let known = matches!((&heard.said, before, now), (Said::Value(_), Some(a), Some(b)) if a.agrees(&b));
-        if heard.said == Said::Lie || order(now) < order(before) {
-            heard.said = Said::Lie;
+        let known = matches!((&heard.response, before, now), (Response::Value(_), Some(a), Some(b)) if a.agrees(&b));
+        if heard.response == Response::Invalid || order(now) < order(before) {
+            heard.response = Response::Invalid;
         } else if !known {
-            heard.said = said;
+            heard.response = response;
         }
     }
 
     /// No answer will come from `id`, or not in time: another may be asked for the value.
-    pub(in crate::node) fn mute(&mut self, id: &NodeId) {
+    pub(in crate::node) fn on_no_response(&mut self, id: &NodeId) {
         if self.asked == Some(*id) {
             self.asked = None;
             self.late += 1;
         }
-        let of = |heard: &&mut Heard| matches!(heard.from, Holder::Peer(contact) if contact.id == *id);
+        let of = |heard: &&mut Replier| matches!(heard.from, Replica::Peer(contact) if contact.id == *id);
         if let Some(heard) = self.heard.iter_mut().find(of) {
             self.late += usize::from(heard.fetch == Fetch::Awaited);
             heard.fetch = Fetch::Tried;
@@ -207,17 +207,17 @@ impl Reading {
 
     /// Whether the search has to go on past holders: always if it may not end early, and otherwise
     /// once a holder has answered and that was not enough. Then all are asked for contacts too.
-    pub(in crate::node) fn goes_past_holders(&self) -> bool {
-        let holds = |heard: &Heard| matches!(heard.from, Holder::Peer(_)) && heard.said.head().is_some();
+    pub(in crate::node) fn goes_past_replicas(&self) -> bool {
+        let holds = |heard: &Replier| matches!(heard.from, Replica::Peer(_)) && heard.response.head().is_some();
         self.reads == Reads::Secure || self.heard.iter().any(holds)
     }
 }
 
 /// Deciding.
-impl Reading {
+impl QuorumRead {
     /// How many more holders would end it, should all of them agree with the largest that was heard;
     /// `None` if it cannot be hoped to end early: it may not, or some have said otherwise.
-    pub(in crate::node) fn holders_missing(&self) -> Option<usize> {
+    pub(in crate::node) fn replicas_missing(&self) -> Option<usize> {
         if self.reads == Reads::Secure {
             return None;
         }
@@ -240,16 +240,16 @@ impl Reading {
         if self.may_end() {
             return Next::Answer;
         }
-        if let Some(at) = self.place_to_fetch(phase) {
+        if let Some(at) = self.next_fetch(phase) {
             self.heard[at].fetch = Fetch::Awaited;
-            if let Holder::Peer(contact) = self.heard[at].from {
+            if let Replica::Peer(contact) = self.heard[at].from {
                 return Next::Fetch(contact);
             }
         }
         let claimed = self.largest().is_some_and(|head| !self.is_in_hand(&head));
         match phase {
-            Phase::Searched if !claimed => Next::Answer,
-            Phase::Searching | Phase::Searched => Next::Wait,
+            Phase::LookedUp if !claimed => Next::Answer,
+            Phase::LookingUp | Phase::LookedUp => Next::Wait,
         }
     }
 
@@ -259,11 +259,11 @@ impl Reading {
         if head.rank.life == Life::Over {
             return Some(Winner::Over(head.rank));
         }
-        let giver = self.heard.iter().find_map(|heard| match &heard.said {
-            Said::Value(found) if found.head().agrees(&head) => Some((heard.from, found)),
+        let source = self.heard.iter().find_map(|heard| match &heard.response {
+            Response::Value(found) if found.head().agrees(&head) => Some((heard.from, found)),
             _ => None,
         });
-        giver.map(|(from, found)| Winner::Record { from, found })
+        source.map(|(from, found)| Winner::Record { from, found })
     }
 
     /// Whether a record of `rank` is no older than what was shown or handed in before.
@@ -279,9 +279,9 @@ impl Reading {
     ) -> impl Iterator<Item = Contact> + 'a {
         let best = winner.head();
         self.heard.iter().filter_map(move |heard| {
-            let Holder::Peer(contact) = heard.from else { return None };
-            let is_behind = match (&heard.said, heard.said.head()) {
-                (Said::Nothing, _) => nearest.contains(&contact.id),
+            let Replica::Peer(contact) = heard.from else { return None };
+            let is_behind = match (&heard.response, heard.response.head()) {
+                (Response::Nothing, _) => nearest.contains(&contact.id),
                 (_, Some(other)) => !other.agrees(&best) && other.order() <= best.order(),
                 (_, None) => false,
             };
@@ -307,11 +307,11 @@ impl Reading {
 
     /// Whose value to fetch: that of the largest claim; when the search is over, of several at a
     /// time, so that liars cannot make it wait for one after the other.
-    fn place_to_fetch(&self, phase: Phase) -> Option<usize> {
+    fn next_fetch(&self, phase: Phase) -> Option<usize> {
         let awaited = self.heard.iter().filter(|heard| heard.fetch == Fetch::Awaited).count();
         let (under_way, most) = match phase {
-            Phase::Searching => (awaited + usize::from(self.asked.is_some()), 1 + self.late),
-            Phase::Searched => (awaited, self.fetches_max),
+            Phase::LookingUp => (awaited + usize::from(self.asked.is_some()), 1 + self.late),
+            Phase::LookedUp => (awaited, self.fetches_max),
         };
         if under_way >= most {
             return None;
@@ -323,7 +323,7 @@ impl Reading {
         });
         let wanted = wanted.max_by(|a, b| self.compare(a, b))?;
         self.heard.iter().position(|heard| {
-            heard.fetch == Fetch::Untried && heard.said.head().is_some_and(|head| head.agrees(&wanted))
+            heard.fetch == Fetch::Untried && heard.response.head().is_some_and(|head| head.agrees(&wanted))
         })
     }
 
@@ -332,19 +332,19 @@ impl Reading {
     fn compare(&self, a: &Head, b: &Head) -> Ordering {
         let by_value = || match (self.value_of(a), self.value_of(b)) {
             (Some(a), Some(b)) => a.record.value.cmp(&b.record.value),
-            (None, None) => a.check.cmp(&b.check),
+            (None, None) => a.crc.cmp(&b.crc),
             (a, b) => a.is_none().cmp(&b.is_none()),
         };
         a.order().cmp(&b.order()).then_with(by_value)
     }
 
     fn heads(&self) -> impl Iterator<Item = Head> {
-        self.heard.iter().filter_map(|heard| heard.said.head())
+        self.heard.iter().filter_map(|heard| heard.response.head())
     }
 
     fn value_of(&self, head: &Head) -> Option<&Found> {
-        self.heard.iter().find_map(|heard| match &heard.said {
-            Said::Value(found) if found.head().agrees(head) => Some(found),
+        self.heard.iter().find_map(|heard| match &heard.response {
+            Response::Value(found) if found.head().agrees(head) => Some(found),
             _ => None,
         })
     }
@@ -356,17 +356,17 @@ impl Reading {
 
     /// Whether all who claim `head` were asked for its value in vain.
     fn is_dismissed(&self, head: &Head) -> bool {
-        !self.is_in_hand(head) && self.claims(head).all(|heard| heard.fetch == Fetch::Tried)
+        !self.is_in_hand(head) && self.newer_claims(head).all(|heard| heard.fetch == Fetch::Tried)
     }
 
     /// Whether somebody is left who may give the value of `head`, and not enough are asked for it.
     fn may_be_fetched(&self, head: &Head) -> bool {
-        let count = |fetch| self.claims(head).filter(|heard| heard.fetch == fetch).count();
+        let count = |fetch| self.newer_claims(head).filter(|heard| heard.fetch == fetch).count();
         count(Fetch::Untried) > 0 && count(Fetch::Awaited) <= self.late
     }
 
-    fn claims(&self, head: &Head) -> impl Iterator<Item = &Heard> {
-        self.heard.iter().filter(|heard| heard.said.head().is_some_and(|claimed| claimed.agrees(head)))
+    fn newer_claims(&self, head: &Head) -> impl Iterator<Item = &Replier> {
+        self.heard.iter().filter(|heard| heard.response.head().is_some_and(|claimed| claimed.agrees(head)))
     }
 }
 
@@ -376,7 +376,7 @@ pub(in crate::node) enum Winner<'a> {
     /// A record.
     Record {
         /// Who gave its value.
-        from: Holder,
+        from: Replica,
         /// The record.
         found: &'a Found,
     },
@@ -402,7 +402,7 @@ mod tests {
 
     use super::*;
     use crate::id::Key;
-    use crate::record::{Ttl, Version, check_of};
+    use crate::record::{Ttl, Version, crc_of};
 
     const KEY: Key = Key::new([9; 32]);
 
@@ -410,8 +410,8 @@ mod tests {
         Contact::new(NodeId::new(Key::new([n; 32])), SocketAddr::from((Ipv4Addr::LOCALHOST, u16::from(n) + 1)))
     }
 
-    fn peer(n: u8) -> Holder {
-        Holder::Peer(contact(n))
+    fn peer(n: u8) -> Replica {
+        Replica::Peer(contact(n))
     }
 
     fn found(class: Class, version: u64, value: &[u8]) -> Found {
@@ -421,35 +421,35 @@ mod tests {
             version: Version::from_bits(version),
             ttl: Ttl::from_secs(60).expect("not zero"),
             replication: 3,
-            check: check_of(value),
+            crc: crc_of(value),
             value: value.into(),
         };
         Found { record, expires: Time::from_nanos(1) }
     }
 
-    fn value(version: u64, value: &[u8]) -> Said {
-        Said::Value(found(Class::Plain, version, value))
+    fn value(version: u64, value: &[u8]) -> Response {
+        Response::Value(found(Class::Plain, version, value))
     }
 
-    fn head(version: u64, value: &[u8]) -> Said {
-        Said::Head(found(Class::Plain, version, value).head())
+    fn head(version: u64, value: &[u8]) -> Response {
+        Response::Head(found(Class::Plain, version, value).head())
     }
 
-    fn over(version: u64) -> Said {
+    fn over(version: u64) -> Response {
         let rank = Rank { class: Class::Plain, life: Life::Over, version: Version::from_bits(version) };
-        Said::Head(Head { rank, check: 0, replication: 1 })
+        Response::Head(Head { rank, crc: 0, replication: 1 })
     }
 
-    fn reading(quorum: u8) -> Reading {
-        Reading::new(Reads::Quorum, quorum, 1, 3)
+    fn read(quorum: u8) -> QuorumRead {
+        QuorumRead::new(Reads::Quorum, quorum, 1, 3)
     }
 
     fn seen(class: Class, version: u64) -> Seen {
         Seen::of(Rank { class, life: Life::Alive, version: Version::from_bits(version) })
     }
 
-    fn won(reading: &Reading) -> Option<Vec<u8>> {
-        match reading.winner()? {
+    fn won(read: &QuorumRead) -> Option<Vec<u8>> {
+        match read.winner()? {
             Winner::Record { found, .. } => Some(found.record.value.to_vec()),
             Winner::Over(_) => None,
         }
@@ -457,196 +457,207 @@ mod tests {
 
     #[test]
     fn one_candidate_at_a_time_is_asked_for_the_value_until_a_holder_is_known() {
-        let mut reading = reading(2);
-        assert!(reading.asks_value_of(&contact(1).id));
-        assert!(!reading.asks_value_of(&contact(2).id));
-        assert!(reading.asks_value_of(&contact(1).id), "it is asked once more for the same");
-        reading.hear(peer(1), Said::Nothing);
-        assert!(reading.asks_value_of(&contact(3).id), "the first held nothing");
-        reading.mute(&contact(3).id);
-        assert!(reading.asks_value_of(&contact(4).id), "the second is late");
-        reading.hear(peer(4), value(1, b"v"));
-        assert!(!reading.asks_value_of(&contact(5).id));
+        let mut read = read(2);
+        assert!(read.asks_value_of(&contact(1).id));
+        assert!(!read.asks_value_of(&contact(2).id));
+        assert!(read.asks_value_of(&contact(1).id), "it is asked once more for the same");
+        read.on_response(peer(1), Response::Nothing);
+        assert!(read.asks_value_of(&contact(3).id), "the first held nothing");
+        read.on_no_response(&contact(3).id);
+        assert!(read.asks_value_of(&contact(4).id), "the second is late");
+        read.on_response(peer(4), value(1, b"v"));
+        assert!(!read.asks_value_of(&contact(5).id));
     }
 
     #[test]
     fn it_ends_when_as_many_as_the_quorum_agree_and_the_value_is_in_hand() {
         for quorum in 1..=3 {
-            let mut reading = reading(quorum);
+            let mut read = read(quorum);
             for n in 1..=quorum {
-                assert_eq!(reading.next(Phase::Searching), Next::Wait, "{n} of {quorum}");
-                reading.hear(peer(n), if n == 1 { value(5, b"v") } else { head(5, b"v") });
+                assert_eq!(read.next(Phase::LookingUp), Next::Wait, "{n} of {quorum}");
+                read.on_response(peer(n), if n == 1 { value(5, b"v") } else { head(5, b"v") });
             }
-            assert_eq!(reading.next(Phase::Searching), Next::Answer);
-            assert_eq!(won(&reading), Some(b"v".to_vec()));
+            assert_eq!(read.next(Phase::LookingUp), Next::Answer);
+            assert_eq!(won(&read), Some(b"v".to_vec()));
         }
     }
 
     #[test]
     fn no_more_are_needed_than_shall_hold_it_and_no_fewer_than_any_record_has() {
         for (replication, replication_min, ends) in [(1, 1, true), (1, 3, false), (3, 1, false)] {
-            let mut reading = Reading::new(Reads::Quorum, 2, replication_min, 3);
+            let mut read = QuorumRead::new(Reads::Quorum, 2, replication_min, 3);
             let mut one = found(Class::Plain, 5, b"v");
             one.record.replication = replication;
-            reading.hear(peer(1), Said::Value(one));
-            assert_eq!(reading.next(Phase::Searching) == Next::Answer, ends, "{replication} of {replication_min}");
+            read.on_response(peer(1), Response::Value(one));
+            assert_eq!(read.next(Phase::LookingUp) == Next::Answer, ends, "{replication} of {replication_min}");
         }
     }
 
     #[test]
     fn what_this_node_holds_counts_as_one_answer() {
-        let mut reading = reading(2);
-        reading.hear(Holder::Me, value(5, b"v"));
-        assert_eq!(reading.next(Phase::Searching), Next::Wait);
-        reading.hear(peer(1), head(5, b"v"));
-        assert_eq!(reading.next(Phase::Searching), Next::Answer);
+        let mut read = read(2);
+        read.on_response(Replica::Me, value(5, b"v"));
+        assert_eq!(read.next(Phase::LookingUp), Next::Wait);
+        read.on_response(peer(1), head(5, b"v"));
+        assert_eq!(read.next(Phase::LookingUp), Next::Answer);
     }
 
     #[test]
     fn an_agreement_on_anything_but_the_largest_ends_nothing() {
-        let mut reading = reading(2);
-        reading.hear(peer(1), value(5, b"v"));
-        reading.hear(peer(2), head(6, b"w"));
-        reading.hear(peer(3), head(5, b"v"));
-        assert_eq!(reading.next(Phase::Searching), Next::Fetch(contact(2)));
-        assert_eq!(reading.next(Phase::Searching), Next::Wait);
-        reading.hear(peer(2), value(6, b"w"));
-        assert_eq!(reading.next(Phase::Searching), Next::Wait);
-        reading.hear(peer(4), head(6, b"w"));
-        assert_eq!(reading.next(Phase::Searching), Next::Answer);
-        assert_eq!(won(&reading), Some(b"w".to_vec()));
+        let mut read = read(2);
+        read.on_response(peer(1), value(5, b"v"));
+        read.on_response(peer(2), head(6, b"w"));
+        read.on_response(peer(3), head(5, b"v"));
+        assert_eq!(read.next(Phase::LookingUp), Next::Fetch(contact(2)));
+        assert_eq!(read.next(Phase::LookingUp), Next::Wait);
+        read.on_response(peer(2), value(6, b"w"));
+        assert_eq!(read.next(Phase::LookingUp), Next::Wait);
+        read.on_response(peer(4), head(6, b"w"));
+        assert_eq!(read.next(Phase::LookingUp), Next::Answer);
+        assert_eq!(won(&read), Some(b"w".to_vec()));
     }
 
     #[test]
     fn a_claim_that_its_holder_does_not_make_good_is_ignored_from_then_on() {
-        for (answer, fallen) in
-            [(Some(Said::Lie), true), (Some(Said::Nothing), true), (Some(head(7, b"w")), false), (None, false)]
-        {
-            let mut reading = reading(2);
-            reading.hear(peer(1), value(5, b"v"));
-            reading.hear(peer(2), head(7, b"w"));
-            assert_eq!(reading.next(Phase::Searched), Next::Fetch(contact(2)));
+        for (answer, fallen) in [
+            (Some(Response::Invalid), true),
+            (Some(Response::Nothing), true),
+            (Some(head(7, b"w")), false),
+            (None, false),
+        ] {
+            let mut read = read(2);
+            read.on_response(peer(1), value(5, b"v"));
+            read.on_response(peer(2), head(7, b"w"));
+            assert_eq!(read.next(Phase::LookedUp), Next::Fetch(contact(2)));
             match answer {
-                Some(said) => reading.hear(peer(2), said),
-                None => reading.mute(&contact(2).id),
+                Some(response) => read.on_response(peer(2), response),
+                None => read.on_no_response(&contact(2).id),
             }
-            assert_eq!(reading.next(Phase::Searched), Next::Answer);
-            assert_eq!(won(&reading), Some(b"v".to_vec()));
-            reading.hear(peer(2), value(7, b"w"));
-            assert_eq!(won(&reading), Some(if fallen { b"v".to_vec() } else { b"w".to_vec() }), "late, but right");
+            assert_eq!(read.next(Phase::LookedUp), Next::Answer);
+            assert_eq!(won(&read), Some(b"v".to_vec()));
+            read.on_response(peer(2), value(7, b"w"));
+            assert_eq!(won(&read), Some(if fallen { b"v".to_vec() } else { b"w".to_vec() }), "late, but right");
         }
     }
 
     #[test]
     fn a_value_that_its_giver_cannot_give_is_fetched_from_the_next_who_claims_it() {
-        let mut reading = reading(3);
-        assert!(reading.asks_value_of(&contact(1).id));
-        reading.hear(peer(2), head(5, b"v"));
-        reading.hear(peer(3), head(5, b"v"));
-        reading.hear(peer(4), head(5, b"v"));
-        assert_eq!(reading.next(Phase::Searching), Next::Wait, "one value at a time");
-        reading.mute(&contact(1).id);
-        assert_eq!(reading.next(Phase::Searching), Next::Fetch(contact(2)), "the quickest first");
-        assert_eq!(reading.next(Phase::Searching), Next::Fetch(contact(3)), "and one more, for one was late");
-        assert_eq!(reading.next(Phase::Searching), Next::Wait);
-        reading.mute(&contact(2).id);
-        assert_eq!(reading.next(Phase::Searching), Next::Fetch(contact(4)));
-        reading.hear(peer(3), value(5, b"v"));
-        assert_eq!((reading.next(Phase::Searched), won(&reading)), (Next::Answer, Some(b"v".to_vec())));
+        let mut read = read(3);
+        assert!(read.asks_value_of(&contact(1).id));
+        read.on_response(peer(2), head(5, b"v"));
+        read.on_response(peer(3), head(5, b"v"));
+        read.on_response(peer(4), head(5, b"v"));
+        assert_eq!(read.next(Phase::LookingUp), Next::Wait, "one value at a time");
+        read.on_no_response(&contact(1).id);
+        assert_eq!(read.next(Phase::LookingUp), Next::Fetch(contact(2)), "the quickest first");
+        assert_eq!(read.next(Phase::LookingUp), Next::Fetch(contact(3)), "and one more, for one was late");
+        assert_eq!(read.next(Phase::LookingUp), Next::Wait);
+        read.on_no_response(&contact(2).id);
+        assert_eq!(read.next(Phase::LookingUp), Next::Fetch(contact(4)));
+        read.on_response(peer(3), value(5, b"v"));
+        assert_eq!((read.next(Phase::LookedUp), won(&read)), (Next::Answer, Some(b"v".to_vec())));
     }
 
     #[test]
     fn liars_are_asked_side_by_side_when_the_search_is_over() {
-        let mut reading = reading(2);
+        let mut read = read(2);
         for n in 1..=9 {
-            reading.hear(peer(n), head(n.into(), b"lie"));
+            read.on_response(peer(n), head(n.into(), b"lie"));
         }
-        let asked: Vec<Next> = (0..4).map(|_| reading.next(Phase::Searched)).collect();
+        let asked: Vec<Next> = (0..4).map(|_| read.next(Phase::LookedUp)).collect();
         assert_eq!(asked, [Next::Fetch(contact(9)), Next::Fetch(contact(8)), Next::Fetch(contact(7)), Next::Wait]);
     }
 
     #[test]
     fn of_one_version_the_larger_value_wins_and_both_are_fetched_to_know_it() {
-        let mut reading = reading(2);
-        reading.hear(peer(1), value(5, b"b"));
+        let mut read = read(2);
+        read.on_response(peer(1), value(5, b"b"));
         for (n, other) in [(2, b"a"), (3, b"c")] {
-            reading.hear(peer(n), head(5, other));
-            assert_eq!(reading.next(Phase::Searched), Next::Fetch(contact(n)));
-            reading.hear(peer(n), value(5, other));
+            read.on_response(peer(n), head(5, other));
+            assert_eq!(read.next(Phase::LookedUp), Next::Fetch(contact(n)));
+            read.on_response(peer(n), value(5, other));
         }
-        assert_eq!((reading.next(Phase::Searched), won(&reading)), (Next::Answer, Some(b"c".to_vec())));
+        assert_eq!((read.next(Phase::LookedUp), won(&read)), (Next::Answer, Some(b"c".to_vec())));
     }
 
     #[test]
     fn a_tombstone_hides_plain_versions_up_to_its_own_and_nothing_that_certifies_itself() {
         for (version, hidden) in [(4, true), (5, true), (6, false)] {
-            let mut reading = reading(1);
-            reading.hear(peer(1), over(5));
-            reading.hear(peer(2), value(version, b"v"));
-            assert_eq!(reading.next(Phase::Searching) == Next::Wait, hidden);
-            assert_eq!(reading.next(Phase::Searched), Next::Answer);
-            assert_eq!(won(&reading), (!hidden).then(|| b"v".to_vec()));
+            let mut read = read(1);
+            read.on_response(peer(1), over(5));
+            read.on_response(peer(2), value(version, b"v"));
+            assert_eq!(read.next(Phase::LookingUp) == Next::Wait, hidden);
+            assert_eq!(read.next(Phase::LookedUp), Next::Answer);
+            assert_eq!(won(&read), (!hidden).then(|| b"v".to_vec()));
         }
-        let mut reading = reading(1);
-        reading.hear(peer(1), over(5));
-        reading.hear(peer(2), Said::Value(found(Class::Signed, 1, b"v")));
-        assert_eq!((reading.next(Phase::Searching), won(&reading)), (Next::Answer, Some(b"v".to_vec())));
+        let mut read = read(1);
+        read.on_response(peer(1), over(5));
+        read.on_response(peer(2), Response::Value(found(Class::Signed, 1, b"v")));
+        assert_eq!((read.next(Phase::LookingUp), won(&read)), (Next::Answer, Some(b"v".to_vec())));
     }
 
     #[test]
     fn tombstones_that_agree_end_nothing_before_the_search_is_over() {
-        let mut reading = reading(2);
-        reading.hear(peer(1), over(5));
-        reading.hear(peer(2), over(5));
-        assert_eq!(reading.next(Phase::Searching), Next::Wait);
-        assert_eq!((reading.next(Phase::Searched), won(&reading)), (Next::Answer, None));
+        let mut read = read(2);
+        read.on_response(peer(1), over(5));
+        read.on_response(peer(2), over(5));
+        assert_eq!(read.next(Phase::LookingUp), Next::Wait);
+        assert_eq!((read.next(Phase::LookedUp), won(&read)), (Next::Answer, None));
     }
 
     #[test]
     fn a_hashed_value_ends_it_at_once_unless_all_are_to_be_heard() {
         for (reads, next) in [(Reads::Quorum, Next::Answer), (Reads::Secure, Next::Wait)] {
-            let mut reading = Reading::new(reads, 3, 3, 3);
-            reading.hear(peer(1), Said::Value(found(Class::Hashed, 0, b"v")));
-            assert_eq!(reading.next(Phase::Searching), next);
-            assert_eq!(reading.next(Phase::Searched), Next::Answer);
+            let mut read = QuorumRead::new(reads, 3, 3, 3);
+            read.on_response(peer(1), Response::Value(found(Class::Hashed, 0, b"v")));
+            assert_eq!(read.next(Phase::LookingUp), next);
+            assert_eq!(read.next(Phase::LookedUp), Next::Answer);
         }
     }
 
     #[test]
     fn what_is_older_than_what_was_seen_before_does_not_end_the_search() {
-        let mut reading = reading(2);
-        reading.remember(Some(seen(Class::Plain, 6)));
-        reading.hear(peer(1), value(5, b"v"));
-        reading.hear(peer(2), head(5, b"v"));
-        assert_eq!(reading.next(Phase::Searching), Next::Wait);
-        assert_eq!((reading.next(Phase::Searched), won(&reading)), (Next::Answer, Some(b"v".to_vec())));
-        reading.remember(Some(seen(Class::Plain, 5)));
-        assert_eq!(reading.next(Phase::Searching), Next::Answer);
+        let mut read = read(2);
+        read.remember(Some(seen(Class::Plain, 6)));
+        read.on_response(peer(1), value(5, b"v"));
+        read.on_response(peer(2), head(5, b"v"));
+        assert_eq!(read.next(Phase::LookingUp), Next::Wait);
+        assert_eq!((read.next(Phase::LookedUp), won(&read)), (Next::Answer, Some(b"v".to_vec())));
+        read.remember(Some(seen(Class::Plain, 5)));
+        assert_eq!(read.next(Phase::LookingUp), Next::Answer);
     }
 
     #[test]
     fn those_are_behind_who_hold_less_and_those_near_who_hold_nothing() {
-        let mut reading = reading(2);
-        let said =
-            [value(5, b"v"), head(5, b"v"), head(4, b"u"), over(4), over(9), Said::Nothing, Said::Nothing, Said::Lie];
-        for (n, said) in (1..).zip(said) {
-            reading.hear(peer(n), said);
+        let mut read = read(2);
+        let response = [
+            value(5, b"v"),
+            head(5, b"v"),
+            head(4, b"u"),
+            over(4),
+            over(9),
+            Response::Nothing,
+            Response::Nothing,
+            Response::Invalid,
+        ];
+        for (n, response) in (1..).zip(response) {
+            read.on_response(peer(n), response);
         }
         let near = [contact(7).id, contact(8).id];
-        let behind: Vec<Contact> = reading.behind(&found(Class::Plain, 5, b"v"), &near).collect();
+        let behind: Vec<Contact> = read.behind(&found(Class::Plain, 5, b"v"), &near).collect();
         assert_eq!(behind, [contact(3), contact(4), contact(7)]);
     }
 
-    fn said() -> impl Strategy<Value = Said> {
+    fn response() -> impl Strategy<Value = Response> {
         let record = || {
             (prop_oneof![Just(Class::Plain), Just(Class::Signed)], 0..4_u64, proptest::collection::vec(0..2_u8, 1..2))
         };
         prop_oneof![
-            Just(Said::Nothing),
-            Just(Said::Lie),
+            Just(Response::Nothing),
+            Just(Response::Invalid),
             (0..4_u64).prop_map(over),
-            record().prop_map(|(class, version, value)| Said::Head(found(class, version, &value).head())),
-            record().prop_map(|(class, version, value)| Said::Value(found(class, version, &value))),
+            record().prop_map(|(class, version, value)| Response::Head(found(class, version, &value).head())),
+            record().prop_map(|(class, version, value)| Response::Value(found(class, version, &value))),
         ]
     }
 
@@ -657,30 +668,30 @@ mod tests {
         /// Method: everybody who is asked for a value falls silent, so that all claims fall.
         #[test]
         fn a_get_ends_with_the_largest_value_that_was_given(
-            all in proptest::collection::vec((0..8_u8, said()), 0..24),
+            all in proptest::collection::vec((0..8_u8, response()), 0..24),
             quorum in 1..=3_u8,
         ) {
-            let mut reading = reading(quorum);
-            for (n, said) in all {
-                reading.hear(peer(n), said);
+            let mut read = read(quorum);
+            for (n, response) in all {
+                read.on_response(peer(n), response);
             }
             let mut steps = 0;
-            while let Next::Fetch(contact) = reading.next(Phase::Searched) {
-                reading.mute(&contact.id);
+            while let Next::Fetch(contact) = read.next(Phase::LookedUp) {
+                read.on_no_response(&contact.id);
                 steps += 1;
                 prop_assert!(steps <= 8, "each is asked once");
             }
-            prop_assert_eq!(reading.next(Phase::Searched), Next::Answer);
-            let given = reading.heard.iter().filter_map(|heard| match &heard.said {
-                Said::Value(found) => Some(found.clone()),
+            prop_assert_eq!(read.next(Phase::LookedUp), Next::Answer);
+            let given = read.heard.iter().filter_map(|heard| match &heard.response {
+                Response::Value(found) => Some(found.clone()),
                 _ => None,
             });
             let largest = given.max_by(|a, b| a.record.compare(&b.record));
-            let hidden = |found: &Found| reading.heads().any(|head| {
+            let hidden = |found: &Found| read.heads().any(|head| {
                 head.rank.life == Life::Over && !found.record.class.certifies_itself() && head.rank.version >= found.record.version
             });
             let expected = largest.filter(|found| !hidden(found)).map(|found| found.record.value.to_vec());
-            prop_assert_eq!(won(&reading), expected);
+            prop_assert_eq!(won(&read), expected);
         }
     }
 }

@@ -36,7 +36,7 @@ impl Seen {
 }
 
 /// A key's place in the ring.
-type Place = usize;
+type Index = usize;
 
 /// Places that the hand passes over, at most, before it takes one that was looked up meanwhile: the
 /// work of remembering one more key has a bound.
@@ -57,7 +57,7 @@ pub(in crate::node) struct Versions {
     /// All keys that are remembered, each once.
     ring: Vec<Key>,
     /// Where the next key to be forgotten is looked for.
-    hand: Place,
+    hand: Index,
     most: usize,
 }
 
@@ -85,7 +85,7 @@ impl Versions {
 
     /// `seen` was read after all were asked who might know a larger one: whatever was remembered is
     /// not to be had any more.
-    pub(in crate::node) fn settle_for(&mut self, key: Key, seen: Seen) {
+    pub(in crate::node) fn replace(&mut self, key: Key, seen: Seen) {
         self.set(key, |_| seen, seen);
     }
 
@@ -99,29 +99,29 @@ impl Versions {
         if self.ring.len() < self.most {
             self.ring.push(key);
         } else {
-            let place = self.forget_one();
-            self.ring[place] = key;
+            let index = self.forget_one();
+            self.ring[index] = key;
         }
         self.memories.insert(key, Memory { seen: first, used: Cell::new(false) });
     }
 
     /// Forgets a key that was not looked up for long; returns its place.
-    fn forget_one(&mut self) -> Place {
-        let mut place = self.hand;
+    fn forget_one(&mut self) -> Index {
+        let mut index = self.hand;
         for _ in 0..LOOKS_MAX {
-            let is_used = self.memories.get(&self.ring[place]).is_some_and(|memory| memory.used.take());
+            let is_used = self.memories.get(&self.ring[index]).is_some_and(|memory| memory.used.take());
             if !is_used {
                 break;
             }
-            place = self.after(place);
+            index = self.after(index);
         }
-        self.memories.remove(&self.ring[place]);
-        self.hand = self.after(place);
-        place
+        self.memories.remove(&self.ring[index]);
+        self.hand = self.after(index);
+        index
     }
 
-    fn after(&self, place: Place) -> Place {
-        (place + 1) % self.ring.len()
+    fn after(&self, index: Index) -> Index {
+        (index + 1) % self.ring.len()
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
             versions.remember(key(1), seen(class, version));
             assert_eq!(versions.newest(&key(1)), Some(newest));
         }
-        versions.settle_for(key(1), seen(Class::Plain, 3));
+        versions.replace(key(1), seen(Class::Plain, 3));
         assert_eq!(versions.newest(&key(1)), Some(seen(Class::Plain, 3)));
     }
 

@@ -11,33 +11,33 @@ use crate::node::Node;
 use crate::node::action::ConnId;
 use crate::node::params::AddressGroups;
 use crate::node::query::session::Seen;
-use crate::record::{Giver, Rank, Record, Tombstone};
+use crate::record::{Rank, Record, Source, Tombstone};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
 
 /// Who holds a copy, or is asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::node) enum Holder {
+pub(in crate::node) enum Replica {
     /// This node.
     Me,
     /// Another one.
     Peer(Contact),
 }
 
-impl Holder {
+impl Replica {
     /// Whether both are one node.
-    pub(in crate::node) fn is(&self, other: &Holder) -> bool {
+    pub(in crate::node) fn is(&self, other: &Replica) -> bool {
         match (self, other) {
-            (Holder::Me, Holder::Me) => true,
-            (Holder::Peer(one), Holder::Peer(other)) => one.id == other.id,
-            (Holder::Me, Holder::Peer(_)) | (Holder::Peer(_), Holder::Me) => false,
+            (Replica::Me, Replica::Me) => true,
+            (Replica::Peer(one), Replica::Peer(other)) => one.id == other.id,
+            (Replica::Me, Replica::Peer(_)) | (Replica::Peer(_), Replica::Me) => false,
         }
     }
 }
 
 impl Node {
     /// Holds `record`, which is verified and no later than the clocks allow, until `expires`.
-    pub(in crate::node) fn hold(&mut self, now: Now, record: Record, expires: Time, giver: Giver) -> Stored {
+    pub(in crate::node) fn hold(&mut self, now: Now, record: Record, expires: Time, source: Source) -> Stored {
         let (key, rank) = (record.key, record.rank());
         // Whoever writes a key time and again does not put off that it is offered to others.
         let due = match self.storage.find(now.mono, &key) {
@@ -46,8 +46,8 @@ impl Node {
         };
         let table = &self.table;
         let in_scope = |held: &Record| table.fewer_closer(&held.key, usize::from(held.replication));
-        let stored = self.storage.store(now, record, expires, due, giver, in_scope);
-        if stored == Stored::Full && rank.class.certifies_itself() && giver != Giver::Client {
+        let stored = self.storage.store(now, record, expires, due, source, in_scope);
+        if stored == Stored::Full && rank.class.certifies_itself() && source != Source::Client {
             self.give_up_older(now, &key, rank);
         }
         stored
@@ -76,12 +76,12 @@ impl Node {
     }
 
     /// What the peer at the other end of `conn` is to the storage.
-    pub(in crate::node) fn giver_at(&self, conn: ConnId) -> Giver {
-        let Some(conn) = self.peers.find(conn) else { return Giver::Peer };
+    pub(in crate::node) fn source_at(&self, conn: ConnId) -> Source {
+        let Some(conn) = self.peers.find(conn) else { return Source::Peer };
         let ip = conn.address.ip();
         match self.params.address_groups {
-            AddressGroups::Public if is_private(ip) => Giver::Peer,
-            AddressGroups::Public | AddressGroups::Strict => Giver::Stranger(conn.peer, Group::of(ip)),
+            AddressGroups::Public if is_private(ip) => Source::Peer,
+            AddressGroups::Public | AddressGroups::Strict => Source::Stranger(conn.peer, Group::of(ip)),
         }
     }
 }

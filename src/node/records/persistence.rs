@@ -16,14 +16,14 @@ use std::time::Duration;
 use crate::contact::Contact;
 use crate::id::{Key, RpcId};
 use crate::limits::{
-    CONTACTS_KEPT_MAX, CONTACTS_SAVE_PAUSE, DISK_WAITERS_MAX, SAVE_BYTES_MAX, SAVE_KEYS_MAX, SAVE_RETRY_PAUSE,
+    CONTACTS_PERSISTED_MAX, CONTACTS_SAVE_PAUSE, DISK_WAITERS_MAX, SAVE_BYTES_MAX, SAVE_KEYS_MAX, SAVE_RETRY_PAUSE,
     UNSAVED_MAX,
 };
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
 use crate::node::params::Durability;
-use crate::node::query::JobId;
-use crate::node::records::persisted::{Batch, KeptKey, KeptRecord, Saved};
+use crate::node::query::QueryId;
+use crate::node::records::persisted::{Batch, PersistedKey, PersistedRecord, Saved};
 use crate::node::timers::Timer;
 use crate::record::envelope::{self, Unverified};
 use crate::record::{Rank, age_at};
@@ -36,7 +36,7 @@ pub(in crate::node) enum Waiter {
     /// A peer that sent a STORE, and what it is told.
     Copy(ConnId, RpcId, Rank),
     /// A PUT of this node, in its spreading of that number.
-    Own(JobId, u32),
+    Own(QueryId, u32),
 }
 
 /// Whether a record counts as held.
@@ -57,7 +57,7 @@ pub(in crate::node) struct Saving {
     waiting: BTreeMap<Key, Vec<Waiter>>,
     /// How many wait, for a key or for the batch under way.
     waiters: usize,
-    under_way: Option<UnderWay>,
+    in_flight: Option<InFlight>,
     /// Whether the last batch could not be written.
     failing: bool,
     /// How often the table had changed when the contacts were last sent to disk.
@@ -65,7 +65,7 @@ pub(in crate::node) struct Saving {
 }
 
 #[derive(Debug)]
-struct UnderWay {
+struct InFlight {
     /// In their order.
     keys: Vec<Key>,
     waiting: Vec<(Key, Waiter)>,
@@ -86,7 +86,7 @@ impl Saving {
 
     /// Whether all is on disk.
     pub(in crate::node) fn is_done(&self) -> bool {
-        self.unsaved.is_empty() && self.under_way.is_none()
+        self.unsaved.is_empty() && self.in_flight.is_none()
     }
 }
 
@@ -108,7 +108,7 @@ impl Node {
         let saving = &mut self.saving;
         if saving.unsaved.contains(&key) {
             saving.waiting.entry(key).or_default().push(waiter);
-        } else if let Some(batch) = &mut saving.under_way
+        } else if let Some(batch) = &mut saving.in_flight
             && batch.keys.binary_search(&key).is_ok()
         {
             batch.waiting.push((key, waiter));
@@ -134,7 +134,7 @@ impl Node {
             return;
         }
         self.saving.unsaved.extend(changed.filter(|key| Some(*key) != on_disk));
-        if !self.saving.unsaved.is_empty() && self.saving.under_way.is_none() && !self.saving.failing {
+        if !self.saving.unsaved.is_empty() && self.saving.in_flight.is_none() && !self.saving.failing {
             self.timers.hasten(Timer::Save, now.mono + pause);
         }
     }
@@ -157,50 +157,50 @@ impl Node {
     /// Sends a batch to disk, if none is under way.
     pub(in crate::node) fn save(&mut self, now: Now, out: &mut Actions) {
         self.timers.cancel(Timer::Save);
-        if self.saving.under_way.is_some() {
+        if self.saving.in_flight.is_some() {
             return;
         }
         let mut batch = Batch::default();
         let mut bytes = 0;
         while batch.keys.len() < SAVE_KEYS_MAX && bytes < SAVE_BYTES_MAX {
             let Some(key) = self.saving.unsaved.pop_first() else { break };
-            let kept = self.kept(now, key);
-            bytes += kept.record.as_ref().map_or(0, |kept| kept.record.value.len());
-            batch.keys.push(kept);
+            let persisted = self.persisted(now, key);
+            bytes += persisted.record.as_ref().map_or(0, |persisted| persisted.record.value.len());
+            batch.keys.push(persisted);
         }
         if self.saving.contacts != self.table.changes() {
             self.saving.contacts = self.table.changes();
-            let known = self.table.iter().chain(self.table.asleep());
-            batch.contacts = Some(known.take(CONTACTS_KEPT_MAX).copied().collect());
+            let known = self.table.iter().chain(self.table.unresponsive());
+            batch.contacts = Some(known.take(CONTACTS_PERSISTED_MAX).copied().collect());
         }
         if batch == Batch::default() {
             return;
         }
-        let keys: Vec<Key> = batch.keys.iter().map(|kept| kept.key).collect();
+        let keys: Vec<Key> = batch.keys.iter().map(|persisted| persisted.key).collect();
         let waiting = keys.iter().flat_map(|key| {
             let waiters = self.saving.waiting.remove(key).unwrap_or_default();
             waiters.into_iter().map(|waiter| (*key, waiter))
         });
         let waiting = waiting.collect();
         let is_full = !self.saving.unsaved.is_empty();
-        self.saving.under_way = Some(UnderWay { keys, waiting, is_full });
+        self.saving.in_flight = Some(InFlight { keys, waiting, is_full });
         out.save(batch);
     }
 
     /// The state of `key`, as it is kept.
-    fn kept(&self, now: Now, key: Key) -> KeptKey {
-        let record = self.storage.find(now.mono, &key).map(|held| KeptRecord {
+    fn persisted(&self, now: Now, key: Key) -> PersistedKey {
+        let record = self.storage.find(now.mono, &key).map(|held| PersistedRecord {
             record: held.record.clone(),
             age: age_at(now.mono, held.record.ttl, held.expires),
             saved: now.wall,
-            giver: held.giver(),
+            source: held.source(),
         });
-        KeptKey { key, record, tombstone: self.storage.tombstone(now.mono, &key) }
+        PersistedKey { key, record, tombstone: self.storage.tombstone(now.mono, &key) }
     }
 
     /// See [`Node::on_saved`].
     pub(in crate::node) fn saved(&mut self, now: Now, saved: Saved, out: &mut Actions) {
-        let Some(batch) = self.saving.under_way.take() else { return };
+        let Some(batch) = self.saving.in_flight.take() else { return };
         self.saving.failing = saved == Saved::Failed && self.params.durability != Durability::None;
         match saved {
             Saved::Durable => {
@@ -230,8 +230,8 @@ impl Node {
                 };
                 out.send(conn, &PeerMessage::Reply(rpc, reply), None);
             }
-            (Waiter::Own(job, round), Saved::Durable) => self.own_copy_saved(now, job, round, out),
-            (Waiter::Own(job, round), Saved::Failed) => self.copy_failed(now, job, round, out),
+            (Waiter::Own(query, attempt), Saved::Durable) => self.own_copy_saved(now, query, attempt, out),
+            (Waiter::Own(query, attempt), Saved::Failed) => self.copy_failed(now, query, attempt, out),
         }
     }
 }
@@ -242,26 +242,28 @@ impl Node {
     ///
     /// What is held then as it was kept is not written again: a large store would keep the disk, and
     /// so the clients, waiting for long.
-    pub(in crate::node) fn take_back(&mut self, now: Now, kept: KeptKey) -> Result<(), Unverified> {
-        if let Some(KeptRecord { record, age, saved, giver }) = &kept.record {
+    pub(in crate::node) fn take_back(&mut self, now: Now, persisted: PersistedKey) -> Result<(), Unverified> {
+        if let Some(PersistedRecord { record, age, saved, source }) = &persisted.record {
             envelope::verify(&record.key, record.class, record.version, record.ttl, &record.value)?;
-            self.storage.restore(now, record.clone(), *age, *saved, *giver);
-            self.plan_offer(now, &kept.key);
+            self.storage.restore(now, record.clone(), *age, *saved, *source);
+            self.plan_offer(now, &persisted.key);
         }
-        if let Some(tombstone) = kept.tombstone {
-            self.storage.bury(now, kept.key, tombstone);
+        if let Some(tombstone) = persisted.tombstone {
+            self.storage.bury(now, persisted.key, tombstone);
         }
-        let held = self.kept(now, kept.key);
-        let what = |kept: KeptKey| (kept.record.map(|kept| (kept.record, kept.giver)), kept.tombstone);
-        let key = kept.key;
-        let same = what(held) == what(kept);
+        let held = self.persisted(now, persisted.key);
+        let what = |persisted: PersistedKey| {
+            (persisted.record.map(|persisted| (persisted.record, persisted.source)), persisted.tombstone)
+        };
+        let key = persisted.key;
+        let same = what(held) == what(persisted);
         self.note_changes_but(now, same.then_some(key));
         Ok(())
     }
 
     /// See [`Node::remember`].
     pub(in crate::node) fn take_back_contact(&mut self, now: Now, contact: Contact) {
-        if contact.id != self.me.id && self.upkeep.joining.remembered.len() < CONTACTS_KEPT_MAX {
+        if contact.id != self.me.id && self.upkeep.joining.remembered.len() < CONTACTS_PERSISTED_MAX {
             self.upkeep.joining.remembered.push(contact);
             self.begin_to_join(now);
         }

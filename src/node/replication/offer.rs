@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
 use crate::limits::{
-    ASKED_FOR_MAX, ASKED_OF_ONE_MAX, ENTRIES_MAX, ENTRY_SIZE, HEADER_SIZE, OFFERS_UNDER_WAY_MAX, RPC_ID_SIZE,
+    ASKED_FOR_MAX, ASKED_OF_ONE_MAX, ENTRIES_MAX, ENTRY_SIZE, HEADER_SIZE, OFFERS_IN_FLIGHT_MAX, RPC_ID_SIZE,
 };
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
@@ -44,11 +44,11 @@ impl Node {
     /// Sends OFFERs, one at a time to each peer; those that a walk may yet add to wait for it.
     pub(in crate::node) fn send_offers(&mut self, now: Now, out: &mut Actions) {
         let replicating = &self.upkeep.replicating;
-        let may_grow = replicating.is_walking(now.mono);
-        let busy: BTreeSet<NodeId> = replicating.under_way.values().map(|offer| offer.to.id).collect();
+        let may_grow = replicating.is_scanning(now.mono);
+        let busy: BTreeSet<NodeId> = replicating.in_flight.values().map(|offer| offer.to.id).collect();
         let ready =
             |(id, offer): &(&NodeId, &Offer)| !busy.contains(*id) && (!may_grow || offer.keys.len() >= ENTRIES_MAX);
-        let free = OFFERS_UNDER_WAY_MAX - busy.len().min(OFFERS_UNDER_WAY_MAX);
+        let free = OFFERS_IN_FLIGHT_MAX - busy.len().min(OFFERS_IN_FLIGHT_MAX);
         let ready: Vec<NodeId> = replicating.waiting.iter().filter(ready).map(|(id, _)| *id).take(free).collect();
         for to in ready {
             let replicating = &mut self.upkeep.replicating;
@@ -70,7 +70,7 @@ impl Node {
         id: OfferId,
         out: &mut Actions,
     ) -> bool {
-        let Some(offer) = self.upkeep.replicating.under_way.get(&id) else { return false };
+        let Some(offer) = self.upkeep.replicating.in_flight.get(&id) else { return false };
         let held = offer.keys.keys().filter_map(|key| self.storage.find(now.mono, key));
         let entries: Vec<Entry> = held.map(|held| Entry::of(&held.record)).collect();
         if entries.is_empty() {
@@ -90,7 +90,7 @@ impl Node {
 
     /// `from` wants `keys` of the offer `id`; others that it names are none of its business.
     pub(in crate::node) fn offer_answered(&mut self, now: Now, id: OfferId, keys: List<'_, Key>) {
-        let Some(mut offer) = self.upkeep.replicating.under_way.remove(&id) else { return };
+        let Some(mut offer) = self.upkeep.replicating.in_flight.remove(&id) else { return };
         for key in keys.iter() {
             let Some(reach) = offer.keys.remove(&key) else { continue };
             self.upkeep.replicating.copy(offer.to, key);
@@ -104,7 +104,7 @@ impl Node {
     /// An offer was answered, or never will be.
     pub(in crate::node) fn offer_over(&mut self, now: Now, id: OfferId) {
         let replicating = &mut self.upkeep.replicating;
-        replicating.under_way.remove(&id);
+        replicating.in_flight.remove(&id);
         if replicating.is_waiting() {
             self.timers.hasten(Timer::Replicate, now.mono);
         }
@@ -129,7 +129,7 @@ impl Node {
         if outcome == StoreOutcome::Held {
             self.heard_to_hold(now, key, held, &ask.to.id);
         }
-        if !ask.missed {
+        if !ask.expired {
             self.handed(now, &ask.to.id);
         }
     }
@@ -200,7 +200,7 @@ impl Node {
         if let Some(held) = self.storage.find(now.mono, &entry.key) {
             match Seen::of(entry.rank).cmp(&Seen::of(held.record.rank())) {
                 Ordering::Less => return Merit::Smaller,
-                Ordering::Equal if entry.check == held.record.check => return Merit::Same,
+                Ordering::Equal if entry.crc == held.record.crc => return Merit::Same,
                 Ordering::Equal => return Merit::Rival,
                 Ordering::Greater => {}
             }

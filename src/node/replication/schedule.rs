@@ -28,9 +28,9 @@ use rand::RngExt;
 use crate::contact::Contact;
 use crate::id::{KEY_SIZE, Key, NodeId};
 use crate::limits::{
-    CHANGES_MAX, CHANGES_REST, COPIES_TO_ONE_MAX, COPIES_UNDER_WAY_MAX, COPIES_WAITING_MAX, ENTRIES_MAX,
-    ENTRIES_WAITING_MAX, HEARD_ENOUGH, K_MAX, OFFER_PAUSE_MIN, ROUND_AFTER_CUT_OFF, STRAY_PAUSE, WALK_PAUSE,
-    WALKED_PER_TURN_MAX, WIDEN_PAUSE,
+    CHANGES_MAX, CHANGES_REST, COPIES_IN_FLIGHT_MAX, COPIES_TO_ONE_MAX, COPIES_WAITING_MAX, ENTRIES_MAX,
+    ENTRIES_WAITING_MAX, HEARD_ENOUGH, K_MAX, OFFER_PAUSE_MIN, ROUND_AFTER_CUT_OFF, SCAN_PAUSE, SCANNED_PER_TURN_MAX,
+    STRAY_PAUSE, WIDEN_PAUSE,
 };
 use crate::node::Node;
 use crate::node::action::Actions;
@@ -46,7 +46,7 @@ const TAKEN_ALONG: f64 = 0.2;
 #[derive(Debug)]
 pub(in crate::node) struct Replicating {
     /// The first that need not rest is under way; of each kind there is one that has not begun.
-    walks: VecDeque<Walk>,
+    scans: VecDeque<Scan>,
     /// What is to be offered, by whom it is offered to.
     pub(in crate::node) waiting: BTreeMap<NodeId, Offer>,
     /// Entries in `waiting`.
@@ -55,7 +55,7 @@ pub(in crate::node) struct Replicating {
     rested: Time,
     /// When the next walk over changes may begin.
     changes_rested: Time,
-    pub(in crate::node) under_way: BTreeMap<OfferId, Offer>,
+    pub(in crate::node) in_flight: BTreeMap<OfferId, Offer>,
     next: u64,
     /// Copies that were wanted, with the contacts that wanted them.
     pub(in crate::node) copies: BTreeMap<(NodeId, Key), Contact>,
@@ -99,8 +99,8 @@ pub(in crate::node) enum Reach {
 
 /// A walk over all records, in the order of their keys.
 #[derive(Debug)]
-struct Walk {
-    why: Occasion,
+struct Scan {
+    why: Trigger,
     /// When it began, once it has.
     began: Option<Time>,
     /// The last key that it has looked at.
@@ -109,7 +109,7 @@ struct Walk {
 
 /// Why records are offered.
 #[derive(Debug)]
-enum Occasion {
+enum Trigger {
     /// What is due by `until` is offered now, and again at `next`.
     Round { until: Time, next: Time },
     /// Contacts came and went.
@@ -131,7 +131,7 @@ pub(in crate::node) enum Unsettled {
 
 /// What a walk sees of a record.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct ScanEntry {
     key: Key,
     replication: usize,
     due: Time,
@@ -139,8 +139,8 @@ struct Seen {
     heard_from: usize,
 }
 
-impl Walk {
-    fn new(why: Occasion) -> Self {
+impl Scan {
+    fn new(why: Trigger) -> Self {
         Self { why, began: None, after: None }
     }
 }
@@ -148,12 +148,12 @@ impl Walk {
 impl Replicating {
     pub(in crate::node) fn new() -> Self {
         Self {
-            walks: VecDeque::new(),
+            scans: VecDeque::new(),
             waiting: BTreeMap::new(),
             entries: 0,
             rested: Time::ZERO,
             changes_rested: Time::ZERO,
-            under_way: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
             next: 0,
             copies: BTreeMap::new(),
             copying: BTreeMap::new(),
@@ -171,21 +171,21 @@ impl Replicating {
     }
 
     /// Whether a walk is under way that can go on: it may add to what waits.
-    pub(in crate::node) fn is_walking(&self, now: Time) -> bool {
-        self.next_walk(now).is_some() && self.has_room()
+    pub(in crate::node) fn is_scanning(&self, now: Time) -> bool {
+        self.next_scan(now).is_some() && self.has_room()
     }
 
     /// Which walk goes on now: the first, but for one over changes that must not begin yet.
-    fn next_walk(&self, now: Time) -> Option<usize> {
-        let rests = |walk: &Walk| {
-            walk.began.is_none() && matches!(walk.why, Occasion::Changes { .. }) && now < self.changes_rested
+    fn next_scan(&self, now: Time) -> Option<usize> {
+        let rests = |scan: &Scan| {
+            scan.began.is_none() && matches!(scan.why, Trigger::Changes { .. }) && now < self.changes_rested
         };
-        self.walks.iter().position(|walk| !rests(walk))
+        self.scans.iter().position(|scan| !rests(scan))
     }
 
     /// Whether there is anything to do in the next turn.
     pub(in crate::node) fn is_waiting(&self) -> bool {
-        !self.walks.is_empty() || !self.waiting.is_empty() || !self.copies.is_empty()
+        !self.scans.is_empty() || !self.waiting.is_empty() || !self.copies.is_empty()
     }
 
     /// Whether what one record may bring about has room.
@@ -213,14 +213,14 @@ impl Replicating {
 
     /// Takes a copy that may be sent now, for some are under way to each peer and overall.
     pub(in crate::node) fn take_copy_to_send(&mut self) -> Option<(Contact, Key)> {
-        if self.copying.values().sum::<usize>() >= COPIES_UNDER_WAY_MAX {
+        if self.copying.values().sum::<usize>() >= COPIES_IN_FLIGHT_MAX {
             return None;
         }
         let mut from = Bound::Unbounded;
         while let Some((&(to, key), &contact)) = self.copies.range((from, Bound::Unbounded)).next() {
-            let under_way = self.copying.entry(to).or_default();
-            if *under_way < COPIES_TO_ONE_MAX {
-                *under_way += 1;
+            let in_flight = self.copying.entry(to).or_default();
+            if *in_flight < COPIES_TO_ONE_MAX {
+                *in_flight += 1;
                 self.copies.remove(&(to, key));
                 return Some((contact, key));
             }
@@ -231,9 +231,9 @@ impl Replicating {
 
     /// A copy to `to` is not under way any more.
     pub(in crate::node) fn copy_over(&mut self, to: &NodeId) {
-        if let Some(under_way) = self.copying.get_mut(to) {
-            *under_way -= 1;
-            if *under_way == 0 {
+        if let Some(in_flight) = self.copying.get_mut(to) {
+            *in_flight -= 1;
+            if *in_flight == 0 {
                 self.copying.remove(to);
             }
         }
@@ -243,7 +243,7 @@ impl Replicating {
     pub(in crate::node) fn begin(&mut self, offer: Offer) -> OfferId {
         let id = OfferId(self.next);
         self.next += 1;
-        self.under_way.insert(id, offer);
+        self.in_flight.insert(id, offer);
         id
     }
 
@@ -262,14 +262,14 @@ impl Replicating {
 
     /// The walk over changes that has not begun; it may be too late for one that has.
     fn changes(&mut self) -> Option<(&mut BTreeSet<NodeId>, &mut BTreeSet<NodeId>)> {
-        let fresh = |walk: &Walk| walk.began.is_none() && matches!(walk.why, Occasion::Changes { .. });
-        if !self.walks.iter().any(fresh) {
-            let why = Occasion::Changes { met: BTreeSet::new(), gone: BTreeSet::new() };
-            self.walks.push_back(Walk::new(why));
+        let fresh = |scan: &Scan| scan.began.is_none() && matches!(scan.why, Trigger::Changes { .. });
+        if !self.scans.iter().any(fresh) {
+            let why = Trigger::Changes { met: BTreeSet::new(), gone: BTreeSet::new() };
+            self.scans.push_back(Scan::new(why));
         }
-        self.walks.iter_mut().rev().find_map(|walk| match &mut walk.why {
-            Occasion::Changes { met, gone } => Some((met, gone)),
-            Occasion::Round { .. } | Occasion::Settled(_) | Occasion::Leaving => None,
+        self.scans.iter_mut().rev().find_map(|scan| match &mut scan.why {
+            Trigger::Changes { met, gone } => Some((met, gone)),
+            Trigger::Round { .. } | Trigger::Settled(_) | Trigger::Leaving => None,
         })
     }
 }
@@ -311,20 +311,20 @@ impl Node {
         if !self.is_settled() {
             return due.iter().for_each(|key| self.plan_offer(now, key));
         }
-        let under_way = self.upkeep.replicating.walks.iter().find_map(|walk| match walk.why {
-            Occasion::Round { next, .. } => Some(next),
-            Occasion::Changes { .. } | Occasion::Settled(_) | Occasion::Leaving => None,
+        let in_flight = self.upkeep.replicating.scans.iter().find_map(|scan| match scan.why {
+            Trigger::Round { next, .. } => Some(next),
+            Trigger::Changes { .. } | Trigger::Settled(_) | Trigger::Leaving => None,
         });
-        let next = under_way.unwrap_or_else(|| {
+        let next = in_flight.unwrap_or_else(|| {
             let interval = self.params.replicate_interval;
             let next = now.mono + self.jitter(interval);
-            let why = Occasion::Round { until: now.mono + interval.mul_f64(TAKEN_ALONG), next };
-            self.upkeep.replicating.walks.push_back(Walk::new(why));
+            let why = Trigger::Round { until: now.mono + interval.mul_f64(TAKEN_ALONG), next };
+            self.upkeep.replicating.scans.push_back(Scan::new(why));
             next
         });
         for key in due {
             let Some(held) = self.storage.find(now.mono, key) else { continue };
-            let seen = Seen::of(held);
+            let seen = ScanEntry::of(held);
             if self.upkeep.replicating.has_room() {
                 self.offer_in_round(now, seen, next);
             } else {
@@ -357,19 +357,19 @@ impl Node {
 
     /// This node has settled: `what` is offered; everything, if that is under way yet.
     pub(in crate::node) fn offer_after_settling(&mut self, now: Now, what: Unsettled) {
-        let walks = &mut self.upkeep.replicating.walks;
-        let all = walks.iter().any(|walk| matches!(walk.why, Occasion::Settled(Unsettled::All)));
+        let scans = &mut self.upkeep.replicating.scans;
+        let all = scans.iter().any(|scan| matches!(scan.why, Trigger::Settled(Unsettled::All)));
         let what = if all { Unsettled::All } else { what };
-        walks.retain(|walk| !matches!(walk.why, Occasion::Settled(_)));
-        walks.push_back(Walk::new(Occasion::Settled(what)));
+        scans.retain(|scan| !matches!(scan.why, Trigger::Settled(_)));
+        scans.push_back(Scan::new(Trigger::Settled(what)));
         self.timers.hasten(Timer::Replicate, now.mono);
     }
 
     /// This node leaves: what too few hold is offered, if there is anybody.
     pub(in crate::node) fn offer_before_leaving(&mut self, now: Now) {
-        self.upkeep.replicating.walks.clear();
+        self.upkeep.replicating.scans.clear();
         if self.table.live() > 0 && !self.storage.is_empty() {
-            self.upkeep.replicating.walks.push_back(Walk::new(Occasion::Leaving));
+            self.upkeep.replicating.scans.push_back(Scan::new(Trigger::Leaving));
             self.timers.hasten(Timer::Replicate, now.mono);
         }
     }
@@ -377,7 +377,7 @@ impl Node {
     /// Whether there is anything to offer or to copy yet, and anybody to take it.
     pub(in crate::node) fn is_replicating(&self) -> bool {
         let replicating = &self.upkeep.replicating;
-        let busy = replicating.is_waiting() || !replicating.under_way.is_empty() || !replicating.copying.is_empty();
+        let busy = replicating.is_waiting() || !replicating.in_flight.is_empty() || !replicating.copying.is_empty();
         busy && self.table.live() > 0
     }
 }
@@ -386,64 +386,64 @@ impl Node {
 impl Node {
     /// Goes on with the first walk, and sends what there is to send.
     pub(in crate::node) fn replicate(&mut self, now: Now, out: &mut Actions) {
-        self.walk_on(now);
+        self.scan_on(now);
         self.send_offers(now, out);
         self.send_copies(now, out);
         let replicating = &self.upkeep.replicating;
-        if replicating.is_walking(now.mono) {
+        if replicating.is_scanning(now.mono) {
             self.timers.hasten(Timer::Replicate, now.mono.max(replicating.rested));
-        } else if !replicating.walks.is_empty() && replicating.has_room() {
+        } else if !replicating.scans.is_empty() && replicating.has_room() {
             self.timers.hasten(Timer::Replicate, replicating.changes_rested);
         }
     }
 
     /// Looks at the next records on behalf of the walk that is under way.
-    fn walk_on(&mut self, now: Now) {
+    fn scan_on(&mut self, now: Now) {
         if !self.upkeep.replicating.has_room() || now.mono < self.upkeep.replicating.rested {
             return;
         }
-        let Some(at) = self.upkeep.replicating.next_walk(now.mono) else { return };
-        let Some(mut walk) = self.upkeep.replicating.walks.remove(at) else { return };
-        let began = *walk.began.get_or_insert(now.mono);
-        let next = self.storage.walk(walk.after.as_ref()).take(WALKED_PER_TURN_MAX).map(Seen::of);
-        let next: Vec<Seen> = next.collect();
-        let over = next.len() < WALKED_PER_TURN_MAX;
+        let Some(at) = self.upkeep.replicating.next_scan(now.mono) else { return };
+        let Some(mut scan) = self.upkeep.replicating.scans.remove(at) else { return };
+        let began = *scan.began.get_or_insert(now.mono);
+        let next = self.storage.walk(scan.after.as_ref()).take(SCANNED_PER_TURN_MAX).map(ScanEntry::of);
+        let next: Vec<ScanEntry> = next.collect();
+        let over = next.len() < SCANNED_PER_TURN_MAX;
         for seen in next {
             if !self.upkeep.replicating.has_room() {
-                return self.upkeep.replicating.walks.insert(at, walk);
+                return self.upkeep.replicating.scans.insert(at, scan);
             }
-            walk.after = Some(seen.key);
+            scan.after = Some(seen.key);
             if seen.expires > now.mono {
-                self.look_at(now, seen, &walk.why);
+                self.look_at(now, seen, &scan.why);
             }
         }
         if over {
             debug!("walk done entries={}", self.upkeep.replicating.entries);
-            if matches!(walk.why, Occasion::Changes { .. }) {
+            if matches!(scan.why, Trigger::Changes { .. }) {
                 self.upkeep.replicating.changes_rested = now.mono + now.mono.since(began) * CHANGES_REST;
             }
         } else {
-            let pause = if self.is_leaving() { Duration::ZERO } else { WALK_PAUSE };
+            let pause = if self.is_leaving() { Duration::ZERO } else { SCAN_PAUSE };
             self.upkeep.replicating.rested = now.mono + pause;
-            self.upkeep.replicating.walks.insert(at, walk);
+            self.upkeep.replicating.scans.insert(at, scan);
         }
     }
 
-    fn look_at(&mut self, now: Now, seen: Seen, why: &Occasion) {
+    fn look_at(&mut self, now: Now, seen: ScanEntry, why: &Trigger) {
         match why {
             // Not what has just been offered and is due again soon, for its life is short.
-            Occasion::Round { until, next } if seen.due <= *until && seen.is_due_soon(now.mono) => {
+            Trigger::Round { until, next } if seen.due <= *until && seen.is_due_soon(now.mono) => {
                 self.offer_in_round(now, seen, *next);
             }
-            Occasion::Changes { met, gone } => self.offer_after_changes(seen, met, gone),
-            Occasion::Settled(Unsettled::All) => {
+            Trigger::Changes { met, gone } => self.offer_after_changes(seen, met, gone),
+            Trigger::Settled(Unsettled::All) => {
                 self.offer_to_nearest(seen);
                 let again = self.jitter(ROUND_AFTER_CUT_OFF);
                 self.storage.hasten(&seen.key, now.mono + again);
             }
-            Occasion::Settled(Unsettled::Unheard) if seen.heard_from == 0 => self.offer_along_the_ring(seen),
-            Occasion::Round { .. } | Occasion::Settled(Unsettled::Unheard) => {}
-            Occasion::Leaving => {
+            Trigger::Settled(Unsettled::Unheard) if seen.heard_from == 0 => self.offer_along_the_ring(seen),
+            Trigger::Round { .. } | Trigger::Settled(Unsettled::Unheard) => {}
+            Trigger::Leaving => {
                 if seen.heard_from < seen.replication.min(self.table.live()) {
                     self.offer_to_all(&seen.key, seen.replication, None);
                 }
@@ -453,7 +453,7 @@ impl Node {
 
     /// The record is offered in its round, unless enough others were heard to hold it. Where this
     /// node shall not hold it those may be as wrong as itself.
-    fn offer_in_round(&mut self, now: Now, seen: Seen, next: Time) {
+    fn offer_in_round(&mut self, now: Now, seen: ScanEntry, next: Time) {
         let enough = seen.heard_from >= HEARD_ENOUGH.min(seen.replication);
         if !enough || !self.table.fewer_closer(&seen.key, seen.replication) {
             self.offer_along_the_ring(seen);
@@ -464,16 +464,16 @@ impl Node {
 
     /// Offers the record to the next farther one of those who shall hold it; the last one, and
     /// whoever shall not hold it at all, to the nearest.
-    fn offer_along_the_ring(&mut self, seen: Seen) {
-        let own_place = self.find_nearest(&seen.key, seen.replication);
-        let others = holders_beside(&self.nearby, own_place, seen.replication);
-        if let Some(to) = others.get(own_place).or(others.first()).copied() {
+    fn offer_along_the_ring(&mut self, seen: ScanEntry) {
+        let own_index = self.find_nearest(&seen.key, seen.replication);
+        let others = replicas_beside(&self.nearby, own_index, seen.replication);
+        if let Some(to) = others.get(own_index).or(others.first()).copied() {
             self.upkeep.replicating.offer(to, seen.key, Reach::One);
         }
     }
 
     /// Offers the record to the nearest one, who knows best who else shall hold it.
-    fn offer_to_nearest(&mut self, seen: Seen) {
+    fn offer_to_nearest(&mut self, seen: ScanEntry) {
         self.find_nearest(&seen.key, 1);
         if let Some(to) = self.nearby.first().copied() {
             self.upkeep.replicating.offer(to, seen.key, Reach::One);
@@ -482,13 +482,13 @@ impl Node {
 
     /// Offers the record to those of `met` who shall hold it, and to those who shall hold it now
     /// because some of `gone` do not.
-    fn offer_after_changes(&mut self, seen: Seen, met: &BTreeSet<NodeId>, gone: &BTreeSet<NodeId>) {
-        let Seen { key, replication, .. } = seen;
-        let own_place = self.find_nearest(&key, replication);
-        let others = holders_beside(&self.nearby, own_place, replication);
+    fn offer_after_changes(&mut self, seen: ScanEntry, met: &BTreeSet<NodeId>, gone: &BTreeSet<NodeId>) {
+        let ScanEntry { key, replication, .. } = seen;
+        let own_index = self.find_nearest(&key, replication);
+        let others = replicas_beside(&self.nearby, own_index, replication);
         let is_met = |contact: &&Contact| met.contains(&contact.id);
-        let nearer_before = own_place - self.nearby[..own_place].iter().filter(is_met).count();
-        let farthest = own_place + 2 >= replication;
+        let nearer_before = own_index - self.nearby[..own_index].iter().filter(is_met).count();
+        let farthest = own_index + 2 >= replication;
         if nearer_before > 1 && !farthest {
             return;
         }
@@ -505,9 +505,9 @@ impl Node {
 
     /// Offers the record of `key` to all who shall hold it, but for this node and `except`.
     fn offer_to_all(&mut self, key: &Key, replication: usize, except: Option<&NodeId>) {
-        let own_place = self.find_nearest(key, replication);
+        let own_index = self.find_nearest(key, replication);
         let replication = if self.is_leaving() { replication + 1 } else { replication };
-        for contact in holders_beside(&self.nearby, own_place, replication) {
+        for contact in replicas_beside(&self.nearby, own_index, replication) {
             if Some(&contact.id) != except {
                 self.upkeep.replicating.offer(*contact, *key, Reach::Each);
             }
@@ -543,7 +543,7 @@ impl Node {
     }
 }
 
-impl Seen {
+impl ScanEntry {
     fn of(held: &Held) -> Self {
         Self {
             key: held.record.key,
@@ -570,8 +570,8 @@ fn move_over(id: &NodeId, from: &mut BTreeSet<NodeId>, to: &mut BTreeSet<NodeId>
 
 /// Those of `nearest`, the contacts nearest to a key, who shall hold its record besides this node,
 /// if that is among the `replication` nearest itself.
-fn holders_beside(nearest: &[Contact], own_place: usize, replication: usize) -> &[Contact] {
-    let others = if own_place < replication { replication - 1 } else { replication };
+fn replicas_beside(nearest: &[Contact], own_index: usize, replication: usize) -> &[Contact] {
+    let others = if own_index < replication { replication - 1 } else { replication };
     &nearest[..others.min(nearest.len())]
 }
 

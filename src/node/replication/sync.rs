@@ -15,11 +15,11 @@ use std::ops::RangeInclusive;
 use crate::contact::Contact;
 use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
 use crate::limits::{
-    ENTRIES_MAX, ENTRY_SIZE, FETCHES_UNDER_WAY_MAX, FETCHES_WAITING_MAX, SETTLE_NEIGHBOURS, TOMBSTONES_PER_PAGE_MAX,
+    ENTRIES_MAX, ENTRY_SIZE, FETCHES_IN_FLIGHT_MAX, FETCHES_WAITING_MAX, SETTLE_NEIGHBOURS, TOMBSTONES_PER_PAGE_MAX,
 };
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
-use crate::node::membership::status::Standing;
+use crate::node::membership::status::Status;
 use crate::node::replication::offer::Merit;
 use crate::node::rpc::outbound::{Ask, Purpose};
 use crate::node::timers::Timer;
@@ -69,7 +69,7 @@ impl Syncing {
 impl Node {
     /// A search for the own id is over: the neighbours are known, and are asked what they hold.
     pub(in crate::node) fn begin_to_sync(&mut self, now: Now) {
-        if self.upkeep.standing == Standing::Settling && self.upkeep.syncing.range.is_none() {
+        if self.upkeep.status == Status::Settling && self.upkeep.syncing.range.is_none() {
             self.upkeep.syncing.range = Some(self.own_range());
             self.timers.hasten(Timer::Sync, now.mono);
         }
@@ -97,7 +97,7 @@ impl Node {
                 self.neighbour_failed(now, &contact.id);
             }
         }
-        if self.upkeep.standing == Standing::Settling && self.upkeep.syncing.is_done() {
+        if self.upkeep.status == Status::Settling && self.upkeep.syncing.is_done() {
             self.settle(now);
         }
     }
@@ -200,7 +200,7 @@ impl Node {
     fn fetch(&mut self, now: Now, out: &mut Actions) {
         for _ in 0..self.upkeep.syncing.fetches.len() {
             let syncing = &mut self.upkeep.syncing;
-            if syncing.fetching.len() >= FETCHES_UNDER_WAY_MAX {
+            if syncing.fetching.len() >= FETCHES_IN_FLIGHT_MAX {
                 return;
             }
             let Some((contact, entry)) = syncing.fetches.pop_front() else { return };
@@ -208,7 +208,7 @@ impl Node {
                 syncing.fetches.push_back((contact, entry));
             } else if matches!(self.merit_of(now, &entry), Merit::Larger | Merit::Rival) {
                 self.upkeep.syncing.fetching.insert(entry.key);
-                if !self.ask(now, contact, Purpose::Missed(entry.key), out) {
+                if !self.ask(now, contact, Purpose::FetchMissing(entry.key), out) {
                     self.fetch_over(now, &entry.key);
                 }
             }
@@ -220,12 +220,12 @@ impl Node {
         let known = self.storage.find(now.mono, &block.key).is_some();
         let wanted = known || self.in_scope(&block.key, block.replication);
         if let (Content::Value(_), Some(conn), true) = (block.content, ask.conn, wanted) {
-            let giver = self.giver_at(conn);
-            if self.store_copy(now, block, giver).is_ok() {
+            let source = self.source_at(conn);
+            if self.store_copy(now, block, source).is_ok() {
                 self.heard_to_hold(now, &block.key, block.rank(), &ask.to.id);
             }
         }
-        if !ask.missed {
+        if !ask.expired {
             self.fetch_over(now, &block.key);
         }
     }
@@ -282,5 +282,5 @@ impl Node {
 /// What is told of a key whose plain records are over up to `tombstone`, if any are.
 fn entry_over(key: Key, tombstone: Tombstone) -> Option<Entry> {
     let rank = Rank { class: Class::Plain, life: Life::Over, version: tombstone.plain? };
-    Some(Entry { key, rank, check: 0 })
+    Some(Entry { key, rank, crc: 0 })
 }

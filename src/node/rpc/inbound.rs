@@ -11,7 +11,7 @@ use crate::node::params::Serving;
 use crate::node::records::persistence::{OnDisk, Waiter};
 use crate::node::rpc::outbound::block_of;
 use crate::record::envelope::verify;
-use crate::record::{Age, Class, Giver, Rank, Ttl, Version, end_of_life};
+use crate::record::{Age, Class, Rank, Source, Ttl, Version, end_of_life};
 use crate::storage::{Judgement, Stored};
 use crate::time::Now;
 use crate::wire::codec::List;
@@ -95,7 +95,7 @@ impl Node {
     }
 
     fn take_copy(&mut self, now: Now, conn: ConnId, rpc: RpcId, block: &RecordBlock<'_>, out: &mut Actions) {
-        let reply = match self.store_copy(now, block, self.giver_at(conn)) {
+        let reply = match self.store_copy(now, block, self.source_at(conn)) {
             Ok(rank) => {
                 let waits = self.wait_for_disk(now, block.key, Waiter::Copy(conn, rpc, rank));
                 if waits == OnDisk::Later {
@@ -115,7 +115,7 @@ impl Node {
         &mut self,
         now: Now,
         block: &RecordBlock<'_>,
-        giver: Giver,
+        source: Source,
     ) -> Result<Rank, NotStored> {
         if self.params.serving == Serving::No {
             return Err(NotStored::Refused(ErrorCode::OUT_OF_SCOPE));
@@ -142,7 +142,7 @@ impl Node {
                 .map_err(|_| NotStored::Refused(ErrorCode::NOT_VERIFIED))?,
         }
         let record = block.to_record().ok_or(NotStored::Refused(ErrorCode::MALFORMED))?;
-        outcome(self.hold(now, record, expires, giver), rank)
+        outcome(self.hold(now, record, expires, source), rank)
     }
 }
 
@@ -174,7 +174,7 @@ fn tombstone_block(key: Key, version: Version) -> RecordBlock<'static> {
         key,
         version,
         age: Age(1_000),
-        check: 0,
+        crc: 0,
         content: Content::Tombstone,
     }
 }

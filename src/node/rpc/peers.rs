@@ -16,11 +16,13 @@ use log::{debug, warn};
 
 use crate::contact::Contact;
 use crate::id::{KeyMap, KeySeed, NodeId, RpcId};
-use crate::limits::{ASLEEP_PAUSE, DIALS_MAX, HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, PROBES_MAX, WAITING_PER_PEER_MAX};
+use crate::limits::{
+    DIALS_MAX, HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, PROBES_MAX, UNRESPONSIVE_PAUSE, WAITING_PER_PEER_MAX,
+};
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError, DialId, Fault, Origin};
 use crate::node::params::{Endpoint, Serving};
-use crate::node::rpc::rtt::Pace;
+use crate::node::rpc::rtt::Rtts;
 use crate::routing::{Observed, Suggested};
 use crate::time::{Now, Time};
 use crate::wire::peer::{ErrorCode, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, Reply};
@@ -40,7 +42,7 @@ pub(in crate::node) struct Conn {
     /// Requests of ours that went out on it and are not over.
     asked: u32,
     /// How quick the peer is.
-    pace: Pace,
+    rtts: Rtts,
     /// When its HELLO is due, or it may have been idle, or it is closed.
     deadline: Time,
     /// Where the peer says that others may dial it; 0 if they may not.
@@ -156,22 +158,22 @@ impl Peers {
     }
 
     /// How quick the peer at the other end of `conn` is.
-    pub(in crate::node) fn pace(&self, conn: ConnId) -> Pace {
-        self.conns.get(&conn).map_or_else(Pace::default, |conn| conn.pace)
+    pub(in crate::node) fn rtts(&self, conn: ConnId) -> Rtts {
+        self.conns.get(&conn).map_or_else(Rtts::default, |conn| conn.rtts)
     }
 
     /// The same, for whoever learns more of it.
-    pub(in crate::node) fn pace_mut(&mut self, conn: ConnId) -> Option<&mut Pace> {
-        self.conns.get_mut(&conn).map(|conn| &mut conn.pace)
+    pub(in crate::node) fn rtts_mut(&mut self, conn: ConnId) -> Option<&mut Rtts> {
+        self.conns.get_mut(&conn).map(|conn| &mut conn.rtts)
     }
 
     /// What an answer of `id` takes on the average; `None` if it cannot be asked now, or was not yet.
-    pub(in crate::node) fn quickness(&self, id: &NodeId) -> Option<Duration> {
-        self.pace(self.route(id)?).answers.smoothed()
+    pub(in crate::node) fn smoothed_rtt(&self, id: &NodeId) -> Option<Duration> {
+        self.rtts(self.route(id)?).answers.smoothed()
     }
 
     /// Whether nothing came on `conn` since `since`.
-    pub(in crate::node) fn silent_since(&self, conn: ConnId, since: Time) -> bool {
+    pub(in crate::node) fn quiet_since(&self, conn: ConnId, since: Time) -> bool {
         self.conns.get(&conn).is_some_and(|conn| conn.heard < since)
     }
 
@@ -265,16 +267,16 @@ impl Node {
             matches!(conn.origin, Origin::Dialled(_)) && conn.address == contact.address
         };
         let known = self.peers.by_id.get(&contact.id).is_some_and(|conns| conns.iter().any(dialled));
-        let under_way = self.peers.dialling.contains_key(&contact.id);
-        if !known && !under_way && self.peers.probes < PROBES_MAX && contact.id != self.me.id {
+        let in_flight = self.peers.dialling.contains_key(&contact.id);
+        if !known && !in_flight && self.peers.probes < PROBES_MAX && contact.id != self.me.id {
             self.dial(DialReason::Probe(contact), out);
         }
     }
 
     /// Dials the bootstrap of that number.
     pub(in crate::node) fn dial_bootstrap(&mut self, number: usize, out: &mut Actions) {
-        let under_way = |dial: &Dial| matches!(dial.why, DialReason::Bootstrap(other) if other == number);
-        if !self.peers.dials.values().any(under_way) {
+        let in_flight = |dial: &Dial| matches!(dial.why, DialReason::Bootstrap(other) if other == number);
+        if !self.peers.dials.values().any(in_flight) {
             self.dial(DialReason::Bootstrap(number), out);
         }
     }
@@ -363,7 +365,7 @@ impl Node {
             phase: Phase::Greeting,
             heard: now.mono,
             asked: 0,
-            pace: Pace::default(),
+            rtts: Rtts::default(),
             deadline: Time::ZERO,
             port: 0,
             dial_back: Time::ZERO,
@@ -417,7 +419,7 @@ impl Node {
         let entry = self.peers.conns.get_mut(&id).expect("it was just found");
         entry.phase = Phase::Open;
         self.peers.set_deadline(id, now.mono + PEER_IDLE_TIMEOUT);
-        self.settle_between_two(now, id, out);
+        self.retire_duplicate(now, id, out);
         self.bound_connections(now, out);
         if hello.flags & FLAG_SERVING == 0 {
             if self.table.contains(&conn.peer) {
@@ -446,21 +448,21 @@ impl Node {
         if conn.port == 0 || now.mono < conn.dial_back || !self.params.families.reach(contact.address) {
             return;
         }
-        conn.dial_back = now.mono + ASLEEP_PAUSE;
-        let asleep = self.table.is_asleep(&contact.id);
-        if self.table.suggest(contact) == Suggested::Room || asleep {
+        conn.dial_back = now.mono + UNRESPONSIVE_PAUSE;
+        let unresponsive = self.table.is_unresponsive(&contact.id);
+        if self.table.suggest(contact) == Suggested::Room || unresponsive {
             self.probe(contact, out);
         }
     }
 
     /// This node dialled `contact` and met it there: it may enter the table.
     fn met(&mut self, now: Now, contact: Contact, out: &mut Actions) {
-        let asleep = self.table.is_asleep(&contact.id);
+        let unresponsive = self.table.is_unresponsive(&contact.id);
         match self.table.observe(now.mono, contact) {
             Observed::Added => self.contact_found(now, contact, out),
-            Observed::Refreshed if asleep => self.contact_found(now, contact, out),
+            Observed::Refreshed if unresponsive => self.contact_found(now, contact, out),
             Observed::Refreshed | Observed::Own => {}
-            Observed::Full { suspect } => self.check(now, suspect, out),
+            Observed::Full { suspect } => self.ping(now, suspect, out),
         }
     }
 
@@ -530,7 +532,7 @@ impl Node {
         let cut = self.pending.cut_off(&conn.peer, |ask| ask.conn == Some(id));
         let unreached = conn.phase == Phase::Greeting && matches!(conn.origin, Origin::Dialled(_));
         for (_, request) in cut {
-            let wanted = !request.why.again && !request.why.missed;
+            let wanted = !request.why.again && !request.why.expired;
             let again = ending == Ending::Closed && !unreached && wanted;
             if !(again && self.ask_again(now, &request, out)) {
                 self.request_failed(now, &request.why, out);
@@ -570,7 +572,7 @@ impl Node {
     }
 
     /// `newer` was opened: if the peer has another open connection, one of the two retires.
-    fn settle_between_two(&mut self, now: Now, newer: ConnId, out: &mut Actions) {
+    fn retire_duplicate(&mut self, now: Now, newer: ConnId, out: &mut Actions) {
         let conn = self.peers.conns[&newer];
         let open = |sibling: &&ConnId| **sibling != newer && self.peers.conns[sibling].phase == Phase::Open;
         let Some(&older) = self.peers.by_id[&conn.peer].iter().find(open) else { return };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Answer, Ask, Request, Wish, World};
 use crate::id::Key;
 use crate::node::action::ClientId;
-use crate::record::{Class, Ttl, check_of};
+use crate::record::{Class, Ttl, crc_of};
 use crate::sim::report::Kind;
 use crate::sim::{Number, Violation};
 use crate::wire::Source;
@@ -27,7 +27,7 @@ impl World {
             ApiRequest::Get { key } => (*key, true, Wish::Get),
         };
         let ask = Ask(self.requests.len());
-        let life = self.places[at.index()].life;
+        let life = self.hosts[at.index()].life;
         self.requests.push(Request { at, life, key, wish, since: self.now, owed, answer: None });
         if owed {
             self.owed.push_back(ask);
@@ -53,11 +53,11 @@ impl World {
         let ttl = Ttl::from_secs(put.ttl).unwrap_or(params.ttl_default).clamp(params.ttl_min, params.ttl_max);
         let default = if put.replication == 0 { params.replication_default } else { put.replication };
         let replication = default.max(params.replication_min);
-        let check = check_of(put.value);
+        let crc = crc_of(put.value);
         if put.class != Class::Signed {
-            self.ledger.put(self.now, put.key, check, Duration::from_secs(ttl.as_secs().into()));
+            self.history.put(self.now, put.key, crc, Duration::from_secs(ttl.as_secs().into()));
         }
-        Wish::Put { check, replication }
+        Wish::Put { crc, replication }
     }
 
     /// What the client of `ask` was told, if it was.
@@ -73,7 +73,7 @@ impl World {
                 return Ok(answer.clone());
             }
             assert!(request.owed, "nobody waits for this answer");
-            if self.places[request.at.index()].life != request.life || !self.step(None)? {
+            if self.hosts[request.at.index()].life != request.life || !self.step(None)? {
                 return Ok(Answer::Failure);
             }
         }

@@ -32,7 +32,7 @@ impl World {
         verb: impl FnOnce(&mut Node, Now, &mut Actions),
     ) -> Result<(), Violation> {
         let now = self.now_at(number);
-        let Some(node) = self.places[number.index()].node.as_deref_mut() else { return Ok(()) };
+        let Some(node) = self.hosts[number.index()].node.as_deref_mut() else { return Ok(()) };
         let mut actions = std::mem::take(&mut self.actions);
         verb(node, now, &mut actions);
         let left = node.has_left();
@@ -76,20 +76,20 @@ impl World {
         let found = self.network.dial(&mut self.rng, self.now, from, to);
         let outcome = match found.met {
             None => Outcome::Failed(DialError::Unreachable),
-            Some(met) if expect.is_some_and(|id| id != self.places[met.index()].id) => {
+            Some(met) if expect.is_some_and(|id| id != self.hosts[met.index()].id) => {
                 Outcome::Failed(DialError::NotAuthentic)
             }
             Some(met) => Outcome::Met(met),
         };
-        let life = self.places[from.index()].life;
+        let life = self.hosts[from.index()].life;
         self.queue.foresee(found.at, What::Dialled { from, life, dial, outcome });
     }
 
     fn save(&mut self, number: Number, batch: &Arc<Batch>) -> Verdict {
-        let place = &mut self.places[number.index()];
-        checker::one_batch_is_under_way_at_a_time(place.disk.begin(batch))?;
+        let host = &mut self.hosts[number.index()];
+        checker::one_batch_in_flight_at_a_time(host.disk.begin(batch))?;
         let at = self.now + self.rng.random_range(DISK_WRITE);
-        self.queue.foresee(at, What::Saved { at: number, life: place.life });
+        self.queue.foresee(at, What::Saved { at: number, life: host.life });
         Ok(())
     }
 
@@ -123,12 +123,12 @@ impl World {
                 | PeerMessage::Reply(_, Reply::Value { record, .. }),
             ) if record.content != Content::Tombstone => {
                 let seen = Seen { class: record.class, version: record.version };
-                self.ledger.observe(record.key, record.check, seen);
+                self.history.observe(record.key, record.crc, seen);
             }
             Some(PeerMessage::Reply(_, Reply::Stored { key, outcome: StoreOutcome::Held, held }))
                 if self.scenario.params.durability == Durability::Always =>
             {
-                let disk = &self.places[from.index()].disk;
+                let disk = &self.hosts[from.index()].disk;
                 checker::what_is_confirmed_is_on_disk(usize::from(disk.covers(&key, Seen::of(held))), 1)?;
             }
             _ => {}
@@ -153,15 +153,15 @@ impl World {
         request.answer = Some(answer.clone());
         let (wish, life, since) = (request.wish, request.life, request.since);
         if let Some(held) =
-            self.places[number.index()].node.as_ref().and_then(|node| node.storage().find(self.now, &key))
+            self.hosts[number.index()].node.as_ref().and_then(|node| node.storage().find(self.now, &key))
         {
-            self.ledger.observe(key, held.record.check, Seen::of(held.record.rank()));
+            self.history.observe(key, held.record.crc, Seen::of(held.record.rank()));
         }
         match (answer, wish) {
             (Answer::Success(value), Wish::Get) => self.judge_read(number, life, key, &value),
-            (Answer::Success(_), Wish::Put { check, replication }) => {
-                self.ledger.written(number, life, key, check);
-                self.judge_confirmed(key, check, replication, since)
+            (Answer::Success(_), Wish::Put { crc, replication }) => {
+                self.history.written(number, life, key, crc);
+                self.judge_confirmed(key, crc, replication, since)
             }
             (Answer::Failure, _) => Ok(()),
         }
@@ -170,21 +170,21 @@ impl World {
     /// After whatever happened to a node: when it wants to be woken, and what must hold of it.
     pub(super) fn settle(&mut self, number: Number) -> Result<(), Violation> {
         let now = self.now;
-        let place = &mut self.places[number.index()];
-        let Some(node) = place.node.as_deref() else { return Ok(()) };
+        let host = &mut self.hosts[number.index()];
+        let Some(node) = host.node.as_deref() else { return Ok(()) };
         let mut verdict = checker::after_event(node, now);
-        if place.changes != node.table().changes() {
-            place.changes = node.table().changes();
+        if host.changes != node.table().changes() {
+            host.changes = node.table().changes();
             verdict = verdict.and_then(|()| checker::after_change(node));
         }
         let bound = node.params().peer_connections_max + DIALS_MAX;
         let connections = node.connections();
         let next = node.next_deadline().map(|next| next.max(now));
         if next.is_some_and(|next| next > now) {
-            place.turns = 0;
+            host.turns = 0;
         }
-        if let Some(next) = next.filter(|next| place.wake.is_none_or(|wake| *next < wake)) {
-            place.wake = Some(next);
+        if let Some(next) = next.filter(|next| host.wake.is_none_or(|wake| *next < wake)) {
+            host.wake = Some(next);
             self.queue.foresee(next, What::Wake(number));
         }
         self.judge(number, verdict)?;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::World;
 use crate::id::Key;
-use crate::node::Standing;
+use crate::node::Status;
 use crate::node::params::{Durability, Endpoint, Serving};
-use crate::record::{Record, check_of};
+use crate::record::{Record, crc_of};
 use crate::sim::checker::{self, Breach, Verdict};
 use crate::sim::history::Seen;
 use crate::sim::{Chance, Faults, Number, Violation, network};
@@ -31,10 +31,10 @@ impl World {
     pub fn survey(&self) -> Result<(), Violation> {
         let listener = |address| {
             let number = network::number_at(&Endpoint::Address(address))?;
-            self.places.get(number.index()).map(|place| place.id)
+            self.hosts.get(number.index()).map(|host| host.id)
         };
-        for (number, place) in (0..).map(Number).zip(&self.places) {
-            if let Some(node) = &place.node {
+        for (number, host) in (0..).map(Number).zip(&self.hosts) {
+            if let Some(node) = &host.node {
                 self.judge(number, checker::in_depth(node, self.now, listener))?;
                 self.judge(number, self.judge_held(node))?;
             }
@@ -46,7 +46,7 @@ impl World {
         while let Some(&ask) = self.owed.front() {
             let request = &self.requests[ask.0];
             let (at, since) = (request.at, request.since);
-            if request.answer.is_none() && self.places[at.index()].life == request.life {
+            if request.answer.is_none() && self.hosts[at.index()].life == request.life {
                 let within = self.scenario.params.request_timeout;
                 return self.judge(at, checker::every_request_is_answered(self.now, since, within));
             }
@@ -74,18 +74,18 @@ impl World {
         for number in self.alive() {
             let held = self.node(number).and_then(|node| node.storage().find(self.now, key));
             let Some(held) = held.map(|held| &held.record) else { continue };
-            self.judge(number, checker::holders_agree(first.get_or_insert(held), held))?;
+            self.judge(number, checker::replicas_agree(first.get_or_insert(held), held))?;
         }
         Ok(())
     }
 
     /// A client read `value` through a node.
     pub(super) fn judge_read(&mut self, at: Number, life: u32, key: Key, value: &[u8]) -> Verdict {
-        let check = check_of(value);
-        if let Some((ends, ttl)) = self.ledger.life(&key, check) {
+        let crc = crc_of(value);
+        if let Some((ends, ttl)) = self.history.life(&key, crc) {
             checker::no_record_is_served_beyond_its_life(self.now, ends + self.travel(ttl))?;
         }
-        let Some(newer) = self.ledger.read(at, life, key, check) else { return Ok(()) };
+        let Some(newer) = self.history.read(at, life, key, crc) else { return Ok(()) };
         self.figures.reads_back += 1;
         // Whoever has asked all k closest and heard of nothing newer may answer with what is there.
         // So it is a breach where nobody can have missed it: here, or in a world that is calm.
@@ -98,12 +98,12 @@ impl World {
     }
 
     /// A client was told that what it PUT at `since` is held.
-    pub(super) fn judge_confirmed(&self, key: Key, check: u32, replication: u8, since: Time) -> Verdict {
+    pub(super) fn judge_confirmed(&self, key: Key, crc: u32, replication: u8, since: Time) -> Verdict {
         if self.scenario.params.durability != Durability::Always {
             return Ok(());
         }
-        let Some(least) = self.ledger.least(&key, check) else { return Ok(()) };
-        let copies = self.places.iter().filter(|place| place.disk.covers(&key, least)).count();
+        let Some(least) = self.history.least(&key, crc) else { return Ok(()) };
+        let copies = self.hosts.iter().filter(|host| host.disk.covers(&key, least)).count();
         let promised = if self.is_calm_since(since) { self.serving().min(replication.into()) } else { 1 };
         checker::what_is_confirmed_is_on_disk(copies, promised)
     }
@@ -111,7 +111,7 @@ impl World {
     /// No copy outlives its value.
     fn judge_held(&self, node: &crate::node::Node) -> Verdict {
         for held in node.storage().walk(None) {
-            if let Some((ends, ttl)) = self.ledger.life(&held.record.key, held.record.check) {
+            if let Some((ends, ttl)) = self.history.life(&held.record.key, held.record.crc) {
                 checker::no_record_is_held_beyond_its_life(held.expires, ends + self.travel(ttl))?;
             }
         }
@@ -134,7 +134,7 @@ impl World {
 
     /// Nodes that take part, and may hold what others PUT.
     fn serving(&self) -> usize {
-        let nodes = self.places.iter().filter_map(|place| place.node.as_deref());
-        nodes.filter(|node| node.params().serving == Serving::Yes && node.standing() == Standing::Settled).count()
+        let nodes = self.hosts.iter().filter_map(|host| host.node.as_deref());
+        nodes.filter(|node| node.params().serving == Serving::Yes && node.status() == Status::Settled).count()
     }
 }

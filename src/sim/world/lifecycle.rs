@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use super::{Place, World, derived};
+use super::{SimHost, World, derived};
 use crate::node::params::{Bootstrap, Endpoint, Params, Serving};
 use crate::node::records::persisted::Saved;
-use crate::node::{Me, Node, Standing};
+use crate::node::{Me, Node, Status};
 use crate::sim::checker::Breach;
 use crate::sim::churn::Churn;
 use crate::sim::disk::{Disk, Room};
@@ -38,7 +38,7 @@ impl World {
         let number = Number(self.population());
         let skew = i64::try_from(self.scenario.skew_max.as_millis()).expect("clocks are less than an age apart");
         self.network.add_host(serving == Serving::Yes);
-        self.places.push(Place {
+        self.hosts.push(SimHost {
             id: self.id_of(number),
             node: None,
             life: 0,
@@ -66,7 +66,7 @@ impl World {
 
     /// As [`World::restart`], with a new disk: nothing is left of what it knew.
     pub fn restart_empty(&mut self, number: Number, through: &[Number]) -> Result<(), Violation> {
-        self.places[number.index()].disk = Disk::default();
+        self.hosts[number.index()].disk = Disk::default();
         self.restart(number, through)
     }
 
@@ -75,18 +75,18 @@ impl World {
         let bootstraps = through.iter().map(bootstrap).collect();
         let params = Params { serving, bootstraps, ..self.scenario.params.clone() };
         let now = self.now_at(number);
-        let place = &self.places[number.index()];
+        let host = &self.hosts[number.index()];
         let port = if serving == Serving::Yes { network::PORT } else { 0 };
-        let seed = derived(self.scenario.seed, "node", number.0, place.life);
-        let mut node = Node::new(Me { id: place.id, port }, params, seed, now);
-        for contact in place.disk.contacts(|number| self.places[number.index()].id) {
+        let seed = derived(self.scenario.seed, "node", number.0, host.life);
+        let mut node = Node::new(Me { id: host.id, port }, params, seed, now);
+        for contact in host.disk.contacts(|number| self.hosts[number.index()].id) {
             node.remember(now, contact);
         }
-        for kept in place.disk.keys() {
-            let restored = node.restore(now, kept.clone());
-            self.judge(number, restored.map_err(|error| Breach::KeptUnverified { key: kept.key, error }))?;
+        for persisted in host.disk.keys() {
+            let restored = node.restore(now, persisted.clone());
+            self.judge(number, restored.map_err(|error| Breach::PersistedUnverified { key: persisted.key, error }))?;
         }
-        self.places[number.index()].node = Some(Box::new(node));
+        self.hosts[number.index()].node = Some(Box::new(node));
         self.born = self.now;
         self.log.add(self.now, Kind::Born, number, &[]);
         self.plan_end(number);
@@ -97,8 +97,8 @@ impl World {
     /// second, each told of up to three others; goes on until all have joined.
     pub fn join_all(&mut self) -> Result<(), Violation> {
         let wanted = self.scenario.nodes as usize;
-        while self.places.len() < wanted {
-            let births = (self.places.len() / 2).max(BIRTHS_MIN).min(wanted - self.places.len());
+        while self.hosts.len() < wanted {
+            let births = (self.hosts.len() / 2).max(BIRTHS_MIN).min(wanted - self.hosts.len());
             for _ in 0..births {
                 let through = self.any_bootstraps();
                 self.spawn(&through)?;
@@ -131,7 +131,7 @@ impl World {
 
     /// Whether the node lives and has joined.
     pub fn has_joined(&self, number: Number) -> bool {
-        self.node(number).is_some_and(|node| node.standing() == Standing::Settled)
+        self.node(number).is_some_and(|node| node.status() == Status::Settled)
     }
 
     /// Nodes die. What was not on their disks yet is lost.
@@ -147,13 +147,13 @@ impl World {
     }
 
     fn bury(&mut self, number: Number) {
-        let place = &mut self.places[number.index()];
-        if let Some(node) = place.node.take() {
+        let host = &mut self.hosts[number.index()];
+        if let Some(node) = host.node.take() {
             self.figures.nodes += *node.counters(); // what the dead have done counts too
         }
-        place.wake = None;
-        place.life += 1;
-        place.disk.crash();
+        host.wake = None;
+        host.life += 1;
+        host.disk.crash();
         self.log.add(self.now, Kind::Killed, number, &[]);
     }
 
@@ -182,16 +182,16 @@ impl World {
 impl World {
     /// From now on the disk of a node, alive or dead, has so much room.
     pub fn make_room(&mut self, number: Number, room: Room) {
-        self.places[number.index()].disk.room = room;
+        self.hosts[number.index()].disk.room = room;
     }
 
     /// A batch is through, unless the node of that life is gone.
     pub(super) fn end_save(&mut self, number: Number, life: u32) -> Result<(), Violation> {
-        let place = &mut self.places[number.index()];
-        if place.life != life {
+        let host = &mut self.hosts[number.index()];
+        if host.life != life {
             return Ok(());
         }
-        let Some(saved) = place.disk.end() else { return Ok(()) };
+        let Some(saved) = host.disk.end() else { return Ok(()) };
         let kind = match saved {
             Saved::Durable => Kind::Saved,
             Saved::Failed => Kind::SaveFailed,
@@ -202,7 +202,7 @@ impl World {
 
     /// A host that ends in peace waits for its disk.
     pub(super) fn flush_disk(&mut self, number: Number) {
-        self.places[number.index()].disk.end();
+        self.hosts[number.index()].disk.end();
     }
 }
 
@@ -225,14 +225,14 @@ impl World {
     fn plan_end(&mut self, number: Number) {
         if let Some(churn) = self.churn {
             let at = self.now + churn.draw_session(&mut self.rng);
-            self.queue.foresee(at, What::Ends { at: number, life: self.places[number.index()].life });
+            self.queue.foresee(at, What::Ends { at: number, life: self.hosts[number.index()].life });
         }
     }
 
     /// The session of a node is over, if there is churn; the last one stays.
     pub(super) fn end_session(&mut self, number: Number, life: u32) -> Result<(), Violation> {
         let alone = self.alive().nth(1).is_none();
-        let Some(churn) = self.churn.filter(|_| self.places[number.index()].life == life && !alone) else {
+        let Some(churn) = self.churn.filter(|_| self.hosts[number.index()].life == life && !alone) else {
             return Ok(());
         };
         let back = churn.draw_return(&mut self.rng).then_some(number);

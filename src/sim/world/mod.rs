@@ -24,7 +24,7 @@ use crate::node::action::{Actions, DialError, DialId, Origin};
 use crate::sim::checker;
 use crate::sim::churn::Churn;
 use crate::sim::disk::Disk;
-use crate::sim::history::Ledger;
+use crate::sim::history::History;
 use crate::sim::network::{self, Network};
 use crate::sim::queue::{Outcome, Queue, What};
 use crate::sim::report::{Figures, Kind, Log};
@@ -62,7 +62,7 @@ pub struct World {
     now: Time,
     queue: Queue,
     network: Network,
-    places: Vec<Place>,
+    hosts: Vec<SimHost>,
     requests: Vec<Request>,
     /// Requests that are owed an answer, and some that got it, in the order of asking.
     owed: VecDeque<Ask>,
@@ -70,7 +70,7 @@ pub struct World {
     /// How nodes come and go, if they do so by themselves.
     churn: Option<Churn>,
     /// What clients PUT and read.
-    ledger: Ledger,
+    history: History,
     /// When somebody came, for the last time.
     born: Time,
     /// When somebody went, or something began or ceased to go wrong, for the last time.
@@ -82,7 +82,7 @@ pub struct World {
 }
 
 /// Where a node lives, or lived.
-struct Place {
+struct SimHost {
     id: NodeId,
     node: Option<Box<Node>>,
     /// How many nodes lived here before: what one began does not concern the next.
@@ -115,7 +115,7 @@ enum Wish {
     Get,
     /// A value of that check, held by so many nodes.
     Put {
-        check: u32,
+        crc: u32,
         replication: u8,
     },
 }
@@ -129,12 +129,12 @@ impl World {
             now: Time::ZERO,
             queue: Queue::default(),
             network: Network::new(scenario.seed, scenario.faults),
-            places: Vec::new(),
+            hosts: Vec::new(),
             requests: Vec::new(),
             owed: VecDeque::new(),
             next_survey: Time::ZERO + SURVEY_INTERVAL,
             churn: None,
-            ledger: Ledger::default(),
+            history: History::default(),
             born: Time::ZERO,
             harmed: None,
             actions: Actions::new(),
@@ -157,7 +157,7 @@ impl World {
 
     /// The node `number`, if it lives.
     pub fn node(&self, number: Number) -> Option<&Node> {
-        self.places.get(number.index())?.node.as_deref()
+        self.hosts.get(number.index())?.node.as_deref()
     }
 
     /// The id of the node `number`, alive, dead, or yet to be born.
@@ -167,14 +167,14 @@ impl World {
 
     /// Who has the id, alive or dead. Looks at all: for tests.
     pub fn number_of(&self, id: &NodeId) -> Option<Number> {
-        let at = self.places.iter().position(|place| place.id == *id)?;
+        let at = self.hosts.iter().position(|host| host.id == *id)?;
         u32::try_from(at).ok().map(Number)
     }
 
     /// The numbers of all nodes that live.
     pub fn alive(&self) -> impl Iterator<Item = Number> {
-        let all = (0..).map(Number).zip(&self.places);
-        all.filter(|(_, place)| place.node.is_some()).map(|(number, _)| number)
+        let all = (0..).map(Number).zip(&self.hosts);
+        all.filter(|(_, host)| host.node.is_some()).map(|(number, _)| number)
     }
 
     /// A node that lives, drawn from the world's own chance.
@@ -217,11 +217,11 @@ impl World {
 
     /// How many nodes there ever were.
     fn population(&self) -> u32 {
-        u32::try_from(self.places.len()).expect("numbers have 32 bits")
+        u32::try_from(self.hosts.len()).expect("numbers have 32 bits")
     }
 
     /// The nodes that hold `key`.
-    pub fn holders(&self, key: &Key) -> Vec<Number> {
+    pub fn replicas(&self, key: &Key) -> Vec<Number> {
         let holds =
             |number: &Number| self.node(*number).is_some_and(|node| node.storage().find(self.now, key).is_some());
         self.alive().filter(holds).collect()
@@ -231,8 +231,8 @@ impl World {
     pub fn figures(&self) -> Figures {
         let mut figures = self.figures;
         figures.connections = self.network.connections() as u64;
-        for place in &self.places {
-            if let Some(node) = &place.node {
+        for host in &self.hosts {
+            if let Some(node) = &host.node {
                 figures.nodes += *node.counters();
             }
         }
@@ -276,7 +276,7 @@ impl World {
             What::Accepted(conn) => {
                 let Some((acceptor, dialler)) = self.network.accept(conn) else { return Ok(()) };
                 self.log.add(self.now, Kind::Accepted, acceptor, &[]);
-                let (peer, address) = (self.places[dialler.index()].id, network::source_of(dialler));
+                let (peer, address) = (self.hosts[dialler.index()].id, network::source_of(dialler));
                 self.touch(acceptor, |node, now, out| {
                     node.on_secured(now, conn, peer, address, Origin::Accepted, out);
                 })
@@ -303,24 +303,24 @@ impl World {
     }
 
     fn wake(&mut self, number: Number) -> Result<(), Violation> {
-        let place = &mut self.places[number.index()];
-        if place.wake != Some(self.now) {
+        let host = &mut self.hosts[number.index()];
+        if host.wake != Some(self.now) {
             return Ok(());
         }
-        place.wake = None;
-        let next = place.node.as_ref().and_then(|node| node.next_deadline());
+        host.wake = None;
+        let next = host.node.as_ref().and_then(|node| node.next_deadline());
         if next.is_none_or(|next| next > self.now) {
             return self.settle(number); // it has come to want it later
         }
         self.log.add(self.now, Kind::Woken, number, &[]);
-        self.places[number.index()].turns += 1;
-        let turns = self.places[number.index()].turns;
+        self.hosts[number.index()].turns += 1;
+        let turns = self.hosts[number.index()].turns;
         self.judge(number, checker::no_node_is_restless(turns))?;
         self.touch(number, Node::on_timeout)
     }
 
     fn end_dial(&mut self, from: Number, life: u32, dial: DialId, outcome: Outcome) -> Result<(), Violation> {
-        if self.places[from.index()].life != life {
+        if self.hosts[from.index()].life != life {
             return Ok(());
         }
         let met = match outcome {
@@ -338,14 +338,14 @@ impl World {
         self.figures.connections_made += 1;
         self.log.add(self.now, Kind::Dialled, from, &[]);
         self.queue.foresee(connected.accepted_at, What::Accepted(connected.acceptor));
-        let (peer, address) = (self.places[to.index()].id, network::address_of(to));
+        let (peer, address) = (self.hosts[to.index()].id, network::address_of(to));
         let (conn, origin) = (connected.dialler, Origin::Dialled(dial));
         self.touch(from, |node, now, out| node.on_secured(now, conn, peer, address, origin, out))
     }
 
     fn now_at(&self, number: Number) -> Now {
         let millis = u64::try_from(self.now.since(Time::ZERO).as_millis()).expect("five hundred million years");
-        let wall = (EPOCH_MILLIS + millis).saturating_add_signed(self.places[number.index()].wall_ahead_millis);
+        let wall = (EPOCH_MILLIS + millis).saturating_add_signed(self.hosts[number.index()].wall_ahead_millis);
         Now { mono: self.now, wall: WallTime::from_millis(wall) }
     }
 }

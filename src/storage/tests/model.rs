@@ -11,8 +11,8 @@ struct Entry {
     due: Time,
     /// When it is looked at, and among those of one moment its place.
     scheduled: Time,
-    place: u32,
-    giver: Giver,
+    slot: u32,
+    source: Source,
     heard: BTreeSet<u8>,
 }
 
@@ -44,8 +44,8 @@ impl List {
 
     fn record_bytes(&self) -> usize {
         let records: usize = self.held.iter().map(|entry| RECORD_OVERHEAD + entry.record.value.len()).sum();
-        let peers: BTreeSet<NodeId> = self.held.iter().filter_map(|entry| peer(entry.giver)).collect();
-        records + peers.len() * SHARE_BYTES
+        let peers: BTreeSet<NodeId> = self.held.iter().filter_map(|entry| peer(entry.source)).collect();
+        records + peers.len() * QUOTA_BYTES
     }
 
     fn bytes(&self) -> usize {
@@ -91,7 +91,7 @@ impl List {
         }
     }
 
-    fn store(&mut self, now: Now, record: Record, expires: Time, due: Time, giver: Giver) -> Stored {
+    fn store(&mut self, now: Now, record: Record, expires: Time, due: Time, source: Source) -> Stored {
         if expires <= now.mono {
             return Stored::Over;
         }
@@ -114,8 +114,8 @@ impl List {
                         entry.expires = expires;
                     }
                     entry.record.replication = entry.record.replication.max(record.replication);
-                    if giver == Giver::Client || (giver == Giver::Peer && entry.giver != Giver::Client) {
-                        entry.giver = giver;
+                    if source == Source::Client || (source == Source::Peer && entry.source != Source::Client) {
+                        entry.source = source;
                     }
                     return Stored::Held;
                 }
@@ -126,59 +126,59 @@ impl List {
         if self.is_over(now.mono, &record) {
             return Stored::Over;
         }
-        if !self.make_room(now, &record, giver) {
+        if !self.make_room(now, &record, source) {
             return Stored::Full;
         }
-        let giver = self.at_home(giver);
+        let source = self.at_home(source);
         let key = record.key;
         let due = due.min(expires);
-        let place = self.entry(&key).map(|before| (before.scheduled.min(due), before.place));
-        let (scheduled, place) = place.unwrap_or_else(|| (due, self.free_place()));
+        let slot = self.entry(&key).map(|before| (before.scheduled.min(due), before.slot));
+        let (scheduled, slot) = slot.unwrap_or_else(|| (due, self.free_slot()));
         self.held.retain(|entry| entry.record.key != key);
-        self.held.push(Entry { record, expires, due, scheduled, place, giver, heard: BTreeSet::new() });
+        self.held.push(Entry { record, expires, due, scheduled, slot, source, heard: BTreeSet::new() });
         self.trim();
         self.lay(now, key, floor);
         Stored::Held
     }
 
-    fn free_place(&self) -> u32 {
-        (0..=u32::MAX).find(|place| self.held.iter().all(|entry| entry.place != *place)).expect("few are held")
+    fn free_slot(&self) -> u32 {
+        (0..=u32::MAX).find(|slot| self.held.iter().all(|entry| entry.slot != *slot)).expect("few are held")
     }
 
     /// A peer counts to the group from which it first brought what is held.
-    fn at_home(&self, giver: Giver) -> Giver {
-        let same = self.held.iter().find(|entry| peer(giver).is_some() && peer(entry.giver) == peer(giver));
-        same.map_or(giver, |entry| entry.giver)
+    fn at_home(&self, source: Source) -> Source {
+        let same = self.held.iter().find(|entry| peer(source).is_some() && peer(entry.source) == peer(source));
+        same.map_or(source, |entry| entry.source)
     }
 
-    fn make_room(&mut self, now: Now, record: &Record, giver: Giver) -> bool {
+    fn make_room(&mut self, now: Now, record: &Record, source: Source) -> bool {
         let size = |record: &Record| RECORD_OVERHEAD + record.value.len();
         let needed = |list: &Self| {
             let freed: usize = list.held.iter().filter(|e| e.record.key == record.key).map(|e| size(&e.record)).sum();
-            let known = peer(giver).is_none() || list.held.iter().any(|entry| peer(entry.giver) == peer(giver));
-            list.record_bytes() - freed + size(record) + if known { 0 } else { SHARE_BYTES }
+            let known = peer(source).is_none() || list.held.iter().any(|entry| peer(entry.source) == peer(source));
+            list.record_bytes() - freed + size(record) + if known { 0 } else { QUOTA_BYTES }
         };
         while needed(self) > self.bytes_max {
             let ended = self.held.iter().filter(|entry| entry.expires <= now.mono);
-            let Some(key) = ended.min_by_key(|entry| (entry.scheduled, entry.place)).map(|e| e.record.key) else {
+            let Some(key) = ended.min_by_key(|entry| (entry.scheduled, entry.slot)).map(|e| e.record.key) else {
                 break;
             };
             self.bury_ended(now, key);
         }
-        if let Giver::Stranger(who, group) = self.at_home(giver)
+        if let Source::Stranger(who, group) = self.at_home(source)
             && needed(self) > self.bytes_max / 100 * CROWDED_PERCENT
         {
             let others = || self.held.iter().filter(|entry| entry.record.key != record.key);
             let of = |list: Vec<&Entry>| list.iter().map(|entry| size(&entry.record)).sum::<usize>() + size(record);
-            let by_peer = others().filter(|entry| peer(entry.giver) == Some(who)).collect();
-            let in_group = |entry: &&Entry| matches!(entry.giver, Giver::Stranger(_, home) if home == group);
-            let share = self.bytes_max / SHARES;
-            if of(by_peer) > share || of(others().filter(in_group).collect()) > share {
+            let by_peer = others().filter(|entry| peer(entry.source) == Some(who)).collect();
+            let in_group = |entry: &&Entry| matches!(entry.source, Source::Stranger(_, home) if home == group);
+            let quota = self.bytes_max / QUOTAS;
+            if of(by_peer) > quota || of(others().filter(in_group).collect()) > quota {
                 return false;
             }
         }
         let missing = needed(self).saturating_sub(self.bytes_max);
-        let mut evictable: Vec<&Entry> = self.held.iter().filter(|entry| may_evict(entry, record, giver)).collect();
+        let mut evictable: Vec<&Entry> = self.held.iter().filter(|entry| may_evict(entry, record, source)).collect();
         evictable.sort_by_key(|entry| std::cmp::Reverse(entry.record.key));
         let mut freed = 0;
         let mut evicted = Vec::new();
@@ -203,7 +203,7 @@ impl List {
         self.over.drain(..lapsed.min(max));
         let mut due = Vec::new();
         for _ in 0..max {
-            let Some(first) = self.held.iter_mut().min_by_key(|entry| (entry.scheduled, entry.place)) else { break };
+            let Some(first) = self.held.iter_mut().min_by_key(|entry| (entry.scheduled, entry.slot)) else { break };
             let key = first.record.key;
             if first.scheduled > now.mono {
                 break;
@@ -234,17 +234,17 @@ impl List {
     }
 }
 
-fn peer(giver: Giver) -> Option<NodeId> {
-    match giver {
-        Giver::Stranger(peer, _) => Some(peer),
-        Giver::Client | Giver::Peer => None,
+fn peer(source: Source) -> Option<NodeId> {
+    match source {
+        Source::Stranger(peer, _) => Some(peer),
+        Source::Client | Source::Peer => None,
     }
 }
 
 /// The node sits at key 0, so that a larger key is farther.
-fn may_evict(entry: &Entry, newcomer: &Record, giver: Giver) -> bool {
-    let outranked = giver == Giver::Client || in_scope(newcomer) || entry.record.key > newcomer.key;
-    entry.record.key != newcomer.key && entry.giver != Giver::Client && !in_scope(&entry.record) && outranked
+fn may_evict(entry: &Entry, newcomer: &Record, source: Source) -> bool {
+    let outranked = source == Source::Client || in_scope(newcomer) || entry.record.key > newcomer.key;
+    entry.record.key != newcomer.key && entry.source != Source::Client && !in_scope(&entry.record) && outranked
 }
 
 fn in_scope(record: &Record) -> bool {
@@ -253,7 +253,7 @@ fn in_scope(record: &Record) -> bool {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Store { record: Record, life: u64, wait: u64, giver: Giver },
+    Store { record: Record, life: u64, wait: u64, source: Source },
     Bury { key: u8, tombstone: Tombstone },
     Wait { secs: u64 },
     Sweep { max: usize },
@@ -271,17 +271,17 @@ fn any_record() -> impl Strategy<Value = Record> {
     })
 }
 
-fn any_giver() -> impl Strategy<Value = Giver> {
+fn any_source() -> impl Strategy<Value = Source> {
     let strange = (1..5_u8, 1..4_u8).prop_map(|(peer, group)| stranger(peer, group));
-    prop_oneof![1 => Just(Giver::Client), 2 => Just(Giver::Peer), 3 => strange]
+    prop_oneof![1 => Just(Source::Client), 2 => Just(Source::Peer), 3 => strange]
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let version = || proptest::option::of((0..4_u64).prop_map(|n| Version::from_bits((n * 40_000_000) << 16)));
     let tombstone = (version(), version()).prop_map(|(signed, plain)| Tombstone { signed, plain });
     prop_oneof![
-        16 => (any_record(), 0..9_u64, 0..9_u64, any_giver())
-            .prop_map(|(record, life, wait, giver)| Step::Store { record, life, wait, giver }),
+        16 => (any_record(), 0..9_u64, 0..9_u64, any_source())
+            .prop_map(|(record, life, wait, source)| Step::Store { record, life, wait, source }),
         1 => (0..KEYS, tombstone).prop_map(|(key, tombstone)| Step::Bury { key, tombstone }),
         2 => prop_oneof![8 => 0..3_u64, 1 => 1..70_000_u64].prop_map(|secs| Step::Wait { secs }),
         1 => (0..4_usize).prop_map(|max| Step::Sweep { max }),
@@ -296,9 +296,9 @@ const KEYS: u8 = 40;
 /// Few enough keys that records meet, or enough that shares count; room for all of them or few.
 fn folded(step: Step, keys: u8) -> Step {
     match step {
-        Step::Store { record, life, wait, giver } => {
+        Step::Store { record, life, wait, source } => {
             let number = record.key.as_bytes()[0] % keys;
-            Step::Store { record: Record { key: key(number), ..record }, life, wait, giver }
+            Step::Store { record: Record { key: key(number), ..record }, life, wait, source }
         }
         Step::Bury { key, tombstone } => Step::Bury { key: key % keys, tombstone },
         Step::Schedule { key, wait } => Step::Schedule { key: key % keys, wait },
@@ -310,10 +310,10 @@ fn folded(step: Step, keys: u8) -> Step {
 
 fn take(step: Step, now: &mut Now, storage: &mut Storage, list: &mut List) {
     match step {
-        Step::Store { record, life, wait, giver } => {
+        Step::Store { record, life, wait, source } => {
             let (expires, due) = (now.mono + Duration::from_secs(life), now.mono + Duration::from_secs(wait));
-            let stored = storage.store(*now, record.clone(), expires, due, giver, in_scope);
-            assert_eq!(stored, list.store(*now, record, expires, due, giver));
+            let stored = storage.store(*now, record.clone(), expires, due, source, in_scope);
+            assert_eq!(stored, list.store(*now, record, expires, due, source));
         }
         Step::Bury { key: at, tombstone } => {
             storage.bury(*now, key(at), tombstone);
@@ -343,7 +343,7 @@ fn take(step: Step, now: &mut Now, storage: &mut Storage, list: &mut List) {
 fn assert_same(now: Now, storage: &Storage, list: &List) {
     let keys: Vec<Key> = (0..KEYS).map(key).collect();
     storage.bring_near(keys.iter()); // more than are brought near at a time, and it changes nothing
-    assert_eq!(storage.check(), Ok(()));
+    assert_eq!(storage.check_invariants(), Ok(()));
     assert_eq!((storage.bytes(), storage.len()), (list.bytes(), list.held.len()));
     let lapses = list.over.iter().map(|over| over.2);
     assert_eq!(storage.next_due(), list.held.iter().map(|entry| entry.scheduled).chain(lapses).min());
@@ -351,11 +351,11 @@ fn assert_same(now: Now, storage: &Storage, list: &List) {
         let over = Some(list.tombstone(now.mono, &key(number))).filter(|tombstone| !tombstone.is_empty());
         assert_eq!(storage.tombstone(now.mono, &key(number)), over);
         let held = storage.find(now.mono, &key(number));
-        let held = held.map(|held| (&held.record, held.expires, held.due(), held.heard_from(), held.giver()));
+        let held = held.map(|held| (&held.record, held.expires, held.due(), held.heard_from(), held.source()));
         let live = list.live(now.mono, &key(number)).map(|entry| {
             let heard = u32::try_from(entry.heard.len()).expect("at most 31");
-            let giver = if entry.giver == Giver::Client { Giver::Client } else { Giver::Peer };
-            (&entry.record, entry.expires, entry.due, heard, giver)
+            let source = if entry.source == Source::Client { Source::Client } else { Source::Peer };
+            (&entry.record, entry.expires, entry.due, heard, source)
         });
         assert_eq!(held, live);
     }
@@ -366,7 +366,7 @@ proptest! {
     fn a_storage_does_what_two_lists_would(
         steps in proptest::collection::vec(step(), 1..160),
         (keys, room) in prop_oneof![
-            (Just(6), 0..6 * (RECORD_OVERHEAD + SHARE_BYTES)),
+            (Just(6), 0..6 * (RECORD_OVERHEAD + QUOTA_BYTES)),
             (Just(KEYS), 16 * RECORD_OVERHEAD..45 * RECORD_OVERHEAD),
             (Just(6), Just(usize::MAX)),
         ],

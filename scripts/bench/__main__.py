@@ -70,8 +70,6 @@ def report(settings: Settings, result: Result, watch: Watch) -> None:
         f"{time.strftime('%Y-%m-%d %H:%M')}, {described['cpu']}, {described['cores']} cores, Linux {described['kernel']}"
     )
     print(f"Medians of {settings.rounds} rounds, quartiles in brackets; runs of {settings.seconds:g} s.")
-    if settings.realtime:
-        print("--realtime: servers and generator ran before all other processes (SCHED_FIFO).")
     print(watch.verdict())
     for section in result.sections:
         print(f"\n## {section.title}\n")

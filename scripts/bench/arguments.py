@@ -74,15 +74,12 @@ def mode_of(
 
 def local_of(modes: "Modes") -> None:
     about = "one server on one core, beside a bare echo, Redis and memcached"
-    mode = mode_of(modes, "local", about, 9, 1.0, "of each run")
-    realtime_of(mode)
-    mode.add_argument("--no-strace", dest="strace", action="store_false", help="count no system calls")
+    mode_of(modes, "local", about, 9, 1.0, "of each run")
 
 
 def network_of(modes: "Modes") -> None:
     mode = mode_of(modes, "network", "N nodes, asked at nodes that do not hold the values", 9, 1.0, "of each run")
     nodes_of(mode, network.NODES_MIN)
-    realtime_of(mode)
     idle = "watch idle nodes for so long (20)"
     mode.add_argument("--idle-seconds", type=decimal(0.1, 3600), default=20.0, metavar="S", help=idle)
 
@@ -99,25 +96,17 @@ def churn_of(modes: "Modes") -> None:
 def fairness_of(modes: "Modes") -> None:
     about = "100 quiet clients, alone and beside one that never stops"
     mode = mode_of(modes, "fairness", about, 9, 5.0, "of each run")
-    realtime_of(mode)
     rate_of(mode, 200, "GETs a second of all quiet clients")
 
 
 def memory_of(modes: "Modes") -> None:
     about = "what records cost, and what it costs that many expire at once"
     mode = mode_of(modes, "memory", about, 1, 3.0, "before many expire")
-    realtime_of(mode)
     rate_of(mode, 1000, "GETs a second while records expire")
     usual, records = 1_000_000, whole(1000, 10_000_000)
     mode.add_argument(
         "--records", type=records, default=usual, metavar="N", help=f"records that are held ({usual})"
     )
-
-
-def realtime_of(mode: argparse.ArgumentParser) -> None:
-    """Not for churn: a node that starts would then hold up all others for as long as that takes it."""
-    about = "run servers and generator before all other processes (root; SCHED_FIFO)"
-    mode.add_argument("--realtime", action="store_true", help=about)
 
 
 def nodes_of(mode: argparse.ArgumentParser, least: int) -> None:

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from load import Generator
 from machine import Watch
-from processes import FreePorts, Place, Processes
+from processes import ANYWHERE, FreePorts, Place, Processes
 from rounds import Series
 from servers import Programs, Starter
-
-REALTIME_PRIORITY = 5
 
 
 @dataclass(frozen=True)
@@ -22,17 +20,11 @@ class Settings:
     rounds: int
     seconds: float
     json: Path | None
-    realtime: bool = False
-    strace: bool = False
     nodes: int = 0
     idle_seconds: float = 0.0
     rate: int = 0
     every: float = 0.0
     records: int = 0
-
-    @property
-    def priority(self) -> int:
-        return REALTIME_PRIORITY if self.realtime else 0
 
 
 @dataclass
@@ -70,14 +62,10 @@ class Bench:
     def pinned(self) -> tuple[Place, Place]:
         """A core for servers and one for the generator: the first two, or the only one twice."""
         cores = sorted(os.sched_getaffinity(0))
-        priority = self.settings.priority
-        return Place(cores[0], priority), Place(cores[min(1, len(cores) - 1)], priority)
+        return Place(cores[0]), Place(cores[min(1, len(cores) - 1)])
 
-    def anywhere(self) -> Place:
-        return Place(realtime=self.settings.priority)
-
-    def starter(self, place: Place) -> Starter:
+    def starter(self, place: Place = ANYWHERE) -> Starter:
         return Starter(self.programs, self.processes, self.ports, place)
 
-    def generator(self, place: Place) -> Generator:
+    def generator(self, place: Place = ANYWHERE) -> Generator:
         return Generator(self.programs.load, self.processes, place)

@@ -67,7 +67,7 @@ class Reaper:
 def run(bench: Bench) -> Result:
     network = nodes.start(bench, bench.settings.nodes)
     asked, victims = network.nodes[:ASKED], network.nodes[ASKED:]
-    generator = bench.generator(bench.anywhere())
+    generator = bench.generator()
     loads = _loads(bench, network, asked, generator)
     series = {(phase, load.operation): Series(load.operation.upper(), phase) for load in loads for phase in PHASES}
     deaths = 0

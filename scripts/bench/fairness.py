@@ -70,7 +70,7 @@ def _loud_place(quiet: Place) -> Place:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 2:
         return replace(quiet, core=cores[2])
-    return replace(quiet, nice=LOUD_NICE, realtime=max(0, quiet.realtime - 1))
+    return replace(quiet, nice=LOUD_NICE)
 
 
 def _beside(generator: Generator, quiet: Load, loud_generator: Generator, loud: Load, noise: Series) -> Outcome:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import syscalls
 import table
 from bench import Bench, Result, Section
 from load import Figure, Generator, Load, cpu_us, latency_us, rate
@@ -108,16 +107,14 @@ def run(bench: Bench) -> Result:
         (row, [_trial(row, server, generator, bench.settings.seconds) for server in stand.of(row)]) for row in ROWS
     ]
     interleave([trials for _, trials in rows], bench.settings.rounds, bench.watch)
-    counted = syscalls.count(stand.of(ROWS[0]), generator, bench, ROWS[0].keeping())
-    sections = [_rates(rows, stand), _cpu(rows, stand), _absolute(rows), counted.section]
+    sections = [_rates(rows, stand), _cpu(rows, stand), _absolute(rows)]
     sections[0].notes = NOTES + [
         f"Servers run on core {server_place.core}, the generator on core {generator_place.core}."
     ]
     sections[0].notes += [f"Versions: {'; '.join(stand.versions.values())}."] if stand.versions else []
     sections[0].notes += [f"{name} is not installed, so it is not in the table." for name in _missing()]
-    figures = {"versions": stand.versions, "syscalls": counted.figures}
     measured = [trial for _, trials in rows for trial in trials]
-    return Result(sections, measured, figures, failures_of(measured) + _expect_whole(measured))
+    return Result(sections, measured, {"versions": stand.versions}, failures_of(measured) + _expect_whole(measured))
 
 
 def _expect_whole(measured: Sequence[Trial]) -> list[str]:

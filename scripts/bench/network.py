@@ -49,9 +49,9 @@ GOALS = [
 
 def run(bench: Bench) -> Result:
     network = nodes.start(bench, bench.settings.nodes, list(ASKERS.values()))
-    lone = bench.starter(bench.anywhere()).dht("lone", []).process
+    lone = bench.starter().dht("lone", []).process
     idle = _idle(network, lone, bench.settings.idle_seconds)
-    generator = bench.generator(bench.anywhere())
+    generator = bench.generator()
     askers = dict(zip(ASKERS, network.nodes[-len(ASKERS) :], strict=True))
     rows = _rows(network, askers, generator, bench.settings.seconds)
     interleave(rows, bench.settings.rounds, bench.watch)

@@ -102,7 +102,7 @@ class Network:
 
 def start(bench: Bench, count: int, askers: Sequence[Sequence[str]] = ()) -> Network:
     """Starts `count` nodes and waits until all have settled; the last ones have the settings `askers`."""
-    starter = bench.starter(bench.anywhere())
+    starter = bench.starter()
     replication = max(1, min(REPLICATION_MAX, count // REPLICATION_PART))
     network = Network([], starter, replication, min(MARGIN_MAX, count // MARGIN_PART))
     common = [f"replication_min = {min(3, replication)}"]

@@ -39,12 +39,10 @@ LOG_TAIL_LINES = 15
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process runs, and before whom."""
+    """Where a process runs, and whom it yields to."""
 
     core: int | None = None
     """The only core that it may use; None: any."""
-    realtime: int = 0
-    """Its priority before all ordinary processes (SCHED_FIFO); 0: it is one of them."""
     nice: int = 0
 
     def take(self) -> None:
@@ -55,10 +53,11 @@ class Place:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if self.core is not None:
             os.sched_setaffinity(0, {self.core})
-        if self.realtime > 0:
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(self.realtime))
         if self.nice > 0:
             os.nice(self.nice)
+
+
+ANYWHERE = Place()
 
 
 class Output(Enum):

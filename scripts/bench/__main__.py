@@ -1,6 +1,6 @@
-"""The command line of `scripts/bench.sh`: one mode, run and reported.
+"""`scripts/bench.sh`: runs one mode and prints its report.
 
-Exit status: 0 all is well; 1 something failed; 2 wrong usage; 130 or 143 when it was ended.
+Exit status: 0 success; 1 failure; 2 wrong usage; 130 or 143 ended by SIGINT or SIGTERM.
 """
 
 import json
@@ -41,7 +41,7 @@ MODES: dict[str, Callable[[Bench], Result]] = {
 
 
 def find_programs() -> Programs:
-    """The programs that the environment names, or else the release build."""
+    """The programs that the environment names; builds the release programs if it does not name both."""
     named = {name: os.environ.get(name) for name in ("DHT_SERVER", "DHT_LOAD")}
     if not all(named.values()):
         build = ["cargo", "build", "--release", "--bin", "dht-server", "--bin", "dht-load"]
@@ -52,43 +52,38 @@ def find_programs() -> Programs:
     load = Path(named["DHT_LOAD"] or release / "dht-load")
     for program in (server, load):
         if not os.access(program, os.X_OK) or not program.is_file():
-            raise Failure(f"{program} is no program")
+            raise Failure(f"{program} is not an executable file")
     return Programs(server.resolve(), load.resolve())
 
 
 def raise_open_files() -> None:
-    """As many descriptors as the system lets us have: 500 connections, and 32 nodes with theirs."""
+    """Allows as many open files as the system permits: 500 connections, or 32 nodes with their connections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def report(settings: Settings, result: Result, watch: Watch) -> None:
-    """Prints all that was found."""
-    described = machine.described()
+def print_report(settings: Settings, result: Result, watch: Watch) -> None:
+    about = machine.described()
     print(f"# bench.sh {shlex.join(sys.argv[1:])}\n")
-    print(
-        f"{time.strftime('%Y-%m-%d %H:%M')}, {described['cpu']}, {described['cores']} cores, Linux {described['kernel']}"
-    )
-    print(f"Medians of {settings.rounds} rounds, quartiles in brackets; runs of {settings.seconds:g} s.")
+    print(f"{time.strftime('%Y-%m-%d %H:%M')}, {about['cpu']}, {about['cores']} cores, Linux {about['kernel']}")
+    print(f"{settings.rounds} rounds, runs of {settings.seconds:g} s. Figures are medians, with quartiles in parentheses.")
     print(watch.verdict())
     for section in result.sections:
         print(f"\n## {section.title}\n")
-        if section.rows:
-            print(table.markdown(section.head, section.rows))
+        print(table.markdown(section.head, section.rows))
         for note in section.notes:
             print(f"\n{note}")
     for series in result.series:
         if warned := sum(1 for outcome in series.outcomes if outcome.raw["warnings"]):
-            where, runs = f"{series.row}, {series.name}", len(series.outcomes)
-            print(f"\n{where}: dht-load warned in {warned} of {runs} runs, see `warnings` in the JSON.")
+            runs = f"{warned} of {len(series.outcomes)} runs"
+            print(f"\n{series.row}, {series.name}: dht-load warned in {runs}, see `warnings` in the JSON.")
     print(f"\n{'FAILED' if result.failures else 'No failures.'}")
     for failure in result.failures:
         print(f"- {failure}")
 
 
-def written(path: Path, settings: Settings, result: Result, watch: Watch) -> None:
-    """Writes the report as JSON."""
-    whole_report = {
+def write_json(path: Path, settings: Settings, result: Result, watch: Watch) -> None:
+    report = {
         "mode": settings.mode,
         "command": ["scripts/bench.sh", *sys.argv[1:]],
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -99,25 +94,26 @@ def written(path: Path, settings: Settings, result: Result, watch: Watch) -> Non
         "figures": result.figures,
         "series": [series.as_json() for series in result.series],
     }
-    path.write_text(json.dumps(whole_report, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
-def perform(settings: Settings) -> int:
+def run(settings: Settings) -> int:
+    """Runs one mode; returns the exit status."""
     programs = find_programs()
     raise_open_files()
     with tempfile.TemporaryDirectory(prefix="dht-bench.") as directory, Processes(Path(directory)) as processes:
         watch = Watch(processes)
         result = MODES[settings.mode](Bench(settings, programs, processes, watch))
-    report(settings, result, watch)
+    print_report(settings, result, watch)
     if settings.json is not None:
-        written(settings.json, settings, result, watch)
+        write_json(settings.json, settings, result, watch)
     return 1 if result.failures else 0
 
 
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        return perform(read_arguments())
+        return run(read_arguments())
     except (Failure, OSError) as error:
         print(f"bench.sh: {error}", file=sys.stderr)
         return 1

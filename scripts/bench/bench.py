@@ -1,20 +1,19 @@
-"""What every mode works with, and what it hands back."""
+"""What every mode gets, and what it returns."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from load import Generator
 from machine import Watch
-from processes import ANYWHERE, FreePorts, Place, Processes
+from processes import ANY_CORE, FreePorts, Processes, Scheduling, available_cores
 from rounds import Series
 from servers import Programs, Starter
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says, of each mode what it has."""
+    """The command line. A mode has the fields without a default, and some of the others."""
 
     mode: str
     rounds: int
@@ -39,19 +38,19 @@ class Section:
 
 @dataclass
 class Result:
-    """What a mode found."""
+    """The figures of a mode."""
 
     sections: list[Section]
     series: Sequence[Series]
     figures: Mapping[str, object] = field(default_factory=dict)
-    """What is in no series, for the JSON."""
+    """Figures for the JSON that are in no series."""
     failures: list[str] = field(default_factory=list)
-    """Whatever makes the run a failure, in a sentence each."""
+    """The reasons why the run failed, one sentence each."""
 
 
 @dataclass
 class Bench:
-    """A run of one mode: its settings, programs, processes, and its eye on the machine."""
+    """A run of one mode."""
 
     settings: Settings
     programs: Programs
@@ -59,13 +58,13 @@ class Bench:
     watch: Watch
     ports: FreePorts = field(default_factory=FreePorts)
 
-    def pinned(self) -> tuple[Place, Place]:
-        """A core for servers and one for the generator: the first two, or the only one twice."""
-        cores = sorted(os.sched_getaffinity(0))
-        return Place(cores[0]), Place(cores[min(1, len(cores) - 1)])
+    def pinned(self) -> tuple[Scheduling, Scheduling]:
+        """One core for servers and another for the generator; both get the same if there is only one."""
+        cores = available_cores()
+        return Scheduling(cores[0]), Scheduling(cores[min(1, len(cores) - 1)])
 
-    def starter(self, place: Place = ANYWHERE) -> Starter:
-        return Starter(self.programs, self.processes, self.ports, place)
+    def starter(self, scheduling: Scheduling = ANY_CORE) -> Starter:
+        return Starter(self.programs, self.processes, self.ports, scheduling)
 
-    def generator(self, place: Place = ANYWHERE) -> Generator:
-        return Generator(self.programs.load, self.processes, place)
+    def generator(self, scheduling: Scheduling = ANY_CORE) -> Generator:
+        return Generator(self.programs.load, self.processes, scheduling)

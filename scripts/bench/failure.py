@@ -1,5 +1,5 @@
-"""What every part may raise."""
+"""The error that every module may raise."""
 
 
 class Failure(Exception):
-    """A run that cannot go on, with its cause in words for people."""
+    """The run cannot continue; the text is the reason."""

@@ -1,101 +1,95 @@
-"""`bench.sh fairness`: whether one client that never stops is paid for by those that hardly ask.
+"""`bench.sh fairness`: how much one heavy client slows down 100 light clients.
 
-A hundred quiet clients, a GET at a time at a low rate, are measured alone and beside one client
-that pipelines the largest PUTs as fast as it can. Latency counts from when a GET was due.
+The light clients send GETs at a low rate. They are measured alone, and beside one heavy client that
+sends the largest PUTs as fast as it can. Latency counts from when a GET was due.
 """
 
-import os
 from dataclasses import replace
 
 import table
 from bench import Bench, Result, Section
-from load import LATENCIES, Generator, Load, Outcome, latency_us
-from processes import Place
-from rounds import Series, Trial, failures_of, interleave
+from load import LATENCIES, Generator, Load, Outcome, cpu_us, latency_us, rate
+from processes import Scheduling, available_cores
+from rounds import Series, Trial, interleave, problems_of
 
-QUIET_CLIENTS = 100
+LIGHT_CLIENTS = 100
 
-LOUD_VALUE = 65_495
-"""The largest value: with header and fields a frame of 64 KiB."""
+HEAVY_VALUE = 65_495
+"""The largest value: a PUT of it is a frame of 64 KiB."""
 
-LOUD_PIPELINE = 4
-"""As many as a quarter of a MiB: where the generators share a core, the kernel takes that from the loud one in
-one piece, and the quiet one's clock stands still meanwhile, which is not the server's doing."""
-LOUD_KEYS = 100
+HEAVY_PIPELINE = 4
+"""Together 256 KiB. Where both generators share a core, the kernel copies such a batch in one piece, and the light
+clients' generator waits meanwhile; a larger batch would look like latency of the server."""
+
+HEAVY_KEYS = 100
 OTHER_KEYS = ("--seed", "2")
-"""What the loud client writes, nobody reads."""
+"""The light clients do not read what the heavy client writes."""
 
 HEAD_START = 1.0
-"""Seconds that the loud client runs longer than the quiet ones, warm-up included: it is there all the time."""
+"""Seconds that the heavy client measures longer, so that it runs while the light clients warm up and measure."""
 
-LOUD_NICE = 10
-"""How much the loud client yields to the quiet one's generator where they share a core."""
+HEAVY_NICE = 10
+"""Nice value of the heavy client's generator where it shares a core with the light clients' generator."""
 
 GOAL = 2.0
 
 
 def run(bench: Bench) -> Result:
-    server_place, quiet_place = bench.pinned()
-    loud_place = _loud_place(quiet_place)
-    server = bench.starter(server_place).dht("dht-server", ["durability = none"])
-    quiet = Load("get", [server.address], QUIET_CLIENTS, rate=bench.settings.rate)
-    loud = Load(
+    server_core, light_core = bench.pinned()
+    heavy_core = _heavy_scheduling(light_core)
+    generator, heavy_generator = bench.generator(light_core), bench.generator(heavy_core)
+    server = bench.starter(server_core).dht("dht-server", ["durability = none"])
+    light = Load(
+        "get", [server.address], LIGHT_CLIENTS, seconds=bench.settings.seconds, rate=bench.settings.rate
+    )
+    heavy = Load(
         "put",
         [server.address],
         1,
-        LOUD_PIPELINE,
-        value=LOUD_VALUE,
-        keys=LOUD_KEYS,
+        HEAVY_PIPELINE,
+        seconds=bench.settings.seconds + HEAD_START,
+        value=HEAVY_VALUE,
+        keys=HEAVY_KEYS,
         flags=OTHER_KEYS,
         pids=[server.process.pid],
     )
-    generator, loud_generator = bench.generator(quiet_place), bench.generator(loud_place)
-    generator.prepare(replace(quiet, rate=None), 1000)
-    quiet = replace(quiet, seconds=bench.settings.seconds)
-    loud = replace(loud, seconds=bench.settings.seconds + HEAD_START)
-    noise = Series("64-KiB PUTs", "loud client")
+    generator.prepare(light, 1000)
+    writes = Series("64-KiB PUTs", "heavy client")
 
     def beside() -> Outcome:
-        return _beside(generator, quiet, loud_generator, loud, noise)
+        running = heavy_generator.start(heavy)
+        outcome = generator.run(light)
+        writes.outcomes.append(running.finish())
+        return outcome
 
-    alone = Trial("100 quiet clients", "alone", run=lambda: generator.run(quiet))
-    disturbed = Trial("100 quiet clients", "beside the loud client", run=beside)
+    alone = Trial("100 light clients", "alone", run=lambda: generator.run(light))
+    disturbed = Trial("100 light clients", "beside the heavy client", run=beside)
     interleave([[alone, disturbed]], bench.settings.rounds, bench.watch)
-    section = _section(bench, alone, disturbed, noise, loud_place)
-    return Result([section], [alone, disturbed, noise], {}, failures_of([alone, disturbed, noise]))
+    section = _section(bench, alone, disturbed, writes, heavy_core)
+    return Result([section], [alone, disturbed, writes], {}, problems_of([alone, disturbed, writes]))
 
 
-def _loud_place(quiet: Place) -> Place:
-    """A core of its own if there is a third; else the quiet clients' core, where it yields to them."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) > 2:
-        return replace(quiet, core=cores[2])
-    return replace(quiet, nice=LOUD_NICE)
+def _heavy_scheduling(light: Scheduling) -> Scheduling:
+    """The third core; on a machine without one, the light clients' core at a lower priority."""
+    cores = available_cores()
+    return Scheduling(cores[2]) if len(cores) > 2 else replace(light, nice=HEAVY_NICE)
 
 
-def _beside(generator: Generator, quiet: Load, loud_generator: Generator, loud: Load, noise: Series) -> Outcome:
-    """The quiet clients' outcome; the loud one's is added to `noise`."""
-    running = loud_generator.start(loud)
-    outcome = generator.run(quiet)
-    noise.outcomes.append(running.finish())
-    return outcome
-
-
-def _section(bench: Bench, alone: Trial, disturbed: Trial, noise: Series, loud: Place) -> Section:
-    head = ["quiet clients", *(f"{name.replace('_', '.')} µs" for name in LATENCIES)]
-    lines = []
-    for trial in (alone, disturbed):
-        lines.append([trial.name, *(table.spread(trial.spread(latency_us(name))) for name in LATENCIES)])
+def _section(bench: Bench, alone: Trial, disturbed: Trial, writes: Series, heavy: Scheduling) -> Section:
+    head = ["light clients", *table.latency_head("µs")]
+    lines = [[trial.name, *table.latency_cells(trial)] for trial in (alone, disturbed)]
     ratios = [table.ratio(disturbed.ratio(alone, latency_us(name))) for name in LATENCIES]
     lines.append(["ratio within a round", *ratios])
-    rate = noise.spread(lambda outcome: outcome.rate * LOUD_VALUE / 1e6)
-    core = noise.spread(lambda outcome: 100 * outcome.cpu_us * outcome.rate / 1e6)
+    written = writes.spread(lambda outcome: rate(outcome) * HEAVY_VALUE / 1e6)
+    core = writes.spread(lambda outcome: 100 * cpu_us(outcome) * rate(outcome) / 1e6)
     notes = [
-        f"{QUIET_CLIENTS} connections, {bench.settings.rate} GETs a second in all; goal: p99 at most {GOAL:g} × what it was. "
-        "`durability = none`: on this one core the thread that writes to disk would be a third party.",
-        f"The loud client, one connection with {LOUD_PIPELINE} PUTs in flight, wrote {table.spread(rate)} MB/s; "
-        f"the server used {table.spread(core)} % of its core then.",
+        f"{LIGHT_CLIENTS} connections, {bench.settings.rate} GETs per second in total. Goal: p99 at most {GOAL:g} × "
+        "the p99 alone. `durability = none`: otherwise the thread that writes to disk would use the same core.",
+        f"The heavy client, one connection with {HEAVY_PIPELINE} PUTs in flight, wrote {table.spread(written)} MB/s; "
+        f"the server used {table.spread(core)} % of its core.",
     ]
-    if loud.nice:
-        notes.append("There is no third core: the loud client shares one with the quiet ones, and yields to them.")
-    return Section("Quiet clients beside a loud one", head, lines, notes)
+    if heavy.nice:
+        notes.append(
+            "There is no third core: the heavy client shares one with the light clients, at a lower priority."
+        )
+    return Section("Light clients beside a heavy one", head, lines, notes)

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 from failure import Failure
-from processes import Place, Processes
+from processes import Processes
 from servers import LISTENING
 
 RECORD = Path(__file__).with_name("instructions.json")
@@ -73,7 +73,7 @@ def instructions(server: Path, home: Path, kind: str, count: int) -> int:
     config.write_text("\n".join(["[dht]", *lines]) + "\n")
     command = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={profile}", str(server), "-c", str(config)]
     with Processes(home) as processes:
-        node = processes.start("node", command, Place())
+        node = processes.start("node", command)
         host, port = node.await_line(LISTENING)[1].split(":")
         with socket.create_connection((host, int(port)), ANSWER_SECONDS_MAX) as connection:
             for first in range(0, KEYS, BATCH):

@@ -1,4 +1,4 @@
-"""The load generator, `dht-load`: what a run is asked for, and what it found."""
+"""The load generator `dht-load`: the arguments of a run, and its report."""
 
 import json
 import subprocess
@@ -7,17 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from failure import Failure
-from processes import Output, Place, Process, Processes
+from processes import Output, Process, Processes, Scheduling
 
 GRACE_SECONDS = 120.0
-"""What a run may take beyond the time that it measures: storing its keys, waiting for lost answers."""
+"""What a run may take beyond the time that it measures: it stores its keys and waits for lost answers."""
 
 LATENCIES = ("p50", "p90", "p99", "p99_9", "max")
+
+LASTING = ("--ttl", "65535")
+"""Flags of values that must not expire during a run."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """The arguments of one run. Either `seconds` or `requests` says how long it is."""
+    """The arguments of one run. Its length is either `seconds` or `requests`."""
 
     operation: str
     addresses: Sequence[str]
@@ -26,13 +29,14 @@ class Load:
     seconds: float | None = None
     requests: int | None = None
     value: int = 64
+    """Size of the values."""
     keys: int | Path = 10_000
-    """How many of its own, or a file of them."""
+    """The number of keys, or a file of keys."""
     protocol: str = "dht"
     pids: Sequence[int] = ()
     rate: int | None = None
     flags: Sequence[str] = ()
-    """Such as --confirm, or --ttl and its value."""
+    """Other arguments, such as --confirm."""
 
     def arguments(self) -> list[str]:
         words = [self.operation, "--json", "-a", ",".join(self.addresses)]
@@ -53,119 +57,99 @@ class Load:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The report of one run; `raw` is as `dht-load --json` wrote it, and the `warnings` that it gave."""
+    """The report of one run: `raw` is what `dht-load --json` printed, with its `warnings` added."""
 
     raw: dict[str, object]
 
-    def _number(self, name: str) -> float:
+    def number(self, name: str) -> float:
+        """A figure of the report; NaN if it was not measured."""
         found = self.raw[name]
         return float(found) if isinstance(found, (int, float)) else float("nan")
 
     @property
     def answers(self) -> int:
-        return int(self._number("answers"))
+        """The number of right answers."""
+        return int(self.number("answers"))
 
     @property
     def failures(self) -> int:
-        return int(self._number("failures"))
+        return int(self.number("failures"))
 
-    @property
-    def rate(self) -> float:
-        """Right answers in a second."""
-        return self._number("answers_per_second")
-
-    @property
-    def bytes_in(self) -> int:
-        """What the generator read."""
-        return int(self._number("bytes_in"))
-
-    @property
-    def value_bytes(self) -> int:
-        return int(self._number("value_bytes"))
-
-    @property
-    def cpu_us(self) -> float:
-        """CPU time of the servers for one right answer, in microseconds; NaN if it was not measured."""
-        return self._number("server_cpu_ns_per_answer") / 1e3
-
-    def latency_us(self, name: str) -> float:
-        """One of `LATENCIES`."""
-        latency = self.raw["latency_us"]
-        found = latency[name] if isinstance(latency, dict) else None
-        return float(found) if found is not None else float("nan")
-
-    @property
     def errors(self) -> str:
-        """The kinds of failures, with how many of each."""
+        """The kinds of failures, each with its count."""
         errors = self.raw["errors"]
         named = errors.items() if isinstance(errors, dict) else ()
         return ", ".join(f"{count} {name}" for name, count in named if count)
 
 
 Figure = Callable[[Outcome], float]
-"""One of the figures of a run."""
+"""One figure of an outcome."""
 
 
 def rate(outcome: Outcome) -> float:
-    """Right answers in a second."""
-    return outcome.rate
+    """Right answers per second."""
+    return outcome.number("answers_per_second")
 
 
 def cpu_us(outcome: Outcome) -> float:
-    """CPU time of all servers for one right answer, in microseconds."""
-    return outcome.cpu_us
+    """CPU time of all servers per right answer, in microseconds."""
+    return outcome.number("server_cpu_ns_per_answer") / 1e3
 
 
 def latency_us(name: str) -> Figure:
-    """The latency of one of `LATENCIES`, in microseconds."""
-    return lambda outcome: outcome.latency_us(name)
+    """The latency `name`, one of `LATENCIES`, in microseconds."""
+
+    def figure(outcome: Outcome) -> float:
+        latencies = outcome.raw["latency_us"]
+        found = latencies[name] if isinstance(latencies, dict) else None
+        return float(found) if found is not None else float("nan")
+
+    return figure
 
 
 @dataclass
 class Running:
-    """A run that goes on."""
+    """A run that has been started."""
 
     process: Process
     processes: Processes
-    patience: float
-    """Seconds that it may take."""
+    timeout: float
+    """In seconds."""
 
     def finish(self) -> Outcome:
-        """Waits for its end. A run with failures has an outcome too; one without a report has none."""
+        """Waits for the end. A run with failed requests has an outcome too; without a report it is a `Failure`."""
         try:
-            printed, _ = self.process.popen.communicate(timeout=self.patience)
+            printed, _ = self.process.popen.communicate(timeout=self.timeout)
         except subprocess.TimeoutExpired as error:
-            raise Failure(f"{self.process.name} has not ended after {self.patience:.0f} s") from error
+            raise Failure(f"{self.process.name} has not ended after {self.timeout:.0f} s") from error
         self.processes.end([self.process])
+        log = self.process.log_text()
         if not printed.startswith("{"):
-            log = self.process.log.read_text(errors="replace").strip()
-            raise Failure(f"{self.process.name} reported nothing: {log}")
-        said = self.process.log.read_text(errors="replace").splitlines()
-        warnings = [line for line in said if "warning: " in line]
+            raise Failure(f"{self.process.name} printed no report: {log.strip()}")
         self.process.log.unlink()
-        return Outcome(json.loads(printed) | {"warnings": warnings})
+        return Outcome(json.loads(printed) | {"warnings": [line for line in log.splitlines() if "warning: " in line]})
 
 
 @dataclass
 class Generator:
-    """`dht-load`, and where it runs."""
+    """`dht-load`, and the core that it uses."""
 
     program: Path
     processes: Processes
-    place: Place
+    scheduling: Scheduling
 
     def start(self, load: Load) -> Running:
         command = [str(self.program), *load.arguments()]
-        process = self.processes.start("dht-load", command, self.place, Output.READ)
+        process = self.processes.start("dht-load", command, self.scheduling, Output.PIPE)
         return Running(process, self.processes, GRACE_SECONDS + (load.seconds or 0.0))
 
     def run(self, load: Load) -> Outcome:
         return self.start(load).finish()
 
     def prepare(self, load: Load, count: int) -> None:
-        """Stores all keys of `load`, and sees that so many GETs find the right values, byte for byte."""
+        """Stores all keys of `load`, then verifies every byte of `count` GETs."""
         flags = ("--preload", "--verify", *load.flags)
-        checked = replace(load, operation="get", requests=count, seconds=None, pids=(), flags=flags)
-        outcome = self.run(checked)
+        get = replace(load, operation="get", requests=count, seconds=None, rate=None, pids=(), flags=flags)
+        outcome = self.run(get)
         if outcome.failures:
-            raise Failure(f"{load.addresses[0]} does not give back what was stored: {outcome.errors}")
+            raise Failure(f"{load.addresses[0]} does not return the values that were stored: {outcome.errors()}")

@@ -1,4 +1,4 @@
-"""The machine that is measured on: what it is, and whether it was left alone and kept its speed."""
+"""The machine that the benchmark runs on: its description, and whether it was idle and at a constant speed."""
 
 import os
 import platform
@@ -10,35 +10,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 
-from processes import Processes
+from processes import Processes, available_cores
 
-BUSY_SHARE = 0.05
-"""Others that use more than this part of all cores, in the median round, disturb what is measured."""
+BUSY_FRACTION = 0.05
+"""The machine is busy if other processes use more than this fraction of all cores in the median round."""
 
 UNSTEADY_RATIO = 1.2
-"""A machine is not steady if it takes so much longer for the same work at a slow time (the third
-quartile) as at a quick one (the first)."""
+"""The speed is unsteady if the third quartile of the probes is more than this ratio of the first quartile."""
 
-WORK = random.Random(0).sample(range(1_000_000), 100_000)
-"""What is sorted to see how quick the machine is: some 30 ms, of arithmetic and of memory."""
-
-
-def core_count() -> int:
-    return len(os.sched_getaffinity(0))
+PROBE_DATA = random.Random(0).sample(range(1_000_000), 100_000)
+"""Sorting this list is the probe of the machine's speed: about 30 ms of arithmetic and memory accesses."""
 
 
 def described() -> dict[str, str | int]:
-    """Who reads the figures later wants to know this."""
+    """The facts that a reader of the figures needs."""
     cpu = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             cpu = line.split(":", 1)[1].strip()
             break
-    return {"cpu": cpu, "cores": core_count(), "kernel": platform.release(), "python": platform.python_version()}
+    cores = len(available_cores())
+    return {"cpu": cpu, "cores": cores, "kernel": platform.release(), "python": platform.python_version()}
 
 
 def _all_cpu_seconds() -> float:
-    """CPU time that anybody used since the machine started, with what its host took from it."""
+    """CPU time of all processes since the machine started, and the time that its host took (steal)."""
     user, nice, system, _idle, _wait, irq, softirq, steal = map(
         int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
     )
@@ -47,58 +43,58 @@ def _all_cpu_seconds() -> float:
 
 @dataclass
 class Watch:
-    """Looks, round by round, at the CPU time that was not used by what the run started, and at the
-    machine's speed: a guest is not told when its host has less to give."""
+    """Measures what other processes use, round by round, and the speed of the machine.
+
+    The speed needs a probe because a virtual machine cannot see that its host slows it down.
+    """
 
     processes: Processes
     others: list[float] = field(default_factory=list)
-    """Of each round: cores that others used, in the mean."""
+    """For each round: the number of cores that other processes used on average."""
     probes: list[float] = field(default_factory=list)
-    """CPU milliseconds that the same work took, time and again."""
+    """CPU milliseconds of each probe."""
 
     def probe(self) -> None:
-        """Does the work that tells how quick the machine is now."""
+        """Measures the speed of the machine now."""
         began = time.process_time()
-        sorted(WORK)
+        sorted(PROBE_DATA)
         self.probes.append((time.process_time() - began) * 1000)
 
     @contextmanager
     def round(self) -> Iterator[None]:
         self.probe()
-        began, all_then, ours_then = time.monotonic(), _all_cpu_seconds(), self.processes.cpu_seconds()
+        began, all_before, ours_before = time.monotonic(), _all_cpu_seconds(), self.processes.cpu_seconds()
         yield
-        took = max(time.monotonic() - began, 1e-3)
-        ours = self.processes.cpu_seconds() - ours_then
-        self.others.append(max(0.0, (_all_cpu_seconds() - all_then - ours) / took))
-
-    def is_busy(self) -> bool:
-        return bool(self.others) and median(self.others) > BUSY_SHARE * core_count()
-
-    def is_unsteady(self) -> bool:
-        if len(self.probes) < 2:
-            return False
-        quick, _, slow = quantiles(self.probes, n=4, method="inclusive")
-        return slow > UNSTEADY_RATIO * quick
+        seconds = max(time.monotonic() - began, 1e-3)
+        ours = self.processes.cpu_seconds() - ours_before
+        self.others.append(max(0.0, (_all_cpu_seconds() - all_before - ours) / seconds))
 
     def faults(self) -> list[str]:
-        """What to hold against the figures, in a word each."""
-        found = {"busy": self.is_busy(), "unsteady": self.is_unsteady()}
-        return [fault for fault, is_so in found.items() if is_so]
+        """What makes the figures unreliable, one word each."""
+        found = []
+        if self.others and median(self.others) > BUSY_FRACTION * len(available_cores()):
+            found.append("busy")
+        if len(self.probes) > 1:
+            fast, _, slow = quantiles(self.probes, n=4, method="inclusive")
+            if slow > UNSTEADY_RATIO * fast:
+                found.append("unsteady")
+        return found
 
     def verdict(self) -> str:
-        """How far the figures may be trusted."""
-        told = []
+        """How reliable the figures are."""
+        seen = []
         if self.others:
-            used = f"{median(self.others):.2f} of {core_count()} cores in the median round, {max(self.others):.2f} at most"
-            told.append(f"others used {used}")
+            cores = len(available_cores())
+            used = f"{median(self.others):.2f} of {cores} cores in the median round, {max(self.others):.2f} at most"
+            seen.append(f"other processes used {used}")
         if self.probes:
-            took = f"{median(self.probes):.1f} ms of CPU in the median, {min(self.probes):.1f} to {max(self.probes):.1f}"
-            told.append(f"the same work took {took}")
-        words = "; ".join(told) or "nothing was looked at"
+            took = f"{median(self.probes):.1f} ms of CPU (median), {min(self.probes):.1f} to {max(self.probes):.1f}"
+            seen.append(f"the speed probe took {took}")
+        words = "; ".join(seen) or "not measured"
         if faults := self.faults():
-            advice = "Ratios within a round suffer less than absolute figures; trust neither far."
+            advice = "Ratios within a round are more reliable than absolute figures; do not rely on either."
             return f"**THE MACHINE WAS {' AND '.join(faults).upper()}: {words}. {advice}**"
-        return f"The machine was quiet: {words}."
+        return f"The machine was idle and steady: {words}."
 
     def as_json(self) -> dict[str, object]:
         return {"faults": self.faults(), "others_cores": self.others, "probes_ms": self.probes}

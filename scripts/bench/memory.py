@@ -1,8 +1,8 @@
-"""`bench.sh memory`: what a record costs, and how long the others wait when many expire at once.
+"""`bench.sh memory`: the memory of a record, and the latency of GETs while many records expire at once.
 
-A lone node takes a great many records of 100 bytes. Then a part of them is PUT with a short life,
-and GETs at a fixed rate go on while these all expire; their longest latency, from when they were
-due, bounds what the longest turn of the node took.
+A node without peers stores a million records of 100 bytes. Then a tenth of them, at most 100 000,
+is PUT with a short life, and GETs at a fixed rate continue while these expire. Latency counts from
+when a GET was due, so the longest latency bounds the node's longest turn.
 """
 
 import time
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 import table
 from bench import Bench, Result, Section
-from load import LATENCIES, Load, latency_us
-from rounds import Series, failures_of
+from load import LASTING, Load
+from rounds import Series, problems_of
 from servers import Server
 
 VALUE = 100
@@ -19,10 +19,10 @@ CONNECTIONS = 16
 EXPIRING_MAX = 100_000
 
 LIFE_SECONDS = 4
-"""Of those that expire: longer than it takes to store them, but not much."""
+"""Life of the records that expire: a little longer than storing them takes."""
 
-PATIENCE_SECONDS = 3.0
-"""How long the GETs go on after the last moment at which a record may expire."""
+AFTER_EXPIRY_SECONDS = 3.0
+"""Time that the GETs continue after the last record may have expired."""
 
 GOAL_BYTES = 300
 GOAL_STALL_MS = 5
@@ -30,7 +30,7 @@ GOAL_STALL_MS = 5
 
 @dataclass(frozen=True)
 class Cost:
-    """What one node held, and what it took for that."""
+    """The memory of a node without and with its records."""
 
     records: int
     before_kib: int
@@ -42,67 +42,67 @@ class Cost:
 
 
 @dataclass
-class Found:
-    """What all rounds gave."""
+class Figures:
+    """The figures of all rounds."""
 
     costs: list[Cost] = field(default_factory=list)
-    calm: Series = field(default_factory=lambda: Series("GET", "nothing expires"))
-    storm: Series = field(default_factory=lambda: Series("GET", "records expire"))
+    baseline: Series = field(default_factory=lambda: Series("GET", "nothing expires"))
+    expiry: Series = field(default_factory=lambda: Series("GET", "records expire"))
     failures: list[str] = field(default_factory=list)
 
 
 def run(bench: Bench) -> Result:
-    found = Found()
+    figures = Figures()
+    server_core, _ = bench.pinned()
+    settings = ["durability = none", "storage_bytes_max = 8192 MiB"]
     for number in range(bench.settings.rounds):
         with bench.watch.round():
-            place, _ = bench.pinned()
-            settings = ["durability = none", "storage_bytes_max = 8192 MiB"]
-            server = bench.starter(place).dht(f"dht-server {number}", settings)
-            _measure(bench, server, found)
+            server = bench.starter(server_core).dht(f"dht-server {number}", settings)
+            _measure(bench, server, figures)
             bench.processes.end([server.process])
-    series = [found.calm, found.storm]
-    sections = [_cost_section(found.costs), _stall_section(series, expiring(bench.settings.records))]
-    costs = [vars(cost) for cost in found.costs]
-    return Result(sections, series, {"costs": costs}, failures_of(series) + found.failures)
+    series = [figures.baseline, figures.expiry]
+    sections = [_cost_section(figures.costs), _expiry_section(series, _expiring(bench.settings.records))]
+    costs = [vars(cost) for cost in figures.costs]
+    return Result(sections, series, {"costs": costs}, problems_of(series) + figures.failures)
 
 
-def _measure(bench: Bench, server: Server, found: Found) -> None:
-    """One round, with a server that holds nothing yet."""
+def _measure(bench: Bench, server: Server, figures: Figures) -> None:
+    """One round; `server` is empty."""
     generator = bench.generator(bench.pinned()[1])
     settings, empty = bench.settings, server.process.rss_kib()
-    held = Load("get", [server.address], value=VALUE, keys=settings.records, flags=("--ttl", "65535"))
-    generator.prepare(held, 1000)
-    found.costs.append(Cost(settings.records, empty, server.process.rss_kib()))
-    gets = replace(held, connections=CONNECTIONS, rate=settings.rate)
-    found.calm.outcomes.append(generator.run(replace(gets, seconds=settings.seconds)))
+    lasting = Load("get", [server.address], value=VALUE, keys=settings.records, flags=LASTING)
+    generator.prepare(lasting, 1000)
+    figures.costs.append(Cost(settings.records, empty, server.process.rss_kib()))
+    gets = replace(lasting, connections=CONNECTIONS, rate=settings.rate)
+    figures.baseline.outcomes.append(generator.run(replace(gets, seconds=settings.seconds)))
 
-    brief = replace(held, keys=expiring(settings.records), flags=("--ttl", str(LIFE_SECONDS), "--seed", "2"))
+    short = replace(lasting, keys=_expiring(settings.records), flags=("--ttl", str(LIFE_SECONDS), "--seed", "2"))
     began = time.monotonic()
-    generator.prepare(brief, 1)
-    stored = time.monotonic() - began
-    found.storm.outcomes.append(generator.run(replace(gets, seconds=LIFE_SECONDS + PATIENCE_SECONDS)))
-    found.failures += _expect_storm(stored, generator.run(replace(brief, requests=100)).answers)
+    generator.prepare(short, 1)
+    stored_in = time.monotonic() - began
+    figures.expiry.outcomes.append(generator.run(replace(gets, seconds=LIFE_SECONDS + AFTER_EXPIRY_SECONDS)))
+    figures.failures += _expect_expiry(stored_in, generator.run(replace(short, requests=100)).answers)
 
 
-def _expect_storm(stored: float, lasting: int) -> list[str]:
-    """That the records did expire, and all while the GETs went on, is what the figures rest on."""
-    said = []
-    if stored >= LIFE_SECONDS:
-        said.append(
-            f"the records that expire took {stored:.1f} s to store, so some had expired before the GETs began"
+def _expect_expiry(stored_in: float, found: int) -> list[str]:
+    """The figures are valid only if all records expired, and none before the GETs began."""
+    problems = []
+    if stored_in >= LIFE_SECONDS:
+        problems.append(
+            f"storing the records that expire took {stored_in:.1f} s, so some expired before the GETs began"
         )
-    if lasting > 0:
-        said.append(f"{lasting} of 100 GETs found records that should have expired")
-    return said
+    if found > 0:
+        problems.append(f"{found} of 100 GETs found records that should have expired")
+    return problems
 
 
-def expiring(records: int) -> int:
-    """How many expire: at most a tenth of all."""
+def _expiring(records: int) -> int:
+    """How many records expire."""
     return min(EXPIRING_MAX, records // 10)
 
 
 def _cost_section(costs: list[Cost]) -> Section:
-    head = ["records of 100 bytes", "RSS before, MiB", "RSS with them, MiB", "bytes a record", "goal"]
+    head = ["records of 100 bytes", "RSS without them, MiB", "RSS with them, MiB", "bytes per record", "goal"]
     lines = [
         [
             table.number(cost.records),
@@ -113,20 +113,12 @@ def _cost_section(costs: list[Cost]) -> Section:
         ]
         for cost in costs
     ]
-    return Section(
-        "What a record costs", head, lines, ["The 32 bytes of its key and the 100 of its value are in it."]
-    )
+    note = "The bytes per record include the 32 bytes of its key and the 100 bytes of its value."
+    return Section("Memory of a record", head, lines, [note])
 
 
-def _stall_section(series: list[Series], count: int) -> Section:
-    head = ["GETs while", *(f"{name.replace('_', '.')} µs" for name in LATENCIES), "goal"]
-    lines = [
-        [
-            one.name,
-            *(table.spread(one.spread(latency_us(name))) for name in LATENCIES),
-            f"≤ {GOAL_STALL_MS} ms more",
-        ]
-        for one in series
-    ]
-    note = f"{count} records were stored as fast as they are taken, with a life of {LIFE_SECONDS} s each."
+def _expiry_section(series: list[Series], count: int) -> Section:
+    head = ["GETs while", *table.latency_head("µs"), "goal"]
+    lines = [[one.name, *table.latency_cells(one), f"≤ {GOAL_STALL_MS} ms more"] for one in series]
+    note = f"{count} records were stored as fast as the node accepts them, with a life of {LIFE_SECONDS} s each."
     return Section("Many records expire at once", head, lines, [note])

@@ -1,4 +1,4 @@
-"""A network of nodes on loopback, one process each, and keys that some of them do not hold."""
+"""A network of nodes on loopback, one process each, and keys that some of the nodes do not hold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,25 +7,26 @@ from random import Random
 
 from bench import Bench
 from failure import Failure
+from load import LASTING
 from processes import Process
 from servers import LISTENING, NODE_ID, Starter
 
 ID_BITS = 32
-"""A node's log has so many bits of its id: enough to tell some hundred nodes apart."""
+"""The bits of a node's id that its log shows: enough to distinguish 256 nodes."""
 
 KEY_SIZE = 32
 KEY_TRIES_MAX = 1_000_000
 
-REPLICATION_MAX, REPLICATION_PART = 8, 4
-"""A quarter of all nodes hold each value, but not more than this: most must be left that do not."""
+REPLICATION_MAX, REPLICATION_DIVISOR = 8, 4
+"""A quarter of all nodes hold each value, at most 8, so that most nodes do not hold it."""
 
-MARGIN_MAX, MARGIN_PART = 4, 8
-"""Nodes next behind the holders, which do not ask either: one of them might hold a copy meanwhile."""
+MARGIN_MAX, MARGIN_DIVISOR = 4, 8
+"""The nodes next in distance after the replicas. No entry node is among them: they may get a copy during the run."""
 
 
 @dataclass
 class Node:
-    """One of them; its ports and its directory outlive its process."""
+    """A node. It keeps its ports and its directory when its process is started again."""
 
     number: int
     home: Path
@@ -34,7 +35,7 @@ class Node:
     settings: list[str]
     process: Process | None = None
     id: int = 0
-    """The first `ID_BITS` of it."""
+    """The first `ID_BITS` of its id."""
 
     @property
     def api(self) -> str:
@@ -46,11 +47,11 @@ class Node:
 
     def running(self) -> Process:
         if self.process is None or not self.process.runs():
-            raise Failure(f"node {self.number} has ended by itself")
+            raise Failure(f"node {self.number} ended unexpectedly")
         return self.process
 
     def start(self, starter: Starter) -> None:
-        """Starts it, for the first time or again; it may not listen yet."""
+        """Starts or restarts the node; does not wait until it listens."""
         lines = [f"api_address = {self.api}", f"p2p_address = {self.p2p}", *self.settings]
         self.process = starter.node(f"node-{self.number}", self.home, lines)
 
@@ -59,7 +60,7 @@ class Node:
         self.id = int(self.running().await_line(NODE_ID)[1], 16)
 
     def await_settled(self) -> None:
-        """It has joined, and takes part; who has no one to join through has at once."""
+        """Waits until the node has joined and settled. The founder has no bootstrap and does not join."""
         if self.number > 1:
             self.running().await_line(r"joined contacts=")
             self.running().await_line(r"settled records=")
@@ -79,46 +80,48 @@ class Network:
     def pids(self) -> list[int]:
         return [node.running().pid for node in self.nodes]
 
-    def keys(self, count: int, askers: Sequence[Node]) -> list[bytes]:
-        """Keys that none of `askers` is near enough to hold."""
-        near = self.replication + self.margin
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Flags of `dht-load` for values in this network."""
+        return ("--replication", str(self.replication), *LASTING)
+
+    def keys_file(self, name: str, count: int, entries: Sequence[Node]) -> Path:
+        """Writes `count` keys that no node of `entries` is close enough to hold, for `dht-load --keys-from`."""
+        path = self.starter.processes.directory / name
+        path.write_text("".join(f"{key.hex()}\n" for key in self._keys(count, entries)))
+        return path
+
+    def _keys(self, count: int, entries: Sequence[Node]) -> list[bytes]:
         found: list[bytes] = []
         for _ in range(KEY_TRIES_MAX):
             key = self.random.randbytes(KEY_SIZE)
-            place = int.from_bytes(key[: ID_BITS // 8], "big")
-            nearest = sorted(self.nodes, key=lambda node: node.id ^ place)[:near]
-            if not any(asker in nearest for asker in askers):
+            start = int.from_bytes(key[: ID_BITS // 8], "big")
+            close = sorted(self.nodes, key=lambda node: node.id ^ start)[: self.replication + self.margin]
+            if not any(entry in close for entry in entries):
                 found.append(key)
             if len(found) == count:
                 return found
-        raise Failure(f"only {len(found)} of {count} keys were found that {len(askers)} askers do not hold")
-
-    def keys_file(self, name: str, count: int, askers: Sequence[Node]) -> Path:
-        """Such keys as a file for `dht-load --keys-from`."""
-        path = self.starter.processes.directory / name
-        path.write_text("".join(f"{key.hex()}\n" for key in self.keys(count, askers)))
-        return path
+        raise Failure(f"found only {len(found)} of {count} keys that {len(entries)} nodes do not hold")
 
 
-def start(bench: Bench, count: int, askers: Sequence[Sequence[str]] = ()) -> Network:
-    """Starts `count` nodes and waits until all have settled; the last ones have the settings `askers`."""
+def start(bench: Bench, count: int, entries: Sequence[Sequence[str]] = ()) -> Network:
+    """Starts `count` nodes and waits until all have settled. `entries` are extra settings of the last nodes."""
     starter = bench.starter()
-    replication = max(1, min(REPLICATION_MAX, count // REPLICATION_PART))
-    network = Network([], starter, replication, min(MARGIN_MAX, count // MARGIN_PART))
+    replication = max(1, min(REPLICATION_MAX, count // REPLICATION_DIVISOR))
+    network = Network([], starter, replication, min(MARGIN_MAX, count // MARGIN_DIVISOR))
     common = [f"replication_min = {min(3, replication)}"]
-    for number in range(1, count + 1):
-        own = list(askers[number - 1 - count + len(askers)]) if number > count - len(askers) else []
+    for number, extra in enumerate([*[()] * (count - len(entries)), *entries], start=1):
         home = bench.processes.directory / f"node-{number}"
         bootstraps = {node.p2p for node in [*network.nodes[:1], *network.nodes[-1:]]}
         joins = [f"bootstrap = {', '.join(sorted(bootstraps))}"] if bootstraps else []
-        ports = bench.ports.take(), bench.ports.take()
-        network.nodes.append(Node(number, home, *ports, [*common, *own, *joins]))
-    network.nodes[0].start(starter)
-    network.nodes[0].await_listening()
-    for node in network.nodes[1:]:
+        network.nodes.append(Node(number, home, bench.ports.take(), bench.ports.take(), [*common, *extra, *joins]))
+    founder, *others = network.nodes
+    founder.start(starter)
+    founder.await_listening()
+    for node in others:
         node.start(starter)
-    for node in network.nodes[1:]:
+    for node in others:
         node.await_listening()
-    for node in network.nodes[1:]:
+    for node in others:
         node.await_settled()
     return network

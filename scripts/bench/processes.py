@@ -1,7 +1,7 @@
-"""Child processes: where they run, what they log and use, and that they end.
+"""Child processes: start them, wait for their logs, read their CPU time and memory, end them.
 
-Every process that a run starts is in one `Processes`, which ends them all, by their ids, however
-the run is left: at its end, by an error, by Ctrl-C.
+One `Processes` owns every process that a run starts. It ends them by their ids when the run ends:
+normally, by an error or by Ctrl-C.
 """
 
 import ctypes
@@ -13,42 +13,51 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from random import Random
 from types import TracebackType
+from typing import TypeVar
 
 from failure import Failure
 
+Found = TypeVar("Found")
+
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
-"""Of prctl(2): the signal that a process gets when its parent dies."""
+"""The option of prctl(2) that sets the signal which a process gets when its parent dies."""
 
 START_SECONDS_MAX = 120.0
-"""A server that has not said that it is ready by then has failed: 32 nodes share two cores."""
+"""A server that is not ready after this time has failed. 32 nodes that start together share two cores."""
 
 END_SECONDS_MAX = 15.0
-"""From SIGTERM to SIGKILL: longer than a node takes to leave."""
+"""From SIGTERM to SIGKILL: longer than a node takes to leave its network."""
 
 LOOK_SECONDS = 0.02
-"""Between two looks at a log or a port."""
+"""Pause between two looks at a log or a port."""
 
 LOG_TAIL_LINES = 15
 
 
+def available_cores() -> list[int]:
+    """The cores that this process may use."""
+    return sorted(os.sched_getaffinity(0))
+
+
 @dataclass(frozen=True)
-class Place:
-    """Where a process runs, and whom it yields to."""
+class Scheduling:
+    """The core and the priority of a process."""
 
     core: int | None = None
-    """The only core that it may use; None: any."""
+    """The only core that the process may use; None: any core."""
     nice: int = 0
 
-    def take(self) -> None:
-        """Moves the calling process there; runs in the child, before the program.
+    def apply(self) -> None:
+        """Applies the settings to the calling process; runs in the child before the program starts.
 
-        It is also bound to the life of its parent: even if that is killed, nothing is left behind.
+        Also makes the kernel kill the child when its parent dies.
         """
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if self.core is not None:
@@ -57,19 +66,19 @@ class Place:
             os.nice(self.nice)
 
 
-ANYWHERE = Place()
+ANY_CORE = Scheduling()
 
 
 class Output(Enum):
-    """What becomes of standard output."""
+    """Where the standard output of a process goes."""
 
-    LOGGED = auto()
-    READ = auto()
-    """A pipe, whose other end the caller reads."""
+    LOG = auto()
+    PIPE = auto()
+    """The caller reads it."""
 
 
 class Process:
-    """One that was started; its standard error is in `log`."""
+    """A process that was started; its standard error goes to the file `log`."""
 
     def __init__(self, name: str, popen: "subprocess.Popen[str]", log: Path) -> None:
         self.name = name
@@ -84,62 +93,56 @@ class Process:
         return self.popen.poll() is None
 
     def cpu_seconds(self) -> float:
-        """CPU time of all its threads, as the scheduler counts it; 0 if it has ended."""
+        """CPU time of all its threads, as the scheduler counts it; 0 if the process has ended."""
         total = 0
         try:
             for task in Path(f"/proc/{self.pid}/task").iterdir():
                 total += int((task / "schedstat").read_text().split()[0])
         except (FileNotFoundError, ProcessLookupError):
-            pass  # a thread, or the process, has ended meanwhile
+            pass  # the thread or the process has just ended
         return total / 1e9
 
     def rss_kib(self) -> int:
-        """Memory that it holds, in KiB."""
+        """Resident memory in KiB."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
         if found is None:
-            raise Failure(f"{self.name}: the system does not tell its memory")
+            raise Failure(f"{self.name}: /proc/{self.pid}/status has no VmRSS")
         return int(found[1])
 
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")
+
     def await_line(self, pattern: str) -> "re.Match[str]":
-        """The first line of its log that has `pattern`, as soon as it is there."""
-        deadline = time.monotonic() + START_SECONDS_MAX
-        while True:
-            runs = self.runs()
-            found = re.search(pattern, self.log.read_text(errors="replace"))
-            if found is not None:
-                return found
-            self._expect_patience(runs, deadline, f"log `{pattern}`")
-            time.sleep(LOOK_SECONDS)
+        """Waits for the first match of `pattern` in the log."""
+        return self._await(lambda: re.search(pattern, self.log_text()), f"log `{pattern}`")
 
     def await_port(self, port: int) -> None:
-        """Returns once it accepts connections, for programs whose log does not say so."""
+        """Waits until the process accepts connections, for programs that do not log it."""
+        self._await(lambda: _accepts(port) or None, f"accept connections on port {port}")
+
+    def _await(self, look: Callable[[], Found | None], expected: str) -> Found:
+        """Repeats `look` until it finds something, the process ends, or `START_SECONDS_MAX` have passed."""
         deadline = time.monotonic() + START_SECONDS_MAX
         while True:
-            runs = self.runs()
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
-                return
-            except OSError:
-                self._expect_patience(runs, deadline, f"accept connections at port {port}")
+            runs, in_time = self.runs(), time.monotonic() < deadline
+            if (found := look()) is not None:
+                return found
+            if not (runs and in_time):
+                problem = f"within {START_SECONDS_MAX:.0f} s" if runs else "before it ended"
+                tail = "\n".join(self.log_text().splitlines()[-LOG_TAIL_LINES:])
+                raise Failure(f"{self.name} did not {expected} {problem}; the end of its log:\n{tail}")
             time.sleep(LOOK_SECONDS)
 
-    def _expect_patience(self, runs: bool, deadline: float, wanted: str) -> None:
-        if runs and time.monotonic() < deadline:
-            return
-        why = "ended before it did" if not runs else f"did not within {START_SECONDS_MAX:.0f} s"
-        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
-        raise Failure(f"{self.name} should {wanted}, and {why}; the end of its log:\n{tail}")
-
     def kill(self) -> None:
-        """Ends it at once, as a crash would."""
+        """Ends the process at once, as a crash would."""
         if self.runs():
             self.popen.kill()
         self.popen.wait()
 
 
 class Processes:
-    """All that a run starts, and a directory for what they write."""
+    """All processes of a run, and the directory for their files."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -154,30 +157,32 @@ class Processes:
     ) -> None:
         self.end(self._all)
 
-    def start(self, name: str, command: list[str], place: Place, output: Output = Output.LOGGED) -> Process:
-        """Starts `command`; what it prints on standard error goes to its log."""
+    def start(
+        self, name: str, command: list[str], scheduling: Scheduling = ANY_CORE, output: Output = Output.LOG
+    ) -> Process:
+        """Starts `command`; its standard error goes to its log."""
         self._started += 1
         log = self.directory / f"{name}.{self._started}.log"
         with log.open("w") as sink:
             try:
-                # A session of its own keeps the terminal's Ctrl-C from it: it is ended by us.
+                # In its own session the process does not get the terminal's Ctrl-C; `end` ends it.
                 popen = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE if output is Output.READ else sink,
+                    stdout=subprocess.PIPE if output is Output.PIPE else sink,
                     stderr=sink,
                     text=True,
-                    preexec_fn=place.take,
+                    preexec_fn=scheduling.apply,
                     start_new_session=True,
                 )
             except (OSError, subprocess.SubprocessError) as error:
-                raise Failure(f"`{shlex.join(command)}` cannot be started at {place}: {error}") from error
+                raise Failure(f"cannot start `{shlex.join(command)}` with {scheduling}: {error}") from error
         process = Process(name, popen, log)
         self._all.append(process)
         return process
 
     def end(self, processes: list[Process]) -> None:
-        """Asks them to end, and ends those that do not."""
+        """Sends SIGTERM to all, then SIGKILL to those that still run after `END_SECONDS_MAX`."""
         for process in processes:
             if process.runs():
                 process.popen.send_signal(signal.SIGTERM)
@@ -192,7 +197,7 @@ class Processes:
         self._all = [process for process in self._all if process.runs()]
 
     def cpu_seconds(self) -> float:
-        """CPU time of everything that was started so far, of what has ended too, and of this process."""
+        """CPU time of this process and of all processes that it has started, ended ones included."""
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         own = resource.getrusage(resource.RUSAGE_SELF)
         used = ended.ru_utime + ended.ru_stime + own.ru_utime + own.ru_stime
@@ -200,28 +205,28 @@ class Processes:
 
 
 class FreePorts:
-    """Ports that nobody listens on, below those which the system gives to outgoing connections.
+    """Free ports below the range from which the system chooses ports of outgoing connections.
 
-    One of the latter might be taken between the look and the use, by a node that dials another.
+    A node that dials another could take a port of that range before the server binds it.
     """
 
     LEAST, TRIES_MAX = 10_000, 10_000
 
     def __init__(self) -> None:
-        usual = Path("/proc/sys/net/ipv4/ip_local_port_range")
-        self._most = int(usual.read_text().split()[0]) - 1 if usual.exists() else 32_767
+        outgoing = Path("/proc/sys/net/ipv4/ip_local_port_range")
+        self._most = int(outgoing.read_text().split()[0]) - 1 if outgoing.exists() else 32_767
         if self._most < self.LEAST:
             self._most = 65_535
-        self._given: set[int] = set()
+        self._taken: set[int] = set()
         self._random = Random()
 
     def take(self) -> int:
         for _ in range(self.TRIES_MAX):
             port = self._random.randint(self.LEAST, self._most)
-            if port not in self._given and _is_free(port):
-                self._given.add(port)
+            if port not in self._taken and _is_free(port):
+                self._taken.add(port)
                 return port
-        raise Failure(f"no free port was found from {self.LEAST} to {self._most}")
+        raise Failure(f"found no free port from {self.LEAST} to {self._most}")
 
 
 def _is_free(port: int) -> bool:
@@ -232,3 +237,9 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,7 +1,7 @@
-"""Rounds: what is compared runs in turn, and what is told is the middle of many rounds.
+"""Rounds: the compared servers run one after the other in each round; the report has the medians of all rounds.
 
-Absolute figures drift with the machine; so each server is divided by the yardstick that ran beside
-it in the same round, and the median of these ratios is what counts.
+The machine's speed changes with time. So each figure is divided by the figure of the baseline in
+the same round, and the median of these ratios is what counts.
 """
 
 import math
@@ -16,7 +16,7 @@ from machine import Watch
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some numbers, and the quartiles around it."""
+    """The median and the quartiles of some numbers."""
 
     median: float
     low: float
@@ -35,39 +35,41 @@ class Spread:
 
 @dataclass
 class Series:
-    """What one thing gave, round by round."""
+    """The outcomes of one load on one server, one for each round."""
 
     row: str
-    """What was done."""
+    """The load."""
     name: str
-    """By whom."""
+    """The server or the phase."""
     outcomes: list[Outcome] = field(default_factory=list)
 
     def spread(self, figure: Figure) -> Spread:
         return Spread.of([figure(outcome) for outcome in self.outcomes])
 
     def ratio(self, other: "Series", figure: Figure) -> Spread:
-        """This one divided by `other`, within each round."""
+        """This series divided by `other`, round by round."""
         pairs = zip(self.outcomes, other.outcomes, strict=True)
         return Spread.of([_divided(figure(own), figure(theirs)) for own, theirs in pairs])
 
-    def success(self) -> float:
-        """The part of all requests that was answered rightly."""
-        right = sum(outcome.answers for outcome in self.outcomes)
-        return right / max(1, right + sum(outcome.failures for outcome in self.outcomes))
+    def failed(self) -> int:
+        """The number of failed requests."""
+        return sum(outcome.failures for outcome in self.outcomes)
 
-    @property
-    def failures(self) -> list[str]:
-        """One sentence for each round in which not all answers were right, or none came."""
-        said = []
+    def success(self) -> float:
+        """The fraction of all requests that got the right answer."""
+        right = sum(outcome.answers for outcome in self.outcomes)
+        return right / max(1, right + self.failed())
+
+    def problems(self) -> list[str]:
+        """One sentence for each round with a failed request or without any answer."""
+        found = []
         for number, outcome in enumerate(self.outcomes, start=1):
+            where = f"{self.row}, {self.name}, round {number}"
             if outcome.failures:
-                said.append(
-                    f"{self.row}, {self.name}, round {number}: {outcome.failures} failures ({outcome.errors})"
-                )
+                found.append(f"{where}: {outcome.failures} failures ({outcome.errors()})")
             elif outcome.answers == 0:
-                said.append(f"{self.row}, {self.name}, round {number}: no answer")
-        return said
+                found.append(f"{where}: no answer")
+        return found
 
     def as_json(self) -> dict[str, object]:
         return {"row": self.row, "name": self.name, "runs": [outcome.raw for outcome in self.outcomes]}
@@ -75,14 +77,14 @@ class Series:
 
 @dataclass
 class Trial(Series):
-    """A series that is measured by one run in each round."""
+    """A series that gets one outcome in each round, from `run`."""
 
     run: Callable[[], Outcome] = field(kw_only=True)
 
 
-def failures_of(series: Iterable[Series]) -> list[str]:
-    """All that failed in any of them."""
-    return [said for one in series for said in one.failures]
+def problems_of(series: Iterable[Series]) -> list[str]:
+    """The problems of all `series`."""
+    return [problem for one in series for problem in one.problems()]
 
 
 def _divided(number: float, by: float) -> float:
@@ -90,7 +92,7 @@ def _divided(number: float, by: float) -> float:
 
 
 def interleave(rows: Sequence[Sequence[Trial]], rounds: int, watch: Watch) -> None:
-    """Runs every trial once in each round; those of one row follow each other, another first each time."""
+    """Runs every trial once in each round, row by row; each round starts a row with its next trial."""
     for number in range(rounds):
         with watch.round():
             for row in rows:
@@ -98,4 +100,4 @@ def interleave(rows: Sequence[Sequence[Trial]], rounds: int, watch: Watch) -> No
                 for trial in [*row[first:], *row[:first]]:
                     watch.probe()
                     trial.outcomes.append(trial.run())
-        print(f"bench.sh: round {number + 1} of {rounds} is over", file=sys.stderr, flush=True)
+        print(f"bench.sh: finished round {number + 1} of {rounds}", file=sys.stderr, flush=True)

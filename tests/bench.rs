@@ -12,6 +12,7 @@ use common::Scratch;
 use common::process::{Finished, run};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/bench.sh");
+const INSTRUCTIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/bench/test_instructions.py");
 
 /// Runs a script that needs Python with the programs under test. `None` if this machine has no Python; a message
 /// then says so, and the test harness does not capture it.
@@ -85,4 +86,10 @@ fn wrong_usage_names_what_was_found_and_what_was_expected() {
         assert_eq!(finished.code, Some(2), "{arguments:?}");
         assert!(finished.stderr.contains(expected), "{expected} in {}", finished.stderr);
     }
+}
+
+#[test]
+fn instruction_counts_fail_only_on_the_compiler_of_the_record() {
+    let Some(finished) = run_script("python3", &["-B", INSTRUCTIONS]) else { return };
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
 }

@@ -1,12 +1,15 @@
-"""Counts the instructions of a local GET and PUT, and fails where they have grown.
+"""Counts the instructions of a GET and of a PUT, and fails if they have grown since the last record.
 
-Time is not repeatable on a shared machine; instructions are. A node alone runs under callgrind and
-is sent two runs of requests that differ in their number alone, so that the difference is what the
-requests took: everything from the wait for the socket to the write of the answer, but for what the
-kernel does. The figures that hold are in `instructions.json` beside this file.
+On a shared machine time varies from run to run; instruction counts do not. A node without peers runs
+under callgrind twice, with different numbers of requests. The difference, divided by the number of
+additional requests, is what one request takes in the node: from the wait for the socket to the
+write of the answer, without the kernel.
+
+`instructions.json` holds the recorded counts, and names the compiler of the counted program. Another
+compiler produces other counts, so the script then only warns.
+
+Exit status: 0 not grown, another compiler, or skipped; 1 grown or failed; 2 wrong usage.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -20,11 +23,12 @@ import tempfile
 from pathlib import Path
 
 from failure import Failure
-from processes import Processes
-from servers import LISTENING
+from processes import ANY_CORE, FreePorts, Processes
+from servers import Programs, Starter
 
 RECORD = Path(__file__).with_name("instructions.json")
 GROWTH_MAX = 1.05
+KINDS = ("get", "put")
 KEYS = 10_000
 BATCH = 16
 REQUESTS = 48_000
@@ -45,18 +49,18 @@ def put(number: int) -> bytes:
 
 
 def exchange(connection: socket.socket, requests: bytes, answers: int) -> None:
-    """Sends `requests` and waits for the values of `answers` GETs among them."""
+    """Sends `requests` and waits for the values of the `answers` GETs in it."""
     connection.sendall(requests)
     missing = answers * (36 + len(VALUE))
     while missing > 0:
-        got = len(connection.recv(1 << 16))
-        if got == 0:
+        received = len(connection.recv(1 << 16))
+        if received == 0:
             raise Failure("the node closed the connection")
-        missing -= got
+        missing -= received
 
 
-def load(connection: socket.socket, kind: str, count: int) -> None:
-    """Sends `count` requests, the same ones every time, in batches whose last answer is awaited."""
+def send(connection: socket.socket, kind: str, count: int) -> None:
+    """Sends the first `count` requests of a fixed random sequence in batches, and waits for the end of each batch."""
     draw = random.Random(1)
     for _ in range(count // BATCH):
         numbers = [draw.randrange(KEYS) for _ in range(BATCH)]
@@ -66,56 +70,78 @@ def load(connection: socket.socket, kind: str, count: int) -> None:
             exchange(connection, b"".join(map(put, numbers)) + get(numbers[-1]), 1)
 
 
-def instructions(server: Path, home: Path, kind: str, count: int) -> int:
-    """All instructions of a node that holds `KEYS` records and is sent `count` requests."""
-    config, profile = home / "config.ini", home / "profile"
-    lines = ["api_address = 127.0.0.1:0", "p2p_address = 127.0.0.1:0", f"data_dir = {home / 'data'}", "durability = none"]
-    config.write_text("\n".join(["[dht]", *lines]) + "\n")
-    command = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={profile}", str(server), "-c", str(config)]
-    with Processes(home) as processes:
-        node = processes.start("node", command)
-        host, port = node.await_line(LISTENING)[1].split(":")
+def run(program: Path, directory: Path, kind: str, count: int) -> int:
+    """All instructions of a node that stores `KEYS` records and answers `count` requests."""
+    profile = directory / "profile"
+    valgrind = ("valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={profile}")
+    with Processes(directory) as processes:
+        starter = Starter(Programs(program, program), processes, FreePorts(), ANY_CORE, valgrind)
+        host, port = starter.dht("node", ["durability = none"]).address.split(":")
         with socket.create_connection((host, int(port)), ANSWER_SECONDS_MAX) as connection:
             for first in range(0, KEYS, BATCH):
                 numbers = range(first, min(first + BATCH, KEYS))
                 exchange(connection, b"".join(map(put, numbers)) + get(first), 1)
-            load(connection, kind, count)
+            send(connection, kind, count)
     found = re.search(r"^totals: (\d+)", profile.read_text(), re.MULTILINE)
     if found is None:
         raise Failure(f"no totals in {profile}")
     return int(found[1])
 
 
-def per_request(server: Path, home: Path, kind: str) -> float:
-    once = instructions(server, home, kind, REQUESTS)
-    twice = instructions(server, home, kind, 2 * REQUESTS)
-    return (twice - once) / REQUESTS
+def count_instructions(program: Path) -> dict[str, int]:
+    """The instructions of one request of each kind."""
+    with tempfile.TemporaryDirectory(prefix="dht-instructions-") as name:
+        directory = Path(name)
+        run(program, directory, "get", 0)  # creates the node's key, which takes a random number of instructions
+        counts = {}
+        for kind in KINDS:
+            once, twice = (run(program, directory, kind, times * REQUESTS) for times in (1, 2))
+            counts[kind] = round((twice - once) / REQUESTS)
+        return counts
 
 
-def main() -> int:
+def compiler_of(program: Path) -> str:
+    """The compiler that the program names in its ELF section `.comment`, as `rustc --version` prints it."""
+    found = re.search(rb"rustc version ([^\0]+)", program.read_bytes())
+    return f"rustc {found[1].decode()}" if found else "an unknown compiler"
+
+
+def compare(counts: dict[str, int], compiler: str, record: dict[str, int | str]) -> int:
+    """Prints the counts beside the record; returns the exit status."""
+    grown = []
+    for kind in KINDS:
+        growth = counts[kind] / record[kind]
+        print(f"{kind}: {counts[kind]} instructions, {record[kind]} on record ({growth - 1:+.1%})")
+        if growth > GROWTH_MAX:
+            grown.append(kind)
+    if compiler != record["compiler"]:
+        warning = f"built by {compiler}, but the record is of {record['compiler']}: the counts are not compared"
+        print(f"WARNING: {warning}", file=sys.stderr)
+        return 0
+    for kind in grown:
+        print(f"FAILED: a {kind} takes over {GROWTH_MAX - 1:.0%} more instructions than on record", file=sys.stderr)
+    return 1 if grown else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("server", type=Path, help="dht-server, built with --release")
-    parser.add_argument("--record", action="store_true", help="take what is counted for what holds from now on")
-    options = parser.parse_args()
+    parser.add_argument("--record", action="store_true", help="write the counts and the compiler to instructions.json")
+    options = parser.parse_args(arguments)
     if shutil.which("valgrind") is None:
         print("SKIPPED: valgrind is not installed, so no instructions were counted", file=sys.stderr)
         return 0
-    held = json.loads(RECORD.read_text())
-    counted = {}
-    with tempfile.TemporaryDirectory(prefix="dht-instructions-") as home:
-        # The first start makes the node's key, which takes a different time each time.
-        instructions(options.server, Path(home), "get", 0)
-        for kind in ("get", "put"):
-            counted[kind] = round(per_request(options.server, Path(home), kind))
-            growth = counted[kind] / held[kind]
-            print(f"{kind}: {counted[kind]} instructions, {held[kind]} on record ({growth - 1:+.1%})")
+    try:
+        compiler = compiler_of(options.server)
+        counts = count_instructions(options.server)
+    except (Failure, OSError) as error:
+        print(f"instructions.py: {error}", file=sys.stderr)
+        return 1
+    status = compare(counts, compiler, json.loads(RECORD.read_text()))
     if options.record:
-        RECORD.write_text(json.dumps(counted) + "\n")
+        RECORD.write_text(json.dumps({"compiler": compiler, **counts}, indent=1) + "\n")
         return 0
-    grown = [kind for kind in counted if counted[kind] > held[kind] * GROWTH_MAX]
-    for kind in grown:
-        print(f"FAILED: a {kind} takes more than {GROWTH_MAX - 1:.0%} more than on record", file=sys.stderr)
-    return 1 if grown else 0
+    return status
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ class Starter:
     processes: Processes
     ports: FreePorts
     scheduling: Scheduling
+    wrapper: Sequence[str] = ()
+    """The command that runs dht-server, such as valgrind with its options."""
 
     def echo(self, value: int) -> Server:
         """The baseline: a bare loop that answers every GET with `value` bytes."""
@@ -60,7 +62,7 @@ class Starter:
         home.mkdir(exist_ok=True)
         lines = ["[dht]", f'data_dir = "{home}/data"', "leave_timeout = 0.5", *settings]
         (home / "config.ini").write_text("\n".join(lines) + "\n")
-        command = [str(self.programs.server), "-c", str(home / "config.ini")]
+        command = [*self.wrapper, str(self.programs.server), "-c", str(home / "config.ini")]
         return self.processes.start(name.replace(" ", "-"), command, self.scheduling)
 
     def redis(self, program: str) -> Server:

@@ -6,12 +6,12 @@ usage() {
     cat <<'TEXT'
 usage: scripts/cluster.sh N [BASE_PORT]
 
-Starts N nodes on 127.0.0.1, from 1 to 256. The first serves modules on BASE_PORT, which is 7500
-if not given, and peers on the port above it, the second on the next two ports, and so on. The
-first node founds the network, the others join through it. Ctrl-C ends them all.
+Starts N nodes on 127.0.0.1; N is a number from 1 to 256. The first node serves clients on
+BASE_PORT (7500) and peers on the next port, the second node uses the next two ports, and so on.
+The first node founds the network, the others join through it. Ctrl-C ends all nodes.
 
-DHT_SERVER   the program to run; without it, the release build is made and used
-RUST_LOG     what the nodes log (info); must let info through
+DHT_SERVER   the program to run; without it, the script builds and uses the release program
+RUST_LOG     log filter of the nodes (info); it must include the level info
 TEXT
 }
 
@@ -19,8 +19,8 @@ readonly NODES_MAX=256
 readonly PORT_MAX=65535
 readonly START_SECONDS_MAX=60
 
-pids=()  # of the nodes, by number, from 1
-ended=() # exit statuses of those that were waited for, by number
+pids=()  # process ids, by node number, from 1
+ended=() # exit statuses of the nodes that have ended, by node number
 
 complain() {
     printf 'cluster.sh: %s\n' "$*" >&2
@@ -37,7 +37,7 @@ read_arguments() {
         usage
         exit 0
     fi
-    (($# == 1 || $# == 2)) || fail_usage "found $# arguments, expected N and perhaps BASE_PORT"
+    (($# == 1 || $# == 2)) || fail_usage "found $# arguments, expected N and optionally BASE_PORT"
     nodes=$1
     base_port=${2:-7500}
     if ! [[ $nodes =~ ^[1-9][0-9]{0,4}$ ]] || ((nodes > NODES_MAX)); then
@@ -49,7 +49,7 @@ read_arguments() {
     fi
 }
 
-# Sets `server` to the program that the nodes run.
+# Sets `server` to the program of the nodes.
 find_server() {
     if [[ -n ${DHT_SERVER-} ]]; then
         server=$DHT_SERVER
@@ -61,7 +61,7 @@ find_server() {
         server=$(cd "$root" && cd "${CARGO_TARGET_DIR:-target}/release" && pwd)/dht-server
     fi
     if ! [[ -f $server && -x $server ]]; then
-        complain "$server is no program"
+        complain "$server is not an executable file"
         exit 1
     fi
 }
@@ -70,7 +70,7 @@ api_address() { echo "127.0.0.1:$((base_port + 2 * ($1 - 1)))"; }
 p2p_address() { echo "127.0.0.1:$((base_port + 2 * ($1 - 1) + 1))"; }
 log_of() { echo "$directory/node$1/log"; }
 
-# The founder has no bootstrap; the others have the founder and the node before them.
+# The founder has no bootstrap; each other node has the founder and the node before it.
 bootstrap_of() {
     case $1 in
         1) ;;
@@ -89,14 +89,14 @@ p2p_address = $(p2p_address "$1")
 data_dir = "$home/data"
 $(bootstrap_of "$1")
 TEXT
-    # A process group of its own keeps the terminal's Ctrl-C from the node: it gets one SIGTERM, from us.
+    # In its own process group the node does not get the terminal's Ctrl-C; it gets one SIGTERM from this script.
     set -m
     RUST_LOG=${RUST_LOG:-info} "$server" -c "$home/config.ini" </dev/null >"$home/log" 2>&1 &
     pids[$1]=$!
     set +m
 }
 
-# Returns once node $1 has logged the event $2.
+# Waits until node $1 has logged the event $2.
 await_event() {
     local log deadline=$((SECONDS + START_SECONDS_MAX))
     log=$(log_of "$1")
@@ -106,7 +106,7 @@ await_event() {
         elif ((SECONDS >= deadline)); then
             complain "node $1 did not log \`$2\` within $START_SECONDS_MAX s; the end of its log:"
         else
-            sleep 0.05 # between two looks at the log
+            sleep 0.05 # pause between two looks at the log
             continue
         fi
         tail -n 15 "$log" >&2
@@ -132,9 +132,9 @@ describe_nodes() {
     done
     cat <<TEXT
 
-logs and configurations: $directory
+Logs and configurations: $directory
 
-Try, in another terminal:
+Try this in another terminal:
     $cli -a $(api_address 1) put hello world --confirm
     $cli -a $(api_address "$nodes") get hello
     python3 $root/scripts/dht_client.py -p $base_port -s -g
@@ -143,7 +143,7 @@ Ctrl-C ends all nodes.
 TEXT
 }
 
-# Sends SIGTERM to the nodes that still run.
+# Sends SIGTERM to all running nodes.
 end_nodes() {
     local node
     for node in "${!pids[@]}"; do
@@ -151,7 +151,7 @@ end_nodes() {
     done
 }
 
-# Waits for node $1, through any number of interruptions, and keeps its exit status.
+# Waits for the end of node $1, even if signals interrupt the wait, and stores its exit status.
 await_end() {
     local status
     while [[ -z ${ended[$1]-} ]]; do
@@ -161,11 +161,11 @@ await_end() {
     done
 }
 
-# Runs at every exit: ends the nodes, and keeps their logs unless all went well.
+# Runs at every exit: ends the nodes. Deletes their logs if all nodes ended with status 0.
 finish() {
     local status=$? node
     trap - EXIT
-    trap end_nodes INT TERM # a second signal is passed on, and ends a node at once
+    trap end_nodes INT TERM # a second signal goes to the nodes, which then end at once
     end_nodes
     for node in "${!pids[@]}"; do
         await_end "$node"
@@ -177,7 +177,7 @@ finish() {
     if ((status == 0)); then
         rm -r -- "$directory"
     else
-        complain "logs are kept in $directory"
+        complain "the logs are in $directory"
     fi
     exit "$status"
 }
@@ -188,12 +188,12 @@ main() {
     find_server
     directory=$(mktemp -d "${TMPDIR:-/tmp}/dht-cluster.XXXXXX")
     trap finish EXIT
-    trap 'exit 0' INT TERM # the ordinary end
+    trap 'exit 0' INT TERM # the normal way to end
     start_nodes
     describe_nodes
     local node
     for node in "${!pids[@]}"; do await_end "$node"; done
-    complain "all nodes have ended by themselves"
+    complain "all nodes ended unexpectedly"
     exit 1
 }
 

@@ -1,25 +1,26 @@
 #!/usr/bin/env python3
-"""Stores and fetches a value through the module API of a DHT node.
+"""Puts and gets a value through the VoidPhone module API of a DHT node.
 
     dht_client.py -s -g                      PUT the default value, then GET it
     dht_client.py -p 7501 -s -k hello -d world --ttl 60
     dht_client.py -p 7509 -g -k hello
-    dht_client.py -s -g -c                   again after each Enter
+    dht_client.py -s -g -c                   repeat after each Enter
 
-A client of our own with the flags, defaults and habits of the one handed out in the course, so
-that whoever satisfies this one satisfies that one. The habits are kept on purpose, because
-servers must cope with them:
+This client has the flags, defaults and habits of the client that the course hands out: a server
+that works with one works with the other. It has these habits because servers must handle them:
 
-* A PUT is sent and nothing is read after it, so the next bytes that arrive are taken for the
-  answer to the next GET. With -s alone the connection is closed right behind the PUT.
-* With -s -g the GET follows on the same connection, half a second after the PUT.
-* An answer is read with a single recv(4096). A longer one, or one that comes in pieces, is cut;
-  this client says so instead of reading on. Values beyond 4060 bytes need dht-cli.
-* There is no timeout: a node that never answers is waited for until Ctrl-C.
-* With -c all rounds share one connection; a new one is made only once the node has closed it.
-* IPv4 only.
+* It reads nothing after a PUT, and takes the next bytes that arrive for the answer to the next
+  GET. With -s alone it closes the connection immediately after the PUT.
+* With -s -g it sends the GET half a second after the PUT, on the same connection.
+* It reads an answer with a single recv(4096). It does not read the rest of an answer that is
+  longer or arrives in pieces, but prints that the answer is cut. For values of more than
+  4060 bytes use dht-cli.
+* It has no timeout: it waits until the node answers or you press Ctrl-C.
+* With -c it uses one connection for all repetitions; it opens a new one only after the node has
+  closed the old one.
+* It supports IPv4 only.
 
-Exit status: 0 done or found; 1 not found, no answer, or no connection; 2 wrong usage.
+Exit status: 0 PUT sent or value found; 1 not found, no answer, or no connection; 2 wrong usage.
 """
 
 import argparse
@@ -42,12 +43,12 @@ PAUSE_AFTER_PUT = 0.5  # seconds
 
 
 def message(kind, body):
-    """A header and `body`."""
+    """A message: the header and `body`."""
     return HEADER.pack(HEADER.size + len(body), kind) + body
 
 
 def put_message(key, value, ttl, replication):
-    """DHT PUT, whose reserved byte is zero: it asks for no answer."""
+    """DHT PUT. Its reserved byte is zero: it requests no answer."""
     return message(DHT_PUT, PUT_FIELDS.pack(ttl, replication, 0) + key + value)
 
 
@@ -57,34 +58,34 @@ def get_message(key):
 
 
 def describe(answer, key):
-    """What `answer`, the bytes of one recv, says about `key`: whether it is a value, and a line."""
+    """Interprets `answer`, the bytes of one recv: whether it is the value of `key`, and the text to print."""
     if not answer:
         return False, "no answer: the node closed the connection"
     if len(answer) < HEADER.size + KEY_SIZE:
-        return False, f"no answer: {len(answer)} bytes are too few for one: {answer.hex()}"
+        return False, f"no answer: {len(answer)} bytes are too short: {answer.hex()}"
     size, kind = HEADER.unpack_from(answer)
     if kind not in (DHT_SUCCESS, DHT_FAILURE):
         return False, f"no answer: a message of type {kind} is neither SUCCESS nor FAILURE"
     if answer[HEADER.size : HEADER.size + KEY_SIZE] != key:
-        return False, "no answer: it is about another key"
+        return False, "no answer: the message is about another key"
     if kind == DHT_FAILURE:
         return False, "FAILURE: the key was not found"
     value = answer[HEADER.size + KEY_SIZE : size]
     line = f"SUCCESS: {value.decode('utf-8', 'backslashreplace')}"
     if len(answer) < size:
-        line += f"\n(cut: one recv took {len(answer)} of the answer's {size} bytes)"
+        line += f"\n(cut: one recv returned {len(answer)} of the answer's {size} bytes)"
     return True, line
 
 
 class Client:
-    """One connection, made when it is needed and kept until the node closes it."""
+    """One connection, opened by the first message and used until the node closes it."""
 
     def __init__(self, address, port):
         self.server = (address, port)
         self.connection = None
 
     def send(self, data):
-        """Sends all of `data`, connecting first if there is no connection."""
+        """Sends `data`; opens a connection first if there is none."""
         if self.connection is None:
             connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             connection.connect(self.server)
@@ -92,21 +93,21 @@ class Client:
         self.connection.sendall(data)
 
     def receive(self):
-        """One recv; empty once the node has closed the connection, which is then given up."""
+        """One recv; empty if the node has closed the connection, which the client then closes too."""
         data = self.connection.recv(RECV_SIZE)
         if not data:
             self.close()
         return data
 
     def close(self):
-        """Gives up the connection, if there is one."""
+        """Closes the connection, if there is one."""
         if self.connection is not None:
             self.connection.close()
             self.connection = None
 
 
 def run_round(client, options):
-    """One PUT, one GET, or one after the other; whether all of it succeeded."""
+    """Sends a PUT, a GET, or a PUT and then a GET; returns whether all succeeded."""
     if options.set:
         client.send(put_message(options.key, options.data, options.ttl, options.replication))
         print(f"PUT sent: {len(options.data)} bytes, TTL {options.ttl} s, replication {options.replication}")
@@ -122,7 +123,7 @@ def run_round(client, options):
 
 
 def key_bytes(text):
-    """The key that `text` names: its UTF-8 bytes, filled up with zeros."""
+    """The key of `text`: its UTF-8 bytes, padded with zeros."""
     raw = text.encode("utf-8")
     if len(raw) > KEY_SIZE:
         raise argparse.ArgumentTypeError(f"{len(raw)} bytes long, a key has at most {KEY_SIZE}")
@@ -138,42 +139,44 @@ def value_bytes(text):
 
 
 def number_up_to(largest):
-    """Reads whole numbers from 0 to `largest`."""
+    """A parser of whole numbers from 0 to `largest`."""
 
     def read(text):
         if not text.isascii() or not text.isdigit() or int(text) > largest:
-            raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {largest}")
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {largest}")
         return int(text)
 
     return read
 
 
 def parse_arguments():
-    """The command line; ends the program with status 2 if it makes no sense."""
-    parser = argparse.ArgumentParser(description="Stores and fetches a value through a DHT node's module API.")
+    """Parses the command line; ends the program with status 2 on wrong usage."""
+    parser = argparse.ArgumentParser(description="Puts and gets a value through the module API of a DHT node.")
     parser.add_argument("-a", "--address", default="127.0.0.1", help="IPv4 address of the node (%(default)s)")
     parser.add_argument("-p", "--port", type=number_up_to(65535), default=7401, help="its API port (%(default)s)")
     parser.add_argument("-s", "--set", action="store_true", help="send a PUT")
     parser.add_argument("-g", "--get", action="store_true", help="send a GET; with -s, half a second later")
     parser.add_argument(
-        "-k", "--key", type=key_bytes, default="lolz" * 8, help="up to 32 bytes, filled up with zeros (%(default)s)"
+        "-k", "--key", type=key_bytes, default="lolz" * 8, help="up to 32 bytes, padded with zeros (%(default)s)"
     )
     parser.add_argument("-d", "--data", type=value_bytes, default="bernd", help="the value to PUT (%(default)s)")
-    parser.add_argument("-c", "--cont", action="store_true", help="again after Enter, on the same connection")
-    parser.add_argument("--ttl", type=number_up_to(65535), default=1, help="seconds the value lives (%(default)s)")
+    parser.add_argument("-c", "--cont", action="store_true", help="repeat after each Enter, on the same connection")
     parser.add_argument(
-        "--replication", type=number_up_to(255), default=1, help="nodes that shall hold it (%(default)s)"
+        "--ttl", type=number_up_to(65535), default=1, help="lifetime of the value in seconds (%(default)s)"
+    )
+    parser.add_argument(
+        "--replication", type=number_up_to(255), default=1, help="number of replicas of the value (%(default)s)"
     )
     options = parser.parse_args()
     if not options.set and not options.get:
-        parser.error("nothing to do: give -s, -g, or both")
+        parser.error("nothing to do: use -s, -g, or both")
     return options
 
 
 def main():
-    """Runs one round, or with -c one after each Enter; 0 if every round succeeded."""
+    """Runs one round, with -c another after each Enter; returns 0 if all rounds succeeded."""
     options = parse_arguments()
-    sys.stdout.reconfigure(line_buffering=True)  # a reader sees what was sent while the answer is out
+    sys.stdout.reconfigure(line_buffering=True)  # shows what was sent before the answer arrives
     client = Client(options.address, options.port)
     status = 0
     try:
@@ -187,7 +190,7 @@ def main():
                 client.close()
             if not options.cont:
                 return status
-            input("Enter: again, Ctrl-C: end ")
+            input("Enter: repeat, Ctrl-C: end ")
     except EOFError:
         print()
         return status

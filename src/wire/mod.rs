@@ -1,4 +1,4 @@
-//! What goes over the wire: all layouts, drawn once. Source: `PROTOCOL.md` 1 and 2.
+//! What goes over the wire: all layouts, drawn once. Source: `PROTOCOL.md` 1 and 2, shown as [`protocol`].
 //!
 //! ```text
 //! every message      0 size u16 (header included)   2 type u16                      4 body
@@ -20,9 +20,9 @@
 //! 667 SYNC           from 32   to 32             677 SYNC REPLY        more u8   entries
 //!                                                680 ERROR             code u16
 //!
-//! R, a record        ttl u16   replication u8   flags u8   key 32   version u64   age u32   check u32   value
+//! R, a record        ttl u16   replication u8   flags u8   key 32   version u64   age u32   crc u32   value
 //! contact            address 16 (IPv4 mapped)   port u16   node id 32
-//! entry              key 32   flags u8   version u64   check u32
+//! entry              key 32   flags u8   version u64   crc u32
 //! ```
 //!
 //! Bytes come in through [`frame::next_frame`], which tells whole messages apart, and then
@@ -31,20 +31,13 @@
 //! written as a head, with the value copied once behind it.
 //!
 //! Nothing here judges what a message means; it says only whether it is one.
-//!
-//! *Erratum.* Of a record block `PROTOCOL.md` says that *signed* and *hashed* together are
-//! malformed; of a PUT it does not. They are malformed there too: no record could be made of it.
-//!
-//! *Erratum.* `PROTOCOL.md` has a STORE refused with 406 by a settled node that knows 2k nodes nearer
-//! to the key. Not by one that holds an older record of that key, which it took while it knew fewer,
-//! or before it had settled: it takes the newer one, and wants it when it is offered. Refusing it,
-//! the node would keep the older one to the end of its life, give it to whoever asks, and bring it
-//! back when those who are nearer are gone.
 
 pub mod api;
 pub mod codec;
 pub mod frame;
 pub mod peer;
+#[doc = include_str!("PROTOCOL.md")]
+pub mod protocol {}
 
 use crate::id::KEY_SIZE;
 use crate::limits::{

@@ -92,9 +92,10 @@
 //!
 //! # Where to look
 //!
-//! A message's layout: [`wire`]. A bound: [`limits`]. A setting: [`config`] and
-//! [`node::params`]. What a node does unasked: `node/replication/` and `node/membership/`. How it is tested: `tests/`, whose names are sentences, and [`sim`]. How fast it is:
-//! [`load`].
+//! The protocol: [`wire::protocol`]. Threats and faults: [`threats`]. A message's layout: [`wire`].
+//! A bound: [`limits`]. A setting: [`config`] and [`node::params`]. What a node does unasked:
+//! `node/replication/` and `node/membership/`. How it is tested: `tests/`, whose names are sentences,
+//! and [`sim`]. How fast it is: [`load`].
 
 #![forbid(unsafe_code)]
 
@@ -115,5 +116,7 @@ pub mod record;
 pub mod routing;
 pub mod sim;
 pub mod storage;
+#[doc = include_str!("THREATS.md")]
+pub mod threats {}
 pub mod time;
 pub mod wire;

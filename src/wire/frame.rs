@@ -26,7 +26,7 @@ pub struct Frame<'a> {
 /// [`WireError`] if no message of `source` begins like this. The stream can no longer be told
 /// apart into messages, so the caller must close the connection.
 ///
-/// Layout: `PROTOCOL.md`, header of both ports, and section 2, long form.
+/// Layout: `PROTOCOL.md`, Header, and 2, Long form.
 pub fn next_frame(source: Source, inbox: &[u8]) -> Result<Option<(Frame<'_>, usize)>, WireError> {
     let Some((kind, header, size)) = announced(source, inbox)? else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Values that certify themselves: `PROTOCOL.md` 1, flags 1 and 2, and 4; and what `dht-cli` makes
+//! Values that certify themselves: `PROTOCOL.md` 1, flags 1 and 2; `PROTOCOL.md` 4; what `dht-cli` makes
 //! and believes of them.
 
 use std::io::{Read, Write};

@@ -112,7 +112,7 @@ impl Node {
     ///
     /// # Panics
     ///
-    /// If [`Params::crc`] refuses `params`: whoever read them has asked it.
+    /// If [`Params::validate`] refuses `params`: whoever read them has asked it.
     pub fn new(me: Me, params: Params, seed: [u8; 32], now: Now) -> Self {
         if let Err(error) = params.validate() {
             panic!("parameters that were not checked: {error}");

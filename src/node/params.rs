@@ -1,7 +1,7 @@
 //! What a user may set of a node: each value with its default, its unit and its source.
 //!
 //! [`Params::default`] is the one place that states the defaults; `config.ini` documents them
-//! and a test holds the two together. [`Params::crc`] says which values do not fit together;
+//! and a test holds the two together. [`Params::validate`] says which values do not fit together;
 //! ranges of single values are the business of whoever reads them.
 
 use std::net::SocketAddr;

@@ -587,7 +587,7 @@ impl Storage {
     }
 }
 
-/// What [`Storage::check`] found broken.
+/// What [`Storage::check_invariants`] found broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StorageFault {
     /// A record is not the same in all orders.

@@ -20,7 +20,7 @@ use dht::net::clock::Clock;
 use dht::net::entropy::{self, EntropyError};
 use dht::net::{BindError, DiskWriter, Ended, EventLoop, Listeners, LoopError, Options};
 use dht::node::params::{Durability, Serving};
-use dht::node::records::persisted::Batch;
+use dht::node::persisted::Batch;
 use dht::node::{Me, Node};
 use log::{error, info, warn};
 

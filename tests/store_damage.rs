@@ -15,7 +15,7 @@ use common::process::Process;
 use common::{Scratch, dht_server};
 use dht::disk::store::{Store, StoreError, StoreFault};
 use dht::id::Key;
-use dht::node::records::persisted::{Batch, PersistedKey, PersistedRecord};
+use dht::node::persisted::{Batch, PersistedKey, PersistedRecord};
 use dht::record::{Age, Class, Record, Source, Tombstone, Ttl, Version, crc_of};
 use dht::time::WallTime;
 use rand::rngs::StdRng;

@@ -17,7 +17,7 @@
 use crate::contact::Contact;
 use crate::id::Key;
 use crate::limits::CONTACT_SIZE;
-use crate::node::records::persisted::{PersistedKey, PersistedRecord};
+use crate::node::persisted::{PersistedKey, PersistedRecord};
 use crate::record::{Source, Tombstone, Version};
 use crate::time::WallTime;
 use crate::wire::codec::{Item, Reader, WireError};

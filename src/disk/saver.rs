@@ -19,7 +19,7 @@ use log::{error, info};
 
 use crate::disk::store::{Store, StoreError};
 use crate::limits::BATCHES_WAITING_MAX;
-use crate::node::records::persisted::{Batch, Saved};
+use crate::node::persisted::{Batch, Saved};
 
 /// The thread.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl<R: FnMut() -> Result<Store, StoreError>> Desk<R> {
 mod tests {
     use super::*;
     use crate::disk::store::tests::{batch, in_order, persisted};
-    use crate::node::records::persisted::PersistedKey;
+    use crate::node::persisted::PersistedKey;
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
     use std::collections::BTreeSet;

@@ -34,7 +34,7 @@ use crate::contact::Contact;
 use crate::disk::entry;
 use crate::id::Key;
 use crate::limits::{STORE_CACHE_SIZE, STORE_KEYS_PER_READ};
-use crate::node::records::persisted::{Batch, PersistedKey};
+use crate::node::persisted::{Batch, PersistedKey};
 use crate::wire::codec::WireError;
 
 /// The state of each key: see `entry`.
@@ -417,7 +417,7 @@ pub(in crate::disk) mod tests {
     use super::*;
     use crate::disk::tests::Scratch;
     use crate::id::NodeId;
-    use crate::node::records::persisted::PersistedRecord;
+    use crate::node::persisted::PersistedRecord;
     use crate::record::{Age, Class, Record, Source, Tombstone, Ttl, Version, crc_of};
     use crate::time::WallTime;
     use std::os::unix::fs::PermissionsExt;

@@ -33,7 +33,7 @@ use crate::net::rate_limited_log::StrangerLog;
 use crate::net::tls::Tls;
 use crate::net::{DiskWriter, Options, Service};
 use crate::node::action::{Actions, ConnId, DialError, DialId};
-use crate::node::records::persisted::Saved;
+use crate::node::persisted::Saved;
 use crate::time::{Now, Time};
 
 /// Signals come in under this token.

@@ -21,7 +21,7 @@ use crate::net::tls::tests::identity;
 use crate::net::{DiskWriter, Ended, EventLoop, Helper, Listeners, LoopError, Options, Service};
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin};
 use crate::node::params::Endpoint;
-use crate::node::records::persisted::{Batch, Saved};
+use crate::node::persisted::{Batch, Saved};
 use crate::time::{Now, Time};
 use crate::wire::Source;
 use crate::wire::api::{ApiReply, ApiRequest, Confirm};

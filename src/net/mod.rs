@@ -73,7 +73,7 @@ use crate::id::{Key, NodeId};
 use crate::identity::Puzzle;
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin};
-use crate::node::records::persisted::{Batch, Saved};
+use crate::node::persisted::{Batch, Saved};
 use crate::time::{Now, Time};
 use crate::wire::api::ApiRequest;
 use crate::wire::frame::Frame;

@@ -21,7 +21,7 @@ use crate::net::peer::{Dial, Peer, Pushed, Written};
 use crate::net::tls::TlsFault;
 use crate::node::action::{Action, ClientId, ConnId, DialError, DialId};
 use crate::node::params::Endpoint;
-use crate::node::records::persisted::{Batch, Saved};
+use crate::node::persisted::{Batch, Saved};
 
 impl<S: Service> EventLoop<S> {
     /// Does what the service wants done, in its order.

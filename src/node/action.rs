@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::id::{Key, NodeId};
 use crate::limits::HELLO_TIMEOUT;
 use crate::node::params::Endpoint;
-use crate::node::records::persisted::Batch;
+use crate::node::persisted::Batch;
 use crate::node::replies::Answers;
 use crate::wire::api::ApiReply;
 use crate::wire::codec::WireError;

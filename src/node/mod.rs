@@ -25,11 +25,14 @@
 pub mod action;
 mod membership;
 pub mod params;
+pub mod persisted;
+mod purpose;
 mod query;
-pub mod records;
+mod records;
 mod replication;
 pub mod replies;
 mod rpc;
+mod status;
 mod timers;
 
 use std::net::SocketAddr;
@@ -43,17 +46,22 @@ use crate::id::{KeySeed, NodeId};
 use crate::limits::{EXPIRED_PER_TURN_MAX, PENDING_MAX};
 use crate::lookup::Lookup;
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Fault, Origin};
-use crate::node::membership::liveness::Upkeep;
-pub use crate::node::membership::status::Status;
+use crate::node::membership::join::Join;
+use crate::node::membership::liveness::Liveness;
 use crate::node::params::Params;
+use crate::node::persisted::{PersistedKey, Saved};
 use crate::node::query::put_retry::PutRetries;
-use crate::node::query::read_repair::Repairs;
 use crate::node::query::session::Versions;
 use crate::node::query::{Queries, Query};
-use crate::node::records::persisted::{PersistedKey, Saved};
 use crate::node::records::persistence::Saving;
-use crate::node::rpc::outbound::Ask;
+use crate::node::replication::copies::Copies;
+use crate::node::replication::offer::Offers;
+use crate::node::replication::schedule::Schedule;
+use crate::node::replication::sync::Syncing;
+use crate::node::replication::wanted::Wanted;
+use crate::node::rpc::outbound::Call;
 use crate::node::rpc::peers::{Ending, Peers};
+pub use crate::node::status::Status;
 use crate::node::timers::{Timer, Timers};
 use crate::pending::Pending;
 use crate::record::Version;
@@ -83,16 +91,23 @@ pub struct Node {
     counters: NodeCounters,
     table: Table,
     storage: Storage,
-    pending: Pending<Ask>,
+    pending: Pending<Call>,
     peers: Peers,
     queries: Queries,
     timers: Timers,
-    upkeep: Upkeep,
+    status: Status,
+    join: Join,
+    liveness: Liveness,
+    schedule: Schedule,
+    offers: Offers,
+    /// Copies in flight to other nodes.
+    copies: Copies,
+    /// Records on their way to this node.
+    wanted: Wanted,
+    syncing: Syncing,
     saving: Saving,
     /// PUTs that too few others hold yet.
     put_retries: PutRetries,
-    /// Copies on their way to nodes that were behind.
-    repairs: Repairs,
     /// What was last read and written through this node.
     versions: Versions,
     /// The 16 bits below the milliseconds of every version drawn here.
@@ -132,10 +147,16 @@ impl Node {
             peers: Peers::new(keys.clone()),
             queries: Queries::new(keys.clone()),
             timers,
-            upkeep: Upkeep::new(now, params.bootstraps.len()),
+            status: if params.bootstraps.is_empty() { Status::Settled } else { Status::Joining },
+            join: Join::new(now, params.bootstraps.len()),
+            liveness: Liveness::new(),
+            schedule: Schedule::new(),
+            offers: Offers::default(),
+            copies: Copies::default(),
+            wanted: Wanted::default(),
+            syncing: Syncing::default(),
             saving: Saving::default(),
             put_retries: PutRetries::default(),
-            repairs: Repairs::default(),
             versions: Versions::new(keys),
             version_tail: rng.random(),
             last_version: Version::from_bits(0),
@@ -163,7 +184,7 @@ impl Node {
     /// Whether another request of a client is welcome; if not, the host reads no API connection
     /// until one of those under way has ended.
     pub fn wants_requests(&self) -> bool {
-        self.queries.has_room() && !self.saving.is_full() && !self.is_leaving()
+        self.queries.has_room() && !self.saving.is_full() && !self.status.is_leaving()
     }
 
     /// A client asks. Answered by one [`action::Action::Reply`], now or later; a PUT that did not
@@ -260,7 +281,7 @@ impl Node {
             match timer {
                 Timer::Join => self.join(now, out),
                 Timer::Refresh => self.refresh(now, out),
-                Timer::Spread => self.retry_puts(now, out),
+                Timer::RetryPuts => self.retry_puts(now, out),
                 Timer::Watch => self.watch(now, out),
                 Timer::Settle => self.settle(now),
                 Timer::Sync => self.sync(now, out),
@@ -271,7 +292,7 @@ impl Node {
                 Timer::Answer(query) => match self.queries.find(query) {
                     Some(Query::Get(_)) => self.give_up_get(now, query, out),
                     Some(Query::Put(_)) => self.put_timed_out(now, query, out),
-                    Some(Query::Join(_) | Query::Refresh(_)) | None => {}
+                    Some(Query::SelfLookup(_) | Query::Refresh(_)) | None => {}
                 },
             }
         }
@@ -308,7 +329,7 @@ impl Node {
 
     /// Whether it has left: nothing more will come from it.
     pub fn has_left(&self) -> bool {
-        self.upkeep.status == Status::Left
+        self.status == Status::Left
     }
 }
 
@@ -326,7 +347,7 @@ impl Node {
 
     /// How it stands to its network.
     pub fn status(&self) -> Status {
-        self.upkeep.status
+        self.status
     }
 
     /// What it has counted.

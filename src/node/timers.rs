@@ -5,25 +5,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::node::query::QueryId;
+use crate::node::purpose::QueryId;
 use crate::time::Time;
 
 /// Something that has a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::node) enum Timer {
+pub(crate) enum Timer {
     /// Dial the bootstraps again.
     Join,
     /// Look whether a bucket is stale, or a contact asleep.
     Refresh,
-    /// Spread a PUT that was kept.
-    Spread,
+    /// Retry a PUT that too few replicas store.
+    RetryPuts,
     /// Ask near contacts that fell silent whether they are there.
     Watch,
     /// The node takes part, whatever its neighbours have not told it yet.
     Settle,
     /// Ask neighbours what they hold, and for what was missed.
     Sync,
-    /// Offer and copy records, spread those that were kept.
+    /// Offer records, and hand over what was wanted.
     Replicate,
     /// A client's request must be answered.
     Answer(QueryId),
@@ -37,14 +37,14 @@ pub(in crate::node) enum Timer {
 
 /// The timers that are set.
 #[derive(Debug, Default)]
-pub(in crate::node) struct Timers {
+pub(crate) struct Timers {
     at: BTreeMap<Timer, Time>,
     queue: BTreeSet<(Time, Timer)>,
 }
 
 impl Timers {
     /// Sets `timer` to `at`, whatever it was set to.
-    pub(in crate::node) fn set(&mut self, timer: Timer, at: Time) {
+    pub(crate) fn set(&mut self, timer: Timer, at: Time) {
         if let Some(before) = self.at.insert(timer, at) {
             self.queue.remove(&(before, timer));
         }
@@ -52,21 +52,21 @@ impl Timers {
     }
 
     /// Sets `timer` to `at`, unless it is set to an earlier moment.
-    pub(in crate::node) fn hasten(&mut self, timer: Timer, at: Time) {
+    pub(crate) fn hasten(&mut self, timer: Timer, at: Time) {
         if self.at.get(&timer).is_none_or(|&before| at < before) {
             self.set(timer, at);
         }
     }
 
     /// Takes `timer` back.
-    pub(in crate::node) fn cancel(&mut self, timer: Timer) {
+    pub(crate) fn cancel(&mut self, timer: Timer) {
         if let Some(at) = self.at.remove(&timer) {
             self.queue.remove(&(at, timer));
         }
     }
 
     /// The earliest timer whose moment has come; it is no longer set.
-    pub(in crate::node) fn due(&mut self, now: Time) -> Option<Timer> {
+    pub(crate) fn due(&mut self, now: Time) -> Option<Timer> {
         let &(at, timer) = self.queue.first()?;
         if at > now {
             return None;
@@ -76,12 +76,12 @@ impl Timers {
     }
 
     /// When the earliest is due.
-    pub(in crate::node) fn next(&self) -> Option<Time> {
+    pub(crate) fn next(&self) -> Option<Time> {
         self.queue.first().map(|&(at, _)| at)
     }
 
     /// Whether `timer` is set.
-    pub(in crate::node) fn is_set(&self, timer: Timer) -> bool {
+    pub(crate) fn is_set(&self, timer: Timer) -> bool {
         self.at.contains_key(&timer)
     }
 }

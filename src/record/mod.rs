@@ -174,10 +174,29 @@ impl Record {
 }
 
 impl Rank {
+    /// What a record of this rank is compared by first.
+    pub fn precedence(self) -> Precedence {
+        Precedence { certifies_itself: self.class.certifies_itself(), version: self.version }
+    }
+
     /// Compares a record of this rank with this value, whose key is that of `other`, to `other`.
     pub fn compare(&self, value: &[u8], other: &Record) -> Ordering {
-        let order = (self.class.certifies_itself(), self.version, value);
-        order.cmp(&(other.class.certifies_itself(), other.version, &other.value))
+        (self.precedence(), value).cmp(&(other.rank().precedence(), &other.value))
+    }
+}
+
+/// What two records of one key are compared by first (`PROTOCOL.md` 3): whether the class certifies
+/// itself, then the version. Values decide between records of equal precedence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Precedence {
+    certifies_itself: bool,
+    version: Version,
+}
+
+impl Precedence {
+    /// The version, if the record is plain.
+    pub fn plain(self) -> Option<Version> {
+        (!self.certifies_itself).then_some(self.version)
     }
 }
 
@@ -273,15 +292,16 @@ impl Tombstone {
         self == Self::default()
     }
 
-    /// What a record of `class` and `version` is up against, if it is over: the larger one. A
+    /// What beats a record of this precedence: the larger of both versions that does, if one does. A
     /// tombstone beats the live record of its own version, and a signed one every plain record.
-    pub fn beats(self, class: Class, version: Version) -> Option<Rank> {
+    pub fn beats(self, record: Precedence) -> Option<Rank> {
         let over = |class, version| Rank { class, life: Life::Over, version };
         let signed = self.signed.map(|signed| over(Class::Signed, signed));
         let plain = self.plain.map(|plain| over(Class::Plain, plain));
-        match class {
-            Class::Plain => signed.or(plain.filter(|plain| plain.version >= version)),
-            Class::Signed | Class::Hashed => signed.filter(|signed| signed.version >= version),
+        if record.certifies_itself {
+            signed.filter(|signed| signed.version >= record.version)
+        } else {
+            signed.or(plain.filter(|plain| plain.version >= record.version))
         }
     }
 

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use crate::contact::Contact;
 use crate::id::Key;
 use crate::node::params::Endpoint;
-use crate::node::records::persisted::{Batch, PersistedKey, Saved};
-use crate::sim::history::Seen;
+use crate::node::persisted::{Batch, PersistedKey, Saved};
+use crate::record::Precedence;
 use crate::sim::{Number, network};
 
 /// Whether a disk has room for more.
@@ -79,10 +79,10 @@ impl Disk {
     }
 
     /// Whether what is on the disk of `key` is `seen`, something larger, or the end of either.
-    pub(super) fn covers(&self, key: &Key, seen: Seen) -> bool {
+    pub(super) fn covers(&self, key: &Key, seen: Precedence) -> bool {
         self.keys.get(key).is_some_and(|persisted| {
-            let record = persisted.record.as_ref().map(|persisted| Seen::of(persisted.record.rank()));
-            let over = persisted.tombstone.is_some_and(|tombstone| tombstone.beats(seen.class, seen.version).is_some());
+            let record = persisted.record.as_ref().map(|persisted| persisted.record.rank().precedence());
+            let over = persisted.tombstone.is_some_and(|tombstone| tombstone.beats(seen).is_some());
             over || record.is_some_and(|record| record >= seen)
         })
     }
@@ -91,7 +91,7 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Age, Class, Rank, Record, Source, Tombstone, Ttl, Version, crc_of};
+    use crate::record::{Age, Class, Life, Rank, Record, Source, Tombstone, Ttl, Version, crc_of};
     use crate::time::WallTime;
 
     fn persisted(key: u8, version: u64) -> PersistedKey {
@@ -104,7 +104,7 @@ mod tests {
             crc: crc_of(b"v"),
             value: (*b"v").into(),
         };
-        let record = crate::node::records::persisted::PersistedRecord {
+        let record = crate::node::persisted::PersistedRecord {
             record,
             age: Age(0),
             saved: WallTime::from_millis(0),
@@ -117,8 +117,8 @@ mod tests {
         Arc::new(Batch { keys, contacts: None })
     }
 
-    fn seen(version: u64) -> Seen {
-        Seen { class: Class::Plain, version: Version::from_bits(version) }
+    fn seen(version: u64) -> Precedence {
+        Rank { class: Class::Plain, life: Life::Alive, version: Version::from_bits(version) }.precedence()
     }
 
     #[test]

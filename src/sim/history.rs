@@ -13,49 +13,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::id::Key;
-use crate::record::{Class, Rank, Version};
+use crate::record::Precedence;
 use crate::sim::Number;
 use crate::time::Time;
-
-/// What two records of one key are first compared by (`PROTOCOL.md` 3).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
-    /// What it proves about itself.
-    pub(super) class: Class,
-    /// Which of several values it is.
-    pub(super) version: Version,
-}
-
-impl Seen {
-    /// What a record of `rank` is compared by.
-    pub(super) fn of(rank: Rank) -> Self {
-        Self { class: rank.class, version: rank.version }
-    }
-
-    fn order(self) -> (bool, Version) {
-        (self.class.certifies_itself(), self.version)
-    }
-}
-
-impl PartialEq for Seen {
-    fn eq(&self, other: &Self) -> bool {
-        self.order() == other.order()
-    }
-}
-
-impl Eq for Seen {}
-
-impl PartialOrd for Seen {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Seen {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.order().cmp(&other.order())
-    }
-}
 
 /// The values that clients PUT, and what was read of them.
 #[derive(Debug, Default)]
@@ -63,7 +23,7 @@ pub(super) struct History {
     /// By key and check.
     values: BTreeMap<(Key, u32), Entry>,
     /// The newest that was read through a node, in that life of it.
-    reads: BTreeMap<(Number, Key), (u32, Seen)>,
+    reads: BTreeMap<(Number, Key), (u32, Precedence)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +33,7 @@ struct Entry {
     /// How long it is.
     ttl: Duration,
     /// The smallest and the largest of its versions.
-    versions: Option<(Seen, Seen)>,
+    versions: Option<(Precedence, Precedence)>,
 }
 
 impl History {
@@ -85,7 +45,7 @@ impl History {
     }
 
     /// A record of that value has this rank. What no client PUT here concerns nobody.
-    pub(super) fn observe(&mut self, key: Key, crc: u32, seen: Seen) {
+    pub(super) fn observe(&mut self, key: Key, crc: u32, seen: Precedence) {
         if let Some(entry) = self.values.get_mut(&(key, crc)) {
             let (least, most) = entry.versions.unwrap_or((seen, seen));
             entry.versions = Some((least.min(seen), most.max(seen)));
@@ -93,7 +53,7 @@ impl History {
     }
 
     /// The smallest version of that value that was seen.
-    pub(super) fn least(&self, key: &Key, crc: u32) -> Option<Seen> {
+    pub(super) fn least(&self, key: &Key, crc: u32) -> Option<Precedence> {
         self.values.get(&(*key, crc)).and_then(|entry| entry.versions).map(|(least, _)| least)
     }
 
@@ -111,7 +71,7 @@ impl History {
 
     /// A client read that value through the node `at` in its `life`th life: the newer one that was
     /// read there before, if there is one.
-    pub(super) fn read(&mut self, at: Number, life: u32, key: Key, crc: u32) -> Option<Seen> {
+    pub(super) fn read(&mut self, at: Number, life: u32, key: Key, crc: u32) -> Option<Precedence> {
         let (least, most) = self.values.get(&(key, crc)).and_then(|entry| entry.versions)?;
         let before = self.reads.get(&(at, key)).filter(|(then, _)| *then == life).map(|(_, seen)| *seen);
         let newest = before.map_or(least, |before| before.max(least));
@@ -123,12 +83,13 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{Class, Life, Rank, Version};
 
     const HERE: Number = Number(3);
     const HOUR: Duration = Duration::from_hours(1);
 
-    fn seen(version: u64) -> Seen {
-        Seen { class: Class::Plain, version: Version::from_bits(version) }
+    fn seen(version: u64) -> Precedence {
+        Rank { class: Class::Plain, life: Life::Alive, version: Version::from_bits(version) }.precedence()
     }
 
     /// Values of checks 1 and 2 under one key, the second one newer.

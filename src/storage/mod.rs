@@ -230,7 +230,7 @@ impl Storage {
         }
         // No record of this key has ended and is unswept: that is buried above.
         let buried = if may_be_over { self.tombstones.find(now.mono, &key) } else { None };
-        if buried.is_some_and(|buried| buried.beats(rank.class, rank.version).is_some()) {
+        if buried.is_some_and(|buried| buried.beats(rank.precedence()).is_some()) {
             return Stored::Over;
         }
         if !self.make_room(now, &record, slot, source, in_scope) {
@@ -268,7 +268,7 @@ impl Storage {
     /// that it beats is gone.
     pub fn bury(&mut self, now: Now, key: Key, tombstone: Tombstone) {
         let held = self.records.slot(&key).map(|slot| (slot, self.records[slot].record.rank()));
-        match held.filter(|(_, held)| tombstone.beats(held.class, held.version).is_some()) {
+        match held.filter(|(_, held)| tombstone.beats(held.precedence()).is_some()) {
             Some((slot, beaten)) => self.remove_for(now, slot, tombstone.and(Tombstone::of(beaten))),
             None => self.lay(now, key, tombstone),
         }
@@ -435,7 +435,7 @@ impl Storage {
 /// What is common to the above.
 impl Storage {
     fn is_over(&self, now: Time, key: &Key, rank: Rank) -> bool {
-        self.tombstone(now, key).is_some_and(|tombstone| tombstone.beats(rank.class, rank.version).is_some())
+        self.tombstone(now, key).is_some_and(|tombstone| tombstone.beats(rank.precedence()).is_some())
     }
 
     fn bytes_of_records(&self) -> usize {

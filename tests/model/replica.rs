@@ -220,7 +220,7 @@ impl Replica {
         let now = self.now(world);
         let Copy { record, age } = copy;
         let tombstone = self.storage.tombstone(now.mono, &record.key).unwrap_or_default();
-        tombstone.beats(record.class, record.version).is_some()
+        tombstone.beats(record.rank().precedence()).is_some()
             || end_of_life(now, record.ttl, *age, record.class, record.version).is_none()
     }
 }

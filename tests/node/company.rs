@@ -8,7 +8,7 @@ use dht::counters::NodeCounters;
 use dht::id::{Key, NodeId};
 use dht::node::action::{Action, Actions, ClientId, ConnId, DialError, DialId, Origin};
 use dht::node::params::{Endpoint, Params};
-use dht::node::records::persisted::{PersistedKey, Saved};
+use dht::node::persisted::{PersistedKey, Saved};
 use dht::node::{Me, Node};
 use dht::time::{Now, Time, WallTime};
 use dht::wire::Source;

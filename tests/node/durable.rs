@@ -2,7 +2,7 @@
 
 use dht::node::Node;
 use dht::node::params::{Durability, Params};
-use dht::node::records::persisted::{PersistedKey, PersistedRecord, Saved};
+use dht::node::persisted::{PersistedKey, PersistedRecord, Saved};
 use dht::record::{Age, Source, Tombstone};
 use dht::time::WallTime;
 use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};

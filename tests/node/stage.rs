@@ -12,7 +12,7 @@ use dht::id::{Key, NodeId, RpcId};
 use dht::identity::PublicKey;
 use dht::node::action::{Action, Actions, ClientId, ConnId, DialError, DialId, Encoded, Origin};
 use dht::node::params::{Bootstrap, Endpoint, Params};
-use dht::node::records::persisted::{Batch, Saved};
+use dht::node::persisted::{Batch, Saved};
 use dht::node::{Me, Node};
 use dht::record::envelope::{hashed_key, owned_key, seal};
 use dht::record::{Age, Class, Life, Rank, Ttl, Version, crc_of};

@@ -9,9 +9,9 @@ use log::info;
 
 use crate::node::Node;
 use crate::node::action::Actions;
-use crate::node::membership::status::Status;
 use crate::node::query::Query;
 use crate::node::rpc::peers::Ending;
+use crate::node::status::Status;
 use crate::node::timers::Timer;
 use crate::time::Now;
 use crate::wire::peer::PeerMessage;
@@ -19,38 +19,38 @@ use crate::wire::peer::PeerMessage;
 /// Leaving.
 impl Node {
     /// See [`Node::leave`].
-    pub(in crate::node) fn begin_to_leave(&mut self, now: Now, out: &mut Actions) {
-        if self.is_leaving() {
+    pub(crate) fn begin_to_leave(&mut self, now: Now, out: &mut Actions) {
+        if self.status.is_leaving() {
             return;
         }
         info!("leaving owed={}", self.queries.clients());
-        self.upkeep.status = Status::Leaving;
+        self.status = Status::Leaving;
         self.timers.set(Timer::Leave, now.mono + self.params.leave_timeout);
         for timer in [Timer::Join, Timer::Refresh, Timer::Watch, Timer::Settle, Timer::Sync] {
             self.timers.cancel(timer);
         }
-        self.upkeep.syncing.end();
+        self.syncing.end();
         self.offer_before_leaving(now);
         self.save(now, out);
         self.leave_if_done(now, out);
     }
 
     /// Goes, once nothing is owed to clients, nothing is left to hand over, and all is on disk.
-    pub(in crate::node) fn leave_if_done(&mut self, now: Now, out: &mut Actions) {
+    pub(crate) fn leave_if_done(&mut self, now: Now, out: &mut Actions) {
         let is_done = || self.queries.clients() == 0 && !self.is_replicating() && self.saving.is_done();
-        if self.upkeep.status == Status::Leaving && is_done() {
+        if self.status == Status::Leaving && is_done() {
             self.go(now, out);
         }
     }
 
     /// Ends what is owed as it stands, says GOODBYE to all, and goes.
-    pub(in crate::node) fn go(&mut self, now: Now, out: &mut Actions) {
-        self.upkeep.status = Status::Left;
+    pub(crate) fn go(&mut self, now: Now, out: &mut Actions) {
+        self.status = Status::Left;
         for query in self.queries.ids() {
             match self.queries.find(query) {
                 Some(Query::Get(_)) => self.give_up_get(now, query, out),
                 Some(Query::Put(_)) => self.put_timed_out(now, query, out),
-                Some(Query::Join(_) | Query::Refresh(_)) | None => {}
+                Some(Query::SelfLookup(_) | Query::Refresh(_)) | None => {}
             }
             self.end_query(query);
         }

@@ -21,48 +21,37 @@ use crate::limits::{
 };
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError};
-use crate::node::membership::join::Joining;
-use crate::node::membership::status::Status;
 use crate::node::params::Serving;
+use crate::node::purpose::Purpose;
 use crate::node::query::Query;
-use crate::node::replication::schedule::Replicating;
-use crate::node::replication::sync::Syncing;
-use crate::node::rpc::outbound::Purpose;
+use crate::node::status::Status;
 use crate::node::timers::Timer;
 use crate::time::{Now, Time};
 
-/// The state of upkeep.
+/// What this node knows of its contacts beyond the table.
 #[derive(Debug)]
-pub(in crate::node) struct Upkeep {
-    pub(in crate::node) status: Status,
-    pub(in crate::node) joining: Joining,
+pub(crate) struct Liveness {
     /// The most live contacts there were since this node settled last.
     most_live: usize,
-    /// The fewest there were since more than a quarter of those were lost: when there are many more
-    /// again, so is a network that may know better.
+    /// The fewest there were since more than a quarter of those were lost. When there are many more
+    /// again, the node was cut off from a network that may have newer records.
     fewest_live: Option<usize>,
     /// When this node may settle again for that.
     settles_again: Time,
-    /// Contacts that are being asked whether they are there.
+    /// Contacts that have been sent a PING.
     pinging: BTreeSet<NodeId>,
-    /// When a near contact whose connection breaks is asked at once again.
+    /// When a near contact whose connection breaks is pinged at once again.
     suspected: BTreeMap<NodeId, Time>,
-    pub(in crate::node) replicating: Replicating,
-    pub(in crate::node) syncing: Syncing,
 }
 
-impl Upkeep {
-    pub(in crate::node) fn new(now: Now, bootstraps: usize) -> Self {
+impl Liveness {
+    pub(crate) fn new() -> Self {
         Self {
-            status: if bootstraps == 0 { Status::Settled } else { Status::Joining },
-            joining: Joining::new(now, bootstraps),
             most_live: 0,
             fewest_live: None,
             settles_again: Time::ZERO,
             pinging: BTreeSet::new(),
             suspected: BTreeMap::new(),
-            replicating: Replicating::new(),
-            syncing: Syncing::default(),
         }
     }
 }
@@ -70,13 +59,13 @@ impl Upkeep {
 /// Contacts that come and go.
 impl Node {
     /// A contact entered the table, or woke up in it.
-    pub(in crate::node) fn contact_found(&mut self, now: Now, contact: Contact, out: &mut Actions) {
+    pub(crate) fn contact_found(&mut self, now: Now, contact: Contact, out: &mut Actions) {
         debug!("contact found {contact}");
-        if self.upkeep.status == Status::Joining && !self.queries.is_looking_up_self() {
+        if self.status == Status::Joining && !self.queries.is_looking_up_self() {
             self.look_up_self(now, out);
         }
         self.settle_if_cut_off(now, out);
-        self.upkeep.most_live = self.upkeep.most_live.max(self.table.live());
+        self.liveness.most_live = self.liveness.most_live.max(self.table.live());
         self.offer_to_newcomer(now, &contact.id);
         if self.params.serving == Serving::Yes && !self.timers.is_set(Timer::Watch) {
             self.plan_watch(now);
@@ -87,7 +76,7 @@ impl Node {
 
     /// A request or a reply of `id` came in over `conn`. If it is a contact, and slept, it woke
     /// up; if it is none, it may become one.
-    pub(in crate::node) fn contact_heard(&mut self, now: Now, conn: ConnId, id: &NodeId, out: &mut Actions) {
+    pub(crate) fn contact_heard(&mut self, now: Now, conn: ConnId, id: &NodeId, out: &mut Actions) {
         let was_unresponsive = self.table.is_unresponsive(id);
         if !self.table.heard(id) {
             self.dial_back(now, conn, out);
@@ -97,7 +86,7 @@ impl Node {
     }
 
     /// A request to a contact, or a dial of it, failed.
-    pub(in crate::node) fn contact_failed(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
+    pub(crate) fn contact_failed(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
         let (was_live, lived) = (self.table.live(), self.is_live(id));
         // When nobody answers, the fault is likely on our side: nobody is forgotten for it.
         if was_live > 0
@@ -110,7 +99,7 @@ impl Node {
 
     /// `contact` was not met where it was dialled. Whoever named it may have named a wrong address,
     /// so this counts against nobody who was met elsewhere.
-    pub(in crate::node) fn not_met(&mut self, now: Now, contact: Contact, error: DialError, out: &mut Actions) {
+    pub(crate) fn not_met(&mut self, now: Now, contact: Contact, error: DialError, out: &mut Actions) {
         if self.table.find(&contact.id).is_some_and(|met| met.address != contact.address) {
             return;
         }
@@ -121,7 +110,7 @@ impl Node {
     }
 
     /// A contact took its leave, or is not who it was.
-    pub(in crate::node) fn contact_lost(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
+    pub(crate) fn contact_lost(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
         let lived = self.is_live(id);
         if let Some(candidate) = self.table.remove(id) {
             self.probe(candidate, out);
@@ -135,7 +124,8 @@ impl Node {
 
     /// `id` is not asked any more; `lived` says whether it was until now.
     fn after_a_loss(&mut self, now: Now, id: &NodeId, lived: bool) {
-        self.upkeep.replicating.forget(id);
+        self.offers.forget(id);
+        self.copies.forget(id);
         if lived {
             self.offer_in_place_of(now, id);
         }
@@ -147,41 +137,41 @@ impl Node {
             self.lost_everybody(now);
         }
         let live = self.table.live();
-        let lost = self.upkeep.most_live.saturating_sub(live);
-        if lost > 1 && 4 * lost > self.upkeep.most_live {
-            self.upkeep.fewest_live = Some(self.upkeep.fewest_live.map_or(live, |fewest| fewest.min(live)));
+        let lost = self.liveness.most_live.saturating_sub(live);
+        if lost > 1 && 4 * lost > self.liveness.most_live {
+            self.liveness.fewest_live = Some(self.liveness.fewest_live.map_or(live, |fewest| fewest.min(live)));
         }
     }
 
     /// Settles again if this node was cut off, and many are there again; not time and again.
     fn settle_if_cut_off(&mut self, now: Now, out: &mut Actions) {
-        let grown = self.upkeep.fewest_live.is_some_and(|fewest| 4 * self.table.live() > 5 * fewest);
-        if grown && self.is_settled() && self.upkeep.settles_again <= now.mono {
-            self.upkeep.settles_again = now.mono + SETTLE_PAUSE;
+        let grown = self.liveness.fewest_live.is_some_and(|fewest| 4 * self.table.live() > 5 * fewest);
+        if grown && self.status.is_settled() && self.liveness.settles_again <= now.mono {
+            self.liveness.settles_again = now.mono + SETTLE_PAUSE;
             self.settle_again(now, out);
         }
     }
 
     /// Whether this node was cut off from more than a quarter of its contacts since this was last
     /// asked.
-    pub(in crate::node) fn take_cut_off(&mut self) -> bool {
-        self.upkeep.most_live = self.table.live();
-        self.upkeep.fewest_live.take().is_some()
+    pub(crate) fn take_cut_off(&mut self) -> bool {
+        self.liveness.most_live = self.table.live();
+        self.liveness.fewest_live.take().is_some()
     }
 
     /// Asks a contact whether it is there.
-    pub(in crate::node) fn ping(&mut self, now: Now, contact: Contact, out: &mut Actions) {
-        if self.upkeep.pinging.insert(contact.id) && !self.ask(now, contact, Purpose::Ping, out) {
-            self.upkeep.pinging.remove(&contact.id);
+    pub(crate) fn ping(&mut self, now: Now, contact: Contact, out: &mut Actions) {
+        if self.liveness.pinging.insert(contact.id) && !self.call(now, contact, Purpose::Ping, out) {
+            self.liveness.pinging.remove(&contact.id);
         }
     }
 
-    /// That question is over.
-    pub(in crate::node) fn ping_done(&mut self, id: &NodeId) {
-        self.upkeep.pinging.remove(id);
+    /// A contact has answered a PING, or will not.
+    pub(crate) fn on_ping_outcome(&mut self, id: &NodeId) {
+        self.liveness.pinging.remove(id);
     }
 
-    pub(in crate::node) fn ping_unresponsive(&mut self, now: Now, out: &mut Actions) {
+    pub(crate) fn ping_unresponsive(&mut self, now: Now, out: &mut Actions) {
         let unresponsive: Vec<Contact> = self.table.unresponsive().copied().collect();
         if unresponsive.is_empty() {
             return;
@@ -194,21 +184,21 @@ impl Node {
 
     /// A connection to `peer` broke. If it is a near contact, it may have died: that is asked now.
     /// Not time and again: a peer that has too many connections would close this one at once.
-    pub(in crate::node) fn suspect(&mut self, now: Now, peer: &NodeId, out: &mut Actions) {
-        if !self.has_joined() || self.peers.route(peer).is_some() || !self.is_live(peer) {
+    pub(crate) fn suspect(&mut self, now: Now, peer: &NodeId, out: &mut Actions) {
+        if !self.status.has_joined() || self.peers.route(peer).is_some() || !self.is_live(peer) {
             return;
         }
         let near = self.table.closer_than(self.me.id.key(), peer) < self.params.k;
-        self.upkeep.suspected.retain(|_, again| *again > now.mono);
+        self.liveness.suspected.retain(|_, again| *again > now.mono);
         let Some(contact) = self.table.find(peer).copied().filter(|_| near) else { return };
-        if !self.upkeep.suspected.contains_key(peer) {
-            self.upkeep.suspected.insert(*peer, now.mono + SUSPECT_PAUSE);
+        if !self.liveness.suspected.contains_key(peer) {
+            self.liveness.suspected.insert(*peer, now.mono + SUSPECT_PAUSE);
             self.ping(now, contact, out);
         }
     }
 
     /// Asks the nearest contacts that were not heard for a while whether they are there.
-    pub(in crate::node) fn watch(&mut self, now: Now, out: &mut Actions) {
+    pub(crate) fn watch(&mut self, now: Now, out: &mut Actions) {
         let mut nearest = std::mem::take(&mut self.nearby);
         self.table.closest(self.me.id.key(), self.params.k, &mut nearest);
         for contact in &nearest {
@@ -231,17 +221,17 @@ impl Node {
     }
 
     /// Looks up a random point of the bucket that needs it most, and asks those who sleep.
-    pub(in crate::node) fn refresh(&mut self, now: Now, out: &mut Actions) {
-        if self.has_joined() {
+    pub(crate) fn refresh(&mut self, now: Now, out: &mut Actions) {
+        if self.status.has_joined() {
             self.ping_unresponsive(now, out);
-            if self.queries.upkeep() < UPKEEP_LOOKUPS_MAX
+            if self.queries.maintenance() < UPKEEP_LOOKUPS_MAX
                 && let Some(bucket) = self.table.stale_bucket(now.mono, self.params.refresh_interval)
             {
                 let target = self.me.id.key().diverging_at(bucket, &Key::new(self.rng.random()));
                 self.table.looked_up(now.mono, &target);
                 let lookup = self.look_up(target, self.params.k);
                 let query = self.queries.insert(Query::Refresh(lookup));
-                self.drive(now, query, out);
+                self.advance(now, query, out);
             }
         }
         self.plan_refresh(now);
@@ -249,7 +239,7 @@ impl Node {
 
     fn plan_refresh(&mut self, now: Now) {
         let pause = self.jitter(REFRESH_PAUSE);
-        let free = self.queries.upkeep() < UPKEEP_LOOKUPS_MAX;
+        let free = self.queries.maintenance() < UPKEEP_LOOKUPS_MAX;
         if let Some(stale) = self.table.next_refresh(self.params.refresh_interval).filter(|_| free) {
             self.timers.hasten(Timer::Refresh, stale.max(now.mono + pause));
         }
@@ -260,7 +250,7 @@ impl Node {
     }
 
     /// A search for upkeep has ended.
-    pub(in crate::node) fn own_lookup_done(&mut self, now: Now, target: Key, answered: &[Contact]) {
+    pub(crate) fn maintenance_done(&mut self, now: Now, target: Key, answered: &[Contact]) {
         debug!("search done target={target:.8} answered={} contacts={}", answered.len(), self.table.live());
         if target == *self.me.id.key() {
             self.table.looked_up(now.mono, &target);

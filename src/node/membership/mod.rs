@@ -1,9 +1,8 @@
 //! Membership: how this node enters its network, stays in it, and leaves it.
 //!
-//! [`status`] names the states; [`join`] enters through bootstraps and remembered contacts;
+//! [`crate::node::status`] names the states; [`join`] enters through bootstraps and remembered contacts;
 //! [`liveness`] pings near contacts and refreshes buckets; [`leave`] hands over and says GOODBYE.
 
-pub(in crate::node) mod join;
-pub(in crate::node) mod leave;
-pub(in crate::node) mod liveness;
-pub(in crate::node) mod status;
+pub(crate) mod join;
+pub(crate) mod leave;
+pub(crate) mod liveness;

@@ -11,32 +11,42 @@ use std::sync::Arc;
 use log::debug;
 
 use crate::contact::Contact;
-use crate::id::{Key, NodeId};
+use crate::id::Key;
 use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId};
 use crate::node::params::{Reads, Serving};
+use crate::node::purpose::{Outcome, Purpose, QueryId};
 use crate::node::query::read_quorum::{Found, Head, Next, Phase, QuorumRead, Response, Winner};
-use crate::node::query::session::Seen;
-use crate::node::query::{Get, Query, QueryId};
+use crate::node::query::{Get, Query};
 use crate::node::records::accept::Replica;
-use crate::node::rpc::outbound::Purpose;
+use crate::node::status::Access;
 use crate::node::timers::Timer;
 use crate::record::envelope::{deletes, verify};
-use crate::record::{Class, Life, Rank, Record, Tombstone, end_of_life};
+use crate::record::{Class, Life, Precedence, Rank, Record, end_of_life};
 use crate::storage::Held;
 use crate::time::{Now, Time};
-use crate::wire::peer::{Content, RecordBlock, Request, Want};
+use crate::wire::peer::{Content, RecordBlock, Reply};
+
+/// A record that this node has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known<'a> {
+    pub(crate) record: &'a Record,
+    /// When its life ends.
+    pub(crate) expires: Time,
+    /// Its entry in the storage, unless a PUT that is running has it.
+    held: Option<&'a Held>,
+}
 
 /// Serving.
 impl Node {
     /// A client wants the value of `key`.
-    pub(in crate::node) fn start_get(&mut self, now: Now, client: ClientId, key: Key, out: &mut Actions) {
+    pub(crate) fn start_get(&mut self, now: Now, client: ClientId, key: Key, out: &mut Actions) {
         self.counters.gets += 1;
-        if let Some((record, held)) = self.served_here(now, &key) {
-            let seen = Seen::of(record.rank());
-            let is_shown = held.is_some_and(Held::is_shown);
-            let newest = if is_shown { Some(seen) } else { self.versions.newest(&key) };
+        let access = self.access(now);
+        if let Some(Known { record, held, .. }) = self.served_here(now, &key, access) {
+            let seen = record.rank().precedence();
+            let newest = if held.is_some_and(Held::is_shown) { Some(seen) } else { self.versions.newest(&key) };
             if newest <= Some(seen) {
                 let found = answer(client, key, value_of(record), out);
                 if let Some(held) = held {
@@ -55,40 +65,47 @@ impl Node {
         let get = Get { client, key, lookup: None, since: now.mono, again: false, read, phase: Phase::LookingUp };
         let query = self.queries.insert(Query::Get(Box::new(get)));
         let end = now.mono + self.params.request_timeout;
-        self.timers.set(Timer::Answer(query), self.starts_until(now).map_or(end, |start| start.min(end)));
-        if !self.waits_to_join() {
+        let end = if let Access::Starting { until } = access { until.min(end) } else { end };
+        self.timers.set(Timer::Answer(query), end);
+        if !access.waits() {
             self.look_up_value(now, query, out);
         }
     }
 
-    /// What this node answers without asking anybody, unless a newer one was seen: what it knows, if
-    /// it is responsible for it or its clients are writing it. With it, if that is what is held.
-    fn served_here(&self, now: Now, key: &Key) -> Option<(&Record, Option<&Held>)> {
-        let waits = self.waits_to_join();
-        if self.params.reads == Reads::Secure && !waits {
+    /// The record of `key` that this node answers with without asking a peer, unless a newer one was
+    /// seen: what it has, if it is responsible for it, or a client of its own is writing it.
+    fn served_here(&self, now: Now, key: &Key, access: Access) -> Option<Known<'_>> {
+        if self.params.reads == Reads::Secure && !access.waits() {
             return None;
         }
-        let (record, _, held) = self.known_here(now, key)?;
-        let alone = !self.has_joined() && self.starts_until(now).is_none();
-        let settled = self.is_settled();
-        let in_scope = || self.params.serving == Serving::Yes && self.in_scope(key, record.replication);
-        let mine = || self.queries.writing(key).is_some() || self.put_retries.contains(key);
-        (alone || settled && in_scope() || mine()).then_some((record, held))
+        let known = self.newest_known(now, key)?;
+        let is_responsible = match access {
+            Access::Isolated | Access::Alone | Access::Leaving => true,
+            Access::Starting { .. } | Access::Settling => false,
+            Access::Settled => self.params.serving == Serving::Yes && self.in_scope(key, known.record.replication),
+        };
+        let is_writing = || self.queries.writing(key).is_some() || self.put_retries.contains(key);
+        (is_responsible || is_writing()).then_some(known)
     }
 
-    /// The larger of what is held here and of what its clients are writing, with its end; and
-    /// itself, if it is held.
-    fn known_here(&self, now: Now, key: &Key) -> Option<(&Record, Time, Option<&Held>)> {
-        let held = self.storage.find(now.mono, key).map(|held| (&held.record, held.expires, Some(held)));
-        let Some((_, put)) = self.queries.writing(key).filter(|(_, put)| put.expires > now.mono) else { return held };
+    /// The newest record of `key` that this node has: the larger of what it stores and of what its
+    /// clients are writing.
+    pub(crate) fn newest_known(&self, now: Now, key: &Key) -> Option<Known<'_>> {
+        self.newer_of(now, key, self.storage.find(now.mono, key))
+    }
+
+    /// The same, for a caller that has looked up what the storage holds.
+    pub(crate) fn newer_of<'a>(&'a self, now: Now, key: &Key, held: Option<&'a Held>) -> Option<Known<'a>> {
+        let held = held.map(|held| Known { record: &held.record, expires: held.expires, held: Some(held) });
+        let Some(put) = self.queries.writing(key).filter(|put| put.expires > now.mono) else { return held };
         match held {
-            Some(held) if held.0.compare(&put.record).is_gt() => Some(held),
-            _ => Some((&put.record, put.expires, None)),
+            Some(held) if held.record.compare(&put.record).is_gt() => Some(held),
+            Some(_) | None => Some(Known { record: &put.record, expires: put.expires, held: None }),
         }
     }
 
     /// `seen` was read or written through this node.
-    pub(in crate::node) fn remember_seen(&mut self, key: Key, seen: Seen) {
+    pub(crate) fn remember_seen(&mut self, key: Key, seen: Precedence) {
         self.versions.remember(key, seen);
         self.storage.doubt(&key);
     }
@@ -104,10 +121,31 @@ fn answer(client: ClientId, key: Key, value: Option<&Arc<[u8]>>, out: &mut Actio
     u64::from(value.is_some())
 }
 
-/// Searching.
+impl Get {
+    /// `peer` says what it stores of the key: this record, or nothing.
+    pub(crate) fn on_reply(&mut self, now: Now, peer: Contact, record: Option<&RecordBlock<'_>>) {
+        let Some(block) = record else { return self.read.on_response(Replica::Peer(peer), Response::Nothing) };
+        self.read.on_response(Replica::Peer(peer), response(now, &self.key, block));
+        if let Some(lookup) = self.lookup.as_mut().filter(|_| self.read.goes_past_replicas()) {
+            lookup.calm_down();
+        }
+    }
+
+    /// The nodes nearest to the key have answered or failed.
+    pub(crate) fn lookup_done(&mut self) {
+        self.phase = Phase::LookedUp;
+    }
+
+    /// Whether the record in hand is no older than what clients have seen.
+    fn has_enough(&self) -> bool {
+        self.read.winner().is_some_and(|winner| self.read.allows(winner.rank()))
+    }
+}
+
+/// Looking up.
 impl Node {
-    /// Begins, or begins again, to search the value of a GET.
-    pub(in crate::node) fn look_up_value(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+    /// Begins, or begins again, to look up the value of a GET.
+    pub(crate) fn look_up_value(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some((key, since)) = self.queries.get(query).map(|get| (get.key, get.since)) else { return };
         self.timers.set(Timer::Answer(query), since + self.params.request_timeout);
         let lookup = self.look_up(key, self.params.k);
@@ -115,104 +153,60 @@ impl Node {
             get.lookup = Some(lookup);
             get.phase = Phase::LookingUp;
         }
-        self.add_own_response(now, query);
-        self.drive(now, query, out);
+        self.advance(now, query, out);
     }
 
-    /// What the candidate `id` of the search of `query` is asked.
-    pub(in crate::node) fn find_value_for(&mut self, query: QueryId, id: &NodeId) -> Option<Request<'static>> {
-        match self.queries.find(query)? {
-            Query::Get(get) => {
-                let head_only = !get.read.asks_value_of(id);
-                let want = Want { contacts: get.read.goes_past_replicas(), head_only };
-                Some(Request::FindValue { key: get.key, want })
-            }
-            Query::Put(put) => {
-                Some(Request::FindValue { key: put.record.key, want: Want { contacts: true, head_only: true } })
-            }
-            Query::Join(lookup) | Query::Refresh(lookup) => Some(Request::FindNode { target: *lookup.target() }),
-        }
-    }
-
-    /// A peer that was asked for `query` has a record: a GET judges it; a PUT notes who holds an
-    /// older one.
-    pub(in crate::node) fn record_heard(
+    /// A peer was asked for the value whose head it has told.
+    pub(crate) fn on_fetch_outcome(
         &mut self,
         now: Now,
         query: QueryId,
-        from: Contact,
-        block: &RecordBlock<'_>,
+        peer: Contact,
+        outcome: Outcome<'_>,
         out: &mut Actions,
     ) {
-        match self.queries.find(query) {
-            Some(Query::Get(get)) => {
-                let response = response(now, &get.key, block);
-                get.read.on_response(Replica::Peer(from), response);
-                if let Some(lookup) = get.lookup.as_mut().filter(|_| get.read.goes_past_replicas()) {
-                    lookup.calm_down();
-                }
-                self.read_on(now, query, out);
+        let Some(get) = self.queries.get(query) else { return };
+        match outcome {
+            Outcome::Reply { reply: Reply::Value { record, .. }, .. } => get.on_reply(now, peer, Some(&record)),
+            Outcome::Reply { .. } => get.on_reply(now, peer, None),
+            Outcome::Slow | Outcome::Overdue | Outcome::TimedOut | Outcome::Failed => {
+                get.read.on_no_response(&peer.id);
             }
-            Some(Query::Put(put)) if block.key == put.record.key => put.met(now, from.id, block.rank()),
-            Some(Query::Put(_) | Query::Join(_) | Query::Refresh(_)) | None => {}
         }
+        self.advance(now, query, out);
     }
 
-    /// A peer that was asked for `query` holds nothing.
-    pub(in crate::node) fn nothing_heard(&mut self, query: QueryId, from: Contact) {
-        if let Some(get) = self.queries.get(query) {
-            get.read.on_response(Replica::Peer(from), Response::Nothing);
-        }
-    }
-
-    /// No answer for `query` will come from `id`, or not in time.
-    pub(in crate::node) fn value_missed(&mut self, query: QueryId, id: &NodeId) {
-        if let Some(get) = self.queries.get(query) {
-            get.read.on_no_response(id);
-        }
-    }
-
-    /// The k closest have answered or failed.
-    pub(in crate::node) fn value_looked_up(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        if let Some(get) = self.queries.get(query) {
-            get.phase = Phase::LookedUp;
-        }
-        self.read_on(now, query, out);
-    }
-
-    /// What this node holds itself by now counts like the answer of another holder, and what was
+    /// What this node stores itself by now counts like the answer of another replica, and what was
     /// read and written through it bounds what it may answer with.
     fn add_own_response(&mut self, now: Now, query: QueryId) {
         let Some(key) = self.queries.get(query).map(|get| get.key) else { return };
+        let known = self.newest_known(now, &key);
+        let known = known.map(|known| Found { record: known.record.clone(), expires: known.expires });
+        let over = self.storage.tombstone(now.mono, &key).and_then(|tombstone| tombstone.plain);
         let newest = self.versions.newest(&key);
-        if let Some(get) = self.queries.get(query) {
-            get.read.remember(newest);
-        }
-        let known = self.known_here(now, &key);
-        let response = match known.map(|(record, expires, _)| Found { record: record.clone(), expires }) {
-            Some(found) => Response::Value(found),
-            None => match self.storage.tombstone(now.mono, &key) {
-                Some(Tombstone { plain: Some(version), .. }) => {
-                    let rank = Rank { class: Class::Plain, life: Life::Over, version };
-                    Response::Head(Head { rank, crc: 0, replication: 1 })
-                }
-                Some(_) | None => return,
-            },
-        };
-        if let Some(get) = self.queries.get(query) {
-            get.read.on_response(Replica::Me, response);
+        let Some(get) = self.queries.get(query) else { return };
+        get.read.remember(newest);
+        match (known, over) {
+            (Some(found), _) => get.read.on_response(Replica::Me, Response::Value(found)),
+            (None, Some(version)) => {
+                let rank = Rank { class: Class::Plain, life: Life::Over, version };
+                get.read.on_response(Replica::Me, Response::Head(Head { rank, crc: 0, replication: 1 }));
+            }
+            (None, None) => {}
         }
     }
 
-    /// Does what follows from what was heard, for a GET; nothing, for another job.
-    pub(in crate::node) fn read_on(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+    /// Does what follows from what was said, for a GET; nothing, for another query.
+    pub(crate) fn read_on(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         self.add_own_response(now, query);
         loop {
-            let Some(get) = self.queries.get(query) else { return };
+            let Some(get) = self.queries.get(query).filter(|get| get.lookup.is_some()) else { return };
             match get.read.next(get.phase) {
                 Next::Fetch(contact) => {
-                    if !self.ask(now, contact, Purpose::Fetch(query), out) {
-                        self.value_missed(query, &contact.id);
+                    if !self.call(now, contact, Purpose::Fetch(query), out)
+                        && let Some(get) = self.queries.get(query)
+                    {
+                        get.read.on_no_response(&contact.id);
                     }
                 }
                 Next::Wait => return,
@@ -227,9 +221,8 @@ impl Node {
     /// Enough was heard. A search that met silence and found too little is made once more.
     fn answer_get(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some(get) = self.queries.get(query) else { return };
-        let enough = get.read.winner().is_some_and(|winner| get.read.allows(winner.rank()));
-        let silent = get.lookup.as_ref().is_some_and(|lookup| lookup.asked() > lookup.answered().count());
-        if !enough && silent && !get.again {
+        let has_gaps = get.lookup.as_ref().is_some_and(|lookup| lookup.asked() > lookup.answered().count());
+        if !get.has_enough() && has_gaps && !get.again {
             get.again = true;
             return self.look_up_value(now, query, out);
         }
@@ -238,16 +231,16 @@ impl Node {
 
     /// The time of a GET is over: it is answered by the largest that is in hand, unless a newer one
     /// was seen through this node; then, by FAILURE.
-    pub(in crate::node) fn give_up_get(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+    pub(crate) fn give_up_get(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         self.add_own_response(now, query);
-        let leaving = self.is_leaving();
+        let is_leaving = self.status.is_leaving();
         let request_timeout = self.params.request_timeout;
         let Some(get) = self.queries.get(query) else { return };
-        if get.read.winner().is_some_and(|winner| get.read.allows(winner.rank())) {
+        if get.has_enough() {
             return self.end_get(now, query, out);
         }
         let end = get.since + request_timeout;
-        if get.lookup.is_none() && now.mono < end && !leaving {
+        if get.lookup.is_none() && now.mono < end && !is_leaving {
             // Nothing is held here, and somebody may answer yet.
             return self.timers.set(Timer::Answer(query), end);
         }
@@ -265,7 +258,7 @@ impl Node {
         let mut seen = None;
         let mut hops = 0;
         if let Some(winner) = get.read.winner() {
-            seen = Some(Seen::of(winner.rank()));
+            seen = Some(winner.rank().precedence());
             if let Winner::Record { from, found: record } = winner
                 && record.expires > now.mono
             {

@@ -1,42 +1,144 @@
-//! What a module's GET and its PUT have in common: both search the nodes nearest to a key.
+//! The lookups of all queries: what is asked on the way, and what follows from each answer.
 //!
-//! [`crate::node::query::get`] and [`crate::node::query::put`] say what is asked for on the way, and what becomes of it.
+//! A GET looks at what it was told before its lookup asks anybody else, once for each outcome.
 
-use crate::id::Key;
-use crate::lookup::Lookup;
+use crate::contact::{Contact, is_dialable};
+use crate::id::{Key, NodeId};
+use crate::lookup::{Lookup, Step};
 use crate::node::Node;
 use crate::node::action::Actions;
-use crate::node::query::{Query, QueryId};
+use crate::node::purpose::{Outcome, Purpose, QueryId};
+use crate::node::query::Query;
 use crate::node::timers::Timer;
 use crate::time::Now;
+use crate::wire::peer::{Reply, Request, Want};
 
 impl Node {
-    /// A search for the `width` nodes nearest to `key` that begins with whom this node knows.
-    pub(in crate::node) fn look_up(&mut self, key: Key, width: usize) -> Lookup {
+    /// A lookup of the `width` nodes nearest to `key`, from the contacts of this node.
+    pub(crate) fn look_up(&mut self, key: Key, width: usize) -> Lookup {
         self.table.closest(&key, self.params.k, &mut self.nearby);
         Lookup::new(self.me.id, key, width, self.params.alpha, &self.nearby)
     }
 
-    /// A search is done.
-    pub(in crate::node) fn lookup_done(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+    /// What the candidate `id` of the lookup of `query` is asked; nothing, if the query is over.
+    pub(crate) fn lookup_request(&mut self, query: QueryId, id: &NodeId) -> Option<Request<'static>> {
+        Some(match self.queries.find(query)? {
+            Query::Get(get) => {
+                let head_only = !get.read.asks_value_of(id);
+                let want = Want { contacts: get.read.goes_past_replicas(), head_only };
+                Request::FindValue { key: get.key, want }
+            }
+            Query::Put(put) => Request::FindValue { key: put.key(), want: Want { contacts: true, head_only: true } },
+            Query::SelfLookup(lookup) | Query::Refresh(lookup) => Request::FindNode { target: *lookup.target() },
+        })
+    }
+
+    /// A request of the lookup of `query` to `peer` has had an outcome.
+    pub(crate) fn on_lookup_outcome(
+        &mut self,
+        now: Now,
+        query: QueryId,
+        peer: Contact,
+        outcome: Outcome<'_>,
+        out: &mut Actions,
+    ) {
+        let Outcome::Reply { reply, address } = outcome else {
+            return self.on_no_reply(now, query, &peer.id, &outcome, out);
+        };
+        let (record, contacts) = match reply {
+            Reply::Nodes(contacts) => (None, contacts),
+            Reply::Value { contacts, record } => (Some(record), contacts),
+            Reply::Pong | Reply::Stored { .. } | Reply::Wanted(_) | Reply::Synced { .. } | Reply::Error(_) => return,
+        };
         match self.queries.find(query) {
-            Some(Query::Get(_)) => self.value_looked_up(now, query, out),
+            Some(Query::Get(get)) => get.on_reply(now, peer, record.as_ref()),
+            Some(Query::Put(put)) => {
+                if let Some(record) = record.filter(|record| record.key == put.key()) {
+                    put.on_head(now, peer.id, record.rank());
+                }
+            }
+            Some(Query::SelfLookup(_) | Query::Refresh(_)) | None => {}
+        }
+        let families = self.params.families;
+        let usable = move |contact: &Contact| is_dialable(contact.address, address) && families.reach(contact.address);
+        if let Some(lookup) = self.queries.lookup(query) {
+            lookup.on_answer(&peer.id, contacts.iter().filter(usable).take(self.params.k));
+        }
+        self.advance(now, query, out);
+    }
+
+    /// No reply of the candidate `id` has come, or none will.
+    fn on_no_reply(&mut self, now: Now, query: QueryId, id: &NodeId, outcome: &Outcome<'_>, out: &mut Actions) {
+        let is_put = self.queries.put(query).is_some();
+        let is_overdue = matches!(outcome, Outcome::Overdue);
+        if is_overdue && !is_put {
+            return; // it may store the value that a GET wants
+        }
+        let Some(lookup) = self.queries.lookup(query) else { return };
+        match outcome {
+            Outcome::Slow => lookup.on_hedge(id),
+            Outcome::Overdue => lookup.on_give_up(id),
+            Outcome::TimedOut => lookup.on_timeout(id),
+            Outcome::Failed | Outcome::Reply { .. } => lookup.on_failure(id),
+        }
+        if let Some(get) = self.queries.get(query) {
+            get.read.on_no_response(id);
+        }
+        self.advance(now, query, out);
+    }
+
+    /// Goes on with a query: a GET may be answered by now, and its lookup asks others if not.
+    pub(crate) fn advance(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        self.read_on(now, query, out);
+        self.drive(now, query, out);
+    }
+
+    /// Takes the next steps of a lookup.
+    fn drive(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        let mut was_refused = false;
+        loop {
+            let enough = self.queries.get(query).and_then(|get| get.read.replicas_missing());
+            let Some(lookup) = self.queries.lookup(query) else { return };
+            let step = match enough {
+                Some(enough) => lookup.step_frugally(enough, |id| self.peers.smoothed_rtt(id)),
+                None => lookup.step(),
+            };
+            match step {
+                Step::Ask(contact) => {
+                    if !self.call(now, contact, Purpose::Lookup(query), out) {
+                        was_refused = true;
+                        if let Some(lookup) = self.queries.lookup(query) {
+                            lookup.on_timeout(&contact.id);
+                        }
+                        if let Some(get) = self.queries.get(query) {
+                            get.read.on_no_response(&contact.id);
+                        }
+                    }
+                }
+                Step::Wait if was_refused => return self.read_on(now, query, out),
+                Step::Wait => return,
+                Step::Done => return self.lookup_done(now, query, out),
+            }
+        }
+    }
+
+    fn lookup_done(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        match self.queries.find(query) {
+            Some(Query::Get(get)) => {
+                get.lookup_done();
+                self.read_on(now, query, out);
+            }
             Some(Query::Put(_)) => self.spread_put(now, query, out),
-            Some(Query::Join(lookup) | Query::Refresh(lookup)) => {
+            Some(Query::SelfLookup(lookup) | Query::Refresh(lookup)) => {
                 let (target, answered) = (*lookup.target(), lookup.answered().copied().collect::<Vec<_>>());
                 self.end_query(query);
-                self.own_lookup_done(now, target, &answered);
+                self.maintenance_done(now, target, &answered);
             }
             None => {}
         }
     }
 
-    /// Whether `query` is of a client, or was: nobody else asks for values.
-    pub(in crate::node) fn may_find_value(&mut self, query: QueryId) -> bool {
-        matches!(self.queries.find(query), Some(Query::Get(_) | Query::Put(_)) | None)
-    }
-
-    pub(in crate::node) fn end_query(&mut self, query: QueryId) {
+    pub(crate) fn end_query(&mut self, query: QueryId) {
         self.queries.remove(query);
         self.timers.cancel(Timer::Answer(query));
         self.timers.cancel(Timer::Retry(query));

@@ -11,30 +11,31 @@
 //! and what was taken is spread until enough hold it ([`crate::node::query::put_retry`]), or somebody holds a
 //! larger one. What a record claims by its class is verified before anything else happens.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
 use log::{debug, warn};
 
-use crate::contact::Contact;
 use crate::id::{Key, NodeId};
 use crate::limits::{PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId};
 use crate::node::params::Serving;
-use crate::node::query::session::Seen;
-use crate::node::query::{Put, PutOrigin, PutStage, Query, QueryId};
+use crate::node::persisted::Saved;
+use crate::node::purpose::{Copied, Outcome, Purpose, QueryId};
+use crate::node::query::Query;
+use crate::node::query::get::Known;
+use crate::node::query::put_spread::{Next, Put, PutOrigin};
 use crate::node::records::accept::Replica;
 use crate::node::records::persistence::{OnDisk, Waiter};
-use crate::node::rpc::outbound::{Ask, Purpose};
+use crate::node::rpc::outbound::Call;
 use crate::node::timers::Timer;
 use crate::record::envelope::{Envelope, Unverified, verify};
-use crate::record::{Age, Class, Rank, Record, Source, Ttl, Version, crc_of, end_of_life};
+use crate::record::{Age, Class, Precedence, Rank, Record, Source, Ttl, Version, crc_of, end_of_life};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
 use crate::wire::api::{Confirm, Put as PutRequest};
-use crate::wire::peer::{Entry, StoreOutcome};
+use crate::wire::peer::{Reply, StoreOutcome};
 
 /// A storage that is full refuses many PUTs: the log is told of one, and of how many there were.
 const REFUSAL_LOG_PAUSE: Duration = Duration::from_secs(1);
@@ -42,13 +43,7 @@ const REFUSAL_LOG_PAUSE: Duration = Duration::from_secs(1);
 /// Taking.
 impl Node {
     /// A client wants a value held.
-    pub(in crate::node) fn start_put(
-        &mut self,
-        now: Now,
-        client: ClientId,
-        request: &PutRequest<'_>,
-        out: &mut Actions,
-    ) {
+    pub(crate) fn start_put(&mut self, now: Now, client: ClientId, request: &PutRequest<'_>, out: &mut Actions) {
         self.counters.puts += 1;
         let client = match request.confirm {
             Confirm::Yes => Some(client),
@@ -70,8 +65,8 @@ impl Node {
         if record.class == Class::Plain {
             self.last_version = record.version;
         }
-        let (key, seen) = (record.key, Seen::of(record.rank()));
-        let (waits, holds) = (self.waits_to_join(), self.params.serving == Serving::Yes);
+        let (key, seen) = (record.key, record.rank().precedence());
+        let (waits, holds) = (self.access(now).waits(), self.params.serving == Serving::Yes);
         let alone = self.table.live() == 0;
         if alone && !waits && !holds {
             return Err(Refused::Nobody);
@@ -84,7 +79,7 @@ impl Node {
             self.hold(now, record.clone(), expires, Source::Client);
         }
         if waits && holds && client.is_none() {
-            held(self.keep(now, record, expires, Duration::ZERO))?;
+            held(self.schedule_retry(now, record, expires, Duration::ZERO))?;
         } else if holds && self.is_founder_alone() && !self.saves_first() {
             self.put_retries.forget(&key);
             // It is held by all there are: no search, and nobody to wait for.
@@ -106,14 +101,14 @@ impl Node {
     }
 
     /// Begins to spread a record, or parks it until there is somebody to ask.
-    pub(in crate::node) fn begin_put(&mut self, now: Now, put: Put, out: &mut Actions) {
+    pub(crate) fn begin_put(&mut self, now: Now, put: Put, out: &mut Actions) {
         let origin = put.origin;
         let query = self.queries.insert(Query::Put(Box::new(put)));
         match origin {
             PutOrigin::Client => self.timers.set(Timer::Answer(query), now.mono + self.params.request_timeout),
             PutOrigin::Retry => {}
         }
-        if !self.waits_to_join() {
+        if !self.access(now).waits() {
             self.look_up_replicas(now, query, out);
         }
     }
@@ -123,14 +118,12 @@ impl Node {
     fn record_of(&self, now: Now, request: &PutRequest<'_>) -> Result<(Record, Time), Refused> {
         let key = request.key;
         let (held, over) = self.storage.known(now.mono, &key);
-        let held = held.map(|held| &held.record);
-        let writing = self.queries.writing(&key).map(|(_, put)| &put.record);
+        let known = self.newer_of(now, &key, held).map(|Known { record, .. }| record);
         let (version, ttl) = match request.class {
             Class::Plain => {
                 let over = over.and_then(|tombstone| tombstone.plain);
-                let plain = |record: &Record| (record.class == Class::Plain).then_some(record.version);
-                let known = [held.and_then(plain), writing.and_then(plain), over];
-                (self.draw_version(now, &key, known), self.ttl_of(request))
+                let known = known.and_then(|record| record.rank().precedence().plain());
+                (self.draw_version(now, &key, [known, over]), self.ttl_of(request))
             }
             Class::Hashed => (Version::from_bits(0), self.ttl_of(request)),
             Class::Signed => {
@@ -154,10 +147,10 @@ impl Node {
             crc: crc_of(request.value),
             value: request.value.into(),
         };
-        if held.into_iter().chain(writing).any(|known| known.compare(&record).is_gt()) {
+        if known.is_some_and(|known| known.compare(&record).is_gt()) {
             return Err(Refused::Larger);
         }
-        if over.is_some_and(|over| over.beats(record.class, record.version).is_some()) {
+        if over.is_some_and(|over| over.beats(record.rank().precedence()).is_some()) {
             return Err(Refused::Over);
         }
         verify(&record.key, record.class, record.version, record.ttl, &record.value)?;
@@ -180,8 +173,8 @@ impl Node {
     }
 
     /// A version above all that this node has seen of `key`: `known`, or read and written earlier.
-    fn draw_version(&self, now: Now, key: &Key, known: [Option<Version>; 3]) -> Version {
-        let seen = self.versions.newest(key).and_then(Seen::plain);
+    fn draw_version(&self, now: Now, key: &Key, known: [Option<Version>; 2]) -> Version {
+        let seen = self.versions.newest(key).and_then(Precedence::plain);
         // Within one millisecond the clock does not tell two PUTs of a key apart that were both
         // handed to others.
         let last = Some(self.last_version).filter(|last| last.time() == now.wall);
@@ -202,131 +195,173 @@ impl Node {
     }
 }
 
-/// Spreading.
+/// Attempts.
 impl Node {
-    /// Begins, or begins again, to search the holders of a PUT.
-    pub(in crate::node) fn look_up_replicas(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+    /// Begins, or begins again, to look up the nodes that shall store a PUT.
+    pub(crate) fn look_up_replicas(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some(put) = self.queries.put(query) else { return };
-        let (key, replication) = (put.record.key, usize::from(put.record.replication));
+        let (key, replication, attempt) = (put.key(), usize::from(put.record.replication), put.attempt);
         self.timers.cancel(Timer::Retry(query));
+        self.copies.forget_put(query, attempt);
         let lookup = self.look_up(key, replication);
         if let Some(put) = self.queries.put(query) {
-            put.stage = PutStage::LookingUp(lookup);
+            put.look_up(lookup);
         }
-        self.drive(now, query, out);
+        self.advance(now, query, out);
     }
 
-    /// The search of a PUT is done: as many as shall hold the record have answered it, or all that
-    /// could be reached. Copies leave for them, and beside these a question to the bystanders.
-    pub(in crate::node) fn spread_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        self.overtake(now, query);
-        let serving = self.params.serving;
-        let (me, k) = (self.me.id, self.params.k);
-        let Some(put) = self.queries.put(query) else { return };
-        let PutStage::LookingUp(lookup) = &put.stage else { return };
-        let distance = |id: &NodeId| id.key().distance(&put.record.key);
-        let lacks = |id: &NodeId| !put.replicas.contains(id);
-        let reached = put.replicas.len() + lookup.answered().filter(|contact| lacks(&contact.id)).count();
-        let nearest = lookup.nearest().filter(|contact| lacks(&contact.id));
-        let mut next_targets: VecDeque<Replica> = nearest.take(k).copied().map(Replica::Peer).collect();
-        let stores_itself = serving == Serving::Yes && lacks(&me);
-        if stores_itself {
-            let nearer = |target: &Replica| matches!(target, Replica::Peer(peer) if distance(&peer.id) < distance(&me));
-            next_targets.insert(next_targets.partition_point(nearer), Replica::Me);
-        }
-        put.wanted = (reached + usize::from(stores_itself)).min(usize::from(put.record.replication));
-        put.next_targets = next_targets;
-        put.attempt += 1;
-        put.newer_claims.clear();
-        (put.in_flight, put.version_probes) = (0, 0);
-        let version_probes: Vec<Contact> = lookup.unasked(k).copied().collect();
-        put.stage = PutStage::Spreading;
-        let attempt = put.attempt;
-        self.hand_out(now, query, out);
-        self.probe_versions(now, query, attempt, version_probes, out);
-        self.conclude(now, query, out);
-    }
-
-    /// Asks those of the k nearest that the search did without what they hold: however few shall hold
-    /// the record, whoever keeps an older one would show it to others.
-    fn probe_versions(
-        &mut self,
-        now: Now,
-        query: QueryId,
-        attempt: u32,
-        version_probes: Vec<Contact>,
-        out: &mut Actions,
-    ) {
-        for contact in version_probes {
-            // What was handed out may have ended this spreading already.
-            if self.spreading(query, attempt).is_none() {
-                return;
-            }
-            if self.ask(now, contact, Purpose::VersionProbe(query, attempt), out)
-                && let Some(put) = self.queries.put(query)
-            {
-                put.version_probes += 1;
-            }
-        }
-    }
-
-    /// Draws a PUT anew above what its search has met ahead of this node's clock, before the first
-    /// copy leaves; not above a later one of this node.
-    fn overtake(&mut self, now: Now, query: QueryId) {
-        let tail = self.version_tail;
+    /// The lookup of a PUT is done: as many nodes as shall store the record have answered it, or all
+    /// that could be reached. An attempt begins.
+    pub(crate) fn spread_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let is_latest = self.queries.is_latest(query);
+        let me = (self.params.serving == Serving::Yes).then_some(self.me.id);
+        let k = self.params.k;
         let Some(put) = self.queries.put(query) else { return };
-        let ahead = put.ahead.take().filter(|ahead| is_latest && *ahead >= put.record.version);
-        if let Some(ahead) = ahead {
-            put.record.version = Version::draw(now.wall, tail, Some(ahead));
-            put.replicas.clear();
-            let seen = Seen::of(put.record.rank());
-            let key = put.record.key;
-            self.remember_seen(key, seen);
+        if let Some(ahead) = put.take_ahead(is_latest) {
+            self.raise_put(now, query, ahead);
+        }
+        if self.queries.put(query).is_some_and(|put| put.spread(me, k)) {
+            self.advance_put(now, query, out);
         }
     }
 
-    /// Goes on with a spreading, as far as it can.
-    fn spread_on(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        self.hand_out(now, query, out);
-        self.conclude(now, query, out);
-    }
-
-    /// Hands out copies until enough are held or on their way, or nobody is left to ask.
-    fn hand_out(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        while let Some((replica, attempt)) = self.next_replica(query) {
-            match replica {
-                Replica::Me => self.hold_own(now, query, out),
-                Replica::Peer(contact) => {
-                    if self.ask(now, contact, Purpose::Store(query, attempt), out)
+    /// Does what a PUT wants done next, until it waits.
+    fn advance_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        loop {
+            let Some(put) = self.queries.put(query) else { return };
+            let attempt = put.attempt;
+            match put.next(self.copies.of_put(query, attempt)) {
+                Next::Copy(Replica::Me) => self.store_own_copy(now, query, out),
+                Next::Copy(Replica::Peer(contact)) => self.send_copy(now, contact, Copied::Put(query, attempt), out),
+                Next::Probe(contact) => {
+                    if self.call(now, contact, Purpose::ProbeVersion(query, attempt), out)
                         && let Some(put) = self.queries.put(query)
                     {
-                        put.in_flight += 1;
+                        put.probe_sent();
                     }
                 }
+                Next::Confirm(client) => out.reply_done(client, put.key()),
+                Next::Wait => return,
+                Next::Stored => return self.put_stored(now, query),
+                Next::TooFew => return self.pause_put(now, query),
+                Next::Outvoted(by) => return self.superseded(now, query, by, out),
             }
         }
     }
 
-    /// Tells the client what became of a spreading as soon as that is known, and ends it when nobody is
-    /// waited for.
-    fn conclude(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        let Some(put) = self.queries.put(query).filter(|put| put.is_spreading()) else { return };
-        if put.is_confirmed()
-            && let Some(client) = put.client.take()
-        {
-            out.reply_done(client, put.record.key);
+    fn store_own_copy(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        let me = self.me.id;
+        let Some(put) = self.queries.put(query) else { return };
+        let (record, expires, attempt) = (put.record.clone(), put.expires, put.attempt);
+        let key = record.key;
+        match self.hold(now, record, expires, Source::Client) {
+            Stored::Held => match self.wait_for_disk(now, key, Waiter::Own(query, attempt)) {
+                OnDisk::Now => {
+                    if let Some(put) = self.queries.put(query) {
+                        put.on_replica(me);
+                    }
+                }
+                OnDisk::Later => self.copies.begin(Copied::Put(query, attempt), &me),
+            },
+            Stored::Larger(rank) => self.superseded(now, query, rank, out),
+            Stored::Over | Stored::Full => {}
         }
-        if put.in_flight > 0 || put.is_held() && put.version_probes > 0 {
-            return;
-        }
-        if !put.is_held() {
-            match put.outvoted() {
-                Some(by) => self.superseded(now, query, by, out),
-                None => self.pause_put(now, query),
+    }
+
+    /// The disk has written this node's own copy of that attempt, or could not.
+    pub(crate) fn own_copy_written(&mut self, now: Now, query: QueryId, attempt: u32, saved: Saved, out: &mut Actions) {
+        let me = self.me.id;
+        self.copies.end(Copied::Put(query, attempt), &me);
+        if let Some(put) = self.queries.spreading(query, attempt) {
+            if saved == Saved::Durable {
+                put.on_replica(me);
             }
-        } else if self.table.live() == 0 && !self.is_founder_alone() {
-            // There are others, but none could be reached.
+            self.advance_put(now, query, out);
+        }
+    }
+
+    /// A peer answered a copy of that attempt, or will not, which `None` says. An answer counts also
+    /// when it is late and another peer was asked meanwhile.
+    pub(crate) fn on_put_copied(
+        &mut self,
+        now: Now,
+        (query, attempt): (QueryId, u32),
+        from: &NodeId,
+        answer: Option<(StoreOutcome, Rank)>,
+        out: &mut Actions,
+    ) {
+        let Some(put) = self.queries.spreading(query, attempt) else { return };
+        let (key, rank) = (put.key(), put.record.rank());
+        if let Some((outcome, stored)) = answer {
+            if let Some(by) = put.on_stored(now, *from, outcome, stored) {
+                return self.superseded(now, query, by, out);
+            }
+            if outcome == StoreOutcome::Held {
+                self.give_up_older(now, &key, rank);
+            }
+        }
+        self.advance_put(now, query, out);
+    }
+
+    /// A close node that gets no copy was asked which version it stores.
+    pub(crate) fn on_probe_outcome(
+        &mut self,
+        now: Now,
+        (query, attempt): (QueryId, u32),
+        call: &Call,
+        outcome: Outcome<'_>,
+        out: &mut Actions,
+    ) {
+        let is_latest = self.queries.is_latest(query);
+        let Some(put) = self.queries.spreading(query, attempt) else { return };
+        let mut is_behind = false;
+        if let Outcome::Reply { reply: Reply::Synced { entries, .. }, .. } = outcome {
+            is_behind = put.on_probe(now, call.to.id, entries.iter().next(), is_latest);
+        }
+        if !call.expired {
+            put.probe_ended();
+        }
+        if is_behind {
+            self.look_up_replicas(now, query, out);
+        } else {
+            self.advance_put(now, query, out);
+        }
+    }
+
+    /// A larger record is stored elsewhere, so this PUT is over; unless it may be drawn anew above it.
+    fn superseded(&mut self, now: Now, query: QueryId, by: Rank, out: &mut Actions) {
+        let is_latest = self.queries.is_latest(query);
+        let Some(put) = self.queries.put(query) else { return };
+        if put.may_overtake(now, by, is_latest) {
+            self.raise_put(now, query, by.version);
+            return self.look_up_replicas(now, query, out);
+        }
+        let (key, client) = (put.key(), put.client.take());
+        debug!("put superseded key={key:.8}");
+        // What is stored here of this PUT is not shown before the larger record was looked for.
+        self.remember_seen(key, by.precedence());
+        if let Some(client) = client {
+            out.reply_failure(client, key);
+        }
+        self.end_put(query);
+    }
+
+    /// Draws the version of a PUT anew, above `above`.
+    fn raise_put(&mut self, now: Now, query: QueryId, above: Version) {
+        let tail = self.version_tail;
+        let Some(put) = self.queries.put(query) else { return };
+        put.raise(Version::draw(now.wall, tail, Some(above)));
+        let (key, seen) = (put.key(), put.record.rank().precedence());
+        self.remember_seen(key, seen);
+    }
+}
+
+/// Ending.
+impl Node {
+    /// Enough replicas store the record.
+    fn put_stored(&mut self, now: Now, query: QueryId) {
+        if self.table.live() == 0 && !self.is_founder_alone() {
+            // There are other nodes, but none could be reached.
             self.retry_later(now, query);
         } else {
             self.counters.puts_held += 1;
@@ -334,164 +369,14 @@ impl Node {
         }
     }
 
-    /// The next one to be handed a copy, and in which spreading.
-    fn next_replica(&mut self, query: QueryId) -> Option<(Replica, u32)> {
-        let put = self.queries.put(query).filter(|put| put.is_spreading())?;
-        put.next_target().map(|replica| (replica, put.attempt))
-    }
-
-    fn hold_own(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        let me = self.me.id;
-        let Some(put) = self.queries.put(query) else { return };
-        let (record, expires, attempt) = (put.record.clone(), put.expires, put.attempt);
-        let key = record.key;
-        match self.hold(now, record, expires, Source::Client) {
-            Stored::Held => {
-                let on_disk = self.wait_for_disk(now, key, Waiter::Own(query, attempt));
-                let Some(put) = self.queries.put(query) else { return };
-                match on_disk {
-                    OnDisk::Now => put.stored_by(me),
-                    OnDisk::Later => put.in_flight += 1,
-                }
-            }
-            Stored::Larger(rank) => self.superseded(now, query, rank, out),
-            Stored::Over | Stored::Full => {}
-        }
-    }
-
-    /// This node's own copy of the current spreading is on disk.
-    pub(in crate::node) fn own_copy_saved(&mut self, now: Now, query: QueryId, attempt: u32, out: &mut Actions) {
-        let me = self.me.id;
-        let Some(put) = self.spreading(query, attempt) else { return };
-        put.in_flight -= 1;
-        put.stored_by(me);
-        self.spread_on(now, query, out);
-    }
-
-    /// A PUT, if it is in its spreading of that number and copies are on their way.
-    fn spreading(&mut self, query: QueryId, attempt: u32) -> Option<&mut Put> {
-        self.queries.put(query).filter(|put| put.attempt == attempt && put.is_spreading())
-    }
-
-    /// Whether a PUT is in its spreading of that number, and of that key.
-    pub(in crate::node) fn is_current(&mut self, query: QueryId, attempt: u32, key: &Key) -> bool {
-        self.queries.put(query).is_some_and(|put| put.attempt == attempt && put.record.key == *key)
-    }
-
-    /// A peer answered a STORE of the current spreading; if late, another was asked meanwhile.
-    pub(in crate::node) fn copy_answered(
-        &mut self,
-        now: Now,
-        query: QueryId,
-        ask: &Ask,
-        (outcome, held): (StoreOutcome, Rank),
-        out: &mut Actions,
-    ) {
-        let Some(put) = self.queries.put(query).filter(|put| put.is_spreading()) else { return };
-        if !ask.expired {
-            put.in_flight -= 1;
-        }
-        put.stale_replicas.retain(|id| *id != ask.to.id);
-        match outcome {
-            StoreOutcome::Held => {
-                put.stored_by(ask.to.id);
-                let (key, rank) = (put.record.key, put.record.rank());
-                self.give_up_older(now, &key, rank);
-            }
-            // It claims what cannot be, and so holds no copy.
-            StoreOutcome::Larger if !may_supersede(now, held, &put.record) => {}
-            StoreOutcome::Larger => match put.record.class {
-                Class::Plain => return self.superseded(now, query, held, out),
-                // Nobody can forge such a record, but anybody can claim to hold one.
-                Class::Signed | Class::Hashed => put.newer_claims.push(held),
-            },
-        }
-        self.spread_on(now, query, out);
-    }
-
-    /// A bystander says what it holds, if it holds any: an older record is replaced, a plain one from
-    /// ahead of this node's clock is overtaken, once.
-    pub(in crate::node) fn version_probed(
-        &mut self,
-        now: Now,
-        query: QueryId,
-        attempt: u32,
-        ask: &Ask,
-        entry: Option<Entry>,
-        out: &mut Actions,
-    ) {
-        let is_latest = self.queries.is_latest(query);
-        let Some(put) = self.spreading(query, attempt) else { return };
-        if let Some(entry) = entry.filter(|entry| entry.key == put.record.key) {
-            put.met(now, ask.to.id, entry.rank);
-        }
-        if !ask.expired {
-            put.version_probes -= 1;
-        }
-        let overtakes = put.ahead.is_some_and(|ahead| ahead >= put.record.version) && !put.redrawn && is_latest;
-        if overtakes {
-            put.redrawn = true;
-            return self.look_up_replicas(now, query, out);
-        }
-        self.spread_on(now, query, out);
-    }
-
-    /// A bystander says nothing, or not in time.
-    pub(in crate::node) fn version_probe_failed(&mut self, now: Now, query: QueryId, attempt: u32, out: &mut Actions) {
-        if let Some(put) = self.spreading(query, attempt) {
-            put.version_probes -= 1;
-            self.spread_on(now, query, out);
-        }
-    }
-
-    /// A peer does not hold the copy: the next nearest is asked.
-    pub(in crate::node) fn copy_failed(&mut self, now: Now, query: QueryId, attempt: u32, out: &mut Actions) {
-        if let Some(put) = self.spreading(query, attempt) {
-            put.in_flight -= 1;
-            self.spread_on(now, query, out);
-        }
-    }
-
-    /// Somebody holds a larger record, so this PUT is over; unless both are plain and the time in
-    /// the larger version lies ahead of our own clock, which then is the slower one: the version is
-    /// drawn anew above it, once (`PROTOCOL.md` 3). Not above a later PUT of this node's clients.
-    fn superseded(&mut self, now: Now, query: QueryId, by: Rank, out: &mut Actions) {
-        let tail = self.version_tail;
-        let is_latest = self.queries.is_latest(query);
-        let Some(put) = self.queries.put(query) else { return };
-        let key = put.record.key;
-        let both_plain = by.class == Class::Plain && put.record.class == Class::Plain;
-        let other_is_fast = both_plain && by.version.time() > now.wall;
-        if other_is_fast && is_latest && !by.version.is_too_early(now.wall) && !put.redrawn {
-            put.redrawn = true;
-            put.replicas.clear();
-            put.record.version = Version::draw(now.wall, tail, Some(by.version));
-            let seen = Seen::of(put.record.rank());
-            self.remember_seen(key, seen);
-            return self.look_up_replicas(now, query, out);
-        }
-        debug!("put superseded key={key:.8}");
-        // Whatever of this PUT is held here is not shown before the larger one was looked for.
-        self.remember_seen(key, Seen::of(by));
-        if let Some(put) = self.queries.put(query)
-            && let Some(client) = put.client.take()
-        {
-            out.reply_failure(client, key);
-        }
-        self.end_put(query);
-    }
-}
-
-/// Ending.
-impl Node {
-    /// Too few hold it: another try after a pause, by this job while there is time for one.
+    /// Too few replicas store it: this PUT makes another attempt after a pause, while there is time.
     fn pause_put(&mut self, now: Now, query: QueryId) {
-        let in_time = self.timers.is_set(Timer::Answer(query));
+        let is_in_time = self.timers.is_set(Timer::Answer(query));
         let Some(put) = self.queries.put(query) else { return };
         if put.expires <= now.mono {
             self.end_put(query);
-        } else if in_time {
-            put.stage = PutStage::Parked;
+        } else if is_in_time {
+            put.park();
             self.timers.set(Timer::Retry(query), now.mono + put.pause);
         } else {
             self.retry_later(now, query);
@@ -499,59 +384,52 @@ impl Node {
     }
 
     /// The pause of a PUT is over.
-    pub(in crate::node) fn retry_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+    pub(crate) fn retry_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         if let Some(put) = self.queries.put(query) {
             put.pause = (2 * put.pause).min(PUT_RETRY_PAUSE_MAX);
         }
         self.look_up_replicas(now, query, out);
     }
 
-    /// The time of a PUT is over. A client that waits is told FAILURE, which means *unknown*:
-    /// the spreading goes on.
-    pub(in crate::node) fn put_timed_out(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+    /// The time of a PUT is over. A client that waits gets FAILURE, which means *unknown*: the
+    /// attempt goes on.
+    pub(crate) fn put_timed_out(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some(put) = self.queries.put(query) else { return };
-        let (client, key) = (put.client.take(), put.record.key);
-        let parked = matches!(put.stage, PutStage::Parked);
+        let (client, key, is_parked) = (put.client.take(), put.key(), put.is_parked());
         if let Some(client) = client {
             out.reply_failure(client, key);
         }
-        if parked {
+        if is_parked {
             self.retry_later(now, query);
         }
     }
 
-    /// Ends a PUT that too few hold, and keeps what it stores; unless this node has taken a later one
-    /// of its key, which would be hidden by it.
+    /// Ends a PUT that too few replicas store, and schedules another one; unless this node has taken
+    /// a later PUT of the key, which the older record would hide.
     fn retry_later(&mut self, now: Now, query: QueryId) {
         let is_latest = self.queries.is_latest(query);
         let Some(put) = self.queries.put(query) else { return };
         let (record, expires, pause) = (put.record.clone(), put.expires, put.pause);
         self.end_put(query);
         if is_latest {
-            self.keep(now, record, expires, pause);
+            self.schedule_retry(now, record, expires, pause);
         }
     }
 
     fn end_put(&mut self, query: QueryId) {
         let Some(put) = self.queries.put(query) else { return };
-        let (key, replication, attempts) = (put.record.key, put.record.replication, put.attempt);
-        debug!("put done key={key:.8} held={} replication={replication} rounds={attempts}", put.replicas.len());
-        let origin = put.origin;
+        let (key, replication, attempt, origin) = (put.key(), put.record.replication, put.attempt, put.origin);
+        debug!("put done key={key:.8} held={} replication={replication} rounds={attempt}", put.replicas());
+        self.copies.forget_put(query, attempt);
         self.end_query(query);
         match origin {
             PutOrigin::Client => {}
             PutOrigin::Retry => {
                 self.put_retries.attempt_over();
-                self.schedule_retries();
+                self.wake_for_retries();
             }
         }
     }
-}
-
-/// Whether a record of the rank `by` can be the larger one: a version from the far future is
-/// ignored by everyone who meets it (`PROTOCOL.md` 3), and nothing is larger than a hashed record.
-fn may_supersede(now: Now, by: Rank, record: &Record) -> bool {
-    record.class != Class::Hashed && !by.version.is_too_early(now.wall) && Seen::of(by) >= Seen::of(record.rank())
 }
 
 /// Why a PUT cannot be taken, if it cannot be held.

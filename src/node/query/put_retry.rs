@@ -15,7 +15,7 @@ use crate::limits::{
 };
 use crate::node::Node;
 use crate::node::action::Actions;
-use crate::node::query::{Put, PutOrigin};
+use crate::node::query::put_spread::{Put, PutOrigin};
 use crate::node::timers::Timer;
 use crate::record::{Record, Source, Version};
 use crate::storage::Stored;
@@ -23,7 +23,7 @@ use crate::time::{Now, Time};
 
 /// What is kept, by key and by the moment of its next attempt.
 #[derive(Debug, Default)]
-pub(in crate::node) struct PutRetries {
+pub(crate) struct PutRetries {
     retry: BTreeMap<Key, Retry>,
     queue: BTreeSet<(Time, Key)>,
     in_flight: usize,
@@ -40,19 +40,19 @@ struct Retry {
 
 impl PutRetries {
     /// Whether a PUT of `key` is kept.
-    pub(in crate::node) fn contains(&self, key: &Key) -> bool {
+    pub(crate) fn contains(&self, key: &Key) -> bool {
         self.retry.contains_key(key)
     }
 
     /// Whatever was kept of `key` is over.
-    pub(in crate::node) fn forget(&mut self, key: &Key) {
+    pub(crate) fn forget(&mut self, key: &Key) {
         if let Some(retry) = self.retry.remove(key) {
             self.queue.remove(&(retry.due, *key));
         }
     }
 
     /// An attempt to spread what was kept has ended.
-    pub(in crate::node) fn attempt_over(&mut self) {
+    pub(crate) fn attempt_over(&mut self) {
         self.in_flight -= 1;
     }
 
@@ -82,26 +82,26 @@ impl PutRetries {
 
 impl Node {
     /// Holds `record`, which too few others do, and spreads it after `pause`.
-    pub(in crate::node) fn keep(&mut self, now: Now, record: Record, expires: Time, pause: Duration) -> Stored {
+    pub(crate) fn schedule_retry(&mut self, now: Now, record: Record, expires: Time, pause: Duration) -> Stored {
         let (key, version) = (record.key, record.version);
         let stored = self.hold(now, record, expires, Source::Client);
         if stored == Stored::Held {
             let next = (2 * pause).min(PUT_RETRY_PAUSE_MAX);
             self.put_retries.insert(key, Retry { version, due: now.mono + pause, pause: next });
-            self.schedule_retries();
+            self.wake_for_retries();
         }
         stored
     }
 
     /// Spreads what was kept and is due, as much as there is room for.
-    pub(in crate::node) fn retry_puts(&mut self, now: Now, out: &mut Actions) {
+    pub(crate) fn retry_puts(&mut self, now: Now, out: &mut Actions) {
         for _ in 0..UPKEEP_RECORDS_PER_TURN_MAX {
-            if !self.has_joined() {
+            if !self.status.has_joined() {
                 break;
             }
             if !self.queries.has_room() {
                 // Clients have taken it all: it is there again when one of them was answered.
-                return self.timers.set(Timer::Spread, now.mono + PUT_RETRY_PAUSE);
+                return self.timers.set(Timer::RetryPuts, now.mono + PUT_RETRY_PAUSE);
             }
             let Some((key, retry)) = self.put_retries.take_due(now.mono) else { break };
             let Some(held) = self.storage.find(now.mono, &key).filter(|held| held.record.version == retry.version)
@@ -112,15 +112,15 @@ impl Node {
             self.put_retries.in_flight += 1;
             self.begin_put(now, put, out);
         }
-        self.schedule_retries();
+        self.wake_for_retries();
     }
 
     /// Wakes this node for the next attempt, once it has joined.
-    pub(in crate::node) fn schedule_retries(&mut self) {
-        if self.has_joined()
+    pub(crate) fn wake_for_retries(&mut self) {
+        if self.status.has_joined()
             && let Some(due) = self.put_retries.next_due()
         {
-            self.timers.set(Timer::Spread, due);
+            self.timers.set(Timer::RetryPuts, due);
         }
     }
 }

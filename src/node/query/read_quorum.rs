@@ -15,20 +15,19 @@ use std::cmp::Ordering;
 use crate::contact::Contact;
 use crate::id::NodeId;
 use crate::node::params::Reads;
-use crate::node::query::session::Seen;
 use crate::node::records::accept::Replica;
-use crate::record::{Class, Life, Rank, Record};
+use crate::record::{Class, Life, Precedence, Rank, Record};
 use crate::time::Time;
 
 /// What is compared of two records whose values are elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::node) struct Head {
+pub(crate) struct Head {
     /// Class, life and version.
-    pub(in crate::node) rank: Rank,
+    pub(crate) rank: Rank,
     /// CRC-32 of the value; of no meaning for a tombstone.
-    pub(in crate::node) crc: u32,
+    pub(crate) crc: u32,
     /// How many nodes shall hold it.
-    pub(in crate::node) replication: u8,
+    pub(crate) replication: u8,
 }
 
 impl Head {
@@ -39,18 +38,18 @@ impl Head {
     }
 
     /// What the value need not be known for; of one version, what is over is larger.
-    fn order(&self) -> (Seen, bool) {
-        (Seen::of(self.rank), self.rank.life == Life::Over)
+    fn order(&self) -> (Precedence, bool) {
+        (self.rank.precedence(), self.rank.life == Life::Over)
     }
 }
 
 /// A record that was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::node) struct Found {
+pub(crate) struct Found {
     /// The record.
-    pub(in crate::node) record: Record,
+    pub(crate) record: Record,
     /// When its life ends.
-    pub(in crate::node) expires: Time,
+    pub(crate) expires: Time,
 }
 
 impl Found {
@@ -62,7 +61,7 @@ impl Found {
 
 /// What a node said about the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::node) enum Response {
+pub(crate) enum Response {
     /// That it holds nothing.
     Nothing,
     /// What it holds, without its value, or which version is over.
@@ -85,7 +84,7 @@ impl Response {
 
 /// Whether the search of a GET is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::node) enum Phase {
+pub(crate) enum Phase {
     /// Others may yet be heard.
     LookingUp,
     /// The k closest have answered or failed.
@@ -94,7 +93,7 @@ pub(in crate::node) enum Phase {
 
 /// What a GET does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::node) enum Next {
+pub(crate) enum Next {
     /// Fetch the value from this node, and ask again what is next.
     Fetch(Contact),
     /// Wait for somebody who was asked.
@@ -105,7 +104,7 @@ pub(in crate::node) enum Next {
 
 /// What a GET has heard.
 #[derive(Debug)]
-pub(in crate::node) struct QuorumRead {
+pub(crate) struct QuorumRead {
     reads: Reads,
     /// Holders that must agree before it ends early.
     quorum: u8,
@@ -114,7 +113,7 @@ pub(in crate::node) struct QuorumRead {
     /// Values that may be fetched at once when nobody else is asked.
     fetches_max: usize,
     /// What was shown or handed in before: nothing smaller ends the search.
-    floor: Option<Seen>,
+    floor: Option<Precedence>,
     /// In the order in which they answered: the quick ones first.
     heard: Vec<Replier>,
     /// The candidate of the search that was asked for the value, and has not answered.
@@ -145,17 +144,17 @@ impl QuorumRead {
     /// A GET that has heard nothing. It ends when `quorum` holders agree, or never early; it
     /// fetches up to `fetches_max` values at a time; a record is believed to be held by
     /// `replication_min` nodes at least.
-    pub(in crate::node) fn new(reads: Reads, quorum: u8, replication_min: u8, fetches_max: usize) -> Self {
+    pub(crate) fn new(reads: Reads, quorum: u8, replication_min: u8, fetches_max: usize) -> Self {
         Self { reads, quorum, replication_min, fetches_max, floor: None, heard: Vec::new(), asked: None, late: 0 }
     }
 
     /// What was shown or handed in by now.
-    pub(in crate::node) fn remember(&mut self, floor: Option<Seen>) {
+    pub(crate) fn remember(&mut self, floor: Option<Precedence>) {
         self.floor = floor;
     }
 
     /// `from` answered. Whoever takes back what it claimed is not believed any more.
-    pub(in crate::node) fn on_response(&mut self, from: Replica, response: Response) {
+    pub(crate) fn on_response(&mut self, from: Replica, response: Response) {
         if let Replica::Peer(contact) = from
             && self.asked == Some(contact.id)
         {
@@ -180,7 +179,7 @@ impl QuorumRead {
     }
 
     /// No answer will come from `id`, or not in time: another may be asked for the value.
-    pub(in crate::node) fn on_no_response(&mut self, id: &NodeId) {
+    pub(crate) fn on_no_response(&mut self, id: &NodeId) {
         if self.asked == Some(*id) {
             self.asked = None;
             self.late += 1;
@@ -195,7 +194,7 @@ impl QuorumRead {
     /// Whether the candidate `id`, which is about to be asked, is asked for the value rather than
     /// for the head: one at a time is, until a holder is known; everybody, once one was late and
     /// as long as no value is in hand.
-    pub(in crate::node) fn asks_value_of(&mut self, id: &NodeId) -> bool {
+    pub(crate) fn asks_value_of(&mut self, id: &NodeId) -> bool {
         if self.late > 0 && self.winner().is_none() {
             return true;
         }
@@ -207,7 +206,7 @@ impl QuorumRead {
 
     /// Whether the search has to go on past holders: always if it may not end early, and otherwise
     /// once a holder has answered and that was not enough. Then all are asked for contacts too.
-    pub(in crate::node) fn goes_past_replicas(&self) -> bool {
+    pub(crate) fn goes_past_replicas(&self) -> bool {
         let holds = |heard: &Replier| matches!(heard.from, Replica::Peer(_)) && heard.response.head().is_some();
         self.reads == Reads::Secure || self.heard.iter().any(holds)
     }
@@ -217,7 +216,7 @@ impl QuorumRead {
 impl QuorumRead {
     /// How many more holders would end it, should all of them agree with the largest that was heard;
     /// `None` if it cannot be hoped to end early: it may not, or some have said otherwise.
-    pub(in crate::node) fn replicas_missing(&self) -> Option<usize> {
+    pub(crate) fn replicas_missing(&self) -> Option<usize> {
         if self.reads == Reads::Secure {
             return None;
         }
@@ -236,7 +235,7 @@ impl QuorumRead {
     }
 
     /// What to do next.
-    pub(in crate::node) fn next(&mut self, phase: Phase) -> Next {
+    pub(crate) fn next(&mut self, phase: Phase) -> Next {
         if self.may_end() {
             return Next::Answer;
         }
@@ -254,7 +253,7 @@ impl QuorumRead {
     }
 
     /// The largest record in hand, and who gave it; or the tombstone that hides it.
-    pub(in crate::node) fn winner(&self) -> Option<Winner<'_>> {
+    pub(crate) fn winner(&self) -> Option<Winner<'_>> {
         let head = self.heads().filter(|head| self.is_in_hand(head)).max_by(|a, b| self.compare(a, b))?;
         if head.rank.life == Life::Over {
             return Some(Winner::Over(head.rank));
@@ -267,16 +266,12 @@ impl QuorumRead {
     }
 
     /// Whether a record of `rank` is no older than what was shown or handed in before.
-    pub(in crate::node) fn allows(&self, rank: Rank) -> bool {
-        self.floor.is_none_or(|floor| Seen::of(rank) >= floor)
+    pub(crate) fn allows(&self, rank: Rank) -> bool {
+        self.floor.is_none_or(|floor| rank.precedence() >= floor)
     }
 
     /// Who holds something smaller than `winner`, and who of `nearest` said that it holds nothing.
-    pub(in crate::node) fn behind<'a>(
-        &'a self,
-        winner: &'a Found,
-        nearest: &'a [NodeId],
-    ) -> impl Iterator<Item = Contact> + 'a {
+    pub(crate) fn behind<'a>(&'a self, winner: &'a Found, nearest: &'a [NodeId]) -> impl Iterator<Item = Contact> + 'a {
         let best = winner.head();
         self.heard.iter().filter_map(move |heard| {
             let Replica::Peer(contact) = heard.from else { return None };
@@ -372,7 +367,7 @@ impl QuorumRead {
 
 /// What a GET answers with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::node) enum Winner<'a> {
+pub(crate) enum Winner<'a> {
     /// A record.
     Record {
         /// Who gave its value.
@@ -386,7 +381,7 @@ pub(in crate::node) enum Winner<'a> {
 
 impl Winner<'_> {
     /// What it is compared by.
-    pub(in crate::node) fn rank(&self) -> Rank {
+    pub(crate) fn rank(&self) -> Rank {
         match self {
             Winner::Record { found, .. } => found.record.rank(),
             Winner::Over(rank) => *rank,
@@ -444,8 +439,8 @@ mod tests {
         QuorumRead::new(Reads::Quorum, quorum, 1, 3)
     }
 
-    fn seen(class: Class, version: u64) -> Seen {
-        Seen::of(Rank { class, life: Life::Alive, version: Version::from_bits(version) })
+    fn seen(class: Class, version: u64) -> Precedence {
+        Rank { class, life: Life::Alive, version: Version::from_bits(version) }.precedence()
     }
 
     fn won(read: &QuorumRead) -> Option<Vec<u8>> {

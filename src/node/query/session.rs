@@ -13,27 +13,7 @@ use std::cell::Cell;
 
 use crate::id::{Key, KeyMap, KeySeed};
 use crate::limits::VERSIONS_REMEMBERED_MAX;
-use crate::record::{Rank, Version};
-
-/// What two records of one key are first compared by (`PROTOCOL.md` 3): whether they certify
-/// themselves, then their versions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::node) struct Seen {
-    certifies_itself: bool,
-    version: Version,
-}
-
-impl Seen {
-    /// What a record of `rank` is compared by.
-    pub(in crate::node) fn of(rank: Rank) -> Self {
-        Self { certifies_itself: rank.class.certifies_itself(), version: rank.version }
-    }
-
-    /// The version, if the record was plain.
-    pub(in crate::node) fn plain(self) -> Option<Version> {
-        (!self.certifies_itself).then_some(self.version)
-    }
-}
+use crate::record::Precedence;
 
 /// A key's place in the ring.
 type Index = usize;
@@ -45,14 +25,14 @@ const LOOKS_MAX: usize = 16;
 /// What is remembered of a key.
 #[derive(Clone, Debug)]
 struct Memory {
-    seen: Seen,
+    seen: Precedence,
     /// Whether it was looked up since the hand last passed it.
     used: Cell<bool>,
 }
 
 /// The memory.
 #[derive(Debug)]
-pub(in crate::node) struct Versions {
+pub(crate) struct Versions {
     memories: KeyMap<Key, Memory>,
     /// All keys that are remembered, each once.
     ring: Vec<Key>,
@@ -63,7 +43,7 @@ pub(in crate::node) struct Versions {
 
 impl Versions {
     /// A memory of nothing yet.
-    pub(in crate::node) fn new(seed: KeySeed) -> Self {
+    pub(crate) fn new(seed: KeySeed) -> Self {
         Self::of_at_most(VERSIONS_REMEMBERED_MAX, seed)
     }
 
@@ -72,25 +52,25 @@ impl Versions {
     }
 
     /// What is remembered of `key`, which will not be forgotten soon.
-    pub(in crate::node) fn newest(&self, key: &Key) -> Option<Seen> {
+    pub(crate) fn newest(&self, key: &Key) -> Option<Precedence> {
         let memory = self.memories.get(key)?;
         memory.used.set(true);
         Some(memory.seen)
     }
 
     /// `seen` was read or written; what is larger and remembered stays.
-    pub(in crate::node) fn remember(&mut self, key: Key, seen: Seen) {
+    pub(crate) fn remember(&mut self, key: Key, seen: Precedence) {
         self.set(key, |before| before.max(seen), seen);
     }
 
     /// `seen` was read after all were asked who might know a larger one: whatever was remembered is
     /// not to be had any more.
-    pub(in crate::node) fn replace(&mut self, key: Key, seen: Seen) {
+    pub(crate) fn replace(&mut self, key: Key, seen: Precedence) {
         self.set(key, |_| seen, seen);
     }
 
     /// Remembers of `key` what `newest` makes of what is remembered of it, or `first`.
-    fn set(&mut self, key: Key, newest: impl FnOnce(Seen) -> Seen, first: Seen) {
+    fn set(&mut self, key: Key, newest: impl FnOnce(Precedence) -> Precedence, first: Precedence) {
         if let Some(memory) = self.memories.get_mut(&key) {
             memory.seen = newest(memory.seen);
             memory.used.set(true);
@@ -130,10 +110,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::{Class, Life};
+    use crate::record::{Class, Life, Rank, Version};
 
-    fn seen(class: Class, version: u64) -> Seen {
-        Seen::of(Rank { class, life: Life::Alive, version: Version::from_bits(version) })
+    fn seen(class: Class, version: u64) -> Precedence {
+        Rank { class, life: Life::Alive, version: Version::from_bits(version) }.precedence()
     }
 
     fn key(n: u8) -> Key {

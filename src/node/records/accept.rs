@@ -10,14 +10,13 @@ use crate::id::Key;
 use crate::node::Node;
 use crate::node::action::ConnId;
 use crate::node::params::AddressGroups;
-use crate::node::query::session::Seen;
 use crate::record::{Rank, Record, Source, Tombstone};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
 
 /// Who holds a copy, or is asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::node) enum Replica {
+pub(crate) enum Replica {
     /// This node.
     Me,
     /// Another one.
@@ -26,7 +25,7 @@ pub(in crate::node) enum Replica {
 
 impl Replica {
     /// Whether both are one node.
-    pub(in crate::node) fn is(&self, other: &Replica) -> bool {
+    pub(crate) fn is(&self, other: &Replica) -> bool {
         match (self, other) {
             (Replica::Me, Replica::Me) => true,
             (Replica::Peer(one), Replica::Peer(other)) => one.id == other.id,
@@ -37,7 +36,7 @@ impl Replica {
 
 impl Node {
     /// Holds `record`, which is verified and no later than the clocks allow, until `expires`.
-    pub(in crate::node) fn hold(&mut self, now: Now, record: Record, expires: Time, source: Source) -> Stored {
+    pub(crate) fn hold(&mut self, now: Now, record: Record, expires: Time, source: Source) -> Stored {
         let (key, rank) = (record.key, record.rank());
         // Whoever writes a key time and again does not put off that it is offered to others.
         let due = match self.storage.find(now.mono, &key) {
@@ -54,9 +53,9 @@ impl Node {
     }
 
     /// A record of `key` and `rank` is held elsewhere: what is older is not served here any more.
-    pub(in crate::node) fn give_up_older(&mut self, now: Now, key: &Key, rank: Rank) {
+    pub(crate) fn give_up_older(&mut self, now: Now, key: &Key, rank: Rank) {
         let held = self.storage.find(now.mono, key).map(|held| held.record.rank());
-        if let Some(older) = held.filter(|held| Seen::of(*held) < Seen::of(rank)) {
+        if let Some(older) = held.filter(|held| held.precedence() < rank.precedence()) {
             self.storage.bury(now, *key, Tombstone::of(older));
         }
     }
@@ -64,19 +63,19 @@ impl Node {
     /// Whether a record of `key` is taken, be it of whatever replication: fewer than 2k contacts are
     /// nearer, so that nodes whose tables differ a little agree on it. A node that has not settled
     /// does not know; and who holds an older one takes the newer, or would keep the older for ever.
-    pub(in crate::node) fn may_hold(&self, now: Now, key: &Key) -> bool {
+    pub(crate) fn may_hold(&self, now: Now, key: &Key) -> bool {
         let in_scope = || self.table.fewer_closer(key, 2 * self.params.k);
-        !self.is_settled() || in_scope() || self.storage.find(now.mono, key).is_some()
+        !self.status.is_settled() || in_scope() || self.storage.find(now.mono, key).is_some()
     }
 
     /// Whether `key` is in scope for a record of that `replication`: too few known nodes are nearer
     /// to it for another one to be responsible (`PROTOCOL.md` 2, Scope).
-    pub(in crate::node) fn in_scope(&self, key: &Key, replication: u8) -> bool {
+    pub(crate) fn in_scope(&self, key: &Key, replication: u8) -> bool {
         self.table.fewer_closer(key, usize::from(replication))
     }
 
     /// What the peer at the other end of `conn` is to the storage.
-    pub(in crate::node) fn source_at(&self, conn: ConnId) -> Source {
+    pub(crate) fn source_at(&self, conn: ConnId) -> Source {
         let Some(conn) = self.peers.find(conn) else { return Source::Peer };
         let ip = conn.address.ip();
         match self.params.address_groups {

@@ -22,8 +22,8 @@ use crate::limits::{
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
 use crate::node::params::Durability;
-use crate::node::query::QueryId;
-use crate::node::records::persisted::{Batch, PersistedKey, PersistedRecord, Saved};
+use crate::node::persisted::{Batch, PersistedKey, PersistedRecord, Saved};
+use crate::node::purpose::QueryId;
 use crate::node::timers::Timer;
 use crate::record::envelope::{self, Unverified};
 use crate::record::{Rank, age_at};
@@ -32,7 +32,7 @@ use crate::wire::peer::{ErrorCode, PeerMessage, Reply, StoreOutcome};
 
 /// Who waits for a record to be on disk.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::node) enum Waiter {
+pub(crate) enum Waiter {
     /// A peer that sent a STORE, and what it is told.
     Copy(ConnId, RpcId, Rank),
     /// A PUT of this node, in its spreading of that number.
@@ -41,7 +41,7 @@ pub(in crate::node) enum Waiter {
 
 /// Whether a record counts as held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::node) enum OnDisk {
+pub(crate) enum OnDisk {
     /// It does.
     Now,
     /// It will, once it is on disk: whoever waits is told.
@@ -50,7 +50,7 @@ pub(in crate::node) enum OnDisk {
 
 /// What is not on disk yet.
 #[derive(Debug, Default)]
-pub(in crate::node) struct Saving {
+pub(crate) struct Saving {
     /// Keys whose state has changed since it was last sent to disk.
     unsaved: BTreeSet<Key>,
     /// Who waits for one of them.
@@ -75,17 +75,17 @@ struct InFlight {
 
 impl Saving {
     /// Whether there is no room for more that is unsaved, or for more who wait.
-    pub(in crate::node) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.unsaved.len() >= UNSAVED_MAX || self.waiters >= DISK_WAITERS_MAX
     }
 
     /// Whether the disk takes nothing.
-    pub(in crate::node) fn is_failing(&self) -> bool {
+    pub(crate) fn is_failing(&self) -> bool {
         self.failing
     }
 
     /// Whether all is on disk.
-    pub(in crate::node) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.unsaved.is_empty() && self.in_flight.is_none()
     }
 }
@@ -94,13 +94,13 @@ impl Saving {
 impl Node {
     /// Whether whoever brings a record is told that it is held only when it is on disk: under
     /// `always`, and in any case while the disk fails.
-    pub(in crate::node) fn saves_first(&self) -> bool {
+    pub(crate) fn saves_first(&self) -> bool {
         self.params.durability == Durability::Always || self.saving.failing
     }
 
     /// Whether `waiter`, who brought the record of `key` as it is held now, may be told so at once;
     /// if not, it is told when the record is on disk. What was there already costs the disk nothing.
-    pub(in crate::node) fn wait_for_disk(&mut self, now: Now, key: Key, waiter: Waiter) -> OnDisk {
+    pub(crate) fn wait_for_disk(&mut self, now: Now, key: Key, waiter: Waiter) -> OnDisk {
         if !self.saves_first() {
             return OnDisk::Now;
         }
@@ -120,7 +120,7 @@ impl Node {
     }
 
     /// Takes note of what changed in this call: it is to be saved in time.
-    pub(in crate::node) fn note_changes(&mut self, now: Now) {
+    pub(crate) fn note_changes(&mut self, now: Now) {
         if self.storage.has_changed() {
             self.note_changes_but(now, None);
         }
@@ -142,20 +142,20 @@ impl Node {
     /// From a change to the batch that saves it; who leaves does not wait.
     fn save_pause(&self) -> Duration {
         match self.params.durability {
-            Durability::Interval(pause) if !self.is_leaving() => pause,
+            Durability::Interval(pause) if !self.status.is_leaving() => pause,
             Durability::Always | Durability::Interval(_) | Durability::None => Duration::ZERO,
         }
     }
 
     /// The table may have changed: contacts are saved now and then.
-    pub(in crate::node) fn note_contacts(&mut self, now: Now) {
+    pub(crate) fn note_contacts(&mut self, now: Now) {
         if self.saving.contacts != self.table.changes() {
             self.timers.hasten(Timer::Save, now.mono + CONTACTS_SAVE_PAUSE);
         }
     }
 
     /// Sends a batch to disk, if none is under way.
-    pub(in crate::node) fn save(&mut self, now: Now, out: &mut Actions) {
+    pub(crate) fn save(&mut self, now: Now, out: &mut Actions) {
         self.timers.cancel(Timer::Save);
         if self.saving.in_flight.is_some() {
             return;
@@ -199,7 +199,7 @@ impl Node {
     }
 
     /// See [`Node::on_saved`].
-    pub(in crate::node) fn saved(&mut self, now: Now, saved: Saved, out: &mut Actions) {
+    pub(crate) fn saved(&mut self, now: Now, saved: Saved, out: &mut Actions) {
         let Some(batch) = self.saving.in_flight.take() else { return };
         self.saving.failing = saved == Saved::Failed && self.params.durability != Durability::None;
         match saved {
@@ -230,8 +230,7 @@ impl Node {
                 };
                 out.send(conn, &PeerMessage::Reply(rpc, reply), None);
             }
-            (Waiter::Own(query, attempt), Saved::Durable) => self.own_copy_saved(now, query, attempt, out),
-            (Waiter::Own(query, attempt), Saved::Failed) => self.copy_failed(now, query, attempt, out),
+            (Waiter::Own(query, attempt), saved) => self.own_copy_written(now, query, attempt, saved, out),
         }
     }
 }
@@ -242,7 +241,7 @@ impl Node {
     ///
     /// What is held then as it was kept is not written again: a large store would keep the disk, and
     /// so the clients, waiting for long.
-    pub(in crate::node) fn take_back(&mut self, now: Now, persisted: PersistedKey) -> Result<(), Unverified> {
+    pub(crate) fn take_back(&mut self, now: Now, persisted: PersistedKey) -> Result<(), Unverified> {
         if let Some(PersistedRecord { record, age, saved, source }) = &persisted.record {
             envelope::verify(&record.key, record.class, record.version, record.ttl, &record.value)?;
             self.storage.restore(now, record.clone(), *age, *saved, *source);
@@ -262,9 +261,9 @@ impl Node {
     }
 
     /// See [`Node::remember`].
-    pub(in crate::node) fn take_back_contact(&mut self, now: Now, contact: Contact) {
-        if contact.id != self.me.id && self.upkeep.joining.remembered.len() < CONTACTS_PERSISTED_MAX {
-            self.upkeep.joining.remembered.push(contact);
+    pub(crate) fn take_back_contact(&mut self, now: Now, contact: Contact) {
+        if contact.id != self.me.id && self.join.remembered.len() < CONTACTS_PERSISTED_MAX {
+            self.join.remembered.push(contact);
             self.begin_to_join(now);
         }
     }

@@ -1,80 +1,155 @@
-//! OFFER, WANT, and the copies that follow: what is offered goes by its version first, and is
-//! copied only to who wants it; a copy carries its age, so no life is prolonged.
+//! OFFER, WANT, and the hand-overs that follow: an OFFER names records by their versions, and only what
+//! the peer wants is copied to it. A copy carries its age, so no life is prolonged.
 //!
-//! What is offered, to whom and when, [`crate::node::replication::schedule`] decides. One OFFER at a time is under
-//! way to each peer, a bounded number over all, and a bounded number of copies: upkeep never fills
-//! an outbox. What is encoded is what is held when it leaves.
+//! [`crate::node::replication::schedule`] decides what is offered, to which contact and when. One
+//! OFFER is in flight to each peer at a time, and a bounded number over all. What is encoded is what
+//! is stored when it leaves.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::contact::Contact;
 use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
 use crate::limits::{
-    ASKED_FOR_MAX, ASKED_OF_ONE_MAX, ENTRIES_MAX, ENTRY_SIZE, HEADER_SIZE, OFFERS_IN_FLIGHT_MAX, RPC_ID_SIZE,
+    ENTRIES_MAX, ENTRIES_WAITING_MAX, ENTRY_SIZE, HEADER_SIZE, K_MAX, OFFERS_IN_FLIGHT_MAX, RPC_ID_SIZE,
 };
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
 use crate::node::params::Serving;
-use crate::node::query::session::Seen;
-use crate::node::replication::schedule::{AskedFor, Offer, OfferId, Reach};
-use crate::node::rpc::outbound::{Ask, Purpose};
+use crate::node::purpose::{OfferId, Outcome, Purpose};
 use crate::node::timers::Timer;
 use crate::record::{Life, Rank};
 use crate::time::Now;
 use crate::wire::codec::List;
-use crate::wire::peer::{Entry, PeerMessage, Reply, Request, StoreOutcome};
+use crate::wire::peer::{Entry, PeerMessage, Reply, Request};
 
-/// What an entry of somebody else is to this node.
+/// Offers that wait, and offers in flight.
+#[derive(Debug, Default)]
+pub(crate) struct Offers {
+    /// What is to be offered, by the contact that it is offered to.
+    waiting: BTreeMap<NodeId, Offer>,
+    /// Entries in `waiting`.
+    entries: usize,
+    in_flight: BTreeMap<OfferId, Offer>,
+    next: u64,
+}
+
+/// Records for one peer.
+#[derive(Debug)]
+struct Offer {
+    to: Contact,
+    keys: BTreeMap<Key, Reach>,
+}
+
+/// Whom a record is offered to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::node) enum Merit {
-    /// A record larger than what is held.
+pub(crate) enum Reach {
+    /// One of its replicas; all the others too, if that one wants it.
+    One,
+    /// Each replica that may need it: one that wants it gets a copy, and that is all.
+    Each,
+}
+
+/// What an entry of a peer is to this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Merit {
+    /// A record larger than what is stored.
     Larger,
-    /// Exactly what is held.
+    /// Exactly what is stored.
     Same,
-    /// Of the version that is held, with another value: the values decide, and must meet.
+    /// Of the version that is stored, with another value: the values decide, and must meet.
     Rival,
-    /// Smaller than what is held.
+    /// Smaller than what is stored.
     Smaller,
-    /// Nothing that may be held: over, too early, or no record.
+    /// Nothing that may be stored: over, too early, or no record.
     Void,
+}
+
+impl Offers {
+    /// Notes that the record of `key` is to be offered to `to`; not beyond the bound.
+    pub(crate) fn add(&mut self, to: Contact, key: Key, reach: Reach) {
+        if self.entries >= ENTRIES_WAITING_MAX {
+            return;
+        }
+        let offer = self.waiting.entry(to.id).or_insert_with(|| Offer { to, keys: BTreeMap::new() });
+        if offer.keys.insert(key, reach).is_none() {
+            self.entries += 1;
+        }
+    }
+
+    /// Nothing is offered to `id` any more.
+    pub(crate) fn forget(&mut self, id: &NodeId) {
+        if let Some(offer) = self.waiting.remove(id) {
+            self.entries -= offer.keys.len();
+        }
+    }
+
+    /// Entries that wait.
+    pub(crate) fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// Whether there is room for all that one record may add.
+    pub(crate) fn has_room(&self) -> bool {
+        self.entries + K_MAX <= ENTRIES_WAITING_MAX
+    }
+
+    /// Whether an offer waits.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether an offer is in flight.
+    pub(crate) fn is_offering(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    /// Peers to which an offer may leave now. While a scan may still add to offers, only full ones
+    /// leave.
+    fn ready(&self, is_scanning: bool) -> Vec<NodeId> {
+        let busy: BTreeSet<NodeId> = self.in_flight.values().map(|offer| offer.to.id).collect();
+        let is_ready =
+            |(id, offer): &(&NodeId, &Offer)| !busy.contains(*id) && (!is_scanning || offer.keys.len() >= ENTRIES_MAX);
+        let free = OFFERS_IN_FLIGHT_MAX.saturating_sub(busy.len());
+        self.waiting.iter().filter(is_ready).map(|(id, _)| *id).take(free).collect()
+    }
+
+    /// Takes one full OFFER at most out of what waits for `to`; it is in flight from now on.
+    fn begin(&mut self, to: &NodeId) -> Option<(OfferId, Contact)> {
+        let waiting = self.waiting.get_mut(to)?;
+        let contact = waiting.to;
+        let rest = waiting.keys.keys().nth(ENTRIES_MAX).copied().map(|first| waiting.keys.split_off(&first));
+        let keys = std::mem::take(&mut waiting.keys);
+        match rest {
+            Some(rest) => waiting.keys = rest,
+            None => drop(self.waiting.remove(to)),
+        }
+        self.entries -= keys.len();
+        let id = OfferId(self.next);
+        self.next += 1;
+        self.in_flight.insert(id, Offer { to: contact, keys });
+        Some((id, contact))
+    }
 }
 
 /// Offering.
 impl Node {
-    /// Sends OFFERs, one at a time to each peer; those that a walk may yet add to wait for it.
-    pub(in crate::node) fn send_offers(&mut self, now: Now, out: &mut Actions) {
-        let replicating = &self.upkeep.replicating;
-        let may_grow = replicating.is_scanning(now.mono);
-        let busy: BTreeSet<NodeId> = replicating.in_flight.values().map(|offer| offer.to.id).collect();
-        let ready =
-            |(id, offer): &(&NodeId, &Offer)| !busy.contains(*id) && (!may_grow || offer.keys.len() >= ENTRIES_MAX);
-        let free = OFFERS_IN_FLIGHT_MAX - busy.len().min(OFFERS_IN_FLIGHT_MAX);
-        let ready: Vec<NodeId> = replicating.waiting.iter().filter(ready).map(|(id, _)| *id).take(free).collect();
-        for to in ready {
-            let replicating = &mut self.upkeep.replicating;
-            let Some(offer) = replicating.take_waiting(&to) else { continue };
-            let contact = offer.to;
-            let id = replicating.begin(offer);
-            if !self.ask(now, contact, Purpose::Offer(id), out) {
+    /// Sends the OFFERs that may leave now.
+    pub(crate) fn send_offers(&mut self, now: Now, out: &mut Actions) {
+        for to in self.offers.ready(self.is_scanning(now.mono)) {
+            let Some((id, contact)) = self.offers.begin(&to) else { continue };
+            if !self.call(now, contact, Purpose::Offer(id), out) {
                 self.offer_over(now, id);
             }
         }
     }
 
     /// Writes the OFFER `id`, of what is still held. Returns whether there was anything to offer.
-    pub(in crate::node) fn write_offer(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        rpc: RpcId,
-        id: OfferId,
-        out: &mut Actions,
-    ) -> bool {
-        let Some(offer) = self.upkeep.replicating.in_flight.get(&id) else { return false };
+    pub(crate) fn write_offer(&mut self, now: Now, conn: ConnId, rpc: RpcId, id: OfferId, out: &mut Actions) -> bool {
+        let Some(offer) = self.offers.in_flight.get(&id) else { return false };
         let held = offer.keys.keys().filter_map(|key| self.storage.find(now.mono, key));
         let entries: Vec<Entry> = held.map(|held| Entry::of(&held.record)).collect();
         if entries.is_empty() {
-            self.offer_over(now, id);
             return false;
         }
         self.counters.offers += 1;
@@ -84,69 +159,30 @@ impl Node {
     }
 
     /// Counts a message of upkeep with so many bytes behind its rpc id.
-    pub(in crate::node) fn count_upkeep(&mut self, bytes: usize) {
+    pub(crate) fn count_upkeep(&mut self, bytes: usize) {
         self.counters.upkeep_bytes += (HEADER_SIZE + RPC_ID_SIZE + bytes) as u64;
     }
 
-    /// `from` wants `keys` of the offer `id`; others that it names are none of its business.
-    pub(in crate::node) fn offer_answered(&mut self, now: Now, id: OfferId, keys: List<'_, Key>) {
-        let Some(mut offer) = self.upkeep.replicating.in_flight.remove(&id) else { return };
-        for key in keys.iter() {
-            let Some(reach) = offer.keys.remove(&key) else { continue };
-            self.upkeep.replicating.copy(offer.to, key);
-            if reach == Reach::One {
-                self.widen(now, &key, &offer.to.id);
+    /// The peer has answered an OFFER by a WANT, or will not. Keys that were not offered do not count.
+    pub(crate) fn on_offer_outcome(&mut self, now: Now, id: OfferId, outcome: Outcome<'_>) {
+        if let Outcome::Reply { reply: Reply::Wanted(keys), .. } = outcome
+            && let Some(mut offer) = self.offers.in_flight.remove(&id)
+        {
+            for key in keys.iter() {
+                let Some(reach) = offer.keys.remove(&key) else { continue };
+                self.copies.hand_over(offer.to, key);
+                if reach == Reach::One {
+                    self.widen(now, &key, &offer.to.id);
+                }
             }
         }
         self.offer_over(now, id);
     }
 
-    /// An offer was answered, or never will be.
-    pub(in crate::node) fn offer_over(&mut self, now: Now, id: OfferId) {
-        let replicating = &mut self.upkeep.replicating;
-        replicating.in_flight.remove(&id);
-        if replicating.is_waiting() {
+    fn offer_over(&mut self, now: Now, id: OfferId) {
+        self.offers.in_flight.remove(&id);
+        if self.has_replication_work() {
             self.timers.hasten(Timer::Replicate, now.mono);
-        }
-    }
-
-    pub(in crate::node) fn send_copies(&mut self, now: Now, out: &mut Actions) {
-        while let Some((to, key)) = self.upkeep.replicating.take_copy_to_send() {
-            if !self.ask(now, to, Purpose::HandOver(key), out) {
-                self.upkeep.replicating.copy_over(&to.id);
-            }
-        }
-    }
-
-    /// A copy of the record of `key` was answered: what `from` holds now is known.
-    pub(in crate::node) fn copy_taken(
-        &mut self,
-        now: Now,
-        ask: &Ask,
-        key: &Key,
-        (outcome, held): (StoreOutcome, Rank),
-    ) {
-        if outcome == StoreOutcome::Held {
-            self.heard_to_hold(now, key, held, &ask.to.id);
-        }
-        if !ask.expired {
-            self.handed(now, &ask.to.id);
-        }
-    }
-
-    /// A copy was taken by `to`, or was not.
-    pub(in crate::node) fn handed(&mut self, now: Now, to: &NodeId) {
-        let replicating = &mut self.upkeep.replicating;
-        replicating.copy_over(to);
-        if !replicating.copies.is_empty() {
-            self.timers.hasten(Timer::Replicate, now.mono);
-        }
-    }
-
-    /// `peer` holds a record of `key` of that rank; it counts if that is what is held here.
-    pub(in crate::node) fn heard_to_hold(&mut self, now: Now, key: &Key, rank: Rank, peer: &NodeId) {
-        if self.storage.find(now.mono, key).is_some_and(|held| held.record.rank() == rank) {
-            self.storage.heard(key, peer);
         }
     }
 }
@@ -155,7 +191,7 @@ impl Node {
 impl Node {
     /// Answers an OFFER: wanted is what is larger than what is held, belongs here, and is not on
     /// its way already. Who is behind is sent what is held here, and so are all who may be.
-    pub(in crate::node) fn take_offer(
+    pub(crate) fn take_offer(
         &mut self,
         now: Now,
         conn: ConnId,
@@ -166,7 +202,7 @@ impl Node {
     ) {
         let offerer = self.peers.contact_at(conn);
         let mut wanted = Vec::new();
-        let mut room = self.room_to_ask(now, from);
+        let mut room = self.wanted.room(now.mono, from);
         for entry in entries.iter() {
             let merit = self.merit_of(now, &entry);
             if merit == Merit::Same && offerer.is_some() {
@@ -174,14 +210,14 @@ impl Node {
             }
             if matches!(merit, Merit::Larger | Merit::Rival)
                 && self.belongs_here(now, &entry.key)
-                && self.may_ask(now, from, &entry, &mut room)
+                && self.may_want(now, from, &entry, &mut room)
             {
                 wanted.push(entry.key);
             }
             if matches!(merit, Merit::Smaller | Merit::Rival)
                 && let Some(offerer) = offerer
             {
-                self.upkeep.replicating.copy(offerer, entry.key);
+                self.copies.hand_over(offerer, entry.key);
                 self.widen(now, &entry.key, from);
                 self.timers.hasten(Timer::Replicate, now.mono);
             }
@@ -192,13 +228,13 @@ impl Node {
     }
 
     /// What `entry`, which somebody holds, is to this node.
-    pub(in crate::node) fn merit_of(&self, now: Now, entry: &Entry) -> Merit {
-        let Rank { class, life, version } = entry.rank;
+    pub(crate) fn merit_of(&self, now: Now, entry: &Entry) -> Merit {
+        let Rank { life, version, .. } = entry.rank;
         if life == Life::Over || version.is_too_early(now.wall) {
             return Merit::Void;
         }
         if let Some(held) = self.storage.find(now.mono, &entry.key) {
-            match Seen::of(entry.rank).cmp(&Seen::of(held.record.rank())) {
+            match entry.rank.precedence().cmp(&held.record.rank().precedence()) {
                 Ordering::Less => return Merit::Smaller,
                 Ordering::Equal if entry.crc == held.record.crc => return Merit::Same,
                 Ordering::Equal => return Merit::Rival,
@@ -206,7 +242,7 @@ impl Node {
             }
         }
         let buried = self.storage.tombstone(now.mono, &entry.key);
-        match buried.and_then(|buried| buried.beats(class, version)) {
+        match buried.and_then(|buried| buried.beats(entry.rank.precedence())) {
             Some(_) => Merit::Void,
             None => Merit::Larger,
         }
@@ -220,33 +256,16 @@ impl Node {
             && !self.saving.is_full()
     }
 
-    /// How many more records may be asked of `peer`.
-    fn room_to_ask(&mut self, now: Now, peer: &NodeId) -> usize {
-        let asked_for = &mut self.upkeep.replicating.asked_for;
-        if asked_for.len() + ENTRIES_MAX > ASKED_FOR_MAX {
-            asked_for.retain(|_, asked| asked.until > now.mono);
-        }
-        let of_it = asked_for.values().filter(|asked| asked.of == *peer && asked.until > now.mono).count();
-        ASKED_OF_ONE_MAX.saturating_sub(of_it).min(ASKED_FOR_MAX.saturating_sub(asked_for.len()))
-    }
-
     /// Whether the record of `entry`, which `peer` offers, may be asked for: not while the same or a
-    /// larger one is on its way. If it may, it is on its way from now on; but not if one was to come
-    /// from `peer` before and did not: nobody else is kept from sending it.
-    fn may_ask(&mut self, now: Now, peer: &NodeId, entry: &Entry, room: &mut usize) -> bool {
-        let held = self.storage.find(now.mono, &entry.key).map(|held| Seen::of(held.record.rank()));
-        let asked_for = &mut self.upkeep.replicating.asked_for;
-        let before = asked_for.get(&entry.key).copied();
-        if before.is_some_and(|asked| asked.until > now.mono && Seen::of(asked.rank) >= Seen::of(entry.rank))
-            || *room == 0
-        {
+    /// larger one is on its way. If it may, it is on its way from now on.
+    fn may_want(&mut self, now: Now, peer: &NodeId, entry: &Entry, room: &mut usize) -> bool {
+        if *room == 0 || self.wanted.is_awaited(now.mono, &entry.key, entry.rank) {
             return false;
         }
         *room -= 1;
-        if before.is_none_or(|asked| asked.of != *peer || held >= Some(Seen::of(asked.rank))) {
-            let until = now.mono + self.params.rpc_timeout;
-            asked_for.insert(entry.key, AskedFor { rank: entry.rank, of: *peer, until });
-        }
+        let stored = self.storage.find(now.mono, &entry.key).map(|held| held.record.rank().precedence());
+        let until = now.mono + self.params.rpc_timeout;
+        self.wanted.want(entry.key, entry.rank, *peer, until, stored);
         true
     }
 }

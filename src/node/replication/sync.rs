@@ -19,18 +19,19 @@ use crate::limits::{
 };
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
-use crate::node::membership::status::Status;
+use crate::node::purpose::{Outcome, Purpose};
 use crate::node::replication::offer::Merit;
-use crate::node::rpc::outbound::{Ask, Purpose};
+use crate::node::rpc::outbound::Call;
+use crate::node::status::Status;
 use crate::node::timers::Timer;
 use crate::record::{Class, Life, Rank, Tombstone};
 use crate::time::Now;
 use crate::wire::codec::List;
-use crate::wire::peer::{Content, Entry, PeerMessage, RecordBlock, Reply, Request};
+use crate::wire::peer::{Content, Entry, PeerMessage, Reply, Request};
 
 /// What is learnt from neighbours.
 #[derive(Debug, Default)]
-pub(in crate::node) struct Syncing {
+pub(crate) struct Syncing {
     /// The own part of the space; `None` while nobody is asked about it.
     range: Option<RangeInclusive<Key>>,
     neighbours: BTreeMap<NodeId, Neighbour>,
@@ -38,9 +39,8 @@ pub(in crate::node) struct Syncing {
     tried: BTreeSet<NodeId>,
     /// How many of them have told all.
     told: usize,
+    /// Records to fetch, and the neighbours that store them.
     fetches: VecDeque<(Contact, Entry)>,
-    /// Records on their way, of each key from one at a time.
-    fetching: BTreeSet<Key>,
 }
 
 /// A neighbour that has not told all yet.
@@ -53,24 +53,25 @@ struct Neighbour {
 
 impl Syncing {
     /// Nobody is asked for more; what was found missing is fetched all the same.
-    pub(in crate::node) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.range = None;
         self.neighbours.clear();
         self.tried.clear();
         self.told = 0;
     }
 
+    /// Whether all neighbours have told all, and nothing is left to fetch.
     fn is_done(&self) -> bool {
-        self.range.is_some() && self.neighbours.is_empty() && self.fetches.is_empty() && self.fetching.is_empty()
+        self.range.is_some() && self.neighbours.is_empty() && self.fetches.is_empty()
     }
 }
 
 /// Asking.
 impl Node {
     /// A search for the own id is over: the neighbours are known, and are asked what they hold.
-    pub(in crate::node) fn begin_to_sync(&mut self, now: Now) {
-        if self.upkeep.status == Status::Settling && self.upkeep.syncing.range.is_none() {
-            self.upkeep.syncing.range = Some(self.own_range());
+    pub(crate) fn begin_to_sync(&mut self, now: Now) {
+        if self.status == Status::Settling && self.syncing.range.is_none() {
+            self.syncing.range = Some(self.own_range());
             self.timers.hasten(Timer::Sync, now.mono);
         }
     }
@@ -85,29 +86,29 @@ impl Node {
     }
 
     /// Asks for what is to be asked for next; settles, if that is nothing.
-    pub(in crate::node) fn sync(&mut self, now: Now, out: &mut Actions) {
+    pub(crate) fn sync(&mut self, now: Now, out: &mut Actions) {
         self.find_neighbours();
         self.fetch(now, out); // first: that may make room for pages, and nothing else would come back here
-        let syncing = &mut self.upkeep.syncing;
+        let syncing = &mut self.syncing;
         let has_room = syncing.fetches.len() < FETCHES_WAITING_MAX;
         let pages = syncing.neighbours.values_mut().filter(|_| has_room);
         let pages: Vec<(Contact, Key)> = pages.filter_map(|it| Some((it.contact, it.next.take()?))).collect();
         for (contact, from) in pages {
-            if !self.ask(now, contact, Purpose::Sync(from), out) {
+            if !self.call(now, contact, Purpose::Sync(from), out) {
                 self.neighbour_failed(now, &contact.id);
             }
         }
-        if self.upkeep.status == Status::Settling && self.upkeep.syncing.is_done() {
+        if self.status == Status::Settling && self.syncing.is_done() && self.wanted.fetches() == 0 {
             self.settle(now);
         }
     }
 
     /// Takes up neighbours until there are as many as shall be asked, or nobody is left.
     fn find_neighbours(&mut self) {
-        let Some(range) = &self.upkeep.syncing.range else { return };
+        let Some(range) = &self.syncing.range else { return };
         let first = *range.start();
         self.table.closest(self.me.id.key(), self.params.k, &mut self.nearby);
-        let syncing = &mut self.upkeep.syncing;
+        let syncing = &mut self.syncing;
         for contact in &self.nearby {
             if syncing.told + syncing.neighbours.len() >= SETTLE_NEIGHBOURS {
                 break;
@@ -118,38 +119,45 @@ impl Node {
         }
     }
 
-    /// Asks for the page that begins at `from`. Returns whether it is still wanted.
-    pub(in crate::node) fn write_sync(&mut self, conn: ConnId, rpc: RpcId, from: Key, out: &mut Actions) -> bool {
-        let Some(range) = &self.upkeep.syncing.range else { return false };
-        let to = *range.end();
+    /// The request for the page that begins at `from`; none, if it is not wanted any more.
+    pub(crate) fn sync_request(&mut self, from: Key) -> Option<Request<'static>> {
+        let to = *self.syncing.range.as_ref()?.end();
         self.counters.syncs += 1;
         self.count_upkeep(2 * KEY_SIZE);
-        out.send(conn, &PeerMessage::Request(rpc, Request::Sync { from, to }), None);
-        true
+        Some(Request::Sync { from, to })
     }
 
-    /// A neighbour has told a page of what it holds. What is out of order, or was not asked for, is
-    /// not heard, nor what comes behind it.
-    pub(in crate::node) fn page_told(&mut self, now: Now, ask: &Ask, from: Key, more: bool, entries: List<'_, Entry>) {
-        let end = self.upkeep.syncing.range.as_ref().map(|range| *range.end());
+    /// A neighbour has answered a SYNC, or will not.
+    pub(crate) fn on_sync_outcome(&mut self, now: Now, from: Key, call: &Call, outcome: Outcome<'_>) {
+        if let Outcome::Reply { reply: Reply::Synced { more, entries }, .. } = outcome {
+            self.on_page(now, &call.to, from, more, entries);
+        } else {
+            self.neighbour_failed(now, &call.to.id);
+        }
+    }
+
+    /// A neighbour has sent a page of what it stores. An entry that is out of order or was not asked
+    /// for ends the page.
+    fn on_page(&mut self, now: Now, neighbour: &Contact, from: Key, more: bool, entries: List<'_, Entry>) {
+        let end = self.syncing.range.as_ref().map(|range| *range.end());
         let mut next = Some(from);
         for entry in entries.iter() {
             if next.is_none_or(|next| entry.key < next) || end.is_none_or(|end| entry.key > end) {
                 break;
             }
-            self.learn(now, &ask.to, entry);
+            self.learn(now, neighbour, entry);
             next = entry.key.successor();
         }
-        let syncing = &mut self.upkeep.syncing;
+        let syncing = &mut self.syncing;
         let next = next.filter(|next| more && *next > from);
         let within = |next: &Key| syncing.range.as_ref().is_some_and(|range| range.contains(next));
         match next.filter(within) {
             Some(next) => {
-                if let Some(neighbour) = syncing.neighbours.get_mut(&ask.to.id) {
-                    neighbour.next = Some(next);
+                if let Some(state) = syncing.neighbours.get_mut(&neighbour.id) {
+                    state.next = Some(next);
                 }
             }
-            None => syncing.told += usize::from(syncing.neighbours.remove(&ask.to.id).is_some()),
+            None => syncing.told += usize::from(syncing.neighbours.remove(&neighbour.id).is_some()),
         }
         self.timers.hasten(Timer::Sync, now.mono);
     }
@@ -162,7 +170,7 @@ impl Node {
             let beaten = self
                 .storage
                 .find(now.mono, &entry.key)
-                .is_some_and(|held| tombstone.beats(held.record.class, held.record.version).is_some());
+                .is_some_and(|held| tombstone.beats(held.record.rank().precedence()).is_some());
             if beaten && class == Class::Plain && !version.is_too_early(now.wall) {
                 self.storage.bury(now, entry.key, tombstone);
             }
@@ -171,9 +179,9 @@ impl Node {
         match self.merit_of(now, &entry) {
             Merit::Same => self.storage.heard(&entry.key, &from.id),
             Merit::Larger | Merit::Rival => {
-                let room = self.upkeep.syncing.fetches.len() < FETCHES_WAITING_MAX + SETTLE_NEIGHBOURS * ENTRIES_MAX;
+                let room = self.syncing.fetches.len() < FETCHES_WAITING_MAX + SETTLE_NEIGHBOURS * ENTRIES_MAX;
                 if room && self.may_belong_here(now, &entry.key) {
-                    self.upkeep.syncing.fetches.push_back((*from, entry));
+                    self.syncing.fetches.push_back((*from, entry));
                 }
             }
             Merit::Smaller | Merit::Void => {}
@@ -187,52 +195,56 @@ impl Node {
     }
 
     /// A neighbour cannot tell: another one may.
-    pub(in crate::node) fn neighbour_failed(&mut self, now: Now, id: &NodeId) {
-        self.upkeep.syncing.neighbours.remove(id);
+    fn neighbour_failed(&mut self, now: Now, id: &NodeId) {
+        self.syncing.neighbours.remove(id);
         self.timers.hasten(Timer::Sync, now.mono);
     }
 }
 
 /// Fetching.
 impl Node {
-    /// Asks for what was missed, a few records at a time. Who promised a record and does not give it
-    /// keeps nobody from asking the next who has it.
+    /// Asks for what was missed, a few records at a time. A peer that promised a record and does not
+    /// send it keeps no other from being asked.
     fn fetch(&mut self, now: Now, out: &mut Actions) {
-        for _ in 0..self.upkeep.syncing.fetches.len() {
-            let syncing = &mut self.upkeep.syncing;
-            if syncing.fetching.len() >= FETCHES_IN_FLIGHT_MAX {
+        for _ in 0..self.syncing.fetches.len() {
+            if self.wanted.fetches() >= FETCHES_IN_FLIGHT_MAX {
                 return;
             }
-            let Some((contact, entry)) = syncing.fetches.pop_front() else { return };
-            if syncing.fetching.contains(&entry.key) {
-                syncing.fetches.push_back((contact, entry));
-            } else if matches!(self.merit_of(now, &entry), Merit::Larger | Merit::Rival) {
-                self.upkeep.syncing.fetching.insert(entry.key);
-                if !self.ask(now, contact, Purpose::FetchMissing(entry.key), out) {
-                    self.fetch_over(now, &entry.key);
-                }
+            let Some((contact, entry)) = self.syncing.fetches.pop_front() else { return };
+            if !matches!(self.merit_of(now, &entry), Merit::Larger | Merit::Rival) {
+                continue;
+            }
+            if self.wanted.is_awaited(now.mono, &entry.key, entry.rank) {
+                self.syncing.fetches.push_back((contact, entry));
+                self.timers.hasten(Timer::Sync, now.mono + self.params.rpc_timeout);
+                continue;
+            }
+            self.wanted.begin_fetch(entry.key, entry.rank, contact.id);
+            if !self.call(now, contact, Purpose::FetchMissing(entry.key), out) {
+                self.fetch_over(now, &entry.key);
             }
         }
     }
 
-    /// What was missing has come. It is held if it may be, and if it belongs here.
-    pub(in crate::node) fn fetched(&mut self, now: Now, ask: &Ask, block: &RecordBlock<'_>) {
-        let known = self.storage.find(now.mono, &block.key).is_some();
-        let wanted = known || self.in_scope(&block.key, block.replication);
-        if let (Content::Value(_), Some(conn), true) = (block.content, ask.conn, wanted) {
-            let source = self.source_at(conn);
-            if self.store_copy(now, block, source).is_ok() {
-                self.heard_to_hold(now, &block.key, block.rank(), &ask.to.id);
+    /// A record that was missing has come, or does not. It is stored if it may be, and if it belongs
+    /// here.
+    pub(crate) fn on_missing_outcome(&mut self, now: Now, key: Key, call: &Call, outcome: Outcome<'_>) {
+        if let Outcome::Reply { reply: Reply::Value { record: block, .. }, .. } = outcome {
+            let known = self.storage.find(now.mono, &key).is_some();
+            let wanted = known || self.in_scope(&key, block.replication);
+            if let (Content::Value(_), Some(conn), true) = (block.content, call.conn, wanted)
+                && self.store_copy(now, &block, self.source_at(conn)).is_ok()
+            {
+                self.on_replica(now, &key, block.rank(), &call.to.id);
             }
         }
-        if !ask.expired {
-            self.fetch_over(now, &block.key);
+        if !call.expired {
+            self.fetch_over(now, &key);
         }
     }
 
-    /// What was missing has come, or does not.
-    pub(in crate::node) fn fetch_over(&mut self, now: Now, key: &Key) {
-        self.upkeep.syncing.fetching.remove(key);
+    fn fetch_over(&mut self, now: Now, key: &Key) {
+        self.wanted.end_fetch(key);
         self.timers.hasten(Timer::Sync, now.mono);
     }
 }
@@ -241,7 +253,7 @@ impl Node {
 impl Node {
     /// Tells what is held from `from` to `to`, in the order of keys: live records, and of plain ones
     /// that are over the tombstones; a page of it at most.
-    pub(in crate::node) fn tell_page(
+    pub(crate) fn tell_page(
         &mut self,
         now: Now,
         conn: ConnId,
@@ -271,7 +283,7 @@ impl Node {
 
     /// Tells what is held of `key`, or that a plain record of it is over: a page of one key, which a PUT
     /// asks for, and so no upkeep.
-    pub(in crate::node) fn tell_entry(&mut self, now: Now, conn: ConnId, rpc: RpcId, key: Key, out: &mut Actions) {
+    pub(crate) fn tell_entry(&mut self, now: Now, conn: ConnId, rpc: RpcId, key: Key, out: &mut Actions) {
         let (held, tombstone) = self.storage.known(now.mono, &key);
         let entry = held.map(|held| Entry::of(&held.record)).or_else(|| entry_over(key, tombstone?));
         let entries = List::lend(entry.as_slice());

@@ -19,7 +19,7 @@ use crate::wire::peer::{Content, ErrorCode, PeerMessage, RecordBlock, Reply, Req
 
 impl Node {
     /// Answers `request` of `from` over `conn`.
-    pub(in crate::node) fn serve(
+    pub(crate) fn serve(
         &mut self,
         now: Now,
         conn: ConnId,
@@ -29,7 +29,7 @@ impl Node {
         out: &mut Actions,
     ) {
         self.counters.rpcs_served += 1;
-        if self.is_leaving() {
+        if self.status.is_leaving() {
             return out.send(conn, &error(rpc, ErrorCode::LEAVING), None);
         }
         match request {
@@ -39,7 +39,7 @@ impl Node {
             Request::Store(block) => {
                 self.take_copy(now, conn, rpc, &block, out);
                 if self.peers.contact_at(conn).is_some() {
-                    self.heard_to_hold(now, &block.key, block.rank(), from);
+                    self.on_replica(now, &block.key, block.rank(), from);
                 }
             }
             Request::Offer(entries) => self.take_offer(now, conn, from, rpc, entries, out),
@@ -111,12 +111,7 @@ impl Node {
 
     /// Holds a copy that a peer handed to this node, and returns its rank, or says why not: the
     /// cheap reasons first, the signature last. What is held already, or over, costs none.
-    pub(in crate::node) fn store_copy(
-        &mut self,
-        now: Now,
-        block: &RecordBlock<'_>,
-        source: Source,
-    ) -> Result<Rank, NotStored> {
+    pub(crate) fn store_copy(&mut self, now: Now, block: &RecordBlock<'_>, source: Source) -> Result<Rank, NotStored> {
         if self.params.serving == Serving::No {
             return Err(NotStored::Refused(ErrorCode::OUT_OF_SCOPE));
         }
@@ -148,7 +143,7 @@ impl Node {
 
 /// Why a copy is not held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::node) enum NotStored {
+pub(crate) enum NotStored {
     /// A larger record is.
     Larger(Rank),
     /// It is refused.

@@ -4,7 +4,7 @@
 //! node that asked; [`inbound`] serves the requests of peers; [`peers`] owns the connections and dials;
 //! [`rtt`] estimates how quickly each peer replies.
 
-pub(in crate::node) mod inbound;
-pub(in crate::node) mod outbound;
-pub(in crate::node) mod peers;
-pub(in crate::node) mod rtt;
+pub(crate) mod inbound;
+pub(crate) mod outbound;
+pub(crate) mod peers;
+pub(crate) mod rtt;

@@ -32,15 +32,15 @@ const AGENT: &str = concat!("dht-server/", env!("CARGO_PKG_VERSION"));
 
 /// A connection to a peer whose id is proven.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::node) struct Conn {
-    pub(in crate::node) peer: NodeId,
-    pub(in crate::node) address: SocketAddr,
+pub(crate) struct Conn {
+    pub(crate) peer: NodeId,
+    pub(crate) address: SocketAddr,
     origin: Origin,
     phase: Phase,
     /// When the last message came in.
     heard: Time,
     /// Requests of ours that went out on it and are not over.
-    asked: u32,
+    calls: u32,
     /// How quick the peer is.
     rtts: Rtts,
     /// When its HELLO is due, or it may have been idle, or it is closed.
@@ -92,7 +92,7 @@ impl DialReason {
 
 /// How a connection came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::node) enum Ending {
+pub(crate) enum Ending {
     /// It was closed, which says nothing about the peer: what was asked is asked once more.
     Closed,
     /// The peer failed: what was asked of it will not be answered.
@@ -101,7 +101,7 @@ pub(in crate::node) enum Ending {
 
 /// All connections, and those to come.
 #[derive(Debug)]
-pub(in crate::node) struct Peers {
+pub(crate) struct Peers {
     conns: BTreeMap<ConnId, Conn>,
     by_id: KeyMap<NodeId, Vec<ConnId>>,
     /// Of all connections, the earliest first.
@@ -113,7 +113,7 @@ pub(in crate::node) struct Peers {
 }
 
 impl Peers {
-    pub(in crate::node) fn new(seed: KeySeed) -> Self {
+    pub(crate) fn new(seed: KeySeed) -> Self {
         Self {
             conns: BTreeMap::new(),
             by_id: KeyMap::with_hasher(seed.clone()),
@@ -126,13 +126,13 @@ impl Peers {
     }
 
     /// The connection, if it is still there.
-    pub(in crate::node) fn find(&self, conn: ConnId) -> Option<&Conn> {
+    pub(crate) fn find(&self, conn: ConnId) -> Option<&Conn> {
         self.conns.get(&conn)
     }
 
     /// The connection over which `id` can be asked now. The dialler need not wait for the
     /// peer's HELLO: what it sends is handled after its own HELLO has been judged.
-    pub(in crate::node) fn route(&self, id: &NodeId) -> Option<ConnId> {
+    pub(crate) fn route(&self, id: &NodeId) -> Option<ConnId> {
         let preference = |conn: &Conn| match (conn.phase, conn.origin) {
             (Phase::Open, _) => Some(1),
             (Phase::Greeting, Origin::Dialled(_)) => Some(0),
@@ -144,46 +144,46 @@ impl Peers {
     }
 
     /// Notes that a request went out.
-    pub(in crate::node) fn asked(&mut self, conn: ConnId) {
+    pub(crate) fn sent(&mut self, conn: ConnId) {
         if let Some(conn) = self.conns.get_mut(&conn) {
-            conn.asked += 1;
+            conn.calls += 1;
         }
     }
 
     /// Notes that a request is over: answered, or missed.
-    pub(in crate::node) fn answered(&mut self, conn: ConnId) {
+    pub(crate) fn ended(&mut self, conn: ConnId) {
         if let Some(conn) = self.conns.get_mut(&conn) {
-            conn.asked = conn.asked.saturating_sub(1);
+            conn.calls = conn.calls.saturating_sub(1);
         }
     }
 
     /// How quick the peer at the other end of `conn` is.
-    pub(in crate::node) fn rtts(&self, conn: ConnId) -> Rtts {
+    pub(crate) fn rtts(&self, conn: ConnId) -> Rtts {
         self.conns.get(&conn).map_or_else(Rtts::default, |conn| conn.rtts)
     }
 
     /// The same, for whoever learns more of it.
-    pub(in crate::node) fn rtts_mut(&mut self, conn: ConnId) -> Option<&mut Rtts> {
+    pub(crate) fn rtts_mut(&mut self, conn: ConnId) -> Option<&mut Rtts> {
         self.conns.get_mut(&conn).map(|conn| &mut conn.rtts)
     }
 
     /// What an answer of `id` takes on the average; `None` if it cannot be asked now, or was not yet.
-    pub(in crate::node) fn smoothed_rtt(&self, id: &NodeId) -> Option<Duration> {
+    pub(crate) fn smoothed_rtt(&self, id: &NodeId) -> Option<Duration> {
         self.rtts(self.route(id)?).answers.smoothed()
     }
 
     /// Whether nothing came on `conn` since `since`.
-    pub(in crate::node) fn quiet_since(&self, conn: ConnId, since: Time) -> bool {
+    pub(crate) fn quiet_since(&self, conn: ConnId, since: Time) -> bool {
         self.conns.get(&conn).is_some_and(|conn| conn.heard < since)
     }
 
     /// When something last came from `id`; `None` without a connection to it.
-    pub(in crate::node) fn last_heard(&self, id: &NodeId) -> Option<Time> {
+    pub(crate) fn last_heard(&self, id: &NodeId) -> Option<Time> {
         self.by_id.get(id)?.iter().map(|conn| self.conns[conn].heard).max()
     }
 
     /// Where the peer at the other end of `conn` may be dialled, if it may.
-    pub(in crate::node) fn contact_at(&self, conn: ConnId) -> Option<Contact> {
+    pub(crate) fn contact_at(&self, conn: ConnId) -> Option<Contact> {
         let conn = self.conns.get(&conn)?;
         match conn.origin {
             Origin::Dialled(_) => Some(Contact::new(conn.peer, conn.address)),
@@ -203,40 +203,40 @@ impl Peers {
     }
 
     /// The earliest deadline of a connection.
-    pub(in crate::node) fn next_deadline(&self) -> Option<Time> {
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
         self.deadlines.first().map(|&(at, _)| at)
     }
 
     /// The next connection whose deadline has come by `now`; it has none until another is set.
-    pub(in crate::node) fn due(&mut self, now: Time) -> Option<ConnId> {
+    pub(crate) fn due(&mut self, now: Time) -> Option<ConnId> {
         let &(at, id) = self.deadlines.first().filter(|(at, _)| *at <= now)?;
         self.deadlines.remove(&(at, id));
         Some(id)
     }
 
     /// How many connections have no deadline.
-    pub(in crate::node) fn without_deadline(&self) -> usize {
+    pub(crate) fn without_deadline(&self) -> usize {
         self.conns.iter().filter(|(id, conn)| !self.deadlines.contains(&(conn.deadline, **id))).count()
     }
 
     /// Connections over which the peer can be told something, in the order they were made.
-    pub(in crate::node) fn reached(&self) -> Vec<ConnId> {
+    pub(crate) fn reached(&self) -> Vec<ConnId> {
         self.conns.iter().filter(|(_, conn)| conn.phase != Phase::Greeting).map(|(id, _)| *id).collect()
     }
 
     /// How many connections there are.
-    pub(in crate::node) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.conns.len()
     }
 
     /// All connections.
-    pub(in crate::node) fn ids(&self) -> impl Iterator<Item = ConnId> {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = ConnId> {
         self.conns.keys().copied()
     }
 
     /// Puts a request among those that wait for the dial of `id` that is under way. `false` if
     /// too many do, or none is under way.
-    pub(in crate::node) fn wait_for_dial(&mut self, id: &NodeId, rpc: RpcId) -> bool {
+    pub(crate) fn wait_for_dial(&mut self, id: &NodeId, rpc: RpcId) -> bool {
         let Some(dial) = self.dialling.get(id).and_then(|dial| self.dials.get_mut(dial)) else { return false };
         if dial.waiting.len() >= WAITING_PER_PEER_MAX {
             return false;
@@ -247,7 +247,7 @@ impl Peers {
 
     /// The least recently heard open connection on which nothing is awaited.
     fn idlest(&self) -> Option<ConnId> {
-        let idle = self.conns.iter().filter(|(_, conn)| conn.phase == Phase::Open && conn.asked == 0);
+        let idle = self.conns.iter().filter(|(_, conn)| conn.phase == Phase::Open && conn.calls == 0);
         idle.min_by_key(|(id, conn)| (conn.heard, **id)).map(|(id, _)| *id)
     }
 }
@@ -256,12 +256,12 @@ impl Peers {
 impl Node {
     /// Dials `contact` because it is to be asked something. `false` if too many dials are under
     /// way.
-    pub(in crate::node) fn dial_to_ask(&mut self, contact: Contact, out: &mut Actions) -> bool {
+    pub(crate) fn dial_to_ask(&mut self, contact: Contact, out: &mut Actions) -> bool {
         self.peers.dialling.contains_key(&contact.id) || self.dial(DialReason::Request(contact), out)
     }
 
     /// Dials `contact` to see whether it is there, unless that is known or under way.
-    pub(in crate::node) fn probe(&mut self, contact: Contact, out: &mut Actions) {
+    pub(crate) fn probe(&mut self, contact: Contact, out: &mut Actions) {
         let dialled = |conn: &ConnId| {
             let conn = &self.peers.conns[conn];
             matches!(conn.origin, Origin::Dialled(_)) && conn.address == contact.address
@@ -274,7 +274,7 @@ impl Node {
     }
 
     /// Dials the bootstrap of that number.
-    pub(in crate::node) fn dial_bootstrap(&mut self, number: usize, out: &mut Actions) {
+    pub(crate) fn dial_bootstrap(&mut self, number: usize, out: &mut Actions) {
         let in_flight = |dial: &Dial| matches!(dial.why, DialReason::Bootstrap(other) if other == number);
         if !self.peers.dials.values().any(in_flight) {
             self.dial(DialReason::Bootstrap(number), out);
@@ -283,7 +283,7 @@ impl Node {
 
     fn dial(&mut self, why: DialReason, out: &mut Actions) -> bool {
         // Who leaves still looks for what it owes, and for nothing else.
-        let unwanted = self.is_leaving() && !matches!(why, DialReason::Request(_));
+        let unwanted = self.status.is_leaving() && !matches!(why, DialReason::Request(_));
         if self.peers.dials.len() >= DIALS_MAX || unwanted {
             self.counters.requests_dropped += 1;
             return false;
@@ -322,7 +322,7 @@ impl Node {
     }
 
     /// See [`Node::on_dial_failed`].
-    pub(in crate::node) fn dial_failed(&mut self, now: Now, id: DialId, error: DialError, out: &mut Actions) {
+    pub(crate) fn dial_failed(&mut self, now: Now, id: DialId, error: DialError, out: &mut Actions) {
         let Some(dial) = self.end_dial(id) else { return };
         match dial.why {
             DialReason::Bootstrap(number) => {
@@ -330,14 +330,14 @@ impl Node {
             }
             DialReason::Request(contact) | DialReason::Probe(contact) => {
                 debug!("dial failed contact={contact} error={error:?}");
-                self.fail_requests(now, dial.waiting, &contact.id, out);
+                self.calls_failed(now, dial.waiting, &contact.id, out);
                 self.not_met(now, contact, error, out);
             }
         }
     }
 
     /// See [`Node::on_secured`].
-    pub(in crate::node) fn secured(
+    pub(crate) fn secured(
         &mut self,
         now: Now,
         id: ConnId,
@@ -364,7 +364,7 @@ impl Node {
             origin,
             phase: Phase::Greeting,
             heard: now.mono,
-            asked: 0,
+            calls: 0,
             rtts: Rtts::default(),
             deadline: Time::ZERO,
             port: 0,
@@ -374,7 +374,7 @@ impl Node {
         self.peers.by_id.entry(peer).or_default().push(id);
         self.peers.set_deadline(id, now.mono + HELLO_TIMEOUT);
         out.send(id, &PeerMessage::Hello(self.hello(now)), None);
-        if self.is_leaving() {
+        if self.status.is_leaving() {
             out.send(id, &PeerMessage::Goodbye, None);
         }
         if let Some(dial) = dial {
@@ -382,7 +382,7 @@ impl Node {
                 self.bootstrap_met(number, Contact::new(peer, address));
             }
             for rpc in dial.waiting {
-                self.transmit_late(now, id, rpc, out);
+                self.transmit_waiting(now, id, rpc, out);
             }
         }
     }
@@ -400,14 +400,14 @@ impl Node {
 impl Node {
     /// Notes that a message came in on `conn`. Returns the peer, and whether it has said HELLO;
     /// `None` if the connection is not ours any more.
-    pub(in crate::node) fn heard_on(&mut self, now: Now, conn: ConnId) -> Option<(Conn, bool)> {
+    pub(crate) fn heard_on(&mut self, now: Now, conn: ConnId) -> Option<(Conn, bool)> {
         let entry = self.peers.conns.get_mut(&conn)?;
         entry.heard = now.mono;
         Some((*entry, entry.phase != Phase::Greeting))
     }
 
     /// A peer's HELLO, its first message.
-    pub(in crate::node) fn on_hello(&mut self, now: Now, id: ConnId, hello: &Hello<'_>, out: &mut Actions) {
+    pub(crate) fn on_hello(&mut self, now: Now, id: ConnId, hello: &Hello<'_>, out: &mut Actions) {
         let conn = self.peers.conns[&id];
         if hello.protocol != PROTOCOL {
             return self.turn_away(now, id, Fault::Protocol { found: hello.protocol }, out);
@@ -442,7 +442,7 @@ impl Node {
 
     /// Dials whoever is at the other end of `id`, if it dialled this node and could be a contact;
     /// now and then, for a dial may be lost.
-    pub(in crate::node) fn dial_back(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+    pub(crate) fn dial_back(&mut self, now: Now, id: ConnId, out: &mut Actions) {
         let Some(conn) = self.peers.conns.get_mut(&id) else { return };
         let contact = Contact::new(conn.peer, SocketAddr::new(conn.address.ip(), conn.port));
         if conn.port == 0 || now.mono < conn.dial_back || !self.params.families.reach(contact.address) {
@@ -475,14 +475,7 @@ impl Node {
 
     /// A message that is none, or that may not come now: ERROR 400 if it can be addressed, and
     /// the end of the connection.
-    pub(in crate::node) fn malformed(
-        &mut self,
-        now: Now,
-        id: ConnId,
-        fault: Fault,
-        rpc: Option<RpcId>,
-        out: &mut Actions,
-    ) {
+    pub(crate) fn malformed(&mut self, now: Now, id: ConnId, fault: Fault, rpc: Option<RpcId>, out: &mut Actions) {
         if let Some(rpc) = rpc {
             out.send(id, &PeerMessage::Reply(rpc, Reply::Error(ErrorCode::MALFORMED)), None);
         }
@@ -491,7 +484,7 @@ impl Node {
 
     /// The peer is leaving: it is not asked any more, nor named to others, and what it was asked
     /// it will not answer.
-    pub(in crate::node) fn on_goodbye(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+    pub(crate) fn on_goodbye(&mut self, now: Now, id: ConnId, out: &mut Actions) {
         let peer = self.peers.conns[&id].peer;
         debug!("peer leaving id={peer:.8}");
         for conn in self.peers.by_id[&peer].clone() {
@@ -502,18 +495,18 @@ impl Node {
         }
         self.contact_lost(now, &peer, out);
         for (_, request) in self.pending.cut_off(&peer, |_| true) {
-            self.request_failed(now, &request.why, out);
+            self.call_failed(now, &request.why, out);
         }
     }
 
     /// Ends a connection from this side.
-    pub(in crate::node) fn hang_up(&mut self, now: Now, id: ConnId, ending: Ending, out: &mut Actions) {
+    pub(crate) fn hang_up(&mut self, now: Now, id: ConnId, ending: Ending, out: &mut Actions) {
         out.close(id, None);
         self.conn_ended(now, id, ending, out);
     }
 
     /// A connection has ended: what was asked over it is asked once more, or fails.
-    pub(in crate::node) fn conn_ended(&mut self, now: Now, id: ConnId, ending: Ending, out: &mut Actions) {
+    pub(crate) fn conn_ended(&mut self, now: Now, id: ConnId, ending: Ending, out: &mut Actions) {
         let Some(conn) = self.peers.conns.remove(&id) else { return };
         self.peers.deadlines.remove(&(conn.deadline, id));
         let siblings = self.peers.by_id.get_mut(&conn.peer).expect("each connection is listed");
@@ -532,10 +525,10 @@ impl Node {
         let cut = self.pending.cut_off(&conn.peer, |ask| ask.conn == Some(id));
         let unreached = conn.phase == Phase::Greeting && matches!(conn.origin, Origin::Dialled(_));
         for (_, request) in cut {
-            let wanted = !request.why.again && !request.why.expired;
+            let wanted = !request.why.is_retry && !request.why.expired;
             let again = ending == Ending::Closed && !unreached && wanted;
-            if !(again && self.ask_again(now, &request, out)) {
-                self.request_failed(now, &request.why, out);
+            if !(again && self.call_again(now, &request, out)) {
+                self.call_failed(now, &request.why, out);
             }
         }
         if unreached || ending == Ending::Failed {
@@ -544,7 +537,7 @@ impl Node {
     }
 
     /// The deadline of a connection has come.
-    pub(in crate::node) fn on_conn_deadline(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+    pub(crate) fn on_conn_deadline(&mut self, now: Now, id: ConnId, out: &mut Actions) {
         let Some(conn) = self.peers.find(id).copied() else { return };
         match conn.phase {
             Phase::Greeting => {
@@ -552,7 +545,7 @@ impl Node {
             }
             Phase::Open => {
                 let idle_until = conn.heard + PEER_IDLE_TIMEOUT;
-                if idle_until <= now.mono && conn.asked == 0 {
+                if idle_until <= now.mono && conn.calls == 0 {
                     self.hang_up(now, id, Ending::Closed, out);
                 } else {
                     let later = idle_until.max(now.mono + self.params.rpc_timeout);
@@ -564,9 +557,9 @@ impl Node {
     }
 
     /// A request on `id` is over: a connection that retires may have no other left.
-    pub(in crate::node) fn close_if_retired(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+    pub(crate) fn close_if_retired(&mut self, now: Now, id: ConnId, out: &mut Actions) {
         let Some(conn) = self.peers.find(id) else { return };
-        if conn.phase == Phase::Retiring && conn.asked == 0 && self.me.id < conn.peer {
+        if conn.phase == Phase::Retiring && conn.calls == 0 && self.me.id < conn.peer {
             self.hang_up(now, id, Ending::Closed, out);
         }
     }

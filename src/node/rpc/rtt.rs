@@ -12,16 +12,16 @@ use crate::limits::{GIVE_UP_MIN, HEDGE_MIN};
 
 /// How quick a peer is.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::node) struct Rtts {
+pub(crate) struct Rtts {
     /// In answering.
-    pub(in crate::node) answers: Rtt,
+    pub(crate) answers: Rtt,
     /// In taking copies, for which it may wait for its disk.
-    pub(in crate::node) copies: Rtt,
+    pub(crate) copies: Rtt,
 }
 
 impl Rtts {
     /// When whoever waits for a copy to be held goes on without it.
-    pub(in crate::node) fn give_up_on_copy_after(&self, rpc_timeout: Duration) -> Duration {
+    pub(crate) fn give_up_on_copy_after(&self, rpc_timeout: Duration) -> Duration {
         let answers = self.answers.give_up_after(rpc_timeout);
         self.copies.estimate.map_or(answers, |_| self.copies.give_up_after(rpc_timeout).max(answers))
     }
@@ -29,7 +29,7 @@ impl Rtts {
 
 /// A round trip time, as far as it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::node) struct Rtt {
+pub(crate) struct Rtt {
     estimate: Option<Estimate>,
 }
 
@@ -41,7 +41,7 @@ struct Estimate {
 
 impl Rtt {
     /// An answer took so long.
-    pub(in crate::node) fn observe(&mut self, took: Duration) {
+    pub(crate) fn observe(&mut self, took: Duration) {
         self.estimate = Some(match self.estimate {
             None => Estimate { smoothed: took, variation: took / 2 },
             Some(Estimate { smoothed, variation }) => Estimate {
@@ -52,20 +52,20 @@ impl Rtt {
     }
 
     /// What an answer takes on the average; `None` if none was heard.
-    pub(in crate::node) fn smoothed(&self) -> Option<Duration> {
+    pub(crate) fn smoothed(&self) -> Option<Duration> {
         self.estimate.map(|estimate| estimate.smoothed)
     }
 
     /// When an answer is later than usual: at a quarter of `rpc_timeout`, if nothing is usual, and
     /// never later.
-    pub(in crate::node) fn hedge_after(&self, rpc_timeout: Duration) -> Duration {
+    pub(crate) fn hedge_after(&self, rpc_timeout: Duration) -> Duration {
         let most = rpc_timeout / 4;
         self.estimate.map_or(most, |estimate| estimate.usual().max(HEDGE_MIN).min(most))
     }
 
     /// When whoever wants an answer goes on without it: four times later than usual at the
     /// earliest, and at `rpc_timeout` if nothing is usual.
-    pub(in crate::node) fn give_up_after(&self, rpc_timeout: Duration) -> Duration {
+    pub(crate) fn give_up_after(&self, rpc_timeout: Duration) -> Duration {
         let patience = |estimate: Estimate| (4 * estimate.smoothed).max(estimate.usual()).max(GIVE_UP_MIN);
         self.estimate.map_or(rpc_timeout, |estimate| patience(estimate).min(rpc_timeout))
     }

@@ -10,9 +10,8 @@ use crate::limits::DIALS_MAX;
 use crate::node::Node;
 use crate::node::action::{Action, Actions, ClientId, ConnId, DialError, DialId};
 use crate::node::params::{Durability, Endpoint};
-use crate::node::records::persisted::Batch;
+use crate::node::persisted::Batch;
 use crate::sim::checker::{self, Breach, Verdict};
-use crate::sim::history::Seen;
 use crate::sim::network::{Death, Fate};
 use crate::sim::queue::{Outcome, What};
 use crate::sim::report::Kind;
@@ -122,14 +121,14 @@ impl World {
                 PeerMessage::Request(_, peer::Request::Store(record))
                 | PeerMessage::Reply(_, Reply::Value { record, .. }),
             ) if record.content != Content::Tombstone => {
-                let seen = Seen { class: record.class, version: record.version };
+                let seen = record.rank().precedence();
                 self.history.observe(record.key, record.crc, seen);
             }
             Some(PeerMessage::Reply(_, Reply::Stored { key, outcome: StoreOutcome::Held, held }))
                 if self.scenario.params.durability == Durability::Always =>
             {
                 let disk = &self.hosts[from.index()].disk;
-                checker::what_is_confirmed_is_on_disk(usize::from(disk.covers(&key, Seen::of(held))), 1)?;
+                checker::what_is_confirmed_is_on_disk(usize::from(disk.covers(&key, held.precedence())), 1)?;
             }
             _ => {}
         }
@@ -155,7 +154,7 @@ impl World {
         if let Some(held) =
             self.hosts[number.index()].node.as_ref().and_then(|node| node.storage().find(self.now, &key))
         {
-            self.history.observe(key, held.record.crc, Seen::of(held.record.rank()));
+            self.history.observe(key, held.record.crc, held.record.rank().precedence());
         }
         match (answer, wish) {
             (Answer::Success(value), Wish::Get) => self.judge_read(number, life, key, &value),

@@ -8,7 +8,6 @@ use crate::node::Status;
 use crate::node::params::{Durability, Endpoint, Serving};
 use crate::record::{Record, crc_of};
 use crate::sim::checker::{self, Breach, Verdict};
-use crate::sim::history::Seen;
 use crate::sim::{Chance, Faults, Number, Violation, network};
 use crate::time::Time;
 
@@ -91,7 +90,7 @@ impl World {
         // So it is a breach where nobody can have missed it: here, or in a world that is calm.
         let held = |number: Number| {
             let held = self.node(number).and_then(|node| node.storage().find(self.now, &key));
-            held.is_some_and(|held| Seen::of(held.record.rank()) >= newer)
+            held.is_some_and(|held| held.record.rank().precedence() >= newer)
         };
         let known = held(at) || self.is_calm_since(self.now) && self.alive().any(held);
         checker::no_older_value_follows_a_newer_one(usize::from(known))

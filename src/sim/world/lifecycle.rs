@@ -6,7 +6,7 @@ use rand::RngExt;
 
 use super::{SimHost, World, derived};
 use crate::node::params::{Bootstrap, Endpoint, Params, Serving};
-use crate::node::records::persisted::Saved;
+use crate::node::persisted::Saved;
 use crate::node::{Me, Node, Status};
 use crate::sim::checker::Breach;
 use crate::sim::churn::Churn;

@@ -39,7 +39,7 @@ impl List {
     }
 
     fn is_over(&self, now: Time, record: &Record) -> bool {
-        self.tombstone(now, &record.key).beats(record.class, record.version).is_some()
+        self.tombstone(now, &record.key).beats(record.rank().precedence()).is_some()
     }
 
     fn record_bytes(&self) -> usize {
@@ -85,7 +85,7 @@ impl List {
 
     fn bury(&mut self, now: Now, key: Key, tombstone: Tombstone) {
         let held = self.held.iter().find(|entry| entry.record.key == key).map(|entry| entry.record.rank());
-        match held.filter(|rank| tombstone.beats(rank.class, rank.version).is_some()) {
+        match held.filter(|rank| tombstone.beats(rank.precedence()).is_some()) {
             Some(rank) => self.drop_for(now, key, tombstone.and(Tombstone::of(rank))),
             None => self.lay(now, key, tombstone),
         }

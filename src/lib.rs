@@ -12,7 +12,7 @@
 //!                  │                    │
 //!         ┌────────┴───────┐    ┌───────┴───────┐
 //!         │ net  (mio,TLS) │    │ sim (no I/O)  │                    floor 3: hosts, strangers to each other
-//!         │ disk           │    │               │                    (load: measures them, from outside)
+//!         │ disk           │    │               │
 //!         └────────┬───────┘    └───────┬───────┘
 //!                  └─────────┬──────────┘
 //!                      node  (pure)                                  floor 2: decisions
@@ -95,7 +95,7 @@
 //! The protocol: [`wire::protocol`]. Threats and faults: [`threats`]. A message's layout: [`wire`].
 //! A bound: [`limits`]. A setting: [`config`] and [`node::params`]. What a node does unasked:
 //! `node/replication/` and `node/membership/`. How it is tested: `tests/`, whose names are sentences,
-//! and [`sim`]. How fast it is: [`load`].
+//! and [`sim`]. How fast it is: `src/bin/dht-load`.
 
 #![forbid(unsafe_code)]
 
@@ -107,7 +107,6 @@ pub mod disk;
 pub mod id;
 pub mod identity;
 pub mod limits;
-pub mod load;
 pub mod lookup;
 pub mod net;
 pub mod node;

@@ -43,7 +43,7 @@ const GROUND: &[&str] = &["contact", "counters", "id", "identity", "limits", "ti
 const BYTES: &[&str] = &["record", "wire"];
 const MACHINES: &[&str] = &["lookup", "pending", "routing", "storage"];
 const NODE: &[&str] = &["node"];
-const HOSTS: &[&str] = &["net", "disk", "sim", "load"];
+const HOSTS: &[&str] = &["net", "disk", "sim"];
 const ROOF: &[&str] = &["config", "cli"];
 
 /// Sockets, and everything else that talks to the operating system. `IpAddr` and `SocketAddr`
@@ -115,13 +115,6 @@ const LAW: &[Row] = &[
         imports: &[GROUND, BYTES, MACHINES, NODE],
         bans: &[OUTSIDE, CHANCE],
         breach: ("fn f() { std::fs::read(\"\"); }", "name `std::fs`"),
-    },
-    // It measures a node from outside, and so knows none.
-    Row {
-        module: "load",
-        imports: &[GROUND, BYTES, &["net"]],
-        bans: &[CHANCE, PEERS],
-        breach: ("use crate::node::Node;", "import `node`"),
     },
     // ── roof
     Row {

@@ -8,7 +8,20 @@
 
 #![forbid(unsafe_code)]
 
+mod asker;
+mod cpu;
+mod echo;
+mod judge;
+mod keys;
+mod line;
+mod load;
 mod order;
+mod plan;
+mod protocol;
+mod report;
+mod run;
+mod schedule;
+mod tally;
 
 use std::fmt;
 use std::fs;
@@ -17,8 +30,11 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use dht::load::echo::Echo;
-use dht::load::{self, Keys, KeysError, LoadError, Plan, Report};
+use echo::Echo;
+use keys::{Keys, KeysError};
+use load::LoadError;
+use plan::Plan;
+use report::Report;
 
 use order::{Form, KeysWanted, Measurement, Order, Preload, UsageError, read_order};
 

@@ -10,9 +10,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use dht::limits::VALUE_SIZE_MAX;
-use dht::load::{Check, Connecting, Extent, KEYS_MAX, Operation, Pace, Plan, Progress, Protocol, PutFields};
 use dht::wire::api::Confirm;
 use getopts::{Matches, Options};
+
+use super::keys::KEYS_MAX;
+use super::plan::{Check, Connecting, Extent, Operation, Pace, Plan, Progress};
+use super::protocol::{Protocol, PutFields};
 
 /// Where a node serves modules unless its configuration says otherwise.
 const ADDRESS_DEFAULT: &str = "127.0.0.1:7401";

@@ -13,9 +13,9 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 use socket2::{Domain, Socket, Type};
 
-use crate::id::KEY_SIZE;
-use crate::limits::{FRAME_SIZE_MAX, HEADER_SIZE};
-use crate::wire::{GET, SUCCESS};
+use dht::id::KEY_SIZE;
+use dht::limits::{FRAME_SIZE_MAX, HEADER_SIZE};
+use dht::wire::{GET, SUCCESS};
 
 /// Size of a GET: header and key.
 const GET_SIZE: usize = HEADER_SIZE + KEY_SIZE;
@@ -36,7 +36,7 @@ const LISTENER: Token = Token(usize::MAX - 1);
 
 /// The loop, and its listener.
 #[derive(Debug)]
-pub struct Echo {
+pub(crate) struct Echo {
     listener: TcpListener,
     address: SocketAddr,
     poll: Poll,
@@ -82,7 +82,7 @@ impl Echo {
     /// # Panics
     ///
     /// If no message can hold such a value.
-    pub fn bind(address: SocketAddr, value_size: usize) -> io::Result<Self> {
+    pub(crate) fn bind(address: SocketAddr, value_size: usize) -> io::Result<Self> {
         let size = u16::try_from(GET_SIZE + value_size).expect("a message holds the value");
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
@@ -99,7 +99,7 @@ impl Echo {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
@@ -108,7 +108,7 @@ impl Echo {
     /// # Errors
     ///
     /// If the system does not poll.
-    pub fn run(mut self) -> io::Result<()> {
+    pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         loop {
             match self.poll.poll(&mut events, None) {

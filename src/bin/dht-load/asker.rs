@@ -3,11 +3,11 @@
 use super::keys::{Draw, Keys, Values};
 use super::line::{Awaited, Line, Wanted};
 use super::plan::{Operation, Plan};
-use crate::time::Time;
+use dht::time::Time;
 
 /// Which key comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Choice {
+pub(crate) enum Choice {
     /// Any.
     Drawn,
     /// One after the other.
@@ -16,7 +16,7 @@ pub(super) enum Choice {
 
 /// Draws requests, and writes them to lines.
 #[derive(Debug)]
-pub(super) struct Asker<'a> {
+pub(crate) struct Asker<'a> {
     plan: &'a Plan,
     keys: &'a Keys,
     choice: Choice,
@@ -29,18 +29,18 @@ pub(super) struct Asker<'a> {
 }
 
 impl<'a> Asker<'a> {
-    pub(super) fn new(plan: &'a Plan, keys: &'a Keys, choice: Choice) -> Self {
+    pub(crate) fn new(plan: &'a Plan, keys: &'a Keys, choice: Choice) -> Self {
         let values = Values::new(plan.value_size);
         Self { plan, keys, choice, draw: Draw::new(plan.seed), values, asked: 0, value: Vec::new() }
     }
 
     /// How many keys there are to choose from.
-    pub(super) fn keys_count(&self) -> usize {
+    pub(crate) fn keys_count(&self) -> usize {
         self.keys.count()
     }
 
     /// Writes the next request, wanted at `since`, to the outbox of `line`.
-    pub(super) fn ask(&mut self, line: &mut Line, since: Time) {
+    pub(crate) fn ask(&mut self, line: &mut Line, since: Time) {
         let at = match self.choice {
             Choice::Drawn => self.draw.below(self.keys.count()),
             Choice::InTurn => usize::try_from(self.asked).unwrap_or(usize::MAX) % self.keys.count(),
@@ -62,7 +62,7 @@ impl<'a> Asker<'a> {
 
     /// Ends what was written to `line` with a GET of the last key, if nothing would be answered
     /// after it otherwise: that answer shows when the PUTs before it were done.
-    pub(super) fn seal(&self, line: &mut Line) {
+    pub(crate) fn seal(&self, line: &mut Line) {
         let Some(&Awaited { key, since, what: Wanted::Nothing }) = line.awaited.back() else {
             return;
         };

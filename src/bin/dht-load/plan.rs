@@ -8,7 +8,7 @@ use super::protocol::{Protocol, PutFields};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub(crate) enum Operation {
     /// Values alone.
     Get,
     /// That values be stored.
@@ -22,7 +22,7 @@ pub enum Operation {
 
 /// When the next request is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub(crate) enum Pace {
     /// Closed loop: a connection sends its next batch when all answers to the last one are in.
     Closed,
     /// Open loop: on a schedule, whatever the answers do.
@@ -34,7 +34,7 @@ pub enum Pace {
 
 /// How long a run lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
+pub(crate) enum Extent {
     /// So many requests, all of which are waited for.
     Requests(u64),
     /// So long, after something that does not count.
@@ -48,7 +48,7 @@ pub enum Extent {
 
 /// How long a connection is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Connecting {
+pub(crate) enum Connecting {
     /// For the whole run.
     Once,
     /// For one request.
@@ -57,7 +57,7 @@ pub enum Connecting {
 
 /// How well an answer is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
+pub(crate) enum Check {
     /// Its type and, where it names one, its key.
     Key,
     /// Its value too, byte for byte.
@@ -66,7 +66,7 @@ pub enum Check {
 
 /// Whether somebody watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// Nobody does.
     Silent,
     /// A line on standard error, each second.
@@ -75,42 +75,42 @@ pub enum Progress {
 
 /// What a run does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// What is asked for.
-    pub operation: Operation,
+    pub(crate) operation: Operation,
     /// In which words.
-    pub protocol: Protocol,
+    pub(crate) protocol: Protocol,
     /// Whom; connections are dealt out in turn. At least one.
-    pub servers: Vec<SocketAddr>,
+    pub(crate) servers: Vec<SocketAddr>,
     /// Connections at once; at least one.
-    pub connections: usize,
+    pub(crate) connections: usize,
     /// Requests at most that a connection has no answer to; at least one.
-    pub pipeline: usize,
+    pub(crate) pipeline: usize,
     /// How long a connection is used.
-    pub connecting: Connecting,
+    pub(crate) connecting: Connecting,
     /// When the next request is sent.
-    pub pace: Pace,
+    pub(crate) pace: Pace,
     /// How long it lasts.
-    pub extent: Extent,
-    /// Bytes of every value, 1..=[`crate::limits::VALUE_SIZE_MAX`].
-    pub value_size: usize,
+    pub(crate) extent: Extent,
+    /// Bytes of every value, 1..=[`dht::limits::VALUE_SIZE_MAX`].
+    pub(crate) value_size: usize,
     /// What every PUT says besides.
-    pub put: PutFields,
+    pub(crate) put: PutFields,
     /// How well an answer is looked at.
-    pub check: Check,
+    pub(crate) check: Check,
     /// An answer, or a connection, that takes longer has failed.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// Processes whose CPU time is reported.
-    pub pids: Vec<u32>,
+    pub(crate) pids: Vec<u32>,
     /// What everything that is drawn follows from.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Whether somebody watches.
-    pub progress: Progress,
+    pub(crate) progress: Progress,
 }
 
 impl Operation {
     /// How many of a hundred requests are PUTs.
-    pub(super) fn put_percent(self) -> u8 {
+    pub(crate) fn put_percent(self) -> u8 {
         match self {
             Self::Get => 0,
             Self::Mix { put_percent } => put_percent,

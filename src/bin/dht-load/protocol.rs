@@ -8,17 +8,17 @@ use std::fmt;
 use std::io::Write;
 
 use super::keys::Alphabet;
-use crate::id::{KEY_SIZE, Key};
-use crate::limits::VALUE_SIZE_MAX;
-use crate::record::Class;
-use crate::wire::Source;
-use crate::wire::api::{ApiReply, ApiRequest, Confirm, Put};
-use crate::wire::codec::WireError;
-use crate::wire::frame::next_frame;
+use dht::id::{KEY_SIZE, Key};
+use dht::limits::VALUE_SIZE_MAX;
+use dht::record::Class;
+use dht::wire::Source;
+use dht::wire::api::{ApiReply, ApiRequest, Confirm, Put};
+use dht::wire::codec::WireError;
+use dht::wire::frame::next_frame;
 
 /// What the server speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub(crate) enum Protocol {
     /// The module API (`PROTOCOL.md` 1).
     Dht,
     /// RESP 2.
@@ -29,13 +29,13 @@ pub enum Protocol {
 
 /// What every PUT of a run says beside key and value; the other protocols do not say it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PutFields {
+pub(crate) struct PutFields {
     /// Seconds; 0 asks for the server's default.
-    pub ttl: u16,
+    pub(crate) ttl: u16,
     /// Nodes that shall hold the value; 0 asks for the server's default.
-    pub replication: u8,
+    pub(crate) replication: u8,
     /// Whether a PUT is answered.
-    pub confirm: Confirm,
+    pub(crate) confirm: Confirm,
 }
 
 /// Longest line of an answer in text: the longest refusal, which is a paragraph, fits.
@@ -46,16 +46,16 @@ const VALUE_MAX: usize = VALUE_SIZE_MAX + 4;
 
 /// An answer to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Answer<'a> {
+pub(crate) struct Answer<'a> {
     /// The key that it speaks of, where the protocol says that.
-    pub(super) key: Option<Key>,
+    pub(crate) key: Option<Key>,
     /// The value, empty for a PUT; `None` if the server says that it has none, or refuses.
-    pub(super) value: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
 }
 
 /// Bytes that are no answer: the connection cannot be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Senseless {
+pub(crate) enum Senseless {
     /// Of the DHT.
     Frame(WireError),
     /// Of a protocol made of lines.
@@ -72,7 +72,7 @@ impl From<WireError> for Senseless {
 
 impl Protocol {
     /// What keys may be made of.
-    pub fn alphabet(self) -> Alphabet {
+    pub(crate) fn alphabet(self) -> Alphabet {
         match self {
             Self::Dht => Alphabet::Bytes,
             Self::Redis | Self::Memcached => Alphabet::Digits,
@@ -80,12 +80,12 @@ impl Protocol {
     }
 
     /// Whether a PUT with such `fields` is answered.
-    pub(super) fn answers_puts(self, fields: PutFields) -> bool {
+    pub(crate) fn answers_puts(self, fields: PutFields) -> bool {
         self != Self::Dht || fields.confirm == Confirm::Yes
     }
 
     /// Appends a request for the value of `key`.
-    pub(super) fn write_get(self, key: &Key, out: &mut Vec<u8>) {
+    pub(crate) fn write_get(self, key: &Key, out: &mut Vec<u8>) {
         match self {
             Self::Dht => ApiRequest::Get { key: *key }.encode(out),
             Self::Redis => {
@@ -102,7 +102,7 @@ impl Protocol {
     }
 
     /// Appends a request to store `value` under `key`.
-    pub(super) fn write_put(self, key: &Key, fields: PutFields, value: &[u8], out: &mut Vec<u8>) {
+    pub(crate) fn write_put(self, key: &Key, fields: PutFields, value: &[u8], out: &mut Vec<u8>) {
         match self {
             Self::Dht => {
                 let PutFields { ttl, replication, confirm } = fields;
@@ -130,7 +130,7 @@ impl Protocol {
     /// # Errors
     ///
     /// [`Senseless`] if no answer begins like this.
-    pub(super) fn next_answer(self, inbox: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Senseless> {
+    pub(crate) fn next_answer(self, inbox: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Senseless> {
         match self {
             Self::Dht => next_reply(inbox),
             Self::Redis => next_of_redis(inbox),

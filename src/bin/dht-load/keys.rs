@@ -6,10 +6,10 @@
 
 use std::fmt;
 
-use crate::id::{KEY_SIZE, Key};
+use dht::id::{KEY_SIZE, Key};
 
 /// Most keys of a run: 32 bytes each are kept, so that none has to be made while time is taken.
-pub const KEYS_MAX: usize = 10_000_000;
+pub(crate) const KEYS_MAX: usize = 10_000_000;
 
 /// Versions that a value has: enough that a PUT seldom repeats the value that is there.
 const VERSIONS: u64 = 256;
@@ -19,20 +19,20 @@ const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A sequence of numbers that look drawn (SplitMix64): some two nanoseconds each.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Draw(u64);
+pub(crate) struct Draw(u64);
 
 impl Draw {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(STRIDE);
         mixed(self.0)
     }
 
     /// A number below `bound`, which must not be 0. (Lemire: the high half of a product.)
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         let product = u128::from(self.next()) * bound as u128;
         usize::try_from(product >> 64).expect("it is below a usize")
     }
@@ -47,7 +47,7 @@ fn mixed(word: u64) -> u64 {
 
 /// What the bytes of a key may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Alphabet {
+pub(crate) enum Alphabet {
     /// Any byte: keys are spread over the whole space.
     Bytes,
     /// The 16 hex digits, for protocols made of lines of text.
@@ -56,7 +56,7 @@ pub enum Alphabet {
 
 /// The keys of a run: at least one, at most [`KEYS_MAX`].
 #[derive(Clone, Debug)]
-pub struct Keys {
+pub(crate) struct Keys {
     list: Vec<Key>,
 }
 
@@ -66,7 +66,7 @@ impl Keys {
     /// # Panics
     ///
     /// If `count` is not within 1..=[`KEYS_MAX`].
-    pub fn made(count: usize, seed: u64, alphabet: Alphabet) -> Self {
+    pub(crate) fn made(count: usize, seed: u64, alphabet: Alphabet) -> Self {
         assert!((1..=KEYS_MAX).contains(&count), "{count} keys");
         let mut draw = Draw::new(mixed(seed));
         Self { list: (0..count).map(|_| made_key(&mut draw, alphabet)).collect() }
@@ -77,7 +77,7 @@ impl Keys {
     /// # Errors
     ///
     /// [`KeysError`] with the first line that is no key, or if there are none or too many.
-    pub fn from_text(text: &str) -> Result<Self, KeysError> {
+    pub(crate) fn from_text(text: &str) -> Result<Self, KeysError> {
         let lines = text.lines().map(str::trim).zip(1_usize..).filter(|(line, _)| !line.is_empty());
         let read = |(found, line): (&str, usize)| {
             Key::from_hex(found).ok_or_else(|| KeysError::NoKey { line, found: found.to_owned() })
@@ -90,12 +90,12 @@ impl Keys {
     }
 
     /// How many there are.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.list.len()
     }
 
     /// The key number `at`.
-    pub(super) fn at(&self, at: usize) -> &Key {
+    pub(crate) fn at(&self, at: usize) -> &Key {
         &self.list[at]
     }
 }
@@ -119,7 +119,7 @@ fn made_key(draw: &mut Draw, alphabet: Alphabet) -> Key {
 
 /// What is wrong with a file of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeysError {
+pub(crate) enum KeysError {
     /// A line that is no key.
     NoKey {
         /// Counted from 1.
@@ -150,17 +150,17 @@ impl fmt::Display for KeysError {
 /// byte of a value is known from its key and its own first byte. Of a value of one byte nothing
 /// can be told.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Values {
+pub(crate) struct Values {
     size: usize,
 }
 
 impl Values {
-    pub(super) fn new(size: usize) -> Self {
+    pub(crate) fn new(size: usize) -> Self {
         Self { size }
     }
 
     /// Writes the value of `key` in some `version` over what `out` holds.
-    pub(super) fn write(self, key: &Key, version: u64, out: &mut Vec<u8>) {
+    pub(crate) fn write(self, key: &Key, version: u64, out: &mut Vec<u8>) {
         let mut word = first_word(key) | (version % VERSIONS);
         out.resize(self.size, 0);
         let (words, rest) = out.as_chunks_mut::<8>();
@@ -172,7 +172,7 @@ impl Values {
     }
 
     /// Whether `value` is the whole of what [`Self::write`] makes of `key` in any version.
-    pub(super) fn is_right(self, key: &Key, value: &[u8]) -> bool {
+    pub(crate) fn is_right(self, key: &Key, value: &[u8]) -> bool {
         let Some(&version) = value.first() else {
             return false;
         };

@@ -7,13 +7,13 @@
 
 use std::time::Duration;
 
-use crate::time::Time;
+use dht::time::Time;
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
 /// When requests are wanted, and how many had to wait.
 #[derive(Clone, Debug)]
-pub(super) struct Schedule {
+pub(crate) struct Schedule {
     begun: Time,
     /// Requests per second.
     rate: u32,
@@ -24,29 +24,29 @@ pub(super) struct Schedule {
 
 /// How far an open loop fell behind its schedule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Behind {
+pub(crate) struct Behind {
     /// Most requests that waited for room at once.
-    pub requests_max: u64,
+    pub(crate) requests_max: u64,
     /// Longest wait of a request that was sent, from the moment when it was wanted.
-    pub wait_max: Duration,
+    pub(crate) wait_max: Duration,
     /// Requests that still waited when the run ended.
-    pub at_end: u64,
+    pub(crate) at_end: u64,
 }
 
 impl Schedule {
     /// One that begins at `begun`, of `rate` requests per second, which must not be 0.
-    pub(super) fn new(begun: Time, rate: u32) -> Self {
+    pub(crate) fn new(begun: Time, rate: u32) -> Self {
         assert!(rate > 0, "a schedule without requests");
         Self { begun, rate, next: 0, behind: Behind::default() }
     }
 
     /// When the next request is wanted.
-    pub(super) fn next_at(&self) -> Time {
+    pub(crate) fn next_at(&self) -> Time {
         self.at(self.next)
     }
 
     /// Takes the next request, which is sent `now`; returns when it was wanted.
-    pub(super) fn take(&mut self, now: Time) -> Time {
+    pub(crate) fn take(&mut self, now: Time) -> Time {
         let at = self.next_at();
         self.next += 1;
         self.behind.wait_max = self.behind.wait_max.max(now - at);
@@ -54,30 +54,30 @@ impl Schedule {
     }
 
     /// Takes those that have waited for longer than `patience`; returns how many.
-    pub(super) fn give_up(&mut self, now: Time, patience: Duration) -> u64 {
+    pub(crate) fn give_up(&mut self, now: Time, patience: Duration) -> u64 {
         let count = (now - self.begun).checked_sub(patience).map_or(0, |span| self.left_of(span));
         self.next += count;
         count
     }
 
     /// So many find no room now.
-    pub(super) fn note(&mut self, waiting: u64) {
+    pub(crate) fn note(&mut self, waiting: u64) {
         self.behind.at_end = waiting;
         self.behind.requests_max = self.behind.requests_max.max(waiting);
     }
 
     /// Forgets how far behind it was.
-    pub(super) fn forgive(&mut self) {
+    pub(crate) fn forgive(&mut self) {
         self.behind = Behind::default();
     }
 
     /// How far behind it was.
-    pub(super) fn behind(&self) -> Behind {
+    pub(crate) fn behind(&self) -> Behind {
         self.behind
     }
 
     /// Requests whose moment has come and that were not sent.
-    pub(super) fn waiting(&self, now: Time) -> u64 {
+    pub(crate) fn waiting(&self, now: Time) -> u64 {
         self.left_of(now - self.begun)
     }
 

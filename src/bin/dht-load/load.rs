@@ -1,7 +1,7 @@
 //! The load generator: asks servers for as much as they give, and says how long that took.
 //!
 //! One thread, one `mio` loop. [`run`] carries out a [`Plan`] and returns a [`Report`]; [`preload`]
-//! stores all keys first; [`echo`] is the yardstick, a bare loop that answers any GET.
+//! stores all keys first; `echo` is the yardstick, a bare loop that answers any GET.
 //!
 //! # Laws
 //!
@@ -55,36 +55,21 @@
 //!
 //! What this does not do: resolve names, read files, print reports. Those are `bin/dht-load`'s.
 
-pub mod echo;
-
-mod asker;
-mod cpu;
-mod judge;
-mod keys;
-mod line;
-mod plan;
-mod protocol;
-mod report;
-mod run;
-mod schedule;
-mod tally;
-
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::wire::api::Confirm;
+use dht::wire::api::Confirm;
 
-pub use keys::{Alphabet, KEYS_MAX, Keys, KeysError};
-pub use plan::{Check, Connecting, Extent, Operation, Pace, Plan, Progress};
-pub use protocol::{Protocol, PutFields};
-pub use report::Report;
-pub use schedule::Behind;
-pub use tally::{Errors, Latency};
-
-use asker::Choice;
-use run::Run;
+use super::asker::Choice;
+use super::cpu;
+use super::keys::Keys;
+use super::plan::{Connecting, Extent, Operation, Pace, Plan};
+use super::protocol::PutFields;
+use super::report::Report;
+use super::run::Run;
+use super::tally::Errors;
 
 /// Connections that [`preload`] uses at most, and PUTs on each that have no answer: enough to keep
 /// a server busy, and no more than it takes in from one client.
@@ -95,7 +80,7 @@ const PRELOAD: (usize, usize) = (4, 16);
 /// # Errors
 ///
 /// [`LoadError`] if no server is to be had, or is lost for good.
-pub fn run(plan: &Plan, keys: &Keys) -> Result<Report, LoadError> {
+pub(crate) fn run(plan: &Plan, keys: &Keys) -> Result<Report, LoadError> {
     Run::new(plan, keys, Choice::Drawn)?.run()
 }
 
@@ -104,7 +89,7 @@ pub fn run(plan: &Plan, keys: &Keys) -> Result<Report, LoadError> {
 /// # Errors
 ///
 /// [`LoadError`] as of [`run`], or if a server does not say of all that it has them.
-pub fn preload(plan: &Plan, keys: &Keys) -> Result<(), LoadError> {
+pub(crate) fn preload(plan: &Plan, keys: &Keys) -> Result<(), LoadError> {
     let (connections, pipeline) = PRELOAD;
     let plan = Plan {
         operation: Operation::Put,
@@ -126,7 +111,7 @@ pub fn preload(plan: &Plan, keys: &Keys) -> Result<(), LoadError> {
 
 /// Why there is no report.
 #[derive(Debug)]
-pub enum LoadError {
+pub(crate) enum LoadError {
     /// No connection to a server is to be had any more, or none that brings an answer.
     Unreachable {
         /// The last one that was tried.
@@ -158,7 +143,7 @@ pub enum LoadError {
 
 /// How a connection ended.
 #[derive(Debug)]
-pub enum Loss {
+pub(crate) enum Loss {
     /// It was never made.
     Refused(io::Error),
     /// The server closed it.

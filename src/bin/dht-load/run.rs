@@ -20,13 +20,13 @@ use super::asker::{Asker, Choice};
 use super::judge::{Judge, Verdict};
 use super::keys::Keys;
 use super::line::{Line, Stage, source};
+use super::load::{LoadError, Loss};
 use super::plan::{Connecting, Extent, Pace, Plan, Progress};
 use super::report::{Report, Stretch, per_second};
 use super::schedule::Schedule;
 use super::tally::Tally;
-use super::{LoadError, Loss};
-use crate::net::clock::Clock;
-use crate::time::Time;
+use dht::net::clock::Clock;
+use dht::time::Time;
 
 /// Bytes that one read may bring: whatever a batch of small values may, and four of the largest.
 const READ_SIZE: usize = 256 << 10;
@@ -48,7 +48,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 const IN_VAIN_MAX: usize = 2;
 
 /// A plan that is being carried out.
-pub(super) struct Run<'a> {
+pub(crate) struct Run<'a> {
     plan: &'a Plan,
     clock: Clock,
     poll: Poll,
@@ -82,7 +82,7 @@ struct Shown {
 
 impl<'a> Run<'a> {
     /// Dials all connections.
-    pub(super) fn new(plan: &'a Plan, keys: &'a Keys, choice: Choice) -> Result<Self, LoadError> {
+    pub(crate) fn new(plan: &'a Plan, keys: &'a Keys, choice: Choice) -> Result<Self, LoadError> {
         let clock = Clock::start();
         let now = clock.mono();
         let mut run = Self {
@@ -118,7 +118,7 @@ impl<'a> Run<'a> {
     }
 
     /// Carries the plan out.
-    pub(super) fn run(mut self) -> Result<Report, LoadError> {
+    pub(crate) fn run(mut self) -> Result<Report, LoadError> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         let mut now = self.clock.mono();
         loop {

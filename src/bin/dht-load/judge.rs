@@ -8,23 +8,23 @@ use super::line::{Awaited, Line, Stage, Wanted};
 use super::plan::{Check, Plan};
 use super::protocol::{Answer, Protocol, Senseless};
 use super::tally::Tally;
-use crate::time::Time;
+use dht::time::Time;
 
 /// Judges answers.
 #[derive(Debug)]
-pub(super) struct Judge<'a> {
+pub(crate) struct Judge<'a> {
     protocol: Protocol,
     check: Check,
     keys: &'a Keys,
     values: Values,
-    pub(super) tally: Tally,
+    pub(crate) tally: Tally,
     /// Requests that are over, well or not, since the run began.
-    pub(super) over: u64,
+    pub(crate) over: u64,
 }
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Right,
     Failure,
     WrongKey,
@@ -35,7 +35,7 @@ pub(super) enum Verdict {
 }
 
 impl<'a> Judge<'a> {
-    pub(super) fn new(plan: &Plan, keys: &'a Keys) -> Self {
+    pub(crate) fn new(plan: &Plan, keys: &'a Keys) -> Self {
         let values = Values::new(plan.value_size);
         Self { protocol: plan.protocol, check: plan.check, keys, values, tally: Tally::new(), over: 0 }
     }
@@ -45,7 +45,7 @@ impl<'a> Judge<'a> {
     /// # Errors
     ///
     /// [`Senseless`] if something came that is no answer, or that answers nothing.
-    pub(super) fn read(&mut self, line: &mut Line, bytes: &[u8], now: Time) -> Result<(), Senseless> {
+    pub(crate) fn read(&mut self, line: &mut Line, bytes: &[u8], now: Time) -> Result<(), Senseless> {
         self.tally.bytes_in += bytes.len() as u64;
         line.heard = now;
         if line.inbox.is_empty() {
@@ -95,13 +95,13 @@ impl<'a> Judge<'a> {
     }
 
     /// Enters that `count` requests were never sent.
-    pub(super) fn give_up(&mut self, count: u64) {
+    pub(crate) fn give_up(&mut self, count: u64) {
         self.over += count;
         self.tally.errors.unsent += count;
     }
 
     /// Enters how a request ended.
-    pub(super) fn close(&mut self, awaited: Awaited, verdict: Verdict, now: Time) {
+    pub(crate) fn close(&mut self, awaited: Awaited, verdict: Verdict, now: Time) {
         if awaited.what == Wanted::Sign {
             return;
         }
@@ -122,10 +122,10 @@ impl<'a> Judge<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Key;
-    use crate::load::Alphabet;
-    use crate::load::tally::Errors;
-    use crate::wire::api::ApiReply;
+    use crate::keys::Alphabet;
+    use crate::tally::Errors;
+    use dht::id::Key;
+    use dht::wire::api::ApiReply;
     use std::net::TcpListener;
 
     const SINCE: Time = Time::from_nanos(1_000_000);

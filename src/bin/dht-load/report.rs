@@ -3,78 +3,78 @@
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use super::LoadError;
 use super::cpu;
+use super::load::LoadError;
 use super::plan::{Connecting, Operation, Pace, Plan};
 use super::protocol::Protocol;
 use super::schedule::Behind;
 use super::tally::{Errors, Latency, Tally};
-use crate::time::Time;
+use dht::time::Time;
 
 /// A core is the bottleneck when it was busy for more than this part of the time.
 const BUSY: f64 = 0.95;
 
 /// What a run did and found.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub(crate) struct Report {
     /// What was asked for.
-    pub operation: Operation,
+    pub(crate) operation: Operation,
     /// In which words.
-    pub protocol: Protocol,
+    pub(crate) protocol: Protocol,
     /// Connections at once.
-    pub connections: usize,
+    pub(crate) connections: usize,
     /// Requests at most that a connection had no answer to.
-    pub pipeline: usize,
+    pub(crate) pipeline: usize,
     /// Bytes of every value.
-    pub value_size: usize,
+    pub(crate) value_size: usize,
     /// How many different keys.
-    pub keys: usize,
+    pub(crate) keys: usize,
     /// How long a connection was used.
-    pub connecting: Connecting,
+    pub(crate) connecting: Connecting,
     /// When the next request was sent.
-    pub pace: Pace,
+    pub(crate) pace: Pace,
     /// How long was measured.
-    pub took: Duration,
+    pub(crate) took: Duration,
     /// Requests that were answered rightly.
-    pub answers: u64,
+    pub(crate) answers: u64,
     /// The others.
-    pub errors: Errors,
+    pub(crate) errors: Errors,
     /// Of right answers.
-    pub latency: Latency,
+    pub(crate) latency: Latency,
     /// Bytes that were read.
-    pub bytes_in: u64,
+    pub(crate) bytes_in: u64,
     /// Bytes that were written.
-    pub bytes_out: u64,
+    pub(crate) bytes_out: u64,
     /// What the servers' processes used, if they were named.
-    pub server_cpu: Option<Duration>,
+    pub(crate) server_cpu: Option<Duration>,
     /// What the generator used itself.
-    pub generator_cpu: Duration,
+    pub(crate) generator_cpu: Duration,
     /// How far it fell behind its schedule, if it had one.
-    pub behind: Option<Behind>,
+    pub(crate) behind: Option<Behind>,
 }
 
 /// The part of a run that counts: when it began, and what had been used by then.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stretch {
-    pub(super) begun: Time,
+pub(crate) struct Stretch {
+    pub(crate) begun: Time,
     server: Duration,
     generator: Duration,
 }
 
 /// What a stretch took.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Spent {
+pub(crate) struct Spent {
     took: Duration,
     server: Option<Duration>,
     generator: Duration,
 }
 
 impl Stretch {
-    pub(super) fn begin(pids: &[u32], now: Time) -> Result<Self, LoadError> {
+    pub(crate) fn begin(pids: &[u32], now: Time) -> Result<Self, LoadError> {
         Ok(Self { begun: now, server: cpu::used(pids)?, generator: cpu::used(&[std::process::id()])? })
     }
 
-    pub(super) fn end(&self, pids: &[u32], now: Time) -> Result<Spent, LoadError> {
+    pub(crate) fn end(&self, pids: &[u32], now: Time) -> Result<Spent, LoadError> {
         let generator = cpu::used(&[std::process::id()])?.saturating_sub(self.generator);
         let server = cpu::used(pids)?.saturating_sub(self.server);
         Ok(Spent { took: now - self.begun, server: (!pids.is_empty()).then_some(server), generator })
@@ -82,7 +82,7 @@ impl Stretch {
 }
 
 impl Report {
-    pub(super) fn new(plan: &Plan, keys: usize, tally: &mut Tally, spent: Spent, behind: Option<Behind>) -> Self {
+    pub(crate) fn new(plan: &Plan, keys: usize, tally: &mut Tally, spent: Spent, behind: Option<Behind>) -> Self {
         Self {
             operation: plan.operation,
             protocol: plan.protocol,
@@ -105,14 +105,14 @@ impl Report {
     }
 
     /// Right answers in a second.
-    pub fn answers_per_second(&self) -> f64 {
+    pub(crate) fn answers_per_second(&self) -> f64 {
         per_second(self.answers, self.took)
     }
 
     /// What somebody should know who takes the figures for the server's, if there is anything: that
     /// the generator was the slower one, as far as is known. An open loop spins while it waits, so
     /// of one nothing is.
-    pub fn warning(&self) -> Option<Warning> {
+    pub(crate) fn warning(&self) -> Option<Warning> {
         let share = |cpu: Duration| cpu.as_secs_f64() / self.took.as_secs_f64().max(f64::MIN_POSITIVE);
         let (own, server) = (share(self.generator_cpu), share(self.server_cpu?));
         let is_bottleneck = self.pace == Pace::Closed && own > BUSY && server <= BUSY;
@@ -124,8 +124,8 @@ impl Report {
         (self.answers > 0).then(|| cpu.as_secs_f64() * 1e9 / real(self.answers))
     }
 
-    /// One line of JSON; the names are in the documentation of [`crate::load`].
-    pub fn to_json(&self) -> String {
+    /// One line of JSON; the names are in the documentation of the module `load`.
+    pub(crate) fn to_json(&self) -> String {
         let mut object = Object::new();
         object.text("op", self.operation).text("protocol", self.protocol);
         object.number("connections", self.connections).number("pipeline", self.pipeline);
@@ -178,7 +178,7 @@ fn micros(span: Duration) -> f64 {
 }
 
 /// How many a second `count` within `span` are.
-pub(super) fn per_second(count: u64, span: Duration) -> f64 {
+pub(crate) fn per_second(count: u64, span: Duration) -> f64 {
     real(count) / span.as_secs_f64().max(f64::MIN_POSITIVE)
 }
 
@@ -221,7 +221,7 @@ impl fmt::Display for Report {
 
 /// The generator was the bottleneck: the figures are its own.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Warning {
+pub(crate) struct Warning {
     own: f64,
     server: f64,
 }

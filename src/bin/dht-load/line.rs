@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::plan::Connecting;
-use crate::time::Time;
+use dht::time::Time;
 
 /// Source addresses that connections of one request each are spread over. Each has some 28 000
 /// ports, and a port rests for a minute: together they allow 200 000 connections a second.
@@ -17,16 +17,16 @@ const SOURCES: u32 = 500;
 
 /// What is still to come of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Awaited {
+pub(crate) struct Awaited {
     /// The number of its key.
-    pub(super) key: u32,
+    pub(crate) key: u32,
     /// When it was wanted.
-    pub(super) since: Time,
-    pub(super) what: Wanted,
+    pub(crate) since: Time,
+    pub(crate) what: Wanted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(crate) enum Wanted {
     /// A value.
     Value,
     /// Word that a value is stored.
@@ -39,25 +39,25 @@ pub(super) enum Wanted {
 
 /// A connection.
 #[derive(Debug)]
-pub(super) struct Line {
-    pub(super) socket: TcpStream,
-    pub(super) stage: Stage,
+pub(crate) struct Line {
+    pub(crate) socket: TcpStream,
+    pub(crate) stage: Stage,
     /// When it was dialled.
-    pub(super) dialled: Time,
+    pub(crate) dialled: Time,
     /// When its server last gave a sign, or began to owe one.
-    pub(super) heard: Time,
+    pub(crate) heard: Time,
     /// The number of the server at its other end.
-    pub(super) server: usize,
-    pub(super) outbox: Vec<u8>,
+    pub(crate) server: usize,
+    pub(crate) outbox: Vec<u8>,
     written: usize,
     /// The beginning of an answer whose end has not come.
-    pub(super) inbox: Vec<u8>,
+    pub(crate) inbox: Vec<u8>,
     /// In the order of the requests, which is the order of the answers.
-    pub(super) awaited: VecDeque<Awaited>,
+    pub(crate) awaited: VecDeque<Awaited>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     Connecting,
     Open,
     /// An answer came: the server is worth being dialled again.
@@ -70,7 +70,7 @@ impl Line {
     /// # Errors
     ///
     /// If the system refuses at once.
-    pub(super) fn dial(server: usize, address: SocketAddr, source: Option<Ipv4Addr>, now: Time) -> io::Result<Self> {
+    pub(crate) fn dial(server: usize, address: SocketAddr, source: Option<Ipv4Addr>, now: Time) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         match source {
@@ -105,7 +105,7 @@ impl Line {
     /// # Errors
     ///
     /// If the connection is over.
-    pub(super) fn flush(&mut self) -> io::Result<usize> {
+    pub(crate) fn flush(&mut self) -> io::Result<usize> {
         let begun = self.written;
         while self.written < self.outbox.len() {
             match self.socket.write(&self.outbox[self.written..]) {
@@ -126,7 +126,7 @@ impl Line {
     /// # Errors
     ///
     /// If the connection is over.
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match self.socket.read(buffer) {
                 Ok(count) => return Ok(Some(count)),
@@ -138,19 +138,19 @@ impl Line {
     }
 
     /// Whether it waits for its server, to connect or to answer.
-    pub(super) fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         self.stage == Stage::Connecting || !self.awaited.is_empty()
     }
 
     /// Whether another request may be sent, with at most `pipeline` that have no answer.
-    pub(super) fn has_room(&self, pipeline: usize) -> bool {
+    pub(crate) fn has_room(&self, pipeline: usize) -> bool {
         self.stage != Stage::Connecting && self.awaited.len() < pipeline
     }
 }
 
 /// Where the connection number `dialled` comes from: connections of one request each use up the
 /// ports of one address. Only this machine itself has many.
-pub(super) fn source(connecting: Connecting, to: SocketAddr, dialled: u32) -> Option<Ipv4Addr> {
+pub(crate) fn source(connecting: Connecting, to: SocketAddr, dialled: u32) -> Option<Ipv4Addr> {
     let spread = connecting == Connecting::Each && to.is_ipv4() && to.ip().is_loopback();
     spread.then(|| Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + dialled % SOURCES))
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// # Errors
 ///
 /// If there is no such process, or the system does not tell.
-pub(super) fn used(pids: &[u32]) -> Result<Duration, CpuError> {
+pub(crate) fn used(pids: &[u32]) -> Result<Duration, CpuError> {
     pids.iter().map(|&pid| used_by(pid).map_err(|cause| CpuError { pid, cause })).sum()
 }
 
@@ -34,9 +34,9 @@ fn nanoseconds(text: &str) -> io::Result<u64> {
 
 /// The CPU time of a process cannot be read.
 #[derive(Debug)]
-pub(super) struct CpuError {
-    pub(super) pid: u32,
-    pub(super) cause: io::Error,
+pub(crate) struct CpuError {
+    pub(crate) pid: u32,
+    pub(crate) cause: io::Error,
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::time::Time;
+use dht::time::Time;
 
 /// Shortest and longest latency that is told apart, in nanoseconds. What takes longer than the
 /// longest counts as that; no answer is waited for so long.
@@ -16,28 +16,28 @@ const DIGITS: u8 = 3;
 
 /// Requests that were not answered rightly, by what went wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Errors {
+pub(crate) struct Errors {
     /// The server said that it has no value, or that it did not take one.
-    pub failure: u64,
+    pub(crate) failure: u64,
     /// The answer spoke of another key.
-    pub wrong_key: u64,
+    pub(crate) wrong_key: u64,
     /// The value is not the key's.
-    pub wrong_value: u64,
+    pub(crate) wrong_value: u64,
     /// What came is no answer; the connection was given up.
-    pub senseless: u64,
+    pub(crate) senseless: u64,
     /// The server closed the connection.
-    pub closed: u64,
+    pub(crate) closed: u64,
     /// No connection was to be had; counted once for each attempt.
-    pub connect: u64,
+    pub(crate) connect: u64,
     /// No answer came in time.
-    pub timeout: u64,
+    pub(crate) timeout: u64,
     /// Open loop: the request waited for room for so long that it was never sent.
-    pub unsent: u64,
+    pub(crate) unsent: u64,
 }
 
 impl Errors {
     /// Each by its name in the report.
-    pub fn named(&self) -> [(&'static str, u64); 8] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 8] {
         [
             ("failure", self.failure),
             ("wrong_key", self.wrong_key),
@@ -51,32 +51,32 @@ impl Errors {
     }
 
     /// All together.
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.named().iter().map(|(_, count)| count).sum()
     }
 }
 
 /// The books of a run.
 #[derive(Clone, Debug)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     latencies: Histogram<u64>,
-    pub(super) errors: Errors,
-    pub(super) bytes_in: u64,
-    pub(super) bytes_out: u64,
+    pub(crate) errors: Errors,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
     /// Answers of one latency that are not in the histogram yet: those of one batch that came with
     /// one read are entered together.
     alike: (u64, u64),
 }
 
 impl Tally {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (shortest, longest) = LATENCY_RANGE;
         let latencies = Histogram::new_with_bounds(shortest, longest, DIGITS).expect("these bounds are possible");
         Self { latencies, errors: Errors::default(), bytes_in: 0, bytes_out: 0, alike: (0, 0) }
     }
 
     /// A request that was wanted at `since` has its answer `now`.
-    pub(super) fn answered(&mut self, since: Time, now: Time) {
+    pub(crate) fn answered(&mut self, since: Time, now: Time) {
         let latency = now.as_nanos().saturating_sub(since.as_nanos());
         if self.alike.0 != latency {
             self.settle();
@@ -86,7 +86,7 @@ impl Tally {
     }
 
     /// Enters what [`Self::answered`] has gathered.
-    pub(super) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         let (latency, count) = std::mem::take(&mut self.alike);
         if count > 0 {
             self.latencies.saturating_record_n(latency, count);
@@ -94,12 +94,12 @@ impl Tally {
     }
 
     /// How many were answered rightly.
-    pub(super) fn answers(&self) -> u64 {
+    pub(crate) fn answers(&self) -> u64 {
         self.latencies.len() + self.alike.1
     }
 
     /// The figures of all that was entered.
-    pub(super) fn latency(&mut self) -> Latency {
+    pub(crate) fn latency(&mut self) -> Latency {
         self.settle();
         let at = |quantile| Duration::from_nanos(self.latencies.value_at_quantile(quantile));
         Latency {
@@ -115,17 +115,17 @@ impl Tally {
 /// How long answers took: from the moment when a request was wanted to the read that brought its
 /// last byte. All zero if there were none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Latency {
+pub(crate) struct Latency {
     /// Half of them took no longer.
-    pub p50: Duration,
+    pub(crate) p50: Duration,
     /// 90 %.
-    pub p90: Duration,
+    pub(crate) p90: Duration,
     /// 99 %.
-    pub p99: Duration,
+    pub(crate) p99: Duration,
     /// 99.9 %.
-    pub p99_9: Duration,
+    pub(crate) p99_9: Duration,
     /// All of them.
-    pub max: Duration,
+    pub(crate) max: Duration,
 }
 
 #[cfg(test)]

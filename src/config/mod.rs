@@ -11,10 +11,10 @@
 //! shipped `config.ini` is the manual of both; tests hold the three together. Nothing here
 //! resolves a name, opens a socket or makes a directory.
 
-mod draft;
 mod error;
 mod ini;
 mod keys;
+mod load;
 mod settings;
 mod value;
 

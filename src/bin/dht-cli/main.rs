@@ -9,9 +9,9 @@
 
 #![forbid(unsafe_code)]
 
+mod args;
 mod key_file;
 mod node;
-mod order;
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -27,9 +27,9 @@ use dht::wire::api::Put;
 use dht::wire::codec::WireError;
 use ed25519_dalek::SigningKey;
 
+use args::{Given, Order, Proof, Request, UsageError, Verb, Wanted, read_order};
 use key_file::KeyFileError;
 use node::Node;
-use order::{Given, Order, Proof, Request, UsageError, Verb, Wanted, read_order};
 
 fn main() -> ExitCode {
     let order = read_order(std::env::args_os().skip(1), io::stdin()).map_err(Failure::Usage);
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 /// Does what is asked for; returns what is to be printed.
 fn perform(order: Order) -> Result<Vec<u8>, Failure> {
     match order {
-        Order::Help => Ok(order::usage().into_bytes()),
+        Order::Help => Ok(args::usage().into_bytes()),
         Order::Version => Ok(line(format_args!("dht-cli {}", env!("CARGO_PKG_VERSION")))),
         Order::MakeKey { path } => make_key(&path),
         Order::ShowKey { path } => Ok(line(PublicKey::of(&key_file::read(&path)?))),

@@ -62,12 +62,12 @@ use std::time::Duration;
 
 use dht::wire::api::Confirm;
 
-use super::asker::Choice;
 use super::cpu;
 use super::keys::Keys;
 use super::plan::{Connecting, Extent, Operation, Pace, Plan};
 use super::protocol::PutFields;
 use super::report::Report;
+use super::requests::Choice;
 use super::run::Run;
 use super::tally::Errors;
 

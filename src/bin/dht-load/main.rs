@@ -8,20 +8,20 @@
 
 #![forbid(unsafe_code)]
 
-mod asker;
+mod args;
+mod connection;
 mod cpu;
 mod echo;
-mod judge;
 mod keys;
-mod line;
 mod load;
-mod order;
 mod plan;
 mod protocol;
 mod report;
+mod requests;
 mod run;
 mod schedule;
 mod tally;
+mod verify;
 
 use std::fmt;
 use std::fs;
@@ -36,7 +36,7 @@ use load::LoadError;
 use plan::Plan;
 use report::Report;
 
-use order::{Form, KeysWanted, Measurement, Order, Preload, UsageError, read_order};
+use args::{Form, KeysWanted, Measurement, Order, Preload, UsageError, read_order};
 
 fn main() -> ExitCode {
     let order = read_order(std::env::args_os().skip(1)).map_err(Failure::Usage);
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 
 fn perform(order: Order) -> Result<(), Failure> {
     match order {
-        Order::Help => print(&order::usage()),
+        Order::Help => print(&args::usage()),
         Order::Version => print(&format!("dht-load {}\n", env!("CARGO_PKG_VERSION"))),
         Order::Echo { address, value_size } => echo(&address, value_size),
         Order::Measure(measurement) => measure(*measurement),

@@ -16,15 +16,15 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 
-use super::asker::{Asker, Choice};
-use super::judge::{Judge, Verdict};
+use super::connection::{Line, Stage, source};
 use super::keys::Keys;
-use super::line::{Line, Stage, source};
 use super::load::{LoadError, Loss};
 use super::plan::{Connecting, Extent, Pace, Plan, Progress};
 use super::report::{Report, Stretch, per_second};
+use super::requests::{Asker, Choice};
 use super::schedule::Schedule;
 use super::tally::Tally;
+use super::verify::{Judge, Verdict};
 use dht::net::clock::Clock;
 use dht::time::Time;
 

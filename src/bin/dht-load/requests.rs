@@ -1,7 +1,7 @@
 //! Who writes the requests of a run.
 
+use super::connection::{Awaited, Line, Wanted};
 use super::keys::{Draw, Keys, Values};
-use super::line::{Awaited, Line, Wanted};
 use super::plan::{Operation, Plan};
 use dht::time::Time;
 

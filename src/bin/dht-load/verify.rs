@@ -3,8 +3,8 @@
 //! Answers come in the order of their requests. A PUT that is not answered is over, and shares the
 //! fate of, the next request behind it that is.
 
+use super::connection::{Awaited, Line, Stage, Wanted};
 use super::keys::{Keys, Values};
-use super::line::{Awaited, Line, Stage, Wanted};
 use super::plan::{Check, Plan};
 use super::protocol::{Answer, Protocol, Senseless};
 use super::tally::Tally;

@@ -14,7 +14,7 @@ use dht::wire::api::Confirm;
 use getopts::{Matches, Options};
 
 use super::keys::KEYS_MAX;
-use super::plan::{Check, Connecting, Extent, Operation, Pace, Plan, Progress};
+use super::plan::{Connecting, Extent, Operation, Pace, Plan, Progress, Verify};
 use super::protocol::{Protocol, PutFields};
 
 /// Where a node serves modules unless its configuration says otherwise.
@@ -210,7 +210,7 @@ fn plan(matches: &Matches, operation: Operation) -> Result<Plan, UsageError> {
             replication: number(matches, "replication", REPLICATION_DEFAULT, 0..=u8::MAX.into())?,
             confirm: if flag("confirm") { Confirm::Yes } else { Confirm::No },
         },
-        check: if flag("verify") { Check::Value } else { Check::Key },
+        verify: if flag("verify") { Verify::Value } else { Verify::Key },
         timeout: Duration::from_secs_f64(
             decimal(matches, "timeout", 1e-3, SECONDS_MAX)?.unwrap_or(TIMEOUT_DEFAULT_SECS),
         ),
@@ -406,7 +406,7 @@ mod tests {
         assert_eq!((keys, preload, form), (KeysWanted::Made(10_000), Preload::No, Form::Text));
         assert_eq!((plan.operation, plan.protocol), (Operation::Get, Protocol::Dht));
         assert_eq!((plan.connections, plan.pipeline, plan.value_size), (50, 1, 64));
-        assert_eq!((plan.connecting, plan.pace, plan.check), (Connecting::Once, Pace::Closed, Check::Key));
+        assert_eq!((plan.connecting, plan.pace, plan.verify), (Connecting::Once, Pace::Closed, Verify::Key));
         assert_eq!(plan.put, PutFields { ttl: 3600, replication: 1, confirm: Confirm::No });
         let (warm_up, measured) = (Duration::from_millis(500), Duration::from_secs(5));
         assert_eq!(plan.extent, Extent::Time { warm_up, measured });
@@ -424,7 +424,7 @@ mod tests {
         assert_eq!((plan.operation, plan.pace), (Operation::Mix { put_percent: 7 }, Pace::Open { rate: 6 }));
         assert_eq!((plan.connections, plan.pipeline, plan.value_size, plan.seed), (3, 4, 5, 11));
         assert_eq!(plan.put, PutFields { ttl: 8, replication: 9, confirm: Confirm::Yes });
-        assert_eq!((plan.check, plan.timeout, plan.pids), (Check::Value, Duration::from_secs(10), vec![12, 13]));
+        assert_eq!((plan.verify, plan.timeout, plan.pids), (Verify::Value, Duration::from_secs(10), vec![12, 13]));
         let (warm_up, measured) = (Duration::from_millis(75), Duration::from_millis(500));
         assert_eq!(plan.extent, Extent::Time { warm_up, measured }, "15 % of a short run");
         let each = measurement("get -n 9 --connect-each --protocol memcached").plan;

@@ -34,12 +34,12 @@ pub(crate) enum Wanted {
     /// Nothing: this PUT is not answered. Whatever is answered after it was served after it.
     Nothing,
     /// A value, and only as a sign that what went before is done. It does not count.
-    Sign,
+    Marker,
 }
 
 /// A connection.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct Connection {
     pub(crate) socket: TcpStream,
     pub(crate) stage: Stage,
     /// When it was dialled.
@@ -64,7 +64,7 @@ pub(crate) enum Stage {
     Proven,
 }
 
-impl Line {
+impl Connection {
     /// Begins to connect; it is connected once its socket is writable.
     ///
     /// # Errors

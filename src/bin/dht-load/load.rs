@@ -153,7 +153,7 @@ pub(crate) enum Loss {
     /// What came is no answer.
     Senseless,
     /// Nothing came for so long.
-    Silent(Duration),
+    TimedOut(Duration),
 }
 
 impl fmt::Display for Loss {
@@ -163,7 +163,7 @@ impl fmt::Display for Loss {
             Self::Closed => write!(f, "closed the connection and owed an answer"),
             Self::Broken(cause) => cause.fmt(f),
             Self::Senseless => write!(f, "sent what is no answer"),
-            Self::Silent(bound) => write!(f, "gave no sign within {} s", bound.as_secs_f64()),
+            Self::TimedOut(bound) => write!(f, "gave no sign within {} s", bound.as_secs_f64()),
         }
     }
 }

@@ -57,7 +57,7 @@ pub(crate) enum Connecting {
 
 /// How well an answer is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Check {
+pub(crate) enum Verify {
     /// Its type and, where it names one, its key.
     Key,
     /// Its value too, byte for byte.
@@ -97,7 +97,7 @@ pub(crate) struct Plan {
     /// What every PUT says besides.
     pub(crate) put: PutFields,
     /// How well an answer is looked at.
-    pub(crate) check: Check,
+    pub(crate) verify: Verify,
     /// An answer, or a connection, that takes longer has failed.
     pub(crate) timeout: Duration,
     /// Processes whose CPU time is reported.

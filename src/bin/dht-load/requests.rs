@@ -1,6 +1,6 @@
 //! Who writes the requests of a run.
 
-use super::connection::{Awaited, Line, Wanted};
+use super::connection::{Awaited, Connection, Wanted};
 use super::keys::{Draw, Keys, Values};
 use super::plan::{Operation, Plan};
 use dht::time::Time;
@@ -14,9 +14,9 @@ pub(crate) enum Choice {
     InTurn,
 }
 
-/// Draws requests, and writes them to lines.
+/// Draws requests, and writes them to connections.
 #[derive(Debug)]
-pub(crate) struct Asker<'a> {
+pub(crate) struct Requests<'a> {
     plan: &'a Plan,
     keys: &'a Keys,
     choice: Choice,
@@ -28,7 +28,7 @@ pub(crate) struct Asker<'a> {
     value: Vec<u8>,
 }
 
-impl<'a> Asker<'a> {
+impl<'a> Requests<'a> {
     pub(crate) fn new(plan: &'a Plan, keys: &'a Keys, choice: Choice) -> Self {
         let values = Values::new(plan.value_size);
         Self { plan, keys, choice, draw: Draw::new(plan.seed), values, asked: 0, value: Vec::new() }
@@ -39,8 +39,8 @@ impl<'a> Asker<'a> {
         self.keys.count()
     }
 
-    /// Writes the next request, wanted at `since`, to the outbox of `line`.
-    pub(crate) fn ask(&mut self, line: &mut Line, since: Time) {
+    /// Writes the next request, wanted at `since`, to the outbox of `connection`.
+    pub(crate) fn ask(&mut self, connection: &mut Connection, since: Time) {
         let at = match self.choice {
             Choice::Drawn => self.draw.below(self.keys.count()),
             Choice::InTurn => usize::try_from(self.asked).unwrap_or(usize::MAX) % self.keys.count(),
@@ -50,24 +50,24 @@ impl<'a> Asker<'a> {
         let what = if self.draws_put() {
             let key = self.keys.at(at);
             self.values.write(key, self.asked, &mut self.value);
-            plan.protocol.write_put(key, plan.put, &self.value, &mut line.outbox);
+            plan.protocol.write_put(key, plan.put, &self.value, &mut connection.outbox);
             if plan.protocol.answers_puts(plan.put) { Wanted::Stored } else { Wanted::Nothing }
         } else {
-            plan.protocol.write_get(self.keys.at(at), &mut line.outbox);
+            plan.protocol.write_get(self.keys.at(at), &mut connection.outbox);
             Wanted::Value
         };
         let key = u32::try_from(at).expect("there are fewer keys than 32 bits can count");
-        line.awaited.push_back(Awaited { key, since, what });
+        connection.awaited.push_back(Awaited { key, since, what });
     }
 
-    /// Ends what was written to `line` with a GET of the last key, if nothing would be answered
+    /// Ends what was written to `connection` with a GET of the last key, if nothing would be answered
     /// after it otherwise: that answer shows when the PUTs before it were done.
-    pub(crate) fn seal(&self, line: &mut Line) {
-        let Some(&Awaited { key, since, what: Wanted::Nothing }) = line.awaited.back() else {
+    pub(crate) fn seal(&self, connection: &mut Connection) {
+        let Some(&Awaited { key, since, what: Wanted::Nothing }) = connection.awaited.back() else {
             return;
         };
-        self.plan.protocol.write_get(self.keys.at(key as usize), &mut line.outbox);
-        line.awaited.push_back(Awaited { key, since, what: Wanted::Sign });
+        self.plan.protocol.write_get(self.keys.at(key as usize), &mut connection.outbox);
+        connection.awaited.push_back(Awaited { key, since, what: Wanted::Marker });
     }
 
     fn draws_put(&mut self) -> bool {

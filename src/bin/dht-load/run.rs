@@ -4,7 +4,7 @@
 //! 1   poll: until something is wanted, or for a while
 //! 2   now = clock.now()
 //! 3   has the warm-up ended? begin to count. Is the run over? report
-//! 4   each event: connected → first batch; room → write on; bytes → judge the answers; all in?
+//! 4   each event: connected → first batch; room → write on; bytes → verify the answers; all in?
 //!     next batch
 //! 5   open loop: send what is wanted by now
 //! 6   now and then: give up connections that are silent for too long; tell who watches
@@ -16,15 +16,15 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 
-use super::connection::{Line, Stage, source};
+use super::connection::{Connection, Stage, source};
 use super::keys::Keys;
 use super::load::{LoadError, Loss};
 use super::plan::{Connecting, Extent, Pace, Plan, Progress};
 use super::report::{Report, Stretch, per_second};
-use super::requests::{Asker, Choice};
+use super::requests::{Choice, Requests};
 use super::schedule::Schedule;
 use super::tally::Tally;
-use super::verify::{Judge, Verdict};
+use super::verify::{Verdict, Verifier};
 use dht::net::clock::Clock;
 use dht::time::Time;
 
@@ -40,30 +40,30 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// The system wakes us up to a millisecond late: an open loop that has less than this left spins.
 const SPIN: Duration = Duration::from_millis(2);
 
-/// From one line for who watches to the next.
+/// From one connection for who watches to the next.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Connections that may end without an answer, one after the other, beyond the one that each line
+/// Connections that may end without an answer, one after the other, beyond the one that each connection
 /// tries with each server: few, for each may have cost the whole timeout.
-const IN_VAIN_MAX: usize = 2;
+const FRUITLESS_MAX: usize = 2;
 
 /// A plan that is being carried out.
 pub(crate) struct Run<'a> {
     plan: &'a Plan,
     clock: Clock,
     poll: Poll,
-    lines: Vec<Line>,
-    asker: Asker<'a>,
-    judge: Judge<'a>,
+    connections: Vec<Connection>,
+    requests: Requests<'a>,
+    verifier: Verifier<'a>,
     schedule: Option<Schedule>,
     buffer: Vec<u8>,
-    /// The line that an open loop tries next, and those that it has written to.
+    /// The connection that an open loop tries next, and those that it has written to.
     cursor: usize,
     touched: Vec<usize>,
     /// Connections that were dialled.
     dialled: u32,
     /// Connections without an answer since the last answer.
-    in_vain: usize,
+    fruitless: usize,
     /// Requests that were sent, or given up.
     issued: u64,
     /// All that may be.
@@ -89,9 +89,9 @@ impl<'a> Run<'a> {
             plan,
             clock,
             poll: Poll::new().map_err(LoadError::Loop)?,
-            lines: Vec::with_capacity(plan.connections),
-            asker: Asker::new(plan, keys, choice),
-            judge: Judge::new(plan, keys),
+            connections: Vec::with_capacity(plan.connections),
+            requests: Requests::new(plan, keys, choice),
+            verifier: Verifier::new(plan, keys),
             schedule: match plan.pace {
                 Pace::Closed => None,
                 Pace::Open { rate } => Some(Schedule::new(now, rate)),
@@ -100,7 +100,7 @@ impl<'a> Run<'a> {
             cursor: 0,
             touched: Vec::new(),
             dialled: 0,
-            in_vain: 0,
+            fruitless: 0,
             issued: 0,
             issued_max: match plan.extent {
                 Extent::Requests(count) => count,
@@ -111,8 +111,8 @@ impl<'a> Run<'a> {
             shown: Shown { at: now, over: 0 },
         };
         for slot in 0..plan.connections {
-            let line = run.dial(slot, slot % plan.servers.len(), now)?;
-            run.lines.push(line);
+            let connection = run.dial(slot, slot % plan.servers.len(), now)?;
+            run.connections.push(connection);
         }
         Ok(run)
     }
@@ -125,7 +125,7 @@ impl<'a> Run<'a> {
             if let Some(report) = self.step(now)? {
                 return Ok(report);
             }
-            match self.poll.poll(&mut events, Some(self.patience(now))) {
+            match self.poll.poll(&mut events, Some(self.poll_timeout(now))) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 polled => polled.map_err(LoadError::Loop)?,
             }
@@ -148,47 +148,47 @@ impl<'a> Run<'a> {
         };
         let Some(stretch) = &self.stretch else {
             if now >= Time::ZERO + warm_up {
-                self.judge.tally = Tally::new();
+                self.verifier.tally = Tally::new();
                 if let Some(schedule) = &mut self.schedule {
-                    schedule.forgive();
+                    schedule.reset();
                 }
                 self.stretch = Some(Stretch::begin(&self.plan.pids, self.clock.mono())?);
             }
             return Ok(None);
         };
-        let all_over = self.issued == self.issued_max && self.judge.over == self.issued;
+        let all_over = self.issued == self.issued_max && self.verifier.over == self.issued;
         if !all_over && now - stretch.begun < measured {
             return Ok(None);
         }
         let spent = stretch.end(&self.plan.pids, self.clock.mono())?;
         let behind = self.schedule.as_ref().map(Schedule::behind);
-        Ok(Some(Report::new(self.plan, self.asker.keys_count(), &mut self.judge.tally, spent, behind)))
+        Ok(Some(Report::new(self.plan, self.requests.keys_count(), &mut self.verifier.tally, spent, behind)))
     }
 
     /// How long a poll may wait.
-    fn patience(&self, now: Time) -> Duration {
+    fn poll_timeout(&self, now: Time) -> Duration {
         let Some(schedule) = self.schedule.as_ref().filter(|_| self.issued < self.issued_max) else {
             return SWEEP_INTERVAL;
         };
         let left = schedule.next_at() - now;
         match left.checked_sub(SPIN) {
             Some(sleep) => (sleep + SPIN / 2).min(SWEEP_INTERVAL),
-            None if self.lines.iter().any(|line| line.has_room(self.plan.pipeline)) => Duration::ZERO,
+            None if self.connections.iter().any(|connection| connection.has_room(self.plan.pipeline)) => Duration::ZERO,
             None => SWEEP_INTERVAL, // an answer, which makes room, will wake us
         }
     }
 
     fn on_event(&mut self, event: &Event, now: Time) -> Result<(), LoadError> {
         let Token(slot) = event.token();
-        let line = &mut self.lines[slot];
-        if line.stage == Stage::Connecting {
-            match line.socket.take_error() {
-                Ok(None) if event.is_writable() => line.stage = Stage::Open,
+        let connection = &mut self.connections[slot];
+        if connection.stage == Stage::Connecting {
+            match connection.socket.take_error() {
+                Ok(None) if event.is_writable() => connection.stage = Stage::Open,
                 Ok(None) => return Ok(()),
                 Ok(Some(cause)) | Err(cause) => return self.lose(slot, Loss::Refused(cause), now),
             }
             self.next_batch(slot, now)?;
-        } else if event.is_writable() && !line.outbox.is_empty() {
+        } else if event.is_writable() && !connection.outbox.is_empty() {
             self.flush(slot, now)?;
         }
         if event.is_readable() {
@@ -201,11 +201,11 @@ impl<'a> Run<'a> {
     /// buffer has taken all, unless the end stands behind it.
     fn read(&mut self, slot: usize, is_closing: bool) -> Result<(), LoadError> {
         loop {
-            let line = &mut self.lines[slot];
-            if line.stage == Stage::Connecting {
+            let connection = &mut self.connections[slot];
+            if connection.stage == Stage::Connecting {
                 return Ok(()); // it is a new one
             }
-            let read = line.read(&mut self.buffer);
+            let read = connection.read(&mut self.buffer);
             let now = self.clock.mono();
             let count = match read {
                 Ok(None) => return Ok(()),
@@ -213,13 +213,13 @@ impl<'a> Run<'a> {
                 Ok(Some(count)) => count,
                 Err(cause) => return self.lose(slot, Loss::Broken(cause), now),
             };
-            if self.judge.read(line, &self.buffer[..count], now).is_err() {
+            if self.verifier.read(connection, &self.buffer[..count], now).is_err() {
                 return self.lose(slot, Loss::Senseless, now);
             }
-            if line.stage == Stage::Proven {
-                self.in_vain = 0;
+            if connection.stage == Stage::Proven {
+                self.fruitless = 0;
             }
-            if line.awaited.is_empty() {
+            if connection.awaited.is_empty() {
                 self.go_on(slot, now)?;
             }
             if count < self.buffer.len() && !is_closing {
@@ -228,30 +228,30 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// All answers of a line are in.
+    /// All answers of a connection are in.
     fn go_on(&mut self, slot: usize, now: Time) -> Result<(), LoadError> {
         match self.plan.connecting {
             Connecting::Once => self.next_batch(slot, now),
             Connecting::Each if self.issued == self.issued_max => Ok(()),
-            Connecting::Each => self.redial(slot, self.lines[slot].server, now),
+            Connecting::Each => self.redial(slot, self.connections[slot].server, now),
         }
     }
 
-    /// Closed loop: sends the next batch of a line.
+    /// Closed loop: sends the next batch of a connection.
     fn next_batch(&mut self, slot: usize, now: Time) -> Result<(), LoadError> {
-        let line = &mut self.lines[slot];
+        let connection = &mut self.connections[slot];
         let (most, since) = match self.plan.connecting {
             Connecting::Once => (self.plan.pipeline as u64, now),
-            Connecting::Each => (1, line.dialled),
+            Connecting::Each => (1, connection.dialled),
         };
         let count = most.min(self.issued_max - self.issued);
         if self.schedule.is_some() || count == 0 {
             return Ok(());
         }
         self.issued += count;
-        line.heard = now;
+        connection.heard = now;
         for _ in 0..count {
-            self.asker.ask(line, since);
+            self.requests.ask(connection, since);
         }
         self.send(slot, now)
     }
@@ -262,20 +262,20 @@ impl<'a> Run<'a> {
             return Ok(());
         };
         let given_up = schedule.give_up(now, self.plan.timeout).min(self.issued_max - self.issued);
-        self.judge.give_up(given_up);
+        self.verifier.give_up(given_up);
         self.issued += given_up;
         while self.issued < self.issued_max && schedule.next_at() <= now {
-            let count = self.lines.len();
+            let count = self.connections.len();
             let mut slots = (0..count).map(|at| (self.cursor + at) % count);
-            let Some(slot) = slots.find(|slot| self.lines[*slot].has_room(self.plan.pipeline)) else {
+            let Some(slot) = slots.find(|slot| self.connections[*slot].has_room(self.plan.pipeline)) else {
                 break;
             };
             self.cursor = slot + 1;
-            let line = &mut self.lines[slot];
-            if line.awaited.is_empty() {
-                line.heard = now;
+            let connection = &mut self.connections[slot];
+            if connection.awaited.is_empty() {
+                connection.heard = now;
             }
-            self.asker.ask(line, schedule.take(now));
+            self.requests.ask(connection, schedule.take(now));
             self.issued += 1;
             self.touched.push(slot);
         }
@@ -289,16 +289,16 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Sends what was asked on a line.
+    /// Sends what was asked on a connection.
     fn send(&mut self, slot: usize, now: Time) -> Result<(), LoadError> {
-        self.asker.seal(&mut self.lines[slot]);
+        self.requests.seal(&mut self.connections[slot]);
         self.flush(slot, now)
     }
 
     fn flush(&mut self, slot: usize, now: Time) -> Result<(), LoadError> {
-        match self.lines[slot].flush() {
+        match self.connections[slot].flush() {
             Ok(count) => {
-                self.judge.tally.bytes_out += count as u64;
+                self.verifier.tally.bytes_out += count as u64;
                 Ok(())
             }
             Err(cause) => self.lose(slot, Loss::Broken(cause), now),
@@ -308,18 +308,18 @@ impl<'a> Run<'a> {
     /// Gives up connections that are silent for too long, and tells who watches.
     fn sweep(&mut self, now: Time) -> Result<(), LoadError> {
         self.swept = now;
-        for slot in 0..self.lines.len() {
-            let line = &self.lines[slot];
-            if line.waits() && now - line.heard > self.plan.timeout {
-                self.lose(slot, Loss::Silent(self.plan.timeout), now)?;
+        for slot in 0..self.connections.len() {
+            let connection = &self.connections[slot];
+            if connection.waits() && now - connection.heard > self.plan.timeout {
+                self.lose(slot, Loss::TimedOut(self.plan.timeout), now)?;
             }
         }
         let since = now - self.shown.at;
         if self.plan.progress == Progress::Shown && since >= PROGRESS_INTERVAL {
-            let rate = per_second(self.judge.over - self.shown.over, since);
-            let failures = self.judge.tally.errors.total();
-            eprintln!("{now}  {rate:.0} requests/s  {} answers  {failures} failures", self.judge.tally.answers());
-            self.shown = Shown { at: now, over: self.judge.over };
+            let rate = per_second(self.verifier.over - self.shown.over, since);
+            let failures = self.verifier.tally.errors.total();
+            eprintln!("{now}  {rate:.0} requests/s  {} answers  {failures} failures", self.verifier.tally.answers());
+            self.shown = Shown { at: now, over: self.verifier.over };
         }
         Ok(())
     }
@@ -330,45 +330,45 @@ impl<'a> Run<'a> {
     fn lose(&mut self, slot: usize, loss: Loss, now: Time) -> Result<(), LoadError> {
         let verdict = match loss {
             Loss::Refused(_) => {
-                self.judge.tally.errors.connect += 1;
+                self.verifier.tally.errors.connect += 1;
                 Verdict::Closed
             }
             Loss::Closed | Loss::Broken(_) => Verdict::Closed,
             Loss::Senseless => Verdict::Senseless,
-            Loss::Silent(_) => Verdict::Timeout,
+            Loss::TimedOut(_) => Verdict::Timeout,
         };
-        let line = &mut self.lines[slot];
-        for awaited in line.awaited.drain(..) {
-            self.judge.close(awaited, verdict, now);
+        let connection = &mut self.connections[slot];
+        for awaited in connection.awaited.drain(..) {
+            self.verifier.close(awaited, verdict, now);
         }
-        let server = line.server;
-        if line.stage != Stage::Proven {
-            self.note_in_vain(server, loss)?;
+        let server = connection.server;
+        if connection.stage != Stage::Proven {
+            self.count_fruitless(server, loss)?;
         }
         self.redial(slot, (server + 1) % self.plan.servers.len(), now)
     }
 
     fn redial(&mut self, slot: usize, server: usize, now: Time) -> Result<(), LoadError> {
-        self.lines[slot] = self.dial(slot, server, now)?;
+        self.connections[slot] = self.dial(slot, server, now)?;
         Ok(())
     }
 
     /// Begins to connect to `server`, or to the next one that the system lets us dial.
-    fn dial(&mut self, slot: usize, mut server: usize, now: Time) -> Result<Line, LoadError> {
+    fn dial(&mut self, slot: usize, mut server: usize, now: Time) -> Result<Connection, LoadError> {
         loop {
             let address = self.plan.servers[server];
             self.dialled = self.dialled.wrapping_add(1);
             let source = source(self.plan.connecting, address, self.dialled);
             let interest = Interest::READABLE | Interest::WRITABLE;
-            let dialled = Line::dial(server, address, source, now).and_then(|mut line| {
-                self.poll.registry().register(&mut line.socket, Token(slot), interest)?;
-                Ok(line)
+            let dialled = Connection::dial(server, address, source, now).and_then(|mut connection| {
+                self.poll.registry().register(&mut connection.socket, Token(slot), interest)?;
+                Ok(connection)
             });
             match dialled {
-                Ok(line) => return Ok(line),
+                Ok(connection) => return Ok(connection),
                 Err(cause) => {
-                    self.judge.tally.errors.connect += 1;
-                    self.note_in_vain(server, Loss::Refused(cause))?;
+                    self.verifier.tally.errors.connect += 1;
+                    self.count_fruitless(server, Loss::Refused(cause))?;
                 }
             }
             server = (server + 1) % self.plan.servers.len();
@@ -376,11 +376,11 @@ impl<'a> Run<'a> {
     }
 
     /// A connection brought nothing.
-    fn note_in_vain(&mut self, server: usize, loss: Loss) -> Result<(), LoadError> {
-        self.in_vain += 1;
-        if self.in_vain <= self.plan.connections * self.plan.servers.len() + IN_VAIN_MAX {
+    fn count_fruitless(&mut self, server: usize, loss: Loss) -> Result<(), LoadError> {
+        self.fruitless += 1;
+        if self.fruitless <= self.plan.connections * self.plan.servers.len() + FRUITLESS_MAX {
             return Ok(());
         }
-        Err(LoadError::Unreachable { server: self.plan.servers[server], loss, answers: self.judge.tally.answers() })
+        Err(LoadError::Unreachable { server: self.plan.servers[server], loss, answers: self.verifier.tally.answers() })
     }
 }

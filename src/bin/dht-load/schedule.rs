@@ -53,9 +53,9 @@ impl Schedule {
         at
     }
 
-    /// Takes those that have waited for longer than `patience`; returns how many.
-    pub(crate) fn give_up(&mut self, now: Time, patience: Duration) -> u64 {
-        let count = (now - self.begun).checked_sub(patience).map_or(0, |span| self.left_of(span));
+    /// Takes those that have waited for longer than `timeout`; returns how many.
+    pub(crate) fn give_up(&mut self, now: Time, timeout: Duration) -> u64 {
+        let count = (now - self.begun).checked_sub(timeout).map_or(0, |span| self.left_of(span));
         self.next += count;
         count
     }
@@ -67,7 +67,7 @@ impl Schedule {
     }
 
     /// Forgets how far behind it was.
-    pub(crate) fn forgive(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.behind = Behind::default();
     }
 
@@ -123,17 +123,17 @@ mod tests {
         }
         schedule.note(schedule.waiting(millis(7)));
         assert_eq!((schedule.behind().requests_max, schedule.behind().at_end), (7, 0));
-        schedule.forgive();
+        schedule.reset();
         assert_eq!(schedule.behind(), Behind::default());
     }
 
     #[test]
     fn those_that_have_waited_too_long_are_given_up_together() {
         let mut schedule = Schedule::new(millis(1), 1000);
-        let patience = Duration::from_millis(10);
-        assert_eq!(schedule.give_up(millis(10), patience), 0);
-        assert_eq!(schedule.give_up(millis(14), patience), 4, "those of the milliseconds 1 to 4");
-        assert_eq!(schedule.give_up(millis(14), patience), 0);
+        let timeout = Duration::from_millis(10);
+        assert_eq!(schedule.give_up(millis(10), timeout), 0);
+        assert_eq!(schedule.give_up(millis(14), timeout), 4, "those of the milliseconds 1 to 4");
+        assert_eq!(schedule.give_up(millis(14), timeout), 0);
         assert_eq!(schedule.next_at(), millis(5));
     }
 

@@ -79,14 +79,14 @@ impl Tally {
     pub(crate) fn answered(&mut self, since: Time, now: Time) {
         let latency = now.as_nanos().saturating_sub(since.as_nanos());
         if self.alike.0 != latency {
-            self.settle();
+            self.flush();
             self.alike.0 = latency;
         }
         self.alike.1 += 1;
     }
 
     /// Enters what [`Self::answered`] has gathered.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn flush(&mut self) {
         let (latency, count) = std::mem::take(&mut self.alike);
         if count > 0 {
             self.latencies.saturating_record_n(latency, count);
@@ -100,7 +100,7 @@ impl Tally {
 
     /// The figures of all that was entered.
     pub(crate) fn latency(&mut self) -> Latency {
-        self.settle();
+        self.flush();
         let at = |quantile| Duration::from_nanos(self.latencies.value_at_quantile(quantile));
         Latency {
             p50: at(0.5),

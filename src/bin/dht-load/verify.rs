@@ -3,18 +3,18 @@
 //! Answers come in the order of their requests. A PUT that is not answered is over, and shares the
 //! fate of, the next request behind it that is.
 
-use super::connection::{Awaited, Line, Stage, Wanted};
+use super::connection::{Awaited, Connection, Stage, Wanted};
 use super::keys::{Keys, Values};
-use super::plan::{Check, Plan};
+use super::plan::{Plan, Verify};
 use super::protocol::{Answer, Protocol, Senseless};
 use super::tally::Tally;
 use dht::time::Time;
 
 /// Judges answers.
 #[derive(Debug)]
-pub(crate) struct Judge<'a> {
+pub(crate) struct Verifier<'a> {
     protocol: Protocol,
-    check: Check,
+    verify: Verify,
     keys: &'a Keys,
     values: Values,
     pub(crate) tally: Tally,
@@ -34,46 +34,46 @@ pub(crate) enum Verdict {
     Timeout,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> Verifier<'a> {
     pub(crate) fn new(plan: &Plan, keys: &'a Keys) -> Self {
         let values = Values::new(plan.value_size);
-        Self { protocol: plan.protocol, check: plan.check, keys, values, tally: Tally::new(), over: 0 }
+        Self { protocol: plan.protocol, verify: plan.verify, keys, values, tally: Tally::new(), over: 0 }
     }
 
-    /// Takes what `line` has read: judges all answers that are whole, and leaves the rest with it.
+    /// Takes what `connection` has read: judges all answers that are whole, and leaves the rest with it.
     ///
     /// # Errors
     ///
     /// [`Senseless`] if something came that is no answer, or that answers nothing.
-    pub(crate) fn read(&mut self, line: &mut Line, bytes: &[u8], now: Time) -> Result<(), Senseless> {
+    pub(crate) fn read(&mut self, connection: &mut Connection, bytes: &[u8], now: Time) -> Result<(), Senseless> {
         self.tally.bytes_in += bytes.len() as u64;
-        line.heard = now;
-        if line.inbox.is_empty() {
-            let taken = self.take(line, bytes, now)?;
-            line.inbox.extend_from_slice(&bytes[taken..]);
+        connection.heard = now;
+        if connection.inbox.is_empty() {
+            let taken = self.take(connection, bytes, now)?;
+            connection.inbox.extend_from_slice(&bytes[taken..]);
         } else {
-            let mut inbox = std::mem::take(&mut line.inbox);
+            let mut inbox = std::mem::take(&mut connection.inbox);
             inbox.extend_from_slice(bytes);
-            let taken = self.take(line, &inbox, now)?;
+            let taken = self.take(connection, &inbox, now)?;
             inbox.drain(..taken);
-            line.inbox = inbox;
+            connection.inbox = inbox;
         }
-        self.tally.settle();
+        self.tally.flush();
         Ok(())
     }
 
     /// Judges the whole answers in `bytes`; returns how many bytes those were.
-    fn take(&mut self, line: &mut Line, bytes: &[u8], now: Time) -> Result<usize, Senseless> {
+    fn take(&mut self, connection: &mut Connection, bytes: &[u8], now: Time) -> Result<usize, Senseless> {
         let mut taken = 0;
         while let Some((answer, size)) = self.protocol.next_answer(&bytes[taken..])? {
             taken += size;
-            let asked = line.awaited.iter().position(|awaited| awaited.what != Wanted::Nothing);
+            let asked = connection.awaited.iter().position(|awaited| awaited.what != Wanted::Nothing);
             let asked = asked.ok_or(Senseless::Unasked)?;
-            let verdict = self.verdict(line.awaited[asked], answer);
-            for awaited in line.awaited.drain(..=asked) {
+            let verdict = self.verdict(connection.awaited[asked], answer);
+            for awaited in connection.awaited.drain(..=asked) {
                 self.close(awaited, verdict, now);
             }
-            line.stage = Stage::Proven;
+            connection.stage = Stage::Proven;
         }
         Ok(taken)
     }
@@ -86,10 +86,10 @@ impl<'a> Judge<'a> {
         let Some(value) = answer.value else {
             return Verdict::Failure;
         };
-        let is_right = match (awaited.what, self.check) {
+        let is_right = match (awaited.what, self.verify) {
             (Wanted::Stored | Wanted::Nothing, _) => value.is_empty(),
-            (Wanted::Value | Wanted::Sign, Check::Key) => !value.is_empty(),
-            (Wanted::Value | Wanted::Sign, Check::Value) => self.values.is_right(key, value),
+            (Wanted::Value | Wanted::Marker, Verify::Key) => !value.is_empty(),
+            (Wanted::Value | Wanted::Marker, Verify::Value) => self.values.is_right(key, value),
         };
         if is_right { Verdict::Right } else { Verdict::WrongValue }
     }
@@ -102,7 +102,7 @@ impl<'a> Judge<'a> {
 
     /// Enters how a request ended.
     pub(crate) fn close(&mut self, awaited: Awaited, verdict: Verdict, now: Time) {
-        if awaited.what == Wanted::Sign {
+        if awaited.what == Wanted::Marker {
             return;
         }
         self.over += 1;
@@ -131,18 +131,18 @@ mod tests {
     const SINCE: Time = Time::from_nanos(1_000_000);
     const NOW: Time = Time::from_nanos(3_000_000);
 
-    /// A line that is owed an answer for each of `wanted`, all about the key number 0.
-    fn line(wanted: &[Wanted]) -> Line {
+    /// A connection that is owed an answer for each of `wanted`, all about the key number 0.
+    fn connection(wanted: &[Wanted]) -> Connection {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let mut line = Line::dial(0, address, None, SINCE).expect("somebody listens");
-        line.awaited.extend(wanted.iter().map(|&what| Awaited { key: 0, since: SINCE, what }));
-        line
+        let mut connection = Connection::dial(0, address, None, SINCE).expect("somebody listens");
+        connection.awaited.extend(wanted.iter().map(|&what| Awaited { key: 0, since: SINCE, what }));
+        connection
     }
 
-    fn judge(keys: &Keys, check: Check) -> Judge<'_> {
+    fn verifier(keys: &Keys, verify: Verify) -> Verifier<'_> {
         let values = Values::new(20);
-        Judge { protocol: Protocol::Dht, check, keys, values, tally: Tally::new(), over: 0 }
+        Verifier { protocol: Protocol::Dht, verify, keys, values, tally: Tally::new(), over: 0 }
     }
 
     fn success(key: &Key, value: &[u8]) -> Vec<u8> {
@@ -162,14 +162,18 @@ mod tests {
         let keys = Keys::made(1, 1, Alphabet::Bytes);
         let answers = success(keys.at(0), &right_value(keys.at(0))).repeat(3);
         for size in [1, 7, 56, 100, answers.len()] {
-            let mut judge = judge(&keys, Check::Value);
-            let mut line = line(&[Wanted::Value; 3]);
+            let mut verifier = verifier(&keys, Verify::Value);
+            let mut connection = connection(&[Wanted::Value; 3]);
             for part in answers.chunks(size) {
-                judge.read(&mut line, part, NOW).expect("answers");
+                verifier.read(&mut connection, part, NOW).expect("answers");
             }
-            assert_eq!((judge.tally.answers(), judge.tally.errors), (3, Errors::default()), "{size} bytes at once");
-            assert_eq!((line.awaited.len(), line.inbox.len(), line.stage), (0, 0, Stage::Proven));
-            assert_eq!(judge.tally.latency().p50.as_millis(), 2);
+            assert_eq!(
+                (verifier.tally.answers(), verifier.tally.errors),
+                (3, Errors::default()),
+                "{size} bytes at once"
+            );
+            assert_eq!((connection.awaited.len(), connection.inbox.len(), connection.stage), (0, 0, Stage::Proven));
+            assert_eq!(verifier.tally.latency().p50.as_millis(), 2);
         }
     }
 
@@ -180,35 +184,36 @@ mod tests {
         let mut failure = Vec::new();
         ApiReply::Failure { key: *key }.encode(&mut failure);
         let answers = [failure, success(other, &right_value(other)), success(key, &right_value(other))].concat();
-        let errors = |check| {
-            let mut judge = judge(&keys, check);
-            judge.read(&mut line(&[Wanted::Value; 3]), &answers, NOW).expect("answers");
-            assert_eq!(judge.over, 3);
-            judge.tally.errors
+        let errors = |verify| {
+            let mut verifier = verifier(&keys, verify);
+            verifier.read(&mut connection(&[Wanted::Value; 3]), &answers, NOW).expect("answers");
+            assert_eq!(verifier.over, 3);
+            verifier.tally.errors
         };
-        assert_eq!(errors(Check::Value), Errors { failure: 1, wrong_key: 1, wrong_value: 1, ..Errors::default() });
-        assert_eq!(errors(Check::Key), Errors { failure: 1, wrong_key: 1, ..Errors::default() });
+        assert_eq!(errors(Verify::Value), Errors { failure: 1, wrong_key: 1, wrong_value: 1, ..Errors::default() });
+        assert_eq!(errors(Verify::Key), Errors { failure: 1, wrong_key: 1, ..Errors::default() });
     }
 
     #[test]
     fn a_value_for_a_put_and_none_for_a_get_are_wrong() {
         let keys = Keys::made(1, 1, Alphabet::Bytes);
-        let mut judge = judge(&keys, Check::Key);
+        let mut verifier = verifier(&keys, Verify::Key);
         let answers = [success(keys.at(0), b"v"), success(keys.at(0), b"")].concat();
-        judge.read(&mut line(&[Wanted::Stored, Wanted::Value]), &answers, NOW).expect("answers");
-        assert_eq!(judge.tally.errors, Errors { wrong_value: 2, ..Errors::default() });
+        verifier.read(&mut connection(&[Wanted::Stored, Wanted::Value]), &answers, NOW).expect("answers");
+        assert_eq!(verifier.tally.errors, Errors { wrong_value: 2, ..Errors::default() });
     }
 
     #[test]
     fn puts_that_are_not_answered_end_with_the_next_answer_and_the_sign_does_not_count() {
         let keys = Keys::made(1, 1, Alphabet::Bytes);
-        let mut judge = judge(&keys, Check::Value);
-        let mut line = line(&[Wanted::Nothing, Wanted::Value, Wanted::Nothing, Wanted::Nothing, Wanted::Sign]);
+        let mut verifier = verifier(&keys, Verify::Value);
+        let mut connection =
+            connection(&[Wanted::Nothing, Wanted::Value, Wanted::Nothing, Wanted::Nothing, Wanted::Marker]);
         let answer = success(keys.at(0), &right_value(keys.at(0)));
-        judge.read(&mut line, &answer, NOW).expect("an answer");
-        assert_eq!((judge.tally.answers(), line.awaited.len()), (2, 3));
-        judge.read(&mut line, &answer, NOW).expect("an answer");
-        assert_eq!((judge.tally.answers(), line.awaited.len()), (4, 0));
+        verifier.read(&mut connection, &answer, NOW).expect("an answer");
+        assert_eq!((verifier.tally.answers(), connection.awaited.len()), (2, 3));
+        verifier.read(&mut connection, &answer, NOW).expect("an answer");
+        assert_eq!((verifier.tally.answers(), connection.awaited.len()), (4, 0));
     }
 
     #[test]
@@ -216,7 +221,10 @@ mod tests {
         let keys = Keys::made(1, 1, Alphabet::Bytes);
         let answer = success(keys.at(0), b"v");
         for wanted in [&[][..], &[Wanted::Nothing]] {
-            assert_eq!(judge(&keys, Check::Key).read(&mut line(wanted), &answer, NOW), Err(Senseless::Unasked));
+            assert_eq!(
+                verifier(&keys, Verify::Key).read(&mut connection(wanted), &answer, NOW),
+                Err(Senseless::Unasked)
+            );
         }
     }
 }

@@ -1,213 +1,223 @@
-//! The command line of `dht-server`: arguments → [`Command`].
+//! What the command lines of all programs have in common: help, version, numbers, addresses and
+//! the errors.
 //!
-//! Promises that a command line is either understood completely or refused with what was found
-//! and what would have been right. It reads no file; the other programs have grammars of their own.
+//! A program lists its options and its commands and reads the rest itself. Nothing here reads a
+//! file or resolves a name.
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
+use std::str::FromStr;
 
-use getopts::{Fail, Options};
+use getopts::{Fail, Matches, Options};
 
-/// What the program is asked to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Run a node.
-    Run {
-        /// Its configuration file.
-        config: PathBuf,
-    },
-    /// Judge a configuration file, warnings included, and do nothing else.
-    CheckConfig {
-        /// The file.
-        config: PathBuf,
-    },
-    /// Print [`usage`].
-    Help,
-    /// Print [`version`].
-    Version,
+/// Address of a node's module API unless its configuration says otherwise.
+pub const ADDRESS_DEFAULT: &str = "127.0.0.1:7401";
+
+/// Exit status of a program that was called wrongly or that has a wrong configuration.
+pub const EXIT_USAGE: u8 = 2;
+
+/// A command line that getopts accepts.
+#[derive(Debug)]
+pub enum Parsed {
+    /// The help or the version: print this text and exit.
+    Text(String),
+    /// Everything else.
+    Matches(Matches),
 }
 
-/// How the program ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// 0: it did what was asked.
-    Success,
-    /// 1: something failed at run time.
-    Runtime,
-    /// 2: the command line or the configuration is wrong.
-    Usage,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        ExitCode::from(match exit {
-            Exit::Success => 0,
-            Exit::Runtime => 1,
-            Exit::Usage => 2,
-        })
-    }
-}
-
-/// Reads the arguments, without the program's own name.
+/// Reads `arguments`, without the program's own name. Adds `-h` and `-V` to `options`; `brief`
+/// precedes the options in the help.
 ///
 /// # Errors
 ///
-/// The first [`CliError`]; `-h` and `-V` excuse a missing `-c`, and nothing else.
-pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Command, CliError> {
-    let matches = options().parse(arguments)?;
-    if let Some(argument) = matches.free.first() {
-        return Err(CliError::Surplus { argument: argument.clone() });
-    }
-    if matches.opt_present("help") {
-        return Ok(Command::Help);
-    }
-    if matches.opt_present("version") {
-        return Ok(Command::Version);
-    }
-    let config = matches.opt_str("config").map(PathBuf::from).ok_or(CliError::ConfigMissing)?;
-    if matches.opt_present("check-config") {
-        return Ok(Command::CheckConfig { config });
-    }
-    Ok(Command::Run { config })
+/// [`UsageError::Option`] for the first option that is wrong.
+pub fn parse<A: AsRef<OsStr>>(
+    program: &str,
+    brief: &str,
+    mut options: Options,
+    arguments: impl IntoIterator<Item = A>,
+) -> Result<Parsed, UsageError> {
+    options.optflag("h", "help", "print this help and exit").optflag("V", "version", "print the version and exit");
+    let matches = options.parse(arguments).map_err(UsageError::Option)?;
+    Ok(if matches.opt_present("help") {
+        Parsed::Text(options.usage(brief))
+    } else if matches.opt_present("version") {
+        Parsed::Text(format!("{program} {}\n", env!("CARGO_PKG_VERSION")))
+    } else {
+        Parsed::Matches(matches)
+    })
 }
 
-/// What `--help` prints.
-pub fn usage() -> String {
-    options().usage(&format!("Usage: {GRAMMAR}\n\nA node of a Kademlia DHT that serves VoidPhone modules."))
-}
-
-/// What `--version` prints.
-pub fn version() -> &'static str {
-    concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"))
-}
-
-const GRAMMAR: &str = "dht-server -c FILE [--check-config] | -h | -V";
-
-fn options() -> Options {
-    let mut options = Options::new();
-    options
-        .optopt("c", "config", "the configuration; config.ini explains every key", "FILE")
-        .optflag("", "check-config", "judge FILE, warnings included, and exit: 0 if it is right, 2 if not")
-        .optflag("h", "help", "print this and exit")
-        .optflag("V", "version", "print the version and exit");
-    options
-}
-
-/// Why a command line was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CliError {
-    /// No file is named.
-    ConfigMissing,
-    /// An option that nobody knows.
-    UnknownOption {
-        /// Without its dashes.
-        option: String,
-    },
-    /// An option that stands at the end but needs a value.
-    ValueMissing {
-        /// Without its dashes.
-        option: String,
-    },
-    /// A value for an option that takes none.
-    SurplusValue {
-        /// Without its dashes.
-        option: String,
-    },
-    /// An option that stands there twice.
-    Repeated {
-        /// Without its dashes.
-        option: String,
-    },
-    /// An argument that belongs to no option.
-    Surplus {
-        /// The first of them.
-        argument: String,
-    },
-}
-
-impl From<Fail> for CliError {
-    fn from(fail: Fail) -> Self {
-        match fail {
-            Fail::ArgumentMissing(option) => Self::ValueMissing { option },
-            Fail::UnrecognizedOption(option) => Self::UnknownOption { option },
-            Fail::OptionMissing(_) => Self::ConfigMissing,
-            Fail::OptionDuplicated(option) => Self::Repeated { option },
-            Fail::UnexpectedArgument(option) => Self::SurplusValue { option },
+/// The number that `option` has, if the option is present.
+///
+/// # Errors
+///
+/// [`UsageError::Invalid`] if its value is not a number in `range`.
+pub fn number<N: FromStr + PartialOrd + fmt::Display>(
+    matches: &Matches,
+    option: &str,
+    range: RangeInclusive<N>,
+) -> Result<Option<N>, UsageError> {
+    let Some(text) = matches.opt_str(option) else { return Ok(None) };
+    match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(Some(number)),
+        _ => {
+            let expected = format!("a number from {} to {}", range.start(), range.end());
+            Err(UsageError::value(format!("--{option}"), &text, expected))
         }
     }
 }
 
-/// `found …, expected …`, on one line.
-impl fmt::Display for CliError {
+/// The address that `--address` has, or the default.
+///
+/// # Errors
+///
+/// [`UsageError::Invalid`] if it is not `HOST:PORT`. Whether the host exists is not examined.
+pub fn address(matches: &Matches) -> Result<String, UsageError> {
+    host_and_port(&address_text(matches))
+}
+
+/// The addresses that `--address` has, separated by commas, or the default.
+///
+/// # Errors
+///
+/// As [`address`].
+pub fn addresses(matches: &Matches) -> Result<Vec<String>, UsageError> {
+    address_text(matches).split(',').map(host_and_port).collect()
+}
+
+fn address_text(matches: &Matches) -> String {
+    matches.opt_str("address").unwrap_or_else(|| ADDRESS_DEFAULT.to_owned())
+}
+
+fn host_and_port(text: &str) -> Result<String, UsageError> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        _ => Err(UsageError::value("--address", text, format!("HOST:PORT, such as {ADDRESS_DEFAULT}"))),
+    }
+}
+
+/// What is wrong with a command line.
+#[derive(Debug)]
+pub enum UsageError {
+    /// An option that the program does not have, that lacks its value, that takes none, or that is
+    /// given twice.
+    Option(Fail),
+    /// A part of the command line is missing or has the wrong form.
+    Invalid {
+        /// The part, as the help names it.
+        what: String,
+        /// What it is.
+        found: String,
+        /// What it may be.
+        expected: String,
+    },
+    /// An option that another option, or the command, excludes.
+    Conflict {
+        /// The option, without its dashes.
+        option: &'static str,
+        /// What excludes it.
+        with: String,
+    },
+    /// Standard input, which holds a part of the request, cannot be read.
+    Input(io::Error),
+}
+
+impl UsageError {
+    /// An [`UsageError::Invalid`] that describes `found` in words.
+    pub fn invalid(what: impl Into<String>, found: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self::Invalid { what: what.into(), found: found.into(), expected: expected.into() }
+    }
+
+    /// An [`UsageError::Invalid`] that quotes `found` from the command line.
+    pub fn value(what: impl Into<String>, found: &str, expected: impl Into<String>) -> Self {
+        Self::invalid(what, format!("`{found}`"), expected)
+    }
+
+    /// Prints the error on standard error; returns the exit status.
+    pub fn report(&self, program: &str) -> ExitCode {
+        eprintln!("{program}: {self}\nTry `{program} -h`.");
+        ExitCode::from(EXIT_USAGE)
+    }
+}
+
+impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ConfigMissing => write!(f, "found no -c FILE, expected {GRAMMAR}"),
-            Self::UnknownOption { option } => write!(f, "found unknown option `{option}`, expected {GRAMMAR}"),
-            Self::ValueMissing { option } => write!(f, "found option `{option}` without a value, expected -c FILE"),
-            Self::SurplusValue { option } => write!(f, "found a value for option `{option}`, expected none"),
-            Self::Repeated { option } => write!(f, "found option `{option}` twice, expected it once"),
-            Self::Surplus { argument } => write!(f, "found surplus argument `{argument}`, expected {GRAMMAR}"),
+            Self::Option(fail) => fail.fmt(f),
+            Self::Invalid { what, found, expected } => write!(f, "{what}: found {found}, expected {expected}"),
+            Self::Conflict { option, with } => write!(f, "--{option} cannot be combined with {with}"),
+            Self::Input(cause) => write!(f, "standard input: {cause}"),
         }
     }
 }
 
-impl std::error::Error for CliError {}
+impl std::error::Error for UsageError {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refusal(arguments: &[&str]) -> String {
-        parse(arguments).expect_err("must be refused").to_string()
+    fn parsed(line: &str) -> Result<Parsed, UsageError> {
+        let mut options = Options::new();
+        options.optopt("a", "address", "", "HOST:PORT").optopt("n", "count", "", "N");
+        parse("program", "usage: program [options]", options, line.split_whitespace())
     }
 
-    #[test]
-    fn a_node_runs_on_the_file_behind_c() {
-        let run = Ok(Command::Run { config: "a b.ini".into() });
-        for arguments in [&["-c", "a b.ini"][..], &["-ca b.ini"], &["--config", "a b.ini"], &["--config=a b.ini"]] {
-            assert_eq!(parse(arguments), run, "{arguments:?}");
+    fn matches(line: &str) -> Matches {
+        match parsed(line) {
+            Ok(Parsed::Matches(matches)) => matches,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn text(line: &str) -> String {
+        match parsed(line) {
+            Ok(Parsed::Text(text)) => text,
+            other => panic!("{line}: {other:?}"),
         }
     }
 
     #[test]
-    fn a_file_can_be_judged_without_running() {
-        let check = Ok(Command::CheckConfig { config: "x.ini".into() });
-        assert_eq!(parse(["-c", "x.ini", "--check-config"]), check);
-        assert_eq!(parse(["--check-config", "-c", "x.ini"]), check);
+    fn help_precedes_version_and_both_end_with_a_newline() {
+        for line in ["-h", "--help", "-V -h"] {
+            let help = text(line);
+            assert!(help.starts_with("usage: program [options]\n") && help.ends_with('\n'), "{help}");
+            assert!(["-h, --help", "-V, --version", "-n, --count N"].iter().all(|option| help.contains(option)));
+        }
+        assert_eq!(text("--version"), concat!("program ", env!("CARGO_PKG_VERSION"), "\n"));
     }
 
     #[test]
-    fn help_and_version_need_no_file() {
-        assert_eq!(parse(["-h"]), Ok(Command::Help));
-        assert_eq!(parse(["--help", "-V"]), Ok(Command::Help));
-        assert_eq!(parse(["-V"]), Ok(Command::Version));
-        assert_eq!(parse(["--version"]), Ok(Command::Version));
-        assert!(version().starts_with("dht-server "));
-        for option in ["-c", "--config FILE", "--check-config", "-h", "--help", "-V", "--version"] {
-            assert!(usage().contains(option), "{option}");
+    fn a_number_is_within_its_range_and_its_type() {
+        assert_eq!(number(&matches("-n 7"), "count", 1..=7_u8).expect("a number"), Some(7));
+        assert_eq!(number(&matches("-n 0.5"), "count", 0.0..=1.0).expect("a number"), Some(0.5));
+        assert_eq!(number::<u8>(&matches(""), "count", 1..=7).expect("no number"), None);
+        for wrong in ["0", "8", "256", "x", "-1", "7.0"] {
+            let error = number(&matches(&format!("--count={wrong}")), "count", 1..=7_u8).expect_err(wrong);
+            assert_eq!(error.to_string(), format!("--count: found `{wrong}`, expected a number from 1 to 7"));
+        }
+        assert!(number(&matches("-n NaN"), "count", 0.0..=1.0).is_err());
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        assert_eq!(address(&matches("")).expect("the default"), ADDRESS_DEFAULT);
+        assert_eq!(addresses(&matches("-a a:1,[::1]:2")).expect("two"), ["a:1", "[::1]:2"]);
+        for wrong in ["localhost", ":1", "a:", "a:65536"] {
+            let expected = format!("--address: found `{wrong}`, expected HOST:PORT, such as 127.0.0.1:7401");
+            assert_eq!(address(&matches(&format!("-a {wrong}"))).expect_err(wrong).to_string(), expected);
+            assert!(addresses(&matches(&format!("-a a:1,{wrong}"))).is_err());
         }
     }
 
     #[test]
-    fn a_refusal_says_what_was_found_and_what_was_expected() {
-        let grammar = "expected dht-server -c FILE [--check-config] | -h | -V";
-        assert_eq!(refusal(&[]), format!("found no -c FILE, {grammar}"));
-        assert_eq!(refusal(&["--check-config"]), format!("found no -c FILE, {grammar}"));
-        assert_eq!(refusal(&["--port", "7"]), format!("found unknown option `port`, {grammar}"));
-        assert_eq!(refusal(&["-h", "-x"]), format!("found unknown option `x`, {grammar}"));
-        assert_eq!(refusal(&["-c"]), "found option `c` without a value, expected -c FILE");
-        assert_eq!(refusal(&["-c", "a", "-c", "b"]), "found option `config` twice, expected it once");
-        assert_eq!(refusal(&["--help=me"]), "found a value for option `help`, expected none");
-        assert_eq!(refusal(&["-c", "a", "b"]), format!("found surplus argument `b`, {grammar}"));
-        assert_eq!(refusal(&["config.ini"]), format!("found surplus argument `config.ini`, {grammar}"));
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn an_argument_that_is_no_text_is_refused() {
-        use std::os::unix::ffi::OsStrExt;
-        assert!(parse([OsStr::from_bytes(b"-c"), OsStr::from_bytes(b"\xff")]).is_err());
+    fn an_option_is_known_and_given_once_with_its_value() {
+        for line in ["--frobnicate", "-n", "-n 1 -n 2", "--help=me"] {
+            assert!(matches!(parsed(line), Err(UsageError::Option(_))), "{line}");
+        }
     }
 }

@@ -5,12 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use dht::cli::{self, CliError, Command, Exit};
+use dht::cli::{self, EXIT_USAGE, Parsed, UsageError};
 use dht::config::{ConfigError, Settings};
 use dht::disk::saver::Saver;
 use dht::disk::store::{Store, StoreError};
@@ -18,55 +19,80 @@ use dht::disk::{self, DataDir, DiskError, HostKey};
 use dht::identity::{Identity, Puzzle};
 use dht::net::clock::Clock;
 use dht::net::entropy::{self, EntropyError};
-use dht::net::{BindError, DiskWriter, Ended, EventLoop, Listeners, LoopError, Options};
+use dht::net::{self, BindError, Ended, EventLoop, Keeper, Listeners, LoopError};
+use dht::node::kept::Batch;
 use dht::node::params::{Durability, Serving};
 use dht::node::persisted::Batch;
 use dht::node::{Me, Node};
+use getopts::Options;
 use log::{error, info, warn};
 
+const BRIEF: &str = "\
+usage: dht-server -c FILE [--check-config]
+
+A node of a Kademlia DHT with the VoidPhone module API.";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Command {
+    /// Print the help or the version.
+    Print(String),
+    /// Validate the configuration, warnings included, and exit.
+    CheckConfig { config: PathBuf },
+    /// Run a node.
+    Run { config: PathBuf },
+}
+
 fn main() -> ExitCode {
-    let command = match cli::parse(std::env::args_os().skip(1)) {
-        Ok(command) => command,
-        Err(error) => return misused(&error).into(),
-    };
-    let exit = match command {
-        Command::Help => {
-            print!("{}", cli::usage());
-            Exit::Success
+    match read_args(std::env::args_os().skip(1)) {
+        Ok(Command::Print(text)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
         }
-        Command::Version => {
-            println!("{}", cli::version());
-            Exit::Success
-        }
-        Command::CheckConfig { config } => check(&config),
-        Command::Run { config } => start(&config),
-    };
-    exit.into()
+        Ok(Command::CheckConfig { config }) => check_config(&config),
+        Ok(Command::Run { config }) => start(&config),
+        Err(error) => error.report("dht-server"),
+    }
 }
 
-fn misused(error: &CliError) -> Exit {
-    eprintln!("dht-server: {error}");
-    Exit::Usage
+/// Reads the arguments, without the program's own name.
+fn read_args<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Command, UsageError> {
+    let mut options = Options::new();
+    options.optopt("c", "config", "the configuration; config.ini explains every key", "FILE").optflag(
+        "",
+        "check-config",
+        "validate FILE and exit: 0 if it has no errors and no warnings, else 2",
+    );
+    let matches = match cli::parse("dht-server", BRIEF, options, arguments)? {
+        Parsed::Text(text) => return Ok(Command::Print(text)),
+        Parsed::Matches(matches) => matches,
+    };
+    if let Some(word) = matches.free.first() {
+        return Err(UsageError::value("arguments", word, "-c FILE [--check-config]"));
+    }
+    let config = matches.opt_str("config").map(PathBuf::from);
+    let config = config.ok_or_else(|| UsageError::invalid("-c", "nothing", "the configuration FILE"))?;
+    Ok(if matches.opt_present("check-config") { Command::CheckConfig { config } } else { Command::Run { config } })
 }
 
-fn check(config: &Path) -> Exit {
+fn check_config(config: &Path) -> ExitCode {
     match Settings::load(config) {
         Ok((_, warnings)) if warnings.is_empty() => {
-            println!("{}: right", config.display());
-            Exit::Success
+            println!("{}: OK", config.display());
+            ExitCode::SUCCESS
         }
         Ok((_, mistakes)) | Err(mistakes) => refuse(&mistakes),
     }
 }
 
-fn refuse(mistakes: &[ConfigError]) -> Exit {
+fn refuse(mistakes: &[ConfigError]) -> ExitCode {
     for mistake in mistakes {
         eprintln!("{mistake}");
     }
-    Exit::Usage
+    ExitCode::from(EXIT_USAGE)
 }
 
-fn start(config: &Path) -> Exit {
+fn start(config: &Path) -> ExitCode {
     let (settings, warnings) = match Settings::load(config) {
         Ok(loaded) => loaded,
         Err(mistakes) => return refuse(&mistakes),
@@ -78,11 +104,11 @@ fn start(config: &Path) -> Exit {
         warn!("{warning}");
     }
     match run(settings) {
-        Ok(Ended::Left) => Exit::Success,
-        Ok(Ended::Forced) => Exit::Runtime,
+        Ok(Ended::Left) => ExitCode::SUCCESS,
+        Ok(Ended::Forced) => ExitCode::FAILURE,
         Err(error) => {
             error!("{error}");
-            Exit::Runtime
+            ExitCode::FAILURE
         }
     }
 }
@@ -96,7 +122,7 @@ fn run(settings: Settings) -> Result<Ended, RunError> {
     let puzzle = Puzzle::new(settings.pow_bits);
     let identity = identity(&settings, &data_dir, puzzle)?;
     let store = store(&data_dir, settings.params.durability)?;
-    let options = options(&settings, puzzle);
+    let options = net_options(&settings, puzzle);
     let listeners = Listeners::bind(&options)?;
     let api = listeners.api_address();
     let p2p: Vec<String> = listeners.p2p_addresses().map(|address| address.to_string()).collect();
@@ -170,12 +196,12 @@ fn identity(settings: &Settings, data_dir: &DataDir, puzzle: Puzzle) -> Result<I
     Ok(data_dir.identity(puzzle, entropy::seed()?)?)
 }
 
-fn options(settings: &Settings, puzzle: Puzzle) -> Options {
+fn net_options(settings: &Settings, puzzle: Puzzle) -> net::Options {
     let p2p_addresses = match settings.params.serving {
         Serving::Yes => settings.p2p_addresses.clone(),
         Serving::No => Vec::new(),
     };
-    Options {
+    net::Options {
         api_address: settings.api_address,
         p2p_addresses,
         api_idle_timeout: settings.api_idle_timeout,
@@ -246,5 +272,64 @@ impl From<LoopError> for RunError {
 impl From<io::Error> for RunError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(arguments: &[&str]) -> String {
+        read_args(arguments).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn a_node_runs_on_the_file_behind_c() {
+        let run = Command::Run { config: "a b.ini".into() };
+        for arguments in [&["-c", "a b.ini"][..], &["-ca b.ini"], &["--config", "a b.ini"], &["--config=a b.ini"]] {
+            assert_eq!(read_args(arguments).expect("a command"), run, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_validated_without_running() {
+        let check = Command::CheckConfig { config: "x.ini".into() };
+        assert_eq!(read_args(["-c", "x.ini", "--check-config"]).expect("a command"), check);
+        assert_eq!(read_args(["--check-config", "-c", "x.ini"]).expect("a command"), check);
+    }
+
+    #[test]
+    fn help_and_version_need_no_file() {
+        let printed = |arguments: &[&str]| match read_args(arguments) {
+            Ok(Command::Print(text)) => text,
+            other => panic!("{arguments:?}: {other:?}"),
+        };
+        for arguments in [&["-h"][..], &["--help", "-V"]] {
+            for option in ["-c, --config FILE", "--check-config", "-h, --help", "-V, --version"] {
+                assert!(printed(arguments).contains(option), "{option}");
+            }
+        }
+        assert!(printed(&["-V"]).starts_with("dht-server "));
+        assert_eq!(printed(&["-V"]), printed(&["--version"]));
+    }
+
+    #[test]
+    fn a_refusal_says_what_was_found_and_what_was_expected() {
+        assert_eq!(refusal(&[]), "-c: found nothing, expected the configuration FILE");
+        assert_eq!(refusal(&["--check-config"]), "-c: found nothing, expected the configuration FILE");
+        assert_eq!(refusal(&["--port", "7"]), "Unrecognized option: 'port'");
+        assert_eq!(refusal(&["-h", "-x"]), "Unrecognized option: 'x'");
+        assert_eq!(refusal(&["-c"]), "Argument to option 'c' missing");
+        assert_eq!(refusal(&["-c", "a", "-c", "b"]), "Option 'config' given more than once");
+        assert_eq!(refusal(&["--help=me"]), "Option 'help' does not take an argument");
+        assert_eq!(refusal(&["-c", "a", "b"]), "arguments: found `b`, expected -c FILE [--check-config]");
+        assert_eq!(refusal(&["config.ini"]), "arguments: found `config.ini`, expected -c FILE [--check-config]");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_argument_that_is_no_text_is_refused() {
+        use std::os::unix::ffi::OsStrExt;
+        assert!(read_args([OsStr::from_bytes(b"-c"), OsStr::from_bytes(b"\xff")]).is_err());
     }
 }

@@ -37,11 +37,11 @@ fn help_and_version_are_printed_and_that_is_all() {
 #[test]
 fn wrong_usage_exits_2_and_says_what_was_found() {
     let cases: [(&[&str], &str); 5] = [
-        (&[], "found no -c FILE"),
-        (&["--check-config"], "found no -c FILE"),
-        (&["--port", "7"], "found unknown option `port`"),
-        (&["-c"], "found option `c` without a value"),
-        (&["-c", "config.ini", "more"], "found surplus argument `more`"),
+        (&[], "-c: found nothing, expected the configuration FILE"),
+        (&["--check-config"], "-c: found nothing, expected the configuration FILE"),
+        (&["--port", "7"], "Unrecognized option: 'port'"),
+        (&["-c"], "Argument to option 'c' missing"),
+        (&["-c", "config.ini", "more"], "arguments: found `more`, expected -c FILE"),
     ];
     for (arguments, fault) in cases {
         let refused = dht_server_with(arguments);

@@ -1,6 +1,6 @@
-//! Key files of people: an Ed25519 key as PKCS#8 in PEM, readable by its owner alone.
+//! Key files: an Ed25519 key as PKCS#8 in PEM, readable by its owner alone.
 //!
-//! A file that is there is never overwritten: with a key goes all that was written under it.
+//! An existing file is never overwritten: without its key nobody can replace the values that it signed.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use dht::identity::{key_from_pem, key_to_pem};
 use ed25519_dalek::SigningKey;
 
-/// Largest file that is read: a key has some 120 bytes, and other kinds of keys a few thousand.
+/// Largest file in bytes. An Ed25519 key has about 120, other kinds of keys a few thousand.
 const SIZE_MAX: usize = 64 << 10;
 
 /// Reads the key in the file at `path`.
 ///
 /// # Errors
 ///
-/// [`KeyFileError`] if the file cannot be read, or holds anything else.
+/// [`KeyFileError`] if the file cannot be read or contains anything else.
 pub(crate) fn read(path: &Path) -> Result<SigningKey, KeyFileError> {
     let mut bytes = Vec::new();
     let bound = u64::try_from(SIZE_MAX + 1).expect("a small number");
@@ -30,11 +30,11 @@ pub(crate) fn read(path: &Path) -> Result<SigningKey, KeyFileError> {
     key.ok_or_else(|| KeyFileError::NotEd25519 { path: path.to_owned() })
 }
 
-/// Writes `key` to a new file at `path`; nothing is left of a file that could not be written whole.
+/// Writes `key` to a new file at `path`. Removes a file that it could not write completely.
 ///
 /// # Errors
 ///
-/// [`KeyFileError`] if a file is there, or the system refuses.
+/// [`KeyFileError`] if the file exists, or the system refuses.
 pub(crate) fn create(path: &Path, key: &SigningKey) -> Result<(), KeyFileError> {
     let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
@@ -44,7 +44,7 @@ pub(crate) fn create(path: &Path, key: &SigningKey) -> Result<(), KeyFileError> 
     };
     let written = file.write_all(key_to_pem(key).as_bytes()).and_then(|()| file.sync_all());
     written.map_err(|cause| {
-        let _ = fs::remove_file(path); // the first error is the one to tell
+        let _ = fs::remove_file(path); // report the first error
         at(path)(cause)
     })
 }
@@ -54,16 +54,16 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> KeyFileError {
     move |cause| KeyFileError::Io { path, cause }
 }
 
-/// Why a key file is of no use.
+/// Why a key file cannot be used.
 #[derive(Debug)]
 pub(crate) enum KeyFileError {
-    /// The system refused.
+    /// An I/O error.
     Io { path: PathBuf, cause: io::Error },
-    /// It has more bytes than any key.
+    /// It is larger than any key.
     TooLarge { path: PathBuf },
-    /// It holds another kind of key, or none.
+    /// It contains another kind of key, or none.
     NotEd25519 { path: PathBuf },
-    /// A new one was to be made, and there is one.
+    /// The file to create exists.
     Exists { path: PathBuf },
 }
 
@@ -75,7 +75,7 @@ impl fmt::Display for KeyFileError {
                 write!(f, "{} has more than {SIZE_MAX} bytes, expected an Ed25519 key", path.display())
             }
             KeyFileError::NotEd25519 { path } => {
-                write!(f, "{} is no Ed25519 key, expected PKCS#8 in PEM, such as `keygen` makes", path.display())
+                write!(f, "{} is no Ed25519 key, expected PKCS#8 in PEM as `keygen` writes it", path.display())
             }
             KeyFileError::Exists { path } => write!(f, "{} is there already, and is left as it is", path.display()),
         }
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    /// A directory of this test alone, gone when the test ends.
+    /// A directory of this test, removed when the test ends.
     struct Scratch(PathBuf);
 
     impl Scratch {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_written_once_for_its_owner_alone_and_read_back() {
+    fn a_new_key_file_is_private_and_never_overwritten() {
         let scratch = Scratch::new("once");
         let path = scratch.0.join("key.pem");
         let (first, second) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
@@ -122,18 +122,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_told_apart() {
+    fn a_file_without_an_ed25519_key_is_refused() {
         let scratch = Scratch::new("none");
         let refusal = |path: &Path| read(path).expect_err("no key").to_string();
         let rsa = b"-----BEGIN RSA PRIVATE KEY-----\nMAoCAQACAQECAQM=\n-----END RSA PRIVATE KEY-----\n";
         for other in [&rsa[..], b"", b"\xff\xfe", &vec![b'x'; SIZE_MAX]] {
             let path = scratch.write("other", other);
-            let expected = "is no Ed25519 key, expected PKCS#8 in PEM, such as `keygen` makes";
+            let expected = "is no Ed25519 key, expected PKCS#8 in PEM as `keygen` writes it";
             assert_eq!(refusal(&path), format!("{} {expected}", path.display()));
         }
         let large = scratch.write("large", &vec![b'x'; SIZE_MAX + 1]);
         assert_eq!(refusal(&large), format!("{} has more than 65536 bytes, expected an Ed25519 key", large.display()));
         assert!(refusal(&scratch.0.join("nowhere")).contains("nowhere: "));
-        assert!(matches!(read(&scratch.0), Err(KeyFileError::Io { .. })), "a directory is no file");
+        assert!(matches!(read(&scratch.0), Err(KeyFileError::Io { .. })), "a directory is not a file");
     }
 }

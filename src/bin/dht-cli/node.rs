@@ -1,9 +1,9 @@
-//! One conversation with a node: requests and their answers, over one blocking connection.
+//! One blocking connection to a node: requests and their answers.
 //!
-//! A PUT that asks for no confirmation gets no answer (`PROTOCOL.md` 1, rule 1). Behind a plain one
-//! this waits for the node to close its side too: by then it has taken the value. A node of older
-//! days does not know signed and hashed values, and closes the connection at their flags: what is
-//! put so is followed by a GET, which only a node that understood it answers.
+//! A PUT that asks for no confirmation gets no answer (`PROTOCOL.md` 1, rule 1). After a plain one
+//! the client closes its side and waits until the node closes too: by then the node has read the
+//! PUT. An older node does not know signed and hashed values and closes the connection when it
+//! reads their flags; so a GET follows such a PUT, and an answer shows that the node knows them.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
@@ -17,7 +17,7 @@ use dht::wire::frame::next_frame;
 
 use super::Failure;
 
-/// Bytes that one read may bring.
+/// Largest read, in bytes.
 const READ_SIZE: usize = 16 << 10;
 
 /// A connection to a node.
@@ -27,8 +27,8 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Connects to the first of the addresses of `address` that answers; each has the whole
-    /// `timeout`, and so has each answer later.
+    /// Connects to the first reachable address of `address`. `timeout` applies to each attempt, and
+    /// later to each answer.
     ///
     /// # Errors
     ///
@@ -38,18 +38,18 @@ impl Node {
         Ok(Self { address: address.to_owned(), socket })
     }
 
-    /// The value of `key`, if anybody has one.
+    /// The value of `key`, if the node finds one.
     ///
     /// # Errors
     ///
-    /// [`Failure`] if the node does not answer, or what it answers is none.
+    /// [`Failure`] if the node does not answer, or its answer is malformed.
     pub(crate) fn get(&mut self, key: Key) -> Result<Option<Vec<u8>>, Failure> {
         self.send(&ApiRequest::Get { key })?;
         read_answer(&mut self.socket, &self.address, key)
     }
 
-    /// Puts a value; when this returns the node has taken it or, if `put` asks for that, it is
-    /// held. Nothing may be asked after that.
+    /// Puts a value and ends the connection. On return the node has read the PUT or, if `put` asks for
+    /// a confirmation, has confirmed it.
     ///
     /// # Errors
     ///
@@ -74,7 +74,7 @@ impl Node {
         self.socket.write_all(&bytes).map_err(broken(&self.address))
     }
 
-    /// Says that no request follows, and returns once the node has closed its side too.
+    /// Closes this side, and returns once the node has closed its side too.
     fn await_close(mut self) -> Result<(), Failure> {
         let closed = self.socket.shutdown(Shutdown::Write);
         closed.and_then(|()| io::copy(&mut self.socket, &mut io::sink())).map_err(broken(&self.address))?;
@@ -97,14 +97,14 @@ fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {
     Err(failure)
 }
 
-/// Reads the whole answer to the one request about `key`: the value of SUCCESS, `None` for FAILURE.
+/// Reads the answer to the one request about `key`: the value of SUCCESS, `None` for FAILURE.
 fn read_answer(node: &mut impl Read, address: &str, key: Key) -> Result<Option<Vec<u8>>, Failure> {
-    let senseless = |cause| Failure::Senseless { address: address.to_owned(), cause };
+    let malformed = |cause| Failure::Malformed { address: address.to_owned(), cause };
     let mut inbox = Vec::new();
     let mut chunk = [0; READ_SIZE];
     let reply = loop {
-        if let Some((frame, _size)) = next_frame(Source::Server, &inbox).map_err(senseless)? {
-            break ApiReply::decode(frame).map_err(senseless)?;
+        if let Some((frame, _size)) = next_frame(Source::Server, &inbox).map_err(malformed)? {
+            break ApiReply::decode(frame).map_err(malformed)?;
         }
         match node.read(&mut chunk) {
             Ok(0) => return Err(Failure::Closed { address: address.to_owned() }),
@@ -120,8 +120,7 @@ fn read_answer(node: &mut impl Read, address: &str, key: Key) -> Result<Option<V
     }
 }
 
-/// What it means that the system refused: a node that closes while something is on its way to it
-/// is seen as a reset.
+/// Maps an I/O error: if the node closes while data is in flight to it, the system reports a reset.
 fn broken(address: &str) -> impl FnOnce(io::Error) -> Failure {
     let address = address.to_owned();
     move |cause| match cause.kind() {
@@ -151,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read_whole_however_it_arrives() {
+    fn an_answer_is_read_in_parts_of_any_size() {
         let value = vec![7; VALUE_SIZE_MAX];
         let bytes = bytes_of(&ApiReply::Success { key: KEY, value: &value });
         for cut in [1, 4, 36, 4096, bytes.len() - 1] {
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_a_close_and_silence_is_not() {
+    fn a_reset_is_a_close_and_a_timeout_is_not() {
         let failure = |kind: io::ErrorKind| broken("node:1")(kind.into());
         assert!(matches!(failure(io::ErrorKind::ConnectionReset), Failure::Closed { .. }));
         assert!(matches!(failure(io::ErrorKind::BrokenPipe), Failure::Closed { .. }));
@@ -170,10 +169,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_told_apart_from_not_found() {
+    fn a_wrong_answer_is_distinguished_from_not_found() {
         let other = bytes_of(&ApiReply::Failure { key: Key::new([9; KEY_SIZE]) });
         assert!(matches!(read(&other[..]), Err(Failure::OtherKey { .. })));
         assert!(matches!(read(&other[..35]), Err(Failure::Closed { .. })));
-        assert!(matches!(read(&b"HTTP/1.1"[..]), Err(Failure::Senseless { .. })));
+        assert!(matches!(read(&b"HTTP/1.1"[..]), Err(Failure::Malformed { .. })));
     }
 }

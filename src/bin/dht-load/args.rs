@@ -1,14 +1,13 @@
-//! The command line: arguments → [`Order`], understood completely or refused.
+//! The command line: arguments → [`Command`], understood completely or refused.
 //!
-//! No file is read here and no name resolved.
+//! Reads no file and resolves no name.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
+use dht::cli::{self, ADDRESS_DEFAULT, Parsed, UsageError, number};
 use dht::limits::VALUE_SIZE_MAX;
 use dht::wire::api::Confirm;
 use getopts::{Matches, Options};
@@ -17,94 +16,89 @@ use super::keys::KEYS_MAX;
 use super::plan::{Connecting, Extent, Operation, Pace, Plan, Progress, Verify};
 use super::protocol::{Protocol, PutFields};
 
-/// Where a node serves modules unless its configuration says otherwise.
-const ADDRESS_DEFAULT: &str = "127.0.0.1:7401";
+const CONNECTIONS_DEFAULT: usize = 50;
+/// A connection needs a file descriptor and a port, and one address has some 28 000 ports.
+const CONNECTIONS_MAX: usize = 20_000;
 
-const CONNECTIONS_DEFAULT: u64 = 50;
-/// A connection needs a descriptor and a port, and one address has some 28 000 of those.
-const CONNECTIONS_MAX: u64 = 20_000;
-
-/// As many requests as a server holds for one connection (`PROTOCOL.md` 1, rule 3).
-const PIPELINE_MAX: u64 = 1024;
+/// Unanswered requests that a server accepts on one connection (`PROTOCOL.md` 1, rule 3).
+const PIPELINE_MAX: usize = 1024;
 
 const SECONDS_DEFAULT: f64 = 5.0;
 const SECONDS_MAX: f64 = 86_400.0;
 
-/// The warm-up is this part of the measured time, and no longer than [`WARM_UP_MAX_SECS`].
+/// The warm-up takes this part of the measured time, and at most [`WARM_UP_MAX_SECS`].
 const WARM_UP_PART: f64 = 0.15;
 const WARM_UP_MAX_SECS: f64 = 0.5;
 
-const VALUE_SIZE_DEFAULT: u64 = 64;
-const KEYS_DEFAULT: u64 = 10_000;
-const TTL_DEFAULT_SECS: u64 = 3600;
-const REPLICATION_DEFAULT: u64 = 1;
-const MIX_DEFAULT_PERCENT: u64 = 10;
+const VALUE_SIZE_DEFAULT: usize = 64;
+const KEYS_DEFAULT: usize = 10_000;
+const TTL_DEFAULT_SECS: u16 = 3600;
+const REPLICATION_DEFAULT: u8 = 1;
+const MIX_DEFAULT_PERCENT: u8 = 10;
 const SEED_DEFAULT: u64 = 1;
 
-/// Seconds without a sign of the server: three times what it takes at most to answer, by default.
+/// Seconds without data from the server: three times the default of its `request_timeout`.
 const TIMEOUT_DEFAULT_SECS: f64 = 30.0;
 
-/// Requests a second at most: beyond it the moments of two would be the same nanosecond.
-const RATE_MAX: u64 = 100_000_000;
+/// Largest rate, in requests per second: ten nanoseconds between two requests.
+const RATE_MAX: u32 = 100_000_000;
 
 const BRIEF: &str = "\
 usage: dht-load get|put|mix [options]
        dht-load echo [-a HOST:PORT] [--value BYTES]
 
-get asks for values, put stores them, mix does both. echo is the yardstick: a server that answers
-any GET with a value of that size, and does nothing else.
+get requests values, put stores values, mix does both. echo is the reference server for
+comparisons: it answers every GET with a value of that size and does nothing else.
 
-Exit status: 0 all answers were right; 1 some were not; 2 wrong usage, or a FILE of no use;
-3 no server, or it was lost.";
+Exit status: 0 all answers were right; 1 some were not; 2 wrong usage or unusable FILE;
+3 server unreachable, or lost during the run.";
 
 /// What the command line asks for.
 #[derive(Debug)]
-pub(crate) enum Order {
-    /// Print [`usage`].
-    Help,
-    /// Print the version.
-    Version,
-    /// Be the yardstick.
+pub(crate) enum Command {
+    /// Print the help or the version.
+    Print(String),
+    /// Run the echo server.
     Echo { address: String, value_size: usize },
     /// Measure a server.
     Measure(Box<Measurement>),
 }
 
-/// What is to be measured, and how it is told.
+/// What to measure, and how to report it.
 #[derive(Debug)]
 pub(crate) struct Measurement {
-    /// `HOST:PORT` each; at least one.
+    /// `HOST:PORT` each, at least one.
     pub(crate) servers: Vec<String>,
     pub(crate) keys: KeysWanted,
     pub(crate) preload: Preload,
     pub(crate) form: Form,
-    /// All the rest; it has no servers yet.
+    /// Everything else, still without the addresses of the servers.
     pub(crate) plan: Plan,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum KeysWanted {
-    /// So many of our own.
+    /// This many generated keys.
     Made(usize),
-    /// Those in a file.
+    /// The keys in a file.
     From(PathBuf),
 }
 
-/// Whether all keys are stored first.
+/// Whether to store all keys before the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Preload {
     No,
     Yes,
 }
 
-/// How the report is printed.
+/// The format of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     Text,
     Json,
 }
 
-/// All options that are of no use to an echo.
+/// The options that `echo` does not take.
 #[rustfmt::skip]
 const MEASURING: [&str; 21] = [
     "connections", "pipeline", "requests", "time", "warm-up", "keys", "keys-from", "seed", "rate", "mix", "ttl",
@@ -116,68 +110,62 @@ fn options() -> Options {
     let mut value = |short, long, description: &str, hint| {
         options.optopt(short, long, description, hint);
     };
-    value("a", "address", &format!("servers to measure, or where to echo ({ADDRESS_DEFAULT})"), "HOST:PORT[,..]");
-    value("c", "connections", &format!("connections at once ({CONNECTIONS_DEFAULT})"), "N");
-    value("p", "pipeline", "requests that a connection sends before it reads (1)", "N");
-    value("n", "requests", "end after so many requests", "COUNT");
-    value("t", "time", &format!("measure for so long ({SECONDS_DEFAULT})"), "SECONDS");
-    value("", "warm-up", &format!("before that, not counted (15 % of -t, at most {WARM_UP_MAX_SECS})"), "SECONDS");
-    value("", "value", &format!("size of values ({VALUE_SIZE_DEFAULT})"), "BYTES");
-    value("", "keys", &format!("how many different keys ({KEYS_DEFAULT})"), "N");
-    value("", "keys-from", "keys to use instead, 64 hex digits a line", "FILE");
-    value("", "seed", &format!("what keys and their order follow from ({SEED_DEFAULT})"), "N");
-    value("", "rate", "open loop: so many requests a second over all, latency from when each was due", "R");
-    value("", "mix", &format!("mix: how many of a hundred requests are PUTs ({MIX_DEFAULT_PERCENT})"), "PERCENT");
-    value("", "ttl", &format!("PUT: seconds a value lives ({TTL_DEFAULT_SECS})"), "S");
-    value("", "replication", &format!("PUT: nodes that shall hold it ({REPLICATION_DEFAULT})"), "N");
-    value("", "timeout", &format!("seconds to wait for an answer ({TIMEOUT_DEFAULT_SECS})"), "SECONDS");
-    value("", "protocol", "what the server speaks: dht, redis or memcached (dht)", "NAME");
-    value("", "pid", "the servers' processes: report their CPU time", "PID[,..]");
-    options.optflag("", "confirm", "PUT: ask to be answered; else a GET behind each batch shows that it is done");
-    options.optflag("", "connect-each", "connect, one request, its answer, close; from many addresses of 127.1.0.0/16");
-    options.optflag("", "preload", "store all keys first");
-    options.optflag("", "verify", "check every byte of every value");
-    options.optflag("", "progress", "a line each second on standard error, also where that is no terminal");
+    let address = format!("servers to measure, or where echo listens (default: {ADDRESS_DEFAULT})");
+    value("a", "address", &address, "HOST:PORT[,..]");
+    value("c", "connections", &format!("concurrent connections (default: {CONNECTIONS_DEFAULT})"), "N");
+    value("p", "pipeline", "requests that a connection sends before it reads (default: 1)", "N");
+    value("n", "requests", "number of requests, instead of a time", "COUNT");
+    value("t", "time", &format!("seconds to measure (default: {SECONDS_DEFAULT})"), "SECONDS");
+    let warm_up = format!("seconds before that, not counted (default: 15 % of -t, at most {WARM_UP_MAX_SECS})");
+    value("", "warm-up", &warm_up, "SECONDS");
+    value("", "value", &format!("size of values (default: {VALUE_SIZE_DEFAULT})"), "BYTES");
+    value("", "keys", &format!("number of different keys (default: {KEYS_DEFAULT})"), "N");
+    value("", "keys-from", "use the keys in FILE instead, 64 hex digits per line", "FILE");
+    value("", "seed", &format!("seed of keys and of their order (default: {SEED_DEFAULT})"), "N");
+    value("", "rate", "open loop: requests per second in total; latency counts from the scheduled time", "R");
+    value("", "mix", &format!("mix: percentage of PUTs (default: {MIX_DEFAULT_PERCENT})"), "PERCENT");
+    value("", "ttl", &format!("PUT: TTL of a value in seconds (default: {TTL_DEFAULT_SECS})"), "S");
+    value("", "replication", &format!("PUT: number of replicas (default: {REPLICATION_DEFAULT})"), "N");
+    value("", "timeout", &format!("seconds to wait for an answer (default: {TIMEOUT_DEFAULT_SECS})"), "SECONDS");
+    value("", "protocol", "protocol of the servers: dht, redis or memcached (default: dht)", "NAME");
+    value("", "pid", "report the CPU time of these server processes", "PID[,..]");
+    options.optflag("", "confirm", "PUT: ask for confirmations; otherwise a GET after each batch shows its end");
+    options.optflag("", "connect-each", "a connection per request; source addresses are from 127.1.0.0/16");
+    options.optflag("", "preload", "store all keys before the run");
+    options.optflag("", "verify", "compare every byte of every value");
+    options.optflag("", "progress", "print a line per second on standard error even if it is not a terminal");
     options.optflag("", "json", "print the report as one line of JSON");
-    options.optflag("h", "help", "print this and exit");
-    options.optflag("V", "version", "print the version and exit");
     options
-}
-
-/// What `--help` prints.
-pub(crate) fn usage() -> String {
-    options().usage(BRIEF)
 }
 
 /// Reads the arguments, without the program's own name.
 ///
 /// # Errors
 ///
-/// [`UsageError`]: the first thing that is wrong.
-pub(crate) fn read_order(arguments: impl IntoIterator<Item = OsString>) -> Result<Order, UsageError> {
-    let matches = options().parse(arguments).map_err(UsageError::Option)?;
-    if matches.opt_present("help") {
-        return Ok(Order::Help);
-    }
-    if matches.opt_present("version") {
-        return Ok(Order::Version);
-    }
-    let [command] = &matches.free[..] else {
-        return Err(UsageError::Words { found: matches.free });
+/// [`UsageError`]: the first fault.
+pub(crate) fn read_args(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    const COMMANDS: &str = "`get`, `put`, `mix` or `echo`";
+    let matches = match cli::parse("dht-load", BRIEF, options(), arguments)? {
+        Parsed::Text(text) => return Ok(Command::Print(text)),
+        Parsed::Matches(matches) => matches,
     };
-    let operation = match command.as_str() {
-        "echo" => return echo(&matches),
-        "get" => Operation::Get,
-        "put" => Operation::Put,
-        "mix" => Operation::Mix { put_percent: number(&matches, "mix", MIX_DEFAULT_PERCENT, 1..=99)? },
-        _ => return Err(UsageError::Command { found: command.clone() }),
+    let operation = match &matches.free.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["echo"] => return echo(&matches),
+        ["get"] => Operation::Get,
+        ["put"] => Operation::Put,
+        ["mix"] => {
+            let put_percent = number(&matches, "mix", 1..=99)?.unwrap_or(MIX_DEFAULT_PERCENT);
+            Operation::Mix { put_percent }
+        }
+        [] => return Err(UsageError::invalid("command", "none", COMMANDS)),
+        words => return Err(UsageError::value("command", &words.join(" "), COMMANDS)),
     };
     refuse_contradictions(&matches, operation)?;
-    Ok(Order::Measure(Box::new(Measurement {
-        servers: addresses(&matches)?,
+    Ok(Command::Measure(Box::new(Measurement {
+        servers: cli::addresses(&matches)?,
         keys: match matches.opt_str("keys-from") {
             Some(path) => KeysWanted::From(path.into()),
-            None => KeysWanted::Made(number(&matches, "keys", KEYS_DEFAULT, 1..=KEYS_MAX as u64)?),
+            None => KeysWanted::Made(number(&matches, "keys", 1..=KEYS_MAX)?.unwrap_or(KEYS_DEFAULT)),
         },
         preload: if matches.opt_present("preload") { Preload::Yes } else { Preload::No },
         form: if matches.opt_present("json") { Form::Json } else { Form::Text },
@@ -185,12 +173,11 @@ pub(crate) fn read_order(arguments: impl IntoIterator<Item = OsString>) -> Resul
     })))
 }
 
-fn echo(matches: &Matches) -> Result<Order, UsageError> {
+fn echo(matches: &Matches) -> Result<Command, UsageError> {
     if let Some(option) = MEASURING.into_iter().find(|option| matches.opt_present(option)) {
-        return Err(UsageError::Together { option, with: "echo" });
+        return Err(UsageError::Conflict { option, with: "echo".to_owned() });
     }
-    let address = address(matches.opt_str("address").unwrap_or_else(|| ADDRESS_DEFAULT.to_owned()))?;
-    Ok(Order::Echo { address, value_size: value_size(matches)? })
+    Ok(Command::Echo { address: cli::address(matches)?, value_size: value_size(matches)? })
 }
 
 fn plan(matches: &Matches, operation: Operation) -> Result<Plan, UsageError> {
@@ -199,32 +186,32 @@ fn plan(matches: &Matches, operation: Operation) -> Result<Plan, UsageError> {
         operation,
         protocol: protocol(matches)?,
         servers: Vec::new(),
-        connections: number(matches, "connections", CONNECTIONS_DEFAULT, 1..=CONNECTIONS_MAX)?,
-        pipeline: number(matches, "pipeline", 1, 1..=PIPELINE_MAX)?,
+        connections: number(matches, "connections", 1..=CONNECTIONS_MAX)?.unwrap_or(CONNECTIONS_DEFAULT),
+        pipeline: number(matches, "pipeline", 1..=PIPELINE_MAX)?.unwrap_or(1),
         connecting: if flag("connect-each") { Connecting::Each } else { Connecting::Once },
-        pace: if flag("rate") { Pace::Open { rate: number(matches, "rate", 1, 1..=RATE_MAX)? } } else { Pace::Closed },
+        pace: number(matches, "rate", 1..=RATE_MAX)?.map_or(Pace::Closed, |rate| Pace::Open { rate }),
         extent: extent(matches)?,
         value_size: value_size(matches)?,
         put: PutFields {
-            ttl: number(matches, "ttl", TTL_DEFAULT_SECS, 0..=u16::MAX.into())?,
-            replication: number(matches, "replication", REPLICATION_DEFAULT, 0..=u8::MAX.into())?,
+            ttl: number(matches, "ttl", 0..=u16::MAX)?.unwrap_or(TTL_DEFAULT_SECS),
+            replication: number(matches, "replication", 0..=u8::MAX)?.unwrap_or(REPLICATION_DEFAULT),
             confirm: if flag("confirm") { Confirm::Yes } else { Confirm::No },
         },
         verify: if flag("verify") { Verify::Value } else { Verify::Key },
         timeout: Duration::from_secs_f64(
-            decimal(matches, "timeout", 1e-3, SECONDS_MAX)?.unwrap_or(TIMEOUT_DEFAULT_SECS),
+            number(matches, "timeout", 1e-3..=SECONDS_MAX)?.unwrap_or(TIMEOUT_DEFAULT_SECS),
         ),
         pids: pids(matches)?,
-        seed: number(matches, "seed", SEED_DEFAULT, 0..=u64::MAX)?,
+        seed: number(matches, "seed", 0..=u64::MAX)?.unwrap_or(SEED_DEFAULT),
         progress: if flag("progress") || io::stderr().is_terminal() { Progress::Shown } else { Progress::Silent },
     })
 }
 
-/// What makes no sense together.
+/// Refuses options that exclude each other.
 fn refuse_contradictions(matches: &Matches, operation: Operation) -> Result<(), UsageError> {
     let present = |option: &&str| matches.opt_present(option);
-    let refuse = |with: &'static str, options: &[&'static str]| match options.iter().copied().find(present) {
-        Some(option) => Err(UsageError::Together { option, with }),
+    let refuse = |with: &str, options: &[&'static str]| match options.iter().copied().find(present) {
+        Some(option) => Err(UsageError::Conflict { option, with: with.to_owned() }),
         None => Ok(()),
     };
     if present(&"requests") {
@@ -236,7 +223,7 @@ fn refuse_contradictions(matches: &Matches, operation: Operation) -> Result<(), 
     if present(&"keys-from") {
         refuse("--keys-from", &["keys"])?;
         if protocol(matches)? != Protocol::Dht {
-            return Err(UsageError::Together { option: "keys-from", with: "--protocol redis or memcached" });
+            refuse("--protocol redis or memcached", &["keys-from"])?;
         }
     }
     match operation {
@@ -247,17 +234,17 @@ fn refuse_contradictions(matches: &Matches, operation: Operation) -> Result<(), 
 }
 
 fn extent(matches: &Matches) -> Result<Extent, UsageError> {
-    if matches.opt_present("requests") {
-        return Ok(Extent::Requests(number(matches, "requests", 1, 1..=u64::MAX - 1)?));
+    if let Some(count) = number(matches, "requests", 1..=u64::MAX - 1)? {
+        return Ok(Extent::Requests(count));
     }
-    let measured = decimal(matches, "time", 1e-3, SECONDS_MAX)?.unwrap_or(SECONDS_DEFAULT);
+    let measured = number(matches, "time", 1e-3..=SECONDS_MAX)?.unwrap_or(SECONDS_DEFAULT);
     let usual = (measured * WARM_UP_PART).min(WARM_UP_MAX_SECS);
-    let warm_up = decimal(matches, "warm-up", 0.0, SECONDS_MAX)?.unwrap_or(usual);
+    let warm_up = number(matches, "warm-up", 0.0..=SECONDS_MAX)?.unwrap_or(usual);
     Ok(Extent::Time { warm_up: Duration::from_secs_f64(warm_up), measured: Duration::from_secs_f64(measured) })
 }
 
 fn value_size(matches: &Matches) -> Result<usize, UsageError> {
-    number(matches, "value", VALUE_SIZE_DEFAULT, 1..=VALUE_SIZE_MAX as u64)
+    Ok(number(matches, "value", 1..=VALUE_SIZE_MAX)?.unwrap_or(VALUE_SIZE_DEFAULT))
 }
 
 fn protocol(matches: &Matches) -> Result<Protocol, UsageError> {
@@ -265,132 +252,26 @@ fn protocol(matches: &Matches) -> Result<Protocol, UsageError> {
         None | Some("dht") => Ok(Protocol::Dht),
         Some("redis") => Ok(Protocol::Redis),
         Some("memcached") => Ok(Protocol::Memcached),
-        Some(found) => Err(UsageError::Protocol { found: found.to_owned() }),
+        Some(found) => Err(UsageError::value("--protocol", found, "`dht`, `redis` or `memcached`")),
     }
 }
 
 fn pids(matches: &Matches) -> Result<Vec<u32>, UsageError> {
-    let Some(text) = matches.opt_str("pid") else {
-        return Ok(Vec::new());
-    };
-    let wrong = |found: &str| UsageError::Pid { found: found.to_owned() };
-    text.split(',').map(|found| found.parse().map_err(|_| wrong(found))).collect()
-}
-
-fn addresses(matches: &Matches) -> Result<Vec<String>, UsageError> {
-    let text = matches.opt_str("address").unwrap_or_else(|| ADDRESS_DEFAULT.to_owned());
-    text.split(',').map(|found| address(found.to_owned())).collect()
-}
-
-/// Checks that `text` is made of a host and a port; whether the host exists is for later.
-fn address(text: String) -> Result<String, UsageError> {
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text),
-        _ => Err(UsageError::Address { found: text }),
-    }
-}
-
-/// The whole number that `option` has, or the `usual` one.
-fn number<T: TryFrom<u64>>(
-    matches: &Matches,
-    option: &'static str,
-    usual: u64,
-    range: std::ops::RangeInclusive<u64>,
-) -> Result<T, UsageError> {
-    let (least, most) = (*range.start(), *range.end());
-    let refused = |found: &str| UsageError::Number { option, found: found.to_owned(), least, most };
-    let text = matches.opt_str(option).unwrap_or_else(|| usual.to_string());
-    let number = text.parse().ok().filter(|number| range.contains(number));
-    number.and_then(|number| T::try_from(number).ok()).ok_or_else(|| refused(&text))
-}
-
-/// The number that `option` has, if it is there.
-fn decimal(matches: &Matches, option: &'static str, least: f64, most: f64) -> Result<Option<f64>, UsageError> {
-    let Some(text) = matches.opt_str(option) else {
-        return Ok(None);
-    };
-    match f64::from_str(&text) {
-        Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
-        _ => Err(UsageError::Decimal { option, found: text, least, most }),
-    }
-}
-
-/// What is wrong with the command line, with what was found.
-#[derive(Debug, PartialEq)]
-pub(crate) enum UsageError {
-    Option(getopts::Fail),
-    /// Not exactly one word.
-    Words {
-        found: Vec<String>,
-    },
-    Command {
-        found: String,
-    },
-    /// An option that another one, or the command, leaves no room for.
-    Together {
-        option: &'static str,
-        with: &'static str,
-    },
-    Number {
-        option: &'static str,
-        found: String,
-        least: u64,
-        most: u64,
-    },
-    Decimal {
-        option: &'static str,
-        found: String,
-        least: f64,
-        most: f64,
-    },
-    Address {
-        found: String,
-    },
-    Protocol {
-        found: String,
-    },
-    Pid {
-        found: String,
-    },
-}
-
-impl fmt::Display for UsageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const COMMANDS: &str = "expected `get`, `put`, `mix` or `echo`";
-        match self {
-            Self::Option(error) => error.fmt(f),
-            Self::Words { found } if found.is_empty() => write!(f, "no command, {COMMANDS}"),
-            Self::Words { found } => write!(f, "found {} words, `{}`, {COMMANDS}", found.len(), found.join(" ")),
-            Self::Command { found } => write!(f, "found `{found}`, {COMMANDS}"),
-            Self::Together { option, with } => write!(f, "found --{option}, which does not go with {with}"),
-            Self::Number { option, found, least, most } => {
-                write!(f, "found `{found}` for --{option}, expected a number from {least} to {most}")
-            }
-            Self::Decimal { option, found, least, most } => {
-                write!(f, "found `{found}` for --{option}, expected a number from {least} to {most}")
-            }
-            Self::Address { found } => {
-                write!(f, "found `{found}` for --address, expected HOST:PORT, such as {ADDRESS_DEFAULT}")
-            }
-            Self::Protocol { found } => {
-                write!(f, "found `{found}` for --protocol, expected `dht`, `redis` or `memcached`")
-            }
-            Self::Pid { found } => write!(f, "found `{found}` for --pid, expected the number of a process"),
-        }
-    }
+    let read = |pid: &str| pid.parse().map_err(|_| UsageError::value("--pid", pid, "the number of a process"));
+    matches.opt_str("pid").map_or(Ok(Vec::new()), |text| text.split(',').map(read).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Order, UsageError> {
-        read_order(line.split_whitespace().map(OsString::from))
+    fn read(line: &str) -> Result<Command, UsageError> {
+        read_args(line.split_whitespace().map(OsString::from))
     }
 
     fn measurement(line: &str) -> Measurement {
         match read(line) {
-            Ok(Order::Measure(measurement)) => *measurement,
+            Ok(Command::Measure(measurement)) => *measurement,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -400,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_as_usual() {
+    fn a_plan_has_the_defaults_of_the_help() {
         let Measurement { servers, keys, preload, form, plan } = measurement("get");
         assert_eq!(servers, ["127.0.0.1:7401"]);
         assert_eq!((keys, preload, form), (KeysWanted::Made(10_000), Preload::No, Form::Text));
@@ -413,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_can_be_said() {
+    fn a_plan_has_the_values_of_the_command_line() {
         let said = measurement(
             "mix -a a:1,[::1]:2 -c 3 -p 4 -t 0.5 --value 5 --keys-from f --rate 6 --mix 7 --ttl 8 --replication 9 \
              --timeout 10 --seed 11 --pid 12,13 --confirm --preload --verify --json",
@@ -433,41 +314,39 @@ mod tests {
     }
 
     #[test]
-    fn an_echo_needs_little() {
-        let Ok(Order::Echo { address, value_size }) = read("echo -a 127.0.0.1:0 --value 60000") else {
+    fn echo_takes_an_address_and_a_size_alone() {
+        let Ok(Command::Echo { address, value_size }) = read("echo -a 127.0.0.1:0 --value 60000") else {
             panic!("an echo");
         };
         assert_eq!((address.as_str(), value_size), ("127.0.0.1:0", 60_000));
-        assert_eq!(complaint("echo --json"), "found --json, which does not go with echo");
-        assert!(MEASURING.iter().all(|name| usage().contains(&format!("--{name} "))), "{}", usage());
+        assert_eq!(complaint("echo --json"), "--json cannot be combined with echo");
+        let Ok(Command::Print(usage)) = read("-h") else { panic!("a help") };
+        assert!(MEASURING.iter().all(|name| usage.contains(&format!("--{name} "))), "{usage}");
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_what_was_expected() {
+    fn a_refusal_says_what_was_found_and_what_was_expected() {
         let commands = "expected `get`, `put`, `mix` or `echo`";
         for (line, expected) in [
-            ("", format!("no command, {commands}")),
-            ("fetch", format!("found `fetch`, {commands}")),
-            ("get put", format!("found 2 words, `get put`, {commands}")),
-            ("get -c 0", "found `0` for --connections, expected a number from 1 to 20000".to_owned()),
-            ("get -p 1025", "found `1025` for --pipeline, expected a number from 1 to 1024".to_owned()),
-            ("put --value 65496", "found `65496` for --value, expected a number from 1 to 65495".to_owned()),
-            ("put --replication 256", "found `256` for --replication, expected a number from 0 to 255".to_owned()),
-            ("get -t NaN", "found `NaN` for --time, expected a number from 0.001 to 86400".to_owned()),
-            ("get --rate 0", "found `0` for --rate, expected a number from 1 to 100000000".to_owned()),
-            (
-                "get -a localhost",
-                "found `localhost` for --address, expected HOST:PORT, such as 127.0.0.1:7401".to_owned(),
-            ),
-            ("get --protocol x", "found `x` for --protocol, expected `dht`, `redis` or `memcached`".to_owned()),
-            ("get --pid 1,x", "found `x` for --pid, expected the number of a process".to_owned()),
-            ("get -n 1 -t 1", "found --time, which does not go with --requests".to_owned()),
-            ("get --rate 1 --connect-each", "found --rate, which does not go with --connect-each".to_owned()),
-            ("get --mix 5", "found --mix, which does not go with get".to_owned()),
+            ("", format!("command: found none, {commands}")),
+            ("fetch", format!("command: found `fetch`, {commands}")),
+            ("get put", format!("command: found `get put`, {commands}")),
+            ("get -c 0", "--connections: found `0`, expected a number from 1 to 20000".to_owned()),
+            ("get -p 1025", "--pipeline: found `1025`, expected a number from 1 to 1024".to_owned()),
+            ("put --value 65496", "--value: found `65496`, expected a number from 1 to 65495".to_owned()),
+            ("put --replication 256", "--replication: found `256`, expected a number from 0 to 255".to_owned()),
+            ("get -t NaN", "--time: found `NaN`, expected a number from 0.001 to 86400".to_owned()),
+            ("get --rate 0", "--rate: found `0`, expected a number from 1 to 100000000".to_owned()),
+            ("get -a localhost", "--address: found `localhost`, expected HOST:PORT, such as 127.0.0.1:7401".to_owned()),
+            ("get --protocol x", "--protocol: found `x`, expected `dht`, `redis` or `memcached`".to_owned()),
+            ("get --pid 1,x", "--pid: found `x`, expected the number of a process".to_owned()),
+            ("get -n 1 -t 1", "--time cannot be combined with --requests".to_owned()),
+            ("get --rate 1 --connect-each", "--rate cannot be combined with --connect-each".to_owned()),
+            ("get --mix 5", "--mix cannot be combined with get".to_owned()),
         ] {
             assert_eq!(complaint(line), expected, "{line}");
         }
         let redis = complaint("get --keys-from f --protocol redis");
-        assert_eq!(redis, "found --keys-from, which does not go with --protocol redis or memcached");
+        assert_eq!(redis, "--keys-from cannot be combined with --protocol redis or memcached");
     }
 }

@@ -1,10 +1,10 @@
-//! `dht-load`: measures a server that speaks the module API, or Redis, or memcached.
+//! `dht-load`: measures servers that speak the module API, Redis or memcached.
 //!
-//! What a run found goes to standard output, for people or, with `--json`, as one line; all else
-//! goes to standard error. `dht-load echo` is the yardstick: a server that only answers. It says
-//! where it listens, and serves until it is ended by a signal.
+//! The report goes to standard output, as text or, with `--json`, as one line of JSON; everything
+//! else goes to standard error. `dht-load echo` is the reference server for comparisons: it logs its
+//! address and answers GETs until a signal ends it. `load.rs` describes how the generator measures.
 //!
-//! The exit status: see [`Failure`].
+//! [`Failure`] lists the exit statuses.
 
 #![forbid(unsafe_code)]
 
@@ -30,34 +30,31 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use dht::cli::EXIT_USAGE;
 use echo::Echo;
 use keys::{Keys, KeysError};
 use load::LoadError;
 use plan::Plan;
 use report::Report;
 
-use args::{Form, KeysWanted, Measurement, Order, Preload, UsageError, read_order};
+use args::{Command, Form, KeysWanted, Measurement, Preload, read_args};
 
 fn main() -> ExitCode {
-    let order = read_order(std::env::args_os().skip(1)).map_err(Failure::Usage);
-    match order.and_then(perform) {
+    let command = match read_args(std::env::args_os().skip(1)) {
+        Ok(command) => command,
+        Err(error) => return error.report("dht-load"),
+    };
+    let outcome = match command {
+        Command::Print(text) => print(&text),
+        Command::Echo { address, value_size } => echo(&address, value_size),
+        Command::Measure(measurement) => measure(*measurement),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("dht-load: {failure}");
-            if matches!(failure, Failure::Usage(_)) {
-                eprintln!("Try `dht-load -h`.");
-            }
             failure.exit_code()
         }
-    }
-}
-
-fn perform(order: Order) -> Result<(), Failure> {
-    match order {
-        Order::Help => print(&args::usage()),
-        Order::Version => print(&format!("dht-load {}\n", env!("CARGO_PKG_VERSION"))),
-        Order::Echo { address, value_size } => echo(&address, value_size),
-        Order::Measure(measurement) => measure(*measurement),
     }
 }
 
@@ -110,22 +107,20 @@ fn print(text: &str) -> Result<(), Failure> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::Output)
 }
 
-/// Why there is nothing good to report.
+/// Why a command failed.
 #[derive(Debug)]
 enum Failure {
-    /// The run was reported, and not every answer was right, or there was none. Exit status 1.
+    /// The run was reported, but some answers were wrong, or none came. Exit status 1.
     Answers { right: u64, failures: u64 },
-    /// The command line makes no sense. Exit status 2.
-    Usage(UsageError),
     /// A file of keys cannot be read. Exit status 2.
     KeysFile { path: PathBuf, cause: io::Error },
-    /// A file of keys holds something else. Exit status 2.
+    /// A file of keys has a wrong line. Exit status 2.
     Keys { path: PathBuf, cause: KeysError },
-    /// An address is unknown, or not to be had. Exit status 3.
+    /// An address cannot be resolved or used. Exit status 3.
     Address { address: String, cause: io::Error },
-    /// There is no server, or no more. Exit status 3; 1 if it did not take the keys.
+    /// Server unreachable, or lost during the run. Exit status 3; 1 if it did not store all keys.
     Load(LoadError),
-    /// Standard output takes no more. Exit status 3.
+    /// Standard output cannot be written. Exit status 3.
     Output(io::Error),
 }
 
@@ -133,7 +128,7 @@ impl Failure {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Failure::Answers { .. } | Failure::Load(LoadError::Preload { .. }) => 1,
-            Failure::Usage(_) | Failure::KeysFile { .. } | Failure::Keys { .. } => 2,
+            Failure::KeysFile { .. } | Failure::Keys { .. } => EXIT_USAGE,
             Failure::Address { .. } | Failure::Load(_) | Failure::Output(_) => 3,
         })
     }
@@ -148,9 +143,8 @@ impl From<LoadError> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Answers { right: 0, failures: 0 } => write!(f, "no answer came"),
-            Failure::Answers { right, failures } => write!(f, "{failures} failures beside {right} right answers"),
-            Failure::Usage(error) => error.fmt(f),
+            Failure::Answers { right: 0, failures: 0 } => write!(f, "no answers"),
+            Failure::Answers { right, failures } => write!(f, "{failures} failures, {right} right answers"),
             Failure::KeysFile { path, cause } => write!(f, "{}: {cause}", path.display()),
             Failure::Keys { path, cause } => write!(f, "{}: {cause}", path.display()),
             Failure::Address { address, cause } => write!(f, "{address}: {cause}"),

@@ -1,11 +1,11 @@
-//! `dht-sim`: a whole network in one thread, from one seed.
+//! `dht-sim`: simulates a whole network in one thread, from one seed.
 //!
-//! Nodes join, clients PUT, nodes die, clients GET; with `--values` for hours, while nodes crash,
-//! part, come and go. What is printed but for the last figures,
-//! wall time and memory, follows from the command line alone; the digest of all events proves it.
+//! Nodes join, clients PUT, nodes fail, clients GET. With `--values` this lasts for hours, while nodes
+//! crash, are partitioned, join and leave. The command line determines all output except wall time and
+//! memory; the digest of all events proves it.
 //!
-//! A broken law, and a GET that finds nothing while somebody holds the record, end with status 1
-//! and the command that replays the run. In a long run a GET that finds nothing is counted.
+//! A violated invariant, or a GET that does not find a record that a node stores, ends the run with
+//! status 1 and the command that replays it. A long run counts such GETs instead.
 
 #![forbid(unsafe_code)]
 
@@ -13,9 +13,9 @@ mod endurance;
 
 use std::fmt;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use dht::cli::{self, Parsed, UsageError, number};
 use dht::id::Key;
 use dht::limits::K_MAX;
 use dht::record::Class;
@@ -25,63 +25,52 @@ use getopts::{Matches, Options};
 
 use endurance::Endurance;
 
-/// Requests of clients that begin in one virtual second.
+/// Client requests per virtual second.
 const REQUESTS_PER_SECOND: u32 = 100;
 
-/// PUTs and GETs, unless the command line says otherwise.
+/// Default number of PUTs and of GETs.
 const REQUESTS_DEFAULT: u32 = 200;
 
-/// Nodes at most: their addresses have 24 bits.
+/// Largest number of nodes: their addresses have 24 bits.
 const NODES_MAX: u32 = 1_000_000;
 
-/// How long a partition lasts, unless the command line says otherwise.
+/// Default duration of a partition.
 const PARTITION_MINUTES: u64 = 30;
 
-/// The options that make no sense without `--values`.
+/// The options that require `--values`.
 const LONG_RUN: [&str; 5] = ["session", "hours", "crash", "partition", "minutes"];
 
 const BRIEF: &str = "\
 usage: dht-sim --nodes N --seed S [options]
 
-Exit status: 0 all is well; 1 a law was broken or a record not found; 2 wrong usage.";
+Exit status: 0 success; 1 an invariant was violated or a record was not found; 2 wrong usage.";
 
 /// What the command line asks for.
-enum Order {
-    Help,
-    Version,
+enum Command {
+    /// Print the help or the version.
+    Print(String),
     Run(Box<Plan>),
 }
 
-/// What happens in the world.
+/// What happens in the simulation.
 struct Plan {
     scenario: Scenario,
     puts: u32,
     gets: u32,
-    /// Percent of the nodes that die after the PUTs, by kind of death.
+    /// Percentage of the nodes that fail after the PUTs, by kind of failure.
     deaths: [(Death, f64); 2],
-    /// 0 for the nodes' own default.
+    /// 0 for the nodes' default.
     replication: u8,
-    /// The long run, in the place of the PUTs and GETs.
+    /// The long run, instead of the PUTs and GETs.
     endurance: Option<Endurance>,
 }
 
 /// Why the run failed.
 enum Failure {
-    /// The command line makes no sense. Exit status 2.
-    Usage(UsageError),
-    /// A law was broken. Exit status 1.
+    /// An invariant was violated. Exit status 1.
     Broken(Violation),
-    /// Records that somebody holds were not found, or found with another value. Exit status 1.
+    /// GETs of stored records found nothing, or another value. Exit status 1.
     NotFound { count: u32 },
-}
-
-/// What is wrong with the command line, with what was found.
-#[derive(Debug)]
-enum UsageError {
-    Option(getopts::Fail),
-    Word { found: String },
-    Missing { option: &'static str },
-    Number { option: &'static str, found: String, expected: &'static str },
 }
 
 impl From<Violation> for Failure {
@@ -92,25 +81,16 @@ impl From<Violation> for Failure {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
-    let options = options();
-    let outcome = match read_order(&options, std::env::args_os().skip(1)) {
-        Ok(Order::Help) => {
-            print!("{}", options.usage(BRIEF));
+    let outcome = match read_args(std::env::args_os().skip(1)) {
+        Ok(Command::Print(text)) => {
+            print!("{text}");
             Ok(())
         }
-        Ok(Order::Version) => {
-            println!("dht-sim {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
-        }
-        Ok(Order::Run(plan)) => run(&plan),
-        Err(error) => Err(Failure::Usage(error)),
+        Ok(Command::Run(plan)) => run(&plan),
+        Err(error) => return error.report("dht-sim"),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure @ Failure::Usage(_)) => {
-            eprintln!("dht-sim: {failure}\nTry `dht-sim -h`.");
-            ExitCode::from(2)
-        }
         Err(failure) => {
             eprintln!("dht-sim: {failure}\nreplay: {}", replay());
             ExitCode::FAILURE
@@ -118,13 +98,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// The command that runs the same world again.
+/// The command that replays the run.
 fn replay() -> String {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     format!("dht-sim {}", arguments.join(" "))
 }
 
-/// A failed assertion is a broken law too: it ends with the same status and the same advice.
+/// Makes a failed assertion end like a violated invariant: with status 1 and the replay command.
 fn end_panics_with_the_replay() {
     let print_panic = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -139,51 +119,51 @@ fn end_panics_with_the_replay() {
 fn options() -> Options {
     let requests = REQUESTS_DEFAULT;
     let mut options = Options::new();
-    options.optopt("", "nodes", "nodes that join", "N");
-    options.optopt("", "seed", "what all chance comes from", "S");
-    options.optopt("", "loss", "percent of messages and dials that are lost (0)", "P");
-    options.optopt("", "stalls", "percent of messages that hold up their connection for seconds (0)", "P");
-    options.optopt("", "breaks", "percent of messages that break their connection (0)", "P");
-    options.optopt("", "puts", &format!("PUTs, each at some node ({requests})"), "N");
-    options.optopt("", "gets", &format!("GETs of them, each at some node ({requests})"), "N");
-    options.optopt("", "replication", "nodes that shall hold a record (the nodes' default)", "N");
-    options.optopt("", "kill", "percent of the nodes whose process dies after the PUTs (0)", "P");
-    options.optopt("", "vanish", "percent of the nodes that fall silent after the PUTs (0)", "P");
-    options.optopt("", "values", "values of a long run, PUT and then read; in place of --puts", "N");
-    options.optopt("", "session", "how long a node lives on average, in a long run: 60m, 90s, 2h (for ever)", "SPAN");
-    options.optopt("", "hours", "virtual hours of a long run (0)", "N");
-    options.optopt("", "crash", "percent of the nodes that crash at once, in a long run (0)", "P");
-    options.optopt("", "partition", "percent of the nodes that are cut off for a while, in a long run (0)", "P");
-    options.optopt("", "minutes", &format!("how long they are ({PARTITION_MINUTES})"), "N");
-    options.optopt("", "connections", "connections that a node keeps (the nodes' default)", "N");
-    options.optflag("h", "help", "print this and exit");
-    options.optflag("V", "version", "print the version and exit");
+    options.optopt("", "nodes", "number of nodes that join", "N");
+    options.optopt("", "seed", "seed of all randomness", "S");
+    options.optopt("", "loss", "percentage of messages and dials that are lost (default: 0)", "P");
+    options.optopt("", "stalls", "percentage of messages that stall their connection for seconds (default: 0)", "P");
+    options.optopt("", "breaks", "percentage of messages that break their connection (default: 0)", "P");
+    options.optopt("", "puts", &format!("number of PUTs, each at a random node (default: {requests})"), "N");
+    options.optopt("", "gets", &format!("number of GETs of them, each at a random node (default: {requests})"), "N");
+    options.optopt("", "replication", "number of replicas of a record (default: the nodes')", "N");
+    options.optopt("", "kill", "percentage of nodes whose process dies after the PUTs (default: 0)", "P");
+    options.optopt("", "vanish", "percentage of nodes that stop answering after the PUTs (default: 0)", "P");
+    options.optopt("", "values", "long run instead of --puts: number of values, which are PUT and then read", "N");
+    options.optopt("", "session", "long run: average life of a node, such as 60m, 90s or 2h (default: no end)", "SPAN");
+    options.optopt("", "hours", "long run: virtual hours (default: 0)", "N");
+    options.optopt("", "crash", "long run: percentage of nodes that crash at the same time (default: 0)", "P");
+    options.optopt("", "partition", "long run: percentage of nodes that are cut off for a time (default: 0)", "P");
+    options.optopt(
+        "",
+        "minutes",
+        &format!("long run: duration of that in minutes (default: {PARTITION_MINUTES})"),
+        "N",
+    );
+    options.optopt("", "connections", "peer connections of a node (default: the nodes')", "N");
     options
 }
 
-fn read_order(options: &Options, arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Order, UsageError> {
-    let matches = options.parse(arguments).map_err(UsageError::Option)?;
-    if matches.opt_present("help") {
-        return Ok(Order::Help);
+fn read_args(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Command, UsageError> {
+    let matches = match cli::parse("dht-sim", BRIEF, options(), arguments)? {
+        Parsed::Text(text) => return Ok(Command::Print(text)),
+        Parsed::Matches(matches) => matches,
+    };
+    if let Some(word) = matches.free.first() {
+        return Err(UsageError::value("arguments", word, "options only"));
     }
-    if matches.opt_present("version") {
-        return Ok(Order::Version);
-    }
-    if let Some(found) = matches.free.first() {
-        return Err(UsageError::Word { found: found.clone() });
-    }
-    let nodes = number(&matches, "nodes", "1 to 1000000", |nodes| (1..=NODES_MAX).contains(nodes))?;
-    let seed = number(&matches, "seed", "0 to 2^64 - 1", |_| true)?;
-    let nodes = nodes.ok_or(UsageError::Missing { option: "nodes" })?;
-    let mut scenario = Scenario::calm(nodes, seed.ok_or(UsageError::Missing { option: "seed" })?);
-    let chance = |option| Ok(Chance::percent(percent(&matches, option)?).expect("it was read as a percentage"));
+    let missing = |what| move || UsageError::invalid(what, "nothing", "a number");
+    let nodes = number(&matches, "nodes", 1..=NODES_MAX)?.ok_or_else(missing("--nodes"))?;
+    let mut scenario = Scenario::calm(nodes, number(&matches, "seed", 0..=u64::MAX)?.ok_or_else(missing("--seed"))?);
+    let chance = |option| Ok(Chance::percent(percent(&matches, option)?).expect("the range of percentages"));
     scenario.faults = Faults { loss: chance("loss")?, stalls: chance("stalls")?, breaks: chance("breaks")? };
-    let connections = number(&matches, "connections", "at least 1", |connections| *connections > 0)?;
-    scenario.params.peer_connections_max = connections.unwrap_or(scenario.params.peer_connections_max);
-    let requests = |option| Ok(number(&matches, option, "0 to 2^32 - 1", |_| true)?.unwrap_or(REQUESTS_DEFAULT));
-    let replication = number(&matches, "replication", "1 to 20", |copies| (1..=K_MAX).contains(copies))?;
-    let replication = u8::try_from(replication.unwrap_or(0)).expect("it was read as one up to 20");
-    Ok(Order::Run(Box::new(Plan {
+    if let Some(connections) = number(&matches, "connections", 1..=usize::MAX)? {
+        scenario.params.peer_connections_max = connections;
+    }
+    let requests = |option| Ok(number(&matches, option, 0..=u32::MAX)?.unwrap_or(REQUESTS_DEFAULT));
+    let replication = number(&matches, "replication", 1..=K_MAX)?;
+    let replication = u8::try_from(replication.unwrap_or(0)).expect("K_MAX is less than 256");
+    Ok(Command::Run(Box::new(Plan {
         endurance: read_endurance(&matches, replication, requests("gets")?)?,
         scenario,
         puts: requests("puts")?,
@@ -194,58 +174,39 @@ fn read_order(options: &Options, arguments: impl IntoIterator<Item = std::ffi::O
 }
 
 fn read_endurance(matches: &Matches, replication: u8, gets: u32) -> Result<Option<Endurance>, UsageError> {
-    let values = number(matches, "values", "1 to 2^32 - 1", |values| *values > 0)?;
-    let session = span(matches, "session")?;
-    let minutes = number(matches, "minutes", "1 to 1000", |minutes| (1..=1_000).contains(minutes))?;
-    let hours = number(matches, "hours", "0 to 1000", |hours| *hours <= 1_000)?;
+    let values = number(matches, "values", 1..=u32::MAX)?;
+    let minutes = number(matches, "minutes", 1..=1_000)?.unwrap_or(PARTITION_MINUTES);
     let endurance = Endurance {
         values: values.unwrap_or(0),
         replication,
         gets,
         crash: percent(matches, "crash")?,
-        partition: (percent(matches, "partition")?, Duration::from_mins(minutes.unwrap_or(PARTITION_MINUTES))),
-        session,
-        hours: hours.unwrap_or(0),
+        partition: (percent(matches, "partition")?, Duration::from_mins(minutes)),
+        session: span(matches, "session")?,
+        hours: number(matches, "hours", 0..=1_000)?.unwrap_or(0),
     };
-    if values.is_none() && LONG_RUN.iter().any(|option| matches.opt_present(option)) {
-        return Err(UsageError::Missing { option: "values" });
+    match LONG_RUN.into_iter().find(|option| matches.opt_present(option)) {
+        Some(option) if values.is_none() => {
+            Err(UsageError::invalid("--values", "nothing", format!("a number, which --{option} requires")))
+        }
+        _ => Ok(values.map(|_| endurance)),
     }
-    Ok(values.map(|_| endurance))
 }
 
 /// A number with its unit: `90s`, `60m`, `2h`.
-fn span(matches: &Matches, option: &'static str) -> Result<Option<Duration>, UsageError> {
+fn span(matches: &Matches, option: &str) -> Result<Option<Duration>, UsageError> {
     let Some(found) = matches.opt_str(option) else { return Ok(None) };
-    let wrong = || UsageError::Number { option, found: found.clone(), expected: "90s, 60m or 2h" };
-    let unit = found.chars().last().and_then(|unit| match unit {
-        's' => Some(1),
-        'm' => Some(60),
-        'h' => Some(3_600),
+    let units = [('s', 1), ('m', 60), ('h', 3_600)];
+    let read = |(unit, secs): (char, u64)| match found.strip_suffix(unit)?.parse::<u32>() {
+        Ok(count @ 1..=1_000_000) => Some(Duration::from_secs(u64::from(count) * secs)),
         _ => None,
-    });
-    let unit = unit.ok_or_else(wrong)?;
-    match found[..found.len() - 1].parse::<u32>() {
-        Ok(count @ 1..=1_000_000) => Ok(Some(Duration::from_secs(u64::from(count) * unit))),
-        _ => Err(wrong()),
-    }
+    };
+    let span = units.into_iter().find_map(read);
+    span.map(Some).ok_or_else(|| UsageError::value(format!("--{option}"), &found, "90s, 60m or 2h"))
 }
 
-fn percent(matches: &Matches, option: &'static str) -> Result<f64, UsageError> {
-    let percent = number(matches, option, "0 to 100", |percent| Chance::percent(*percent).is_some())?;
-    Ok(percent.unwrap_or(0.0))
-}
-
-fn number<N: FromStr>(
-    matches: &Matches,
-    option: &'static str,
-    expected: &'static str,
-    fits: impl Fn(&N) -> bool,
-) -> Result<Option<N>, UsageError> {
-    let Some(found) = matches.opt_str(option) else { return Ok(None) };
-    match found.parse() {
-        Ok(number) if fits(&number) => Ok(Some(number)),
-        _ => Err(UsageError::Number { option, found, expected }),
-    }
+fn percent(matches: &Matches, option: &str) -> Result<f64, UsageError> {
+    Ok(number(matches, option, 0.0..=100.0)?.unwrap_or(0.0))
 }
 
 // ── the run ──────────────────────────────────────────────────────────────────────────────────
@@ -278,7 +239,7 @@ fn run(plan: &Plan) -> Result<(), Failure> {
     }
 }
 
-/// PUTs, deaths, GETs; returns how many found nothing although somebody holds the record.
+/// PUTs, failures of nodes, GETs. Returns the number of GETs that missed a stored record.
 fn put_and_get(world: &mut World, plan: &Plan) -> Result<u32, Failure> {
     let keys: Vec<Key> = (0..plan.puts).map(|_| world.any_key()).collect();
     put_all(world, plan, &keys)?;
@@ -286,7 +247,7 @@ fn put_and_get(world: &mut World, plan: &Plan) -> Result<u32, Failure> {
     Ok(get_all(world, plan.gets, &keys)?)
 }
 
-/// Begins one request after the other, evenly in time, and waits until all are over.
+/// Begins the requests at even intervals, and waits until all have ended.
 fn pace(
     world: &mut World,
     count: u32,
@@ -303,7 +264,7 @@ fn pace(
     Ok(asks)
 }
 
-/// What is stored under the `nth` key.
+/// The value of the `nth` key.
 fn value_of(nth: u32) -> [u8; 100] {
     let mut value = [0; 100];
     value[..4].copy_from_slice(&nth.to_be_bytes());
@@ -329,7 +290,7 @@ fn put_all(world: &mut World, plan: &Plan, keys: &[Key]) -> Result<(), Violation
     Ok(())
 }
 
-/// Kills so many percent of the nodes as each kind of death asks for; one always survives.
+/// Kills a percentage of the nodes for each kind of failure, but never the last node.
 fn kill(world: &mut World, deaths: &[(Death, f64)]) {
     let population = world.alive().count();
     for (death, percent) in deaths {
@@ -337,7 +298,7 @@ fn kill(world: &mut World, deaths: &[(Death, f64)]) {
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             clippy::cast_precision_loss,
-            reason = "a part of a million"
+            reason = "at most a million"
         )]
         let count = (population as f64 * percent / 100.0) as usize;
         let mut alive: Vec<Number> = world.alive().collect();
@@ -350,8 +311,7 @@ fn kill(world: &mut World, deaths: &[(Death, f64)]) {
     }
 }
 
-/// Asks for the records at random nodes; returns how many were not found although somebody
-/// holds them.
+/// GETs the records at random nodes. Returns the number of GETs that missed a stored record.
 fn get_all(world: &mut World, gets: u32, keys: &[Key]) -> Result<u32, Violation> {
     let Ok(puts @ 1..) = u32::try_from(keys.len()) else { return Ok(0) };
     let asks = pace(world, gets, |world, nth| {
@@ -370,13 +330,13 @@ fn get_all(world: &mut World, gets: u32, keys: &[Key]) -> Result<u32, Violation>
     Ok(missed)
 }
 
-/// The wall clock, of which the world knows nothing.
-#[expect(clippy::disallowed_methods, reason = "how long a run took is told to people, and to nobody else")]
+/// The wall clock, which the simulation does not use.
+#[expect(clippy::disallowed_methods, reason = "only the printed duration of the run uses it")]
 fn now() -> Instant {
     Instant::now()
 }
 
-/// The most memory that this process ever had, in MiB; 0 where nobody tells.
+/// The peak memory of this process, in MiB; 0 if the system does not report it.
 fn memory_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -389,22 +349,8 @@ fn memory_mib() -> u64 {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Usage(error) => error.fmt(f),
             Failure::Broken(violation) => violation.fmt(f),
-            Failure::NotFound { count } => write!(f, "{count} GETs did not find what somebody holds"),
-        }
-    }
-}
-
-impl fmt::Display for UsageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            UsageError::Option(fail) => fail.fmt(f),
-            UsageError::Word { found } => write!(f, "found `{found}`, expected options"),
-            UsageError::Missing { option } => write!(f, "no --{option}"),
-            UsageError::Number { option, found, expected } => {
-                write!(f, "found `{found}` for --{option}, expected {expected}")
-            }
+            Failure::NotFound { count } => write!(f, "{count} GETs did not find a stored record"),
         }
     }
 }
@@ -413,13 +359,14 @@ impl fmt::Display for UsageError {
 mod tests {
     use super::*;
 
-    fn order(line: &str) -> Result<Order, UsageError> {
-        read_order(&options(), line.split_whitespace().map(Into::into))
+    fn command(line: &str) -> Result<Command, UsageError> {
+        read_args(line.split_whitespace().map(Into::into))
     }
 
     #[test]
-    fn the_world_is_as_the_command_line_says() {
-        let Ok(Order::Run(plan)) = order("--nodes 300 --seed 7 --loss 5 --puts 3 --kill 50 --replication 20") else {
+    fn a_run_has_the_values_of_the_command_line() {
+        let Ok(Command::Run(plan)) = command("--nodes 300 --seed 7 --loss 5 --puts 3 --kill 50 --replication 20")
+        else {
             panic!("a run");
         };
         assert_eq!((plan.scenario.nodes, plan.scenario.seed), (300, 7));
@@ -429,10 +376,10 @@ mod tests {
     }
 
     #[test]
-    fn a_long_run_is_as_the_command_line_says() {
-        let Ok(Order::Run(plan)) =
-            order("--nodes 300 --seed 7 --values 9 --session 60m --hours 24 --crash 30 --partition 25 --replication 5")
-        else {
+    fn a_long_run_has_the_values_of_the_command_line() {
+        let Ok(Command::Run(plan)) = command(
+            "--nodes 300 --seed 7 --values 9 --session 60m --hours 24 --crash 30 --partition 25 --replication 5",
+        ) else {
             panic!("a run");
         };
         let expected = Endurance {
@@ -448,20 +395,23 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_command_line_is_told_what_was_expected() {
-        let complaint = |line| order(line).err().expect("a usage error").to_string();
-        assert_eq!(complaint("--seed 1"), "no --nodes");
-        assert_eq!(complaint("--nodes 1"), "no --seed");
-        assert_eq!(complaint("--nodes 0 --seed 1"), "found `0` for --nodes, expected 1 to 1000000");
-        assert_eq!(complaint("--nodes 1 --seed 1 --loss 101"), "found `101` for --loss, expected 0 to 100");
-        assert_eq!(complaint("--nodes 1 --seed 1 --kill nan"), "found `nan` for --kill, expected 0 to 100");
-        assert_eq!(complaint("--nodes 1 --seed 1 --hours 3"), "no --values");
-        for wrong in ["60", "m", "0m", "6d", "1é"] {
-            let line = format!("--nodes 1 --seed 1 --values 1 --session={wrong}");
-            let found = order(&line).err().expect("a usage error").to_string();
-            assert!(found.ends_with("for --session, expected 90s, 60m or 2h"), "{found}");
+    fn a_refusal_says_what_was_found_and_what_was_expected() {
+        let complaint = |line: &str| command(line).err().expect(line).to_string();
+        for (line, expected) in [
+            ("--seed 1", "--nodes: found nothing, expected a number"),
+            ("--nodes 1", "--seed: found nothing, expected a number"),
+            ("--nodes 0 --seed 1", "--nodes: found `0`, expected a number from 1 to 1000000"),
+            ("--nodes 1 --seed 1 --loss 101", "--loss: found `101`, expected a number from 0 to 100"),
+            ("--nodes 1 --seed 1 --kill nan", "--kill: found `nan`, expected a number from 0 to 100"),
+            ("--nodes 1 --seed 1 --hours 3", "--values: found nothing, expected a number, which --hours requires"),
+            ("--nodes 1 --seed 1 twice", "arguments: found `twice`, expected options only"),
+            ("--nodes 1 --seed 1 --replication 21", "--replication: found `21`, expected a number from 1 to 20"),
+        ] {
+            assert_eq!(complaint(line), expected, "{line}");
         }
-        assert_eq!(complaint("--nodes 1 --seed 1 twice"), "found `twice`, expected options");
-        assert_eq!(complaint("--nodes 1 --seed 1 --replication 21"), "found `21` for --replication, expected 1 to 20");
+        for wrong in ["60", "m", "0m", "6d", "1é"] {
+            let found = complaint(&format!("--nodes 1 --seed 1 --values 1 --session={wrong}"));
+            assert_eq!(found, format!("--session: found `{wrong}`, expected 90s, 60m or 2h"));
+        }
     }
 }

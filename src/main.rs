@@ -1,7 +1,7 @@
-//! `dht-server -c FILE`: puts the pieces together, and no more.
+//! `dht-server -c FILE`: assembles a node and runs it. All decisions are in the library.
 //!
-//! Reads the command line and the configuration, takes hold of the data directory, makes the
-//! node and runs the loop. Everything that decides anything is in the library.
+//! Reads the command line and the configuration, locks the data directory, restores the node from
+//! its store and runs the event loop.
 
 #![forbid(unsafe_code)]
 
@@ -115,9 +115,9 @@ fn start(config: &Path) -> ExitCode {
 
 fn run(settings: Settings) -> Result<Ended, RunError> {
     if !settings.api_address.ip().is_loopback() {
-        warn!("the module API has no authentication, and is open to others api={}", settings.api_address);
+        warn!("the module API has no authentication, and other hosts can reach it api={}", settings.api_address);
     }
-    // Held to the end of the process.
+    // Locked until the end of the process.
     let data_dir = DataDir::open(&settings.data_dir, std::process::id())?;
     let puzzle = Puzzle::new(settings.pow_bits);
     let identity = identity(&settings, &data_dir, puzzle)?;
@@ -140,14 +140,14 @@ fn run(settings: Settings) -> Result<Ended, RunError> {
     let ended = event_loop.run()?;
     info!("stopped {} {}", event_loop.service().counters(), event_loop.counters());
     if ended == Ended::Left {
-        drop(event_loop); // and with it the saver's work
+        drop(event_loop); // closes the channel that the saver reads
         saver.join().map_err(|_| RunError::Saver)?;
     }
     Ok(ended)
 }
 
-/// The store of this node. Where records live in memory alone, one that holds some is none of its
-/// own: it is moved aside, and only the contacts in it go on.
+/// The store of this node. With `durability = none` records are not persisted, so a store that
+/// contains records is moved aside, and the node continues with its contacts alone.
 fn store(data_dir: &DataDir, durability: Durability) -> Result<Store, RunError> {
     let store = data_dir.store()?;
     if durability != Durability::None || store.is_empty()? {
@@ -156,13 +156,13 @@ fn store(data_dir: &DataDir, durability: Durability) -> Result<Store, RunError> 
     let contacts = store.contacts()?;
     drop(store);
     let aside = data_dir.set_store_aside()?;
-    warn!("durability is none, records of an earlier run moved aside path={}", aside.display());
+    warn!("durability is none: moved the records of an earlier run aside path={}", aside.display());
     let mut fresh = data_dir.store()?;
     fresh.write(&Batch { keys: Vec::new(), contacts: Some(contacts) })?;
     Ok(fresh)
 }
 
-/// Gives the node back what it held and knew when it last ran.
+/// Restores the records and contacts of the previous run.
 fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
     let begun = clock.now();
     let mut records = 0_u64;
@@ -184,13 +184,13 @@ fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
     Ok(())
 }
 
-/// The node's key: the host's, if it is of the right kind, or one of its own.
+/// The node's key: the host key if it is an Ed25519 key, otherwise the one in the data directory.
 fn identity(settings: &Settings, data_dir: &DataDir, puzzle: Puzzle) -> Result<Identity, RunError> {
     if let Some(path) = &settings.hostkey {
         match disk::host_key(path, puzzle)? {
             HostKey::Ed25519(identity) => return Ok(identity),
-            HostKey::NotEd25519 => info!("hostkey left alone, it is no Ed25519 key path={}", path.display()),
-            HostKey::Missing => info!("hostkey left alone, there is none path={}", path.display()),
+            HostKey::NotEd25519 => info!("hostkey ignored: not an Ed25519 key path={}", path.display()),
+            HostKey::Missing => info!("hostkey ignored: no such file path={}", path.display()),
         }
     }
     Ok(data_dir.identity(puzzle, entropy::seed()?)?)
@@ -221,7 +221,7 @@ enum RunError {
     Bind(BindError),
     Loop(LoopError),
     Io(io::Error),
-    /// The thread that writes has panicked, and said why.
+    /// The thread that writes to disk has panicked; its message is on standard error.
     Saver,
 }
 

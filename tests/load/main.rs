@@ -237,7 +237,7 @@ fn nonsense_ends_the_run() {
     let liar = Liar::start(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
     let run = load(liar.address(), "get -n 100 -c 2");
     assert_eq!(run.finished.code, Some(3), "{}", run.json);
-    let complaint = format!("{}: sent what is no answer", liar.address());
+    let complaint = format!("{}: sent bytes that are not an answer", liar.address());
     assert!(run.finished.stderr.contains(&complaint), "{}", run.finished.stderr);
 }
 
@@ -247,7 +247,7 @@ fn a_server_that_never_answers_is_given_up() {
     for arguments in ["get -n 1000000 -c 4", "get -n 1000000 -c 4 -p 1000 --rate 200"] {
         let run = load(liar.address(), &format!("{arguments} --timeout 0.05"));
         assert_eq!(run.finished.code, Some(3), "{}", run.json);
-        let complaint = format!("{}: gave no sign within 0.05 s", liar.address());
+        let complaint = format!("{}: sent nothing for 0.05 s", liar.address());
         assert!(run.finished.stderr.contains(&complaint), "{}", run.finished.stderr);
     }
 }

@@ -1,4 +1,4 @@
-//! One connection of a run: what it has to send, and what it is owed.
+//! One connection of a run: its unsent requests and its unanswered requests.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -11,29 +11,31 @@ use socket2::{Domain, Socket, Type};
 use super::plan::Connecting;
 use dht::time::Time;
 
-/// Source addresses that connections of one request each are spread over. Each has some 28 000
-/// ports, and a port rests for a minute: together they allow 200 000 connections a second.
+/// Source addresses of connections that carry one request each. An address has some 28 000 ports, and
+/// a used port is blocked for a minute: 500 addresses allow 200 000 connections per second.
 const SOURCES: u32 = 500;
 
-/// What is still to come of a request.
+/// A request without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Awaited {
-    /// The number of its key.
+    /// The index of its key.
     pub(crate) key: u32,
-    /// When it was wanted.
+    /// The start of its latency: when it was sent or, in an open loop, scheduled.
     pub(crate) since: Time,
     pub(crate) what: Wanted,
 }
 
+/// The answer that a request expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     /// A value.
     Value,
-    /// Word that a value is stored.
+    /// The confirmation of a PUT.
     Stored,
-    /// Nothing: this PUT is not answered. Whatever is answered after it was served after it.
+    /// None: the server does not answer this PUT. The next answer on the connection shows that the
+    /// server has read it.
     Nothing,
-    /// A value, and only as a sign that what went before is done. It does not count.
+    /// A value that only shows that the server has read the PUTs before. It does not count.
     Marker,
 }
 
@@ -44,15 +46,15 @@ pub(crate) struct Connection {
     pub(crate) stage: Stage,
     /// When it was dialled.
     pub(crate) dialled: Time,
-    /// When its server last gave a sign, or began to owe one.
+    /// When its server last sent data, or when the oldest unanswered batch was sent.
     pub(crate) heard: Time,
-    /// The number of the server at its other end.
+    /// The index of its server.
     pub(crate) server: usize,
     pub(crate) outbox: Vec<u8>,
     written: usize,
-    /// The beginning of an answer whose end has not come.
+    /// The beginning of an incomplete answer.
     pub(crate) inbox: Vec<u8>,
-    /// In the order of the requests, which is the order of the answers.
+    /// In the order of the requests, which is also the order of the answers.
     pub(crate) awaited: VecDeque<Awaited>,
 }
 
@@ -60,12 +62,12 @@ pub(crate) struct Connection {
 pub(crate) enum Stage {
     Connecting,
     Open,
-    /// An answer came: the server is worth being dialled again.
+    /// The server has answered a request.
     Proven,
 }
 
 impl Connection {
-    /// Begins to connect; it is connected once its socket is writable.
+    /// Starts to connect. The connection is open when its socket is writable.
     ///
     /// # Errors
     ///
@@ -75,7 +77,7 @@ impl Connection {
         socket.set_nonblocking(true)?;
         match source {
             Some(source) => socket.bind(&SocketAddr::from((source, 0)).into())?,
-            // A connection that lasts may have several writes on their way.
+            // A lasting connection may have several writes in flight.
             None => socket.set_tcp_nodelay(true)?,
         }
         match socket.connect(&address.into()) {
@@ -100,11 +102,11 @@ impl Connection {
         })
     }
 
-    /// Writes as much as the kernel takes; how many bytes that was.
+    /// Writes as much as the kernel accepts; returns the number of bytes.
     ///
     /// # Errors
     ///
-    /// If the connection is over.
+    /// If the connection broke.
     pub(crate) fn flush(&mut self) -> io::Result<usize> {
         let begun = self.written;
         while self.written < self.outbox.len() {
@@ -121,11 +123,11 @@ impl Connection {
         Ok(count)
     }
 
-    /// Reads once; `None` if there is nothing yet, 0 at the end.
+    /// Reads once; returns `None` if no data is available, and 0 at the end.
     ///
     /// # Errors
     ///
-    /// If the connection is over.
+    /// If the connection broke.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match self.socket.read(buffer) {
@@ -137,19 +139,19 @@ impl Connection {
         }
     }
 
-    /// Whether it waits for its server, to connect or to answer.
+    /// Whether it waits for its server to accept or to answer.
     pub(crate) fn waits(&self) -> bool {
         self.stage == Stage::Connecting || !self.awaited.is_empty()
     }
 
-    /// Whether another request may be sent, with at most `pipeline` that have no answer.
+    /// Whether it may send another request, given at most `pipeline` unanswered ones.
     pub(crate) fn has_room(&self, pipeline: usize) -> bool {
         self.stage != Stage::Connecting && self.awaited.len() < pipeline
     }
 }
 
-/// Where the connection number `dialled` comes from: connections of one request each use up the
-/// ports of one address. Only this machine itself has many.
+/// The source address of the connection number `dialled`. Connections that carry one request each
+/// would use up the ports of one address. Only the loopback interface has many addresses.
 pub(crate) fn source(connecting: Connecting, to: SocketAddr, dialled: u32) -> Option<Ipv4Addr> {
     let spread = connecting == Connecting::Each && to.is_ipv4() && to.ip().is_loopback();
     spread.then(|| Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + dialled % SOURCES))

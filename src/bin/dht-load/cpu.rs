@@ -1,15 +1,15 @@
-//! CPU time that processes have used, as the scheduler counts it: nanoseconds, unlike the ticks
-//! of `/proc/PID/stat`. Linux only; elsewhere there is nothing to read.
+//! CPU time of processes, as the scheduler counts it: in nanoseconds, unlike the ticks of
+//! `/proc/PID/stat`. Linux only; on other systems the files do not exist.
 
 use std::fs;
 use std::io;
 use std::time::Duration;
 
-/// What the threads of the processes `pids` that run now have used since they began.
+/// The CPU time that the running threads of the processes `pids` have used since they started.
 ///
 /// # Errors
 ///
-/// If there is no such process, or the system does not tell.
+/// If a process does not exist, or the system does not report its time.
 pub(crate) fn used(pids: &[u32]) -> Result<Duration, CpuError> {
     pids.iter().map(|&pid| used_by(pid).map_err(|cause| CpuError { pid, cause })).sum()
 }
@@ -19,7 +19,7 @@ fn used_by(pid: u32) -> io::Result<Duration> {
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         match fs::read_to_string(task?.path().join("schedstat")) {
             Ok(text) => sum = sum.saturating_add(nanoseconds(&text)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {} // a thread that has just ended
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {} // the thread has just ended
             Err(error) => return Err(error),
         }
     }
@@ -29,7 +29,7 @@ fn used_by(pid: u32) -> io::Result<Duration> {
 /// The first of the numbers in `schedstat`: time on a CPU.
 fn nanoseconds(text: &str) -> io::Result<u64> {
     let first = text.split(' ').next().and_then(|digits| digits.parse().ok());
-    first.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "schedstat holds no number"))
+    first.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "schedstat contains no number"))
 }
 
 /// The CPU time of a process cannot be read.
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_runs_has_used_some_and_more_later() {
+    fn cpu_time_is_the_sum_over_all_processes() {
         let me = std::process::id();
         let first = used(&[me]).expect("it runs");
         assert!(first > Duration::ZERO);
@@ -52,8 +52,12 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_none_is_named() {
+    fn an_error_names_the_process() {
         assert_eq!(used(&[u32::MAX]).expect_err("no such process").pid, u32::MAX);
+    }
+
+    #[test]
+    fn the_first_number_of_schedstat_is_the_cpu_time() {
         assert_eq!(nanoseconds("12345 6 7\n").expect("a number"), 12_345);
         assert!(nanoseconds("").is_err());
     }

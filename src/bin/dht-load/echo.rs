@@ -1,9 +1,9 @@
-//! A bare loop: the ceiling of what one thread with `mio` can serve.
+//! The echo server: the upper bound of what one thread with `mio` can serve.
 //!
-//! It answers a DHT GET with a SUCCESS of a constant value, drops every other message and knows
-//! nothing: no keys, no deadlines, no bounds of memory or descriptors. It is not built on this
-//! house's event loop, because that is what is compared with it. Per request it makes one read,
-//! one write and a share of one poll.
+//! It answers a DHT GET with a SUCCESS of a constant value and ignores every other message. It has no
+//! records, no deadlines and no bounds on memory or file descriptors. It does not use the event loop
+//! of the library, because it is the reference for that loop. A request costs one read, one write and
+//! a part of one poll.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -20,21 +20,21 @@ use dht::wire::{GET, SUCCESS};
 /// Size of a GET: header and key.
 const GET_SIZE: usize = HEADER_SIZE + KEY_SIZE;
 
-/// Bytes that one read may bring.
+/// Largest read, in bytes.
 const READ_SIZE: usize = 64 << 10;
 
-/// Events of one poll.
+/// Largest number of events per poll.
 const EVENTS_PER_POLL: usize = 1024;
 
-/// Connections that may wait to be accepted; the system has a bound of its own.
+/// Connections that may wait to be accepted, up to the system's own bound.
 const BACKLOG: i32 = 4096;
 
-/// What all values are made of.
+/// Every byte of every value.
 const FILL: u8 = b'v';
 
 const LISTENER: Token = Token(usize::MAX - 1);
 
-/// The loop, and its listener.
+/// The loop and its listener.
 #[derive(Debug)]
 pub(crate) struct Echo {
     listener: TcpListener,
@@ -45,7 +45,7 @@ pub(crate) struct Echo {
     buffer: Vec<u8>,
 }
 
-/// What the answers of one read are made of, and gathered in.
+/// Composes the answers to one read.
 #[derive(Debug)]
 struct Answerer {
     /// An answer, up to its key.
@@ -58,22 +58,22 @@ struct Answerer {
 #[derive(Debug)]
 struct Stream {
     socket: TcpStream,
-    /// The beginning of a message.
+    /// The beginning of an incomplete message.
     inbox: Vec<u8>,
-    /// What the kernel did not take at once.
+    /// Bytes that the kernel has not accepted yet.
     outbox: Vec<u8>,
     interest: Interest,
 }
 
-/// Whether a connection goes on.
+/// Whether to continue with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Course {
-    On,
-    Over,
+    Continue,
+    Close,
 }
 
 impl Echo {
-    /// Listens at `address`; port 0 is any free one. Values have `value_size` bytes.
+    /// Listens at `address`; for port 0 the system chooses the port. Values have `value_size` bytes.
     ///
     /// # Errors
     ///
@@ -81,9 +81,9 @@ impl Echo {
     ///
     /// # Panics
     ///
-    /// If no message can hold such a value.
+    /// If such a value does not fit into a message.
     pub(crate) fn bind(address: SocketAddr, value_size: usize) -> io::Result<Self> {
-        let size = u16::try_from(GET_SIZE + value_size).expect("a message holds the value");
+        let size = u16::try_from(GET_SIZE + value_size).expect("the value fits into a message");
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
@@ -98,16 +98,16 @@ impl Echo {
         Ok(Self { listener, address, poll, streams: Slab::new(), answerer, buffer: vec![0; READ_SIZE] })
     }
 
-    /// Where it listens.
+    /// The address of the listener.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until the process is ended.
+    /// Serves until a signal ends the process.
     ///
     /// # Errors
     ///
-    /// If the system does not poll.
+    /// If a poll fails.
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         loop {
@@ -124,14 +124,14 @@ impl Echo {
                 let Some(stream) = self.streams.get_mut(slot) else {
                     continue;
                 };
-                let mut course = if event.is_writable() { stream.flush() } else { Course::On };
-                if course == Course::On && event.is_readable() {
+                let mut course = if event.is_writable() { stream.flush() } else { Course::Continue };
+                if course == Course::Continue && event.is_readable() {
                     course = stream.serve(&mut self.answerer, &mut self.buffer, event.is_read_closed());
                 }
-                if course == Course::Over {
-                    self.streams.remove(slot); // to close it takes it out of the poll
+                if course == Course::Close {
+                    self.streams.remove(slot); // closing deregisters it
                 } else if !stream.outbox.is_empty() && !stream.interest.is_writable() {
-                    // From now on; most connections never come here, and are not asked for the price.
+                    // Only for a connection whose outbox has filled; most never need it.
                     stream.interest = Interest::READABLE | Interest::WRITABLE;
                     self.poll.registry().reregister(&mut stream.socket, Token(slot), stream.interest)?;
                 }
@@ -140,7 +140,7 @@ impl Echo {
     }
 
     fn accept(&mut self) -> io::Result<()> {
-        // Out of descriptors or not, whoever could not be accepted is tried again with the next one.
+        // After an error, such as a lack of file descriptors, the next event retries.
         while let Ok((mut socket, _)) = self.listener.accept() {
             let entry = self.streams.vacant_entry();
             let interest = Interest::READABLE;
@@ -152,16 +152,16 @@ impl Echo {
 }
 
 impl Stream {
-    /// Reads and answers until there is nothing left. A read that does not fill the buffer has
-    /// taken all, unless the end stands behind it.
+    /// Reads and answers until no data is left. A read that does not fill the buffer was the last one,
+    /// unless the end of the stream follows.
     fn serve(&mut self, answerer: &mut Answerer, buffer: &mut [u8], is_closing: bool) -> Course {
         loop {
             let count = match self.socket.read(buffer) {
-                Ok(0) => return Course::Over,
+                Ok(0) => return Course::Close,
                 Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Course::On,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Course::Continue,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(_) => return Course::Over,
+                Err(_) => return Course::Close,
             };
             let taken = if self.inbox.is_empty() {
                 answerer.take(&buffer[..count]).inspect(|taken| self.inbox.extend_from_slice(&buffer[*taken..count]))
@@ -169,27 +169,27 @@ impl Stream {
                 self.inbox.extend_from_slice(&buffer[..count]);
                 answerer.take(&self.inbox).inspect(|taken| drop(self.inbox.drain(..*taken)))
             };
-            if taken.is_none() || self.send(&mut answerer.answers) == Course::Over {
-                return Course::Over;
+            if taken.is_none() || self.send(&mut answerer.answers) == Course::Close {
+                return Course::Close;
             }
             if count < buffer.len() && !is_closing {
-                return Course::On;
+                return Course::Continue;
             }
         }
     }
 
-    /// Writes `answers`, and keeps what the kernel does not take.
+    /// Writes `answers`, and stores in the outbox what the kernel does not accept.
     fn send(&mut self, answers: &mut Vec<u8>) -> Course {
         if self.outbox.is_empty() {
             std::mem::swap(&mut self.outbox, answers);
             let course = self.flush();
             if self.outbox.is_empty() {
-                std::mem::swap(&mut self.outbox, answers); // its memory is of use to the next
+                std::mem::swap(&mut self.outbox, answers); // reuse the memory
             }
             return course;
         }
         self.outbox.append(answers);
-        Course::On
+        Course::Continue
     }
 
     fn flush(&mut self) -> Course {
@@ -199,17 +199,17 @@ impl Stream {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Course::Over,
+                Err(_) => return Course::Close,
             }
         }
         self.outbox.drain(..written);
-        Course::On
+        Course::Continue
     }
 }
 
 impl Answerer {
-    /// Answers all whole messages in `bytes`; returns how many bytes those were, or nothing if they
-    /// are no messages.
+    /// Answers all complete messages in `bytes`; returns their size, or `None` if the bytes are not
+    /// messages.
     fn take(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut taken = 0;
         while let [s0, s1, k0, k1, ..] = bytes[taken..] {
@@ -223,7 +223,7 @@ impl Answerer {
             if u16::from_be_bytes([k0, k1]) == GET.number && size == GET_SIZE {
                 self.answers.extend_from_slice(&self.head);
                 self.answers.extend_from_slice(&message[HEADER_SIZE..]);
-                // Filled, not copied: a ceiling reads no value.
+                // Filled, not copied: an upper bound reads no value.
                 self.answers.resize(self.answers.len() + self.value_size, FILL);
             }
             taken += size;
@@ -232,7 +232,7 @@ impl Answerer {
     }
 }
 
-const _: () = assert!(READ_SIZE > FRAME_SIZE_MAX, "a message is read at once");
+const _: () = assert!(READ_SIZE > FRAME_SIZE_MAX, "one read may contain the largest message");
 
 #[cfg(test)]
 mod tests {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn each_whole_get_is_answered_and_the_rest_is_left() {
+    fn each_complete_get_is_answered() {
         let mut answerer = answerer();
         let bytes = [get(1), get(2), get(3)[..35].to_vec()].concat();
         assert_eq!(answerer.take(&bytes), Some(72));
@@ -256,11 +256,11 @@ mod tests {
     }
 
     #[test]
-    fn other_messages_are_dropped_and_nonsense_ends_the_connection() {
+    fn other_messages_are_ignored_and_invalid_ones_close_the_connection() {
         let mut answerer = answerer();
         let put = [0, 41, 0x02, 0x8a].into_iter().chain([0; 37]).collect::<Vec<u8>>();
         assert_eq!(answerer.take(&[put, get(1)].concat()), Some(77));
-        assert_eq!(answerer.answers.len(), 39, "the GET's alone");
+        assert_eq!(answerer.answers.len(), 39, "the answer to the GET alone");
         assert_eq!(answerer.take(&[0, 3, 0x02, 0x8b]), None);
         assert_eq!(answerer.take(&[]), Some(0));
     }

@@ -1,23 +1,22 @@
-//! Which keys a run asks for, and what their values are.
+//! The keys of a run and their values.
 //!
-//! A key of a run's own making follows from the seed and its number, and a value from its key:
-//! nothing has to be remembered of what was stored, and two runs of one seed speak of the same
-//! keys.
+//! A generated key depends on the seed and on its index, and a value depends on its key. So the
+//! generator need not remember what it has stored, and two runs with the same seed use the same keys.
 
 use std::fmt;
 
 use dht::id::{KEY_SIZE, Key};
 
-/// Most keys of a run: 32 bytes each are kept, so that none has to be made while time is taken.
+/// Largest number of keys. All are generated before the measurement, 32 bytes each.
 pub(crate) const KEYS_MAX: usize = 10_000_000;
 
-/// Versions that a value has: enough that a PUT seldom repeats the value that is there.
+/// Number of versions of a value: enough that a PUT seldom repeats the stored value.
 const VERSIONS: u64 = 256;
 
 /// An odd number near 2⁶⁴ divided by the golden ratio: its multiples spread over all 64 bits.
 const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// A sequence of numbers that look drawn (SplitMix64): some two nanoseconds each.
+/// A sequence of pseudo-random numbers (SplitMix64): about two nanoseconds per number.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Draw(u64);
 
@@ -31,37 +30,37 @@ impl Draw {
         mixed(self.0)
     }
 
-    /// A number below `bound`, which must not be 0. (Lemire: the high half of a product.)
+    /// A number below `bound`, which must not be 0 (Lemire: the high half of a product).
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         let product = u128::from(self.next()) * bound as u128;
-        usize::try_from(product >> 64).expect("it is below a usize")
+        usize::try_from(product >> 64).expect("it is less than bound")
     }
 }
 
-/// Each bit of the result depends on each bit of `word`.
+/// A hash of `word`: each bit of the result depends on each bit of `word`.
 fn mixed(word: u64) -> u64 {
     let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     word ^ (word >> 31)
 }
 
-/// What the bytes of a key may be.
+/// The bytes that a key may consist of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alphabet {
-    /// Any byte: keys are spread over the whole space.
+    /// All bytes: the keys are spread over the whole key space.
     Bytes,
-    /// The 16 hex digits, for protocols made of lines of text.
+    /// The 16 hex digits, for text protocols.
     Digits,
 }
 
-/// The keys of a run: at least one, at most [`KEYS_MAX`].
+/// The keys of a run, 1 to [`KEYS_MAX`] of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
     list: Vec<Key>,
 }
 
 impl Keys {
-    /// `count` keys that follow from `seed`.
+    /// `count` keys that depend on `seed`.
     ///
     /// # Panics
     ///
@@ -72,11 +71,11 @@ impl Keys {
         Self { list: (0..count).map(|_| made_key(&mut draw, alphabet)).collect() }
     }
 
-    /// The keys that `text` holds, 64 hex digits a line; empty lines are skipped.
+    /// The keys in `text`, 64 hex digits per line; empty lines are ignored.
     ///
     /// # Errors
     ///
-    /// [`KeysError`] with the first line that is no key, or if there are none or too many.
+    /// [`KeysError`] for the first line that is not a key, and for no keys or too many.
     pub(crate) fn from_text(text: &str) -> Result<Self, KeysError> {
         let lines = text.lines().map(str::trim).zip(1_usize..).filter(|(line, _)| !line.is_empty());
         let read = |(found, line): (&str, usize)| {
@@ -89,12 +88,12 @@ impl Keys {
         }
     }
 
-    /// How many there are.
+    /// The number of keys.
     pub(crate) fn count(&self) -> usize {
         self.list.len()
     }
 
-    /// The key number `at`.
+    /// The key with the index `at`.
     pub(crate) fn at(&self, at: usize) -> &Key {
         &self.list[at]
     }
@@ -120,16 +119,16 @@ fn made_key(draw: &mut Draw, alphabet: Alphabet) -> Key {
 /// What is wrong with a file of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum KeysError {
-    /// A line that is no key.
+    /// A line is not a key.
     NoKey {
         /// Counted from 1.
         line: usize,
-        /// What stands there.
+        /// The line.
         found: String,
     },
-    /// None, or more than [`KEYS_MAX`].
+    /// There are no keys, or more than [`KEYS_MAX`].
     Count {
-        /// How many.
+        /// Their number.
         found: usize,
     },
 }
@@ -145,10 +144,10 @@ impl fmt::Display for KeysError {
 
 /// The values of a run, all of one size.
 ///
-/// A value is a sequence of little-endian words, the last one cut off, that go up by [`STRIDE`]
-/// each. The first is a mix of the key, but for its lowest byte, which is the version: so every
-/// byte of a value is known from its key and its own first byte. Of a value of one byte nothing
-/// can be told.
+/// A value is a sequence of little-endian words, the last one truncated, in which each word is the
+/// previous one plus [`STRIDE`]. The first word is a hash of the key, except that its lowest byte is
+/// the version. So the key and the first byte of a value determine all of its bytes. A value of one
+/// byte proves nothing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Values {
     size: usize,
@@ -159,7 +158,7 @@ impl Values {
         Self { size }
     }
 
-    /// Writes the value of `key` in some `version` over what `out` holds.
+    /// Replaces the contents of `out` with the value of `key` in this `version`.
     pub(crate) fn write(self, key: &Key, version: u64, out: &mut Vec<u8>) {
         let mut word = first_word(key) | (version % VERSIONS);
         out.resize(self.size, 0);
@@ -171,14 +170,14 @@ impl Values {
         rest.copy_from_slice(&word.to_le_bytes()[..rest.len()]);
     }
 
-    /// Whether `value` is the whole of what [`Self::write`] makes of `key` in any version.
+    /// Whether [`Self::write`] writes `value` for `key` in any version.
     pub(crate) fn is_right(self, key: &Key, value: &[u8]) -> bool {
         let Some(&version) = value.first() else {
             return false;
         };
         let mut word = first_word(key) | u64::from(version);
         let (words, rest) = value.as_chunks::<8>();
-        let mut difference = 0; // summed up rather than left at, which the compiler makes wide instructions of
+        let mut difference = 0; // no early exit, so that the compiler vectorises the loop
         for bytes in words {
             difference |= u64::from_le_bytes(*bytes) ^ word;
             word = word.wrapping_add(STRIDE);
@@ -187,7 +186,7 @@ impl Values {
     }
 }
 
-/// A mix of all bytes of `key`, the lowest byte left free.
+/// A hash of all bytes of `key`, with 0 in the lowest byte.
 fn first_word(key: &Key) -> u64 {
     let (words, _) = key.as_bytes().as_chunks::<8>();
     let mix = words.iter().fold(0, |mix, word| mixed(mix ^ u64::from_be_bytes(*word)));
@@ -200,20 +199,20 @@ mod tests {
     use proptest::prelude::*;
 
     fn value_of(key: &Key, version: u64, size: usize) -> Vec<u8> {
-        let mut value = vec![0xee; 5]; // what is left of the last one
+        let mut value = vec![0xee; 5]; // the previous value
         Values::new(size).write(key, version, &mut value);
         value
     }
 
     #[test]
-    fn the_same_seed_makes_the_same_keys_and_another_others() {
+    fn keys_depend_on_the_seed_and_the_index() {
         let keys = |seed| Keys::made(1000, seed, Alphabet::Bytes).list;
         assert_eq!(keys(1), keys(1));
         let mut all = [keys(1), keys(2)].concat();
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), 2000);
-        assert_eq!(Keys::made(10, 1, Alphabet::Bytes).list, keys(1)[..10], "fewer keys are the first of more");
+        assert_eq!(Keys::made(10, 1, Alphabet::Bytes).list, keys(1)[..10], "a shorter list is a prefix");
     }
 
     #[test]
@@ -223,11 +222,11 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_keys_is_read_or_told_what_is_wrong() {
+    fn a_file_of_keys_is_read_or_its_first_wrong_line_is_named() {
         let (a, b) = ("0a".repeat(32), "0B".repeat(32));
         let keys = Keys::from_text(&format!("{a}\n\n  {b}\r\n")).expect("two keys");
         assert_eq!(keys.list, [Key::new([0x0a; 32]), Key::new([0x0b; 32])]);
-        let wrong = Keys::from_text(&format!("{a}\nfoo\n")).expect_err("the second is none");
+        let wrong = Keys::from_text(&format!("{a}\nfoo\n")).expect_err("the second line is not a key");
         assert_eq!(wrong.to_string(), "line 2: found `foo`, expected 64 hex digits");
         assert_eq!(Keys::from_text("\n").expect_err("there are none"), KeysError::Count { found: 0 });
     }
@@ -245,7 +244,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_value_is_right_for_its_key_alone_and_whole(seed: u64, version: u64, size in 2_usize..100, at: usize, flip in 1..=255_u8) {
+        fn only_the_complete_value_of_the_key_is_right(seed: u64, version: u64, size in 2_usize..100, at: usize, flip in 1..=255_u8) {
             let keys = Keys::made(2, seed, Alphabet::Bytes);
             let (values, key) = (Values::new(size), keys.at(0));
             let mut value = value_of(key, version, size);
@@ -254,7 +253,7 @@ mod tests {
             prop_assert!(!values.is_right(key, &value[..size - 1]), "cut off");
             prop_assert!(!values.is_right(key, &[&value[..], b"x"].concat()), "too long");
             value[1 + at % (size - 1)] ^= flip;
-            prop_assert!(!values.is_right(key, &value), "one byte behind the version changed");
+            prop_assert!(!values.is_right(key, &value), "one byte after the version changed");
         }
     }
 
@@ -264,6 +263,6 @@ mod tests {
         assert_ne!(value_of(&key, 1, 20), value_of(&key, 2, 20));
         assert!(Values::new(20).is_right(&key, &value_of(&key, 2, 20)));
         assert!(!Values::new(20).is_right(&key, b""));
-        assert!(Values::new(1).is_right(&key, &value_of(&key, 2, 1)), "of one byte nothing can be told");
+        assert!(Values::new(1).is_right(&key, &value_of(&key, 2, 1)), "a value of one byte proves nothing");
     }
 }

@@ -1,46 +1,44 @@
-//! The load generator: asks servers for as much as they give, and says how long that took.
+//! The load generator: sends requests to servers and measures their answers.
 //!
-//! One thread, one `mio` loop. [`run`] carries out a [`Plan`] and returns a [`Report`]; [`preload`]
-//! stores all keys first; `echo` is the yardstick, a bare loop that answers any GET.
+//! One thread, one `mio` loop. [`run`] executes a [`Plan`] and returns a [`Report`]; [`preload`]
+//! stores all keys before a run; `echo.rs` is the reference server.
 //!
-//! # Laws
+//! # Rules
 //!
-//! * *Closed loop*: a connection sends a batch in one write, and the next one when all of its
-//!   answers are in. *Open loop* ([`Pace::Open`]): each request has a moment at which it is wanted,
-//!   and its latency is counted from there, also while it waits for room: a server that stalls is
-//!   charged with all that would have come meanwhile (no coordinated omission).
-//! * A PUT that is not answered (`PROTOCOL.md` 1, rule 1) is over when the next request behind it
-//!   on its connection is answered; a batch that ends with one is followed by a GET of its key,
-//!   which does not count by itself.
-//! * Every wait has a bound. A connection that is refused, or lost, is dialled again, at the next
-//!   server; when each connection has tried each server in vain the run is over.
-//! * It must cost less than what it measures: per batch one write, one read, one look at the clock
-//!   and a share of one poll; per answer no allocation. That is known from each report, which has
-//!   the CPU time per answer of both sides. The bare loop, which makes the same system calls as it
-//!   does, is the least that a server can use: of that it used 1.00 at 50 connections × 1 and 1.04 at
-//!   50 × 16; of what `dht-server` used, 1.00 and 0.90, and 0.69 of a PUT (medians of 9 rounds, in
-//!   November 2026). Where each request has its own connection it uses more, 1.06, because connecting
-//!   costs more than accepting. Where its own core was the busy one it warns: then the CPU time tells of the
-//!   server, and the rate does not.
+//! * *Closed loop*: a connection sends a batch in one write, and the next batch after all answers.
+//!   *Open loop* ([`Pace::Open`]): each request is due at a scheduled time, and its latency counts from
+//!   that time, even while the request waits for room. So a server that stalls is charged with all
+//!   requests that are due meanwhile (no coordinated omission).
+//! * A PUT without an answer (`PROTOCOL.md` 1, rule 1) ends when the next request on its connection is
+//!   answered. If such a PUT is the last of a batch, a GET of its key follows, which does not count.
+//! * Every wait has a bound. A connection that is refused or lost is opened again, to the next server.
+//!   The run ends when each connection has tried each server without an answer.
+//! * The generator must cost less than the server: per batch one write, one read, one clock reading
+//!   and a part of one poll; per answer no allocation. Each report shows the CPU time per answer of both
+//!   sides. Generator CPU relative to the echo server, which makes the same system calls: 1.00 at 50
+//!   connections × 1 request in flight, 1.04 at 50 × 16, 1.06 with a connection per request, because a
+//!   connect costs more than an accept. Relative to `dht-server`: 1.00, 0.90, and 0.69 for PUTs (medians
+//!   of 9 rounds, November 2026). If the generator saturates its core it warns: CPU per answer stays
+//!   valid, throughput does not.
 //!
 //! # The report as JSON
 //!
-//! One object; what was not measured is `null`.
+//! One object; a value that was not measured is `null`.
 //!
 //! ```text
 //! op                           get, put, mix
 //! protocol                     dht, redis, memcached
 //! connections pipeline value_bytes keys
-//! put_percent                  of a hundred requests
-//! connect_each                 true: each request had a connection of its own
+//! put_percent                  percentage of PUTs
+//! connect_each                 true: each request had its own connection
 //! rate                         requests per second of the schedule; null in a closed loop
-//! seconds                      that were measured
-//! answers                      right ones: unanswered PUTs that were seen to be done included
-//! failures                     everything else: the sum of `errors`
+//! seconds                      duration of the measurement
+//! answers                      right answers, including PUTs that end with the next answer
+//! failures                     the sum of `errors`
 //! answers_per_second
-//! latency_us                   {p50, p90, p99, p99_9, max}, of right answers
+//! latency_us                   {p50, p90, p99, p99_9, max} of right answers
 //! bytes_in bytes_out
-//! server_cpu_seconds           of all processes that were named
+//! server_cpu_seconds           of all processes given with --pid
 //! server_cpu_ns_per_answer
 //! generator_cpu_seconds
 //! generator_cpu_ns_per_answer
@@ -48,12 +46,12 @@
 //! errors                       {failure, wrong_key, wrong_value, senseless, closed, connect, timeout, unsent}
 //! ```
 //!
-//! # What to know of the other servers
+//! # Other servers
 //!
-//! Connections of one request each come from addresses of 127.1.0.0/16, because the ports of one
-//! would run out: Redis must be told `--protected-mode no` to take them.
+//! With a connection per request the source addresses are from 127.1.0.0/16, because one address has
+//! too few ports. Redis accepts these connections with `--protected-mode no`.
 //!
-//! What this does not do: resolve names, read files, print reports. Those are `bin/dht-load`'s.
+//! `main.rs` resolves names, reads files and prints reports.
 
 use std::fmt;
 use std::io;
@@ -71,24 +69,24 @@ use super::requests::Choice;
 use super::run::Run;
 use super::tally::Errors;
 
-/// Connections that [`preload`] uses at most, and PUTs on each that have no answer: enough to keep
-/// a server busy, and no more than it takes in from one client.
+/// Largest number of connections of [`preload`], and of unanswered PUTs on each: enough to keep a server
+/// busy, and within its limits for one client.
 const PRELOAD: (usize, usize) = (4, 16);
 
-/// Carries out `plan`, with `keys`.
+/// Executes `plan` with `keys`.
 ///
 /// # Errors
 ///
-/// [`LoadError`] if no server is to be had, or is lost for good.
+/// [`LoadError`] if all servers are unreachable, or lost during the run.
 pub(crate) fn run(plan: &Plan, keys: &Keys) -> Result<Report, LoadError> {
     Run::new(plan, keys, Choice::Drawn)?.run()
 }
 
-/// Stores a value under each of `keys`, at the servers of `plan`, and sees that it is held.
+/// Stores a value under each of `keys` at the servers of `plan`, and waits for the confirmations.
 ///
 /// # Errors
 ///
-/// [`LoadError`] as of [`run`], or if a server does not say of all that it has them.
+/// [`LoadError`] as in [`run`], or if a server does not confirm all values.
 pub(crate) fn preload(plan: &Plan, keys: &Keys) -> Result<(), LoadError> {
     let (connections, pipeline) = PRELOAD;
     let plan = Plan {
@@ -109,50 +107,50 @@ pub(crate) fn preload(plan: &Plan, keys: &Keys) -> Result<(), LoadError> {
     }
 }
 
-/// Why there is no report.
+/// Why a run has no report.
 #[derive(Debug)]
 pub(crate) enum LoadError {
-    /// No connection to a server is to be had any more, or none that brings an answer.
+    /// No server accepts a connection and answers.
     Unreachable {
-        /// The last one that was tried.
+        /// The last server that was tried.
         server: SocketAddr,
-        /// What became of it.
+        /// How the connection to it ended.
         loss: Loss,
-        /// Right answers before that.
+        /// Number of right answers before.
         answers: u64,
     },
-    /// Not all keys could be stored.
+    /// Some keys were not stored.
     Preload {
-        /// So many could not.
+        /// Number of keys that were not stored.
         failures: u64,
-        /// Of so many.
+        /// Number of keys.
         keys: usize,
-        /// What went wrong.
+        /// The failures by kind.
         errors: Errors,
     },
-    /// A process whose CPU time was wanted has none to show.
+    /// The CPU time of a process cannot be read.
     Cpu {
         /// Its id.
         pid: u32,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
-    /// The loop itself cannot go on.
+    /// A poll failed.
     Loop(io::Error),
 }
 
 /// How a connection ended.
 #[derive(Debug)]
 pub(crate) enum Loss {
-    /// It was never made.
+    /// The connection was refused.
     Refused(io::Error),
     /// The server closed it.
     Closed,
-    /// The system says that it is over.
+    /// The system reported an error.
     Broken(io::Error),
-    /// What came is no answer.
+    /// The server sent bytes that are not an answer.
     Senseless,
-    /// Nothing came for so long.
+    /// The server sent nothing for this time.
     TimedOut(Duration),
 }
 
@@ -160,10 +158,10 @@ impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(cause) => write!(f, "cannot connect: {cause}"),
-            Self::Closed => write!(f, "closed the connection and owed an answer"),
+            Self::Closed => write!(f, "closed the connection without an answer"),
             Self::Broken(cause) => cause.fmt(f),
-            Self::Senseless => write!(f, "sent what is no answer"),
-            Self::TimedOut(bound) => write!(f, "gave no sign within {} s", bound.as_secs_f64()),
+            Self::Senseless => write!(f, "sent bytes that are not an answer"),
+            Self::TimedOut(bound) => write!(f, "sent nothing for {} s", bound.as_secs_f64()),
         }
     }
 }
@@ -181,7 +179,7 @@ impl fmt::Display for LoadError {
                     .try_for_each(|(at, (name, count))| write!(f, "{} {name}={count}", if at == 0 { ":" } else { "" }))
             }
             Self::Cpu { pid, cause } => write!(f, "CPU time of process {pid}: {cause}"),
-            Self::Loop(cause) => write!(f, "the loop cannot go on: {cause}"),
+            Self::Loop(cause) => write!(f, "poll: {cause}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a run does: everything that the command line may say, understood.
+//! What a run does: the validated values of the command line.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,28 +6,28 @@ use std::time::Duration;
 
 use super::protocol::{Protocol, PutFields};
 
-/// What is asked for.
+/// The requests of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// Values alone.
+    /// GETs.
     Get,
-    /// That values be stored.
+    /// PUTs.
     Put,
-    /// Both, in an order that is drawn.
+    /// Both, in random order.
     Mix {
-        /// How many of a hundred requests are PUTs; less than 100.
+        /// Percentage of PUTs, less than 100.
         put_percent: u8,
     },
 }
 
-/// When the next request is sent.
+/// When to send the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// Closed loop: a connection sends its next batch when all answers to the last one are in.
+    /// Closed loop: a connection sends its next batch after all answers to the last one.
     Closed,
-    /// Open loop: on a schedule, whatever the answers do.
+    /// Open loop: on a schedule that does not depend on the answers.
     Open {
-        /// Requests per second, over all connections; more than 0.
+        /// Requests per second, over all connections; not 0.
         rate: u32,
     },
 }
@@ -35,18 +35,18 @@ pub(crate) enum Pace {
 /// How long a run lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// So many requests, all of which are waited for.
+    /// This many requests, including their answers.
     Requests(u64),
-    /// So long, after something that does not count.
+    /// A time, after a warm-up.
     Time {
-        /// Before anything is counted.
+        /// Time before the measurement.
         warm_up: Duration,
-        /// What counts.
+        /// Time of the measurement.
         measured: Duration,
     },
 }
 
-/// How long a connection is used.
+/// How long to use a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Connecting {
     /// For the whole run.
@@ -55,61 +55,61 @@ pub(crate) enum Connecting {
     Each,
 }
 
-/// How well an answer is looked at.
+/// How thoroughly to verify an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verify {
-    /// Its type and, where it names one, its key.
+    /// Its type and, if the protocol includes it, its key.
     Key,
-    /// Its value too, byte for byte.
+    /// Every byte of its value too.
     Value,
 }
 
-/// Whether somebody watches.
+/// Whether to print the progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// Nobody does.
+    /// Print nothing.
     Silent,
-    /// A line on standard error, each second.
+    /// Print a line on standard error every second.
     Shown,
 }
 
 /// What a run does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// What is asked for.
+    /// The requests.
     pub(crate) operation: Operation,
-    /// In which words.
+    /// The protocol of the servers.
     pub(crate) protocol: Protocol,
-    /// Whom; connections are dealt out in turn. At least one.
+    /// The servers, at least one; the connections are distributed round-robin.
     pub(crate) servers: Vec<SocketAddr>,
-    /// Connections at once; at least one.
+    /// Concurrent connections, at least one.
     pub(crate) connections: usize,
-    /// Requests at most that a connection has no answer to; at least one.
+    /// Largest number of unanswered requests per connection, at least one.
     pub(crate) pipeline: usize,
-    /// How long a connection is used.
+    /// How long to use a connection.
     pub(crate) connecting: Connecting,
-    /// When the next request is sent.
+    /// When to send the next request.
     pub(crate) pace: Pace,
-    /// How long it lasts.
+    /// How long the run lasts.
     pub(crate) extent: Extent,
-    /// Bytes of every value, 1..=[`dht::limits::VALUE_SIZE_MAX`].
+    /// Size of every value in bytes, 1..=[`dht::limits::VALUE_SIZE_MAX`].
     pub(crate) value_size: usize,
-    /// What every PUT says besides.
+    /// The other fields of every PUT.
     pub(crate) put: PutFields,
-    /// How well an answer is looked at.
+    /// How thoroughly to verify an answer.
     pub(crate) verify: Verify,
-    /// An answer, or a connection, that takes longer has failed.
+    /// Longest wait for an answer or a connection.
     pub(crate) timeout: Duration,
-    /// Processes whose CPU time is reported.
+    /// Processes whose CPU time to report.
     pub(crate) pids: Vec<u32>,
-    /// What everything that is drawn follows from.
+    /// Seed of all random choices.
     pub(crate) seed: u64,
-    /// Whether somebody watches.
+    /// Whether to print the progress.
     pub(crate) progress: Progress,
 }
 
 impl Operation {
-    /// How many of a hundred requests are PUTs.
+    /// Percentage of PUTs.
     pub(crate) fn put_percent(self) -> u8 {
         match self {
             Self::Get => 0,
@@ -119,7 +119,7 @@ impl Operation {
     }
 }
 
-/// As the command line and the report name it.
+/// Its name in the command line and the report.
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -1,8 +1,8 @@
-//! Three protocols, so that one generator measures all: requests → bytes, bytes → answers.
+//! The three protocols that the generator speaks: requests → bytes, bytes → answers.
 //!
 //! Redis speaks RESP 2 (GET, SET), memcached its text protocol (get, set); both answer each
-//! request. Their keys are 32 hex digits, as long as the DHT's. A DHT PUT is answered only if it
-//! asks to be (`PROTOCOL.md` 1, rule 1).
+//! request. Their keys are 32 hex digits, as long as a DHT key. A DHT PUT is answered only if it
+//! asks for a confirmation (`PROTOCOL.md` 1, rule 1).
 
 use std::fmt;
 use std::io::Write;
@@ -16,51 +16,51 @@ use dht::wire::api::{ApiReply, ApiRequest, Confirm, Put};
 use dht::wire::codec::WireError;
 use dht::wire::frame::next_frame;
 
-/// What the server speaks.
+/// The protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// The module API (`PROTOCOL.md` 1).
     Dht,
-    /// RESP 2.
+    /// Redis: RESP 2.
     Redis,
-    /// The text protocol.
+    /// memcached: the text protocol.
     Memcached,
 }
 
-/// What every PUT of a run says beside key and value; the other protocols do not say it.
+/// The other fields of a DHT PUT; Redis and memcached do not have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PutFields {
-    /// Seconds; 0 asks for the server's default.
+    /// In seconds; 0 for the server's default.
     pub(crate) ttl: u16,
-    /// Nodes that shall hold the value; 0 asks for the server's default.
+    /// Number of replicas; 0 for the server's default.
     pub(crate) replication: u8,
-    /// Whether a PUT is answered.
+    /// Whether the server answers the PUT.
     pub(crate) confirm: Confirm,
 }
 
-/// Longest line of an answer in text: the longest refusal, which is a paragraph, fits.
+/// Longest line of a text answer: more than any error message.
 const LINE_SIZE_MAX: usize = 2048;
 
-/// Largest value that an answer may announce, as the DHT has it: more is nonsense.
+/// Largest value of a valid answer, the same for all protocols.
 const VALUE_MAX: usize = VALUE_SIZE_MAX + 4;
 
 /// An answer to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Answer<'a> {
-    /// The key that it speaks of, where the protocol says that.
+    /// Its key, if the protocol includes it.
     pub(crate) key: Option<Key>,
-    /// The value, empty for a PUT; `None` if the server says that it has none, or refuses.
+    /// The value, empty for a PUT; `None` if the server has none or refuses.
     pub(crate) value: Option<&'a [u8]>,
 }
 
-/// Bytes that are no answer: the connection cannot be used any more.
+/// Bytes that are not an answer. The connection cannot be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Senseless {
-    /// Of the DHT.
+    /// An invalid message of the DHT.
     Frame(WireError),
-    /// Of a protocol made of lines.
+    /// An invalid line of a text protocol.
     Line,
-    /// An answer, though nothing was asked.
+    /// An answer without a request.
     Unasked,
 }
 
@@ -71,7 +71,7 @@ impl From<WireError> for Senseless {
 }
 
 impl Protocol {
-    /// What keys may be made of.
+    /// The bytes that a key may consist of.
     pub(crate) fn alphabet(self) -> Alphabet {
         match self {
             Self::Dht => Alphabet::Bytes,
@@ -79,12 +79,12 @@ impl Protocol {
         }
     }
 
-    /// Whether a PUT with such `fields` is answered.
+    /// Whether the server answers a PUT with these `fields`.
     pub(crate) fn answers_puts(self, fields: PutFields) -> bool {
         self != Self::Dht || fields.confirm == Confirm::Yes
     }
 
-    /// Appends a request for the value of `key`.
+    /// Appends a GET of `key`.
     pub(crate) fn write_get(self, key: &Key, out: &mut Vec<u8>) {
         match self {
             Self::Dht => ApiRequest::Get { key: *key }.encode(out),
@@ -101,7 +101,7 @@ impl Protocol {
         }
     }
 
-    /// Appends a request to store `value` under `key`.
+    /// Appends a PUT of `value` under `key`.
     pub(crate) fn write_put(self, key: &Key, fields: PutFields, value: &[u8], out: &mut Vec<u8>) {
         match self {
             Self::Dht => {
@@ -112,24 +112,24 @@ impl Protocol {
             Self::Redis => {
                 out.extend_from_slice(b"*3\r\n$3\r\nSET\r\n$32\r\n");
                 out.extend_from_slice(key.as_bytes());
-                write!(out, "\r\n${}\r\n", value.len()).expect("memory takes all");
+                write!(out, "\r\n${}\r\n", value.len()).expect("a Vec accepts all bytes");
             }
             Self::Memcached => {
                 out.extend_from_slice(b"set ");
                 out.extend_from_slice(key.as_bytes());
-                write!(out, " 0 0 {}\r\n", value.len()).expect("memory takes all");
+                write!(out, " 0 0 {}\r\n", value.len()).expect("a Vec accepts all bytes");
             }
         }
         out.extend_from_slice(value);
         out.extend_from_slice(b"\r\n");
     }
 
-    /// Splits the first whole answer off `inbox`: with its length, for the caller to drain; `None`
-    /// while it is still arriving.
+    /// The first answer in `inbox` and its size, which the caller drains; `None` while the answer is
+    /// incomplete.
     ///
     /// # Errors
     ///
-    /// [`Senseless`] if no answer begins like this.
+    /// [`Senseless`] if the bytes are not the beginning of an answer.
     pub(crate) fn next_answer(self, inbox: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Senseless> {
         match self {
             Self::Dht => next_reply(inbox),
@@ -150,7 +150,7 @@ fn next_reply(inbox: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Senseless> {
     Ok(Some((answer, size)))
 }
 
-/// `$N` and a value, `$-1` for none, `+OK`, or `-` and why not.
+/// `$N` and a value, `$-1` for no value, `+OK`, or `-` and an error.
 fn next_of_redis(inbox: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Senseless> {
     let Some((line, size)) = next_line(inbox)? else {
         return Ok(None);
@@ -166,7 +166,7 @@ fn next_of_redis(inbox: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Senseless>
     })
 }
 
-/// `VALUE key flags N`, a value and `END`; `END` alone for none, `STORED`, or why not.
+/// `VALUE key flags N`, a value and `END`; `END` alone for no value; `STORED`, or an error.
 fn next_of_memcached(inbox: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Senseless> {
     let Some((line, size)) = next_line(inbox)? else {
         return Ok(None);
@@ -182,7 +182,7 @@ fn next_of_memcached(inbox: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Sensel
     Ok(value.map(|(value, size)| (Answer { key, value: Some(value) }, size)))
 }
 
-/// The first line of `inbox`, and its length with its end.
+/// The first line of `inbox`, and its size including the line end.
 fn next_line(inbox: &[u8]) -> Result<Option<(&[u8], usize)>, Senseless> {
     let Some(end) = inbox.iter().take(LINE_SIZE_MAX).position(|byte| *byte == b'\n') else {
         return if inbox.len() < LINE_SIZE_MAX { Ok(None) } else { Err(Senseless::Line) };
@@ -191,8 +191,8 @@ fn next_line(inbox: &[u8]) -> Result<Option<(&[u8], usize)>, Senseless> {
     Ok(Some((line, end + 1)))
 }
 
-/// The value of `length` bytes, in digits, that stands at `at` in `inbox` before `end`; and where
-/// that ends.
+/// The value at `at` in `inbox`, which has `length` bytes (in digits) and is followed by `end`; and
+/// the position after `end`.
 fn value_behind<'a>(
     inbox: &'a [u8],
     at: usize,
@@ -209,7 +209,7 @@ fn value_behind<'a>(
     if found == end { Ok(Some((value, size))) } else { Err(Senseless::Line) }
 }
 
-/// As the command line and the report name it.
+/// Its name in the command line and the report.
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_written_as_each_server_reads_them() {
+    fn requests_have_the_form_of_each_protocol() {
         let get = |protocol: Protocol| request(|out| protocol.write_get(&KEY, out));
         let put = |protocol: Protocol| request(|out| protocol.write_put(&KEY, FIELDS, b"v\0", out));
         let key = "0123456789abcdef0123456789abcdef";
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(put(Protocol::Dht), format!(r"\x00*\x02\x8a\x0e\x10\x01\x01{key}v\x00"));
     }
 
-    /// What `bytes` are an answer of, which must not be seen before its last byte.
+    /// The answer in `bytes`, which must not be recognised before its last byte.
     fn answer(protocol: Protocol, bytes: &[u8]) -> Answer<'_> {
         for cut in 0..bytes.len() {
             assert_eq!(protocol.next_answer(&bytes[..cut]), Ok(None), "at {cut} bytes");
@@ -254,12 +254,12 @@ mod tests {
         let (answer, size) = protocol.next_answer(bytes).expect("an answer").expect("a whole one");
         assert_eq!(size, bytes.len());
         let more = [bytes, b"more"].concat();
-        assert_eq!(protocol.next_answer(&more), Ok(Some((answer, size))), "what follows is the next one's");
+        assert_eq!(protocol.next_answer(&more), Ok(Some((answer, size))), "the rest belongs to the next answer");
         answer
     }
 
     #[test]
-    fn answers_of_the_dht_are_read_whole() {
+    fn answers_of_the_dht_are_read_when_complete() {
         let of = |reply: ApiReply<'_>| {
             let mut bytes = Vec::new();
             reply.encode(&mut bytes);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_redis_are_read_whole() {
+    fn answers_of_redis_are_read_when_complete() {
         let value = |bytes: &'static [u8]| answer(Protocol::Redis, bytes).value;
         assert_eq!(value(b"$4\r\n\r\n\r\n\r\n"), Some(&b"\r\n\r\n"[..]));
         assert_eq!(value(b"$0\r\n\r\n"), Some(&b""[..]));
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_memcached_are_read_whole() {
+    fn answers_of_memcached_are_read_when_complete() {
         let found = answer(Protocol::Memcached, b"VALUE 0123456789abcdef0123456789abcdef 0 3\r\nEND\r\nEND\r\n");
         assert_eq!(found, Answer { key: Some(KEY), value: Some(b"END") });
         assert_eq!(answer(Protocol::Memcached, b"END\r\n").value, None);
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_an_answer_is_senseless() {
+    fn bytes_that_are_not_an_answer_are_senseless() {
         let long = [b'x'; LINE_SIZE_MAX];
         for bytes in [&b"*1\r\n"[..], b"$x\r\n", b"$66000\r\n", b"$2\r\nabcd", b"\n", b"+OK\n", b"\r\n", &long] {
             assert_eq!(Protocol::Redis.next_answer(bytes), Err(Senseless::Line), "{bytes:?}");

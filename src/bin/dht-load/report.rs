@@ -1,4 +1,4 @@
-//! What a run found, for people and as JSON.
+//! The results of a run, as text and as JSON.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
@@ -11,57 +11,57 @@ use super::schedule::Behind;
 use super::tally::{Errors, Latency, Tally};
 use dht::time::Time;
 
-/// A core is the bottleneck when it was busy for more than this part of the time.
+/// A core that was busy for more than this part of the time is a bottleneck.
 const BUSY: f64 = 0.95;
 
-/// What a run did and found.
+/// The plan of a run and its results.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
-    /// What was asked for.
+    /// The requests.
     pub(crate) operation: Operation,
-    /// In which words.
+    /// The protocol of the servers.
     pub(crate) protocol: Protocol,
-    /// Connections at once.
+    /// Concurrent connections.
     pub(crate) connections: usize,
-    /// Requests at most that a connection had no answer to.
+    /// Largest number of unanswered requests per connection.
     pub(crate) pipeline: usize,
-    /// Bytes of every value.
+    /// Size of every value in bytes.
     pub(crate) value_size: usize,
-    /// How many different keys.
+    /// Number of different keys.
     pub(crate) keys: usize,
     /// How long a connection was used.
     pub(crate) connecting: Connecting,
     /// When the next request was sent.
     pub(crate) pace: Pace,
-    /// How long was measured.
+    /// The duration of the measurement.
     pub(crate) took: Duration,
-    /// Requests that were answered rightly.
+    /// Number of right answers.
     pub(crate) answers: u64,
-    /// The others.
+    /// The failures.
     pub(crate) errors: Errors,
-    /// Of right answers.
+    /// Latency of right answers.
     pub(crate) latency: Latency,
-    /// Bytes that were read.
+    /// Number of bytes read.
     pub(crate) bytes_in: u64,
-    /// Bytes that were written.
+    /// Number of bytes written.
     pub(crate) bytes_out: u64,
-    /// What the servers' processes used, if they were named.
+    /// CPU time of the server processes, if the command line names them.
     pub(crate) server_cpu: Option<Duration>,
-    /// What the generator used itself.
+    /// CPU time of the generator.
     pub(crate) generator_cpu: Duration,
-    /// How far it fell behind its schedule, if it had one.
+    /// Open loop: how far the run fell behind its schedule.
     pub(crate) behind: Option<Behind>,
 }
 
-/// The part of a run that counts: when it began, and what had been used by then.
+/// The measured part of a run: when it started, and the CPU times at the start.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stretch {
+pub(crate) struct Measurement {
     pub(crate) begun: Time,
     server: Duration,
     generator: Duration,
 }
 
-/// What a stretch took.
+/// The duration and the CPU times of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spent {
     took: Duration,
@@ -69,7 +69,7 @@ pub(crate) struct Spent {
     generator: Duration,
 }
 
-impl Stretch {
+impl Measurement {
     pub(crate) fn begin(pids: &[u32], now: Time) -> Result<Self, LoadError> {
         Ok(Self { begun: now, server: cpu::used(pids)?, generator: cpu::used(&[std::process::id()])? })
     }
@@ -104,14 +104,13 @@ impl Report {
         }
     }
 
-    /// Right answers in a second.
+    /// Right answers per second.
     pub(crate) fn answers_per_second(&self) -> f64 {
         per_second(self.answers, self.took)
     }
 
-    /// What somebody should know who takes the figures for the server's, if there is anything: that
-    /// the generator was the slower one, as far as is known. An open loop spins while it waits, so
-    /// of one nothing is.
+    /// A warning if the generator was the bottleneck. An open loop spins while it waits, so its CPU time
+    /// does not show that.
     pub(crate) fn warning(&self) -> Option<Warning> {
         let share = |cpu: Duration| cpu.as_secs_f64() / self.took.as_secs_f64().max(f64::MIN_POSITIVE);
         let (own, server) = (share(self.generator_cpu), share(self.server_cpu?));
@@ -119,12 +118,12 @@ impl Report {
         is_bottleneck.then_some(Warning { own, server })
     }
 
-    /// CPU time of one right answer, in nanoseconds; none without any.
+    /// CPU time per right answer, in nanoseconds; `None` without answers.
     fn per_answer(&self, cpu: Duration) -> Option<f64> {
         (self.answers > 0).then(|| cpu.as_secs_f64() * 1e9 / real(self.answers))
     }
 
-    /// One line of JSON; the names are in the documentation of the module `load`.
+    /// One line of JSON; `load.rs` describes the names.
     pub(crate) fn to_json(&self) -> String {
         let mut object = Object::new();
         object.text("op", self.operation).text("protocol", self.protocol);
@@ -177,17 +176,17 @@ fn micros(span: Duration) -> f64 {
     span.as_secs_f64() * 1e6
 }
 
-/// How many a second `count` within `span` are.
+/// The rate of `count` events within `span`, per second.
 pub(crate) fn per_second(count: u64, span: Duration) -> f64 {
     real(count) / span.as_secs_f64().max(f64::MIN_POSITIVE)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "no run counts as far as 2^53")]
+#[expect(clippy::cast_precision_loss, reason = "no run counts up to 2^53")]
 fn real(count: u64) -> f64 {
     count as f64
 }
 
-/// For people: some lines.
+/// The report as text.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { operation, protocol, connections, pipeline, value_size, keys, .. } = self;
@@ -219,7 +218,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The generator was the bottleneck: the figures are its own.
+/// The generator was the bottleneck, so the rate is its own and not the server's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Warning {
     own: f64,
@@ -229,13 +228,12 @@ pub(crate) struct Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (own, server) = (self.own * 100.0, self.server * 100.0);
-        write!(f, "these are the generator's figures: its core was busy for {own:.0} % of the time, ")?;
-        write!(f, "the server's for {server:.0} %")
+        write!(f, "the generator was the bottleneck: its core was busy for {own:.0} % of the time, ")?;
+        write!(f, "the server's core for {server:.0} %")
     }
 }
 
-/// A JSON object that is being written. Names and texts are this module's own words: nothing in
-/// them needs an escape.
+/// Writes a JSON object. All names and texts come from this program and need no escapes.
 struct Object {
     text: String,
 }
@@ -247,7 +245,7 @@ impl Object {
 
     fn member(&mut self, name: &str, value: fmt::Arguments<'_>) -> &mut Self {
         let comma = if self.text.len() > 1 { ", " } else { "" };
-        write!(self.text, "{comma}\"{name}\": {value}").expect("memory takes all");
+        write!(self.text, "{comma}\"{name}\": {value}").expect("a String accepts all text");
         self
     }
 
@@ -259,7 +257,7 @@ impl Object {
         self.member(name, format_args!("{value}"))
     }
 
-    /// Three digits behind the point; `null` for what is none.
+    /// Three decimals; `null` for `None`, infinity and NaN.
     fn decimal(&mut self, name: &str, value: Option<f64>) -> &mut Self {
         match value.filter(|value| value.is_finite()) {
             Some(value) => self.member(name, format_args!("{value:.3}")),
@@ -317,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_measured_besides_is_in_the_json() {
+    fn the_json_includes_rate_server_cpu_and_behind() {
         let behind = Behind { requests_max: 7, wait_max: Duration::from_micros(8), at_end: 1 };
         let report = Report {
             pace: Pace::Open { rate: 100 },
@@ -343,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn people_are_told_the_same() {
+    fn the_text_has_the_same_figures() {
         let shown = report().to_string();
         for part in ["mix dht  50 connections × 16", "1000 = 500/s, 3 failures", "p50 1.5", "p99.9 0.0", "timeout    1"]
         {
@@ -352,16 +350,16 @@ mod tests {
     }
 
     #[test]
-    fn a_generator_that_is_slower_than_the_server_says_so() {
+    fn a_generator_that_is_the_bottleneck_warns() {
         let seconds = Duration::from_secs_f64;
         let busy =
             |server: Option<f64>| Report { generator_cpu: seconds(1.96), server_cpu: server.map(seconds), ..report() };
         assert_eq!(report().warning(), None);
-        assert_eq!(busy(Some(1.98)).warning(), None, "both are");
+        assert_eq!(busy(Some(1.98)).warning(), None, "both cores are busy");
         let warning = busy(Some(1.0)).warning().expect("the server was not").to_string();
         assert!(warning.contains("98 %") && warning.contains("50 %"), "{warning}");
-        assert_eq!(busy(None).warning(), None, "nobody knows of the server");
+        assert_eq!(busy(None).warning(), None, "the server's CPU time is unknown");
         let open = Report { pace: Pace::Open { rate: 1 }, ..busy(Some(1.0)) };
-        assert_eq!(open.warning(), None, "it spins");
+        assert_eq!(open.warning(), None, "an open loop spins");
     }
 }

@@ -1,20 +1,20 @@
-//! Who writes the requests of a run.
+//! Chooses and writes the requests of a run.
 
 use super::connection::{Awaited, Connection, Wanted};
 use super::keys::{Draw, Keys, Values};
 use super::plan::{Operation, Plan};
 use dht::time::Time;
 
-/// Which key comes next.
+/// How to choose the next key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
-    /// Any.
+    /// At random.
     Drawn,
-    /// One after the other.
+    /// In the order of the list.
     InTurn,
 }
 
-/// Draws requests, and writes them to connections.
+/// Draws requests and writes them to connections.
 #[derive(Debug)]
 pub(crate) struct Requests<'a> {
     plan: &'a Plan,
@@ -22,9 +22,9 @@ pub(crate) struct Requests<'a> {
     choice: Choice,
     draw: Draw,
     values: Values,
-    /// Requests so far.
+    /// Number of requests so far.
     asked: u64,
-    /// The value of a PUT, while it is written.
+    /// Buffer for the value of a PUT.
     value: Vec<u8>,
 }
 
@@ -34,12 +34,12 @@ impl<'a> Requests<'a> {
         Self { plan, keys, choice, draw: Draw::new(plan.seed), values, asked: 0, value: Vec::new() }
     }
 
-    /// How many keys there are to choose from.
+    /// Number of keys to choose from.
     pub(crate) fn keys_count(&self) -> usize {
         self.keys.count()
     }
 
-    /// Writes the next request, wanted at `since`, to the outbox of `connection`.
+    /// Writes the next request, whose latency starts at `since`, to the outbox of `connection`.
     pub(crate) fn ask(&mut self, connection: &mut Connection, since: Time) {
         let at = match self.choice {
             Choice::Drawn => self.draw.below(self.keys.count()),
@@ -56,12 +56,12 @@ impl<'a> Requests<'a> {
             plan.protocol.write_get(self.keys.at(at), &mut connection.outbox);
             Wanted::Value
         };
-        let key = u32::try_from(at).expect("there are fewer keys than 32 bits can count");
+        let key = u32::try_from(at).expect("KEYS_MAX is less than 2^32");
         connection.awaited.push_back(Awaited { key, since, what });
     }
 
-    /// Ends what was written to `connection` with a GET of the last key, if nothing would be answered
-    /// after it otherwise: that answer shows when the PUTs before it were done.
+    /// Appends a GET of the last key if the last request to `connection` is a PUT without an answer.
+    /// The answer to the GET shows when the server has processed the PUTs before it.
     pub(crate) fn seal(&self, connection: &mut Connection) {
         let Some(&Awaited { key, since, what: Wanted::Nothing }) = connection.awaited.back() else {
             return;

@@ -1,13 +1,13 @@
 //! The loop of a run.
 //!
 //! ```text
-//! 1   poll: until something is wanted, or for a while
-//! 2   now = clock.now()
-//! 3   has the warm-up ended? begin to count. Is the run over? report
-//! 4   each event: connected → first batch; room → write on; bytes → verify the answers; all in?
-//!     next batch
-//! 5   open loop: send what is wanted by now
-//! 6   now and then: give up connections that are silent for too long; tell who watches
+//! 1   start the measurement after the warm-up; report at the end
+//! 2   poll: until an event, the next scheduled request or the next sweep
+//! 3   now = clock.mono()
+//! 4   each event: connected → send the first batch; writable → write the rest; readable → verify the
+//!     answers, and after the last answer send the next batch
+//! 5   open loop: send all requests that are due
+//! 6   every 100 ms: close connections that exceed the timeout, print the progress
 //! ```
 
 use std::io::ErrorKind;
@@ -20,7 +20,7 @@ use super::connection::{Connection, Stage, source};
 use super::keys::Keys;
 use super::load::{LoadError, Loss};
 use super::plan::{Connecting, Extent, Pace, Plan, Progress};
-use super::report::{Report, Stretch, per_second};
+use super::report::{Measurement, Report, per_second};
 use super::requests::{Choice, Requests};
 use super::schedule::Schedule;
 use super::tally::Tally;
@@ -28,26 +28,27 @@ use super::verify::{Verdict, Verifier};
 use dht::net::clock::Clock;
 use dht::time::Time;
 
-/// Bytes that one read may bring: whatever a batch of small values may, and four of the largest.
+/// Largest read, in bytes: a batch of small values, or four of the largest values.
 const READ_SIZE: usize = 256 << 10;
 
-/// Events of one poll: a further one brings the rest.
+/// Largest number of events per poll; the next poll returns the rest.
 const EVENTS_PER_POLL: usize = 1024;
 
-/// How long a poll waits at most, and how often silent connections are looked for.
+/// Longest poll, and the interval at which connections are checked against the timeout.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The system wakes us up to a millisecond late: an open loop that has less than this left spins.
+/// The system may wake the process a millisecond late, so an open loop polls without waiting when the
+/// next request is due within this time.
 const SPIN: Duration = Duration::from_millis(2);
 
-/// From one connection for who watches to the next.
+/// Interval of the progress lines.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Connections that may end without an answer, one after the other, beyond the one that each connection
-/// tries with each server: few, for each may have cost the whole timeout.
+/// Consecutive connections that may end without an answer, beyond one per server and connection of
+/// the plan. Few, because each may have taken the whole timeout.
 const FRUITLESS_MAX: usize = 2;
 
-/// A plan that is being carried out.
+/// A run of a plan.
 pub(crate) struct Run<'a> {
     plan: &'a Plan,
     clock: Clock,
@@ -57,31 +58,32 @@ pub(crate) struct Run<'a> {
     verifier: Verifier<'a>,
     schedule: Option<Schedule>,
     buffer: Vec<u8>,
-    /// The connection that an open loop tries next, and those that it has written to.
+    /// Open loop: the connection to try next.
     cursor: usize,
+    /// Open loop: the connections with unsent requests.
     touched: Vec<usize>,
-    /// Connections that were dialled.
+    /// Number of dials.
     dialled: u32,
-    /// Connections without an answer since the last answer.
+    /// Number of connections that ended without an answer since the last answer.
     fruitless: usize,
-    /// Requests that were sent, or given up.
+    /// Number of requests that were sent or given up.
     issued: u64,
-    /// All that may be.
+    /// The number of requests of the run.
     issued_max: u64,
-    /// What is counted, once it is.
-    stretch: Option<Stretch>,
+    /// The measurement, after the warm-up.
+    measurement: Option<Measurement>,
     swept: Time,
     shown: Shown,
 }
 
-/// What who watches was told last.
+/// The last progress line.
 struct Shown {
     at: Time,
-    over: u64,
+    ended: u64,
 }
 
 impl<'a> Run<'a> {
-    /// Dials all connections.
+    /// Opens all connections.
     pub(crate) fn new(plan: &'a Plan, keys: &'a Keys, choice: Choice) -> Result<Self, LoadError> {
         let clock = Clock::start();
         let now = clock.mono();
@@ -106,9 +108,9 @@ impl<'a> Run<'a> {
                 Extent::Requests(count) => count,
                 Extent::Time { .. } => u64::MAX,
             },
-            stretch: None,
+            measurement: None,
             swept: now,
-            shown: Shown { at: now, over: 0 },
+            shown: Shown { at: now, ended: 0 },
         };
         for slot in 0..plan.connections {
             let connection = run.dial(slot, slot % plan.servers.len(), now)?;
@@ -117,7 +119,7 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
-    /// Carries the plan out.
+    /// Runs the loop until the end of the plan.
     pub(crate) fn run(mut self) -> Result<Report, LoadError> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         let mut now = self.clock.mono();
@@ -140,32 +142,32 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Begins to count, or ends, when that is due.
+    /// Starts or ends the measurement when that is due.
     fn step(&mut self, now: Time) -> Result<Option<Report>, LoadError> {
         let (warm_up, measured) = match self.plan.extent {
             Extent::Requests(_) => (Duration::ZERO, Duration::MAX),
             Extent::Time { warm_up, measured } => (warm_up, measured),
         };
-        let Some(stretch) = &self.stretch else {
+        let Some(measurement) = &self.measurement else {
             if now >= Time::ZERO + warm_up {
                 self.verifier.tally = Tally::new();
                 if let Some(schedule) = &mut self.schedule {
                     schedule.reset();
                 }
-                self.stretch = Some(Stretch::begin(&self.plan.pids, self.clock.mono())?);
+                self.measurement = Some(Measurement::begin(&self.plan.pids, self.clock.mono())?);
             }
             return Ok(None);
         };
-        let all_over = self.issued == self.issued_max && self.verifier.over == self.issued;
-        if !all_over && now - stretch.begun < measured {
+        let all_ended = self.issued == self.issued_max && self.verifier.ended == self.issued;
+        if !all_ended && now - measurement.begun < measured {
             return Ok(None);
         }
-        let spent = stretch.end(&self.plan.pids, self.clock.mono())?;
+        let spent = measurement.end(&self.plan.pids, self.clock.mono())?;
         let behind = self.schedule.as_ref().map(Schedule::behind);
         Ok(Some(Report::new(self.plan, self.requests.keys_count(), &mut self.verifier.tally, spent, behind)))
     }
 
-    /// How long a poll may wait.
+    /// How long the next poll may wait.
     fn poll_timeout(&self, now: Time) -> Duration {
         let Some(schedule) = self.schedule.as_ref().filter(|_| self.issued < self.issued_max) else {
             return SWEEP_INTERVAL;
@@ -174,7 +176,7 @@ impl<'a> Run<'a> {
         match left.checked_sub(SPIN) {
             Some(sleep) => (sleep + SPIN / 2).min(SWEEP_INTERVAL),
             None if self.connections.iter().any(|connection| connection.has_room(self.plan.pipeline)) => Duration::ZERO,
-            None => SWEEP_INTERVAL, // an answer, which makes room, will wake us
+            None => SWEEP_INTERVAL, // the next answer makes room and ends the poll
         }
     }
 
@@ -197,13 +199,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Reads until there is nothing left: mio is edge-triggered, and a read that does not fill the
-    /// buffer has taken all, unless the end stands behind it.
+    /// Reads until no data is left, because mio is edge-triggered. A read that does not fill the buffer
+    /// was the last one, unless the end of the stream follows.
     fn read(&mut self, slot: usize, is_closing: bool) -> Result<(), LoadError> {
         loop {
             let connection = &mut self.connections[slot];
             if connection.stage == Stage::Connecting {
-                return Ok(()); // it is a new one
+                return Ok(()); // a new connection has replaced it
             }
             let read = connection.read(&mut self.buffer);
             let now = self.clock.mono();
@@ -228,7 +230,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// All answers of a connection are in.
+    /// Continues after the last answer of a batch.
     fn go_on(&mut self, slot: usize, now: Time) -> Result<(), LoadError> {
         match self.plan.connecting {
             Connecting::Once => self.next_batch(slot, now),
@@ -256,7 +258,8 @@ impl<'a> Run<'a> {
         self.send(slot, now)
     }
 
-    /// Open loop: sends all that is wanted by now and finds room; gives up what has waited too long.
+    /// Open loop: sends the requests that are due, as far as the connections have room. Gives up those
+    /// that have waited for the whole timeout.
     fn issue(&mut self, now: Time) -> Result<(), LoadError> {
         let Some(schedule) = &mut self.schedule else {
             return Ok(());
@@ -289,7 +292,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Sends what was asked on a connection.
+    /// Sends the requests in the outbox of a connection.
     fn send(&mut self, slot: usize, now: Time) -> Result<(), LoadError> {
         self.requests.seal(&mut self.connections[slot]);
         self.flush(slot, now)
@@ -305,7 +308,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Gives up connections that are silent for too long, and tells who watches.
+    /// Closes connections that exceed the timeout, and prints the progress.
     fn sweep(&mut self, now: Time) -> Result<(), LoadError> {
         self.swept = now;
         for slot in 0..self.connections.len() {
@@ -316,17 +319,17 @@ impl<'a> Run<'a> {
         }
         let since = now - self.shown.at;
         if self.plan.progress == Progress::Shown && since >= PROGRESS_INTERVAL {
-            let rate = per_second(self.verifier.over - self.shown.over, since);
+            let rate = per_second(self.verifier.ended - self.shown.ended, since);
             let failures = self.verifier.tally.errors.total();
             eprintln!("{now}  {rate:.0} requests/s  {} answers  {failures} failures", self.verifier.tally.answers());
-            self.shown = Shown { at: now, over: self.verifier.over };
+            self.shown = Shown { at: now, ended: self.verifier.ended };
         }
         Ok(())
     }
 
     // ── connections ──────────────────────────────────────────────────────────────────────────
 
-    /// A connection is over, and with it all that it is owed; another one takes its place.
+    /// Counts the unanswered requests of a lost connection as failed, and opens another one.
     fn lose(&mut self, slot: usize, loss: Loss, now: Time) -> Result<(), LoadError> {
         let verdict = match loss {
             Loss::Refused(_) => {
@@ -353,7 +356,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Begins to connect to `server`, or to the next one that the system lets us dial.
+    /// Starts to connect to `server` or, if the system refuses, to the next one.
     fn dial(&mut self, slot: usize, mut server: usize, now: Time) -> Result<Connection, LoadError> {
         loop {
             let address = self.plan.servers[server];
@@ -375,7 +378,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// A connection brought nothing.
+    /// Counts a connection that ended without an answer; too many in a row end the run.
     fn count_fruitless(&mut self, server: usize, loss: Loss) -> Result<(), LoadError> {
         self.fruitless += 1;
         if self.fruitless <= self.plan.connections * self.plan.servers.len() + FRUITLESS_MAX {

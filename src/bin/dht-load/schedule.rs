@@ -1,9 +1,9 @@
-//! The schedule of an open loop: request number n is wanted n / rate seconds after the first,
-//! whatever becomes of those before it.
+//! The schedule of an open loop: request number n is due n / rate seconds after the first, whether
+//! or not the earlier ones are answered.
 //!
-//! A request whose moment has come and that finds no room waits, and its wait counts: what it
-//! takes is counted from the moment when it was wanted. The waiting are a number, not a list, so
-//! they cost nothing; one that has waited for as long as an answer may take is given up.
+//! A request that is due waits if no connection has room, and its latency includes this wait. Only
+//! the number of waiting requests is stored. A request that has waited for the whole timeout is given
+//! up.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use dht::time::Time;
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
-/// When requests are wanted, and how many had to wait.
+/// When requests are due, and how many had to wait.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     begun: Time,
     /// Requests per second.
     rate: u32,
-    /// The first request that was not sent.
+    /// The first unsent request.
     next: u64,
     behind: Behind,
 }
@@ -25,27 +25,27 @@ pub(crate) struct Schedule {
 /// How far an open loop fell behind its schedule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Behind {
-    /// Most requests that waited for room at once.
+    /// Largest number of waiting requests.
     pub(crate) requests_max: u64,
-    /// Longest wait of a request that was sent, from the moment when it was wanted.
+    /// Longest time from when a request was due to when it was sent.
     pub(crate) wait_max: Duration,
-    /// Requests that still waited when the run ended.
+    /// Number of waiting requests at the end of the run.
     pub(crate) at_end: u64,
 }
 
 impl Schedule {
-    /// One that begins at `begun`, of `rate` requests per second, which must not be 0.
+    /// A schedule of `rate` requests per second from `begun`; `rate` must not be 0.
     pub(crate) fn new(begun: Time, rate: u32) -> Self {
         assert!(rate > 0, "a schedule without requests");
         Self { begun, rate, next: 0, behind: Behind::default() }
     }
 
-    /// When the next request is wanted.
+    /// When the next request is due.
     pub(crate) fn next_at(&self) -> Time {
         self.at(self.next)
     }
 
-    /// Takes the next request, which is sent `now`; returns when it was wanted.
+    /// Takes the next request, which is sent `now`; returns when it was due.
     pub(crate) fn take(&mut self, now: Time) -> Time {
         let at = self.next_at();
         self.next += 1;
@@ -53,35 +53,35 @@ impl Schedule {
         at
     }
 
-    /// Takes those that have waited for longer than `timeout`; returns how many.
+    /// Takes the requests that have waited for longer than `timeout`; returns their number.
     pub(crate) fn give_up(&mut self, now: Time, timeout: Duration) -> u64 {
         let count = (now - self.begun).checked_sub(timeout).map_or(0, |span| self.left_of(span));
         self.next += count;
         count
     }
 
-    /// So many find no room now.
+    /// Notes the number of requests that wait now.
     pub(crate) fn note(&mut self, waiting: u64) {
         self.behind.at_end = waiting;
         self.behind.requests_max = self.behind.requests_max.max(waiting);
     }
 
-    /// Forgets how far behind it was.
+    /// Resets the measurements.
     pub(crate) fn reset(&mut self) {
         self.behind = Behind::default();
     }
 
-    /// How far behind it was.
+    /// How far the run fell behind the schedule.
     pub(crate) fn behind(&self) -> Behind {
         self.behind
     }
 
-    /// Requests whose moment has come and that were not sent.
+    /// Number of requests that are due and unsent.
     pub(crate) fn waiting(&self, now: Time) -> u64 {
         self.left_of(now - self.begun)
     }
 
-    /// Requests of the first `span` that were not taken.
+    /// Number of requests of the first `span` that were not taken.
     fn left_of(&self, span: Duration) -> u64 {
         let wanted = span.as_nanos() * u128::from(self.rate) / NANOS_PER_SECOND + 1;
         u64::try_from(wanted).unwrap_or(u64::MAX).saturating_sub(self.next)
@@ -102,17 +102,17 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_wanted_at_even_distances_whenever_they_are_sent() {
+    fn requests_are_due_at_even_intervals_whenever_they_are_sent() {
         let mut schedule = Schedule::new(millis(5), 100);
         assert_eq!(schedule.next_at(), millis(5), "the first at once");
         assert_eq!(schedule.take(millis(5)), millis(5));
-        assert_eq!(schedule.take(millis(500)), millis(15), "late, and wanted at its moment all the same");
+        assert_eq!(schedule.take(millis(500)), millis(15), "it was sent late, but due on time");
         assert_eq!(schedule.take(millis(500)), millis(25));
         assert_eq!(schedule.behind().wait_max, Duration::from_millis(485));
     }
 
     #[test]
-    fn those_that_wait_are_counted() {
+    fn waiting_requests_are_counted() {
         let mut schedule = Schedule::new(Time::ZERO, 1000);
         schedule.take(Time::ZERO);
         assert_eq!(schedule.waiting(Time::ZERO), 0);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_have_waited_too_long_are_given_up_together() {
+    fn requests_that_wait_for_the_whole_timeout_are_given_up() {
         let mut schedule = Schedule::new(millis(1), 1000);
         let timeout = Duration::from_millis(10);
         assert_eq!(schedule.give_up(millis(10), timeout), 0);

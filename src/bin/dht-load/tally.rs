@@ -1,5 +1,4 @@
-//! What came of the requests: latencies of those answered rightly, and the others by what went
-//! wrong.
+//! The results of the requests: latencies of right answers, and failures by kind.
 
 use std::time::Duration;
 
@@ -7,36 +6,36 @@ use hdrhistogram::Histogram;
 
 use dht::time::Time;
 
-/// Shortest and longest latency that is told apart, in nanoseconds. What takes longer than the
-/// longest counts as that; no answer is waited for so long.
+/// Smallest and largest latency that the histogram distinguishes, in nanoseconds. A larger latency
+/// counts as the largest, which exceeds every sensible timeout.
 const LATENCY_RANGE: (u64, u64) = (100, 600_000_000_000);
 
-/// Decimal digits of a latency that are right.
+/// Exact decimal digits of a latency.
 const DIGITS: u8 = 3;
 
-/// Requests that were not answered rightly, by what went wrong.
+/// Failed requests by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Errors {
-    /// The server said that it has no value, or that it did not take one.
+    /// The server answered that it has no value, or that it did not store one.
     pub(crate) failure: u64,
-    /// The answer spoke of another key.
+    /// The answer is about another key.
     pub(crate) wrong_key: u64,
-    /// The value is not the key's.
+    /// The value is not the value of the key.
     pub(crate) wrong_value: u64,
-    /// What came is no answer; the connection was given up.
+    /// The bytes are not an answer; the generator closed the connection.
     pub(crate) senseless: u64,
     /// The server closed the connection.
     pub(crate) closed: u64,
-    /// No connection was to be had; counted once for each attempt.
+    /// An attempt to connect failed.
     pub(crate) connect: u64,
-    /// No answer came in time.
+    /// No answer came within the timeout.
     pub(crate) timeout: u64,
-    /// Open loop: the request waited for room for so long that it was never sent.
+    /// Open loop: the request waited for the whole timeout and was never sent.
     pub(crate) unsent: u64,
 }
 
 impl Errors {
-    /// Each by its name in the report.
+    /// The counters with their names in the report.
     pub(crate) fn named(&self) -> [(&'static str, u64); 8] {
         [
             ("failure", self.failure),
@@ -50,55 +49,55 @@ impl Errors {
         ]
     }
 
-    /// All together.
+    /// The sum of all.
     pub(crate) fn total(&self) -> u64 {
         self.named().iter().map(|(_, count)| count).sum()
     }
 }
 
-/// The books of a run.
+/// The counters of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     latencies: Histogram<u64>,
     pub(crate) errors: Errors,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
-    /// Answers of one latency that are not in the histogram yet: those of one batch that came with
-    /// one read are entered together.
-    alike: (u64, u64),
+    /// A latency and its count that are not in the histogram yet: the answers of one batch that arrive
+    /// in one read have the same latency, and are recorded together.
+    pending: (u64, u64),
 }
 
 impl Tally {
     pub(crate) fn new() -> Self {
         let (shortest, longest) = LATENCY_RANGE;
-        let latencies = Histogram::new_with_bounds(shortest, longest, DIGITS).expect("these bounds are possible");
-        Self { latencies, errors: Errors::default(), bytes_in: 0, bytes_out: 0, alike: (0, 0) }
+        let latencies = Histogram::new_with_bounds(shortest, longest, DIGITS).expect("valid bounds");
+        Self { latencies, errors: Errors::default(), bytes_in: 0, bytes_out: 0, pending: (0, 0) }
     }
 
-    /// A request that was wanted at `since` has its answer `now`.
+    /// Counts the right answer, `now`, to a request whose latency started at `since`.
     pub(crate) fn answered(&mut self, since: Time, now: Time) {
         let latency = now.as_nanos().saturating_sub(since.as_nanos());
-        if self.alike.0 != latency {
+        if self.pending.0 != latency {
             self.flush();
-            self.alike.0 = latency;
+            self.pending.0 = latency;
         }
-        self.alike.1 += 1;
+        self.pending.1 += 1;
     }
 
-    /// Enters what [`Self::answered`] has gathered.
+    /// Records what [`Self::answered`] has collected.
     pub(crate) fn flush(&mut self) {
-        let (latency, count) = std::mem::take(&mut self.alike);
+        let (latency, count) = std::mem::take(&mut self.pending);
         if count > 0 {
             self.latencies.saturating_record_n(latency, count);
         }
     }
 
-    /// How many were answered rightly.
+    /// Number of right answers.
     pub(crate) fn answers(&self) -> u64 {
-        self.latencies.len() + self.alike.1
+        self.latencies.len() + self.pending.1
     }
 
-    /// The figures of all that was entered.
+    /// The percentiles of all latencies.
     pub(crate) fn latency(&mut self) -> Latency {
         self.flush();
         let at = |quantile| Duration::from_nanos(self.latencies.value_at_quantile(quantile));
@@ -112,11 +111,11 @@ impl Tally {
     }
 }
 
-/// How long answers took: from the moment when a request was wanted to the read that brought its
-/// last byte. All zero if there were none.
+/// Percentiles of latencies: from the start of a request's latency to the read of the last byte of
+/// its answer. All zero without answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Latency {
-    /// Half of them took no longer.
+    /// The median.
     pub(crate) p50: Duration,
     /// 90 %.
     pub(crate) p90: Duration,
@@ -124,7 +123,7 @@ pub(crate) struct Latency {
     pub(crate) p99: Duration,
     /// 99.9 %.
     pub(crate) p99_9: Duration,
-    /// All of them.
+    /// The largest.
     pub(crate) max: Duration,
 }
 
@@ -133,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_are_right_to_three_digits() {
+    fn latencies_are_exact_to_three_digits() {
         let mut tally = Tally::new();
         for micros in 1..=1000_u64 {
             tally.answered(Time::from_nanos(5_000), Time::from_nanos(5_000 + micros * 1000));
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_entered_together_counts_each() {
+    fn answers_that_are_recorded_together_count_one_by_one() {
         let mut tally = Tally::new();
         let now = Time::from_nanos(10_000_000);
         for since in [0, 0, 0, 9_000_000, 0] {
@@ -160,12 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_answers_has_figures_too() {
+    fn latencies_are_zero_without_answers() {
         assert_eq!(Tally::new().latency(), Latency::default());
     }
 
     #[test]
-    fn a_latency_beyond_all_bounds_counts_as_the_longest() {
+    fn a_latency_above_the_range_counts_as_the_largest() {
         let mut tally = Tally::new();
         tally.answered(Time::ZERO, Time::from_nanos(u64::MAX));
         assert_eq!(tally.answers(), 1);

@@ -1,7 +1,7 @@
-//! Who reads the answers of a run, and keeps its books.
+//! Verifies and counts the answers of a run.
 //!
-//! Answers come in the order of their requests. A PUT that is not answered is over, and shares the
-//! fate of, the next request behind it that is.
+//! Answers come in the order of their requests. A PUT without an answer ends with the next request
+//! that is answered, and with the same verdict.
 
 use super::connection::{Awaited, Connection, Stage, Wanted};
 use super::keys::{Keys, Values};
@@ -10,7 +10,7 @@ use super::protocol::{Answer, Protocol, Senseless};
 use super::tally::Tally;
 use dht::time::Time;
 
-/// Judges answers.
+/// Verifies answers.
 #[derive(Debug)]
 pub(crate) struct Verifier<'a> {
     protocol: Protocol,
@@ -18,8 +18,8 @@ pub(crate) struct Verifier<'a> {
     keys: &'a Keys,
     values: Values,
     pub(crate) tally: Tally,
-    /// Requests that are over, well or not, since the run began.
-    pub(crate) over: u64,
+    /// Requests that have ended, with any verdict, since the start of the run.
+    pub(crate) ended: u64,
 }
 
 /// How a request ended.
@@ -37,14 +37,14 @@ pub(crate) enum Verdict {
 impl<'a> Verifier<'a> {
     pub(crate) fn new(plan: &Plan, keys: &'a Keys) -> Self {
         let values = Values::new(plan.value_size);
-        Self { protocol: plan.protocol, verify: plan.verify, keys, values, tally: Tally::new(), over: 0 }
+        Self { protocol: plan.protocol, verify: plan.verify, keys, values, tally: Tally::new(), ended: 0 }
     }
 
-    /// Takes what `connection` has read: judges all answers that are whole, and leaves the rest with it.
+    /// Verifies all complete answers in what `connection` has read, and stores the rest in its inbox.
     ///
     /// # Errors
     ///
-    /// [`Senseless`] if something came that is no answer, or that answers nothing.
+    /// [`Senseless`] if the bytes are not an answer, or nothing was asked.
     pub(crate) fn read(&mut self, connection: &mut Connection, bytes: &[u8], now: Time) -> Result<(), Senseless> {
         self.tally.bytes_in += bytes.len() as u64;
         connection.heard = now;
@@ -62,7 +62,7 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
-    /// Judges the whole answers in `bytes`; returns how many bytes those were.
+    /// Verifies the complete answers in `bytes`; returns their size.
     fn take(&mut self, connection: &mut Connection, bytes: &[u8], now: Time) -> Result<usize, Senseless> {
         let mut taken = 0;
         while let Some((answer, size)) = self.protocol.next_answer(&bytes[taken..])? {
@@ -94,18 +94,18 @@ impl<'a> Verifier<'a> {
         if is_right { Verdict::Right } else { Verdict::WrongValue }
     }
 
-    /// Enters that `count` requests were never sent.
+    /// Counts `count` requests that were never sent.
     pub(crate) fn give_up(&mut self, count: u64) {
-        self.over += count;
+        self.ended += count;
         self.tally.errors.unsent += count;
     }
 
-    /// Enters how a request ended.
+    /// Counts the verdict on a request.
     pub(crate) fn close(&mut self, awaited: Awaited, verdict: Verdict, now: Time) {
         if awaited.what == Wanted::Marker {
             return;
         }
-        self.over += 1;
+        self.ended += 1;
         let Tally { errors, .. } = &mut self.tally;
         match verdict {
             Verdict::Right => self.tally.answered(awaited.since, now),
@@ -131,18 +131,18 @@ mod tests {
     const SINCE: Time = Time::from_nanos(1_000_000);
     const NOW: Time = Time::from_nanos(3_000_000);
 
-    /// A connection that is owed an answer for each of `wanted`, all about the key number 0.
+    /// A connection that expects the answers `wanted`, all about the key with index 0.
     fn connection(wanted: &[Wanted]) -> Connection {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let mut connection = Connection::dial(0, address, None, SINCE).expect("somebody listens");
+        let mut connection = Connection::dial(0, address, None, SINCE).expect("it is listening");
         connection.awaited.extend(wanted.iter().map(|&what| Awaited { key: 0, since: SINCE, what }));
         connection
     }
 
     fn verifier(keys: &Keys, verify: Verify) -> Verifier<'_> {
         let values = Values::new(20);
-        Verifier { protocol: Protocol::Dht, verify, keys, values, tally: Tally::new(), over: 0 }
+        Verifier { protocol: Protocol::Dht, verify, keys, values, tally: Tally::new(), ended: 0 }
     }
 
     fn success(key: &Key, value: &[u8]) -> Vec<u8> {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_judged_however_they_arrive() {
+    fn answers_are_verified_in_parts_of_any_size() {
         let keys = Keys::made(1, 1, Alphabet::Bytes);
         let answers = success(keys.at(0), &right_value(keys.at(0))).repeat(3);
         for size in [1, 7, 56, 100, answers.len()] {
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_wrong_answer_is_told_apart() {
+    fn each_kind_of_wrong_answer_has_its_counter() {
         let keys = Keys::made(2, 1, Alphabet::Bytes);
         let (key, other) = (keys.at(0), keys.at(1));
         let mut failure = Vec::new();
@@ -187,7 +187,7 @@ mod tests {
         let errors = |verify| {
             let mut verifier = verifier(&keys, verify);
             verifier.read(&mut connection(&[Wanted::Value; 3]), &answers, NOW).expect("answers");
-            assert_eq!(verifier.over, 3);
+            assert_eq!(verifier.ended, 3);
             verifier.tally.errors
         };
         assert_eq!(errors(Verify::Value), Errors { failure: 1, wrong_key: 1, wrong_value: 1, ..Errors::default() });
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_for_a_put_and_none_for_a_get_are_wrong() {
+    fn a_value_for_a_put_and_an_empty_one_for_a_get_are_wrong() {
         let keys = Keys::made(1, 1, Alphabet::Bytes);
         let mut verifier = verifier(&keys, Verify::Key);
         let answers = [success(keys.at(0), b"v"), success(keys.at(0), b"")].concat();
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn puts_that_are_not_answered_end_with_the_next_answer_and_the_sign_does_not_count() {
+    fn unanswered_puts_end_with_the_next_answer_and_the_marker_does_not_count() {
         let keys = Keys::made(1, 1, Alphabet::Bytes);
         let mut verifier = verifier(&keys, Verify::Value);
         let mut connection =
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asked_for_is_senseless() {
+    fn an_answer_without_a_request_is_senseless() {
         let keys = Keys::made(1, 1, Alphabet::Bytes);
         let answer = success(keys.at(0), b"v");
         for wanted in [&[][..], &[Wanted::Nothing]] {

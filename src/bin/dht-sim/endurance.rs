@@ -1,7 +1,7 @@
-//! The long run: values that shall stay readable while nodes crash, part, come and go.
+//! The long run: values must stay readable while nodes crash, are partitioned, join and leave.
 //!
-//! What the command line asks for happens in this order: the values are PUT; so many nodes crash at
-//! once; so many are cut off for a while, and both sides write; then nodes come and go for hours.
+//! The order: clients PUT the values; a percentage of the nodes crashes at the same time; a percentage
+//! is cut off for a time while both sides write; then nodes join and leave for hours.
 
 use std::time::Duration;
 
@@ -10,35 +10,35 @@ use dht::sim::{Churn, Death, Number, Share, Workload, World};
 
 use crate::{Failure, kill};
 
-/// From the last birth to the first PUT: tables fill.
+/// Time between the last join and the first PUT, for the routing tables to fill.
 const REST: Duration = Duration::from_mins(1);
 
 const HOUR: Duration = Duration::from_hours(1);
 
-/// GETs between two looks at the clock, while a parted network comes together.
+/// GETs per ten seconds while a partition heals.
 const GETS_PER_LOOK: u32 = 50;
 
 /// What happens to the values, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Endurance {
-    /// How many there are.
+    /// Number of values.
     pub(crate) values: u32,
-    /// Nodes that shall hold each; 0 for the nodes' own default.
+    /// Number of replicas of each; 0 for the nodes' default.
     pub(crate) replication: u8,
-    /// GETs by which their share is measured.
+    /// Number of GETs that measure the share of readable values.
     pub(crate) gets: u32,
-    /// Percent of the nodes that crash at once.
+    /// Percentage of the nodes that crash at the same time.
     pub(crate) crash: f64,
-    /// Percent of the nodes that are cut off, and for how long.
+    /// Percentage of the nodes that are cut off, and for how long.
     pub(crate) partition: (f64, Duration),
-    /// How long a node lives on average, if they come and go.
+    /// Average life of a node, if nodes join and leave.
     pub(crate) session: Option<Duration>,
-    /// How many hours all this goes on.
+    /// Hours of joining and leaving.
     pub(crate) hours: u32,
 }
 
 impl Endurance {
-    /// Does it all; prints what was readable when.
+    /// Runs all phases and prints the share of readable values after each.
     pub(crate) fn run(&self, world: &mut World) -> Result<(), Failure> {
         world.run_for(REST)?;
         let mut trial = Workload::new(world, self.values, self.replication);
@@ -59,17 +59,18 @@ impl Endurance {
         Ok(())
     }
 
-    /// Parts the world, has both sides write all values, heals it, and waits until all agree.
-    fn part(&self, world: &mut World, trial: &mut Workload) -> Result<(), Failure> {
+    /// Partitions the network, writes all values on both sides, heals the partition, and waits until all
+    /// replicas agree.
+    fn part(&self, world: &mut World, trial: &mut Trial) -> Result<(), Failure> {
         let (percent, span) = self.partition;
         let population = world.alive().last().map_or(0, |last| last.0 + 1);
         let small = |number: Number| f64::from(number.0) < f64::from(population) * percent / 100.0;
         world.part(|number| u8::from(small(number)));
         world.run_for(span / 2)?;
         let few = trial.put_all(world, small)?;
-        world.run_for(REST)?; // wall clocks here are less apart than that
+        world.run_for(REST)?; // longer than the skew of the wall clocks
         let many = trial.put_all(world, |number| !small(number))?;
-        // Each side reads what it wrote. Whoever reads an older value later is counted.
+        // Each side reads the values that it wrote. Later reads of older values are counted.
         trial.read(world, self.gets, anywhere)?;
         world.run_for(span / 2)?;
         println!("parted {percent} %: values confirmed {few} and {many}");
@@ -91,8 +92,8 @@ impl Endurance {
         Ok(())
     }
 
-    /// Lets hours pass; each value is written again when less than an hour of its life is left.
-    fn live(&self, world: &mut World, trial: &mut Workload) -> Result<(), Failure> {
+    /// Runs for hours. Writes each value again when less than an hour of its life is left.
+    fn live(&self, world: &mut World, trial: &mut Trial) -> Result<(), Failure> {
         if let Some(session) = self.session {
             world.begin_churn(Churn::of(session));
         }
@@ -107,7 +108,7 @@ impl Endurance {
             world.run_for(end.since(world.now()))?;
             let readable = trial.read(world, self.gets, anywhere)?;
             println!("hour {hour} nodes {} readable {readable}", world.alive().count());
-            // Of those that died meanwhile nothing is known.
+            // The bytes of nodes that died within the hour are not included.
             let bytes = world.figures().nodes.upkeep_bytes.saturating_sub(before);
             let copies = copies(world);
             let each = bytes.checked_div(copies).unwrap_or(0);
@@ -121,7 +122,7 @@ impl Endurance {
     }
 }
 
-/// Records held, each as often as there are nodes that hold it.
+/// Number of stored replicas of all records.
 fn copies(world: &World) -> u64 {
     world.alive().filter_map(|number| world.node(number)).map(|node| node.storage().len() as u64).sum()
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::limits::CONFIG_SIZE_MAX;
 use crate::node::params::ParamsError;
 
-use super::ini::{Place, SECTION, Syntax};
+use super::ini::{SECTION, Section, Syntax};
 use super::value::Misread;
 
 /// A mistake, and where it stands.
@@ -68,7 +68,7 @@ pub enum Mistake {
         /// The key.
         found: String,
         /// Where it should have been.
-        expected: Place,
+        expected: Section,
     },
 }
 
@@ -127,10 +127,10 @@ impl fmt::Display for Mistake {
             Self::UnknownKey { found, nearest } => {
                 write!(f, "found {}, expected a key of [{SECTION}]: the nearest is `{nearest}`", Shown(found))
             }
-            Self::Misplaced { found, expected: Place::Section } => {
+            Self::Misplaced { found, expected: Section::Dht } => {
                 write!(f, "found {} before any section, expected it in [{SECTION}]", Shown(found))
             }
-            Self::Misplaced { found, expected: Place::Global } => {
+            Self::Misplaced { found, expected: Section::Global } => {
                 write!(f, "found {} in [{SECTION}], expected it before the first section", Shown(found))
             }
         }

@@ -25,13 +25,13 @@ pub(super) const SECTION: &str = "dht";
 
 const COMMENT_SIGNS: [char; 2] = [';', '#'];
 
-/// Which of the lines that concern us an entry is among.
+/// The part of the file that contains an entry. Entries of other sections are not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Before the first header: for all modules.
+pub enum Section {
+    /// The lines before the first header: for all programs that share the file.
     Global,
-    /// In the section that was asked for, wherever in the file it is taken up again.
-    Section,
+    /// The section [`SECTION`], which may occur more than once.
+    Dht,
 }
 
 /// A key with its value.
@@ -39,7 +39,7 @@ pub enum Place {
 pub(super) struct Entry<'a> {
     /// Counted from 1.
     pub(super) line: usize,
-    pub(super) place: Place,
+    pub(super) section: Section,
     /// In lower case; never empty.
     pub(super) key: String,
     /// Without quotes, comment and outer white space; may be empty.
@@ -76,10 +76,10 @@ impl fmt::Display for Syntax {
     }
 }
 
-/// Reads the global entries of `text` and those of `section`, in the order of their lines.
-pub(super) fn parse<'a>(text: &'a str, section: &str) -> Vec<Result<Entry<'a>, SyntaxError<'a>>> {
+/// Reads the entries of `text` in both sections, in the order of their lines.
+pub(super) fn parse(text: &str) -> Vec<Result<Entry<'_>, SyntaxError<'_>>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut place = Some(Place::Global); // `None`: in a section of others
+    let mut section = Some(Section::Global); // `None`: in a section of another program
     let mut parsed = Vec::new();
     for (line, content) in (1..).zip(text.lines().map(str::trim)) {
         if is_comment(content) {
@@ -89,18 +89,18 @@ pub(super) fn parse<'a>(text: &'a str, section: &str) -> Vec<Result<Entry<'a>, S
             let (inside, behind) = header.split_once(']').unwrap_or((header, "]"));
             let name = without_comment(inside).trim_start();
             // A broken header still opens the section that it names, so that the mistakes below it are found too.
-            place = name.eq_ignore_ascii_case(section).then_some(Place::Section);
+            section = name.eq_ignore_ascii_case(SECTION).then_some(Section::Dht);
             if name.is_empty() || name.len() < inside.trim().len() || !is_comment(behind) {
                 parsed.push(Err(SyntaxError { line, found: content, expected: Syntax::Header }));
             }
-        } else if let Some(place) = place {
-            parsed.push(entry(line, place, content));
+        } else if let Some(section) = section {
+            parsed.push(entry(line, section, content));
         }
     }
     parsed
 }
 
-fn entry(line: usize, place: Place, content: &str) -> Result<Entry<'_>, SyntaxError<'_>> {
+fn entry(line: usize, section: Section, content: &str) -> Result<Entry<'_>, SyntaxError<'_>> {
     let wrong = |found, expected| SyntaxError { line, found, expected };
     let (key, text) = content.split_once('=').ok_or(wrong(content, Syntax::KeyValue))?;
     let (key, text) = (key.trim_end(), text.trim_start());
@@ -114,7 +114,7 @@ fn entry(line: usize, place: Place, content: &str) -> Result<Entry<'_>, SyntaxEr
             _ => return Err(wrong(text, Syntax::Quoted)),
         },
     };
-    Ok(Entry { line, place, key: key.to_ascii_lowercase(), value })
+    Ok(Entry { line, section, key: key.to_ascii_lowercase(), value })
 }
 
 /// Whether `text` says nothing.
@@ -138,9 +138,9 @@ fn without_comment(text: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn entries(text: &str) -> Vec<(usize, Place, String, &str)> {
-        let whole = parse(text, "dht").into_iter().map(|parsed| parsed.expect("a text of the grammar"));
-        whole.map(|entry| (entry.line, entry.place, entry.key, entry.value)).collect()
+    fn entries(text: &str) -> Vec<(usize, Section, String, &str)> {
+        let whole = parse(text).into_iter().map(|parsed| parsed.expect("a text of the grammar"));
+        whole.map(|entry| (entry.line, entry.section, entry.key, entry.value)).collect()
     }
 
     fn value(line: &str) -> String {
@@ -150,20 +150,16 @@ mod tests {
     }
 
     fn mistakes(text: &str) -> Vec<(usize, String, Syntax)> {
-        parse(text, "dht")
-            .into_iter()
-            .filter_map(Result::err)
-            .map(|e| (e.line, e.found.to_owned(), e.expected))
-            .collect()
+        parse(text).into_iter().filter_map(Result::err).map(|e| (e.line, e.found.to_owned(), e.expected)).collect()
     }
 
     #[test]
     fn only_global_entries_and_those_of_the_section_are_read() {
         let text = "a=1\n[gossip]\nb=2\n[dht]\nc=3\n\n[onion]\nd=4\n[dht]\ne=5\n";
-        let section = |line, key: &str, value| (line, Place::Section, key.to_owned(), value);
+        let section = |line, key: &str, value| (line, Section::Dht, key.to_owned(), value);
         assert_eq!(
             entries(text),
-            [(1, Place::Global, "a".to_owned(), "1"), section(5, "c", "3"), section(10, "e", "5")]
+            [(1, Section::Global, "a".to_owned(), "1"), section(5, "c", "3"), section(10, "e", "5")]
         );
     }
 
@@ -174,12 +170,12 @@ mod tests {
 
     #[test]
     fn names_and_keys_are_read_without_regard_to_case_and_white_space() {
-        assert_eq!(entries("  [ DhT ] ; ours\n\t KeY \t=\t a b \t"), [(2, Place::Section, "key".to_owned(), "a b")]);
+        assert_eq!(entries("  [ DhT ] ; ours\n\t KeY \t=\t a b \t"), [(2, Section::Dht, "key".to_owned(), "a b")]);
     }
 
     #[test]
     fn windows_line_ends_and_a_byte_order_mark_do_not_count() {
-        assert_eq!(entries("\u{feff}[dht]\r\nk = 7\r\n"), [(2, Place::Section, "k".to_owned(), "7")]);
+        assert_eq!(entries("\u{feff}[dht]\r\nk = 7\r\n"), [(2, Section::Dht, "k".to_owned(), "7")]);
     }
 
     #[test]

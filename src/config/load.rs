@@ -13,7 +13,7 @@ use crate::limits::{CONFIG_SIZE_MAX, K_MAX};
 use crate::node::params::{Families, ParamsError, Serving};
 
 use super::error::{ConfigError, Mistake, Severity};
-use super::ini::{self, Entry, Place, SECTION};
+use super::ini::{self, Entry, Section};
 use super::keys::{HOSTKEY, Read, key_of, nearest_key};
 use super::settings::Settings;
 use super::value::{Expected, Misread};
@@ -43,7 +43,7 @@ impl Settings {
     /// All mistakes of the text, warnings among them, in the order of its lines.
     pub fn parse(path: &Path, text: &str) -> Result<(Self, Vec<ConfigError>), Vec<ConfigError>> {
         let mut draft = Draft::default();
-        for parsed in ini::parse(text, SECTION) {
+        for parsed in ini::parse(text) {
             match parsed {
                 Ok(entry) => draft.take(&entry),
                 Err(ini::SyntaxError { line, found, expected }) => {
@@ -51,8 +51,8 @@ impl Settings {
                 }
             }
         }
-        draft.check_addresses();
-        draft.check_params();
+        draft.validate_addresses();
+        draft.validate_params();
         let mut complaints = draft.complaints;
         complaints.sort_by_key(|&(line, _)| line);
         let complaints: Vec<_> = complaints
@@ -81,16 +81,16 @@ struct Draft {
 impl Draft {
     fn take(&mut self, entry: &Entry<'_>) {
         let is_hostkey = entry.key == HOSTKEY.0;
-        match (entry.place, key_of(&entry.key)) {
-            (Place::Section, Some(known)) => self.set(entry, known),
-            (Place::Global, Some(_)) => self.misplaced(entry, Place::Section),
-            (Place::Global, None) if is_hostkey => self.set(entry, HOSTKEY),
-            (Place::Section, None) if is_hostkey => self.misplaced(entry, Place::Global),
-            (Place::Section, None) => {
+        match (entry.section, key_of(&entry.key)) {
+            (Section::Dht, Some(known)) => self.set(entry, known),
+            (Section::Global, Some(_)) => self.misplaced(entry, Section::Dht),
+            (Section::Global, None) if is_hostkey => self.set(entry, HOSTKEY),
+            (Section::Dht, None) if is_hostkey => self.misplaced(entry, Section::Global),
+            (Section::Dht, None) => {
                 let mistake = Mistake::UnknownKey { found: entry.key.clone(), nearest: nearest_key(&entry.key) };
                 self.complain(entry.line, mistake);
             }
-            (Place::Global, None) => {} // for another module
+            (Section::Global, None) => {} // for another module
         }
     }
 
@@ -110,7 +110,7 @@ impl Draft {
         }
     }
 
-    fn misplaced(&mut self, entry: &Entry<'_>, expected: Place) {
+    fn misplaced(&mut self, entry: &Entry<'_>, expected: Section) {
         self.complain(entry.line, Mistake::Misplaced { found: entry.key.clone(), expected });
     }
 
@@ -124,7 +124,7 @@ impl Draft {
         keys.iter().find_map(|key| self.lines.get(key).copied()).filter(|_| !refused)
     }
 
-    fn check_addresses(&mut self) {
+    fn validate_addresses(&mut self) {
         let Settings { api_address, api_allow_remote, p2p_addresses, advertise_port, params, .. } = &self.settings;
         let mut mistakes = Vec::new();
         if !api_address.ip().is_loopback() && !api_allow_remote {
@@ -147,7 +147,7 @@ impl Draft {
 
     /// Names every misfit: [`Params::validate`] stops at the first, so what it named is made to
     /// fit in a copy, and the copy is checked again.
-    fn check_params(&mut self) {
+    fn validate_params(&mut self) {
         let mut params = self.settings.params.clone();
         while let Err(error) = params.validate() {
             if let Some(line) = self.line_of(keys_of(&error)) {

@@ -19,6 +19,6 @@ mod settings;
 mod value;
 
 pub use error::{ConfigError, Mistake, Severity};
-pub use ini::{Place, Syntax};
+pub use ini::{Section, Syntax};
 pub use settings::Settings;
 pub use value::{Expected, Misread};

@@ -404,14 +404,8 @@ pub const BATCHES_WAITING_MAX: usize = 1;
 
 // ── roof ─────────────────────────────────────────────────────────────────────────────────────
 
-/// Largest configuration file, in bytes: a thousand times the shipped one, and no device file.
-pub const CONFIG_SIZE_MAX: usize = 1 << 20;
-
 /// Bootstraps in a configuration: each may wait for its name at the same time.
 pub const BOOTSTRAPS_MAX: usize = 32;
-
-/// Addresses that peers are accepted on: two families of a few interfaces.
-pub const P2P_ADDRESSES_MAX: usize = 16;
 
 const _: () = {
     assert!(API_OUTBOX_MAX >= FRAME_SIZE_MAX);

@@ -4,10 +4,10 @@ use std::fmt::{self, Write};
 use std::io;
 use std::path::PathBuf;
 
-use crate::limits::CONFIG_SIZE_MAX;
 use crate::node::params::ParamsError;
 
 use super::ini::{SECTION, Section, Syntax};
+use super::load::CONFIG_SIZE_MAX;
 use super::value::Misread;
 
 /// A mistake, and where it stands.
@@ -26,7 +26,7 @@ pub struct ConfigError {
 pub enum Mistake {
     /// The file cannot be read.
     Unreadable(io::ErrorKind),
-    /// The file is larger than [`CONFIG_SIZE_MAX`].
+    /// The file is larger than 1 MiB.
     TooLarge,
     /// A value that is no text.
     NotUtf8 {

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::limits::{CONFIG_SIZE_MAX, K_MAX};
+use crate::limits::K_MAX;
 use crate::node::params::{Families, ParamsError, Serving};
 
 use super::error::{ConfigError, Mistake, Severity};
@@ -18,13 +18,16 @@ use super::keys::{HOSTKEY, Read, key_of, nearest_key};
 use super::settings::Settings;
 use super::value::{Expected, Misread};
 
+/// Largest configuration file, in bytes: a hundred times the size of the shipped one. It also bounds
+/// what is read from a device file.
+pub(super) const CONFIG_SIZE_MAX: usize = 1 << 20;
+
 impl Settings {
     /// Reads the file at `path`: its settings and its warnings.
     ///
     /// # Errors
     ///
-    /// As [`Settings::parse`]; also if the file cannot be read or is larger than
-    /// [`CONFIG_SIZE_MAX`]. Bytes that are no UTF-8 are a mistake only in our own values: the
+    /// As [`Settings::parse`]; also if the file cannot be read or is larger than 1 MiB. Bytes that are no UTF-8 are a mistake only in our own values: the
     /// remarks and sections of others may be in any encoding.
     pub fn load(path: &Path) -> Result<(Self, Vec<ConfigError>), Vec<ConfigError>> {
         let wrong = |mistake| vec![ConfigError { path: path.to_owned(), line: None, mistake }];
@@ -210,6 +213,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::super::keys::{KEYS, OLD_NAMES};
+    use super::super::value::P2P_ADDRESSES_MAX;
     use super::*;
     use crate::node::params::{AddressGroups, Durability, Reads};
     use proptest::prelude::*;
@@ -314,7 +318,7 @@ mod tests {
             };
             assert!(prose.contains(&misread.expected.to_string()), "{key}: {}", misread.expected);
         }
-        assert!(MANUAL.contains(&format!("a list of {}", Expected::Items(crate::limits::P2P_ADDRESSES_MAX))));
+        assert!(MANUAL.contains(&format!("a list of {}", Expected::Items(P2P_ADDRESSES_MAX))));
         assert!(MANUAL.contains(&format!("up to {} of them", crate::limits::BOOTSTRAPS_MAX)));
     }
 

@@ -11,9 +11,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::id::{Key, NodeId};
-use crate::limits::{BOOTSTRAPS_MAX, P2P_ADDRESSES_MAX};
+use crate::limits::BOOTSTRAPS_MAX;
 use crate::node::params::{AddressGroups, Bootstrap, Durability, Endpoint};
 use crate::record::Ttl;
+
+/// Largest number of listening addresses for peers: two address families on a few interfaces.
+pub(super) const P2P_ADDRESSES_MAX: usize = 16;
 
 /// Why a value was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What can be wrong in a configuration file, said so that it can be put right.
+//! The mistakes that a configuration file may contain, and their messages.
 
 use std::fmt::{self, Write};
 use std::io;
@@ -10,79 +10,79 @@ use super::ini::{SECTION, Section, Syntax};
 use super::load::CONFIG_SIZE_MAX;
 use super::value::Misread;
 
-/// A mistake, and where it stands.
+/// A mistake and its location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The file, as it was named.
+    /// The file, as the command line names it.
     pub path: PathBuf,
-    /// Counted from 1; `None` if the file as a whole is meant.
+    /// Counted from 1; `None` if the mistake concerns the whole file.
     pub line: Option<usize>,
-    /// What is wrong there.
+    /// The mistake.
     pub mistake: Mistake,
 }
 
-/// One way to be wrong.
+/// The kinds of mistakes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mistake {
     /// The file cannot be read.
     Unreadable(io::ErrorKind),
     /// The file is larger than 1 MiB.
     TooLarge,
-    /// A value that is no text.
+    /// A value is not UTF-8.
     NotUtf8 {
-        /// The key's present name.
+        /// The current name of the key.
         key: &'static str,
     },
-    /// The line is no INI.
+    /// The line does not follow the INI grammar.
     Syntax {
         /// The line, or its value.
         found: String,
-        /// What it should have been.
+        /// The expected form.
         expected: Syntax,
     },
-    /// A value that its key cannot have.
+    /// A value is not valid for its key.
     Value {
-        /// The key's present name.
+        /// The current name of the key.
         key: &'static str,
-        /// The value, and what would have been right.
+        /// The value and the valid values.
         misread: Misread,
     },
-    /// A key that was set before.
+    /// A key is set twice.
     Twice {
-        /// The key, as it stands here.
+        /// The key, as this line spells it.
         found: String,
-        /// The line that set it first.
+        /// The line that sets it first.
         first: usize,
     },
-    /// Values that do not fit together.
-    Misfit(ParamsError),
-    /// A key that nobody knows: a warning.
+    /// Values contradict each other.
+    Contradiction(ParamsError),
+    /// A key is unknown: a warning.
     UnknownKey {
         /// The key.
         found: String,
-        /// The known key that is spelled most like it.
+        /// The known key with the most similar spelling.
         nearest: &'static str,
     },
-    /// A key where nobody reads it: a warning.
+    /// A key is in the wrong section: a warning.
     Misplaced {
         /// The key.
         found: String,
-        /// Where it should have been.
+        /// The right section.
         expected: Section,
     },
 }
 
-/// Whether a file with a mistake can be used.
+/// Whether a file with this mistake can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// The rest of the file is understood without it.
+    /// The program ignores the line.
     Warning,
-    /// It cannot.
+    /// The program refuses the file.
     Error,
 }
 
 impl ConfigError {
-    /// Whether the file can be used all the same.
+    /// Whether the file can be used nevertheless.
     pub fn severity(&self) -> Severity {
         match self.mistake {
             Mistake::UnknownKey { .. } | Mistake::Misplaced { .. } => Severity::Warning,
@@ -92,7 +92,7 @@ impl ConfigError {
             | Mistake::Syntax { .. }
             | Mistake::Value { .. }
             | Mistake::Twice { .. }
-            | Mistake::Misfit(_) => Severity::Error,
+            | Mistake::Contradiction(_) => Severity::Error,
         }
     }
 }
@@ -113,17 +113,17 @@ impl std::error::Error for ConfigError {}
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable(kind) => write!(f, "found no way to read it ({kind}), expected a text file"),
+            Self::Unreadable(kind) => write!(f, "cannot be read ({kind}), expected a text file"),
             Self::TooLarge => write!(f, "found a larger file, expected at most {CONFIG_SIZE_MAX} bytes"),
-            Self::NotUtf8 { key } => write!(f, "found bytes that are no UTF-8 for {key}, expected text in UTF-8"),
+            Self::NotUtf8 { key } => write!(f, "found invalid UTF-8 for {key}, expected text in UTF-8"),
             Self::Syntax { found, expected } => write!(f, "found {}, expected {expected}", Shown(found)),
             Self::Value { key, misread: Misread { found, expected } } => {
                 write!(f, "found {} for {key}, expected {expected}", Shown(found))
             }
             Self::Twice { found, first } => {
-                write!(f, "found {} again, expected it once: it is set in line {first}", Shown(found))
+                write!(f, "found {} again, expected it once: line {first} sets it", Shown(found))
             }
-            Self::Misfit(error) => write!(f, "found {error}"),
+            Self::Contradiction(error) => write!(f, "found {error}"),
             Self::UnknownKey { found, nearest } => {
                 write!(f, "found {}, expected a key of [{SECTION}]: the nearest is `{nearest}`", Shown(found))
             }
@@ -137,8 +137,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// A text from the file in back quotes: what would break the line is escaped, and what is
-/// longer than a line is cut.
+/// A text from the file in back quotes, with control characters escaped and a long text truncated.
 struct Shown<'a>(&'a str);
 
 impl fmt::Display for Shown<'_> {
@@ -160,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_of_a_file_stays_on_one_short_line() {
+    fn a_quoted_text_stays_on_one_short_line() {
         assert_eq!(Shown("a\u{1b}[2Jb\rc").to_string(), r"`a\u{1b}[2Jb\rc`");
         assert_eq!(Shown(r"C:\däta").to_string(), r"`C:\däta`");
         assert_eq!(Shown("").to_string(), "nothing");

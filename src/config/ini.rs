@@ -1,4 +1,4 @@
-//! Windows INI text → entries, each with the line it stands in.
+//! Windows INI text → entries, each with its line number.
 //!
 //! The grammar, line by line (LF or CR LF; a byte order mark is skipped):
 //!
@@ -9,18 +9,17 @@
 //! value   = '"' anything but '"' '"' | text
 //! ```
 //!
-//! White space around names, keys and values does not count, nor does the case of names and
-//! keys. Behind an unquoted value a comment must follow white space (or begin the value, which
-//! is then empty): the `#` of `host:port#id` and the `;` of `a;b` belong to the value. A value
-//! that needs ` ;`, ` #` or outer white space is quoted; there are no escapes, so that
-//! `"C:\data"` means what it says.
+//! White space around names, keys and values is ignored, and so is the case of names and keys. After
+//! an unquoted value a comment must follow white space (or begin the value, which is then empty): the
+//! `#` of `host:port#id` and the `;` of `a;b` belong to the value. A value that contains ` ;`, ` #` or
+//! outer white space is quoted; there are no escapes, so `"C:\data"` contains one backslash.
 //!
-//! Lines of other sections are passed over unseen. Headers are judged wherever they stand: behind
-//! a broken one nobody could say whose lines follow.
+//! Lines of other sections are ignored. Headers are always validated, because the lines after a broken
+//! header belong to no known section.
 
 use std::fmt;
 
-/// The section that is ours.
+/// The section of this program.
 pub(super) const SECTION: &str = "dht";
 
 const COMMENT_SIGNS: [char; 2] = [';', '#'];
@@ -46,7 +45,7 @@ pub(super) struct Entry<'a> {
     pub(super) value: &'a str,
 }
 
-/// A line that is none of the grammar.
+/// A line that does not follow the grammar.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SyntaxError<'a> {
     /// Counted from 1.
@@ -55,7 +54,7 @@ pub(super) struct SyntaxError<'a> {
     pub(super) expected: Syntax,
 }
 
-/// What a line should have been.
+/// The expected form of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syntax {
     /// A header.
@@ -69,9 +68,9 @@ pub enum Syntax {
 impl fmt::Display for Syntax {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Syntax::Header => "[section] with nothing but a comment behind it",
+            Syntax::Header => "[section], followed by nothing but a comment",
             Syntax::KeyValue => "key = value",
-            Syntax::Quoted => "a closing \" with nothing but a comment behind it",
+            Syntax::Quoted => "a closing \", followed by nothing but a comment",
         })
     }
 }
@@ -88,7 +87,7 @@ pub(super) fn parse(text: &str) -> Vec<Result<Entry<'_>, SyntaxError<'_>>> {
         if let Some(header) = content.strip_prefix('[') {
             let (inside, behind) = header.split_once(']').unwrap_or((header, "]"));
             let name = without_comment(inside).trim_start();
-            // A broken header still opens the section that it names, so that the mistakes below it are found too.
+            // A broken header still opens its section, so that mistakes after it are found too.
             section = name.eq_ignore_ascii_case(SECTION).then_some(Section::Dht);
             if name.is_empty() || name.len() < inside.trim().len() || !is_comment(behind) {
                 parsed.push(Err(SyntaxError { line, found: content, expected: Syntax::Header }));
@@ -117,13 +116,13 @@ fn entry(line: usize, section: Section, content: &str) -> Result<Entry<'_>, Synt
     Ok(Entry { line, section, key: key.to_ascii_lowercase(), value })
 }
 
-/// Whether `text` says nothing.
+/// Whether `text` is blank or a comment.
 fn is_comment(text: &str) -> bool {
     let text = text.trim_start();
     text.is_empty() || text.starts_with(COMMENT_SIGNS)
 }
 
-/// `text` up to the first comment sign that begins it or follows white space.
+/// `text` up to the first comment sign at its start or after white space.
 fn without_comment(text: &str) -> &str {
     let mut after_space = true;
     let comment = text.find(|sign: char| {
@@ -139,7 +138,7 @@ mod tests {
     use super::*;
 
     fn entries(text: &str) -> Vec<(usize, Section, String, &str)> {
-        let whole = parse(text).into_iter().map(|parsed| parsed.expect("a text of the grammar"));
+        let whole = parse(text).into_iter().map(|parsed| parsed.expect("valid INI"));
         whole.map(|entry| (entry.line, entry.section, entry.key, entry.value)).collect()
     }
 
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn only_global_entries_and_those_of_the_section_are_read() {
+    fn only_entries_of_the_two_sections_are_read() {
         let text = "a=1\n[gossip]\nb=2\n[dht]\nc=3\n\n[onion]\nd=4\n[dht]\ne=5\n";
         let section = |line, key: &str, value| (line, Section::Dht, key.to_owned(), value);
         assert_eq!(
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_other_sections_are_not_judged() {
+    fn lines_of_other_sections_are_not_validated() {
         assert_eq!(mistakes("[gossip]\nno equals sign\n= 3\nk = \"open\n[dht]\nk = 3"), []);
     }
 
@@ -174,12 +173,12 @@ mod tests {
     }
 
     #[test]
-    fn windows_line_ends_and_a_byte_order_mark_do_not_count() {
+    fn windows_line_ends_and_a_byte_order_mark_are_ignored() {
         assert_eq!(entries("\u{feff}[dht]\r\nk = 7\r\n"), [(2, Section::Dht, "k".to_owned(), "7")]);
     }
 
     #[test]
-    fn a_comment_stands_on_its_own_line_or_behind_white_space() {
+    fn a_comment_has_its_own_line_or_follows_white_space() {
         assert_eq!(entries("; k = 1\n  # k = 2\n\n"), []);
         assert_eq!(value("key = 1 ; one"), "1");
         assert_eq!(value("key = 1\t# one"), "1");
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_keep_comment_signs_and_white_space() {
+    fn quotes_preserve_comment_signs_and_white_space() {
         assert_eq!(value("key = \" a ; b # c \" ; d"), " a ; b # c ");
         assert_eq!(value("key = \"a\"#b"), "a");
         assert_eq!(value("key = \"\""), "");
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_none_of_the_grammar_is_shown_with_its_number() {
+    fn a_line_that_violates_the_grammar_is_reported_with_its_number() {
         let wrong = |line, found: &str, expected| (line, found.to_owned(), expected);
         assert_eq!(
             mistakes("[dht]\nalpha\n= 3\nk = \"3\nk = \"3\" 4\n[]\n[dht] k\n[dht\n[dht ; [1]"),
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn below_a_header_that_is_not_closed_mistakes_are_found_all_the_same() {
+    fn mistakes_after_an_unclosed_header_are_found_too() {
         assert_eq!(mistakes("[gossip]\n[dht ; mine\nalpha").len(), 2);
         assert_eq!(mistakes("[gossip\nalpha").len(), 1);
     }

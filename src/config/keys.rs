@@ -1,4 +1,4 @@
-//! The keys of a configuration: the name of each, its range, and its place in [`Settings`].
+//! The keys of a configuration: the name of each, its range and its field in [`Settings`].
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use crate::node::params::{Reads, Serving};
 use super::settings::{Settings, network_of};
 use super::value::{self, Misread};
 
-/// Reads one value into its place.
+/// Reads a value into its field.
 pub(super) type Read = fn(&mut Settings, &str) -> Result<(), Misread>;
 
-/// The keys of the section: the name of each, and its range.
+/// The keys of the section: the name of each and its range.
 pub(super) const KEYS: &[(&str, Read)] = &[
     ("api_address", |s, v| set(&mut s.api_address, value::address(v))),
     ("api_allow_remote", |s, v| set(&mut s.api_allow_remote, value::yes_or_no(v))),
@@ -45,27 +45,27 @@ pub(super) const KEYS: &[(&str, Read)] = &[
     ("peer_connections_max", |s, v| set(&mut s.params.peer_connections_max, value::number(v, 8..=65_536))),
 ];
 
-/// The global key that all modules share.
+/// The global key that all VoidPhone modules share.
 pub(super) const HOSTKEY: (&str, Read) =
     ("hostkey", |s, v| set(&mut s.hostkey, Ok((!v.is_empty()).then(|| PathBuf::from(v)))));
 
-/// What keys were called by earlier programs of the course: old name, present name.
+/// Names of keys in earlier programs of the course: old name, current name.
 pub(super) const OLD_NAMES: &[(&str, &str)] = &[("listen_address", "p2p_address"), ("bootstrapper", "bootstrap")];
 
-/// The key of the section that is called `name`, now or formerly.
+/// The key of the section with this current or old `name`.
 pub(super) fn key_of(name: &str) -> Option<(&'static str, Read)> {
     let name = OLD_NAMES.iter().find(|(old, _)| *old == name).map_or(name, |(_, present)| present);
     KEYS.iter().find(|(key, _)| *key == name).copied()
 }
 
-/// The key of the section that is spelled most like `name`.
+/// The key of the section whose spelling is most similar to `name`.
 pub(super) fn nearest_key(name: &str) -> &'static str {
     let (key, _) = KEYS.iter().min_by_key(|(key, _)| edit_distance(key, name)).expect("the section has keys");
     key
 }
 
-/// Levenshtein's distance: how many bytes must be inserted, removed or replaced. Of a `name`
-/// far beyond any key only the beginning counts.
+/// The Levenshtein distance: the number of bytes to insert, remove or replace. Only the beginning of
+/// a very long `name` counts.
 fn edit_distance(known: &str, name: &str) -> usize {
     const NAME_SIZE_MAX: usize = 64;
     let known = known.as_bytes();
@@ -82,8 +82,8 @@ fn edit_distance(known: &str, name: &str) -> usize {
     row[known.len()]
 }
 
-fn set<T>(place: &mut T, value: Result<T, Misread>) -> Result<(), Misread> {
-    *place = value?;
+fn set<T>(field: &mut T, value: Result<T, Misread>) -> Result<(), Misread> {
+    *field = value?;
     Ok(())
 }
 
@@ -113,6 +113,10 @@ mod tests {
         assert_eq!(edit_distance("alpha", ""), 5);
         assert_eq!(edit_distance("k", "k"), 0);
         assert_eq!(nearest_key("read_qorum"), "read_quorum");
-        assert_eq!(nearest_key(&"secure".repeat(1_000)), nearest_key(&"secure".repeat(11)), "the rest does not count");
+        assert_eq!(
+            nearest_key(&"secure".repeat(1_000)),
+            nearest_key(&"secure".repeat(11)),
+            "only the beginning counts"
+        );
     }
 }

@@ -1,6 +1,7 @@
-//! INI text → [`Settings`]: each key once and in its place, and what must fit together.
+//! INI text → [`Settings`]. Validates that each key is in its section, occurs once, and is consistent
+//! with the other keys.
 //!
-//! It goes over a draft, which has the settings read so far and every mistake that was found.
+//! A draft collects the settings and the mistakes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -23,12 +24,12 @@ use super::value::{Expected, Misread};
 pub(super) const CONFIG_SIZE_MAX: usize = 1 << 20;
 
 impl Settings {
-    /// Reads the file at `path`: its settings and its warnings.
+    /// Reads the file at `path`; returns its settings and warnings.
     ///
     /// # Errors
     ///
-    /// As [`Settings::parse`]; also if the file cannot be read or is larger than 1 MiB. Bytes that are no UTF-8 are a mistake only in our own values: the
-    /// remarks and sections of others may be in any encoding.
+    /// As [`Settings::parse`]; also if the file cannot be read or is larger than 1 MiB. Invalid UTF-8
+    /// is a mistake only in values of this program: comments and other sections may have any encoding.
     pub fn load(path: &Path) -> Result<(Self, Vec<ConfigError>), Vec<ConfigError>> {
         let wrong = |mistake| vec![ConfigError { path: path.to_owned(), line: None, mistake }];
         let bytes = read(path).map_err(|error| wrong(Mistake::Unreadable(error.kind())))?;
@@ -38,12 +39,12 @@ impl Settings {
         Self::parse(path, &String::from_utf8_lossy(&bytes))
     }
 
-    /// Reads `text` as if it stood at `path`: its settings and its warnings. Relative paths in
-    /// it start from the directory of `path`.
+    /// Reads `text` as the contents of `path`; returns its settings and warnings. Relative paths in it
+    /// start from the directory of `path`.
     ///
     /// # Errors
     ///
-    /// All mistakes of the text, warnings among them, in the order of its lines.
+    /// All mistakes including warnings, in the order of their lines.
     pub fn parse(path: &Path, text: &str) -> Result<(Self, Vec<ConfigError>), Vec<ConfigError>> {
         let mut draft = Draft::default();
         for parsed in ini::parse(text) {
@@ -76,7 +77,7 @@ struct Draft {
     settings: Settings,
     /// The line that set each key.
     lines: BTreeMap<&'static str, usize>,
-    /// Keys whose values were refused: what else they break is not worth a word.
+    /// Keys with refused values. Contradictions with other keys are not reported for them.
     refused: BTreeSet<&'static str>,
     complaints: Vec<(usize, Mistake)>,
 }
@@ -93,7 +94,7 @@ impl Draft {
                 let mistake = Mistake::UnknownKey { found: entry.key.clone(), nearest: nearest_key(&entry.key) };
                 self.complain(entry.line, mistake);
             }
-            (Section::Global, None) => {} // for another module
+            (Section::Global, None) => {} // for another VoidPhone module
         }
     }
 
@@ -148,13 +149,13 @@ impl Draft {
         }
     }
 
-    /// Names every misfit: [`Params::validate`] stops at the first, so what it named is made to
-    /// fit in a copy, and the copy is checked again.
+    /// Reports every contradiction. [`Params::check`] stops at the first one, so this resolves it in a
+    /// copy and validates the copy again.
     fn validate_params(&mut self) {
         let mut params = self.settings.params.clone();
         while let Err(error) = params.validate() {
             if let Some(line) = self.line_of(keys_of(&error)) {
-                self.complain(line, Mistake::Misfit(error));
+                self.complain(line, Mistake::Contradiction(error));
             }
             match error {
                 ParamsError::K { .. } => params.k = K_MAX,
@@ -167,7 +168,7 @@ impl Draft {
     }
 }
 
-/// What follows from several keys, once all are known to be right.
+/// Derives the settings that depend on several keys, after all keys are valid.
 fn finish(mut settings: Settings, lines: &BTreeMap<&'static str, usize>, folder: &Path) -> Settings {
     if !lines.contains_key("data_dir") {
         settings.data_dir = format!("dht-data-{}", settings.p2p_addresses[0].port()).into();
@@ -181,7 +182,8 @@ fn finish(mut settings: Settings, lines: &BTreeMap<&'static str, usize>, folder:
     settings
 }
 
-/// Whoever listens on a family can dial it; a client says nothing about its own.
+/// The address families that the node can dial: those of its listening addresses. A client announces
+/// none.
 fn families_of(addresses: &[SocketAddr]) -> Families {
     match (addresses.iter().any(SocketAddr::is_ipv4), addresses.iter().any(SocketAddr::is_ipv6)) {
         (true, false) => Families::V4,
@@ -190,7 +192,7 @@ fn families_of(addresses: &[SocketAddr]) -> Families {
     }
 }
 
-/// The keys that a misfit is about, the likeliest culprit first.
+/// The keys of a contradiction, the most likely wrong one first.
 fn keys_of(error: &ParamsError) -> &'static [&'static str] {
     match error {
         ParamsError::K { .. } => &["k"],
@@ -226,9 +228,9 @@ mod tests {
         Settings::parse(Path::new("config.ini"), text)
     }
 
-    /// The settings of a file without warnings.
+    /// The settings of a file without mistakes or warnings.
     fn settings(text: &str) -> Settings {
-        let (settings, warnings) = parse(text).expect("a file without mistakes");
+        let (settings, warnings) = parse(text).expect("a valid file");
         assert_eq!(warnings, []);
         settings
     }
@@ -242,10 +244,10 @@ mod tests {
     }
 
     fn warnings(text: &str) -> Vec<String> {
-        lines(&parse(text).expect("a file without mistakes").1)
+        lines(&parse(text).expect("a valid file").1)
     }
 
-    /// The paragraphs of the manual that show a key, with the text above it.
+    /// The paragraphs of config.ini that show a key, with the text above the key.
     fn manual_entries() -> Vec<(String, &'static str)> {
         let mut entries = Vec::new();
         for paragraph in MANUAL.split("\n\n") {
@@ -268,13 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_means_the_defaults() {
+    fn an_empty_file_has_the_defaults() {
         assert_eq!(settings(""), Settings::default());
         assert_eq!(Settings::default().params.validate(), Ok(()));
     }
 
     #[test]
-    fn the_shipped_file_is_a_lone_node_on_loopback() {
+    fn the_shipped_file_configures_a_single_node_on_loopback() {
         let shipped = settings(MANUAL);
         assert_eq!(shipped, Settings::default());
         assert!(shipped.api_address.ip().is_loopback() && shipped.p2p_addresses.iter().all(|a| a.ip().is_loopback()));
@@ -303,14 +305,14 @@ mod tests {
         }
     }
 
-    /// What a key expects is what its refusal says: the manual must say the same.
+    /// The error message for a key states its range, and config.ini must state the same range.
     #[test]
     fn the_manual_shows_the_true_ranges() {
         for (prose, shown) in manual_entries() {
             let key = key_shown(shown);
             let refused = ["?", ""].iter().find_map(|value| parse(&in_section(key, value)).err());
             let Some(complaints) = refused else {
-                assert_eq!(key, HOSTKEY.0, "only a path that may be missing has no range");
+                assert_eq!(key, HOSTKEY.0, "only an optional path has no range");
                 continue;
             };
             let [ConfigError { mistake: Mistake::Value { misread, .. }, .. }] = &complaints[..] else {
@@ -323,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_reaches_its_place() {
+    fn every_key_sets_its_field() {
         let id = "5a".repeat(32);
         let text = format!(
             "hostkey = keys/host.pem\n[gossip]\nk = none of our business\n[DHT]\n\
@@ -368,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_of_a_file_are_named_at_once_in_the_order_of_its_lines() {
+    fn all_mistakes_of_a_file_are_reported_in_the_order_of_their_lines() {
         let text = "[dht]\napi_address = 127.0.0.1\nreplicatoin_min = 3\nttl_max = 90000\nserving = perhaps\n\
                     ttl_min\nserving = no\nk =\nrpc_timeout = \"2";
         assert_eq!(
@@ -379,27 +381,27 @@ mod tests {
                 "config.ini:4: found `90000` for ttl_max, expected seconds from 1 to 65535, without a fraction",
                 "config.ini:5: found `perhaps` for serving, expected yes or no",
                 "config.ini:6: found `ttl_min`, expected key = value",
-                "config.ini:7: found `serving` again, expected it once: it is set in line 5",
+                "config.ini:7: found `serving` again, expected it once: line 5 sets it",
                 "config.ini:8: found nothing for k, expected a number from 1 to 20",
-                "config.ini:9: found `\"2`, expected a closing \" with nothing but a comment behind it",
+                "config.ini:9: found `\"2`, expected a closing \", followed by nothing but a comment",
             ]
         );
     }
 
     #[test]
-    fn a_key_is_set_once_under_whatever_name_and_in_whatever_part_of_the_section() {
+    fn a_key_is_set_once_under_either_name_in_all_parts_of_the_section() {
         assert_eq!(
             mistakes("[dht]\np2p_address = [::1]:1\n[onion]\n[dht]\nlisten_address = [::1]:2"),
-            ["config.ini:5: found `listen_address` again, expected it once: it is set in line 2"]
+            ["config.ini:5: found `listen_address` again, expected it once: line 2 sets it"]
         );
         assert_eq!(
             mistakes("hostkey = a\nhostkey = b\n"),
-            ["config.ini:2: found `hostkey` again, expected it once: it is set in line 1"]
+            ["config.ini:2: found `hostkey` again, expected it once: line 1 sets it"]
         );
     }
 
     #[test]
-    fn an_unknown_key_is_a_warning_that_names_the_nearest() {
+    fn an_unknown_key_is_a_warning_with_the_most_similar_key() {
         assert_eq!(
             warnings("[dht]\nreplicatoin_default = 3\n\nbootstraps = a:1\n"),
             [
@@ -410,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_key_in_the_wrong_part_of_the_file_is_a_warning() {
+    fn a_known_key_in_the_wrong_section_is_a_warning() {
         assert_eq!(
             warnings("k = 3\nother = 4\n[dht]\nhostkey = key.pem\n"),
             [
@@ -421,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn the_api_is_served_beyond_loopback_only_on_demand() {
+    fn an_api_address_outside_loopback_needs_permission() {
         let expected = "expected a loopback address, or `api_allow_remote = yes`";
         for address in ["0.0.0.0:7401", "[::]:7401", "192.0.2.1:7401"] {
             assert_eq!(
@@ -435,11 +437,11 @@ mod tests {
     }
 
     #[test]
-    fn peers_are_told_one_port() {
+    fn all_peer_addresses_have_one_port_unless_one_is_announced() {
         assert_eq!(
             mistakes("[dht]\n\np2p_address = 127.0.0.1:1, [::1]:2"),
             ["config.ini:3: found `127.0.0.1:1, [::1]:2` for p2p_address, expected the same port for all \
-              (0 draws another for each), or `advertise_port` to name one"]
+              (0 chooses a different port for each), or `advertise_port`"]
         );
         assert_eq!(mistakes("[dht]\np2p_address = 127.0.0.1:0, [::1]:0").len(), 1);
         settings("[dht]\np2p_address = 127.0.0.1:0");
@@ -449,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn every_misfit_is_named_with_the_line_that_caused_it() {
+    fn every_contradiction_is_reported_with_its_line() {
         assert_eq!(
             mistakes("[dht]\nalpha = 9\nk = 7\nttl_max = 60\nrpc_timeout = 1m\n"),
             [
@@ -466,13 +468,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_refused_value_would_break_is_not_named_too() {
+    fn a_refused_value_causes_no_further_mistakes() {
         assert_eq!(mistakes("[dht]\nttl_default = soon\nttl_max = 60\n").len(), 1);
         assert_eq!(mistakes("[dht]\nk = 0\nalpha = 20\nreplication_default = 20").len(), 1);
     }
 
     #[test]
-    fn families_are_those_a_serving_node_listens_on() {
+    fn a_serving_node_has_the_families_of_its_addresses() {
         let families = |text: &str| settings(&format!("[dht]\n{text}")).params.families;
         assert_eq!(families("p2p_address = 127.0.0.1:1"), Families::V4);
         assert_eq!(families("p2p_address = [::1]:1"), Families::V6);
@@ -491,17 +493,16 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_is_a_mistake_without_a_line() {
+    fn an_unreadable_file_is_a_mistake_without_a_line() {
         let missing = Path::new(env!("CARGO_MANIFEST_DIR")).join("no-such.ini");
         let complaints = lines(&Settings::load(&missing).expect_err("no file"));
-        let expected =
-            format!("{}: found no way to read it (entity not found), expected a text file", missing.display());
+        let expected = format!("{}: cannot be read (entity not found), expected a text file", missing.display());
         assert_eq!(complaints, [expected]);
-        assert!(Settings::load(Path::new(env!("CARGO_MANIFEST_DIR"))).is_err(), "a directory is no file");
+        assert!(Settings::load(Path::new(env!("CARGO_MANIFEST_DIR"))).is_err(), "a directory is not a file");
     }
 
     #[test]
-    fn a_file_is_read_up_to_its_bound_and_in_any_encoding_outside_our_values() {
+    fn a_file_has_a_size_limit_and_any_encoding_outside_our_values() {
         let path = std::env::temp_dir().join(format!("dht-config-{}.ini", std::process::id()));
         let load = |bytes: &[u8]| {
             std::fs::write(&path, bytes).expect("the temporary directory can be written");
@@ -520,7 +521,7 @@ mod tests {
         assert_eq!(found, [vec![], vec![not_utf8], vec![], vec![(None, Mistake::TooLarge)]]);
     }
 
-    /// Text that looks enough like a configuration to reach the readers.
+    /// Text that is similar enough to a configuration to reach the readers of values.
     fn any_text() -> impl Strategy<Value = String> {
         let keys: Vec<_> = KEYS.iter().map(|(key, _)| *key).chain(["hostkey", "listen_address", "x", ""]).collect();
         let value = prop_oneof![
@@ -542,7 +543,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_breaks_the_parser_and_every_mistake_stands_in_the_file(
+        fn the_parser_accepts_any_text_and_every_mistake_has_a_line_of_the_file(
             text in prop_oneof![any::<String>(), any_text()],
         ) {
             match parse(&text) {

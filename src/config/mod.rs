@@ -1,15 +1,14 @@
 //! The configuration: INI text → [`Settings`], or every mistake of the file at once.
 //!
-//! Promises that a file is either understood completely or refused, with a [`ConfigError`] for
-//! each mistake: where it stands, what was found, what would have been right. A key of `[dht]`
-//! that nobody knows is a warning, because a file may be older or newer than the program;
-//! whoever checks a file on purpose (`--check-config`) counts warnings as mistakes.
+//! A file is either understood completely or refused, with a [`ConfigError`] for each mistake: its
+//! line, what was found and what was expected. An unknown key in `[dht]` is a warning, because the file
+//! may be older or newer than the program; `--check-config` treats warnings as mistakes.
 //!
-//! Other modules share the file: what stands in their sections is never judged.
+//! Other VoidPhone modules share the file. Their sections are not validated.
 //!
-//! The defaults of a node are stated in `node::params`, the hosts' in [`Settings`], and the
-//! shipped `config.ini` is the manual of both; tests hold the three together. Nothing here
-//! resolves a name, opens a socket or makes a directory.
+//! `node::params` states the defaults of a node, [`Settings`] those of the hosts, and the shipped
+//! `config.ini` documents both; tests compare the three. Nothing here resolves a name, opens a socket
+//! or creates a directory.
 
 mod error;
 mod ini;

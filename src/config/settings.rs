@@ -1,4 +1,4 @@
-//! All that may be configured, and what holds where a file is silent.
+//! All settings and their defaults.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
@@ -9,33 +9,32 @@ use sha2::{Digest, Sha256};
 
 use crate::node::params::{Families, Params};
 
-/// All that a file says, with the defaults where it is silent.
+/// The values of a file, with defaults for all keys that it does not set.
 ///
-/// `params` goes to the node as it is; of it the hosts read `serving`, `network`,
-/// `peer_connections_max`, `rpc_timeout`, `leave_timeout` and `durability` too. Everything else is for the
-/// hosts alone.
+/// The node gets `params`. The hosts also read `serving`, `network`, `peer_connections_max`,
+/// `rpc_timeout`, `leave_timeout` and `durability` of it, and all other fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// What the node is told; [`Params::validate`] holds.
+    /// The parameters of the node, which satisfy [`Params::check`].
     pub params: Params,
-    /// Where modules are served. Beyond loopback only if [`Self::api_allow_remote`].
+    /// Listening address for clients. Not loopback only if [`Self::api_allow_remote`].
     pub api_address: SocketAddr,
-    /// Whether the operator wants modules on other machines to be served.
+    /// Whether the operator allows clients on other hosts.
     pub api_allow_remote: bool,
-    /// Connections from modules that are open at once.
+    /// Largest number of connections from clients.
     pub api_connections_max: usize,
-    /// A module's connection that is silent for so long is closed.
+    /// Time after which an idle connection of a client is closed.
     pub api_idle_timeout: Duration,
-    /// Where peers are accepted, if the node serves; never empty. A port 0 stands alone.
+    /// Listening addresses for peers, if the node serves; never empty. Port 0 only as the single address.
     pub p2p_addresses: Vec<SocketAddr>,
-    /// The port that peers are told to dial; `None`: the one that is listened on, which all
-    /// of [`Self::p2p_addresses`] then share.
+    /// The port that the node announces to peers; `None` for the listening port, which all of
+    /// [`Self::p2p_addresses`] then share.
     pub advertise_port: Option<NonZeroU16>,
     /// Leading zero bits that SHA-256 of a node id must have (`PROTOCOL.md` 5).
     pub pow_bits: u8,
-    /// Where the node keeps its key and what it holds, relative to the working directory or absolute.
+    /// The directory of the node's key and store, absolute or relative to the working directory.
     pub data_dir: PathBuf,
-    /// The key file that all modules share, if one is named; it need not exist.
+    /// The key file that all VoidPhone modules share, if the file names one; it need not exist.
     pub hostkey: Option<PathBuf>,
 }
 
@@ -58,7 +57,7 @@ impl Default for Settings {
     }
 }
 
-/// What HELLO carries of a network's name (`PROTOCOL.md` 2).
+/// The form of a network's name in HELLO (`PROTOCOL.md` 2).
 pub(super) fn network_of(name: &str) -> [u8; 32] {
     Sha256::digest(name).into()
 }

@@ -1,7 +1,7 @@
-//! The text of one value → the value, within its range.
+//! The text of a value → the value, within its range.
 //!
-//! Each reader refuses with what was found and what would have been right; it knows nothing of
-//! keys, lines or other values. Numbers with a unit are read exactly: no floating point.
+//! A refused value is returned with the valid ones; keys, lines and other values play no part here.
+//! Numbers with a unit are read exactly, without floating point.
 
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -18,39 +18,39 @@ use crate::record::Ttl;
 /// Largest number of listening addresses for peers: two address families on a few interfaces.
 pub(super) const P2P_ADDRESSES_MAX: usize = 16;
 
-/// Why a value was refused.
+/// A refused value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misread {
     /// The value, or the item of a list.
     pub found: String,
-    /// What would have been right.
+    /// The valid values.
     pub expected: Expected,
 }
 
-/// What a value should have been.
+/// The valid values of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// An address with its port.
     Address,
-    /// An address or a name with its port, and perhaps the id of who is there.
+    /// An address or a name with its port, and optionally the id of the node there.
     Bootstrap,
-    /// A list of at least one and at most so many items.
+    /// A list of one to this many items.
     Items(usize),
-    /// A whole number of this range.
+    /// A whole number in this range.
     Number(RangeInclusive<u64>),
-    /// A time of this range.
+    /// A time in this range.
     Span(RangeInclusive<Duration>),
-    /// A life of a record, of this range.
+    /// A life of a record in this range.
     Life(RangeInclusive<u16>),
-    /// A size of this range, in bytes.
+    /// A size in this range, in bytes.
     Size(RangeInclusive<u64>),
     /// A switch.
     YesNo,
-    /// When a record is held for good, with the range of the span that it may wait.
+    /// When a record is persisted, with the range of the interval.
     Durability(RangeInclusive<Duration>),
-    /// Which addresses are grouped.
+    /// Which addresses are grouped for quotas.
     AddressGroups,
-    /// A text of so many bytes.
+    /// A text with a number of bytes in this range.
     Text(RangeInclusive<usize>),
     /// The name of a file or directory.
     Path,
@@ -64,7 +64,7 @@ impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address => f.write_str("IP:PORT, such as 127.0.0.1:7402 or [::1]:7402"),
-            Self::Bootstrap => f.write_str("IP:PORT, [IPv6]:PORT or HOST:PORT, each perhaps with #ID (64 hex digits)"),
+            Self::Bootstrap => f.write_str("IP:PORT, [IPv6]:PORT or HOST:PORT, optionally with #ID (64 hex digits)"),
             Self::Items(max) => write!(f, "1 to {max} of them"),
             Self::Number(range) => write!(f, "a number from {} to {}", range.start(), range.end()),
             Self::Span(range) => {
@@ -83,7 +83,7 @@ impl fmt::Display for Expected {
             Self::Path => f.write_str("a path"),
             Self::Loopback => f.write_str("a loopback address, or `api_allow_remote = yes`"),
             Self::OnePort => {
-                f.write_str("the same port for all (0 draws another for each), or `advertise_port` to name one")
+                f.write_str("the same port for all (0 chooses a different port for each), or `advertise_port`")
             }
         }
     }
@@ -98,12 +98,12 @@ pub(super) fn addresses(text: &str) -> Result<Vec<SocketAddr>, Misread> {
     if found.is_empty() { refuse(text, Expected::Address) } else { Ok(found) }
 }
 
-/// A list that may be empty: whoever has no bootstrap founds a network.
+/// A list that may be empty: a node without bootstraps founds a network.
 pub(super) fn bootstraps(text: &str) -> Result<Vec<Bootstrap>, Misread> {
     items(text, BOOTSTRAPS_MAX, |item| {
-        let (place, id) = item.split_once('#').map_or((item, None), |(place, id)| (place, Some(id)));
+        let (at, id) = item.split_once('#').map_or((item, None), |(at, id)| (at, Some(id)));
         let pin = id.map(|id| Key::from_hex(id).map(NodeId::new));
-        match (endpoint(place), pin) {
+        match (endpoint(at), pin) {
             (Some(at), None) => Ok(Bootstrap { at, pin: None }),
             (Some(at), Some(Some(id))) => Ok(Bootstrap { at, pin: Some(id) }),
             (None, _) | (_, Some(None)) => refuse(item, Expected::Bootstrap),
@@ -151,7 +151,7 @@ pub(super) fn yes_or_no(text: &str) -> Result<bool, Misread> {
     }
 }
 
-/// A word, or the span after which a record is on disk at the latest.
+/// A word, or the largest time until a record is on disk.
 pub(super) fn durability(text: &str) -> Result<Durability, Misread> {
     const RANGE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_mins(1);
     match text.to_ascii_lowercase().as_str() {
@@ -192,7 +192,7 @@ fn items<T>(text: &str, max: usize, read: impl Fn(&str) -> Result<T, Misread>) -
     items().map(read).collect()
 }
 
-/// `address`, with an IPv4-mapped one turned into the IPv4 address that it means.
+/// `address`, with an IPv4-mapped address converted to IPv4.
 fn unmapped(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) => {
@@ -211,8 +211,8 @@ fn endpoint(text: &str) -> Option<Endpoint> {
     (port != 0 && is_host(host)).then(|| Endpoint::Name { host: host.into(), port })
 }
 
-/// Whether `host` can be a host's name (RFC 1123, 2.1, and underscores, which people use). A
-/// last label of digits alone would be an address gone wrong, such as `127.0.1`.
+/// Whether `host` is a valid host name (RFC 1123, 2.1; underscores are accepted too). The last label
+/// must not consist of digits, so that a wrong address such as `127.0.1` is refused.
 fn is_host(host: &str) -> bool {
     let labels = host.strip_suffix('.').unwrap_or(host);
     let is_label = |label: &str| {
@@ -231,21 +231,21 @@ fn nanoseconds(text: &str) -> Option<u64> {
     scaled(text, &[("", SECOND), ("ms", SECOND / 1000), ("s", SECOND), ("m", 60 * SECOND), ("h", 3600 * SECOND)])
 }
 
-/// A decimal number times the factor of its unit. `None` if it is no such number, or the
-/// product is no whole number of 64 bits.
+/// A decimal number times the factor of its unit. `None` for another text, and if the product is not
+/// a whole number of 64 bits.
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let (_, factor) = units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit.trim_start()))?;
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    // 64 bits and nine further digits fit into 128 bits; with the factor they may not.
+    // 64 bits and nine more digits fit into 128 bits; the product with the factor may not.
     let scale = 10_u128.checked_pow(u32::try_from(fraction.len()).ok().filter(|&len| len <= 9)?)?;
     let scaled = u128::from(digits(whole)?) * scale + u128::from(digits(fraction)?);
     let product = scaled.checked_mul(u128::from(*factor))?;
     if product % scale == 0 { u64::try_from(product / scale).ok() } else { None }
 }
 
-/// A number of digits alone: no sign, no white space.
+/// A number that consists of digits: no sign, no white space.
 fn digits(text: &str) -> Option<u64> {
     if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(error.expected.to_string(), "seconds from 0.1 to 3600 (units: ms, s, m, h)");
         assert_eq!(number::<u8>("32", 0..=32), Ok(32));
         assert!(number::<u8>("33", 0..=32).is_err());
-        assert!(number::<u8>("256", 0..=1000).is_err(), "what the type cannot hold is refused too");
+        assert!(number::<u8>("256", 0..=1000).is_err(), "a number outside the type is refused too");
     }
 
     #[test]
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_has_four_words_for_each_side() {
+    fn a_switch_has_four_words_for_each_value() {
         for (on, off) in [("yes", "no"), ("True", "FALSE"), ("on", "off"), ("1", "0")] {
             assert_eq!(yes_or_no(on), Ok(true));
             assert_eq!(yes_or_no(off), Ok(false));
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bootstrap_is_an_address_or_a_name_and_may_be_pinned() {
+    fn a_bootstrap_is_an_address_or_a_name_and_may_have_an_id() {
         let id = "ab".repeat(32);
         let text = format!("127.0.0.1:7402, [::1]:7402#{id} dht.example.org:1,my_host.:2#{}", id.to_uppercase());
         let read = bootstraps(&text).expect("four bootstraps");
@@ -422,7 +422,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is accepted is what exact arithmetic says.
+        /// An accepted number equals the result of exact arithmetic.
         #[test]
         fn decimals_are_read_exactly(whole in 0..1_000_u64, millis in 0..1_000_u64) {
             let expected = Duration::from_millis(whole * 1000 + millis);

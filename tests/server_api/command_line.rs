@@ -56,7 +56,7 @@ fn a_configuration_that_is_not_there_exits_2() {
     let nowhere = Path::new("/nowhere/config.ini");
     for refused in [start(nowhere), check(nowhere)] {
         assert_eq!(refused.code, Some(2));
-        assert!(refused.stderr.contains("/nowhere/config.ini: found no way to read it"), "{}", refused.stderr);
+        assert!(refused.stderr.contains("/nowhere/config.ini: cannot be read"), "{}", refused.stderr);
     }
 }
 

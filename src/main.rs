@@ -166,11 +166,11 @@ fn store(data_dir: &DataDir, durability: Durability) -> Result<Store, RunError> 
 fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
     let begun = clock.now();
     let mut records = 0_u64;
-    for kept in store.keys() {
-        let kept = kept?;
-        let key = kept.key;
-        let is_record = kept.record.is_some();
-        match node.restore(begun, kept) {
+    for entry in store.keys() {
+        let entry = entry?;
+        let key = entry.key;
+        let is_record = entry.record.is_some();
+        match node.restore(begun, entry) {
             Ok(()) => records += u64::from(is_record),
             Err(error) => warn!("record dropped key={key} fault=\"{error}\""),
         }

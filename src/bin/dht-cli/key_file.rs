@@ -1,6 +1,6 @@
 //! Key files: an Ed25519 key as PKCS#8 in PEM, readable by its owner alone.
 //!
-//! An existing file is never overwritten: without its key nobody can replace the values that it signed.
+//! An existing file is never overwritten: without its key its signed values cannot be replaced.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};

@@ -87,7 +87,7 @@ impl Endurance {
             }
             world.run_for(Duration::from_secs(10))?;
         };
-        println!("healed: all holders agree after {} s, readable until then {healing}", agreed.as_secs());
+        println!("healed: all replicas agree after {} s, readable until then {healing}", agreed.as_secs());
         println!("readable after a partition {}", trial.read(world, self.gets, anywhere)?);
         Ok(())
     }

@@ -29,7 +29,7 @@ const COMMENT_SIGNS: [char; 2] = [';', '#'];
 pub enum Section {
     /// The lines before the first header: for all programs that share the file.
     Global,
-    /// The section [`SECTION`], which may occur more than once.
+    /// The section `[dht]`, which may occur more than once.
     Dht,
 }
 

@@ -40,7 +40,7 @@ usage: dht-cli [options] put KEY VALUE
        dht-cli pubkey FILE
 
 KEY is text of at most 32 bytes, padded with zeros. VALUE is text, or `-` for standard input.
-FILE holds an Ed25519 key. HEXKEY and PUBKEY are 64 hex digits. An argument that begins with a
+FILE contains an Ed25519 key. HEXKEY and PUBKEY are 64 hex digits. An argument that begins with a
 dash must follow `--`.
 
 Exit status: 0 done or found; 1 not found or not confirmed; 2 wrong usage or unusable FILE;

@@ -165,8 +165,8 @@ const fn program(module: &'static str, breach: Breach) -> Row {
 /// Largest number of lines of a source file.
 const FILE_LINES_MAX: usize = 700;
 
-/// Largest number of lines of a function. The aim is 70.
-const FUNCTION_LINES_MAX: usize = 71;
+/// Largest number of lines of a function: one screen.
+const FUNCTION_LINES_MAX: usize = 70;
 
 /// Largest number of lines of the parser of the configuration, without its tests. A larger parser would
 /// not be worth its own code.
@@ -176,11 +176,8 @@ const PARSER_LINES_MAX: usize = 150;
 const TOP_LEVEL: &[&str] =
     &["Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "config.ini", "scripts", "src", "tests"];
 
-/// Largest number of dependencies between the parts of `src/node`. The aim is 50.
-const NODE_EDGES_MAX: usize = 121;
-
-/// Largest number of groups of parts of `src/node` that depend on each other in a cycle. The aim is 0.
-const NODE_CYCLES_MAX: usize = 1;
+/// Largest number of dependencies between the parts of `src/node`.
+const NODE_EDGES_MAX: usize = 50;
 
 // ── the sources ──────────────────────────────────────────────────────────────────────────────
 
@@ -228,7 +225,7 @@ fn the_parts_of_the_node_depend_on_each_other_within_bounds() {
     println!("src/node: {} parts, {} edges, cycles: {cycles:?}", parts.edges.len(), parts.edge_count());
     println!("{}", parts.lines().join("\n"));
     assert!(parts.edge_count() <= NODE_EDGES_MAX, "{} edges, at most {NODE_EDGES_MAX} are allowed", parts.edge_count());
-    assert!(cycles.len() <= NODE_CYCLES_MAX, "at most {NODE_CYCLES_MAX} cycles are allowed: {cycles:?}");
+    assert!(cycles.is_empty(), "parts that depend on each other in a cycle: {cycles:?}");
 }
 
 #[test]

@@ -35,8 +35,6 @@ mod rpc;
 mod status;
 mod timers;
 
-use std::net::SocketAddr;
-
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -45,11 +43,10 @@ use crate::counters::NodeCounters;
 use crate::id::{KeySeed, NodeId};
 use crate::limits::{EXPIRED_PER_TURN_MAX, PENDING_MAX};
 use crate::lookup::Lookup;
-use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Fault, Origin};
+use crate::node::action::{Actions, ClientId, ConnId, Fault};
 use crate::node::membership::join::Join;
 use crate::node::membership::liveness::Liveness;
 use crate::node::params::Params;
-use crate::node::persisted::{PersistedKey, Saved};
 use crate::node::query::put_retry::PutRetries;
 use crate::node::query::session::Versions;
 use crate::node::query::{Queries, Query};
@@ -65,7 +62,6 @@ pub use crate::node::status::Status;
 use crate::node::timers::{Timer, Timers};
 use crate::pending::Pending;
 use crate::record::Version;
-use crate::record::envelope::Unverified;
 use crate::routing::Table;
 use crate::storage::Storage;
 use crate::time::{Now, Time};
@@ -120,7 +116,9 @@ pub struct Node {
     nearby: Vec<Contact>,
 }
 
-/// The verbs of the host.
+/// The verbs of the host. Those that concern one part alone are in its file: `restore`, `remember` and
+/// `on_saved` in `records/persistence.rs`, `on_secured` and `on_dial_failed` in `rpc/peers.rs`, `leave`
+/// in `membership/leave.rs`.
 impl Node {
     /// A node that has done nothing yet; it asks to be woken at once. `seed` drives all that it
     /// will ever draw.
@@ -167,20 +165,6 @@ impl Node {
         }
     }
 
-    /// Takes back what was kept of a key in an earlier run, before anything else happens.
-    ///
-    /// # Errors
-    ///
-    /// [`Unverified`] if the record does not prove what its class claims; nothing is taken then.
-    pub fn restore(&mut self, now: Now, persisted: PersistedKey) -> Result<(), Unverified> {
-        self.take_back(now, persisted)
-    }
-
-    /// Takes back a contact of an earlier run: it is dialled beside the bootstraps.
-    pub fn remember(&mut self, now: Now, contact: Contact) {
-        self.take_back_contact(now, contact);
-    }
-
     /// Whether another request of a client is welcome; if not, the host reads no API connection
     /// until one of those under way has ended.
     pub fn wants_requests(&self) -> bool {
@@ -197,32 +181,13 @@ impl Node {
         self.finish(now, out);
     }
 
-    /// A TLS handshake ended: whoever is at the other end of `conn` is `peer`, seen at `address`.
-    pub fn on_secured(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        peer: NodeId,
-        address: SocketAddr,
-        origin: Origin,
-        out: &mut Actions,
-    ) {
-        self.secured(now, conn, peer, address, origin, out);
-    }
-
-    /// No connection came of a dial.
-    pub fn on_dial_failed(&mut self, now: Now, dial: DialId, error: DialError, out: &mut Actions) {
-        self.dial_failed(now, dial, error, out);
-        self.finish(now, out);
-    }
-
     /// A whole message arrived from a peer. The node decodes it, and judges it.
     pub fn on_frame(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions) {
-        self.take_message(now, conn, frame, out);
+        self.receive(now, conn, frame, out);
         self.finish(now, out);
     }
 
-    fn take_message(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions) {
+    fn receive(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions) {
         let Some((peer, greeted)) = self.heard_on(now, conn) else { return };
         let message = match PeerMessage::decode(frame) {
             Ok(message) => message,
@@ -257,12 +222,6 @@ impl Node {
         if let Some(peer) = peer {
             self.suspect(now, &peer, out);
         }
-        self.finish(now, out);
-    }
-
-    /// The batch that was wanted kept is on disk, or is not.
-    pub fn on_saved(&mut self, now: Now, saved: Saved, out: &mut Actions) {
-        self.saved(now, saved, out);
         self.finish(now, out);
     }
 
@@ -302,7 +261,7 @@ impl Node {
     }
 
     /// What every verb ends with.
-    fn finish(&mut self, now: Now, out: &mut Actions) {
+    pub(crate) fn finish(&mut self, now: Now, out: &mut Actions) {
         self.note_changes(now);
         self.note_contacts(now);
         self.leave_if_done(now, out);
@@ -320,11 +279,6 @@ impl Node {
             self.pending.next_deadline(),
             self.storage.next_due(),
         ])
-    }
-
-    /// Begins to leave: answers what it owes, says GOODBYE, and ends within `leave_timeout`.
-    pub fn leave(&mut self, now: Now, out: &mut Actions) {
-        self.begin_to_leave(now, out);
     }
 
     /// Whether it has left: nothing more will come from it.

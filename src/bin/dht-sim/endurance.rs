@@ -61,7 +61,7 @@ impl Endurance {
 
     /// Partitions the network, writes all values on both sides, heals the partition, and waits until all
     /// replicas agree.
-    fn part(&self, world: &mut World, trial: &mut Trial) -> Result<(), Failure> {
+    fn part(&self, world: &mut World, trial: &mut Workload) -> Result<(), Failure> {
         let (percent, span) = self.partition;
         let population = world.alive().last().map_or(0, |last| last.0 + 1);
         let small = |number: Number| f64::from(number.0) < f64::from(population) * percent / 100.0;
@@ -93,7 +93,7 @@ impl Endurance {
     }
 
     /// Runs for hours. Writes each value again when less than an hour of its life is left.
-    fn live(&self, world: &mut World, trial: &mut Trial) -> Result<(), Failure> {
+    fn live(&self, world: &mut World, trial: &mut Workload) -> Result<(), Failure> {
         if let Some(session) = self.session {
             world.begin_churn(Churn::of(session));
         }

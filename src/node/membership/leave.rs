@@ -18,8 +18,8 @@ use crate::wire::peer::PeerMessage;
 
 /// Leaving.
 impl Node {
-    /// See [`Node::leave`].
-    pub(crate) fn begin_to_leave(&mut self, now: Now, out: &mut Actions) {
+    /// Begins to leave: the node answers what it owes, says GOODBYE, and ends within `leave_timeout`.
+    pub fn leave(&mut self, now: Now, out: &mut Actions) {
         if self.status.is_leaving() {
             return;
         }

@@ -198,8 +198,8 @@ impl Node {
         PersistedKey { key, record, tombstone: self.storage.tombstone(now.mono, &key) }
     }
 
-    /// See [`Node::on_saved`].
-    pub(crate) fn saved(&mut self, now: Now, saved: Saved, out: &mut Actions) {
+    /// The batch in flight is on disk, or could not be written.
+    pub fn on_saved(&mut self, now: Now, saved: Saved, out: &mut Actions) {
         let Some(batch) = self.saving.in_flight.take() else { return };
         self.saving.failing = saved == Saved::Failed && self.params.durability != Durability::None;
         match saved {
@@ -219,6 +219,7 @@ impl Node {
         for (key, waiter) in batch.waiting {
             self.tell_waiter(now, key, waiter, saved, out);
         }
+        self.finish(now, out);
     }
 
     fn tell_waiter(&mut self, now: Now, key: Key, waiter: Waiter, saved: Saved, out: &mut Actions) {
@@ -237,11 +238,16 @@ impl Node {
 
 /// Restoring.
 impl Node {
-    /// See [`Node::restore`]. What was over while this node was switched off leaves its tombstone.
+    /// Takes back what an earlier run has persisted of a key, before anything else happens. A record
+    /// whose life ended while this node was switched off leaves its tombstone.
     ///
-    /// What is held then as it was kept is not written again: a large store would keep the disk, and
-    /// so the clients, waiting for long.
-    pub(crate) fn take_back(&mut self, now: Now, persisted: PersistedKey) -> Result<(), Unverified> {
+    /// What is stored again as it was persisted is not written a second time: the disk would be busy
+    /// for minutes after the start of a large store.
+    ///
+    /// # Errors
+    ///
+    /// [`Unverified`] if the record does not prove what its class claims; then nothing is taken.
+    pub fn restore(&mut self, now: Now, persisted: PersistedKey) -> Result<(), Unverified> {
         if let Some(PersistedRecord { record, age, saved, source }) = &persisted.record {
             envelope::verify(&record.key, record.class, record.version, record.ttl, &record.value)?;
             self.storage.restore(now, record.clone(), *age, *saved, *source);
@@ -260,8 +266,8 @@ impl Node {
         Ok(())
     }
 
-    /// See [`Node::remember`].
-    pub(crate) fn take_back_contact(&mut self, now: Now, contact: Contact) {
+    /// Takes back a contact of an earlier run: it is dialled beside the bootstraps.
+    pub fn remember(&mut self, now: Now, contact: Contact) {
         if contact.id != self.me.id && self.join.remembered.len() < CONTACTS_PERSISTED_MAX {
             self.join.remembered.push(contact);
             self.begin_to_join(now);

@@ -321,8 +321,8 @@ impl Node {
         Some(dial)
     }
 
-    /// See [`Node::on_dial_failed`].
-    pub(crate) fn dial_failed(&mut self, now: Now, id: DialId, error: DialError, out: &mut Actions) {
+    /// No connection came of a dial.
+    pub fn on_dial_failed(&mut self, now: Now, id: DialId, error: DialError, out: &mut Actions) {
         let Some(dial) = self.end_dial(id) else { return };
         match dial.why {
             DialReason::Bootstrap(number) => {
@@ -334,10 +334,11 @@ impl Node {
                 self.not_met(now, contact, error, out);
             }
         }
+        self.finish(now, out);
     }
 
-    /// See [`Node::on_secured`].
-    pub(crate) fn secured(
+    /// A TLS handshake has ended: `peer` is at the other end of the connection `id`, seen at `address`.
+    pub fn on_secured(
         &mut self,
         now: Now,
         id: ConnId,

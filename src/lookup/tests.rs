@@ -1,8 +1,11 @@
 //! Tests of [`Lookup`].
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::TestCaseError;
 
 use super::*;
 
@@ -318,57 +321,302 @@ fn a_full_list_forgets_its_farthest_fresh_candidate_and_never_one_that_was_asked
     assert_eq!(lookup.candidates.len(), CANDIDATES_MAX);
 }
 
-/// What the world may tell a search, sensible or not.
+/// How many nodes a random lookup can meet: more than it can remember.
+const NODES: u16 = 200;
+
+/// What a driver may report, sensible or not.
 #[derive(Clone, Debug)]
-enum Told {
-    Answer(u16, Vec<u16>),
-    Hedge(u16),
-    Timeout(u16),
-    Failure(u16),
+enum Report {
+    Answer(About, Vec<u16>),
+    Hedge(About),
+    GiveUp(About),
+    Timeout(About),
+    Failure(About),
+    CalmDown,
 }
 
-fn told() -> impl Strategy<Value = Told> {
-    let who = || 0..200_u16;
+/// Which node a report is about.
+#[derive(Clone, Debug)]
+enum About {
+    /// One of those that were asked, if there are any.
+    Asked(Index),
+    Any(u16),
+}
+
+/// How the steps before a report are taken: frugally, with this many answers missing, or plainly.
+type Missing = Option<usize>;
+
+/// What is known of the speed of each node, by its distance.
+type Rtts = [Option<Duration>];
+
+/// The candidates that a lookup begins with, and what happens then: of few nodes or of many.
+fn course() -> impl Strategy<Value = (Vec<u16>, Vec<(Missing, Report)>)> {
+    prop_oneof![1..30_u16, Just(NODES)].prop_flat_map(|nodes| {
+        let turn = (proptest::option::of(0..6_usize), report(nodes));
+        (proptest::collection::vec(0..nodes, 0..100), proptest::collection::vec(turn, 0..200))
+    })
+}
+
+fn report(nodes: u16) -> impl Strategy<Value = Report> {
+    let from = || prop_oneof![6 => any::<Index>().prop_map(About::Asked), 1 => (0..nodes).prop_map(About::Any)];
+    let named = proptest::collection::vec(0..nodes, 0..30);
     prop_oneof![
-        3 => (who(), proptest::collection::vec(who(), 0..30)).prop_map(|(from, named)| Told::Answer(from, named)),
-        1 => who().prop_map(Told::Hedge),
-        1 => who().prop_map(Told::Timeout),
-        1 => who().prop_map(Told::Failure),
+        6 => (from(), named).prop_map(|(from, named)| Report::Answer(from, named)),
+        1 => from().prop_map(Report::Hedge),
+        1 => from().prop_map(Report::GiveUp),
+        1 => from().prop_map(Report::Timeout),
+        1 => from().prop_map(Report::Failure),
+        3 => Just(Report::CalmDown),
     ]
 }
 
+fn rtts() -> impl Strategy<Value = Vec<Option<Duration>>> {
+    let rtt = (0..100_u64).prop_map(Duration::from_millis);
+    proptest::collection::vec(proptest::option::weighted(0.95, rtt), usize::from(NODES))
+}
+
+/// What became of a candidate, as its driver knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Fresh,
+    InFlight,
+    Late,
+    GivenUp,
+    Answered,
+    Silent,
+    Failed,
+}
+
+/// A driver that keeps its own record of what it asked and reported, and checks each step of a lookup
+/// against the rules of the module's page. It never looks into the lookup.
+struct Driver {
+    width: usize,
+    alpha: usize,
+    /// By distance.
+    candidates: BTreeMap<u16, Fate>,
+    asked: BTreeSet<u16>,
+    /// Whether something went wrong since the lookup began, or was calmed down.
+    hurries: bool,
+}
+
+impl Driver {
+    fn new(width: usize, alpha: usize, start: &[u16]) -> Self {
+        let mut driver = Self { width, alpha, candidates: BTreeMap::new(), asked: BTreeSet::new(), hurries: false };
+        for distance in start {
+            driver.add(*distance);
+        }
+        driver
+    }
+
+    /// A candidate is forgotten only if it is fresh, the farthest such one, and gives way to a nearer one.
+    fn add(&mut self, distance: u16) {
+        if self.candidates.contains_key(&distance) {
+            return;
+        }
+        if self.candidates.len() == CANDIDATES_MAX {
+            let farthest = self.candidates.iter().rfind(|(_, fate)| **fate == Fate::Fresh).map(|(at, _)| *at);
+            match farthest {
+                Some(farthest) if farthest > distance => self.candidates.remove(&farthest),
+                Some(_) | None => return,
+            };
+        }
+        self.candidates.insert(distance, Fate::Fresh);
+    }
+
+    fn distance_of(&self, from: &About) -> u16 {
+        match from {
+            About::Asked(index) if !self.asked.is_empty() => {
+                *self.asked.iter().nth(index.index(self.asked.len())).expect("the index is below their number")
+            }
+            About::Asked(_) => 0,
+            About::Any(distance) => *distance,
+        }
+    }
+
+    /// Reports to `lookup`, and notes what follows from it.
+    fn report(&mut self, lookup: &mut Lookup, report: Report) -> Result<(), TestCaseError> {
+        use Fate::{Answered, Failed, Fresh, GivenUp, InFlight, Late, Silent};
+        match report {
+            Report::Answer(from, named) => {
+                let from = self.distance_of(&from);
+                let counts = self.change(from, &[InFlight, Late, GivenUp, Silent], Answered);
+                prop_assert_eq!(answer(lookup, from, named.iter().copied()), counts);
+                if counts {
+                    let nearest = self.candidates.keys().next().copied();
+                    for distance in named.iter().take(K_MAX) {
+                        self.add(*distance);
+                    }
+                    self.hurries |= !named.is_empty() && self.candidates.keys().next().copied() == nearest;
+                }
+            }
+            Report::Hedge(from) => {
+                let from = self.distance_of(&from);
+                lookup.on_hedge(&id(from));
+                self.change(from, &[InFlight], Late);
+            }
+            Report::GiveUp(from) => {
+                let from = self.distance_of(&from);
+                lookup.on_give_up(&id(from));
+                self.hurries |= self.candidates.contains_key(&from);
+                self.change(from, &[InFlight, Late], GivenUp);
+            }
+            Report::Timeout(from) => {
+                let from = self.distance_of(&from);
+                lookup.on_timeout(&id(from));
+                self.hurries |= self.candidates.contains_key(&from);
+                self.change(from, &[InFlight, Late, GivenUp], Silent);
+            }
+            Report::Failure(from) => {
+                let from = self.distance_of(&from);
+                lookup.on_failure(&id(from));
+                self.hurries |= self.candidates.contains_key(&from);
+                self.change(from, &[Fresh, InFlight, Late, GivenUp, Silent], Failed);
+            }
+            Report::CalmDown => {
+                lookup.calm_down();
+                self.hurries = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a candidate whose fate is one of `before` the fate `after`; returns whether there is one.
+    fn change(&mut self, distance: u16, before: &[Fate], after: Fate) -> bool {
+        let fate = self.candidates.get_mut(&distance).filter(|fate| before.contains(fate));
+        fate.map(|fate| *fate = after).is_some()
+    }
+
+    /// Takes steps until the lookup waits or is done, and checks each.
+    fn drive(&mut self, lookup: &mut Lookup, missing: Missing, rtts: &Rtts) -> Result<Step, TestCaseError> {
+        loop {
+            let step = match missing {
+                Some(missing) => lookup.step_frugally(missing, |id| rtts[usize::from(distance_of(id))]),
+                None => lookup.step(),
+            };
+            match step {
+                Step::Ask(contact) => self.check_ask(distance_of(&contact.id), missing, rtts)?,
+                Step::Wait => self.check_wait(missing)?,
+                Step::Done => self.check_done()?,
+            }
+            prop_assert_eq!(lookup.in_flight(), self.count(Fate::InFlight));
+            prop_assert_eq!(lookup.asked(), self.asked.len());
+            if matches!(step, Step::Wait | Step::Done) {
+                return Ok(step);
+            }
+        }
+    }
+
+    fn check_ask(&mut self, distance: u16, missing: Missing, rtts: &Rtts) -> Result<(), TestCaseError> {
+        prop_assert!(self.asked.insert(distance), "no node is asked twice");
+        prop_assert!(self.count(Fate::InFlight) < self.most_in_flight(missing), "too many are in flight");
+        let fresh = self.fresh();
+        match missing {
+            Some(_) if !self.hurries => {
+                check_choice(distance, &fresh, rtts)?;
+                self.hurries = rtts[usize::from(fresh[0])].is_none();
+            }
+            Some(_) | None => prop_assert_eq!(Some(&distance), fresh.first(), "the nearest is asked"),
+        }
+        prop_assert!(self.change(distance, &[Fate::Fresh], Fate::InFlight), "only a fresh candidate is asked");
+        Ok(())
+    }
+
+    fn check_wait(&self, missing: Missing) -> Result<(), TestCaseError> {
+        let owes = |fate: &Fate| matches!(fate, Fate::InFlight | Fate::Late);
+        if !self.fresh().is_empty() {
+            prop_assert!(self.count(Fate::InFlight) >= self.most_in_flight(missing), "another may be asked");
+        } else if !self.needed().any(|(_, fate)| owes(fate)) {
+            prop_assert!(self.count(Fate::GivenUp) > 0, "no answer is awaited");
+            prop_assert!(self.count(Fate::Answered) < self.width, "enough have answered without the tardy ones");
+        }
+        Ok(())
+    }
+
+    fn check_done(&self) -> Result<(), TestCaseError> {
+        prop_assert!(self.needed().all(|(_, fate)| *fate == Fate::Answered), "a nearer one is pending");
+        let enough = self.count(Fate::GivenUp) == 0 || self.count(Fate::Answered) >= self.width;
+        prop_assert!(enough, "a tardy one may still answer, and too few others have");
+        Ok(())
+    }
+
+    /// How many requests may be in flight. A lookup with a candidate to ask waits only at this number.
+    fn most_in_flight(&self, missing: Missing) -> usize {
+        match missing {
+            Some(missing) if !self.hurries => missing.clamp(1, self.alpha),
+            Some(_) | None => self.alpha,
+        }
+    }
+
+    /// The nearest `width` candidates that are neither given up nor tardy.
+    fn needed(&self) -> impl Iterator<Item = (&u16, &Fate)> {
+        let out = |fate: &Fate| matches!(fate, Fate::GivenUp | Fate::Silent | Fate::Failed);
+        self.candidates.iter().filter(move |(_, fate)| !out(fate)).take(self.width)
+    }
+
+    fn fresh(&self) -> Vec<u16> {
+        self.needed().filter(|(_, fate)| **fate == Fate::Fresh).map(|(distance, _)| *distance).collect()
+    }
+
+    fn count(&self, fate: Fate) -> usize {
+        self.candidates.values().filter(|other| **other == fate).count()
+    }
+
+    /// The contacts of all candidates with one of these fates, nearest first.
+    fn with(&self, fates: &[Fate]) -> Vec<Contact> {
+        self.candidates.iter().filter(|(_, fate)| fates.contains(fate)).map(|(distance, _)| at(*distance)).collect()
+    }
+}
+
+/// Checks the choice of a lookup that does not hurry, among its `fresh` candidates, nearest first. It
+/// asks the quickest, where one that is about twice as far away has to be twice as quick, and none
+/// that is farther away than a candidate of unknown speed.
+fn check_choice(chosen: u16, fresh: &[u16], rtts: &Rtts) -> Result<(), TestCaseError> {
+    let known = fresh.iter().take(COMPARED_MAX).map_while(|distance| rtts[usize::from(*distance)]);
+    let known: Vec<Duration> = known.collect();
+    let index = fresh.iter().position(|distance| *distance == chosen).expect("a fresh candidate is asked");
+    prop_assert!(index < known.len().max(1), "one of unknown speed is passed over");
+    let weighed = |index: usize, rtt: Duration| rtt * (1 << (index / EQUALLY_NEAR));
+    for (other, rtt) in known.iter().enumerate().filter(|(other, _)| *other != index) {
+        prop_assert!(weighed(index, known[index]) < weighed(other, *rtt + EQUALLY_QUICK), "another is quicker");
+        prop_assert!(other > index || weighed(index, known[index]) < weighed(other, *rtt), "a nearer one is as quick");
+    }
+    Ok(())
+}
+
+fn distance_of(id: &NodeId) -> u16 {
+    let [.., high, low] = *id.key().as_bytes();
+    u16::from_be_bytes([high, low])
+}
+
 proptest! {
-    /// Whatever a search is told, by anyone and in any order: its list stays sorted, without
-    /// doubles and bounded, its parallelism holds, and it asks nobody twice.
+    /// Goal: the rules of the module's page hold, whatever is reported, about any node and in any order.
+    ///
+    /// Method: a [`Driver`] checks each step. At the end all that are asked answer, the tardy ones last,
+    /// so that each case comes to its end.
     #[test]
-    fn the_laws_hold_whatever_a_search_is_told(
-        start in proptest::collection::vec(0..200_u16, 0..100),
+    fn the_rules_hold_whatever_is_reported(
+        (start, turns) in course(),
         width in 1..=K_MAX,
         alpha in 1..=5_usize,
-        told in proptest::collection::vec(told(), 0..200),
+        rtts in rtts(),
+        missing in proptest::option::of(0..6_usize),
     ) {
-        let mut lookup = lookup(width, alpha, start);
-        let mut asked = Vec::new();
-        for told in told {
-            asked.extend(ask_all(&mut lookup).iter().map(|contact| contact.id));
-            match told {
-                Told::Answer(from, named) => {
-                    let counts = answer(&mut lookup, from, named);
-                    prop_assert!(!counts || asked.contains(&id(from)));
-                }
-                Told::Hedge(from) => lookup.on_hedge(&id(from)),
-                Told::Timeout(from) => lookup.on_timeout(&id(from)),
-                Told::Failure(from) => lookup.on_failure(&id(from)),
-            }
+        let mut lookup = lookup(width, alpha, start.iter().copied());
+        let mut driver = Driver::new(width, alpha, &start);
+        for (missing, report) in turns {
+            driver.drive(&mut lookup, missing, &rtts)?;
+            driver.report(&mut lookup, report)?;
             prop_assert!(lookup.candidates.is_sorted_by(|a, b| a.distance < b.distance));
             prop_assert!(lookup.candidates.len() <= CANDIDATES_MAX);
-            let pending = lookup.candidates.iter().filter(|candidate| candidate.state == State::Asked).count();
-            prop_assert_eq!(lookup.in_flight(), pending);
-            prop_assert!(pending <= alpha);
         }
-        prop_assert_eq!(lookup.asked(), asked.len());
-        asked.sort_unstable();
-        prop_assert!(asked.is_sorted_by(|a, b| a < b), "somebody was asked twice");
+        while driver.drive(&mut lookup, missing, &rtts)? == Step::Wait {
+            let pending = [driver.with(&[Fate::InFlight, Fate::Late]), driver.with(&[Fate::GivenUp])].concat();
+            let from = About::Any(distance_of(&pending[0].id));
+            driver.report(&mut lookup, Report::Answer(from, Vec::new()))?;
+        }
+        prop_assert_eq!(answered(&lookup), driver.with(&[Fate::Answered]));
+        let hopeful = driver.with(&[Fate::Fresh, Fate::InFlight, Fate::Late, Fate::GivenUp, Fate::Answered]);
+        prop_assert_eq!(lookup.nearest().copied().collect::<Vec<_>>(), hopeful);
     }
 
     /// A liar that names ever new nodes, each nearer than the last, does not keep a search

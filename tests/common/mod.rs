@@ -14,6 +14,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use process::Process;
@@ -37,16 +38,30 @@ pub(crate) fn free_port() -> u16 {
     ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("one of ten thousand ports is free")
 }
 
-/// Tries `attempt` until it gives something, which must happen before long. For what no line of
-/// a log and no answer tells; each attempt is to ask a server, so that this does not spin.
-#[expect(clippy::disallowed_methods, reason = "a bound, and to meet it is a failure")]
+/// The first pause of [`eventually`] between two attempts; each further one is twice as long.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+
+/// The longest such pause.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// Tries `attempt` until it returns something, which must happen within [`PATIENCE`].
+///
+/// This is for a state of a server that no event reports: a copy that reached another node, a contact
+/// that became known, a record that expired, what the file on disk contains. The server writes no
+/// line of its log for these, and sends no reply before it is asked. So the test has to ask again. It
+/// pauses in between, because the servers under test need the processor. A pause decides only how
+/// often the test asks; what the test expects depends on the state alone.
+#[expect(clippy::disallowed_methods, reason = "a bound, and a pause between questions where no event says when to ask")]
 pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
+    let mut pause = PAUSE_MIN;
     loop {
         if let Some(found) = attempt() {
             return found;
         }
         assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        thread::sleep(pause);
+        pause = (2 * pause).min(PAUSE_MAX);
     }
 }
 

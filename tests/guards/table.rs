@@ -1,0 +1,328 @@
+//! The list of guards, and which tests are run when one is removed.
+
+/// A line that enforces a rule.
+pub(crate) struct Guard {
+    /// The rule, in a few words: no two guards have the same. `GUARD` selects by a part of it.
+    pub(crate) name: &'static str,
+    /// The source file.
+    pub(crate) file: &'static str,
+    /// The line without its indent: exactly one line of the file reads so.
+    pub(crate) line: &'static str,
+    /// What replaces the line, to remove the guard.
+    pub(crate) mutation: &'static str,
+    /// Tests that fail without the guard, by the names of their functions; others may fail as well.
+    pub(crate) tests: &'static [&'static str],
+}
+
+/// The tests that are run for a guard in a file below one of `dirs`.
+pub(crate) struct Suite {
+    pub(crate) dirs: &'static [&'static str],
+    /// Top modules of the library whose unit tests are run.
+    pub(crate) modules: &'static [&'static str],
+    /// The test binary that is run as well: a folder of `tests`.
+    pub(crate) binary: Option<&'static str>,
+}
+
+pub(crate) const SUITES: &[Suite] = &[
+    Suite { dirs: &["src/record/", "src/storage/"], modules: &["record", "storage"], binary: Some("model") },
+    Suite { dirs: &["src/lookup/"], modules: &["lookup"], binary: None },
+    Suite { dirs: &["src/node/"], modules: &["node"], binary: Some("node") },
+];
+
+const RECORD: &str = "src/record/mod.rs";
+const STORAGE: &str = "src/storage/mod.rs";
+const LOOKUP: &str = "src/lookup/mod.rs";
+const GET: &str = "src/node/reading.rs";
+const PUT: &str = "src/node/jobs.rs";
+
+pub(crate) const GUARDS: &[Guard] = &[
+    // ── which of two records wins
+    Guard {
+        name: "order of records: a class that certifies itself comes first",
+        file: RECORD,
+        line: "let order = (self.class.certifies_itself(), self.version, value);",
+        mutation: "let order = (other.class.certifies_itself(), self.version, value);",
+        tests: &[
+            "a_class_that_certifies_itself_wins_over_any_plain_version",
+            "merging_is_commutative_associative_and_idempotent",
+        ],
+    },
+    Guard {
+        name: "order of records: the value decides between equal versions",
+        file: RECORD,
+        line: "let order = (self.class.certifies_itself(), self.version, value);",
+        mutation: "let order = (self.class.certifies_itself(), self.version, &*other.value); let _ = value;",
+        tests: &["merging_is_commutative_associative_and_idempotent", "ten_thousand_schedules_keep_every_promise"],
+    },
+    Guard {
+        name: "equal records: the later end is kept",
+        file: STORAGE,
+        line: "if expires > held.expires {",
+        mutation: "if expires > held.expires && false {",
+        tests: &["of_equal_records_the_later_end_and_the_larger_replication_are_kept"],
+    },
+    Guard {
+        name: "equal records: an earlier end is not taken over",
+        file: STORAGE,
+        line: "if expires > held.expires {",
+        mutation: "if expires != held.expires {",
+        tests: &["a_storage_does_what_two_lists_would"],
+    },
+    // ── lives
+    Guard {
+        name: "version: one from the future is ignored",
+        file: RECORD,
+        line: "self.time().as_millis() > wall.as_millis().saturating_add(skew)",
+        mutation: "self.time().as_millis() > wall.as_millis().saturating_add(skew) && false",
+        tests: &["a_version_is_too_early_only_beyond_the_skew", "ten_thousand_schedules_keep_every_promise"],
+    },
+    Guard {
+        name: "life: it is bounded by the version",
+        file: RECORD,
+        line: "Class::Plain | Class::Signed => left.min(left_by_version(now.wall, version)),",
+        mutation: "Class::Plain | Class::Signed => left.max(left_by_version(now.wall, version).min(left)),",
+        tests: &["a_life_ends_with_its_ttl_or_with_its_version", "ten_thousand_schedules_keep_every_promise"],
+    },
+    Guard {
+        name: "life: a copy carries its age",
+        file: RECORD,
+        line: "let age = ttl.millis().saturating_sub(left);",
+        mutation: "let age = ttl.millis().saturating_sub(left).min(0);",
+        tests: &["no_number_of_hops_prolongs_a_life", "ten_thousand_schedules_keep_every_promise"],
+    },
+    Guard {
+        name: "restart: the time since the record was saved counts",
+        file: STORAGE,
+        line: "let age = age.after(now.wall.since(saved));",
+        mutation: "let _ = saved;",
+        tests: &["time_spent_switched_off_counts_and_what_ended_meanwhile_is_buried"],
+    },
+    Guard {
+        name: "restart: a record that ended meanwhile leaves a tombstone",
+        file: STORAGE,
+        line: "None => self.bury(now, record.key, Tombstone::of(record.rank())),",
+        mutation: "None => {}",
+        tests: &["time_spent_switched_off_counts_and_what_ended_meanwhile_is_buried"],
+    },
+    Guard {
+        name: "disk: a changed key is named",
+        file: STORAGE,
+        line: "self.changed.drain(..)",
+        mutation: "self.changed.drain(..0)",
+        tests: &[
+            "a_tombstone_lapses_when_no_older_version_can_be_alive_anywhere",
+            "ten_thousand_schedules_keep_every_promise",
+        ],
+    },
+    // ── tombstones
+    Guard {
+        name: "tombstone: one is laid",
+        file: STORAGE,
+        line: "if both != before && lapses > now.mono {",
+        mutation: "if both != before && lapses > now.mono && now.mono < Time::ZERO {",
+        tests: &[
+            "a_version_that_is_over_stops_itself_and_those_before_it_swept_or_not",
+            "ten_thousand_schedules_keep_every_promise",
+        ],
+    },
+    Guard {
+        name: "tombstone: a record that ended leaves one",
+        file: STORAGE,
+        line: "self.remove_for(now, place, Tombstone::of(rank));",
+        mutation: "self.remove_for(now, place, Tombstone::below(rank));",
+        tests: &[
+            "a_version_that_is_over_stops_itself_and_those_before_it_swept_or_not",
+            "ten_thousand_schedules_keep_every_promise",
+        ],
+    },
+    Guard {
+        name: "tombstone: a record that ended leaves one before the sweep",
+        file: STORAGE,
+        line: "let place = self.live_place(now, &key);",
+        mutation: "let place = self.records.place(&key); \
+                   let ended = place.filter(|place| self.records[*place].expires <= now.mono); \
+                   if let Some(ended) = ended { self.remove_for(now, ended, Tombstone::default()); } \
+                   let place = self.records.place(&key);",
+        tests: &[
+            "a_version_that_is_over_stops_itself_and_those_before_it_swept_or_not",
+            "a_signed_version_that_is_over_stops_every_plain_one",
+        ],
+    },
+    Guard {
+        name: "tombstone: it beats its own plain version",
+        file: RECORD,
+        line: "Class::Plain => signed.or(plain.filter(|plain| plain.version >= version)),",
+        mutation: "Class::Plain => signed.or(plain.filter(|plain| plain.version > version)),",
+        tests: &["a_version_that_is_over_stops_itself_and_those_before_it_swept_or_not"],
+    },
+    Guard {
+        name: "tombstone: it beats its own signed version",
+        file: RECORD,
+        line: "Class::Signed | Class::Hashed => signed.filter(|signed| signed.version >= version),",
+        mutation: "Class::Signed | Class::Hashed => signed.filter(|signed| signed.version > version),",
+        tests: &[
+            "a_replay_is_settled_or_proven_before_anything_is_verified",
+            "ten_thousand_schedules_keep_every_promise",
+        ],
+    },
+    Guard {
+        name: "tombstone: a signed one beats plain records",
+        file: RECORD,
+        line: "Class::Plain => signed.or(plain.filter(|plain| plain.version >= version)),",
+        mutation: "Class::Plain => plain.filter(|plain| plain.version >= version),",
+        tests: &["a_signed_version_that_is_over_stops_every_plain_one"],
+    },
+    Guard {
+        name: "tombstone: a plain version beneath a signed record is a floor",
+        file: RECORD,
+        line: "let is_floor = upper.class.certifies_itself() && !lower.class.certifies_itself();",
+        mutation: "let is_floor = upper.class.certifies_itself() && !lower.class.certifies_itself() && false;",
+        tests: &["a_plain_version_seen_beneath_what_certifies_itself_is_a_floor_whichever_came_first"],
+    },
+    // ── lookups
+    Guard {
+        name: "lookup: no more than alpha requests are in flight",
+        file: LOOKUP,
+        line: "Some(at) if self.in_flight < self.alpha => self.ask(at),",
+        mutation: "Some(at) if self.in_flight <= self.alpha => self.ask(at),",
+        tests: &[
+            "no_more_than_alpha_are_asked_until_one_answers_fails_or_falls_silent",
+            "the_rules_hold_whatever_is_reported",
+        ],
+    },
+    Guard {
+        name: "lookup: it waits for the nearest, however many others have answered",
+        file: LOOKUP,
+        line: "None if self.needed().any(owes) || self.hopes_for_the_tardy() => Step::Wait,",
+        mutation: "None if self.in_flight > 0 && self.needed().all(owes) || self.hopes_for_the_tardy() => Step::Wait,",
+        tests: &[
+            "far_answers_do_not_end_a_search_while_a_nearer_candidate_is_pending",
+            "the_rules_hold_whatever_is_reported",
+        ],
+    },
+    Guard {
+        name: "lookup: a candidate that was asked is not forgotten",
+        file: LOOKUP,
+        line: "match self.candidates.iter().rposition(|candidate| candidate.state == State::Fresh) {",
+        mutation: "match self.candidates.iter().rposition(|candidate| candidate.state != State::Failed) {",
+        tests: &[
+            "a_full_list_forgets_its_farthest_fresh_candidate_and_never_one_that_was_asked",
+            "a_search_ends_however_many_nearer_nodes_are_invented",
+        ],
+    },
+    Guard {
+        name: "lookup: a tardy candidate is passed over",
+        file: LOOKUP,
+        line: "let out = |state: State| state.is_given_up() || state == State::Tardy;",
+        mutation: "let out = |state: State| state.is_given_up();",
+        tests: &[
+            "a_tardy_one_is_passed_over_and_waited_for_only_while_too_few_have_answered",
+            "the_rules_hold_whatever_is_reported",
+        ],
+    },
+    Guard {
+        name: "lookup: it waits for a tardy candidate while too few have answered",
+        file: LOOKUP,
+        line: "None if self.needed().any(owes) || self.hopes_for_the_tardy() => Step::Wait,",
+        mutation: "None if self.needed().any(owes) => Step::Wait,",
+        tests: &[
+            "a_tardy_one_is_passed_over_and_waited_for_only_while_too_few_have_answered",
+            "the_rules_hold_whatever_is_reported",
+        ],
+    },
+    Guard {
+        name: "frugal lookup: no more are asked than will do",
+        file: LOOKUP,
+        line: "if self.in_flight >= enough.clamp(1, self.alpha) {",
+        mutation: "if self.in_flight >= enough.max(self.alpha) {",
+        tests: &["as_many_are_asked_as_will_do_while_all_is_well", "the_rules_hold_whatever_is_reported"],
+    },
+    Guard {
+        name: "frugal lookup: the quickest of those about as near is asked",
+        file: LOOKUP,
+        line: "if best.is_none_or(|(least, _)| cost < least) {",
+        mutation: "if best.is_none_or(|(least, _): (u128, usize)| cost < least && false) {",
+        tests: &[
+            "the_quickest_of_the_three_nearest_is_asked_and_of_the_next_three_one_that_is_twice_as_quick",
+            "the_rules_hold_whatever_is_reported",
+        ],
+    },
+    Guard {
+        name: "frugal lookup: a candidate of unknown speed is not passed over",
+        file: LOOKUP,
+        line: "let Some(rtt) = rtt else { break };",
+        mutation: "let Some(rtt) = rtt else { continue };",
+        tests: &["one_that_is_not_known_is_never_passed_over", "the_rules_hold_whatever_is_reported"],
+    },
+    Guard {
+        name: "frugal lookup: an answer that names nobody nearer makes it hurry",
+        file: LOOKUP,
+        line: "self.hurries |= named && self.candidates[0].distance == nearest;",
+        mutation: "let _ = (named, nearest);",
+        tests: &[
+            "an_answer_that_names_nobody_nearer_makes_a_search_hurry_and_one_without_contacts_does_not",
+            "the_rules_hold_whatever_is_reported",
+        ],
+    },
+    Guard {
+        name: "frugal lookup: it no longer hurries once a replica was found",
+        file: LOOKUP,
+        line: "self.hurries = false;",
+        mutation: "",
+        tests: &["what_was_found_somewhere_ends_the_hurry", "the_rules_hold_whatever_is_reported"],
+    },
+    // ── GET
+    Guard {
+        name: "GET: it ends early only when a quorum agrees",
+        file: GET,
+        line: "self.heads().filter(|held| held.agrees(&head)).count() >= self.needed(&head).into()",
+        mutation: "self.heads().filter(|held| held.agrees(&head)).count() >= usize::from(self.needed(&head)).min(1)",
+        tests: &["it_ends_when_as_many_as_the_quorum_agree_and_the_value_is_in_hand"],
+    },
+    Guard {
+        name: "GET: a record cannot lower the quorum below the smallest replication",
+        file: GET,
+        line: "Class::Plain | Class::Signed => self.quorum.min(head.replication.max(self.replication_min)),",
+        mutation: "Class::Plain | Class::Signed => self.quorum.min(head.replication),",
+        tests: &["no_more_are_needed_than_shall_hold_it_and_no_fewer_than_any_record_has"],
+    },
+    Guard {
+        name: "GET: nothing older than what was seen before ends it early",
+        file: GET,
+        line: "if self.reads == Reads::Secure || !self.is_in_hand(&head) || !self.allows(head.rank) {",
+        mutation: "if self.reads == Reads::Secure || !self.is_in_hand(&head) {",
+        tests: &["what_is_older_than_what_was_seen_before_does_not_end_the_search"],
+    },
+    Guard {
+        name: "GET: a peer that takes back what it claimed is not believed",
+        file: GET,
+        line: "if heard.said == Said::Lie || order(now) < order(before) {",
+        mutation: "if heard.said == Said::Lie {",
+        tests: &[
+            "a_claim_that_its_holder_does_not_make_good_is_ignored_from_then_on",
+            "a_get_ends_with_the_largest_value_that_was_given",
+        ],
+    },
+    // ── PUT
+    Guard {
+        name: "PUT: it is confirmed only when the stale replicas have answered their copies",
+        file: PUT,
+        line: "self.is_held() && self.bystanders == 0 && (self.outdated.is_empty() || self.in_flight == 0)",
+        mutation: "self.is_held() && self.bystanders == 0",
+        tests: &["whoever_holds_an_older_record_gets_a_copy_too"],
+    },
+    Guard {
+        name: "PUT: it is confirmed only when the version probes have ended",
+        file: PUT,
+        line: "self.is_held() && self.bystanders == 0 && (self.outdated.is_empty() || self.in_flight == 0)",
+        mutation: "self.is_held() && (self.outdated.is_empty() || self.in_flight == 0)",
+        tests: &["a_put_searches_as_many_as_shall_hold_it_and_asks_the_others_while_its_copies_are_under_way"],
+    },
+    Guard {
+        name: "PUT: a single claim of a newer record does not end it",
+        file: PUT,
+        line: "largest.filter(|_| self.claims.len() > self.holders.len())",
+        mutation: "largest",
+        tests: &["a_signed_put_is_not_ended_by_one_who_claims_a_larger_record"],
+    },
+];

@@ -1,4 +1,4 @@
-//! Who can be asked, and where: the triple of Kademlia, section 2.1.
+//! Contacts: which node is reachable at which address (the triples of Kademlia, section 2.1).
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -7,19 +7,19 @@ use crate::id::NodeId;
 
 /// A node and the address at which it accepts peers.
 ///
-/// The address is canonical: an IPv4 address is never written as an IPv6 one, so that equal
-/// places compare equal. A contact that somebody named is hearsay until this node has dialled
-/// the address and met the id there.
+/// The address is canonical: an IPv4 address is never written as an IPv6 one, so equal addresses compare
+/// equal. A contact that another node named is unproven until this node has dialled the address and met the
+/// id there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contact {
-    /// Who is expected there.
+    /// The node that is expected at the address.
     pub id: NodeId,
-    /// Where the node listens for peers.
+    /// The address at which the node accepts peers.
     pub address: SocketAddr,
 }
 
 impl Contact {
-    /// The contact `id` at `address`, which is made canonical.
+    /// The contact `id` at `address`; the address is made canonical.
     pub fn new(id: NodeId, address: SocketAddr) -> Self {
         Self { id, address: canonical(address) }
     }
@@ -31,7 +31,7 @@ impl fmt::Display for Contact {
     }
 }
 
-/// Addresses that are likely to be one party's: /24 of IPv4, /48 of IPv6.
+/// Addresses that probably belong to one party: a /24 of IPv4, or a /48 of IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
     /// The first 24 bits of an IPv4 address.
@@ -41,7 +41,7 @@ pub enum Group {
 }
 
 impl Group {
-    /// The group of `ip`; an IPv4-mapped address belongs to that of its IPv4 address.
+    /// The group of `ip`. An IPv4-mapped IPv6 address has the group of its IPv4 address.
     pub fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(v4) => Self::V4(*v4.octets().first_chunk().expect("3 of 4 bytes")),
@@ -50,8 +50,9 @@ impl Group {
     }
 }
 
-/// Whether `ip` is of this machine or of a private network: everybody there shares one group, and
-/// no stranger gets in.
+/// Whether `ip` is a loopback, private or link-local address. All hosts of a private network would share
+/// one address group, and no host of the public internet can use such an address, so these addresses have
+/// no quotas.
 pub fn is_private(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
@@ -59,22 +60,22 @@ pub fn is_private(ip: IpAddr) -> bool {
     }
 }
 
-/// `address` with an IPv4-mapped IPv6 address turned back into the IPv4 address that it means,
-/// and without the flow and scope that only the own host understands.
+/// Makes `address` canonical: an IPv4-mapped IPv6 address becomes the IPv4 address, and the flow and the
+/// scope of an IPv6 address are removed, because they have a meaning on their own host only.
 #[must_use]
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Whether `address`, named by a peer that sits at `teller`, can be dialled in earnest.
+/// Whether this node may dial `address`, which the peer at `named_by` has named.
 ///
-/// Refused are port 0, what is no host (unspecified, multicast, broadcast) and loopback
-/// addresses named from outside this host: they would mean the listener's own machine.
-pub fn is_dialable(address: SocketAddr, teller: SocketAddr) -> bool {
+/// It may not dial port 0, an address that belongs to no single host (unspecified, multicast, broadcast),
+/// or a loopback address that a peer on another host has named: that would be an address of this host.
+pub fn is_dialable(address: SocketAddr, named_by: SocketAddr) -> bool {
     let ip = address.ip().to_canonical();
     let no_host = ip.is_unspecified() || ip.is_multicast() || matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-    let strange_loopback = ip.is_loopback() && !teller.ip().to_canonical().is_loopback();
-    address.port() != 0 && !no_host && !strange_loopback
+    let foreign_loopback = ip.is_loopback() && !named_by.ip().to_canonical().is_loopback();
+    address.port() != 0 && !no_host && !foreign_loopback
 }
 
 #[cfg(test)]
@@ -86,13 +87,13 @@ mod tests {
     }
 
     #[test]
-    fn a_mapped_address_is_the_ipv4_address_it_means() {
+    fn a_canonical_address_is_ipv4_if_it_was_mapped() {
         assert_eq!(canonical(address("[::ffff:10.1.2.3]:7")), address("10.1.2.3:7"));
         assert_eq!(canonical(address("[2001:db8::1]:7")), address("[2001:db8::1]:7"));
     }
 
     #[test]
-    fn neighbours_share_a_group_however_their_address_is_written() {
+    fn addresses_of_one_network_share_a_group_in_either_form() {
         let group = |text: &str| Group::of(address(text).ip());
         assert_eq!(group("192.0.2.1:1"), group("192.0.2.255:2"));
         assert_eq!(group("192.0.2.1:1"), group("[::ffff:192.0.2.9]:1"));
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_address_is_told_from_a_public_one() {
+    fn private_addresses_are_recognised_in_either_form() {
         for private in ["127.0.0.9:1", "10.1.2.3:1", "172.31.0.1:1", "192.168.9.9:1", "169.254.0.1:1", "[::1]:1"] {
             assert!(is_private(address(private).ip()), "{private}");
         }
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_is_not_dialled() {
+    fn addresses_that_name_no_foreign_host_are_not_dialled() {
         let near = address("127.0.0.1:1");
         let far = address("192.0.2.1:1");
         for bad in ["0.0.0.0:5", "[::]:5", "224.0.0.1:5", "[ff02::1]:5", "255.255.255.255:5", "192.0.2.7:0"] {

@@ -1,50 +1,51 @@
-//! What is counted: plain numbers, nothing global. A node owns one [`NodeCounters`], a host one
-//! [`HostCounters`]; nobody else writes to them. Both print as the log writes facts.
+//! Counters of a node and of a host: plain numbers, no globals. Each [`NodeCounters`] belongs to one node
+//! and each [`HostCounters`] to one host; only the owner changes them. Both print the `key=value` form of
+//! the log.
 
 use std::fmt;
 
-/// What one node has counted since it was made.
+/// What one node has counted since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeCounters {
-    /// PUTs taken from clients.
+    /// PUTs received from clients.
     pub puts: u64,
-    /// PUTs that held on as many nodes as they asked for.
+    /// PUTs that reached as many replicas as they asked for.
     pub puts_held: u64,
-    /// PUTs that could not be taken: no room, or nobody to hold them.
+    /// PUTs that were refused, for example because the storage is full or a larger record is known.
     pub puts_refused: u64,
-    /// GETs taken from clients.
+    /// GETs received from clients.
     pub gets: u64,
     /// GETs answered with a value.
     pub gets_found: u64,
-    /// GETs answered without asking a peer.
+    /// GETs answered without a request to a peer.
     pub gets_local: u64,
-    /// Hops to the peers that answered the other ones, summed up.
+    /// Sum of the hops to the peers whose values answered the other GETs.
     pub gets_hops: u64,
     /// Requests sent to peers.
     pub rpcs_sent: u64,
-    /// Requests of peers answered.
+    /// Requests received from peers.
     pub rpcs_served: u64,
-    /// Requests that missed their deadline.
+    /// Requests without a reply when their timeout passed.
     pub rpcs_silent: u64,
-    /// Replies dropped: unknown id, wrong type or another node than the one asked.
+    /// Replies dropped: unknown rpc id, wrong type, or from another node than the one that was asked.
     pub replies_dropped: u64,
-    /// Requests not sent because a bound was met.
+    /// Requests and dials not made because a bound was reached.
     pub requests_dropped: u64,
-    /// Peers turned away or closed for a fault of theirs.
+    /// Peers that were refused, or whose connection was closed, because they broke the protocol.
     pub faults: u64,
     /// OFFERs sent.
     pub offers: u64,
-    /// Records asked for because a peer offered them.
+    /// Keys that this node asked for in WANT.
     pub wants: u64,
     /// SYNCs sent.
     pub syncs: u64,
-    /// Copies sent to peers that lacked them, beyond those of PUTs.
+    /// Records sent after an OFFER, to peers that asked for them in WANT.
     pub repairs: u64,
-    /// Bytes of all OFFER, WANT, SYNC and SYNC REPLY sent, TLS aside.
+    /// Bytes of all OFFER, WANT, SYNC and SYNC REPLY messages sent, before TLS.
     pub upkeep_bytes: u64,
 }
 
-/// Adds what another node has counted: the figures of a whole network.
+/// Adds the counters of another node, for the sum over a network.
 impl std::ops::AddAssign for NodeCounters {
     fn add_assign(&mut self, other: Self) {
         self.puts += other.puts;
@@ -68,18 +69,18 @@ impl std::ops::AddAssign for NodeCounters {
     }
 }
 
-/// What one host has counted since it was started.
+/// What one host has counted since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostCounters {
     /// Connections accepted.
     pub accepted: u64,
-    /// Connections refused because their pool was full.
+    /// Connections refused because their pool was full, or because the system could not register them.
     pub refused: u64,
     /// Messages dropped because the outbox of a peer was full.
     pub outbox_drops: u64,
-    /// Answers for clients that had gone.
+    /// Answers whose client had disconnected.
     pub replies_late: u64,
-    /// Connections closed for a fault of the other side.
+    /// Connections closed because the other side broke the protocol or missed a deadline.
     pub faults: u64,
 }
 

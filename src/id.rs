@@ -1,12 +1,11 @@
-//! Keys, node ids and the distance between them.
+//! Keys, node ids, ids of requests, and the distance between keys.
 //!
-//! Records and nodes live in one space of 256 bits (Kademlia, section 2; seed of the course:
-//! SHA-256 everywhere). The only metric is XOR, and the only way to a [`Distance`] is
-//! [`Key::distance`]: two distances are compared with `<`, never by hand.
+//! Records and nodes share one space of 256 bits (Kademlia, section 2). Keys and node ids are SHA-256
+//! digests. The only metric is XOR, and only [`Key::distance`] makes a [`Distance`]: code compares two
+//! distances with `<`, and never the bytes of keys.
 //!
-//! [`KeyMap`] is the one hash map of the core. Its hasher is keyed with the node's own seed,
-//! because keys come from strangers; it is never iterated to decide anything, because a seed
-//! must replay a run exactly.
+//! [`KeyMap`] is the only hash map of the core. Peers choose keys, so its hasher is keyed with the node's
+//! own seed. No decision depends on the order of its entries: a seed must replay a run exactly.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -14,23 +13,23 @@ use std::ops::RangeInclusive;
 
 use ahash::{AHasher, RandomState};
 
-/// Bytes of a key and of a node id.
+/// Size of a key and of a node id, in bytes.
 pub const KEY_SIZE: usize = 32;
 
-/// Bits of a key: the number of buckets that a table could have.
+/// Bits of a key; a routing table has at most this many buckets.
 pub const KEY_BITS: usize = KEY_SIZE * 8;
 
-/// A point of the key space: where a record belongs, or what a lookup searches.
+/// A point of the key space: the key of a record, the position of a node, or the target of a lookup.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key([u8; KEY_SIZE]);
 
 impl Key {
-    /// The key whose bytes, most significant first, are `bytes`.
+    /// The key with these bytes, the most significant first.
     pub const fn new(bytes: [u8; KEY_SIZE]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes, most significant first, as every message carries them.
+    /// The bytes, the most significant first, as every message carries them.
     pub const fn as_bytes(&self) -> &[u8; KEY_SIZE] {
         &self.0
     }
@@ -42,8 +41,8 @@ impl Key {
         Distance { high: a_high ^ b_high, low: a_low ^ b_low }
     }
 
-    /// The key that shares exactly the first `shared` bits with this one and takes the rest
-    /// from `tail`: a random point of bucket `shared`, when `tail` is random.
+    /// The key that shares exactly the first `shared` bits with this one. Its further bits are those of
+    /// `tail`, so with a random `tail` it is a random key of bucket `shared`.
     ///
     /// # Panics
     ///
@@ -61,8 +60,8 @@ impl Key {
         Key(bytes)
     }
 
-    /// The first and the last of the keys that share at least the first `shared` bits with this
-    /// one: a part of the space in which all distances to this key are less than outside.
+    /// The first and the last key that share at least the first `shared` bits with this one. Every key of
+    /// this range is closer to this key than every key outside.
     ///
     /// # Panics
     ///
@@ -71,15 +70,15 @@ impl Key {
         assert!(shared <= KEY_BITS, "a key has 256 bits");
         let (mut first, mut last) = (self.0, self.0);
         for (at, (first, last)) in first.iter_mut().zip(&mut last).enumerate() {
-            let kept = shared.saturating_sub(at * 8).min(8);
-            let free = u8::try_from(0xff_u16 >> kept).expect("eight bits at most are left");
+            let fixed = shared.saturating_sub(at * 8).min(8);
+            let free = u8::try_from(0xff_u16 >> fixed).expect("eight bits at most are left");
             *first &= !free;
             *last |= free;
         }
         Key(first)..=Key(last)
     }
 
-    /// The key that follows this one in their order; `None` for the last.
+    /// The next larger key; `None` for the largest one.
     pub fn successor(&self) -> Option<Key> {
         let mut bytes = self.0;
         for byte in bytes.iter_mut().rev() {
@@ -91,7 +90,7 @@ impl Key {
         None
     }
 
-    /// Reads 64 hex digits, of either case; `None` for anything else.
+    /// Reads 64 hex digits in upper or lower case; `None` for any other text.
     pub fn from_hex(text: &str) -> Option<Key> {
         let digits = text.as_bytes();
         if digits.len() != 2 * KEY_SIZE {
@@ -114,14 +113,14 @@ impl Key {
 }
 
 impl Hash for Key {
-    /// Its bytes alone: the length that a derived hash puts before them says nothing, for all keys
-    /// have one, and would double the work of every look-up.
+    /// Hashes the bytes alone. A derived `Hash` would also hash the length of the array, which is the same
+    /// for all keys, and each look-up would cost twice as much.
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(&self.0);
     }
 }
 
-/// 64 hex digits; with a precision, the first so many: `{key:.8}`.
+/// Writes 64 hex digits, or with a precision only the first ones: `{key:.8}` writes 8.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = f.precision().unwrap_or(2 * KEY_SIZE);
@@ -140,20 +139,20 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Who a node is: SHA-256 of its public key, proven by TLS on every connection.
+/// The identity of a node: SHA-256 of its public key, proven by TLS on every connection.
 ///
-/// No message claims an id (`PROTOCOL.md` 2); whoever holds one got it from a handshake, or
-/// from a contact that somebody else named and that is not yet proven.
+/// No message states the sender's id (`PROTOCOL.md` 2). An id comes from a TLS handshake, or from a contact
+/// that another node named; the latter is not proven yet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(Key);
 
 impl NodeId {
-    /// The id at `key`.
+    /// The id with this key.
     pub const fn new(key: Key) -> Self {
         Self(key)
     }
 
-    /// The point of the key space where the node sits.
+    /// The position of the node in the key space.
     pub const fn key(&self) -> &Key {
         &self.0
     }
@@ -171,13 +170,13 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// What names a request between peers and comes back in its reply: 256 random bits, which a
-/// stranger cannot guess.
+/// The id of a request between peers, repeated in its reply: 256 random bits, which a third node cannot
+/// guess.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RpcId([u8; KEY_SIZE]);
 
 impl RpcId {
-    /// The id with these bytes: drawn, or read from a message.
+    /// The id with these bytes: 32 random bytes, or the field of a message.
     pub const fn new(bytes: [u8; KEY_SIZE]) -> Self {
         Self(bytes)
     }
@@ -189,7 +188,7 @@ impl RpcId {
 }
 
 impl Hash for RpcId {
-    /// As that of a [`Key`].
+    /// Hashes the bytes alone, as [`Key`] does.
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(&self.0);
     }
@@ -201,7 +200,7 @@ impl fmt::Debug for RpcId {
     }
 }
 
-/// How far two keys are apart; `<` is nearer. Only [`Key::distance`] makes one.
+/// The XOR distance of two keys; the smaller one is closer. Only [`Key::distance`] makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Distance {
     high: u128,
@@ -209,8 +208,8 @@ pub struct Distance {
 }
 
 impl Distance {
-    /// The number of leading bits that the two keys share: the index of the bucket that one
-    /// keeps the other in. `None` if they are equal, which no bucket holds.
+    /// The number of leading bits that the two keys share: if one key is a node's own, the index of the
+    /// bucket that the other one belongs to. `None` if the keys are equal; no bucket holds the own key.
     pub fn shared_bits(&self) -> Option<usize> {
         let zeros = match (self.high, self.low) {
             (0, 0) => return None,
@@ -220,7 +219,11 @@ impl Distance {
         Some(zeros as usize)
     }
 
-    /// Whether bit `at`, counted from the most significant, differs between the two keys.
+    /// Whether the two keys differ in bit `at`, where bit 0 is the most significant one.
+    ///
+    /// # Panics
+    ///
+    /// If `at` is not below [`KEY_BITS`].
     pub fn bit(&self, at: usize) -> bool {
         assert!(at < KEY_BITS, "a distance has 256 bits");
         let half = if at < 128 { self.high } else { self.low };
@@ -228,16 +231,17 @@ impl Distance {
     }
 }
 
-/// A hash map from keys, ids or RPC ids, safe against keys that strangers choose.
-#[expect(clippy::disallowed_types, reason = "the one place where the core names a hash map")]
+/// A hash map whose keys are [`Key`]s, node ids or RPC ids. A peer that chooses keys cannot make them
+/// collide, because it does not know the [`KeySeed`].
+#[expect(clippy::disallowed_types, reason = "the only item of the core that names a hash map")]
 pub type KeyMap<K, V> = std::collections::HashMap<K, V, KeySeed>;
 
-/// What keys the hasher of a [`KeyMap`]: drawn from the node's own generator.
+/// Keys the hasher of a [`KeyMap`]; drawn from the node's own random number generator.
 #[derive(Clone, Debug)]
 pub struct KeySeed(RandomState);
 
 impl KeySeed {
-    /// A seed of 256 bits.
+    /// Makes a seed of 256 bits.
     pub fn new([a, b, c, d]: [u64; 4]) -> Self {
         Self(RandomState::with_seeds(a, b, c, d))
     }
@@ -261,7 +265,7 @@ mod tests {
     }
 
     proptest! {
-        /// Kademlia, section 2.1: XOR is symmetric, and unidirectional: for a point and a
+        /// Kademlia, section 2.1: XOR is symmetric, and it is unidirectional: for one point and one
         /// distance there is exactly one other point.
         #[test]
         fn s2_1_distance_is_a_symmetric_metric(a in key(), b in key(), c in key()) {
@@ -271,14 +275,14 @@ mod tests {
         }
 
         #[test]
-        fn a_key_diverges_exactly_where_it_is_told(a in key(), tail in key(), at in 0..KEY_BITS) {
+        fn a_key_diverges_at_exactly_the_bit_that_was_given(a in key(), tail in key(), at in 0..KEY_BITS) {
             let b = a.diverging_at(at, &tail);
             prop_assert_eq!(a.distance(&b).shared_bits(), Some(at));
             prop_assert!(a.distance(&b).bit(at));
         }
 
         #[test]
-        fn around_a_key_are_those_that_share_so_many_bits_with_it(a in key(), tail in key(), at in 0..KEY_BITS) {
+        fn the_range_around_a_key_has_the_keys_that_share_its_prefix(a in key(), tail in key(), at in 0..KEY_BITS) {
             let b = a.diverging_at(at, &tail);
             prop_assert!(a.around(at).contains(&b));
             prop_assert!(!a.around(at + 1).contains(&b));
@@ -286,7 +290,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_lies_between_a_key_and_its_successor(a in key()) {
+        fn no_key_lies_between_a_key_and_its_successor(a in key()) {
             if let Some(next) = a.successor() {
                 prop_assert!(next > a);
                 prop_assert_eq!(a.distance(&next).shared_bits(), Some(KEY_BITS - 1 - trailing_ones(&a)));
@@ -294,19 +298,19 @@ mod tests {
         }
 
         #[test]
-        fn hex_reads_back_what_it_prints(a in key()) {
+        fn the_hex_form_of_a_key_reads_back_as_the_same_key(a in key()) {
             prop_assert_eq!(Key::from_hex(&a.to_string()), Some(a));
             prop_assert_eq!(Key::from_hex(&a.to_string().to_uppercase()), Some(a));
         }
     }
 
-    /// How many bits at the end of `key` a carry runs through.
+    /// How many bits at the end of `key` are 1: adding one changes them all.
     fn trailing_ones(key: &Key) -> usize {
         (0..KEY_BITS).rev().take_while(|at| key.distance(&Key::new([0; KEY_SIZE])).bit(*at)).count()
     }
 
     #[test]
-    fn the_last_key_has_no_successor() {
+    fn the_largest_key_has_no_successor() {
         assert_eq!(Key::new([0xff; KEY_SIZE]).successor(), None);
         let mut carried = [0; KEY_SIZE];
         carried[KEY_SIZE - 2] = 1;
@@ -316,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn hex_refuses_what_is_not_64_digits() {
+    fn text_other_than_64_hex_digits_is_no_key() {
         let good = "0".repeat(64);
         assert!(Key::from_hex(&good).is_some());
         for bad in [&good[1..], &format!("{good}0"), &format!("{}g", &good[1..]), &format!("{}+1", &good[2..])] {
@@ -325,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_precision_shortens_the_text() {
+    fn a_precision_shortens_the_hex_form_of_a_key() {
         let key = Key::new([0xab; KEY_SIZE]);
         assert_eq!(format!("{key:.8}"), "abababab");
         assert_eq!(format!("{key:.3}"), "aba");

@@ -1,8 +1,9 @@
-//! Who a node is: a key pair, the id that follows from it, and the puzzle that makes ids dear.
+//! The identity of a node: its key pair, the node id derived from it, and the puzzle that limits how many
+//! ids a peer can make.
 //!
-//! Source: `PROTOCOL.md` 5. Nothing here makes a key, reads a file or proves anything: `disk` keeps
-//! the node's own, `net` proves those of others, people keep keys of their own for signed records,
-//! and this is what they have in common.
+//! Source: `PROTOCOL.md` 5. These types are shared by all who use Ed25519 keys: `disk` stores the node's
+//! own key pair, `net` proves the ids of peers, and owners of signed records have keys of their own. This
+//! module draws no key, reads no file and verifies no signature.
 
 use std::fmt;
 
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::id::{Key, NodeId};
 
-/// Bytes of an Ed25519 public key.
+/// Size of an Ed25519 public key, in bytes.
 pub const PUBLIC_KEY_SIZE: usize = 32;
 
 /// An Ed25519 public key.
@@ -22,70 +23,70 @@ pub const PUBLIC_KEY_SIZE: usize = 32;
 pub struct PublicKey([u8; PUBLIC_KEY_SIZE]);
 
 impl PublicKey {
-    /// The key with these bytes, whether or not anybody could sign for it.
+    /// The key with these bytes. They are not checked: perhaps no secret key belongs to them.
     pub const fn new(bytes: [u8; PUBLIC_KEY_SIZE]) -> Self {
         Self(bytes)
     }
 
-    /// The public half of `key`.
+    /// The public key of the key pair `key`.
     pub fn of(key: &SigningKey) -> Self {
         Self(key.verifying_key().to_bytes())
     }
 
-    /// Reads 64 hex digits, of either case; `None` for anything else.
+    /// Reads 64 hex digits in upper or lower case; `None` for any other text.
     pub fn from_hex(text: &str) -> Option<Self> {
         Key::from_hex(text).map(|digits| Self(*digits.as_bytes()))
     }
 
-    /// Its bytes.
+    /// The 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; PUBLIC_KEY_SIZE] {
         &self.0
     }
 
-    /// The node that owns it: SHA-256 of its bytes.
+    /// The id of the node that owns this key: SHA-256 of its bytes.
     pub fn id(&self) -> NodeId {
         NodeId::new(Key::new(Sha256::digest(self.0).into()))
     }
 }
 
-/// 64 hex digits.
+/// Writes 64 hex digits.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Key::new(self.0).fmt(f)
     }
 }
 
-/// The text of a key file: PKCS#8 in PEM (RFC 8410). Its memory is wiped when it is dropped.
+/// The text of a key file: PKCS#8 in PEM (RFC 8410). The memory of the text is wiped when it is dropped.
 pub fn key_to_pem(key: &SigningKey) -> Zeroizing<String> {
-    // Version 1 of PKCS#8, without the public key: the form that all tools read.
+    // Version 1 of PKCS#8, without the public key: all tools can read this form.
     let pair = KeypairBytes { secret_key: key.to_bytes(), public_key: None };
     pair.to_pkcs8_pem(LineEnding::LF).expect("32 bytes of a secret can be written as PKCS#8")
 }
 
-/// The Ed25519 key in the text of a key file; `None` if it holds anything else.
+/// The Ed25519 key in the text of a key file; `None` if the text is anything else.
 pub fn key_from_pem(text: &str) -> Option<SigningKey> {
     SigningKey::from_pkcs8_pem(text).ok()
 }
 
-/// The static puzzle (S/Kademlia, section 4.1): SHA-256 of a node id must begin with so many
-/// zero bits, so that nobody picks an id of their liking for nothing.
+/// The static puzzle (S/Kademlia, section 4.1): SHA-256 of a node id must begin with a number of zero bits.
+/// So each id costs work, and a peer cannot choose a position in the key space for free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Puzzle {
     bits: u8,
 }
 
 impl Puzzle {
-    /// The puzzle of `bits` leading zero bits; 0 asks for nothing.
+    /// The puzzle of `bits` leading zero bits; with 0 every id solves it.
     pub const fn new(bits: u8) -> Self {
         Self { bits }
     }
 
-    /// Leading zero bits that it asks for.
+    /// The leading zero bits that the puzzle demands.
     pub const fn bits(self) -> u8 {
         self.bits
     }
 
-    /// Leading zero bits that `id` has to show.
+    /// The leading zero bits of SHA-256 of `id`, at most 255.
     pub fn solved_bits(id: &NodeId) -> u8 {
         let digest = Sha256::digest(id.key().as_bytes());
         let mut bits = 0_u8;
@@ -98,7 +99,7 @@ impl Puzzle {
         bits
     }
 
-    /// Whether `id` solves it.
+    /// Whether `id` solves the puzzle.
     pub fn is_solved_by(self, id: &NodeId) -> bool {
         Self::solved_bits(id) >= self.bits
     }
@@ -111,12 +112,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The identity whose secret key is `pkcs8` (PKCS#8, DER) and whose public key is `public`.
+    /// The identity with the secret key `pkcs8` (PKCS#8, DER) and its public key `public`.
     pub fn new(pkcs8: Vec<u8>, public: PublicKey) -> Self {
         Self { pkcs8, public }
     }
 
-    /// The secret key: PKCS#8, DER.
+    /// The secret key (PKCS#8, DER).
     pub fn pkcs8(&self) -> &[u8] {
         &self.pkcs8
     }
@@ -126,13 +127,13 @@ impl Identity {
         &self.public
     }
 
-    /// The node's id.
+    /// The id of the node.
     pub fn id(&self) -> NodeId {
         self.public.id()
     }
 }
 
-/// Never the secret.
+/// Prints the id and never the secret key.
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity").field("id", &self.id()).finish_non_exhaustive()
@@ -144,13 +145,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_the_hash_of_the_public_key() {
+    fn a_node_id_is_the_sha_256_of_the_public_key() {
         let id = PublicKey::new([0; 32]).id();
         assert_eq!(id.to_string(), "66687aadf862bd776c8fc18b8e9f8e20089714856ee233b3902a591d0d5f2925");
     }
 
     #[test]
-    fn a_public_key_is_written_as_64_hex_digits() {
+    fn a_public_key_is_written_and_read_as_64_hex_digits() {
         let key = PublicKey::new(std::array::from_fn(|at| u8::try_from(at).expect("32 bytes")));
         let text = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
         assert_eq!(key.to_string(), text);
@@ -158,9 +159,9 @@ mod tests {
         assert_eq!(PublicKey::from_hex(&text[1..]), None);
     }
 
-    /// RFC 8410, 10.3: the example without the public key.
+    /// RFC 8410, section 10.3: the example without the public key.
     #[test]
-    fn a_key_file_is_what_other_programs_write() {
+    fn a_key_file_has_the_pem_form_of_rfc_8410() {
         let text = "-----BEGIN PRIVATE KEY-----\n\
                     MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
                     -----END PRIVATE KEY-----\n";
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_does_not_show_its_secret() {
+    fn the_debug_form_of_an_identity_hides_the_secret_key() {
         let identity = Identity::new(vec![42; 48], PublicKey::new([7; 32]));
         assert!(!format!("{identity:?}").contains("42, 42"));
     }

@@ -1,15 +1,14 @@
-//! Time as the core knows it: an argument, never a question.
+//! Time in the core: always an argument, never read from a clock.
 //!
-//! [`Time`] counts from the moment the host started and only goes forward; every deadline, age
-//! and interval is made of it. [`WallTime`] is the calendar's clock, which may jump and may be
-//! wrong: it serves for the version of a record and for nothing else. The host reads both once
-//! a turn and hands them in as [`Now`].
+//! [`Time`] counts from the start of the host and only goes forward; deadlines, ages and intervals are made
+//! of it. [`WallTime`] is calendar time, which may jump and may be wrong; only the versions of records use
+//! it. The host reads both clocks once per turn of its loop and passes them as [`Now`].
 
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A moment, in nanoseconds since the host started: enough for 584 years.
+/// A moment, in nanoseconds since the host started. 64 bits last for 584 years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 
@@ -27,10 +26,11 @@ impl Time {
         self.0
     }
 
-    /// The first of `moments`, of those that there are.
+    /// The earliest of `moments`; `None` if all of them are `None`.
     #[must_use]
     pub fn first_of<const N: usize>(moments: [Option<Time>; N]) -> Option<Time> {
-        // A plain loop: every turn of a host asks this, and chains of iterators cost a tenth of it.
+        // A plain loop, because a host calls this in every turn; chains of iterators made it cost a tenth
+        // of a turn.
         let mut first = None;
         for moment in moments {
             first = match (first, moment) {
@@ -41,7 +41,7 @@ impl Time {
         first
     }
 
-    /// How long after `earlier` this is; zero if it is not after it.
+    /// The duration from `earlier` to this moment; zero if `earlier` is the later one.
     #[must_use]
     pub const fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -51,7 +51,7 @@ impl Time {
 impl Add<Duration> for Time {
     type Output = Time;
 
-    /// Saturates: a moment that far away never comes.
+    /// Adds `span`, up to the largest moment that the type can hold.
     fn add(self, span: Duration) -> Time {
         Time(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
     }
@@ -60,13 +60,13 @@ impl Add<Duration> for Time {
 impl Sub<Time> for Time {
     type Output = Duration;
 
-    /// [`Time::since`], as an operator.
+    /// The same as [`Time::since`].
     fn sub(self, earlier: Time) -> Duration {
         self.since(earlier)
     }
 }
 
-/// Seconds with milliseconds, as in `12.345s`.
+/// Writes seconds with three decimals, as in `12.345s`.
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0 / 1_000_000;
@@ -74,7 +74,7 @@ impl fmt::Display for Time {
     }
 }
 
-/// The calendar's clock: milliseconds since 1970.
+/// Calendar time, in milliseconds since 1970 (UTC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WallTime(u64);
 
@@ -89,14 +89,14 @@ impl WallTime {
         self.0
     }
 
-    /// How long after `earlier` this is; zero if it is not after it.
+    /// The duration from `earlier` to this moment; zero if `earlier` is the later one.
     #[must_use]
     pub const fn since(self, earlier: WallTime) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// Both clocks, read at one moment.
+/// Both clocks, read at the same moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// For deadlines, ages and intervals.
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_saturates_at_both_ends() {
+    fn adding_and_subtracting_time_saturates() {
         let second = Duration::from_secs(1);
         assert_eq!(Time::ZERO - (Time::ZERO + second), Duration::ZERO);
         assert_eq!((Time::ZERO + second) - Time::ZERO, second);

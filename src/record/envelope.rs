@@ -1,22 +1,24 @@
-//! What a record that certifies itself proves, and how it is verified: in one place, for all who
-//! take a record from elsewhere, be it a client, a peer or the disk.
+//! Certified records: the layout of signed values, and the only place that verifies what a record proves.
+//!
+//! Every certified record that comes from a client, a peer or the disk passes [`verify`], unless the same
+//! record is stored already.
 //!
 //! A *signed* value is an envelope (`PROTOCOL.md` 4):
 //!
 //! ```text
 //! 0    public key 32 (Ed25519)
-//! 32   sequence u64: the record's version
-//! 40   TTL u16: the record's, at least 1
+//! 32   sequence u64: the version of the record
+//! 40   TTL u16: the TTL of the record, at least 1
 //! 42   salt length u8, 0..=64; then the salt
 //! ..   signature 64 over "dht-rec-1" ‖ key ‖ sequence ‖ TTL ‖ payload
-//! ..   payload, to the end; an empty one deletes what was there before
+//! ..   payload, to the end; an empty one deletes the value
 //! ```
 //!
-//! Its key is SHA-256("dht-own-1" ‖ public key ‖ salt length ‖ salt), so only the owner of the key
-//! pair can write there. The key of a *hashed* record is SHA-256 of its value.
+//! Its key is SHA-256("dht-own-1" ‖ public key ‖ salt length ‖ salt), so only the owner of the key pair can
+//! write there. The key of a *hashed* record is SHA-256 of its value.
 //!
-//! One value would be both at once: the very bytes whose digest is an owner's key, as a hashed
-//! record, would sit at that key without a signature. They are refused.
+//! One kind of value is refused as a hashed record: bytes whose SHA-256 is the key of an owner. Such a
+//! record would be under the key of that owner without a signature.
 
 use std::fmt;
 
@@ -29,40 +31,40 @@ use crate::limits::{SALT_SIZE_MAX, VALUE_SIZE_MAX};
 use crate::record::{Class, Ttl, Version};
 use crate::wire::codec::{Reader, WireError};
 
-/// What the key of a signed record is the digest of, before the public key and the salt.
+/// Prefix of what is hashed into the key of a signed record.
 const OWNER_TAG: &[u8] = b"dht-own-1";
 
-/// What is signed, before the fields of the record.
+/// Prefix of what is signed.
 const RECORD_TAG: &[u8] = b"dht-rec-1";
 
-/// Bytes of a signature.
+/// Size of an Ed25519 signature, in bytes.
 const SIGNATURE_SIZE: usize = 64;
 
-/// Bytes of an envelope besides its salt and its payload.
+/// Size of an envelope without salt and payload, in bytes.
 pub const ENVELOPE_SIZE_MIN: usize = PUBLIC_KEY_SIZE + 8 + 2 + 1 + SIGNATURE_SIZE;
 
-/// The value of a signed record, taken apart; nothing of it is verified yet.
+/// The fields of a signed value. Nothing is verified yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope<'a> {
-    /// Who signed it.
+    /// The public key of the signer.
     pub owner: PublicKey,
-    /// Which of several values it is: the record's version.
+    /// The version of the record.
     pub sequence: Version,
-    /// How long it lives in all.
+    /// The TTL of the record.
     pub ttl: Ttl,
-    /// Tells several keys of one owner apart; at most [`SALT_SIZE_MAX`] bytes.
+    /// Distinguishes several keys of one owner; at most [`SALT_SIZE_MAX`] bytes.
     pub salt: &'a [u8],
-    /// What the owner has to say; nothing, if the record deletes those before it.
+    /// The content. An empty payload deletes the value.
     pub payload: &'a [u8],
     signature: [u8; SIGNATURE_SIZE],
 }
 
 impl<'a> Envelope<'a> {
-    /// Takes `value` apart.
+    /// Reads the fields of `value`.
     ///
     /// # Errors
     ///
-    /// [`Unverified::Layout`] if it is no envelope.
+    /// [`Unverified::Layout`], [`Unverified::Salt`] or [`Unverified::NoLife`] if it is no envelope.
     pub fn read(value: &'a [u8]) -> Result<Self, Unverified> {
         let mut reader = Reader::new(value);
         let owner = PublicKey::new(reader.array("public key")?);
@@ -77,13 +79,13 @@ impl<'a> Envelope<'a> {
         Ok(Self { owner, sequence, ttl, salt, payload: reader.rest(), signature })
     }
 
-    /// The key that its owner may write.
+    /// The key under which the owner may write this envelope.
     pub fn key(&self) -> Key {
         owned_key(&self.owner, self.salt)
     }
 
-    /// Whether the owner has signed it. Strict: neither a key of small order nor a second form of
-    /// the same signature will do.
+    /// Whether the signature is the owner's. The check is strict: public keys of small order and second
+    /// forms of a signature are refused.
     fn is_signed(&self) -> bool {
         let signature = Signature::from_bytes(&self.signature);
         VerifyingKey::from_bytes(self.owner.as_bytes()).is_ok_and(|owner| {
@@ -92,7 +94,7 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The key that the owner of `owner` may write with `salt`.
+/// The key that `owner` may write with `salt`.
 ///
 /// # Panics
 ///
@@ -104,17 +106,17 @@ pub fn owned_key(owner: &PublicKey, salt: &[u8]) -> Key {
     Key::new(digest.chain_update(salt).finalize().into())
 }
 
-/// The key of a hashed record.
+/// The key of a hashed record with this value.
 pub fn hashed_key(value: &[u8]) -> Key {
     Key::new(Sha256::digest(value).into())
 }
 
-/// Largest payload, in bytes, that an envelope with `salt` can hold.
+/// The largest payload of an envelope with `salt`, in bytes.
 pub const fn payload_size_max(salt: &[u8]) -> usize {
     VALUE_SIZE_MAX - ENVELOPE_SIZE_MIN - salt.len()
 }
 
-/// The value of a signed record: an envelope around `payload`.
+/// Makes the value of a signed record: an envelope around `payload`, signed by `owner`.
 ///
 /// # Panics
 ///
@@ -133,24 +135,24 @@ pub fn seal(owner: &SigningKey, sequence: Version, ttl: Ttl, salt: &[u8], payloa
     value.extend_from_slice(public.as_bytes());
     value.extend_from_slice(&sequence.bits().to_be_bytes());
     value.extend_from_slice(&ttl.as_secs().to_be_bytes());
-    value.push(u8::try_from(salt.len()).expect("owned_key has checked it"));
+    value.push(u8::try_from(salt.len()).expect("owned_key has asserted it"));
     value.extend_from_slice(salt);
     value.extend_from_slice(&signature.to_bytes());
     value.extend_from_slice(payload);
     value
 }
 
-/// Whether a record of `class` is there to delete those before it: whoever reads it is shown nothing.
+/// Whether a record of `class` with this value deletes the value of its key: readers get none.
 pub fn deletes(class: Class, value: &[u8]) -> bool {
     class == Class::Signed && Envelope::read(value).is_ok_and(|envelope| envelope.payload.is_empty())
 }
 
-/// Verifies what a record claims by its class: nothing, if it is plain. The cheap checks first,
-/// the signature last.
+/// Verifies what a record claims by its class; a plain record claims nothing. The signature comes last,
+/// because it costs the most.
 ///
 /// # Errors
 ///
-/// [`Unverified`] if the claim does not hold. Such a record must not be kept, served or passed on.
+/// [`Unverified`] if the claim is false. Nodes must not store, serve or pass on such a record.
 pub fn verify(key: &Key, class: Class, version: Version, ttl: Ttl, value: &[u8]) -> Result<(), Unverified> {
     match class {
         Class::Plain => Ok(()),
@@ -172,11 +174,11 @@ pub fn verify(key: &Key, class: Class, version: Version, ttl: Ttl, value: &[u8])
     }
 }
 
-/// Verifies a hashed record: its key is the digest of `value`, and belongs to no owner.
+/// Verifies a hashed record: its key is SHA-256 of `value`, and `value` names no owner.
 ///
 /// # Errors
 ///
-/// [`Unverified`] if not.
+/// [`Unverified::Key`] or [`Unverified::NamesAnOwner`].
 pub fn verify_hashed(key: &Key, value: &[u8]) -> Result<(), Unverified> {
     if names_an_owner(value) {
         return Err(Unverified::NamesAnOwner);
@@ -185,8 +187,8 @@ pub fn verify_hashed(key: &Key, value: &[u8]) -> Result<(), Unverified> {
     if expected == *key { Ok(()) } else { Err(Unverified::Key { expected }) }
 }
 
-/// The envelope in `value`, verified: for whoever has nothing but the value of a signed record and
-/// its key, and so takes version and TTL from the envelope itself.
+/// The verified envelope in `value`, for callers that know only the key and the value of a signed record.
+/// Version and TTL are those of the envelope.
 ///
 /// # Errors
 ///
@@ -197,7 +199,7 @@ pub fn open<'a>(key: &Key, value: &'a [u8]) -> Result<Envelope<'a>, Unverified> 
     Ok(envelope)
 }
 
-/// Whether `value` is what the key of some owner is the digest of.
+/// Whether SHA-256 of `value` is the key of an owner.
 fn names_an_owner(value: &[u8]) -> bool {
     let salt_size = value.strip_prefix(OWNER_TAG).and_then(|owner| owner.get(PUBLIC_KEY_SIZE));
     salt_size.is_some_and(|&size| {
@@ -213,42 +215,42 @@ fn signed_bytes(key: &Key, sequence: Version, ttl: Ttl, payload: &[u8]) -> Vec<u
 /// Why a record does not prove what its class claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unverified {
-    /// A signed value is no envelope.
+    /// The value is too short for an envelope.
     Layout(WireError),
     /// The salt is longer than [`SALT_SIZE_MAX`] bytes.
     Salt {
-        /// The bytes it claims to have.
+        /// The length that the envelope announces.
         found: usize,
     },
     /// The TTL in the envelope is 0.
     NoLife,
-    /// The record is under another key than its value belongs to.
+    /// The record is not under the key that its value belongs to.
     Key {
-        /// The key that it belongs to.
+        /// The key that the value belongs to.
         expected: Key,
     },
-    /// The version is another one than was signed.
+    /// The version of the record is not the signed one.
     Sequence {
-        /// What was signed.
+        /// The signed version.
         sealed: Version,
-        /// What the record says.
+        /// The version of the record.
         found: Version,
     },
-    /// The TTL is another one than was signed.
+    /// The TTL of the record is not the signed one.
     Ttl {
-        /// What was signed.
+        /// The signed TTL.
         sealed: Ttl,
-        /// What the record says.
+        /// The TTL of the record.
         found: Ttl,
     },
     /// The signature is not the owner's.
     Signature,
-    /// A hashed record has a version; it has none but 0.
+    /// A hashed record has another version than 0.
     HashedVersion {
-        /// What the record says.
+        /// The version of the record.
         found: Version,
     },
-    /// A hashed record would sit at the key of an owner.
+    /// The key of a hashed record is the key of an owner.
     NamesAnOwner,
 }
 
@@ -273,7 +275,7 @@ impl fmt::Display for Unverified {
             }
             Self::Signature => write!(f, "the signature is not the owner's"),
             Self::HashedVersion { found } => write!(f, "version {} of a hashed record, expected 0", found.bits()),
-            Self::NamesAnOwner => write!(f, "the key belongs to whoever owns the public key in the value"),
+            Self::NamesAnOwner => write!(f, "the key belongs to the owner of the public key in the value"),
         }
     }
 }
@@ -286,16 +288,16 @@ mod tests {
     use ed25519_dalek::Verifier;
     use proptest::prelude::*;
 
-    /// RFC 8032, 7.1, test 1: a key that all the world knows.
+    /// The secret key of RFC 8032, section 7.1, test 1.
     const SECRET: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
 
-    /// An envelope of that key and its record's key, made by another program.
+    /// An envelope of that key pair and the key of its record, made by another program.
     const KNOWN_KEY: &str = "8409e9612de9df5aa80e22a6199bfc313650a4e4d34ef358961e7eaa0d457814";
     const KNOWN: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a 018bcfe568000007 0e10 \
         04 73616c74 f0c0fd27826b1cc9aee3750a6ebfce30f86ee69744115228095c739bcd3b3308 \
         49680ccf73c48ebe60538c707b98e0e8690138b8b1131ab6a3a748dfa56c4604 313233343536373839";
 
-    /// The points whose multiples are few: all encodings of them, also those that are not canonical.
+    /// All encodings of the points of small order, also those that are not canonical.
     const SMALL_ORDER: [&str; 14] = [
         "0100000000000000000000000000000000000000000000000000000000000000",
         "0100000000000000000000000000000000000000000000000000000000000080",
@@ -313,10 +315,10 @@ mod tests {
         "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
     ];
 
-    /// The order of the group of signatures, little endian.
+    /// The order of the group, little endian.
     const GROUP_ORDER: &str = "edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010";
 
-    /// Where the fields of an envelope begin; behind the salt length all moves with the salt.
+    /// Offsets of the fields of an envelope; what follows the salt moves with its length.
     const SEQUENCE_AT: usize = 32;
     const TTL_AT: usize = 40;
     const SALT_SIZE_AT: usize = 42;
@@ -333,7 +335,7 @@ mod tests {
         Ttl::from_secs(secs).expect("not zero")
     }
 
-    /// A signed record as somebody might present it.
+    /// A signed record as a peer might send it.
     #[derive(Clone, Debug)]
     struct Presented {
         key: Key,
@@ -361,14 +363,14 @@ mod tests {
             PublicKey::new(*self.value.first_chunk().expect("an envelope"))
         }
 
-        /// The same with `bytes` in its value at `at`.
+        /// The same record with `bytes` at offset `at` of its value.
         fn with(&self, at: usize, bytes: &[u8]) -> Self {
             let mut changed = self.clone();
             changed.value[at..at + bytes.len()].copy_from_slice(bytes);
             changed
         }
 
-        /// The same at the key that its value names.
+        /// The same record under the key that its value names.
         fn at_its_key(&self) -> Self {
             let key = Envelope::read(&self.value).expect("an envelope").key();
             Self { key, ..self.clone() }
@@ -389,7 +391,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sealed_verifies_and_is_read_back(
+        fn a_sealed_envelope_verifies_and_reads_back(
             secret in any::<[u8; 32]>(),
             version in any::<u64>(),
             secs in 1..=u16::MAX,
@@ -406,7 +408,7 @@ mod tests {
         }
 
         #[test]
-        fn no_byte_of_a_signed_record_can_be_changed(
+        fn a_signed_record_with_any_byte_changed_does_not_verify(
             record in presented(),
             at in any::<proptest::sample::Index>(),
             change in 1..=u8::MAX,
@@ -431,14 +433,14 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_of_any_kind_break_the_reader(value in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn random_bytes_are_refused_without_a_panic(value in proptest::collection::vec(any::<u8>(), 0..300)) {
             let key = Envelope::read(&value).map_or(Key::new([0; 32]), |envelope| envelope.key());
             prop_assert!(open(&key, &value).is_err());
         }
 
-        /// As a hashed record, too, nothing can be changed.
+        /// Neither version nor value of a hashed record can be changed.
         #[test]
-        fn a_hashed_value_belongs_to_its_digest_alone(
+        fn a_hashed_record_verifies_only_under_its_digest_and_version_0(
             value in proptest::collection::vec(any::<u8>(), 1..200),
             at in any::<proptest::sample::Index>(),
             change in 1..=u8::MAX,
@@ -458,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_envelope_is_made_and_verified() {
+    fn sealing_makes_the_envelope_that_another_program_made() {
         let owner = SigningKey::from_bytes(&hex(SECRET));
         let record = Presented::sealed(&owner, 0x018b_cfe5_6800_0007, ttl(3600), b"salt", b"123456789");
         assert_eq!(record.value, hex::<120>(KNOWN));
@@ -469,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_says_what_was_wrong() {
+    fn each_refusal_names_the_field_and_what_was_expected() {
         let owner = SigningKey::from_bytes(&hex(SECRET));
         let record = Presented::sealed(&owner, 7, ttl(60), b"salt", b"payload");
         let refusal = |record: &Presented| record.verify().expect_err("it was changed").to_string();
@@ -487,9 +489,10 @@ mod tests {
         assert_eq!(refusal(&record.with(last, b"D")), "the signature is not the owner's");
     }
 
-    /// Otherwise whoever knows a public key could sit at its owner's key, without a signature.
+    /// Otherwise a node that knows a public key could store a record under its owner's key without a
+    /// signature.
     #[test]
-    fn a_hashed_record_cannot_sit_at_an_owners_key() {
+    fn a_hashed_record_is_refused_under_the_key_of_an_owner() {
         let owner = PublicKey::of(&SigningKey::from_bytes(&hex(SECRET)));
         for size in [0, 1, 4, SALT_SIZE_MAX] {
             let salt = vec![b's'; size];
@@ -506,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_holds_as_much_as_a_value_may_have() {
+    fn the_largest_payload_fills_the_largest_value() {
         let owner = SigningKey::from_bytes(&hex(SECRET));
         for size in [0, SALT_SIZE_MAX] {
             let salt = vec![1; size];
@@ -518,11 +521,11 @@ mod tests {
 
     // ── forgeries ────────────────────────────────────────────────────────────────────────────
 
-    /// A generator whose sequence nobody will change under this test (`SplitMix64`).
-    struct Dice(u64);
+    /// A random number generator written out here, so that its sequence never changes (`SplitMix64`).
+    struct Generator(u64);
 
-    impl Dice {
-        fn roll(&mut self) -> u64 {
+    impl Generator {
+        fn draw(&mut self) -> u64 {
             self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut z = self.0;
             z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -531,28 +534,28 @@ mod tests {
         }
 
         fn below(&mut self, bound: usize) -> usize {
-            usize::try_from(self.roll() % bound as u64).expect("below a usize")
+            usize::try_from(self.draw() % bound as u64).expect("below a usize")
         }
 
         fn bytes<const N: usize>(&mut self) -> [u8; N] {
-            std::array::from_fn(|_| self.roll().to_be_bytes()[0])
+            std::array::from_fn(|_| self.draw().to_be_bytes()[0])
         }
 
         fn record(&mut self, owner: &SigningKey) -> Presented {
             let (salt, payload): ([u8; SALT_SIZE_MAX], [u8; 64]) = (self.bytes(), self.bytes());
             let secs = ttl(u16::try_from(1 + self.below(65_535)).expect("16 bits"));
-            Presented::sealed(owner, self.roll(), secs, &salt[..self.below(65)], &payload[..self.below(65)])
+            Presented::sealed(owner, self.draw(), secs, &salt[..self.below(65)], &payload[..self.below(65)])
         }
     }
 
-    /// What a forger who holds `record`, and a key pair of his own, may present instead.
-    fn forgeries(record: &Presented, forger: &SigningKey, dice: &mut Dice) -> Vec<(&'static str, Presented)> {
+    /// What a forger with `record` and a key pair of his own may send instead.
+    fn forgeries(record: &Presented, forger: &SigningKey, generator: &mut Generator) -> Vec<(&'static str, Presented)> {
         let signature_at = record.signature_at();
         let payload_at = signature_at + SIGNATURE_SIZE;
-        let change = u8::try_from(1 + dice.below(255)).expect("a byte");
+        let change = u8::try_from(1 + generator.below(255)).expect("a byte");
         let flip = |at: usize| record.with(at, &[record.value[at] ^ change]);
 
-        let sequence = dice.roll();
+        let sequence = generator.draw();
         let sequence =
             Presented { version: Version::from_bits(sequence), ..record.with(SEQUENCE_AT, &sequence.to_be_bytes()) };
         let secs = ttl(record.ttl.as_secs() % 65_535 + 1);
@@ -562,15 +565,15 @@ mod tests {
         let resealed = Presented::sealed(forger, record.version.bits(), record.ttl, b"", payload);
         let his_key = record.with(0, PublicKey::of(forger).as_bytes());
         let his_signature = record.with(signature_at, &resealed.value[SALT_AT..SALT_AT + SIGNATURE_SIZE]);
-        let cut = Presented { value: record.value[..dice.below(record.value.len())].to_vec(), ..record.clone() };
+        let cut = Presented { value: record.value[..generator.below(record.value.len())].to_vec(), ..record.clone() };
         let grown = Presented { value: [&record.value[..], &[change]].concat(), ..record.clone() };
         let mut all = vec![
-            ("a bad signature", flip(signature_at + dice.below(SIGNATURE_SIZE))),
+            ("a bad signature", flip(signature_at + generator.below(SIGNATURE_SIZE))),
             ("a signature S + L", plus_group_order(record)),
             ("another sequence", sequence),
             (
                 "a sequence that was not signed",
-                Presented { version: Version::from_bits(dice.roll()), ..record.clone() },
+                Presented { version: Version::from_bits(generator.draw()), ..record.clone() },
             ),
             ("another TTL", longer),
             ("a TTL that was not signed", Presented { ttl: secs, ..record.clone() }),
@@ -578,24 +581,24 @@ mod tests {
             ("another's key under this signature", his_key.clone()),
             ("another's key, at his key", his_key.at_its_key()),
             ("another's signature", his_signature),
-            ("a replay at another key", Presented { key: Key::new(dice.bytes()), ..record.clone() }),
+            ("a replay at another key", Presented { key: Key::new(generator.bytes()), ..record.clone() }),
             ("an end that is missing", cut),
             ("a longer payload", grown),
             ("another salt length", another_salt),
-            ("a key of small order", small_order(record, dice)),
+            ("a key of small order", small_order(record, generator)),
         ];
         if signature_at > SALT_AT {
-            let salt = flip(SALT_AT + dice.below(signature_at - SALT_AT));
+            let salt = flip(SALT_AT + generator.below(signature_at - SALT_AT));
             all.push(("another salt, at its key", salt.at_its_key()));
             all.push(("another salt", salt));
         }
         if payload_at < record.value.len() {
-            all.push(("another payload", flip(payload_at + dice.below(record.value.len() - payload_at))));
+            all.push(("another payload", flip(payload_at + generator.below(record.value.len() - payload_at))));
         }
         all
     }
 
-    /// The signature in its second form: S plus the order of the group.
+    /// The second form of the signature: S plus the order of the group.
     fn plus_group_order(record: &Presented) -> Presented {
         let at = record.signature_at() + 32;
         let mut carry = 0;
@@ -609,15 +612,15 @@ mod tests {
         record.with(at, &sum)
     }
 
-    /// A record of a "key" that signs everything, for those who look at the equation alone.
-    fn small_order(record: &Presented, dice: &mut Dice) -> Presented {
-        let owner: [u8; 32] = hex(SMALL_ORDER[dice.below(SMALL_ORDER.len())]);
+    /// A record of a public key of small order: it satisfies the equation of the signature for any payload.
+    fn small_order(record: &Presented, generator: &mut Generator) -> Presented {
+        let owner: [u8; 32] = hex(SMALL_ORDER[generator.below(SMALL_ORDER.len())]);
         let mut signature = [0; SIGNATURE_SIZE];
-        signature[..32].copy_from_slice(&hex::<32>(SMALL_ORDER[dice.below(SMALL_ORDER.len())]));
+        signature[..32].copy_from_slice(&hex::<32>(SMALL_ORDER[generator.below(SMALL_ORDER.len())]));
         record.with(0, &owner).with(record.signature_at(), &signature).at_its_key()
     }
 
-    /// Whether a verifier that is not strict would take the signature.
+    /// Whether a verifier that is not strict would accept the signature.
     fn satisfies_the_equation(record: &Presented) -> bool {
         let envelope = Envelope::read(&record.value).expect("an envelope");
         let signed = signed_bytes(&record.key, envelope.sequence, envelope.ttl, envelope.payload);
@@ -626,14 +629,15 @@ mod tests {
     }
 
     #[test]
-    fn of_a_hundred_thousand_forgeries_and_replays_none_verifies() {
-        let mut dice = Dice(1);
+    fn none_of_100_000_forgeries_and_replays_verifies() {
+        let mut generator = Generator(1);
         let (mut tried, mut lax) = (0, 0);
         while tried < 100_000 {
-            let (owner, forger) = (SigningKey::from_bytes(&dice.bytes()), SigningKey::from_bytes(&dice.bytes()));
-            let record = dice.record(&owner);
+            let (owner, forger) =
+                (SigningKey::from_bytes(&generator.bytes()), SigningKey::from_bytes(&generator.bytes()));
+            let record = generator.record(&owner);
             assert_eq!(record.verify(), Ok(()), "what they are forged from");
-            for (kind, forged) in forgeries(&record, &forger, &mut dice) {
+            for (kind, forged) in forgeries(&record, &forger, &mut generator) {
                 assert!(forged.verify().is_err(), "{kind}: {forged:?}");
                 tried += 1;
                 lax += usize::from(kind == "a key of small order" && satisfies_the_equation(&forged));

@@ -1,16 +1,17 @@
-//! Records, and which of two wins.
+//! Records, and the rule that decides which of two records wins.
 //!
-//! A record is a value under a key with a class, a version and a life. Records of one key are
-//! ordered by (class, version, value); the larger wins, everywhere and always, so that any
-//! order of arrival ends in the same state (`PROTOCOL.md` 3). Nothing here keeps records:
-//! that is `storage`.
+//! A record is a value under a key, with a class, a version and a life. The records of one key are ordered
+//! by (class, version, value). The larger record wins on every node, so every order of arrival ends in the
+//! same state (`PROTOCOL.md` 3). A record of class signed or hashed is *certified*: it proves where it
+//! belongs, and it is above every plain record. [`envelope`] is the only place that verifies the proof.
 //!
-//! A life is carried as TTL and *age*, never as a date: age only grows, so no hop, rounding or
-//! skewed clock prolongs it. A holder turns both into the [`Time`] at which it ends.
+//! Messages carry a life as TTL and *age*, never as a date. The age only grows, so no hop, no rounding and
+//! no wrong clock prolongs a life. A replica computes from both the [`Time`] at which the life ends.
 //!
-//! A record that ends leaves a [`Tombstone`]: which versions of its key are over, until no older
-//! one can be alive anywhere. What a record of class signed or hashed proves is verified in one
-//! place, [`envelope`].
+//! A record whose life has ended leaves a [`Tombstone`]. It says which versions of the key are over, until
+//! no older version can be alive on any node.
+//!
+//! This module stores no records; `storage` does.
 
 pub mod envelope;
 
@@ -24,19 +25,19 @@ use crate::id::{Key, NodeId};
 use crate::limits::{CLOCK_SKEW_MAX, TTL_LONGEST};
 use crate::time::{Now, Time, WallTime};
 
-/// What a record proves about itself.
+/// What a record proves about its origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Nothing: anybody may write a newer one.
+    /// Nothing: every node may write a newer record under its key.
     Plain,
-    /// Its value is an envelope that only the owner of the key can sign (`PROTOCOL.md` 4).
+    /// The owner of the key has signed it: the value is an envelope (`PROTOCOL.md` 4).
     Signed,
-    /// Its key is the SHA-256 of its value.
+    /// The key belongs to this value alone: it is SHA-256 of the value.
     Hashed,
 }
 
 impl Class {
-    /// Whether strangers cannot replace such a record.
+    /// Whether the record is certified: signed or hashed. No plain record replaces a certified one.
     pub fn certifies_itself(self) -> bool {
         match self {
             Class::Plain => false,
@@ -45,69 +46,71 @@ impl Class {
     }
 }
 
-/// Whether a record can still be read.
+/// Whether a version can still be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
-    /// It can.
+    /// Its life has not ended.
     Alive,
-    /// It has ended, and only its class and version are remembered: a tombstone.
+    /// Its life has ended: only class and version are remembered, in a tombstone.
     Over,
 }
 
-/// What a record is compared by when its value is elsewhere: in entries and in replies to STORE.
+/// What orders a record if its value is not at hand: in entries, and in replies to STORE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rank {
-    /// What it proves about itself.
+    /// The class of the record.
     pub class: Class,
-    /// Whether it can still be read.
+    /// Whether this is a live record or a tombstone.
     pub life: Life,
-    /// Which of several values it is.
+    /// The version of the record.
     pub version: Version,
 }
 
-/// The version of a record: a hybrid clock, milliseconds since 1970 above 16 further bits.
+/// The version of a record: a hybrid logical clock, with milliseconds since 1970 in the upper 48 bits
+/// (`PROTOCOL.md` 3, Version).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(u64);
 
 impl Version {
-    /// The version with these 64 bits, as the wire carries them.
+    /// The version with these 64 bits, as messages carry them.
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// The 64 bits.
+    /// The 64 bits, as messages carry them.
     pub const fn bits(self) -> u64 {
         self.0
     }
 
-    /// Draws the version of a PUT: now by the wall clock with `tail` (16 bits drawn at start,
-    /// so that two nodes rarely agree), and above `highest`, the largest version seen of this
-    /// key.
+    /// Draws the version of a PUT: the larger of the time `wall`, with `tail` in the lower 16 bits, and the
+    /// version after `highest`, which is the largest version of this key that the node has seen. A node
+    /// draws `tail` once at its start, so that two nodes rarely draw the same version.
     #[must_use]
     pub fn draw(wall: WallTime, tail: u16, highest: Option<Version>) -> Version {
         let by_clock = (wall.as_millis() << 16) | u64::from(tail);
-        let by_history = highest.map_or(0, |seen| seen.0.saturating_add(1));
+        let by_history = highest.map_or(0, |highest| highest.0.saturating_add(1));
         Version(by_clock.max(by_history))
     }
 
-    /// The moment that the version speaks of.
+    /// The calendar time in the version.
     pub const fn time(self) -> WallTime {
         WallTime::from_millis(self.0 >> 16)
     }
 
-    /// Whether it lies so far ahead of `wall` that whoever meets it must ignore it.
+    /// Whether the time in the version is more than [`CLOCK_SKEW_MAX`] ahead of `wall`. Nodes ignore such a
+    /// version.
     pub fn is_too_early(self, wall: WallTime) -> bool {
         let skew = u64::try_from(CLOCK_SKEW_MAX.as_millis()).expect("ten minutes fit");
         self.time().as_millis() > wall.as_millis().saturating_add(skew)
     }
 }
 
-/// How long a record lives in all: whole seconds, at least one.
+/// The life of a record from its PUT to its end: whole seconds, at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ttl(NonZeroU16);
 
 impl Ttl {
-    /// `None` for zero, which is no life.
+    /// A TTL of `secs` seconds; `None` for 0.
     pub const fn from_secs(secs: u16) -> Option<Ttl> {
         match NonZeroU16::new(secs) {
             Some(secs) => Some(Ttl(secs)),
@@ -115,7 +118,7 @@ impl Ttl {
         }
     }
 
-    /// The seconds.
+    /// The TTL in seconds.
     pub const fn as_secs(self) -> u16 {
         self.0.get()
     }
@@ -125,48 +128,48 @@ impl Ttl {
     }
 }
 
-/// How much of a life has passed, in milliseconds, as the wire carries it.
+/// How much of its life a record has behind it, in milliseconds, as messages carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Age(pub u32);
 
 impl Age {
-    /// The age after another `span`.
+    /// The age when another `span` has passed.
     #[must_use]
     pub fn after(self, span: Duration) -> Age {
         Age(self.0.saturating_add(u32::try_from(span.as_millis()).unwrap_or(u32::MAX)))
     }
 }
 
-/// A value under a key, without the moment its life ends.
+/// A value under a key, without the end of its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Where it belongs.
+    /// The key of the record.
     pub key: Key,
-    /// What it proves about itself.
+    /// What the record proves about its origin.
     pub class: Class,
-    /// Which of several values this is.
+    /// The version of the record.
     pub version: Version,
-    /// How long it lives in all.
+    /// Its life from the PUT to its end.
     pub ttl: Ttl,
-    /// How many nodes shall hold it: 1..=[`crate::limits::K_MAX`].
+    /// How many nodes shall store it: 1..=[`crate::limits::K_MAX`].
     pub replication: u8,
-    /// CRC-32 of the value.
+    /// CRC-32 (IEEE 802.3) of the value.
     pub crc: u32,
-    /// 1..=[`crate::limits::VALUE_SIZE_MAX`] bytes, shared by all who send it.
+    /// 1..=[`crate::limits::VALUE_SIZE_MAX`] bytes. Storage and messages share them.
     pub value: Arc<[u8]>,
 }
 
 impl Record {
-    /// The record without its value, while it is alive.
+    /// What orders the record, without its value.
     pub fn rank(&self) -> Rank {
         Rank { class: self.class, life: Life::Alive, version: self.version }
     }
 
-    /// Compares two records of one key: `Greater` if this one wins.
+    /// Compares two records of one key; `Greater` means that this record wins.
     ///
     /// # Panics
     ///
-    /// If the keys differ: records of different keys do not compete.
+    /// If the keys differ.
     pub fn compare(&self, other: &Record) -> Ordering {
         assert_eq!(self.key, other.key, "records of different keys do not compete");
         self.rank().compare(&self.value, other)
@@ -174,19 +177,19 @@ impl Record {
 }
 
 impl Rank {
-    /// What a record of this rank is compared by first.
+    /// What orders the record first, before its value.
     pub fn precedence(self) -> Precedence {
         Precedence { certifies_itself: self.class.certifies_itself(), version: self.version }
     }
 
-    /// Compares a record of this rank with this value, whose key is that of `other`, to `other`.
+    /// Compares the record of this rank and `value` with `other`, which must have the same key.
     pub fn compare(&self, value: &[u8], other: &Record) -> Ordering {
         (self.precedence(), value).cmp(&(other.rank().precedence(), &other.value))
     }
 }
 
-/// What two records of one key are compared by first (`PROTOCOL.md` 3): whether the class certifies
-/// itself, then the version. Values decide between records of equal precedence.
+/// What orders two records of one key first (`PROTOCOL.md` 3, Order): certified or plain, then the version.
+/// The values decide only between records of equal precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Precedence {
     certifies_itself: bool,
@@ -200,10 +203,11 @@ impl Precedence {
     }
 }
 
-/// When a life of `ttl` of which `age` has passed ends: after what is left of it, and never
-/// later than a life that began at `version` could last. `None` if it is over.
+/// The moment at which a life ends, if `age` of its `ttl` has passed at `now`; `None` if it has ended
+/// already.
 ///
-/// The version of a hashed record is 0 and speaks of no time.
+/// It also ends when the longest TTL has passed since the time in `version`, allowing for clock skew
+/// (`PROTOCOL.md` 3, Life). That does not apply to hashed records: their version is 0 and has no time.
 pub fn end_of_life(now: Now, ttl: Ttl, age: Age, class: Class, version: Version) -> Option<Time> {
     let left = Duration::from_millis(ttl.millis().saturating_sub(u64::from(age.0)));
     let left = match class {
@@ -213,8 +217,8 @@ pub fn end_of_life(now: Now, ttl: Ttl, age: Age, class: Class, version: Version)
     (!left.is_zero()).then(|| now.mono + left)
 }
 
-/// The age, at `now`, of a record of `ttl` whose life ends at `end`: rounded up, so that
-/// sending it on never prolongs it.
+/// The age at `now` of a record whose life of `ttl` ends at `end`. It is rounded up, so that a copy never
+/// lives longer than the original.
 pub fn age_at(now: Time, ttl: Ttl, end: Time) -> Age {
     let left = u64::try_from(end.since(now).as_millis()).unwrap_or(u64::MAX);
     let age = ttl.millis().saturating_sub(left);
@@ -227,37 +231,38 @@ fn left_by_version(wall: WallTime, version: Version) -> Duration {
     Duration::from_millis(end.saturating_sub(wall.as_millis()))
 }
 
-/// Who brought a record to a node.
+/// Where a node got a record from. It decides which quota counts the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A client of the node itself: it is never given up before its end.
+    /// A client of this node: no quota, and never evicted.
     Client,
-    /// A peer whose share nobody counts: it is of a private network, or an earlier run met it.
+    /// A peer without a quota: it is in a private network, or the record is from an earlier run.
     Peer,
-    /// Any other peer, and the group of its address: neither may fill the storage alone.
+    /// Any other peer, with the group of its address. Both have a quota.
     Stranger(NodeId, Group),
 }
 
-/// Which versions of a key are over: no record that is not newer comes back (`PROTOCOL.md` 3).
+/// Which versions of a key are over. No record that is not newer is accepted (`PROTOCOL.md` 3, Tombstones).
 ///
-/// It may stand beneath a live record that certifies itself: then it is the floor above which the
-/// next plain version has to be.
+/// A key can have a tombstone and a live certified record at the same time. Then the tombstone remembers
+/// the largest plain version of the key that the node has seen: a later plain record has to be newer.
 ///
-/// A tombstone is the memory of one node. Readers believe a plain one of others, too, as they would
-/// believe a newer plain record; nobody can prove a signed one. So there is one way for a signed
-/// version to come back: its owner replaced it by one with a shorter TTL, which is over, and a
-/// reader meets only nodes that never saw the newer one, or have forgotten its tombstone. An owner
-/// who wants the older version gone gives the newer one the longer life.
+/// A tombstone is the memory of one node. Readers believe the tombstones of plain versions that other nodes
+/// report, as they would believe a newer plain record. They do not believe tombstones of signed versions,
+/// because nothing proves those. One gap follows: a signed version can come back if its owner replaced it
+/// by a version with a shorter life that has ended, and a reader meets only nodes that never had the newer
+/// one or have forgotten its tombstone. An owner who wants an older version to disappear gives the newer
+/// one the longer life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tombstone {
     /// The largest signed version that is over.
     pub signed: Option<Version>,
-    /// The largest plain version that is over, or was seen beneath a record that certifies itself.
+    /// The largest plain version that is over, or that the node has seen beside a certified record.
     pub plain: Option<Version>,
 }
 
 impl Tombstone {
-    /// What is left of `rank`: nothing of a hashed record, whose bytes may come back.
+    /// The tombstone of a record that has ended. Empty for a hashed record: its value may come back.
     pub fn of(rank: Rank) -> Self {
         match rank.class {
             Class::Plain => Self { signed: None, plain: Some(rank.version) },
@@ -266,34 +271,34 @@ impl Tombstone {
         }
     }
 
-    /// What is remembered of `lower` beneath `upper`: the floor, if the one is plain and the other
-    /// certifies itself.
-    pub fn beneath(lower: Rank, upper: Rank) -> Self {
-        let is_floor = upper.class.certifies_itself() && !lower.class.certifies_itself();
-        if is_floor { Self::of(lower) } else { Self::default() }
+    /// What is remembered of `lower` when `upper` wins: its version, if `lower` is plain and `upper` is
+    /// certified. A plain record that arrives after the end of `upper` has to be newer than that version.
+    pub fn of_hidden(lower: Rank, upper: Rank) -> Self {
+        let is_hidden = upper.class.certifies_itself() && !lower.class.certifies_itself();
+        if is_hidden { Self::of(lower) } else { Self::default() }
     }
 
-    /// What a record of `rank` that had to go before its end leaves behind: all that is older is
-    /// over, and itself may come back.
-    pub fn below(rank: Rank) -> Self {
+    /// The tombstone of a record that was evicted before its end: all older versions are over, and the same
+    /// version may come back.
+    pub fn of_older(rank: Rank) -> Self {
         let older = |version: Version| version.0.checked_sub(1).map(Version);
         let whole = Self::of(rank);
         Self { signed: whole.signed.and_then(older), plain: whole.plain.and_then(older) }
     }
 
-    /// Both in one.
+    /// The tombstone with the larger versions of both.
     #[must_use]
     pub fn and(self, other: Tombstone) -> Self {
         Self { signed: self.signed.max(other.signed), plain: self.plain.max(other.plain) }
     }
 
-    /// Whether nothing is over.
+    /// Whether no version is over.
     pub fn is_empty(self) -> bool {
         self == Self::default()
     }
 
-    /// What beats a record of this precedence: the larger of both versions that does, if one does. A
-    /// tombstone beats the live record of its own version, and a signed one every plain record.
+    /// The tombstone that beats a record of this precedence, as a rank; `None` if none does. A tombstone
+    /// beats its own version and all older ones of its class. A signed one also beats every plain version.
     pub fn beats(self, record: Precedence) -> Option<Rank> {
         let over = |class, version| Rank { class, life: Life::Over, version };
         let signed = self.signed.map(|signed| over(Class::Signed, signed));
@@ -305,8 +310,9 @@ impl Tombstone {
         }
     }
 
-    /// From when on no older version can be alive anywhere: the longest life, and the skew of the
-    /// clock that drew the version and of the one that judges it.
+    /// The moment from which the tombstone is not needed, because no older version can be alive: the
+    /// longest TTL after the time in the version, plus the skew of the clock that drew it and of the one
+    /// that judges it.
     pub fn lapses(self) -> WallTime {
         let longest = u64::try_from((TTL_LONGEST + CLOCK_SKEW_MAX * 2).as_millis()).expect("a day fits");
         let newest = self.signed.max(self.plain).map_or(0, |version| version.time().as_millis());
@@ -314,7 +320,7 @@ impl Tombstone {
     }
 }
 
-/// CRC-32 of `value`, the check that a record carries.
+/// CRC-32 (IEEE 802.3) of `value`.
 pub fn crc_of(value: &[u8]) -> u32 {
     crc32fast::hash(value)
 }
@@ -359,10 +365,10 @@ mod tests {
             prop_assert_eq!(larger(&a, &a), &a);
         }
 
-        /// Sending a record on, however often and at whatever fractions of a millisecond, never
-        /// moves its end to a later moment.
+        /// No number of hops, at whatever fractions of a millisecond, moves the end of a life to a later
+        /// moment.
         #[test]
-        fn no_number_of_hops_prolongs_a_life(
+        fn passing_a_record_on_never_prolongs_its_life(
             secs in 1..=u16::MAX,
             hops in proptest::collection::vec(0..5_000_000_u64, 1..40),
         ) {
@@ -382,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_that_certifies_itself_wins_over_any_plain_version() {
+    fn a_certified_record_wins_over_every_plain_version() {
         let plain = record(Class::Plain, u64::MAX, b"z");
         for class in [Class::Signed, Class::Hashed] {
             assert_eq!(record(class, 0, b"a").compare(&plain), Ordering::Greater);
@@ -390,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_drawn_above_all_that_were_seen() {
+    fn a_new_version_is_larger_than_the_clock_and_every_known_version() {
         let wall = WallTime::from_millis(1_700_000_000_000);
         let first = Version::draw(wall, 9, None);
         assert_eq!(first.time(), wall);
@@ -401,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_too_early_only_beyond_the_skew() {
+    fn a_version_is_too_early_only_if_it_is_beyond_the_clock_skew() {
         let wall = WallTime::from_millis(5_000_000);
         let at = |millis: u64| Version::from_bits(millis << 16);
         assert!(!at(5_600_000).is_too_early(wall));
@@ -410,14 +416,14 @@ mod tests {
     }
 
     #[test]
-    fn a_life_ends_with_its_ttl_or_with_its_version() {
+    fn a_life_ends_with_its_ttl_or_by_the_time_in_its_version() {
         let ttl = Ttl::from_secs(10).expect("not zero");
         let fresh = Version::from_bits(5_000_000 << 16);
         let at = now(5_000_000);
         assert_eq!(end_of_life(at, ttl, Age(4_000), Class::Plain, fresh), Some(at.mono + Duration::from_secs(6)));
         assert_eq!(end_of_life(at, ttl, Age(10_000), Class::Plain, fresh), None);
         assert_eq!(end_of_life(at, ttl, Age(u32::MAX), Class::Plain, fresh), None);
-        // 65 535 s + 600 s after the version's own time nothing of it is left, whatever its age says.
+        // 65 535 s + 600 s after the time in the version nothing is left, whatever the age says.
         let late = now(5_000_000 + 66_135_000 - 1);
         assert_eq!(end_of_life(late, ttl, Age(0), Class::Plain, fresh), Some(late.mono + Duration::from_millis(1)));
         assert_eq!(end_of_life(now(5_000_000 + 66_135_000), ttl, Age(0), Class::Plain, fresh), None);

@@ -216,14 +216,14 @@ impl Storage {
             let larger = held.rank();
             match record.compare(held) {
                 Ordering::Less => {
-                    self.lay(now, key, Tombstone::beneath(rank, larger));
+                    self.lay(now, key, Tombstone::of_hidden(rank, larger));
                     return Stored::Larger(larger);
                 }
                 Ordering::Equal => {
                     self.prolong(slot, &record, expires, due, source);
                     return Stored::Held;
                 }
-                Ordering::Greater => floor = Tombstone::beneath(larger, rank),
+                Ordering::Greater => floor = Tombstone::of_hidden(larger, rank),
             }
             // No tombstone beats what is held, nor then what is larger and of its class.
             may_be_over = larger.class != rank.class;
@@ -546,7 +546,7 @@ impl Storage {
         let Some(evicted) = self.find_evictable(record, source, missing, in_scope) else { return false };
         for slot in evicted {
             let rank = self.records[slot].record.rank();
-            self.remove_for(now, slot, Tombstone::below(rank));
+            self.remove_for(now, slot, Tombstone::of_older(rank));
         }
         true
     }

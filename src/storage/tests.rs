@@ -406,7 +406,7 @@ fn what_gave_way_may_come_back_but_nothing_older() {
     bring(&mut storage, at(1), record(0, 1, b"x"), 5, Source::Peer, near);
     assert_eq!(found(&storage, at(1), 4), None, "it gave way");
     storage.sweep(at(5), 9);
-    storage.bury(at(5), key(4), Tombstone::below(record(4, 7, b"v").rank()));
+    storage.bury(at(5), key(4), Tombstone::of_older(record(4, 7, b"v").rank()));
     assert_eq!(bring(&mut storage, at(5), record(4, 6, b"v"), 60, Source::Peer, near), Stored::Over);
     assert_eq!(bring(&mut storage, at(5), record(4, 7, b"v"), 60, Source::Peer, near), Stored::Held);
 

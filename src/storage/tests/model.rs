@@ -192,7 +192,7 @@ impl List {
             return false;
         }
         for (key, rank) in evicted {
-            self.drop_for(now, key, Tombstone::below(rank));
+            self.drop_for(now, key, Tombstone::of_older(rank));
         }
         true
     }

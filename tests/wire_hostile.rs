@@ -491,9 +491,9 @@ fn flags_that_no_record_has_are_refused() {
 
 #[test]
 fn a_check_that_does_not_fit_the_value_is_refused() {
-    let expected = WireError::Check { sent: 0xcbf4_3927, computed: 0xcbf4_3926 };
+    let expected = WireError::Crc { sent: 0xcbf4_3927, computed: 0xcbf4_3926 };
     assert_eq!(in_the_record_block(48, &[0xcb, 0xf4, 0x39, 0x27]), expected);
-    assert!(matches!(in_the_record_block(52, b"0"), WireError::Check { sent: 0xcbf4_3926, .. }));
+    assert!(matches!(in_the_record_block(52, b"0"), WireError::Crc { sent: 0xcbf4_3926, .. }));
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn unseal<'a>(key: &[u8], entry: &'a [u8]) -> Result<Reader<'a>, WireError> {
     let sent = reader.u32("check")?;
     let computed = crc_of(key, reader.rest());
     if computed != sent {
-        return Err(WireError::Check { sent, computed });
+        return Err(WireError::Crc { sent, computed });
     }
     Ok(Reader::new(&entry[CRC_SIZE..]))
 }
@@ -236,7 +236,7 @@ mod tests {
         for at in 0..entry.len() {
             let mut changed = entry.clone();
             changed[at] ^= 1;
-            assert!(matches!(read_contacts(&changed), Err(WireError::Check { .. })), "byte {at}");
+            assert!(matches!(read_contacts(&changed), Err(WireError::Crc { .. })), "byte {at}");
         }
     }
 }

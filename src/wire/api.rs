@@ -1,4 +1,4 @@
-//! The module API: DHT PUT, GET, SUCCESS and FAILURE. Source: `PROTOCOL.md` 1.
+//! The messages of the module API: DHT PUT, GET, SUCCESS and FAILURE. Source: `PROTOCOL.md` 1.
 
 use crate::id::{KEY_SIZE, Key};
 use crate::limits::{HEADER_SIZE, PUT_FIELDS_SIZE};
@@ -7,71 +7,75 @@ use crate::wire::codec::{Reader, WireError};
 use crate::wire::frame::{Frame, put_header};
 use crate::wire::{FAILURE, GET, Kind, PUT, SUCCESS};
 
-/// What a module asks of the server.
+/// A request of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiRequest<'a> {
-    /// Store a value.
+    /// Stores a value.
     Put(Put<'a>),
-    /// Find a value.
+    /// Asks for the value of a key.
     Get {
-        /// Under which key.
+        /// The key.
         key: Key,
     },
 }
 
-/// A DHT PUT, as it was sent: nothing is clamped yet.
+/// A DHT PUT as the client sent it: no field is clamped or verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Put<'a> {
-    /// Seconds; 0 asks for the default.
+    /// The TTL in seconds; 0 means the default.
     pub ttl: u16,
-    /// Nodes that shall hold the value; 0 asks for the default.
+    /// How many nodes shall store the value; 0 means the default.
     pub replication: u8,
-    /// Whether the client waits for an answer.
+    /// Whether the server answers the PUT.
     pub confirm: Confirm,
-    /// What the value proves about itself; nothing is verified yet.
+    /// What the value claims to prove about its origin.
     pub class: Class,
-    /// Where the value belongs.
+    /// The key of the value.
     pub key: Key,
     /// 1..=[`crate::limits::VALUE_SIZE_MAX`] bytes.
     pub value: &'a [u8],
 }
 
-/// Whether a PUT is answered (flag bit 0).
+/// Whether the server answers a PUT (flag bit 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirm {
-    /// It is not: whatever becomes of it, its client reads nothing.
+    /// No answer in any case.
     No,
-    /// SUCCESS once the value is held, FAILURE otherwise.
+    /// SUCCESS when enough nodes store the value, otherwise FAILURE.
     Yes,
 }
 
-/// What the server answers.
+/// An answer of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiReply<'a> {
-    /// The value, or, for a confirmed PUT, no bytes.
+    /// The value of a GET; for a confirmed PUT no bytes.
     Success {
         /// The key of the request.
         key: Key,
         /// 0..=[`crate::limits::VALUE_SIZE_MAX`] bytes.
         value: &'a [u8],
     },
-    /// It is not to be had.
+    /// The server has no value for the GET, or has not confirmed the PUT.
     Failure {
         /// The key of the request.
         key: Key,
     },
 }
 
-/// Bytes of an answer before its value.
+/// Size of an answer without its value, in bytes.
 const ANSWER_HEAD_SIZE: usize = HEADER_SIZE + KEY_SIZE;
 
-/// Flags of a PUT; a value is signed or hashed, never both.
+/// Flags of a PUT. SIGNED and HASHED exclude each other.
 const CONFIRM: u8 = 1;
 const SIGNED: u8 = 2;
 const HASHED: u8 = 4;
 
 impl<'a> ApiRequest<'a> {
-    /// Reads a request from `frame`, which came from a module.
+    /// Reads a request from `frame`, which a client has sent.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if it is no request.
     pub fn decode(frame: Frame<'a>) -> Result<Self, WireError> {
         let mut body = Reader::new(frame.body);
         if frame.kind.number == GET.number {
@@ -99,7 +103,7 @@ impl<'a> ApiRequest<'a> {
         Ok(ApiRequest::Put(Put { ttl, replication, confirm, class, key, value: body.rest() }))
     }
 
-    /// The key that it is about.
+    /// The key of the request.
     pub fn key(&self) -> &Key {
         match self {
             ApiRequest::Get { key } => key,
@@ -107,7 +111,7 @@ impl<'a> ApiRequest<'a> {
         }
     }
 
-    /// Whether its sender is to be answered (`PROTOCOL.md` 1, rules 1 and 2).
+    /// Whether the server answers this request (`PROTOCOL.md` 1, rules 1 and 2).
     pub fn is_answered(&self) -> bool {
         match self {
             ApiRequest::Get { .. } => true,
@@ -144,7 +148,11 @@ impl<'a> ApiRequest<'a> {
 }
 
 impl<'a> ApiReply<'a> {
-    /// Reads an answer from `frame`, which came from the server.
+    /// Reads an answer from `frame`, which the server has sent.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if it is no answer.
     pub fn decode(frame: Frame<'a>) -> Result<Self, WireError> {
         let mut body = Reader::new(frame.body);
         let reply = match frame.kind {
@@ -156,13 +164,13 @@ impl<'a> ApiReply<'a> {
         Ok(reply)
     }
 
-    /// Appends the answer to `out`, without the value, which is to follow.
+    /// Appends the answer without its value; the caller appends the value.
     pub fn encode_head(&self, out: &mut Vec<u8>) {
         let (kind, key, value) = match self {
             ApiReply::Success { key, value } => (SUCCESS, key, value.len()),
             ApiReply::Failure { key } => (FAILURE, key, 0),
         };
-        // In one piece, at the price of one bound check: it is written for every GET.
+        // Written at once, with one check of the bounds of `out`, because every GET has an answer.
         let [s0, s1] = u16::try_from(ANSWER_HEAD_SIZE + value).expect("a value fits its frame").to_be_bytes();
         let [k0, k1] = kind.number.to_be_bytes();
         let mut head = [0; ANSWER_HEAD_SIZE];

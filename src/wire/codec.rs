@@ -1,73 +1,73 @@
-//! Reading fields, and what can be wrong with them.
+//! Reads the fields of messages, and names what is wrong with them.
 
 use std::fmt;
 use std::marker::PhantomData;
 
 /// Why bytes from the network were refused.
 ///
-/// Bytes that have merely not arrived yet are never an error: see
+/// A message that has not arrived completely is no error: see
 /// [`next_frame`](crate::wire::frame::next_frame).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireError {
-    /// The size field counts fewer bytes than the header it stands in.
+    /// The size field is smaller than the header.
     SizeBelowHeader {
-        /// What the size field says.
+        /// The value of the size field, in bytes.
         size: usize,
     },
-    /// This source sends no message of the type `number`.
+    /// This source may not send a message of this type.
     UnknownKind {
-        /// What the type field says.
+        /// The value of the type field.
         number: u16,
     },
-    /// No message of this type has a body of that size.
+    /// This type cannot have a body of this size.
     BodySize {
-        /// The message.
+        /// The name of the type.
         name: &'static str,
-        /// Bytes of the body announced.
+        /// The announced size of the body, in bytes.
         found: usize,
-        /// Fewest it can have.
+        /// The smallest possible size, in bytes.
         min: usize,
-        /// Most it can have.
+        /// The largest possible size, in bytes.
         max: usize,
     },
-    /// The long form, for a message that has none.
+    /// The long form, for a type that has none.
     LongFormOf {
-        /// The message.
+        /// The name of the type.
         name: &'static str,
     },
-    /// The long form, for a message that the short one can carry.
+    /// The long form, for a message that fits the short form.
     LongFormUnneeded {
-        /// The size announced, header included.
+        /// The announced size in bytes, header included.
         size: usize,
     },
-    /// The body ended inside `field`.
+    /// The body ends inside a field.
     Truncated {
-        /// Which field.
+        /// The name of the field.
         field: &'static str,
-        /// Bytes it needs.
+        /// The size of the field, in bytes.
         need: usize,
-        /// Bytes that were left.
+        /// The bytes that were left.
         left: usize,
     },
     /// Bytes follow the last field of the message.
     Trailing {
-        /// How many.
+        /// Their number.
         left: usize,
     },
-    /// A field holds what it cannot hold.
+    /// A field has a value that it cannot have.
     Field {
-        /// Which field.
+        /// The name of the field.
         field: &'static str,
-        /// What was found.
+        /// The value of the field, or its size for a field of variable size.
         found: u64,
-        /// What would have been right.
+        /// The values that are possible.
         expected: &'static str,
     },
-    /// The check does not fit the value.
-    Check {
-        /// As sent.
+    /// The crc does not fit the value.
+    Crc {
+        /// The crc in the message.
         sent: u32,
-        /// As computed.
+        /// The CRC-32 of the value.
         computed: u32,
     },
 }
@@ -90,8 +90,8 @@ impl fmt::Display for WireError {
             }
             Self::Trailing { left } => write!(f, "{left} bytes follow the last field"),
             Self::Field { field, found, expected } => write!(f, "{field} is {found}, expected {expected}"),
-            Self::Check { sent, computed } => {
-                write!(f, "check {sent:08x} does not fit the value, whose CRC-32 is {computed:08x}")
+            Self::Crc { sent, computed } => {
+                write!(f, "crc {sent:08x} does not fit the value, whose CRC-32 is {computed:08x}")
             }
         }
     }
@@ -99,7 +99,9 @@ impl fmt::Display for WireError {
 
 impl std::error::Error for WireError {}
 
-/// Takes fields off the front of a body; it cannot run past its end.
+/// Reads the fields of a body, one after the other. It never reads beyond the end.
+///
+/// Each method names the field in its error, which is always [`WireError::Truncated`].
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
     left: &'a [u8],
@@ -111,7 +113,7 @@ impl<'a> Reader<'a> {
         Self { left: body }
     }
 
-    /// Takes the next `N` bytes; `field` is what the error will call them.
+    /// Reads the next `N` bytes.
     pub fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], WireError> {
         let left = self.left.len();
         let (head, tail) = self.left.split_first_chunk::<N>().ok_or(WireError::Truncated { field, need: N, left })?;
@@ -119,27 +121,27 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
-    /// Takes a byte.
+    /// Reads one byte.
     pub fn u8(&mut self, field: &'static str) -> Result<u8, WireError> {
         self.array(field).map(u8::from_be_bytes)
     }
 
-    /// Takes two bytes.
+    /// Reads two bytes.
     pub fn u16(&mut self, field: &'static str) -> Result<u16, WireError> {
         self.array(field).map(u16::from_be_bytes)
     }
 
-    /// Takes four bytes.
+    /// Reads four bytes.
     pub fn u32(&mut self, field: &'static str) -> Result<u32, WireError> {
         self.array(field).map(u32::from_be_bytes)
     }
 
-    /// Takes eight bytes.
+    /// Reads eight bytes.
     pub fn u64(&mut self, field: &'static str) -> Result<u64, WireError> {
         self.array(field).map(u64::from_be_bytes)
     }
 
-    /// Takes `need` bytes.
+    /// Reads `need` bytes.
     pub fn bytes(&mut self, field: &'static str, need: usize) -> Result<&'a [u8], WireError> {
         let left = self.left.len();
         let (head, tail) = self.left.split_at_checked(need).ok_or(WireError::Truncated { field, need, left })?;
@@ -147,12 +149,16 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    /// Takes all that is left.
+    /// Reads all bytes that are left.
     pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.left)
     }
 
-    /// Ends the message: anything left over is a fault of the sender.
+    /// Ends the body.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError::Trailing`] if bytes are left.
     pub fn finish(self) -> Result<(), WireError> {
         match self.left.len() {
             0 => Ok(()),
@@ -161,26 +167,34 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Something of a fixed size that messages carry many of.
+/// An item of fixed size, of which a message carries many.
 pub trait Item: Copy {
-    /// Its bytes on the wire.
+    /// Its size, in bytes.
     const SIZE: usize;
 
-    /// Reads one.
+    /// Reads one item.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if the bytes are no item.
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError>;
 
-    /// Whether `item`, which has that size, is one. An item that any bytes make says so, and is not
-    /// read for it.
-    fn check(item: &[u8]) -> Result<(), WireError> {
+    /// Whether `item`, which has [`Item::SIZE`] bytes, can be read. Types of which any bytes are an item
+    /// override this, and save the reading.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if the bytes are no item.
+    fn validate(item: &[u8]) -> Result<(), WireError> {
         Self::read(&mut Reader::new(item)).map(drop)
     }
 
-    /// Writes one.
+    /// Appends the item to `out`.
     fn write(&self, out: &mut Vec<u8>);
 }
 
-/// Items as a message carries them: still in the inbox when it was received, or lent by whoever
-/// sends it. Either way nothing is copied to hold them.
+/// The items of a message. They are the bytes of a received message, or a slice that the sender lends;
+/// nothing is copied.
 #[derive(Clone, Copy, Debug)]
 pub struct List<'a, T> {
     items: Items<'a, T>,
@@ -193,24 +207,24 @@ enum Items<'a, T> {
 }
 
 impl<'a, T: Item> List<'a, T> {
-    /// Lends `items` to a message that is to be sent.
+    /// Makes the list of a message that is to be sent.
     pub fn lend(items: &'a [T]) -> Self {
         Self { items: Items::Lent(items) }
     }
 
-    /// Reads all of `bytes` as items, each of which is checked here.
+    /// Makes the list of a received message, and validates each item.
     pub(crate) fn receive(bytes: &'a [u8]) -> Result<Self, WireError> {
         let whole = bytes.len() / T::SIZE * T::SIZE;
         if whole != bytes.len() {
             return Err(WireError::Trailing { left: bytes.len() - whole });
         }
         for item in bytes.chunks_exact(T::SIZE) {
-            T::check(item)?;
+            T::validate(item)?;
         }
         Ok(Self { items: Items::Received { bytes, _item: PhantomData } })
     }
 
-    /// The items, in their order.
+    /// The items in the order of the message.
     pub fn iter(&self) -> impl Iterator<Item = T> + use<'a, T> {
         let (bytes, lent): (&'a [u8], &'a [T]) = match self.items {
             Items::Received { bytes, .. } => (bytes, &[]),
@@ -218,11 +232,11 @@ impl<'a, T: Item> List<'a, T> {
         };
         let received = bytes
             .chunks_exact(T::SIZE)
-            .map(|item| T::read(&mut Reader::new(item)).expect("each was checked when it was received"));
+            .map(|item| T::read(&mut Reader::new(item)).expect("each was validated when it was received"));
         received.chain(lent.iter().copied())
     }
 
-    /// How many there are.
+    /// The number of items.
     pub fn len(&self) -> usize {
         match self.items {
             Items::Received { bytes, .. } => bytes.len() / T::SIZE,
@@ -230,12 +244,12 @@ impl<'a, T: Item> List<'a, T> {
         }
     }
 
-    /// Whether there are none.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Their bytes on the wire.
+    /// The size of all items, in bytes.
     pub(crate) fn size(&self) -> usize {
         self.len() * T::SIZE
     }
@@ -248,7 +262,7 @@ impl<'a, T: Item> List<'a, T> {
     }
 }
 
-/// Two lists are equal if their items are, wherever these lie.
+/// Two lists are equal if their items are; one may be received and the other lent.
 impl<T: Item + PartialEq> PartialEq for List<'_, T> {
     fn eq(&self, other: &Self) -> bool {
         self.len() == other.len() && self.iter().eq(other.iter())
@@ -262,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_names_the_field_that_does_not_fit() {
+    fn an_error_of_the_reader_names_the_field_that_is_truncated() {
         let mut reader = Reader::new(&[1, 2, 3]);
         assert_eq!(reader.u16("size"), Ok(0x0102));
         let error = reader.u16("type").expect_err("one byte is left");

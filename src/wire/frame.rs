@@ -1,30 +1,30 @@
-//! From a stream of bytes to whole messages: incomplete, whole or impossible.
+//! Splits a stream of bytes into messages.
 //!
-//! A message that cannot exist is refused as soon as its header is there: nobody waits, or keeps
-//! bytes, for the rest of it.
+//! The first bytes of a stream are the beginning of a message, a whole message, or no message. What cannot
+//! be a message is refused as soon as its header is there; the receiver waits for no further bytes of it.
 
 use crate::limits::{FRAME_SIZE_MAX, HEADER_SIZE, LONG_HEADER_SIZE};
 use crate::wire::codec::WireError;
 use crate::wire::{FIND_VALUE_REPLY, Kind, STORE, Source};
 
-/// One whole message: its type, which its source may send, and its body.
+/// One whole message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The type.
+    /// Its type, which its source may send.
     pub kind: Kind,
-    /// What follows the header; its size is one that the type can have.
+    /// What follows the header. Its size is one that the type can have.
     pub body: &'a [u8],
 }
 
-/// Splits the first whole message off `inbox`.
+/// Splits the first message off `inbox`.
 ///
-/// Returns it with its length in bytes, header included, for the caller to drain; `None` while
-/// it is still arriving.
+/// Returns the message and its length in bytes, header included; the caller removes that many bytes.
+/// Returns `None` if the message has not arrived completely.
 ///
 /// # Errors
 ///
-/// [`WireError`] if no message of `source` begins like this. The stream can no longer be told
-/// apart into messages, so the caller must close the connection.
+/// [`WireError`] if no message of `source` begins with these bytes. The caller must close the connection,
+/// because the beginning of the next message is unknown.
 ///
 /// Layout: `PROTOCOL.md`, Header, and 2, Long form.
 pub fn next_frame(source: Source, inbox: &[u8]) -> Result<Option<(Frame<'_>, usize)>, WireError> {
@@ -34,7 +34,7 @@ pub fn next_frame(source: Source, inbox: &[u8]) -> Result<Option<(Frame<'_>, usi
     Ok(inbox.get(header..size).map(|body| (Frame { kind, body }, size)))
 }
 
-/// The type, the header's size and the whole size that the first bytes of `inbox` announce.
+/// Reads the header: the type, the size of the header and the size of the message, all in bytes.
 fn announced(source: Source, inbox: &[u8]) -> Result<Option<(Kind, usize, usize)>, WireError> {
     let Some(&[s0, s1, k0, k1]) = inbox.first_chunk::<HEADER_SIZE>() else {
         return Ok(None);
@@ -51,7 +51,7 @@ fn announced(source: Source, inbox: &[u8]) -> Result<Option<(Kind, usize, usize)
             return Ok(None);
         };
         let size = usize::try_from(u32::from_be_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
-        check_long(kind, size)?;
+        validate_long_form(kind, size)?;
         (LONG_HEADER_SIZE, size)
     } else {
         (HEADER_SIZE, short)
@@ -63,8 +63,8 @@ fn announced(source: Source, inbox: &[u8]) -> Result<Option<(Kind, usize, usize)
     Ok(Some((kind, header, size)))
 }
 
-/// The long form is for the two messages that carry a value, and only where the short one fails.
-fn check_long(kind: Kind, size: usize) -> Result<(), WireError> {
+/// Refuses the long form for types that carry no value, and for sizes that the short form can say.
+fn validate_long_form(kind: Kind, size: usize) -> Result<(), WireError> {
     if kind != STORE && kind != FIND_VALUE_REPLY {
         return Err(WireError::LongFormOf { name: kind.name });
     }
@@ -75,12 +75,12 @@ fn check_long(kind: Kind, size: usize) -> Result<(), WireError> {
     Ok(())
 }
 
-/// Writes the header of a message of `kind` whose body has `body` bytes: the short form, unless
-/// only the long one can say its size.
+/// Appends the header of a message of `kind` whose body has `body` bytes, in the short form if it can say
+/// the size.
 ///
 /// # Panics
 ///
-/// If `kind` cannot have such a body: the caller made it.
+/// If `kind` cannot have a body of that size.
 pub(crate) fn put_header(out: &mut Vec<u8>, kind: Kind, body: usize) {
     assert!(body >= kind.body_min, "{} of {body} bytes", kind.name);
     assert!(body <= kind.body_max, "{} of {body} bytes", kind.name);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_exist_is_refused_at_its_header() {
+    fn an_impossible_message_is_refused_at_its_header() {
         let refused = |source, header: &[u8]| next_frame(source, header).expect_err("impossible");
         assert_eq!(refused(Source::Module, &[0, 3, 2, 0x8b]), WireError::SizeBelowHeader { size: 3 });
         assert_eq!(refused(Source::Module, &[0, 0, 2, 0x8b]), WireError::SizeBelowHeader { size: 0 });
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_long_form_is_for_values_that_need_it() {
+    fn the_long_form_is_accepted_only_for_values_that_need_it() {
         let long = |kind: u16, size: u32| {
             let mut header = vec![0, 0];
             header.extend(kind.to_be_bytes());
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_written_as_it_is_read() {
+    fn a_header_has_the_long_form_only_if_the_short_form_is_too_small() {
         let mut out = Vec::new();
         put_header(&mut out, PING, 32);
         assert_eq!(out, [0, 36, 0x02, 0x94]);

@@ -1,4 +1,4 @@
-//! What goes over the wire: all layouts, drawn once. Source: `PROTOCOL.md` 1 and 2, shown as [`protocol`].
+//! The layouts of all messages. Source: `PROTOCOL.md` 1 and 2, shown as [`protocol`].
 //!
 //! ```text
 //! every message      0 size u16 (header included)   2 type u16                      4 body
@@ -25,12 +25,11 @@
 //! entry              key 32   flags u8   version u64   crc u32
 //! ```
 //!
-//! Bytes come in through [`frame::next_frame`], which tells whole messages apart, and then
-//! through [`api`] or [`peer`], which read their fields. Everything that a decoded message holds
-//! borrows from the inbox. Whatever carries a value carries it last, so that a message can be
-//! written as a head, with the value copied once behind it.
+//! [`frame::next_frame`] splits received bytes into messages; [`api`] and [`peer`] read their fields. A
+//! decoded message borrows all that it holds from the inbox. A value is always the last field of its
+//! message, so a sender writes the head first and copies the value once, behind it.
 //!
-//! Nothing here judges what a message means; it says only whether it is one.
+//! This module decides whether bytes are a message. It does not decide what the message means.
 
 pub mod api;
 pub mod codec;
@@ -45,27 +44,27 @@ use crate::limits::{
     RECORD_FIELDS_SIZE, RPC_ID_SIZE, VALUE_SIZE_MAX,
 };
 
-/// Who sent the bytes: decides which messages may come at all.
+/// The sender of the bytes. It decides which messages are possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A module, or the course's client, on the API.
+    /// A client, on the module API.
     Module,
-    /// The server, towards a module.
+    /// The server, in its answers to a client.
     Server,
     /// Another node.
     Peer,
 }
 
-/// A type of message: its number, its name in errors and logs, and the sizes it can have.
+/// A type of message: its number, its name in errors and logs, and the sizes that it can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
     /// The type field of the header.
     pub number: u16,
-    /// Its name, as the documents write it.
+    /// Its name, as `PROTOCOL.md` 1 and 2 write it.
     pub name: &'static str,
-    /// Smallest body in bytes.
+    /// Smallest body, in bytes.
     pub body_min: usize,
-    /// Largest body in bytes.
+    /// Largest body, in bytes.
     pub body_max: usize,
 }
 
@@ -73,7 +72,7 @@ const fn kind(number: u16, name: &'static str, body_min: usize, body_max: usize)
     Kind { number, name, body_min, body_max }
 }
 
-/// Body of a HELLO without the agent.
+/// Body of a HELLO without the agent, in bytes.
 const HELLO_SIZE: usize = 2 + 2 + 32 + 2 + 8;
 
 /// DHT PUT.
@@ -86,7 +85,7 @@ pub const SUCCESS: Kind = kind(652, "DHT SUCCESS", KEY_SIZE, KEY_SIZE + VALUE_SI
 pub const FAILURE: Kind = kind(653, "DHT FAILURE", KEY_SIZE, KEY_SIZE);
 /// PING.
 pub const PING: Kind = kind(660, "PING", RPC_ID_SIZE, RPC_ID_SIZE);
-/// STORE: a value of at least one byte.
+/// STORE; its value has at least one byte.
 pub const STORE: Kind =
     kind(661, "STORE", RPC_ID_SIZE + RECORD_FIELDS_SIZE + 1, RPC_ID_SIZE + RECORD_FIELDS_SIZE + VALUE_SIZE_MAX);
 /// FIND NODE.
@@ -108,7 +107,7 @@ pub const STORE_REPLY: Kind =
     kind(671, "STORE REPLY", RPC_ID_SIZE + KEY_SIZE + 1 + 1 + 8, RPC_ID_SIZE + KEY_SIZE + 1 + 1 + 8);
 /// FIND NODE REPLY.
 pub const FIND_NODE_REPLY: Kind = kind(672, "FIND NODE REPLY", RPC_ID_SIZE, RPC_ID_SIZE + CONTACTS_MAX * CONTACT_SIZE);
-/// FIND VALUE REPLY: with contacts or without, with the value or its head alone.
+/// FIND VALUE REPLY; with or without contacts, with the whole record or without its value.
 pub const FIND_VALUE_REPLY: Kind = kind(
     673,
     "FIND VALUE REPLY",
@@ -123,7 +122,7 @@ pub const SYNC_REPLY: Kind = kind(677, "SYNC REPLY", RPC_ID_SIZE + 1, RPC_ID_SIZ
 pub const ERROR: Kind = kind(680, "ERROR", RPC_ID_SIZE + 2, RPC_ID_SIZE + 2);
 
 impl Source {
-    /// The type `number`, if this source may send it.
+    /// The type with this number, if this source may send it.
     pub fn kind(self, number: u16) -> Option<Kind> {
         let kinds: &[Kind] = match self {
             Source::Module => &[PUT, GET],

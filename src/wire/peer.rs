@@ -1,8 +1,8 @@
-//! Messages between nodes: HELLO to ERROR. Source: `PROTOCOL.md` 2.
+//! The messages between nodes, from HELLO to ERROR. Source: `PROTOCOL.md` 2.
 //!
-//! One type serves both ways: what is received borrows from the inbox, what is sent borrows from
-//! the sender. A value is always the end of its message, so [`PeerMessage::encode_head`] writes
-//! all but the value.
+//! One type serves both directions: a received message borrows from the inbox, a message to be sent borrows
+//! from the sender. A value is always the last field, so [`PeerMessage::encode_head`] writes everything
+//! before the value.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -17,109 +17,110 @@ use crate::wire::codec::{Item, List, Reader, WireError};
 use crate::wire::frame::{Frame, put_header};
 use crate::wire::{self, Kind};
 
-/// The version of the protocol that a HELLO names.
+/// The version of this protocol, as HELLO carries it.
 pub const PROTOCOL: u16 = 1;
 
 /// A message between nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerMessage<'a> {
-    /// Each side's first message, once.
+    /// The first message of each side, sent once.
     Hello(Hello<'a>),
-    /// The sender is leaving and wants no more requests.
+    /// The sender is leaving and takes no more requests.
     Goodbye,
-    /// A request, to be answered under the same id.
+    /// A request; its reply carries the same id.
     Request(RpcId, Request<'a>),
-    /// The reply to a request.
+    /// The reply to the request with this id.
     Reply(RpcId, Reply<'a>),
 }
 
-/// What a node says of itself when it is met. Its id is not among it: TLS proves that.
+/// How a node introduces itself. Its id is not part of it, because TLS proves the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello<'a> {
-    /// Version of the protocol.
+    /// The version of the protocol.
     pub protocol: u16,
-    /// Bit 0: serving; other bits are ignored.
+    /// Bit 0 is [`FLAG_SERVING`]; receivers ignore all other bits.
     pub flags: u16,
-    /// SHA-256 of the network's name.
+    /// SHA-256 of the name of the network.
     pub network: [u8; 32],
-    /// Where it accepts peers, at the address it is seen from.
+    /// The port at which it accepts peers, at the address from which it is seen.
     pub port: u16,
-    /// Its wall clock.
+    /// The wall clock of the sender.
     pub wall: WallTime,
-    /// Which program this is, for the log.
+    /// The name of the sender's program, for the log; at most 64 bytes.
     pub agent: &'a str,
 }
 
-/// Flag of a HELLO: others may dial the sender.
+/// Flag of a HELLO: other nodes may dial the sender.
 pub const FLAG_SERVING: u16 = 1;
 
-/// What one node asks of another.
+/// A request of one node to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// Are you there?
+    /// Asks for a sign of life.
     Ping,
-    /// Hold this record.
+    /// Asks the receiver to store this record.
     Store(RecordBlock<'a>),
-    /// Whom do you know near this key?
+    /// Asks for contacts close to a key.
     FindNode {
         /// The key.
         target: Key,
     },
-    /// The record of this key, or whom you know near it.
+    /// Asks for the record of a key, or for contacts close to it.
     FindValue {
         /// The key.
         key: Key,
-        /// What is wanted.
+        /// Which parts of the reply are wanted.
         want: Want,
     },
-    /// Which of these records are worth sending?
+    /// Asks which of these records the receiver wants.
     Offer(List<'a, Entry>),
-    /// Which records do you hold in this range?
+    /// Asks which records the receiver stores in a range of keys.
     Sync {
-        /// First key.
+        /// The first key of the range.
         from: Key,
-        /// Last key.
+        /// The last key of the range, which belongs to it.
         to: Key,
     },
 }
 
-/// What a FIND VALUE asks for besides the record.
+/// Which parts of the reply a FIND VALUE wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Want {
-    /// Contacts too, even if the record is held.
+    /// Contacts too, if the receiver stores the record.
     pub contacts: bool,
     /// The record without its value.
     pub head_only: bool,
 }
 
-/// What a node replies.
+/// A reply of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply<'a> {
-    /// I am here.
+    /// The answer to a PING.
     Pong,
-    /// What is held after a STORE.
+    /// The outcome of a STORE.
     Stored {
         /// The key of the record.
         key: Key,
-        /// Whether it is the record that was sent.
+        /// Whether the receiver stores the record that was sent.
         outcome: StoreOutcome,
-        /// The record that is held.
+        /// The record that the receiver stores now.
         held: Rank,
     },
-    /// Nodes near the target of a FIND NODE, or near the key of a FIND VALUE that found none.
+    /// Contacts close to the target of a FIND NODE, or to the key of a FIND VALUE whose record the receiver
+    /// does not store.
     Nodes(List<'a, Contact>),
-    /// The record of a FIND VALUE.
+    /// The record that a FIND VALUE asked for.
     Value {
-        /// Nodes near the key, if they were wanted.
+        /// Contacts close to the key, if they were wanted.
         contacts: List<'a, Contact>,
         /// The record.
         record: RecordBlock<'a>,
     },
-    /// The keys of an OFFER that are worth sending.
+    /// The keys of an OFFER whose records the receiver wants.
     Wanted(List<'a, Key>),
-    /// Entries of a SYNC, in key order.
+    /// The records that a SYNC asked for, in the order of their keys.
     Synced {
-        /// Whether more of the range would follow the last entry.
+        /// Whether entries may follow after the last one of this reply.
         more: bool,
         /// The entries.
         entries: List<'a, Entry>,
@@ -128,87 +129,87 @@ pub enum Reply<'a> {
     Error(ErrorCode),
 }
 
-/// What became of a STORE.
+/// The outcome of a STORE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreOutcome {
-    /// Exactly this record is held.
+    /// The receiver stores exactly the record that was sent.
     Held,
-    /// A larger one is.
+    /// The receiver stores a larger one.
     Larger,
 }
 
-/// Why a request was not served, as in HTTP. An unknown code is kept: it only says "no".
+/// Why a request was not served; the numbers follow HTTP. An unknown code is a refusal too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorCode(pub u16);
 
 impl ErrorCode {
     /// The message is malformed.
     pub const MALFORMED: Self = Self(400);
-    /// A record that certifies itself does not verify.
+    /// A certified record does not verify.
     pub const NOT_VERIFIED: Self = Self(403);
-    /// There is no such thing.
+    /// Not found; never sent.
     pub const NOT_FOUND: Self = Self(404);
-    /// The key is outside the receiver's scope.
+    /// The key is outside the receiver's scope, or the receiver does not serve.
     pub const OUT_OF_SCOPE: Self = Self(406);
-    /// The record's life is over.
+    /// The life of the record is over, or a tombstone beats it.
     pub const GONE: Self = Self(410);
-    /// The record's version lies too far ahead.
+    /// The time in the version is too far ahead.
     pub const TOO_EARLY: Self = Self(425);
-    /// Too many requests.
+    /// Too many requests wait for the receiver's disk.
     pub const TOO_MANY: Self = Self(429);
-    /// The fault is the receiver's.
+    /// The receiver has failed; never sent.
     pub const SERVER_ERROR: Self = Self(500);
     /// The receiver is leaving.
     pub const LEAVING: Self = Self(503);
-    /// The receiver's storage is full.
+    /// The receiver's storage is full, or its disk fails.
     pub const FULL: Self = Self(507);
 }
 
-/// The record block R: a record, its head, or its tombstone.
+/// The record block R: a record, a record without its value (a *head*), or a tombstone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordBlock<'a> {
-    /// How long it lives in all.
+    /// Its life from the PUT to its end.
     pub ttl: Ttl,
-    /// How many nodes shall hold it; at least 1.
+    /// How many nodes shall store it; at least 1.
     pub replication: u8,
-    /// What it proves about itself.
+    /// What it proves about its origin.
     pub class: Class,
-    /// Where it belongs.
+    /// Its key.
     pub key: Key,
-    /// Which of several values it is.
+    /// Its version.
     pub version: Version,
     /// How much of its life has passed.
     pub age: Age,
-    /// CRC-32 of the value; verified on receipt when the value is there.
+    /// CRC-32 of the value. A block with a value is accepted only if it fits.
     pub crc: u32,
-    /// The value, or why there is none.
+    /// The value, or the reason why there is none.
     pub content: Content<'a>,
 }
 
-/// What follows the fields of a record block.
+/// The content of a record block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content<'a> {
     /// 1..=[`VALUE_SIZE_MAX`] bytes.
     Value(&'a [u8]),
-    /// Nothing: the value was not wanted.
+    /// No bytes: the value was not wanted.
     Head,
-    /// Nothing: the life of this version is over. Only plain records leave one to others.
+    /// No bytes: the life of this version is over. Only plain versions have such blocks.
     Tombstone,
 }
 
-/// A record as OFFER and SYNC REPLY name it.
+/// A record in an OFFER or a SYNC REPLY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its key.
     pub key: Key,
-    /// Its class, version, and whether it is a tombstone.
+    /// Its class and version, and whether it is a tombstone.
     pub rank: Rank,
     /// CRC-32 of its value.
     pub crc: u32,
 }
 
 impl Entry {
-    /// How `record` is named.
+    /// The entry of `record`.
     pub fn of(record: &Record) -> Self {
         Self { key: record.key, rank: record.rank(), crc: record.crc }
     }
@@ -220,7 +221,11 @@ const TOMBSTONE: u8 = 4;
 const HEAD: u8 = 8;
 
 impl<'a> PeerMessage<'a> {
-    /// Reads a message from `frame`, which came from a peer.
+    /// Reads a message from `frame`, which a peer has sent.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if it is no message between nodes.
     pub fn decode(frame: Frame<'a>) -> Result<Self, WireError> {
         let mut body = Reader::new(frame.body);
         let message = match frame.kind {
@@ -238,8 +243,8 @@ impl<'a> PeerMessage<'a> {
         Ok(message)
     }
 
-    /// The id of the request or reply in `frame`, if it begins with one: what an ERROR about a
-    /// malformed message can name.
+    /// The id of the request or reply in `frame`, for an ERROR that says that it is malformed. `None` if
+    /// this type has no id, or if the body is too short for one.
     pub fn rpc_of(frame: Frame<'_>) -> Option<RpcId> {
         let carries_id = frame.kind != wire::HELLO && frame.kind != wire::GOODBYE;
         carries_id.then(|| frame.body.first_chunk::<RPC_ID_SIZE>().map(|id| RpcId::new(*id)))?
@@ -255,7 +260,7 @@ impl<'a> PeerMessage<'a> {
         }
     }
 
-    /// The value that ends the message; empty if it has none.
+    /// The value of the message; empty if it has none.
     pub fn value(&self) -> &'a [u8] {
         match self {
             PeerMessage::Request(_, Request::Store(record)) | PeerMessage::Reply(_, Reply::Value { record, .. }) => {
@@ -265,7 +270,7 @@ impl<'a> PeerMessage<'a> {
         }
     }
 
-    /// Appends the message to `out`, without its value, which is to follow.
+    /// Appends the message without its value; the caller appends the value.
     pub fn encode_head(&self, out: &mut Vec<u8>) {
         let kind = self.kind();
         match self {
@@ -355,7 +360,7 @@ impl Request<'_> {
         }
     }
 
-    /// Bytes behind the rpc id.
+    /// Size of the body behind the rpc id, in bytes.
     fn size(&self) -> usize {
         match self {
             Request::Ping => 0,
@@ -398,7 +403,7 @@ impl Reply<'_> {
         }
     }
 
-    /// Bytes behind the rpc id.
+    /// Size of the body behind the rpc id, in bytes.
     fn size(&self) -> usize {
         match self {
             Reply::Pong => 0,
@@ -479,13 +484,13 @@ impl Want {
 }
 
 impl<'a> RecordBlock<'a> {
-    /// All of `record`, whose age is `age`.
+    /// The block of the whole `record`, whose age is `age`.
     pub fn of(record: &'a Record, age: Age) -> Self {
         let &Record { key, class, version, ttl, replication, crc, ref value } = record;
         Self { ttl, replication, class, key, version, age, crc, content: Content::Value(value) }
     }
 
-    /// The record, if its value is there; its replication as far as it may be asked for.
+    /// The record, if the block has its value. A replication above [`K_MAX`] becomes [`K_MAX`].
     pub fn to_record(self) -> Option<Record> {
         let Self { ttl, key, class, version, crc, content, .. } = self;
         let replication = self.replication.min(u8::try_from(K_MAX).expect("K_MAX is a byte"));
@@ -495,7 +500,7 @@ impl<'a> RecordBlock<'a> {
         }
     }
 
-    /// Its place in the order of records, but for the value.
+    /// What orders the record, without its value.
     pub fn rank(&self) -> Rank {
         let life = match self.content {
             Content::Value(_) | Content::Head => Life::Alive,
@@ -504,7 +509,7 @@ impl<'a> RecordBlock<'a> {
         Rank { class: self.class, life, version: self.version }
     }
 
-    /// The value, if it is there.
+    /// The value; empty if the block has none.
     pub fn value(&self) -> &'a [u8] {
         match self.content {
             Content::Value(value) => value,
@@ -516,7 +521,7 @@ impl<'a> RecordBlock<'a> {
         RECORD_FIELDS_SIZE + self.value().len()
     }
 
-    /// Reads a block to the end of `body`.
+    /// Reads a block that ends with `body`.
     fn read(body: &mut Reader<'a>) -> Result<Self, WireError> {
         let secs = body.u16("ttl")?;
         let ttl = Ttl::from_secs(secs).ok_or(WireError::Field { field: "ttl", found: 0, expected: "1 to 65535" })?;
@@ -533,7 +538,7 @@ impl<'a> RecordBlock<'a> {
         let key = Key::read(body)?;
         let version = Version::from_bits(body.u64("version")?);
         let age = Age(body.u32("age")?);
-        let crc = body.u32("check")?;
+        let crc = body.u32("crc")?;
         let content = match flags & !(SIGNED | HASHED) {
             0 => Content::Value(read_value(body, crc)?),
             HEAD => Content::Head,
@@ -546,7 +551,7 @@ impl<'a> RecordBlock<'a> {
         Ok(Self { ttl, replication, class, key, version, age, crc, content })
     }
 
-    /// Reads a block that must hold its value, as a STORE does.
+    /// Reads a block that must have its value, as that of a STORE does.
     pub(crate) fn read_whole(body: &mut Reader<'a>) -> Result<Self, WireError> {
         let record = Self::read(body)?;
         let flags = match record.content {
@@ -557,7 +562,7 @@ impl<'a> RecordBlock<'a> {
         Err(WireError::Field { field: "record flags", found: flags.into(), expected: "a record with its value" })
     }
 
-    /// Writes all but the value.
+    /// Appends the block without its value.
     pub(crate) fn write_head(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.ttl.as_secs().to_be_bytes());
         out.push(self.replication);
@@ -585,7 +590,7 @@ fn read_value<'a>(body: &mut Reader<'a>, sent: u32) -> Result<&'a [u8], WireErro
     }
     let computed = crc_of(value);
     if computed != sent {
-        return Err(WireError::Check { sent, computed });
+        return Err(WireError::Crc { sent, computed });
     }
     Ok(value)
 }
@@ -634,7 +639,7 @@ impl Item for Key {
         reader.array("key").map(Key::new)
     }
 
-    fn check(_item: &[u8]) -> Result<(), WireError> {
+    fn validate(_item: &[u8]) -> Result<(), WireError> {
         Ok(())
     }
 
@@ -653,7 +658,7 @@ impl Item for Contact {
         Ok(Contact::new(id, SocketAddr::new(address, port)))
     }
 
-    fn check(_item: &[u8]) -> Result<(), WireError> {
+    fn validate(_item: &[u8]) -> Result<(), WireError> {
         Ok(())
     }
 
@@ -672,7 +677,7 @@ impl Item for Entry {
     const SIZE: usize = ENTRY_SIZE;
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        Ok(Self { key: Key::read(reader)?, rank: read_rank(reader)?, crc: reader.u32("check")? })
+        Ok(Self { key: Key::read(reader)?, rank: read_rank(reader)?, crc: reader.u32("crc")? })
     }
 
     fn write(&self, out: &mut Vec<u8>) {

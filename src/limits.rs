@@ -89,11 +89,6 @@ pub const CANDIDATES_MAX: usize = 4 * K_MAX;
 /// stays as a way back: everything fails at once when the own link does (Kademlia, 4.1).
 pub const CONTACT_FAILURES_MAX: u8 = 5;
 
-/// Candidates that one bucket keeps for a place that becomes free (the replacement cache of
-/// Kademlia, 4.1). The newest are tried first, so a few are enough, also when every second is
-/// dead; k of them would add half again to the memory of a table.
-pub const REPLACEMENTS_MAX: usize = 8;
-
 /// Requests to peers that may be without an answer, over all peers.
 ///
 /// 4 096 client requests with alpha = 3 ask at most 12 288 at once; the rest is for upkeep.

@@ -1,104 +1,110 @@
-//! One k-bucket (Kademlia, section 2.2): the contacts that share a prefix of one length with us.
+//! One k-bucket (Kademlia, section 2.2): the contacts whose ids share a prefix of one length with the own
+//! id.
 //!
-//! Three lists, each in the order of time. `live` goes from the least to the most recently seen
-//! contact. `unresponsive` are those that failed since they were last heard (section 4.1: kept while
-//! nothing replaces them). Both together hold at most k, and an asleep contact gives way to
-//! whoever was met. `candidates` wait for a place.
+//! A bucket has three lists, each in the order of time. `live` goes from the least to the most recently
+//! seen contact. `unresponsive` are the contacts that failed since the last message from them; they stay
+//! while nothing replaces them (section 4.1). Both lists together hold at most k contacts, the members.
+//! `replacements` are the contacts that may become members.
 //!
-//! The law: a live contact leaves its place by failing or by taking its leave, never for a
-//! newcomer. It follows that somebody who was met is a candidate only while all k are live.
+//! The rule: a live member stops being live only by failing or by leaving the network, never for a new
+//! contact. So a contact that this node has dialled is a replacement only while all k members are live.
 
 use crate::contact::Contact;
 use crate::id::NodeId;
-use crate::limits::{CONTACT_FAILURES_MAX, REPLACEMENTS_MAX};
+use crate::limits::CONTACT_FAILURES_MAX;
 use crate::routing::{Observed, Suggested};
 use crate::time::Time;
+
+/// Replacements in one bucket (the replacement cache of Kademlia, section 4.1). The newest are tried first,
+/// so 8 suffice, even if every second one is dead; k of them would add half to the memory of a table.
+const REPLACEMENTS_MAX: usize = 8;
 
 /// The contacts whose ids share a prefix of one length with the own id.
 #[derive(Debug)]
 pub(super) struct Bucket {
-    /// When this part of the space was last looked up; `None` is never.
+    /// When a lookup last covered this part of the key space; `None` is never.
     pub(super) refreshed: Option<Time>,
     live: Vec<Contact>,
     unresponsive: Vec<Unresponsive>,
-    /// The most welcome last: those that were only named before those that were met, and
-    /// each of the two from the oldest to the newest.
-    candidates: Vec<Candidate>,
+    /// The next to be used last: first those that were reported, then those that were dialled, both from
+    /// the oldest to the newest.
+    replacements: Vec<Replacement>,
 }
 
 #[derive(Debug)]
 struct Unresponsive {
     contact: Contact,
-    /// In a row, at least one.
+    /// Failures in a row, at least 1.
     failures: u8,
 }
 
 #[derive(Debug)]
-struct Candidate {
+struct Replacement {
     contact: Contact,
     provenance: Provenance,
 }
 
-/// How we know of a candidate.
+/// How this node knows a replacement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Provenance {
-    /// Somebody says so: it must be dialled before it may enter.
-    Named,
-    /// It was dialled and met when the bucket was full: it may enter at once.
-    Met,
+    /// Another node has named it: it must be dialled before it becomes a member.
+    Reported,
+    /// This node has dialled it and met its id, while all members were live: it may become a member at
+    /// once.
+    Dialled,
 }
 
-// A simulator keeps 20 000 tables of 250 contacts: 64 bytes each are 320 MB.
+// The simulator has 20 000 tables of 250 contacts: at 64 bytes each these take 320 MB.
 const _: () = {
     assert!(size_of::<Contact>() <= 64);
-    assert!(size_of::<Candidate>() <= 68);
+    assert!(size_of::<Replacement>() <= 68);
     assert!(size_of::<Bucket>() <= 88);
 };
 
 impl Bucket {
-    /// An empty bucket whose part of the space was last looked up at `refreshed`.
+    /// An empty bucket that was last refreshed at `refreshed`.
     pub(super) const fn new(refreshed: Option<Time>) -> Self {
-        Self { refreshed, live: Vec::new(), unresponsive: Vec::new(), candidates: Vec::new() }
+        Self { refreshed, live: Vec::new(), unresponsive: Vec::new(), replacements: Vec::new() }
     }
 
-    /// The contacts that did not fail, least recently seen first.
+    /// The live members, the least recently seen first.
     pub(super) fn live(&self) -> &[Contact] {
         &self.live
     }
 
-    /// The contacts that failed, the one that sleeps longest first.
+    /// The unresponsive members, the one that failed first in front.
     pub(super) fn unresponsive(&self) -> impl Iterator<Item = &Contact> {
         self.unresponsive.iter().map(|unresponsive| &unresponsive.contact)
     }
 
-    /// How many contacts hold a place, live or asleep.
+    /// The number of members, live and unresponsive.
     pub(super) fn len(&self) -> usize {
         self.live.len() + self.unresponsive.len()
     }
 
-    /// Whether `id` holds a place, live or asleep.
+    /// Whether `id` is a member, live or unresponsive.
     pub(super) fn contains(&self, id: &NodeId) -> bool {
         self.live.iter().chain(self.unresponsive()).any(|contact| contact.id == *id)
     }
 
     /// See [`super::Table::observe`].
     pub(super) fn observe(&mut self, k: usize, contact: Contact) -> Observed {
-        self.candidates.retain(|candidate| candidate.contact.id != contact.id);
-        if self.take(&contact.id).is_some() {
+        self.replacements.retain(|replacement| replacement.contact.id != contact.id);
+        if self.remove_member(&contact.id).is_some() {
             push(&mut self.live, k, contact);
             return Observed::Refreshed;
         }
         if let (Some(&suspect), true) = (self.live.first(), self.live.len() == k) {
-            self.keep(Candidate { contact, provenance: Provenance::Met });
+            self.add_replacement(Replacement { contact, provenance: Provenance::Dialled });
             return Observed::Full { suspect };
         }
-        self.enter(k, contact);
+        self.admit(k, contact);
         Observed::Added
     }
 
     /// See [`super::Table::heard`].
     pub(super) fn heard(&mut self, k: usize, id: &NodeId) -> bool {
-        let Some(contact) = self.take(id) else { return false };
+        let Some(contact) = self.remove_member(id) else { return false };
         push(&mut self.live, k, contact);
         true
     }
@@ -111,12 +117,12 @@ impl Bucket {
         if let Some(unresponsive) = self.unresponsive().find(|unresponsive| unresponsive.id == contact.id) {
             return if unresponsive.address == contact.address { Suggested::Known } else { Suggested::Room };
         }
-        match self.candidates.iter().position(|candidate| candidate.contact.id == contact.id) {
-            Some(at) if self.candidates[at].provenance == Provenance::Met => return Suggested::Queued,
-            Some(at) => drop(self.candidates.remove(at)),
+        match self.replacements.iter().position(|replacement| replacement.contact.id == contact.id) {
+            Some(at) if self.replacements[at].provenance == Provenance::Dialled => return Suggested::Queued,
+            Some(at) => drop(self.replacements.remove(at)),
             None => {}
         }
-        self.keep(Candidate { contact, provenance: Provenance::Named });
+        self.add_replacement(Replacement { contact, provenance: Provenance::Reported });
         if self.live.len() < k { Suggested::Room } else { Suggested::Queued }
     }
 
@@ -131,45 +137,45 @@ impl Bucket {
                 self.unresponsive.remove(at);
             }
         } else {
-            self.candidates.retain(|candidate| candidate.contact.id != *id);
+            self.replacements.retain(|replacement| replacement.contact.id != *id);
         }
         self.fill(k)
     }
 
     /// See [`super::Table::remove`].
     pub(super) fn remove(&mut self, k: usize, id: &NodeId) -> Option<Contact> {
-        self.candidates.retain(|candidate| candidate.contact.id != *id);
-        self.take(id);
+        self.replacements.retain(|replacement| replacement.contact.id != *id);
+        self.remove_member(id);
         self.fill(k)
     }
 
-    /// Gives a place that no live contact holds to the newest candidate that was met; without
-    /// one, returns the newest that was named, for the caller to dial.
+    /// If fewer than k members are live, makes the newest replacement that was dialled a member. Without
+    /// one, returns the newest that was reported, for the caller to dial.
     fn fill(&mut self, k: usize) -> Option<Contact> {
         if self.live.len() == k {
             return None;
         }
-        let Candidate { contact, provenance } = self.candidates.pop()?;
+        let Replacement { contact, provenance } = self.replacements.pop()?;
         match provenance {
-            Provenance::Named => Some(contact),
-            Provenance::Met => {
-                self.enter(k, contact);
+            Provenance::Reported => Some(contact),
+            Provenance::Dialled => {
+                self.admit(k, contact);
                 None
             }
         }
     }
 
-    /// Appends a newcomer to the live contacts; if all places are taken, the one that sleeps
-    /// longest gives way.
-    fn enter(&mut self, k: usize, newcomer: Contact) {
+    /// Makes `newcomer` a live member. In a full bucket it replaces the unresponsive member that failed
+    /// first.
+    fn admit(&mut self, k: usize, newcomer: Contact) {
         if self.len() == k {
             self.unresponsive.remove(0);
         }
         push(&mut self.live, k, newcomer);
     }
 
-    /// Takes `id` out of its place, if it holds one.
-    fn take(&mut self, id: &NodeId) -> Option<Contact> {
+    /// Removes the member `id`, if it is one.
+    fn remove_member(&mut self, id: &NodeId) -> Option<Contact> {
         if let Some(at) = self.live.iter().position(|live| live.id == *id) {
             return Some(self.live.remove(at));
         }
@@ -177,26 +183,27 @@ impl Bucket {
         Some(self.unresponsive.remove(at).contact)
     }
 
-    /// Adds a candidate, the oldest of the least welcome making room: hearsay, of which anybody
-    /// can make any amount, never displaces somebody who was met.
-    fn keep(&mut self, candidate: Candidate) {
-        let mut at = match candidate.provenance {
-            Provenance::Met => self.candidates.len(),
-            Provenance::Named => self.candidates.partition_point(|other| other.provenance == Provenance::Named),
+    /// Adds a replacement. In a full list it displaces the oldest reported one; a dialled one displaces the
+    /// oldest dialled one only if none was reported. So reported contacts, of which any peer can make any
+    /// number, never displace a dialled one.
+    fn add_replacement(&mut self, replacement: Replacement) {
+        let mut at = match replacement.provenance {
+            Provenance::Dialled => self.replacements.len(),
+            Provenance::Reported => self.replacements.partition_point(|other| other.provenance == Provenance::Reported),
         };
-        if self.candidates.len() == REPLACEMENTS_MAX {
+        if self.replacements.len() == REPLACEMENTS_MAX {
             if at == 0 {
                 return;
             }
-            self.candidates.remove(0);
+            self.replacements.remove(0);
             at -= 1;
         }
-        self.candidates.insert(at, candidate);
+        self.replacements.insert(at, replacement);
     }
 }
 
-/// Appends to a list that never holds more than `max`, and never allocates for more either:
-/// doubling alone would leave a full bucket of 20 with room for 32.
+/// Appends to a list that never holds more than `max` items, and reserves no memory for more: doubling the
+/// capacity would give a full bucket of 20 room for 32.
 fn push<T>(list: &mut Vec<T>, max: usize, item: T) {
     assert!(list.len() < max, "a bucket holds at most k");
     if list.len() == list.capacity() {
@@ -229,21 +236,21 @@ mod tests {
     }
 
     #[test]
-    fn a_contact_met_at_another_address_has_moved() {
+    fn a_contact_met_at_another_address_has_the_new_address() {
         let mut bucket = full();
         assert_eq!(bucket.observe(K, at_port(1, 2000)), Observed::Refreshed);
         assert_eq!(bucket.live(), [contact(0), contact(2), at_port(1, 2000)]);
     }
 
     #[test]
-    fn hearsay_neither_moves_nor_refreshes_a_live_contact() {
+    fn naming_a_live_contact_changes_neither_its_address_nor_its_order() {
         let mut bucket = full();
         assert_eq!(bucket.suggest(K, at_port(0, 2000)), Suggested::Known);
         assert_eq!(bucket.live(), [contact(0), contact(1), contact(2)]);
     }
 
     #[test]
-    fn an_asleep_contact_that_is_named_elsewhere_is_worth_a_dial() {
+    fn an_unresponsive_contact_named_at_another_address_is_worth_a_dial() {
         let mut bucket = full();
         assert_eq!(bucket.failed(K, &contact(0).id), None);
         assert_eq!(bucket.suggest(K, contact(0)), Suggested::Known);
@@ -251,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn the_contact_that_sleeps_longest_gives_way_to_a_newcomer() {
+    fn a_new_contact_replaces_the_contact_that_failed_first() {
         let mut bucket = full();
         bucket.failed(K, &contact(1).id);
         bucket.failed(K, &contact(0).id);
@@ -262,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_candidate_that_was_met_is_preferred_to_newer_hearsay() {
+    fn a_dialled_replacement_is_preferred_to_a_newer_reported_one() {
         let mut bucket = full();
         assert_eq!(bucket.observe(K, contact(7)), Observed::Full { suspect: contact(0) });
         assert_eq!(bucket.suggest(K, contact(8)), Suggested::Queued);
@@ -272,48 +279,48 @@ mod tests {
     }
 
     #[test]
-    fn a_candidate_that_takes_its_leave_or_fails_is_no_candidate() {
+    fn a_replacement_that_leaves_or_fails_is_forgotten() {
         let mut bucket = full();
         for n in 7..10 {
             assert_eq!(bucket.suggest(K, contact(n)), Suggested::Queued);
         }
-        assert_eq!(bucket.failed(K, &contact(9).id), None, "no place is free");
+        assert_eq!(bucket.failed(K, &contact(9).id), None, "all members are live");
         assert_eq!(bucket.remove(K, &contact(8).id), None);
         assert_eq!(bucket.failed(K, &contact(0).id), Some(contact(7)));
-        assert_eq!(bucket.failed(K, &contact(7).id), None, "all candidates were tried");
+        assert_eq!(bucket.failed(K, &contact(7).id), None, "all replacements were tried");
     }
 
     #[test]
-    fn any_amount_of_hearsay_leaves_the_candidates_that_were_met() {
+    fn reported_contacts_never_displace_a_dialled_replacement() {
         let mut bucket = full();
         bucket.observe(K, contact(7));
         for n in 50..250 {
             bucket.suggest(K, contact(n));
         }
-        assert_eq!(bucket.candidates.len(), REPLACEMENTS_MAX);
+        assert_eq!(bucket.replacements.len(), REPLACEMENTS_MAX);
         bucket.failed(K, &contact(0).id);
         assert!(bucket.contains(&contact(7).id));
         let newest = (50..250).rev().take(REPLACEMENTS_MAX - 1);
         bucket.remove(K, &contact(7).id);
-        assert_eq!(bucket.candidates.last().map(|last| last.contact), newest.clone().nth(1).map(contact));
+        assert_eq!(bucket.replacements.last().map(|last| last.contact), newest.clone().nth(1).map(contact));
         for n in newest.skip(1) {
             assert_eq!(bucket.failed(K, &contact(0).id), Some(contact(n)));
         }
     }
 
     #[test]
-    fn hearsay_finds_no_place_among_candidates_that_were_all_met() {
+    fn a_reported_contact_is_ignored_while_all_replacements_were_dialled() {
         let mut bucket = full();
         for n in 10..10 + 2 * u8::try_from(REPLACEMENTS_MAX).expect("a small bound") {
             bucket.observe(K, contact(n));
         }
         bucket.suggest(K, contact(99));
-        assert_eq!(bucket.candidates.len(), REPLACEMENTS_MAX);
-        assert!(bucket.candidates.iter().all(|candidate| candidate.provenance == Provenance::Met));
+        assert_eq!(bucket.replacements.len(), REPLACEMENTS_MAX);
+        assert!(bucket.replacements.iter().all(|replacement| replacement.provenance == Provenance::Dialled));
     }
 
     #[test]
-    fn a_full_bucket_allocates_for_k_and_no_more() {
+    fn a_full_bucket_allocates_memory_for_exactly_k_contacts() {
         let k = 20;
         let mut bucket = Bucket::new(None);
         for n in 0..20 {

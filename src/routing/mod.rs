@@ -1,26 +1,32 @@
-//! Whom this node knows: a [`Table`] of k-buckets (Kademlia, sections 2.2 to 2.4 and 4.1).
+//! The contacts of this node: a [`Table`] of k-buckets (Kademlia, sections 2.2 to 2.4 and 4.1).
 //!
-//! Bucket *i* holds up to k contacts whose ids share exactly *i* leading bits with the own id:
-//! few of the far half of the space, all of the own neighbourhood. Buckets grow on demand.
+//! Bucket *i* holds up to k contacts whose ids share exactly *i* leading bits with the own id. So the table
+//! knows a few contacts of the far half of the key space and all of the own neighbourhood. It makes buckets
+//! when they are needed.
 //!
-//! The laws:
+//! A *member* of the table is a contact in a bucket: *live*, or *unresponsive* if it failed since the last
+//! message from it. A bucket also has a bounded list of *replacements*, from which it fills a free place.
 //!
-//! * Only who was dialled and met at its address enters ([`Table::observe`]). What somebody
-//!   else says makes a candidate ([`Table::suggest`]), which the caller dials.
-//! * A full bucket never drops a live contact for a newcomer: the caller asks the least recently
-//!   seen one, and the newcomer takes its place if that one fails. Who is old, lives long.
-//! * A contact that failed is *asleep*: it keeps its place while nobody needs it, as a way back
-//!   when everything failed at once, and is neither named to others nor counted for scope.
-//! * The own id is never in.
+//! Rules:
 //!
-//! What orders everything here is bit *i* of the own distance to a key: where it is set, all of
-//! bucket *i* is nearer to the key than we are, and nearer than all buckets beyond; where it is
-//! not, it is farther than both. So [`Table::closest`] knows which bucket comes next, and
+//! * A contact becomes a member only after this node has dialled it and has met its id at that address
+//!   ([`Table::observe`]). A contact that another node names is at most a replacement ([`Table::suggest`]),
+//!   which the caller has to dial.
+//! * A full bucket never drops a live member for a new contact. The caller pings the least recently seen
+//!   member, and the new contact replaces it only if it fails: contacts that have been up for long tend to
+//!   stay up.
+//! * An unresponsive member stays until a new contact replaces it, so that a node whose own link failed
+//!   finds its way back. It is neither named to other nodes nor counted for scope.
+//! * The own id is never a member.
+//!
+//! All orders follow from bit *i* of the distance between the own id and a key. If the bit is set, all ids
+//! of bucket *i* are closer to the key than the own id, and closer than all ids of later buckets. If it is
+//! not set, they are farther than both. So [`Table::closest`] knows which bucket comes next, and
 //! [`Table::fewer_closer`] only adds sizes.
 //!
-//! The buckets are fixed, one for each length of prefix: the irregular splitting of section 2.4,
-//! for networks whose ids are far from uniform, is not done. Nothing here dials, asks or waits,
-//! and nothing here is random: whoever owns the table does that.
+//! There is one bucket for each length of the shared prefix. The irregular splitting of section 2.4, for
+//! networks whose ids are not uniform, is left out. This module dials no contact, sends nothing, waits for
+//! nothing and draws nothing at random; the owner of the table does.
 
 mod bucket;
 
@@ -36,33 +42,33 @@ use crate::time::Time;
 
 use bucket::Bucket;
 
-/// What became of a contact that was met.
+/// The outcome of [`Table::observe`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Observed {
-    /// It is new, and live from now on.
+    /// It is a new member and live.
     Added,
-    /// It holds a place already, and is the most recently seen now.
+    /// It was a member already; now it is live and the most recently seen.
     Refreshed,
-    /// All k places are held by live contacts. The newcomer is a candidate; the caller sends a
-    /// PING to `suspect`, and tells [`Table::heard`] or [`Table::failed`] how that went.
+    /// All k members of the bucket are live. The contact is a replacement now. The caller pings `suspect`
+    /// and reports the result to [`Table::heard`] or [`Table::failed`].
     Full {
-        /// The least recently seen contact of the bucket.
+        /// The least recently seen member of the bucket.
         suspect: Contact,
     },
-    /// It is this node itself.
+    /// It is this node.
     Own,
 }
 
-/// What became of a contact that somebody named.
+/// The outcome of [`Table::suggest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suggested {
-    /// A place is free, or held by one that sleeps: worth a dial now.
+    /// The bucket has fewer than k live members: the caller should dial the contact now.
     Room,
-    /// All places are held by live contacts: it waits among the candidates, which are bounded.
+    /// All k members of the bucket are live: the contact is one of its replacements.
     Queued,
-    /// It holds a place already.
+    /// It is a member already.
     Known,
-    /// It is this node itself.
+    /// It is this node.
     Own,
 }
 
@@ -71,27 +77,27 @@ pub enum Suggested {
 pub struct Table {
     me: NodeId,
     k: usize,
-    /// By the number of bits that a contact shares with `me`; none beyond the nearest contact
-    /// there ever was.
+    /// By the number of leading bits that a contact shares with `me`; up to the closest contact that was
+    /// ever a member.
     buckets: Vec<Bucket>,
-    /// When the own neighbourhood was last looked up, and found.
+    /// When a lookup for the own id last found at least k contacts.
     neighbourhood: Option<Time>,
     changes: u64,
 }
 
 impl Table {
-    /// An empty table of the node `me`, with `k` contacts to a bucket.
+    /// An empty table of the node `me`, with buckets of `k` contacts.
     ///
     /// # Panics
     ///
     /// If `k` is not in 1..=[`K_MAX`].
     pub fn new(me: NodeId, k: usize) -> Self {
-        assert!((1..=K_MAX).contains(&k), "k is checked where parameters are read");
+        assert!((1..=K_MAX).contains(&k), "k is validated where parameters are read");
         Self { me, k, buckets: Vec::new(), neighbourhood: None, changes: 0 }
     }
 
-    /// `contact` was dialled by this node, and met at its address: it becomes the most recently
-    /// seen of its bucket, its failures are forgotten and its address is this one.
+    /// This node has dialled `contact` and met it at its address. It becomes the most recently seen member
+    /// of its bucket, and the table forgets its failures and its earlier address.
     pub fn observe(&mut self, now: Time, contact: Contact) -> Observed {
         let Some(at) = self.index(contact.id.key()) else { return Observed::Own };
         self.grow(at);
@@ -99,22 +105,22 @@ impl Table {
         let observed = bucket.observe(self.k, contact);
         self.changes += u64::from(observed == Observed::Added);
         if bucket.live().len() == self.k {
-            bucket.refreshed.get_or_insert(now); // a lookup could not add to it
+            bucket.refreshed.get_or_insert(now); // a lookup could not add to a full bucket
         }
         observed
     }
 
-    /// A message of `id` came in, on whatever connection. Returns whether it holds a place; it
-    /// is then live, and the most recently seen of its bucket.
+    /// A message of `id` has arrived on any connection. If `id` is a member, it is live again and the most
+    /// recently seen of its bucket. Returns whether it is a member.
     pub fn heard(&mut self, id: &NodeId) -> bool {
         let k = self.k;
         self.bucket_mut(id).is_some_and(|bucket| bucket.heard(k, id))
     }
 
-    /// Somebody named `contact`, or it connected to this node: nobody knows yet who is to be met
-    /// at its address. It is remembered as a candidate, up to a bound for each bucket.
+    /// Another node has named `contact`, or `contact` has connected to this node: no dial has proven which
+    /// node is at its address. It becomes a replacement; their number is bounded per bucket.
     ///
-    /// No bucket is made for hearsay: where there is none, the contact is not remembered.
+    /// An unproven contact makes no new bucket: if there is none for it, the table does not remember it.
     pub fn suggest(&mut self, contact: Contact) -> Suggested {
         if contact.id == self.me {
             return Suggested::Own;
@@ -123,13 +129,12 @@ impl Table {
         self.bucket_mut(&contact.id).map_or(Suggested::Room, |bucket| bucket.suggest(k, contact))
     }
 
-    /// A request to `id` missed its deadline, or a dial of it failed. The contact falls asleep,
-    /// and is forgotten when it fails [`CONTACT_FAILURES_MAX`] times in a row; a candidate is
-    /// forgotten at once.
+    /// A request to `id` timed out, or a dial of it failed. A member becomes unresponsive, and is forgotten
+    /// after [`CONTACT_FAILURES_MAX`] failures in a row; a replacement is forgotten at once.
     ///
-    /// A place that no live contact holds goes to the newest candidate that was met (Kademlia,
-    /// sections 2.2 and 4.1). Without one, the newest that was named is taken off the list and
-    /// returned for the caller to dial, which ends in [`Table::observe`] or here again.
+    /// If the bucket now has fewer than k live members, its newest replacement that was dialled becomes one
+    /// (Kademlia, sections 2.2 and 4.1). If there is none, the newest that was only reported is removed
+    /// from the list and returned. The caller dials it, and reports to [`Table::observe`] or again here.
     ///
     /// [`CONTACT_FAILURES_MAX`]: crate::limits::CONTACT_FAILURES_MAX
     pub fn failed(&mut self, id: &NodeId) -> Option<Contact> {
@@ -138,33 +143,33 @@ impl Table {
         self.bucket_mut(id)?.failed(k, id)
     }
 
-    /// `id` said GOODBYE, or somebody else was met at its address: it is gone at once. Its place
-    /// is filled as in [`Table::failed`]; a candidate to dial is returned.
+    /// `id` has sent GOODBYE, or its address belongs to another node now. It is forgotten at once, and the
+    /// bucket is filled as by [`Table::failed`]. Returns a contact that the caller has to dial.
     pub fn remove(&mut self, id: &NodeId) -> Option<Contact> {
         self.changes += 1;
         let k = self.k;
         self.bucket_mut(id)?.remove(k, id)
     }
 
-    /// Whether `id` holds a place, live or asleep.
+    /// Whether `id` is a member, live or unresponsive.
     pub fn contains(&self, id: &NodeId) -> bool {
         self.index(id.key()).and_then(|at| self.buckets.get(at)).is_some_and(|bucket| bucket.contains(id))
     }
 
-    /// The contact `id`, with the address where it was met, if it holds a place, live or asleep.
+    /// The member `id`, live or unresponsive, with the address where it was met.
     pub fn find(&self, id: &NodeId) -> Option<&Contact> {
         let bucket = self.buckets.get(self.index(id.key())?)?;
         bucket.live().iter().chain(bucket.unresponsive()).find(|contact| contact.id == *id)
     }
 
-    /// Whether `id` holds a place, and failed since it was last heard.
+    /// Whether `id` is a member that failed since the last message from it.
     pub fn is_unresponsive(&self, id: &NodeId) -> bool {
         let bucket = self.index(id.key()).and_then(|at| self.buckets.get(at));
         bucket.is_some_and(|bucket| bucket.unresponsive().any(|contact| contact.id == *id))
     }
 
-    /// Fills `out` with the `n` live contacts nearest to `target`, nearest first; with all, if
-    /// there are fewer. What was in `out` is gone.
+    /// Replaces the content of `out` by the `n` live members closest to `target`, the closest first; by all
+    /// of them, if there are fewer.
     pub fn closest(&self, target: &Key, n: usize, out: &mut Vec<Contact>) {
         out.clear();
         let own = self.me.key().distance(target);
@@ -172,7 +177,7 @@ impl Table {
             if out.len() >= n {
                 break;
             }
-            // Each distance is worked out once: this is most of what an answer costs.
+            // Computes each distance once: this is most of the cost of a reply.
             let live = self.buckets[at].live();
             let away = |contact: &Contact| contact.id.key().distance(target);
             let mut nearest: ArrayVec<_, K_MAX> = live.iter().map(|contact| (away(contact), contact)).collect();
@@ -181,8 +186,8 @@ impl Table {
         }
     }
 
-    /// Whether fewer than `n` live contacts are closer to `key` than this node is: the question
-    /// of scope (`PROTOCOL.md` 2), answered without a search.
+    /// Whether fewer than `n` live members are closer to `key` than this node is. This decides scope
+    /// (`PROTOCOL.md` 2, Scope) without comparing distances.
     pub fn fewer_closer(&self, key: &Key, n: usize) -> bool {
         let own = self.me.key().distance(key);
         let mut closer = 0;
@@ -197,57 +202,57 @@ impl Table {
         closer < n
     }
 
-    /// How many live contacts are closer to `key` than `id` is, which need not be known. This
-    /// node itself is not counted.
+    /// How many live members are closer to `key` than `id` is; `id` need not be a member. This node is not
+    /// counted.
     pub fn closer_than(&self, key: &Key, id: &NodeId) -> usize {
         let own = self.me.key().distance(key);
-        let home = self.index(id.key());
+        let bucket_of_id = self.index(id.key());
         let limit = id.key().distance(key);
-        let nearer_in = |(at, bucket): (usize, &Bucket)| match home {
-            Some(home) if at == home => {
+        let nearer_in = |(at, bucket): (usize, &Bucket)| match bucket_of_id {
+            Some(bucket_of_id) if at == bucket_of_id => {
                 bucket.live().iter().filter(|contact| contact.id.key().distance(key) < limit).count()
             }
-            Some(home) if at > home && own.bit(home) => 0,
-            Some(home) if at > home => bucket.live().len(),
+            Some(bucket_of_id) if at > bucket_of_id && own.bit(bucket_of_id) => 0,
+            Some(bucket_of_id) if at > bucket_of_id => bucket.live().len(),
             Some(_) | None if own.bit(at) => bucket.live().len(),
             Some(_) | None => 0,
         };
         self.buckets.iter().enumerate().map(nearer_in).sum()
     }
 
-    /// How many contacts are live.
+    /// The number of live members.
     pub fn live(&self) -> usize {
         self.buckets.iter().map(|bucket| bucket.live().len()).sum()
     }
 
-    /// How many contacts there are, live and asleep.
+    /// The number of members, live and unresponsive.
     pub fn len(&self) -> usize {
         self.buckets.iter().map(Bucket::len).sum()
     }
 
-    /// Whether nobody is known, not even somebody asleep.
+    /// Whether the table has no members.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The live contacts, from the far half of the space inwards, each bucket from the least to
-    /// the most recently seen.
+    /// The live members, from the far half of the key space inwards; within a bucket from the least to the
+    /// most recently seen.
     pub fn iter(&self) -> impl Iterator<Item = &Contact> {
         self.buckets.iter().flat_map(Bucket::live)
     }
 
-    /// The contacts that failed and are not yet forgotten: the way back when everything failed
-    /// at once. In the order of [`Table::iter`], each bucket from the one that sleeps longest.
+    /// The unresponsive members. They are the way back after all contacts failed at once. In the order of
+    /// [`Table::iter`]; within a bucket from the one that failed first.
     pub fn unresponsive(&self) -> impl Iterator<Item = &Contact> {
         self.buckets.iter().flat_map(Bucket::unresponsive)
     }
 
-    /// A lookup for `target` has ended: the bucket around it is fresh.
+    /// A lookup for `target` has ended: the bucket around it counts as refreshed.
     ///
-    /// A lookup for the own id refreshes the neighbourhood, which is all buckets that together
-    /// hold no more than the k nearest. With fewer than k live contacts it refreshes nothing: the
-    /// network is small, or the lookup went wrong. A bucket that the neighbourhood later grows
-    /// is as fresh as that lookup.
+    /// A lookup for the own id refreshes the neighbourhood: the last buckets, as long as they have no more
+    /// than k live members together. With fewer than k live members in the whole table it refreshes
+    /// nothing, because the network is small or the lookup has failed. A bucket that is made later in the
+    /// neighbourhood counts as refreshed by that lookup.
     pub fn looked_up(&mut self, now: Time, target: &Key) {
         if let Some(at) = self.index(target) {
             if let Some(bucket) = self.buckets.get_mut(at) {
@@ -269,7 +274,7 @@ impl Table {
         }
     }
 
-    /// Much may have changed unseen: no bucket counts as fresh any more.
+    /// No bucket counts as refreshed any more, because many contacts may have come and gone unnoticed.
     pub fn all_stale(&mut self) {
         self.neighbourhood = None;
         for bucket in &mut self.buckets {
@@ -277,39 +282,39 @@ impl Table {
         }
     }
 
-    /// The bucket that most needs a lookup, if one does: of those no deeper than the nearest
-    /// live contact, one that never had any and is not full, the nearest first; then the one
-    /// that had none for longest, and for `interval` at least.
+    /// The index of the bucket that most needs a lookup; `None` if none does. Considered are the buckets up
+    /// to that of the closest live member. A bucket that was never refreshed and is not full comes first,
+    /// the closest such bucket before the others; then the one that was refreshed longest ago, if that is
+    /// at least `interval`.
     ///
-    /// This is both refreshes of Kademlia, section 2.3: after joining, of all buckets further
-    /// away than the closest neighbour, one lookup at a time; and of each, once in an interval.
-    /// The caller looks up a random [`Key::diverging_at`] this index, and calls
-    /// [`Table::looked_up`].
+    /// This covers both refreshes of Kademlia, section 2.3: after joining, all buckets farther than the
+    /// closest neighbour, one lookup at a time; later, each bucket once per interval. The caller looks up a
+    /// random [`Key::diverging_at`] this index and then calls [`Table::looked_up`].
     pub fn stale_bucket(&self, now: Time, interval: Duration) -> Option<usize> {
         let (refreshed, at) = self.least_fresh()?;
         (due(refreshed, interval) <= now).then_some(at)
     }
 
-    /// When [`Table::stale_bucket`] will name one, should nothing be looked up until then; a
-    /// moment that is past, if it does already. `None` without a live contact.
+    /// When [`Table::stale_bucket`] will return a bucket if no lookup ends before; a past moment if it does
+    /// so now. `None` without a live member.
     pub fn next_refresh(&self, interval: Duration) -> Option<Time> {
         let (refreshed, _) = self.least_fresh()?;
         Some(due(refreshed, interval))
     }
 
-    /// How often somebody may have come or gone: whoever checks invariants need not look at the
-    /// table again while this stands still.
+    /// A number that grows whenever a contact may have joined or left the table. While it stays the same,
+    /// the invariants need not be checked again.
     pub fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// Whether the own id is in, which breaks a law: for whoever checks invariants.
+    /// Whether the own id is a member, which breaks an invariant. For the simulator and for tests.
     pub fn holds_its_owner(&self) -> bool {
         self.buckets.iter().any(|bucket| bucket.contains(&self.me))
     }
 
-    /// The first bucket with more than k contacts, which breaks a law: for whoever checks
-    /// invariants.
+    /// The index of a bucket with more than k members, which breaks an invariant. For the simulator and for
+    /// tests.
     pub fn overfull_bucket(&self) -> Option<usize> {
         self.buckets.iter().position(|bucket| bucket.len() > self.k)
     }
@@ -324,15 +329,15 @@ impl Table {
         self.buckets.get_mut(at)
     }
 
-    /// Makes the buckets up to `at`. Doubling would leave half of them unused.
+    /// Makes the buckets up to `at`. Doubling the capacity would leave half of it unused.
     fn grow(&mut self, at: usize) {
         let missing = (at + 1).saturating_sub(self.buckets.len());
         self.buckets.reserve_exact(missing);
         self.buckets.extend((0..missing).map(|_| Bucket::new(self.neighbourhood)));
     }
 
-    /// Of the buckets no deeper than the nearest live contact, the one refreshed longest ago,
-    /// and when; of several, the nearest.
+    /// Of the buckets up to that of the closest live member: the time of the oldest refresh, and the index
+    /// of that bucket; of several, the closest one.
     fn least_fresh(&self) -> Option<(Option<Time>, usize)> {
         let nearest = self.buckets.iter().rposition(|bucket| !bucket.live().is_empty())?;
         let age = |(at, bucket): (usize, &Bucket)| (bucket.refreshed, Reverse(at));
@@ -341,13 +346,13 @@ impl Table {
     }
 }
 
-/// When a bucket that was last refreshed then is due again: at once, if it never was.
+/// When a bucket is due for a lookup that was last refreshed at `refreshed`: at once, if it never was.
 fn due(refreshed: Option<Time>, interval: Duration) -> Time {
     refreshed.map_or(Time::ZERO, |then| then + interval)
 }
 
-/// The indexes of `count` buckets in the order of their distance to a key, which is at `own`
-/// from us: inwards those whose contacts are nearer to it than we are, then outwards the others.
+/// The indexes of `count` buckets, those closest to a key first; `own` is the distance of the own id to
+/// that key. First come the buckets closer than the own id, inwards, then the others, outwards.
 fn nearest_first(own: Distance, count: usize) -> impl Iterator<Item = usize> {
     let nearer = (0..count).filter(move |&at| own.bit(at));
     let farther = (0..count).rev().filter(move |&at| !own.bit(at));
@@ -375,20 +380,20 @@ mod tests {
         Contact::new(NodeId::new(id), ([192, 0, 2, 1], 1000).into())
     }
 
-    /// The contact of bucket `shared` that `tail` tells from the others.
+    /// A contact of bucket `shared`; another `tail` makes another contact.
     fn contact_in(shared: usize, tail: u8) -> Contact {
         contact(me().key().diverging_at(shared, &Key::new([tail; KEY_SIZE])))
     }
 
-    fn table(k: usize, places: &[(usize, u8)]) -> Table {
+    fn table(k: usize, members: &[(usize, u8)]) -> Table {
         let mut table = Table::new(me(), k);
-        for &(shared, tail) in places {
+        for &(shared, tail) in members {
             table.observe(at(0), contact_in(shared, tail));
         }
         table
     }
 
-    /// Keys from all over the space, and many near the own id, as a lookup would find them.
+    /// Keys from the whole space, and many close to the own id, as a lookup finds them.
     fn any_key() -> impl Strategy<Value = Key> {
         let anywhere = any::<[u8; KEY_SIZE]>().prop_map(Key::new);
         let near = (0..12_usize, any::<[u8; KEY_SIZE]>())
@@ -409,7 +414,7 @@ mod tests {
         })
     }
 
-    /// What can happen to a table.
+    /// A call of a method that changes the table.
     #[derive(Clone, Copy, Debug)]
     enum Event {
         Observe,
@@ -426,7 +431,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn closest_is_what_a_search_of_all_contacts_finds(table in any_table(), target in any_key(), n in 0..60_usize) {
+        fn closest_agrees_with_sorting_all_live_contacts(table in any_table(), target in any_key(), n in 0..60_usize) {
             let mut expected: Vec<Contact> = table.iter().copied().collect();
             expected.sort_by_key(|contact| contact.id.key().distance(&target));
             expected.truncate(n);
@@ -436,7 +441,7 @@ mod tests {
         }
 
         #[test]
-        fn scope_is_what_a_search_of_all_contacts_finds(table in any_table(), key in any_key(), n in 0..60_usize) {
+        fn fewer_closer_agrees_with_counting_live_contacts(table in any_table(), key in any_key(), n in 0..60_usize) {
             let own = me().key().distance(&key);
             let closer = table.iter().filter(|contact| contact.id.key().distance(&key) < own).count();
             prop_assert_eq!(table.fewer_closer(&key, n), closer < n);
@@ -444,7 +449,7 @@ mod tests {
         }
 
         #[test]
-        fn a_rank_is_what_a_search_of_all_contacts_finds(table in any_table(), key in any_key(), id in any_key()) {
+        fn closer_than_agrees_with_counting_live_contacts(table in any_table(), key in any_key(), id in any_key()) {
             let ids: Vec<Key> = table.iter().map(|contact| *contact.id.key()).chain([id]).collect();
             for id in ids {
                 let limit = id.distance(&key);
@@ -453,9 +458,12 @@ mod tests {
             }
         }
 
-        /// Few ids, so that each meets many events; small buckets, so that they are often full.
+        /// A few ids, so that each is in many events; small buckets, so that they are often full.
         #[test]
-        fn the_laws_hold_whatever_happens(k in 1..5_usize, events in vec((any_event(), 0..4_usize, 0..12_u8), 0..300)) {
+        fn the_rules_hold_after_any_sequence_of_events(
+            k in 1..5_usize,
+            events in vec((any_event(), 0..4_usize, 0..12_u8), 0..300),
+        ) {
             let mut table = Table::new(me(), k);
             for (event, shared, tail) in events {
                 let contact = contact_in(shared, tail);
@@ -486,7 +494,8 @@ mod tests {
                 prop_assert!(to_dial.is_none_or(|candidate| !table.contains(&candidate.id)));
                 let loser = matches!(event, Event::Failed | Event::Remove).then_some(contact.id);
                 for id in live_before {
-                    prop_assert!(Some(id) == loser || table.iter().any(|contact| contact.id == id), "{id} lost its place");
+                    let is_live = table.iter().any(|contact| contact.id == id);
+                    prop_assert!(Some(id) == loser || is_live, "{id} is no live member any more");
                 }
                 prop_assert!(!table.holds_its_owner());
                 prop_assert_eq!(table.overfull_bucket(), None);
@@ -494,13 +503,13 @@ mod tests {
                 prop_assert_eq!(ids.len(), table.len());
                 ids.sort();
                 ids.dedup();
-                prop_assert_eq!(ids.len(), table.len(), "somebody has two places");
+                prop_assert_eq!(ids.len(), table.len(), "a contact is a member twice");
             }
         }
     }
 
     #[test]
-    fn the_owner_is_met_and_named_in_vain() {
+    fn the_own_id_is_never_added() {
         let mut table = Table::new(me(), 3);
         assert_eq!(table.observe(at(0), contact(*me().key())), Observed::Own);
         assert_eq!(table.suggest(contact(*me().key())), Suggested::Own);
@@ -512,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn hearsay_makes_no_bucket() {
+    fn a_contact_that_is_only_named_makes_no_bucket() {
         let mut table = table(3, &[(0, 1)]);
         assert_eq!(table.suggest(contact_in(255, 0)), Suggested::Room);
         assert_eq!(table.buckets.len(), 1);
@@ -521,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn an_asleep_contact_is_in_the_table_and_out_of_every_answer() {
+    fn an_unresponsive_contact_stays_a_member_but_is_in_no_answer() {
         let mut table = table(3, &[(0, 1), (2, 1)]);
         let far = contact_in(0, 1);
         table.failed(&far.id);
@@ -539,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_without_live_contacts_has_nothing_to_refresh() {
+    fn a_table_without_live_contacts_has_no_stale_bucket() {
         let mut table = table(3, &[]);
         assert_eq!((table.stale_bucket(at(9999), HOUR), table.next_refresh(HOUR)), (None, None));
         table.observe(at(0), contact_in(4, 1));
@@ -548,14 +557,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_that_fills_by_itself_needs_no_lookup_at_once() {
+    fn a_full_bucket_counts_as_refreshed() {
         let table = table(2, &[(0, 1), (0, 2)]);
         assert_eq!(table.stale_bucket(at(0), HOUR), None);
         assert_eq!(table.next_refresh(HOUR), Some(at(3600)));
     }
 
     #[test]
-    fn a_lookup_for_the_own_id_refreshes_the_k_nearest_and_what_grows_among_them() {
+    fn a_lookup_for_the_own_id_refreshes_the_buckets_of_the_k_closest_and_those_made_later() {
         let mut table = table(3, &[(0, 1), (0, 2), (1, 1), (1, 2), (3, 1)]);
         table.looked_up(at(10), me().key());
         assert_eq!(table.stale_bucket(at(10), HOUR), Some(0), "not among the 3 nearest");
@@ -566,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_for_the_own_id_that_found_fewer_than_k_refreshes_nothing() {
+    fn a_lookup_for_the_own_id_refreshes_nothing_with_fewer_than_k_contacts() {
         let mut table = table(3, &[(0, 1), (1, 1)]);
         table.looked_up(at(10), me().key());
         assert_eq!(table.stale_bucket(at(10), HOUR), Some(1));

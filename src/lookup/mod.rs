@@ -1,29 +1,34 @@
-//! One iterative search for the nodes nearest to a key (Kademlia, section 2.3).
+//! One iterative lookup of the nodes closest to a key (Kademlia, section 2.3).
 //!
-//! A [`Lookup`] answers one question, [`Lookup::step`]: whom to ask next, wait, or done? It sends
-//! nothing, knows no clock, no RPC ids and no values; whoever drives it does, and reports back
-//! what became of each request: an answer, silence, or failure.
+//! A [`Lookup`] answers one question, [`Lookup::step`]: ask which candidate next, wait, or done? It sends
+//! nothing and knows neither clocks nor RPC ids nor values. Its *driver* sends the requests and reports the
+//! outcome of each: an answer, a deadline that has passed, or a failure.
 //!
-//! The laws it keeps, whatever the answers say and in whatever order they come:
+//! A candidate is *unresponsive* if its request has timed out or failed. It is *given up* if its answer is
+//! overdue, but may still come before the timeout.
 //!
-//! * It is done only when the nearest `width` candidates that have not failed or fallen silent
-//!   have all answered. Answers from afar never end it while a nearer candidate is pending.
-//! * No more than `alpha` requests are under way, but for those that are late: others are asked in
-//!   their place meanwhile, and still they are waited for.
-//! * Whoever takes too long for it is passed over: another is asked beyond the nearest `width`, and
-//!   the search may be done once `width` others have answered. As long as they have not, even such a
-//!   one is waited for until it is silent.
-//! * Whoever knows how many answers would do asks for no more than these ([`Lookup::step_frugally`]),
-//!   as long as all goes well: until somebody is silent or fails, who is asked is not known to be
-//!   quick, or an answer names nobody nearer. Who is asked, and what it takes to be done, is the
-//!   same: only the order is another, among candidates that are about as near.
-//! * Nobody is asked twice, and oneself never. Those who were asked are never forgotten, so a
-//!   search asks at most [`CANDIDATES_MAX`] nodes and always ends.
-//! * Candidates beyond the nearest `width` are kept, for nearer ones may fail.
-//! * A known candidate keeps the address that it was first named with: whoever names it again
-//!   cannot send the search elsewhere.
+//! Rules, for all reports in any order:
 //!
-//! Each candidate carries the [`Path`] that led to it. There is one path today.
+//! * The lookup is done only when the closest `width` candidates have all answered; unresponsive ones and
+//!   those given up do not count among them. Answers of far candidates never end it while a closer one owes
+//!   its answer.
+//! * At most `alpha` requests are in flight. A request whose answer is late ([`Lookup::on_hedge`]) leaves
+//!   this count, so another candidate is asked meanwhile; its answer is still awaited.
+//! * An overdue candidate ([`Lookup::on_give_up`]) no longer blocks termination: the next one is asked, and
+//!   the lookup may finish with `width` other answers. While there are fewer, it waits for that candidate
+//!   until the timeout.
+//! * A driver that knows how many answers suffice uses [`Lookup::step_frugally`], which has no more
+//!   requests than that in flight. It returns to `alpha` requests, the lookup *hurries*, when a candidate
+//!   is overdue or unresponsive, when the round-trip time of the next candidate is unknown, or when an
+//!   answer names no candidate closer than those known. The same candidates are needed in both modes; only
+//!   the order differs, among candidates of about the same distance.
+//! * No node is asked twice, and the own node never. A candidate that was asked is not forgotten, so a
+//!   lookup asks at most [`CANDIDATES_MAX`] nodes and always ends.
+//! * Candidates beyond the closest `width` are remembered, because closer ones may fail.
+//! * A candidate keeps the address with which it was first named, so a later answer cannot redirect the
+//!   lookup.
+//!
+//! Each candidate has the [`Path`] on which it was found. Today every lookup has one path.
 
 use std::time::Duration;
 
@@ -31,78 +36,80 @@ use crate::contact::Contact;
 use crate::id::{Distance, Key, NodeId};
 use crate::limits::{CANDIDATES_MAX, K_MAX};
 
-/// So many candidates in a row count as equally near: the quickest of them is asked first. The next
-/// so many are about twice as far away, and must be twice as quick.
+/// This many candidates in a row count as equally close, and the one with the shortest round-trip time is
+/// asked first. The next group is about twice as far away; a candidate in it must be twice as quick to be
+/// preferred.
 const EQUALLY_NEAR: usize = 3;
 
-/// Candidates that are compared by how quick they are: fewer than hold a record as a rule, so that
-/// the quickest of them has what the nearest has.
+/// Candidates whose round-trip times are compared. They are fewer than the usual number of replicas, so the
+/// quickest of them stores what the closest one stores.
 const COMPARED_MAX: usize = 2 * EQUALLY_NEAR;
 
-/// Round trip times within one such step are equally quick: what lies between two machines differs
-/// by more, what a busy one adds by less.
+/// Round-trip times that differ by less than this step count as equal. The distance between machines makes
+/// a larger difference, a busy machine a smaller one.
 const EQUALLY_QUICK: Duration = Duration::from_millis(8);
 
-/// What a lookup wants done next.
+/// What the driver has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Ask this candidate, and take another step: there may be more to ask.
+    /// Ask this candidate, and then take another step, which may ask another one.
     Ask(Contact),
-    /// Nothing until one of those who were asked has answered, or is given up.
+    /// Wait until a request gets its answer, misses a deadline or fails.
     Wait,
-    /// Nothing any more: [`Lookup::answered`] has the result.
+    /// The lookup has ended; [`Lookup::answered`] is its result.
     Done,
 }
 
-/// How a search came upon a candidate.
+/// How a lookup found a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
-    /// Which of the search's paths it was found on.
+    /// The number of the path.
     pub number: u8,
-    /// How many hops it is from us along that path: 1 for those we knew at the start.
+    /// Hops from this node along the path; 1 for contacts that were known at the start.
     pub hops: u8,
 }
 
-// A hop needs an answer, and nobody answers twice: no path has more hops than this.
+// Each hop needs an answer of another candidate, so a path has at most as many hops as there are
+// candidates.
 const _: () = assert!(CANDIDATES_MAX < u8::MAX as usize);
 
 impl Path {
-    /// The path of those whom we know without asking.
+    /// The path of the contacts that are known at the start.
     const START: Path = Path { number: 0, hops: 1 };
 
-    /// The path to those whom a candidate on this one names.
+    /// The path of the contacts that a candidate on this path names.
     fn onward(self) -> Path {
         Path { number: self.number, hops: self.hops + 1 }
     }
 }
 
-/// One iterative search.
+/// One iterative lookup.
 #[derive(Clone, Debug)]
 pub struct Lookup {
     me: NodeId,
     target: Key,
     width: usize,
     alpha: usize,
-    /// Nearest first; no two at one distance, for no two have one id.
+    /// The closest first. Distances are unique, because ids are.
     candidates: Vec<Candidate>,
     in_flight: usize,
     asked: usize,
-    /// Whether something went otherwise than well: all of `alpha` are asked at a time.
+    /// Whether [`Lookup::step_frugally`] may have `alpha` requests in flight.
     hurries: bool,
 }
 
 impl Lookup {
-    /// A search for `target` by the node `me` that begins with `start`, in any order.
+    /// A lookup of `target` by the node `me` that starts from the contacts `start`, in any order.
     ///
-    /// It wants answers from the `width` nearest nodes (k; fewer where fewer will do) and has
-    /// up to `alpha` requests under way.
+    /// It needs the answers of the closest `width` nodes, which is k, or less if fewer answers suffice. At
+    /// most `alpha` requests are in flight.
     ///
     /// # Panics
     ///
-    /// If `width` or `alpha` is zero: such a search would never ask anybody.
+    /// If `width` or `alpha` is 0.
     pub fn new(me: NodeId, target: Key, width: usize, alpha: usize, start: &[Contact]) -> Self {
-        assert!(width > 0, "a search wants an answer");
-        assert!(alpha > 0, "a search asks somebody");
+        assert!(width > 0, "a lookup needs an answer");
+        assert!(alpha > 0, "a lookup asks a candidate");
         let candidates = Vec::with_capacity(start.len().min(CANDIDATES_MAX));
         let mut lookup = Self { me, target, width, alpha, candidates, in_flight: 0, asked: 0, hurries: false };
         for contact in start {
@@ -111,17 +118,18 @@ impl Lookup {
         lookup
     }
 
-    /// The key that is searched.
+    /// The key that is looked up.
     pub fn target(&self) -> &Key {
         &self.target
     }
 
-    /// The next thing to do. A candidate that this returns counts as asked from now on.
+    /// The next step. The lookup counts a candidate that this returns as asked.
     ///
-    /// Asked next is the nearest fresh one of the `width` nearest that are not given up; so the
-    /// search turns to nearer nodes as soon as it hears of them (Kademlia, section 2.3).
+    /// Of the closest `width` candidates that are neither unresponsive nor given up, the closest one that
+    /// was not asked comes next. So the lookup turns to closer nodes as soon as it knows them (Kademlia,
+    /// section 2.3).
     pub fn step(&mut self) -> Step {
-        let owes = |(_, candidate): (usize, &Candidate)| matches!(candidate.state, State::Asked | State::Late);
+        let owes = |(_, candidate): (usize, &Candidate)| matches!(candidate.state, State::InFlight | State::Hedged);
         let next = self.fresh().next();
         match next {
             Some(at) if self.in_flight < self.alpha => self.ask(at),
@@ -131,12 +139,12 @@ impl Lookup {
         }
     }
 
-    /// The next thing to do, if `enough` more answers may well end the search before it is done, and
-    /// `quickness` says what an answer of those takes that are known.
+    /// The next step, for a driver that probably needs only `enough` more answers and knows the round-trip
+    /// times of some candidates by `quickness`.
     ///
-    /// As long as all goes well no more than `enough` requests are under way, though one at least;
-    /// and of candidates that are about as near the quickest is asked first. One that is not known
-    /// is never passed over: it is a reason to hurry.
+    /// Until the lookup hurries, at most `enough` requests are in flight, but at least one may be; of
+    /// candidates of about the same distance the quickest is asked first. A candidate with an unknown
+    /// round-trip time is never skipped: when it is the next one, the lookup hurries.
     pub fn step_frugally(&mut self, enough: usize, quickness: impl Fn(&NodeId) -> Option<Duration>) -> Step {
         if self.hurries || self.fresh().next().is_none() {
             return self.step();
@@ -152,19 +160,20 @@ impl Lookup {
         self.step()
     }
 
-    /// What is searched was found somewhere: all goes well again, and there is no hurry.
+    /// The lookup no longer hurries. The driver calls this when it has found a replica, so that the
+    /// remaining answers may come one by one.
     pub fn calm_down(&mut self) {
         self.hurries = false;
     }
 
-    /// `from` answered and named `contacts`, of which the first [`K_MAX`] are heard; a candidate
-    /// that had fallen silent may still do so.
+    /// `from` has answered and named `contacts`, of which the first [`K_MAX`] are used. The answer counts
+    /// even after the timeout.
     ///
-    /// Returns whether the answer counts. It does not if `from` is no candidate, was never
-    /// asked, has failed, or has answered before; what it named is then ignored.
+    /// Returns whether the answer counts. It does not, and its contacts are ignored, if `from` is no
+    /// candidate, was never asked, has failed, or has answered before.
     pub fn on_answer(&mut self, from: &NodeId, contacts: impl IntoIterator<Item = Contact>) -> bool {
         let Some(at) = self.find(from) else { return false };
-        if !self.tell(at, Event::Answer) {
+        if !self.apply(at, Event::Answer) {
             return false;
         }
         let onward = self.candidates[at].path.onward();
@@ -178,40 +187,29 @@ impl Lookup {
         true
     }
 
-    /// `from` takes longer than most: another may be asked meanwhile. Its answer is still waited for.
+    /// The answer of `from` is late: another candidate may be asked meanwhile, and the answer is still
+    /// awaited.
     pub fn on_hedge(&mut self, from: &NodeId) {
-        if let Some(at) = self.find(from) {
-            self.tell(at, Event::Hedge);
-        }
+        self.report(from, Event::Hedge);
     }
 
-    /// `from` takes too long for whoever searches: it is passed over, and its answer still counts.
+    /// The answer of `from` is overdue: the lookup may finish without it, but the answer still counts.
     pub fn on_give_up(&mut self, from: &NodeId) {
-        if let Some(at) = self.find(from) {
-            self.hurries = true;
-            self.tell(at, Event::GiveUp);
-        }
+        self.report(from, Event::GiveUp);
     }
 
-    /// The request to `from` missed its deadline. Another may be asked in its place; should it
-    /// answer late, that still counts.
+    /// The request to `from` has timed out: another candidate takes its place. A late answer still counts.
     pub fn on_timeout(&mut self, from: &NodeId) {
-        if let Some(at) = self.find(from) {
-            self.hurries = true;
-            self.tell(at, Event::Timeout);
-        }
+        self.report(from, Event::Timeout);
     }
 
-    /// `from` can never answer: it could not be dialled, refused, or is gone. Another takes its
-    /// place, for good.
+    /// `from` cannot answer, because it could not be dialled, has refused, or is gone: another candidate
+    /// takes its place, and no later answer counts.
     pub fn on_failure(&mut self, from: &NodeId) {
-        if let Some(at) = self.find(from) {
-            self.hurries = true;
-            self.tell(at, Event::Failure);
-        }
+        self.report(from, Event::Failure);
     }
 
-    /// The candidates that have answered, nearest first; there may be more than `width`.
+    /// The candidates that have answered, the closest first; perhaps more than `width`.
     pub fn answered(&self) -> impl Iterator<Item = &Contact> {
         self.candidates
             .iter()
@@ -219,75 +217,83 @@ impl Lookup {
             .map(|candidate| &candidate.contact)
     }
 
-    /// The candidates that were not given up, nearest first, whether or not they were asked.
+    /// The candidates that are not unresponsive, the closest first, asked or not.
     pub fn nearest(&self) -> impl Iterator<Item = &Contact> {
-        self.hopeful().map(|candidate| &candidate.contact)
+        self.responsive().map(|candidate| &candidate.contact)
     }
 
-    /// Those of the nearest `width` candidates that were not given up, nearest first, who were never
-    /// asked: a search that wants fewer answers is done without them.
+    /// Of the closest `width` candidates that are not unresponsive, those that were never asked, the
+    /// closest first. A lookup that needed fewer answers has ended without them.
     pub fn unasked(&self, width: usize) -> impl Iterator<Item = &Contact> {
-        let nearest = self.hopeful().take(width);
+        let nearest = self.responsive().take(width);
         nearest.filter(|candidate| candidate.state == State::Fresh).map(|candidate| &candidate.contact)
     }
 
-    /// Requests under way, at most alpha: those without an answer that are neither late nor worse.
+    /// Requests in flight, at most `alpha`: those without an answer of which no deadline has passed.
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// Candidates asked since the search began, at most [`CANDIDATES_MAX`].
+    /// Candidates asked since the start of the lookup, at most [`CANDIDATES_MAX`].
     pub fn asked(&self) -> usize {
         self.asked
     }
 
-    /// How the search came upon `id`; `None` if it is no candidate.
+    /// The path on which `id` was found; `None` if it is no candidate.
     pub fn path_of(&self, id: &NodeId) -> Option<Path> {
         self.find(id).map(|at| self.candidates[at].path)
     }
 
-    /// The candidates that were not given up, nearest first.
-    fn hopeful(&self) -> impl Iterator<Item = &Candidate> {
-        self.candidates.iter().filter(|candidate| !candidate.state.is_given_up())
+    /// The candidates that are not unresponsive, the closest first.
+    fn responsive(&self) -> impl Iterator<Item = &Candidate> {
+        self.candidates.iter().filter(|candidate| !candidate.state.is_unresponsive())
     }
 
-    /// Those who must have answered before the search is done, as far as it knows: the nearest
-    /// `width` that are neither given up nor tardy, and where they stand.
+    /// The candidates that must have answered before the lookup is done, with their indexes: the closest
+    /// `width` that are neither unresponsive nor given up.
     fn needed(&self) -> impl Iterator<Item = (usize, &Candidate)> {
-        let out = |state: State| state.is_given_up() || state == State::GivenUp;
+        let out = |state: State| state.is_unresponsive() || state == State::GivenUp;
         self.candidates.iter().enumerate().filter(move |(_, candidate)| !out(candidate.state)).take(self.width)
     }
 
-    /// Whether somebody is tardy whose answer would be one of too few.
+    /// Whether a candidate was given up whose answer is needed, because fewer than `width` have answered.
     fn may_need_given_up(&self) -> bool {
         self.candidates.iter().any(|candidate| candidate.state == State::GivenUp)
             && self.answered().take(self.width).count() < self.width
     }
 
-    /// Where those of them stand that were not asked.
+    /// The indexes of the needed candidates that were not asked.
     fn fresh(&self) -> impl Iterator<Item = usize> {
         self.needed().filter(|(_, candidate)| candidate.state == State::Fresh).map(|(at, _)| at)
     }
 
     /// Asks the candidate at `at`.
     fn ask(&mut self, at: usize) -> Step {
-        self.tell(at, Event::Ask);
+        self.apply(at, Event::Ask);
         self.asked += 1;
         Step::Ask(self.candidates[at].contact)
     }
 
-    /// Where the candidate `id` stands.
+    /// Notes what happened to the request to `from`, if that is a candidate.
+    fn report(&mut self, from: &NodeId, event: Event) {
+        if let Some(at) = self.find(from) {
+            self.hurries |= !matches!(event, Event::Hedge);
+            self.apply(at, event);
+        }
+    }
+
+    /// The index of the candidate `id`.
     fn find(&self, id: &NodeId) -> Option<usize> {
         self.index_of(&id.key().distance(&self.target)).ok()
     }
 
-    /// Where the candidate at `distance` stands, or would have to be inserted.
+    /// The index of the candidate at `distance`, or the index at which it has to be inserted.
     fn index_of(&self, distance: &Distance) -> Result<usize, usize> {
         self.candidates.binary_search_by(|candidate| candidate.distance.cmp(distance))
     }
 
-    /// Makes `contact` a candidate, unless it is one, or is oneself, or is farther away than all
-    /// that a full list could forget for it.
+    /// Adds `contact`, unless it is a candidate already or this node. A full list drops its farthest
+    /// candidate that was not asked, if that one is farther away.
     fn add(&mut self, contact: Contact, path: Path) {
         if contact.id == self.me {
             return;
@@ -295,7 +301,7 @@ impl Lookup {
         let distance = contact.id.key().distance(&self.target);
         let Err(at) = self.index_of(&distance) else { return };
         if self.candidates.len() == CANDIDATES_MAX {
-            // Whoever was asked stays: forgotten, it could be named and asked again.
+            // A candidate that was asked stays: if it were forgotten, it could be named and asked again.
             match self.candidates.iter().rposition(|candidate| candidate.state == State::Fresh) {
                 Some(farthest) if farthest >= at => self.candidates.remove(farthest),
                 Some(_) | None => return,
@@ -304,19 +310,19 @@ impl Lookup {
         self.candidates.insert(at, Candidate { distance, contact, path, state: State::Fresh });
     }
 
-    /// Tells the candidate at `at` what happened to it; returns whether that changed anything.
-    fn tell(&mut self, at: usize, event: Event) -> bool {
+    /// Changes the state of the candidate at `at`; returns whether that made a difference.
+    fn apply(&mut self, at: usize, event: Event) -> bool {
         let before = self.candidates[at].state;
         let after = before.on(event);
         self.candidates[at].state = after;
-        self.in_flight += usize::from(after == State::Asked);
-        self.in_flight -= usize::from(before == State::Asked);
+        self.in_flight += usize::from(after == State::InFlight);
+        self.in_flight -= usize::from(before == State::InFlight);
         before != after
     }
 }
 
-/// Which of the candidates, nearest first, is to be asked for being quick; `None` if the nearest is
-/// not known.
+/// The candidate to be asked because it is quick; `None` if the round-trip time of the first one is
+/// unknown. `candidates` are the indexes with the round-trip times, the closest candidate first.
 fn quickest(candidates: impl Iterator<Item = (usize, Option<Duration>)>) -> Option<usize> {
     let mut best = None;
     for (index, (at, rtt)) in candidates.take(COMPARED_MAX).enumerate() {
@@ -325,7 +331,7 @@ fn quickest(candidates: impl Iterator<Item = (usize, Option<Duration>)>) -> Opti
         if best.is_none_or(|(least, _)| cost < least) {
             best = Some((cost, at));
         }
-        // Nobody farther away costs less.
+        // No candidate of a later group costs less.
         if best.is_some_and(|(least, _)| least <= 1 << ((index + 1) / EQUALLY_NEAR)) {
             break;
         }
@@ -333,32 +339,32 @@ fn quickest(candidates: impl Iterator<Item = (usize, Option<Duration>)>) -> Opti
     best.map(|(_, at)| at)
 }
 
-/// A node that may be among the nearest.
+/// A node that may be one of the closest.
 #[derive(Clone, Debug)]
 struct Candidate {
-    /// To the target; computed once.
+    /// The distance to the target.
     distance: Distance,
     contact: Contact,
     path: Path,
     state: State,
 }
 
-/// What a lookup knows of one candidate.
+/// What the lookup knows of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Named, never asked. Every candidate starts here.
+    /// Not asked. Every candidate starts in this state.
     Fresh,
-    /// Asked, no answer yet.
-    Asked,
-    /// Asked, and no answer for longer than most take.
-    Late,
-    /// Late, and too late for whoever searches; its answer still counts.
+    /// Asked; no deadline has passed.
+    InFlight,
+    /// Asked; the answer is later than usual, and is awaited.
+    Hedged,
+    /// Asked; the answer is overdue, and the lookup may finish without it.
     GivenUp,
-    /// Answered. Final.
+    /// Has answered. Final.
     Answered,
-    /// Missed its deadline; a late answer still counts.
-    Silent,
-    /// Will never answer. Final.
+    /// The request has timed out. A late answer still counts.
+    TimedOut,
+    /// Cannot answer. Final.
     Failed,
 }
 
@@ -374,31 +380,31 @@ enum Event {
 }
 
 impl State {
-    /// Whether nothing is waited for any more.
-    fn is_given_up(self) -> bool {
-        matches!(self, State::Silent | State::Failed)
+    /// Whether the lookup does without this candidate: its request has timed out or failed.
+    fn is_unresponsive(self) -> bool {
+        matches!(self, State::TimedOut | State::Failed)
     }
 
-    /// The only place where a candidate changes state.
+    /// The only function that changes the state of a candidate.
     #[must_use]
     fn on(self, event: Event) -> Self {
-        use State::{Answered, Asked, Failed, Fresh, GivenUp, Late, Silent};
+        use State::{Answered, Failed, Fresh, GivenUp, Hedged, InFlight, TimedOut};
         match (self, event) {
-            (Fresh, Event::Ask) => Asked,
-            (Asked | Late | GivenUp | Answered | Silent | Failed, Event::Ask) => {
+            (Fresh, Event::Ask) => InFlight,
+            (InFlight | Hedged | GivenUp | Answered | TimedOut | Failed, Event::Ask) => {
                 unreachable!("{self:?}, and asked again")
             }
-            (Asked | Late | GivenUp | Silent, Event::Answer) => Answered,
-            (Asked, Event::Hedge) => Late,
-            (Asked | Late, Event::GiveUp) => GivenUp,
-            (Asked | Late | GivenUp, Event::Timeout) => Silent,
-            // A fresh candidate can fail too: someone else may have found that it is gone.
-            (Fresh | Asked | Late | GivenUp | Silent, Event::Failure) => Failed,
-            // What was not asked can neither answer nor owe one; what is final stays.
+            (InFlight | Hedged | GivenUp | TimedOut, Event::Answer) => Answered,
+            (InFlight, Event::Hedge) => Hedged,
+            (InFlight | Hedged, Event::GiveUp) => GivenUp,
+            (InFlight | Hedged | GivenUp, Event::Timeout) => TimedOut,
+            // A candidate that was not asked can fail too: another query may have found that it is gone.
+            (Fresh | InFlight | Hedged | GivenUp | TimedOut, Event::Failure) => Failed,
+            // A candidate that was not asked cannot answer or be late; final states stay.
             (Fresh, Event::Answer | Event::Hedge | Event::GiveUp | Event::Timeout)
-            | (Late, Event::Hedge)
+            | (Hedged, Event::Hedge)
             | (GivenUp, Event::Hedge | Event::GiveUp)
-            | (Silent, Event::Hedge | Event::GiveUp | Event::Timeout)
+            | (TimedOut, Event::Hedge | Event::GiveUp | Event::Timeout)
             | (Answered | Failed, Event::Answer | Event::Hedge | Event::GiveUp | Event::Timeout | Event::Failure) => {
                 self
             }

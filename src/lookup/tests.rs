@@ -31,7 +31,7 @@ fn lookup(width: usize, alpha: usize, start: impl IntoIterator<Item = u16>) -> L
 }
 
 #[test]
-fn while_an_answer_is_late_another_is_asked_and_it_is_still_waited_for() {
+fn a_late_answer_is_awaited_while_another_candidate_is_asked() {
     let mut lookup = lookup(2, 1, [1, 2]);
     assert_eq!(lookup.step(), Step::Ask(at(1)));
     assert_eq!(lookup.step(), Step::Wait);
@@ -45,7 +45,7 @@ fn while_an_answer_is_late_another_is_asked_and_it_is_still_waited_for() {
 }
 
 #[test]
-fn as_many_are_asked_as_will_do_while_all_is_well() {
+fn frugal_steps_ask_no_more_candidates_than_answers_are_needed() {
     for enough in 1..=4 {
         let mut lookup = lookup(8, 3, 1..=9);
         assert_eq!(ask_known(&mut lookup, enough, |_| 1), (1..=3).map(at).take(enough).collect::<Vec<_>>());
@@ -54,7 +54,7 @@ fn as_many_are_asked_as_will_do_while_all_is_well() {
 }
 
 #[test]
-fn one_that_is_late_makes_room_for_one_and_one_that_fails_for_alpha() {
+fn a_late_answer_lets_frugal_steps_ask_one_more_and_a_failure_up_to_alpha() {
     let mut lookup = lookup(8, 3, 1..=9);
     assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(1)]);
     lookup.on_hedge(&id(1));
@@ -65,18 +65,18 @@ fn one_that_is_late_makes_room_for_one_and_one_that_fails_for_alpha() {
 }
 
 #[test]
-fn what_was_found_somewhere_ends_the_hurry() {
+fn calming_down_returns_to_as_few_requests_as_are_needed() {
     let mut lookup = lookup(8, 3, 1..=9);
     assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(1)]);
     lookup.on_failure(&id(1));
     assert_eq!(ask_known(&mut lookup, 1, |_| 1).len(), 3);
     answer(&mut lookup, 2, []);
     lookup.calm_down();
-    assert_eq!(ask_known(&mut lookup, 1, |_| 1), [], "two are under way, and one more answer will do");
+    assert_eq!(ask_known(&mut lookup, 1, |_| 1), [], "two are in flight, and one more answer suffices");
 }
 
 #[test]
-fn an_answer_that_names_nobody_nearer_makes_a_search_hurry_and_one_without_contacts_does_not() {
+fn an_answer_that_names_only_farther_nodes_makes_a_lookup_hurry_and_an_empty_one_does_not() {
     for (named, asked) in [(vec![], 1), (vec![1], 1), (vec![5, 9], 3)] {
         let mut lookup = lookup(8, 3, 2..=9);
         assert_eq!(ask_known(&mut lookup, 1, |_| 1), [at(2)]);
@@ -86,7 +86,7 @@ fn an_answer_that_names_nobody_nearer_makes_a_search_hurry_and_one_without_conta
 }
 
 #[test]
-fn the_quickest_of_the_three_nearest_is_asked_and_of_the_next_three_one_that_is_twice_as_quick() {
+fn the_quickest_of_the_three_closest_is_asked_unless_one_of_the_next_three_is_twice_as_quick() {
     let of = |millis: [u64; 7]| {
         let mut lookup = lookup(8, 3, 1..=7);
         ask_known(&mut lookup, 1, |distance| millis[usize::from(distance) - 1])
@@ -97,7 +97,7 @@ fn the_quickest_of_the_three_nearest_is_asked_and_of_the_next_three_one_that_is_
 }
 
 #[test]
-fn one_that_is_not_known_is_never_passed_over() {
+fn a_candidate_of_unknown_speed_is_never_skipped() {
     let mut lookup = lookup(8, 3, 1..=7);
     let quickness = |id: &NodeId| known(|_| 50)(id).filter(|_| *id != self::id(2));
     assert_eq!(lookup.step_frugally(2, quickness), Step::Ask(at(1)));
@@ -107,7 +107,7 @@ fn one_that_is_not_known_is_never_passed_over() {
 }
 
 #[test]
-fn a_tardy_one_is_passed_over_and_waited_for_only_while_too_few_have_answered() {
+fn an_overdue_candidate_is_skipped_and_awaited_only_while_too_few_have_answered() {
     let mut lookup = lookup(2, 3, 1..=3);
     assert_eq!(ask_all(&mut lookup), contacts(&[1, 2]));
     lookup.on_give_up(&id(1));
@@ -123,7 +123,7 @@ fn a_tardy_one_is_passed_over_and_waited_for_only_while_too_few_have_answered() 
 }
 
 #[test]
-fn a_search_that_is_done_knows_whom_of_the_nearest_it_did_without() {
+fn a_finished_lookup_names_the_closest_candidates_that_it_never_asked() {
     let mut lookup = lookup(2, 3, 1..=6);
     assert_eq!(ask_all(&mut lookup), contacts(&[1, 2]));
     answer(&mut lookup, 1, []);
@@ -134,14 +134,14 @@ fn a_search_that_is_done_knows_whom_of_the_nearest_it_did_without() {
     assert_eq!(lookup.unasked(4).copied().collect::<Vec<_>>(), contacts(&[4, 5]));
 }
 
-/// How quick each is, in milliseconds, by its distance.
+/// The round-trip times of all candidates, in milliseconds by their distance.
 fn known(millis: impl Fn(u16) -> u64) -> impl Fn(&NodeId) -> Option<Duration> {
     move |id| {
         (0..100).find(|distance| self::id(*distance) == *id).map(|distance| Duration::from_millis(millis(distance)))
     }
 }
 
-/// Takes frugal steps until there is nobody to ask; returns who was asked.
+/// Takes frugal steps until none asks a candidate; returns the candidates that were asked.
 fn ask_known(lookup: &mut Lookup, enough: usize, millis: impl Fn(u16) -> u64 + Copy) -> Vec<Contact> {
     std::iter::from_fn(|| match lookup.step_frugally(enough, known(millis)) {
         Step::Ask(contact) => Some(contact),
@@ -154,7 +154,7 @@ fn answer(lookup: &mut Lookup, from: u16, contacts: impl IntoIterator<Item = u16
     lookup.on_answer(&id(from), contacts.into_iter().map(at))
 }
 
-/// Takes steps until there is nobody to ask; returns who was asked.
+/// Takes steps until none asks a candidate; returns the candidates that were asked.
 fn ask_all(lookup: &mut Lookup) -> Vec<Contact> {
     std::iter::from_fn(|| match lookup.step() {
         Step::Ask(contact) => Some(contact),
@@ -172,12 +172,12 @@ fn answered(lookup: &Lookup) -> Vec<Contact> {
 }
 
 #[test]
-fn a_search_that_knows_nobody_is_done() {
+fn a_lookup_without_candidates_is_done() {
     assert_eq!(lookup(20, 3, []).step(), Step::Done);
 }
 
 #[test]
-fn far_answers_do_not_end_a_search_while_a_nearer_candidate_is_pending() {
+fn answers_of_far_nodes_do_not_end_a_lookup_while_a_closer_candidate_is_pending() {
     let mut lookup = lookup(2, 3, [1, 50, 60]);
     assert_eq!(ask_all(&mut lookup), contacts(&[1, 50]), "only the two nearest are needed");
     assert!(answer(&mut lookup, 50, [2, 60]));
@@ -191,7 +191,7 @@ fn far_answers_do_not_end_a_search_while_a_nearer_candidate_is_pending() {
 }
 
 #[test]
-fn a_far_candidate_that_is_pending_does_not_hold_a_search_up() {
+fn a_pending_far_candidate_does_not_delay_the_end() {
     let mut lookup = lookup(1, 2, [90]);
     assert_eq!(ask_all(&mut lookup), contacts(&[90]));
     lookup.add(at(1), Path::START);
@@ -201,7 +201,7 @@ fn a_far_candidate_that_is_pending_does_not_hold_a_search_up() {
 }
 
 #[test]
-fn a_candidate_beyond_the_nearest_takes_the_place_of_one_that_fails() {
+fn the_next_candidate_replaces_one_that_fails() {
     let mut lookup = lookup(2, 2, [1, 2, 3, 4]);
     assert_eq!(ask_all(&mut lookup), contacts(&[1, 2]));
     lookup.on_failure(&id(1));
@@ -214,7 +214,7 @@ fn a_candidate_beyond_the_nearest_takes_the_place_of_one_that_fails() {
 }
 
 #[test]
-fn no_more_than_alpha_are_asked_until_one_answers_fails_or_falls_silent() {
+fn at_most_alpha_requests_are_in_flight_until_one_ends() {
     let mut lookup = lookup(20, 3, 1..=9);
     assert_eq!(ask_all(&mut lookup), contacts(&[1, 2, 3]));
     assert!(answer(&mut lookup, 2, []));
@@ -223,12 +223,12 @@ fn no_more_than_alpha_are_asked_until_one_answers_fails_or_falls_silent() {
     assert_eq!(ask_all(&mut lookup), contacts(&[5]));
     lookup.on_timeout(&id(3));
     lookup.on_timeout(&id(3));
-    assert_eq!(ask_all(&mut lookup), contacts(&[6]), "one place is freed, once");
+    assert_eq!(ask_all(&mut lookup), contacts(&[6]), "one more may be asked, once");
     assert_eq!((lookup.step(), lookup.in_flight(), lookup.asked()), (Step::Wait, 3, 6));
 }
 
 #[test]
-fn a_late_answer_counts_and_what_it_names_is_asked() {
+fn an_answer_after_the_timeout_counts_and_so_do_its_contacts() {
     let mut lookup = lookup(2, 1, [5, 6]);
     assert_eq!(ask_all(&mut lookup), contacts(&[5]));
     lookup.on_timeout(&id(5));
@@ -240,7 +240,7 @@ fn a_late_answer_counts_and_what_it_names_is_asked() {
 }
 
 #[test]
-fn a_failure_is_final_and_so_is_an_answer() {
+fn failures_and_answers_are_final() {
     let mut lookup = lookup(2, 2, [1, 2]);
     ask_all(&mut lookup);
     lookup.on_failure(&id(1));
@@ -254,7 +254,7 @@ fn a_failure_is_final_and_so_is_an_answer() {
 }
 
 #[test]
-fn who_was_not_asked_is_not_heard() {
+fn an_answer_from_a_node_that_was_not_asked_is_ignored() {
     let mut lookup = lookup(1, 1, [3, 4]);
     assert_eq!(ask_all(&mut lookup), contacts(&[3]));
     assert!(!answer(&mut lookup, 9, [1]), "a stranger");
@@ -265,17 +265,17 @@ fn who_was_not_asked_is_not_heard() {
 }
 
 #[test]
-fn a_known_candidate_keeps_the_address_it_was_first_named_with() {
+fn a_candidate_keeps_the_address_with_which_it_was_first_named() {
     let mut lookup = lookup(3, 1, [8]);
     ask_all(&mut lookup);
-    let elsewhere = |distance| Contact::new(id(distance), SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
-    assert!(lookup.on_answer(&id(8), [at(5), elsewhere(5), elsewhere(8)]));
+    let moved = |distance| Contact::new(id(distance), SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
+    assert!(lookup.on_answer(&id(8), [at(5), moved(5), moved(8)]));
     assert_eq!(ask_all(&mut lookup), contacts(&[5]));
     assert_eq!(answered(&lookup), contacts(&[8]));
 }
 
 #[test]
-fn oneself_is_no_candidate() {
+fn the_own_node_is_never_a_candidate() {
     let myself = Contact { id: me(), ..at(1) };
     let mut lookup = Lookup::new(me(), *me().key(), 20, 3, &[myself, at(3)]);
     assert_eq!(ask_all(&mut lookup), contacts(&[3]));
@@ -284,7 +284,7 @@ fn oneself_is_no_candidate() {
 }
 
 #[test]
-fn one_answer_brings_at_most_the_largest_k() {
+fn at_most_20_contacts_of_an_answer_are_used() {
     let mut lookup = lookup(CANDIDATES_MAX, CANDIDATES_MAX, [999]);
     ask_all(&mut lookup);
     assert!(answer(&mut lookup, 999, 1..900));
@@ -292,7 +292,7 @@ fn one_answer_brings_at_most_the_largest_k() {
 }
 
 #[test]
-fn a_candidate_is_one_hop_farther_than_whoever_named_it_first() {
+fn a_candidate_is_one_hop_farther_than_the_node_that_first_named_it() {
     let mut lookup = lookup(20, 2, [8, 9]);
     ask_all(&mut lookup);
     assert!(answer(&mut lookup, 9, [4]));
@@ -304,7 +304,7 @@ fn a_candidate_is_one_hop_farther_than_whoever_named_it_first() {
 }
 
 #[test]
-fn a_full_list_forgets_its_farthest_fresh_candidate_and_never_one_that_was_asked() {
+fn a_full_list_drops_its_farthest_fresh_candidate_and_never_one_that_was_asked() {
     let full = u16::try_from(CANDIDATES_MAX).expect("a small bound");
     let start = (1..full).map(|near| 100 + near).chain([999]);
     let mut lookup = lookup(CANDIDATES_MAX, CANDIDATES_MAX - 1, start);
@@ -619,15 +619,14 @@ proptest! {
         prop_assert_eq!(lookup.nearest().copied().collect::<Vec<_>>(), hopeful);
     }
 
-    /// A liar that names ever new nodes, each nearer than the last, does not keep a search
-    /// going for ever.
+    /// A peer that invents ever closer nodes cannot make a lookup run for ever.
     #[test]
-    fn a_search_ends_however_many_nearer_nodes_are_invented(alpha in 1..=5_usize, per_answer in 1..=K_MAX) {
+    fn a_lookup_ends_although_a_peer_invents_ever_closer_nodes(alpha in 1..=5_usize, per_answer in 1..=K_MAX) {
         let mut lookup = lookup(K_MAX, alpha, [u16::MAX]);
         let mut invented = (0..u16::MAX).rev();
         while lookup.step() != Step::Done {
-            let pending = lookup.candidates.iter().find(|candidate| candidate.state == State::Asked);
-            let from = pending.expect("a search that is not done has asked somebody").contact.id;
+            let pending = lookup.candidates.iter().find(|candidate| candidate.state == State::InFlight);
+            let from = pending.expect("a lookup that is not done has asked a candidate").contact.id;
             lookup.on_answer(&from, invented.by_ref().take(per_answer).map(at));
             prop_assert!(lookup.asked() <= CANDIDATES_MAX);
         }

@@ -1,17 +1,17 @@
-//! The requests to peers that have no answer yet: whom we asked, why, and until when.
+//! The requests to peers that have no reply yet: the node asked, the reason, and the deadlines.
 //!
-//! Every request has [`Deadlines`], and is over exactly once: its reply takes it, its connection
-//! cuts it off, or the last of them passes. [`Pending::passed`] reports each as it passes. A
-//! request whose last deadline has passed stays a while longer, so that a late but right answer
-//! still helps; such *forgiven* requests leave without a word, and are the first to give way when
-//! the table is full.
+//! A request is *in flight* until its reply arrives, its connection ends, or its last deadline passes;
+//! exactly one of these happens. [`Pending::passed`] reports each deadline once. After the last one the
+//! request is *expired*: it stays in the table for a grace period, so that a late but correct reply can
+//! still be used. An expired request leaves without a report, and a full table drops expired requests
+//! first.
 //!
-//! A reply is accepted from the node that was asked and from nobody else; a stranger that
-//! guesses an id does not even remove it. All orders are those of deadlines or insertion, never
-//! of a hash map. The table sends nothing and does not know what `T`, the reason of a request,
-//! means.
+//! A reply counts only if it comes from the node that was asked. A reply of another node that guesses an
+//! rpc id does not even remove the request. All orders are those of deadlines and of insertion, never that
+//! of a hash map.
 //!
-//! A request costs no allocation once the table has grown to what is under way at a time.
+//! The table sends nothing and does not know the meaning of `T`, the reason of a request. A request
+//! allocates no memory once the table has grown to the usual number of requests.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,30 +21,31 @@ use std::time::Duration;
 use crate::id::{KeyMap, KeySeed, NodeId, RpcId};
 use crate::time::Time;
 
-/// A request that has no answer yet.
+/// A request without a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request<T> {
-    /// Whom we asked, and who alone may answer.
+    /// The node that was asked; only its reply counts.
     pub asked: NodeId,
-    /// What the answer is wanted for.
+    /// What the reply is wanted for.
     pub why: T,
-    /// Until when.
+    /// When the reply is late, overdue, and given up.
     pub deadlines: Deadlines,
 }
 
-/// Until when a request may be without its answer.
+/// The deadlines of a request, in the order in which they pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Then its answer is later than usual.
+    /// From this moment the reply is later than usual: another node may be asked too.
     pub hedge_at: Time,
-    /// Then whoever wants the answer goes on without it; no earlier than `hedge_at`.
+    /// From this moment the caller goes on without the reply; not before `hedge_at`.
     pub give_up_at: Time,
-    /// Then whoever was asked counts as silent; no earlier than `give_up_at`.
+    /// From this moment the request has timed out and its node has failed to answer; not before
+    /// `give_up_at`.
     pub timeout_at: Time,
 }
 
 impl Deadlines {
-    /// All at one moment.
+    /// All three deadlines at the same moment.
     pub fn at(timeout_at: Time) -> Self {
         Self { hedge_at: timeout_at, give_up_at: timeout_at, timeout_at }
     }
@@ -58,7 +59,7 @@ impl Deadlines {
     }
 }
 
-/// Which deadline of a request has passed; one after the other does.
+/// A deadline of a request that has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passed {
     /// [`Deadlines::hedge_at`].
@@ -69,185 +70,185 @@ pub enum Passed {
     Timeout,
 }
 
-/// What [`Pending::take`] found.
+/// The outcome of [`Pending::take`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken<T> {
-    /// The answer to a request under way.
+    /// The reply belongs to a request in flight with this reason.
     InFlight(T),
-    /// The answer to a request that was reported as silent.
+    /// The reply belongs to an expired request with this reason.
     Expired(T),
-    /// No such request, or not one to that node.
+    /// No request has this id, or another node was asked.
     Unknown,
 }
 
-/// Why a request was not taken in, and so must not be sent.
+/// The request was not inserted, because the table is full; it must not be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full {
-    /// Requests under way: as many as the table holds.
+    /// The largest number of requests in the table; all of them are in flight.
     pub capacity: usize,
 }
 
 impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "all {} requests to peers are under way", self.capacity)
+        write!(f, "all {} requests to peers are in flight", self.capacity)
     }
 }
 
 impl std::error::Error for Full {}
 
-/// The table of requests under way, and of forgiven ones.
+/// The requests in flight and the expired ones.
 #[derive(Debug)]
 pub struct Pending<T> {
     capacity: usize,
     grace: Duration,
     entries: KeyMap<RpcId, Entry<T>>,
-    /// Requests under way by their next deadline.
-    under_way: Agenda,
-    /// Forgiven requests by their end.
-    expired: Agenda,
+    /// By the next deadline of each request.
+    in_flight: MomentQueue,
+    /// By the end of the grace period of each request.
+    expired: MomentQueue,
     next: Sequence,
 }
 
 impl<T> Pending<T> {
-    /// A table of at most `capacity` requests, which keeps them for `grace` beyond their last
-    /// deadlines. `seed` keys its hash map.
+    /// A table of at most `capacity` requests. An expired request stays for `grace` after its timeout.
+    /// `seed` keys the hash map.
     pub fn new(capacity: usize, grace: Duration, seed: KeySeed) -> Self {
         Self {
             capacity,
             grace,
             entries: KeyMap::with_hasher(seed),
-            under_way: Agenda::default(),
-            expired: Agenda::default(),
+            in_flight: MomentQueue::default(),
+            expired: MomentQueue::default(),
             next: Sequence(0),
         }
     }
 
-    /// Takes in the request `rpc` to `asked`, which is about to be sent.
+    /// Inserts the request `rpc` to `asked`, which is about to be sent.
     ///
     /// # Errors
     ///
-    /// [`Full`] if the table is full of requests under way; the request must not be sent.
+    /// [`Full`] if all requests of a full table are in flight.
     ///
     /// # Panics
     ///
-    /// If `rpc` is in the table already: 256 random bits are drawn for each request.
+    /// If `rpc` is in the table already; a caller draws 256 random bits for each request.
     pub fn insert(&mut self, rpc: RpcId, asked: NodeId, why: T, deadlines: Deadlines) -> Result<(), Full> {
-        if self.entries.len() >= self.capacity && !self.drop_an_expired_one() {
+        if self.entries.len() >= self.capacity && !self.drop_one_expired() {
             return Err(Full { capacity: self.capacity });
         }
         let nth = self.next;
         self.next = Sequence(nth.0 + 1);
-        let turn = Turn { at: deadlines.hedge_at, nth, rpc };
+        let moment = Moment { at: deadlines.hedge_at, nth, rpc };
         let request = Request { asked, why, deadlines };
-        let before = self.entries.insert(rpc, Entry { request, next: Some(Passed::Hedge), turn });
+        let before = self.entries.insert(rpc, Entry { request, next: Some(Passed::Hedge), moment });
         assert!(before.is_none(), "an RPC id is drawn once");
-        self.under_way.add(turn);
-        self.settle();
+        self.in_flight.add(moment);
+        self.pop_stale();
         Ok(())
     }
 
-    /// Gives the request `rpc` other deadlines, none of which has passed; it has passed none from
-    /// then on. Nothing, if it is forgiven or gone.
+    /// Replaces the deadlines of the request `rpc`; none of the new ones counts as passed. Does nothing if
+    /// the request is expired or not in the table.
     pub fn put_off(&mut self, rpc: &RpcId, deadlines: Deadlines) {
         let Some(entry) = self.entries.get_mut(rpc).filter(|entry| !entry.is_expired()) else {
             return;
         };
-        let turn = Turn { at: deadlines.hedge_at, ..entry.turn };
-        (entry.request.deadlines, entry.next, entry.turn) = (deadlines, Some(Passed::Hedge), turn);
-        self.under_way.add(turn);
-        self.settle();
+        let moment = Moment { at: deadlines.hedge_at, ..entry.moment };
+        (entry.request.deadlines, entry.next, entry.moment) = (deadlines, Some(Passed::Hedge), moment);
+        self.in_flight.add(moment);
+        self.pop_stale();
     }
 
-    /// A reply to `rpc` came from `from`: takes the request out if it was `from` that was asked.
+    /// A reply to `rpc` has arrived from `from`: removes the request if `from` is the node that was asked.
     ///
-    /// Whether it was forgiven is decided by whether it was reported as silent, not by the clock:
-    /// nobody gives up a request that the table then calls under way.
+    /// The request is expired if its timeout was reported, whatever the clock says. So a caller never gives
+    /// up a request that the table still calls in flight.
     pub fn take(&mut self, rpc: &RpcId, from: &NodeId) -> Taken<T> {
         if self.entries.get(rpc).is_none_or(|entry| entry.request.asked != *from) {
             return Taken::Unknown;
         }
         let entry = self.remove(rpc);
-        self.settle();
+        self.pop_stale();
         if entry.is_expired() { Taken::Expired(entry.request.why) } else { Taken::InFlight(entry.request.why) }
     }
 
-    /// The next deadline that has come by `now`, and of which request; each is reported once, in
-    /// order. `None` when there is none left.
+    /// A deadline that has passed at `now`, with its request; `None` if all of them were reported. Each
+    /// deadline is reported once, in the order of time.
     ///
-    /// Forgiven requests whose time is up leave here.
+    /// This also removes expired requests at the end of their grace period.
     pub fn passed(&mut self, now: Time) -> Option<(RpcId, Passed, &mut Request<T>)> {
-        while self.expired.first().is_some_and(|turn| turn.at <= now) {
-            self.drop_an_expired_one();
+        while self.expired.first().is_some_and(|moment| moment.at <= now) {
+            self.drop_one_expired();
         }
-        let turn = self.under_way.take_first(now)?;
-        let entry = self.entries.get_mut(&turn.rpc).expect("the first turn is always that of an entry");
-        let passed = entry.next.expect("what is under way has a deadline left");
+        let moment = self.in_flight.take_first(now)?;
+        let entry = self.entries.get_mut(&moment.rpc).expect("the first moment is never stale");
+        let passed = entry.next.expect("a request in flight has a deadline left");
         entry.next = match passed {
             Passed::Hedge => Some(Passed::GiveUp),
             Passed::GiveUp => Some(Passed::Timeout),
             Passed::Timeout => None,
         };
-        let (agenda, at) = match entry.next {
-            Some(next) => (&mut self.under_way, entry.request.deadlines.of(next).max(turn.at)),
-            None => (&mut self.expired, turn.at + self.grace),
+        let (queue, at) = match entry.next {
+            Some(next) => (&mut self.in_flight, entry.request.deadlines.of(next).max(moment.at)),
+            None => (&mut self.expired, moment.at + self.grace),
         };
-        entry.turn = Turn { at, ..turn };
-        agenda.add(entry.turn);
-        self.settle();
-        let entry = self.entries.get_mut(&turn.rpc)?;
-        Some((turn.rpc, passed, &mut entry.request))
+        entry.moment = Moment { at, ..moment };
+        queue.add(entry.moment);
+        self.pop_stale();
+        let entry = self.entries.get_mut(&moment.rpc)?;
+        Some((moment.rpc, passed, &mut entry.request))
     }
 
-    /// A connection to `asked` closed: removes the requests that went out on it, of which
-    /// `on_it` tells, forgiven ones too. Returns those under way, in order of insertion.
+    /// A connection to `asked` has ended: removes its requests, which are those with a reason `on_it`.
+    /// Returns the ones in flight in the order of insertion, and drops the expired ones.
     pub fn cut_off(&mut self, asked: &NodeId, on_it: impl Fn(&T) -> bool) -> Vec<(RpcId, Request<T>)> {
         let requests = self.entries.values().filter(|entry| entry.request.asked == *asked);
-        let cut = requests.filter(|entry| on_it(&entry.request.why)).map(|entry| entry.turn);
-        let mut cut: Vec<Turn> = cut.collect();
-        cut.sort_unstable_by_key(|turn| turn.nth);
-        let entries = cut.into_iter().map(|turn| (turn.rpc, self.remove(&turn.rpc)));
-        let under_way = entries.filter(|(_, entry)| !entry.is_expired());
-        let under_way = under_way.map(|(rpc, entry)| (rpc, entry.request)).collect();
-        self.settle();
-        under_way
+        let cut = requests.filter(|entry| on_it(&entry.request.why)).map(|entry| entry.moment);
+        let mut cut: Vec<Moment> = cut.collect();
+        cut.sort_unstable_by_key(|moment| moment.nth);
+        let entries = cut.into_iter().map(|moment| (moment.rpc, self.remove(&moment.rpc)));
+        let in_flight = entries.filter(|(_, entry)| !entry.is_expired());
+        let in_flight = in_flight.map(|(rpc, entry)| (rpc, entry.request)).collect();
+        self.pop_stale();
+        in_flight
     }
 
-    /// The request `rpc`, under way or forgiven.
+    /// The request `rpc`, in flight or expired.
     pub fn find(&self, rpc: &RpcId) -> Option<&Request<T>> {
         self.entries.get(rpc).map(|entry| &entry.request)
     }
 
-    /// The reason of the request `rpc`, under way or forgiven.
+    /// The reason of the request `rpc`, in flight or expired.
     pub fn get_mut(&mut self, rpc: &RpcId) -> Option<&mut T> {
         self.entries.get_mut(rpc).map(|entry| &mut entry.request.why)
     }
 
-    /// When [`Pending::passed`] will next have something to report; `None` if nothing is under way.
+    /// The next deadline of the requests in flight: [`Pending::passed`] has nothing to report before.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.under_way.first().map(|turn| turn.at)
+        self.in_flight.first().map(|moment| moment.at)
     }
 
-    /// How many requests have a deadline before `now` that nobody was told of: zero, if
-    /// whoever drives the table keeps asking it.
+    /// How many requests have a deadline before `now` that was not reported. It is 0 if the owner has
+    /// called [`Pending::passed`] for that time.
     pub fn overdue(&self, now: Time) -> usize {
-        self.entries.values().filter(|entry| !entry.is_expired() && entry.turn.at < now).count()
+        self.entries.values().filter(|entry| !entry.is_expired() && entry.moment.at < now).count()
     }
 
-    /// Requests in the table, under way and forgiven.
+    /// The number of requests, in flight and expired.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is neither a request under way nor a forgiven one.
+    /// Whether the table has no request, in flight or expired.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Removes the forgiven request that has the least time left; returns whether there was one.
-    fn drop_an_expired_one(&mut self) -> bool {
-        let Some(turn) = self.expired.first() else { return false };
-        self.remove(&turn.rpc);
-        self.settle();
+    /// Removes the expired request with the earliest end; returns whether there was one.
+    fn drop_one_expired(&mut self) -> bool {
+        let Some(moment) = self.expired.first() else { return false };
+        self.remove(&moment.rpc);
+        self.pop_stale();
         true
     }
 
@@ -255,79 +256,79 @@ impl<T> Pending<T> {
         self.entries.remove(rpc).expect("only what was found is removed")
     }
 
-    /// Sees to it that the first turns are those of entries, which whoever changes these calls last.
-    fn settle(&mut self) {
+    /// Removes stale deadlines from the front of both queues. Call it after every change of the table.
+    fn pop_stale(&mut self) {
         let entries = &self.entries;
-        let is_current = |turn: &Turn| entries.get(&turn.rpc).is_some_and(|entry| entry.turn == *turn);
-        self.under_way.settle(entries.len(), is_current);
-        self.expired.settle(entries.len(), is_current);
+        let is_current = |moment: &Moment| entries.get(&moment.rpc).is_some_and(|entry| entry.moment == *moment);
+        self.in_flight.pop_stale(entries.len(), is_current);
+        self.expired.pop_stale(entries.len(), is_current);
     }
 }
 
-/// A request and its place in an agenda.
+/// A request, and what is queued for it.
 #[derive(Debug)]
 struct Entry<T> {
     request: Request<T>,
-    /// Which deadline passes next; none any more, if it is forgiven.
+    /// The deadline that passes next; `None` if the request is expired.
     next: Option<Passed>,
-    turn: Turn,
+    moment: Moment,
 }
 
 impl<T> Entry<T> {
-    /// Whether it was reported as silent.
+    /// Whether the timeout of the request was reported.
     fn is_expired(&self) -> bool {
         self.next.is_none()
     }
 }
 
-/// How many requests came before: 2^64 are more than a node can send.
+/// How many requests were inserted before. A node never sends 2^64 requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Sequence(u64);
 
-/// When a request is next dealt with.
+/// The next moment at which something happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Turn {
+struct Moment {
     at: Time,
     nth: Sequence,
     rpc: RpcId,
 }
 
-/// Turns, the first of which is known.
+/// Moments of requests, the earliest in front.
 ///
-/// A turn of a request that is over, or has another turn by now, stays until it is the first, or
-/// until such ones are most of all: almost every request is answered before its first turn comes,
-/// and what is never looked at need not be taken out of an order.
+/// A moment is *stale* if its request has left the table or has a newer moment in a queue. It is removed when
+/// it reaches the front, or when stale moments are the majority. Almost all replies arrive before the first
+/// deadline, so removing them at once would mostly be wasted work.
 #[derive(Debug, Default)]
-struct Agenda {
-    turns: BinaryHeap<Reverse<Turn>>,
+struct MomentQueue {
+    moments: BinaryHeap<Reverse<Moment>>,
 }
 
-/// So many turns cost nothing to keep.
-const TURNS_KEPT: usize = 64;
+/// A queue removes its stale moments only above this number, because fewer cost next to nothing.
+const STALE_MOMENTS_MAX: usize = 64;
 
-impl Agenda {
-    fn add(&mut self, turn: Turn) {
-        self.turns.push(Reverse(turn));
+impl MomentQueue {
+    fn add(&mut self, moment: Moment) {
+        self.moments.push(Reverse(moment));
     }
 
-    fn first(&self) -> Option<Turn> {
-        self.turns.peek().map(|Reverse(turn)| *turn)
+    fn first(&self) -> Option<Moment> {
+        self.moments.peek().map(|Reverse(moment)| *moment)
     }
 
-    /// Takes the first turn, if it has come by `now`.
-    fn take_first(&mut self, now: Time) -> Option<Turn> {
-        self.first().filter(|turn| turn.at <= now)?;
-        self.turns.pop().map(|Reverse(turn)| turn)
+    /// Removes and returns the first moment, if it has passed at `now`.
+    fn take_first(&mut self, now: Time) -> Option<Moment> {
+        self.first().filter(|moment| moment.at <= now)?;
+        self.moments.pop().map(|Reverse(moment)| moment)
     }
 
-    /// Forgets turns until the first is one that `is_current`, and most are, of which there are
-    /// `current` at most.
-    fn settle(&mut self, current: usize, is_current: impl Fn(&Turn) -> bool) {
-        while self.turns.peek().is_some_and(|Reverse(turn)| !is_current(turn)) {
-            self.turns.pop();
+    /// Removes moments from the front until the first is `is_current`. Removes all stale ones if they are
+    /// the majority; `current` is the largest possible number of the others.
+    fn pop_stale(&mut self, current: usize, is_current: impl Fn(&Moment) -> bool) {
+        while self.moments.peek().is_some_and(|Reverse(moment)| !is_current(moment)) {
+            self.moments.pop();
         }
-        if self.turns.len() > 2 * current + TURNS_KEPT {
-            self.turns.retain(|Reverse(turn)| is_current(turn));
+        if self.moments.len() > 2 * current + STALE_MOMENTS_MAX {
+            self.moments.retain(|Reverse(moment)| is_current(moment));
         }
     }
 }
@@ -353,7 +354,7 @@ mod tests {
         Time::ZERO + Duration::from_secs(secs)
     }
 
-    /// All deadlines at one moment.
+    /// All deadlines `secs` seconds after the start.
     fn until(secs: u64) -> Deadlines {
         Deadlines::at(at(secs))
     }
@@ -362,8 +363,8 @@ mod tests {
         Pending::new(capacity, GRACE, KeySeed::new([1, 2, 3, 4]))
     }
 
-    /// The next request that falls silent.
-    fn timeout_at<T>(table: &mut Pending<T>, now: Time) -> Option<RpcId> {
+    /// The next request that times out.
+    fn next_timeout<T>(table: &mut Pending<T>, now: Time) -> Option<RpcId> {
         while let Some((rpc, passed, _)) = table.passed(now) {
             if passed == Passed::Timeout {
                 return Some(rpc);
@@ -373,17 +374,17 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_takes_its_request_once() {
+    fn a_reply_removes_its_request_once() {
         let mut table = table(9);
         table.insert(rpc(1), node(1), "join", until(2)).expect("room");
         assert_eq!(table.take(&rpc(1), &node(1)), Taken::InFlight("join"));
         assert_eq!(table.take(&rpc(1), &node(1)), Taken::Unknown);
         assert!(table.is_empty());
-        assert_eq!((table.next_deadline(), timeout_at(&mut table, at(99))), (None, None));
+        assert_eq!((table.next_deadline(), next_timeout(&mut table, at(99))), (None, None));
     }
 
     #[test]
-    fn a_reply_from_a_stranger_does_not_remove_the_request() {
+    fn a_reply_from_another_node_does_not_remove_the_request() {
         let mut table = table(9);
         table.insert(rpc(1), node(1), "join", until(2)).expect("room");
         assert_eq!(table.take(&rpc(1), &node(2)), Taken::Unknown);
@@ -392,45 +393,45 @@ mod tests {
     }
 
     #[test]
-    fn each_request_that_falls_silent_is_reported_once_in_order_of_deadlines() {
+    fn each_timeout_is_reported_once_in_the_order_of_deadlines() {
         let mut table = table(9);
         for (n, deadline) in [(1, 5), (2, 3), (3, 5), (4, 9)] {
             table.insert(rpc(n), node(n), "get", until(deadline)).expect("room");
         }
         assert_eq!(table.next_deadline(), Some(at(3)));
-        assert_eq!(timeout_at(&mut table, at(2)), None);
+        assert_eq!(next_timeout(&mut table, at(2)), None);
         assert_eq!(table.overdue(at(5)), 1);
-        let told: Vec<_> = std::iter::from_fn(|| timeout_at(&mut table, at(5))).collect();
-        assert_eq!(told, [rpc(2), rpc(1), rpc(3)], "of equal deadlines the one inserted first");
+        let timed_out: Vec<_> = std::iter::from_fn(|| next_timeout(&mut table, at(5))).collect();
+        assert_eq!(timed_out, [rpc(2), rpc(1), rpc(3)], "of equal deadlines the one inserted first");
         assert_eq!((table.next_deadline(), table.overdue(at(9))), (Some(at(9)), 0));
-        assert_eq!(table.overdue(at(10)), 1, "a deadline passed and nobody was told");
+        assert_eq!(table.overdue(at(10)), 1, "a deadline passed and was not reported");
     }
 
     #[test]
-    fn a_late_reply_is_still_right_until_its_time_is_up() {
+    fn a_reply_after_the_timeout_counts_until_the_end_of_the_grace_period() {
         let mut table = table(9);
         table.insert(rpc(1), node(1), "put", until(2)).expect("room");
         table.insert(rpc(2), node(2), "get", until(2)).expect("room");
-        assert_eq!(timeout_at(&mut table, at(2)), Some(rpc(1)));
-        assert_eq!(timeout_at(&mut table, at(2)), Some(rpc(2)));
+        assert_eq!(next_timeout(&mut table, at(2)), Some(rpc(1)));
+        assert_eq!(next_timeout(&mut table, at(2)), Some(rpc(2)));
 
-        assert_eq!(table.take(&rpc(1), &node(3)), Taken::Unknown, "late ones hear no strangers either");
+        assert_eq!(table.take(&rpc(1), &node(3)), Taken::Unknown, "an expired request ignores other nodes too");
         assert_eq!(table.take(&rpc(1), &node(1)), Taken::Expired("put"));
-        assert_eq!(timeout_at(&mut table, at(11)), None);
+        assert_eq!(next_timeout(&mut table, at(11)), None);
         assert_eq!(table.len(), 1);
-        assert_eq!(timeout_at(&mut table, at(12)), None);
-        assert!(table.is_empty(), "ten seconds after its deadline it left without a word");
+        assert_eq!(next_timeout(&mut table, at(12)), None);
+        assert!(table.is_empty(), "ten seconds after its timeout it left without a report");
         assert_eq!(table.take(&rpc(2), &node(2)), Taken::Unknown);
     }
 
     #[test]
-    fn a_full_table_gives_up_forgiven_requests_and_no_others() {
+    fn a_full_table_drops_expired_requests_and_none_in_flight() {
         let mut table = table(2);
         table.insert(rpc(1), node(1), "a", until(9)).expect("room");
         table.insert(rpc(2), node(2), "b", until(1)).expect("room");
         assert_eq!(table.insert(rpc(3), node(3), "c", until(9)), Err(Full { capacity: 2 }));
 
-        assert_eq!(timeout_at(&mut table, at(1)), Some(rpc(2)));
+        assert_eq!(next_timeout(&mut table, at(1)), Some(rpc(2)));
         assert_eq!(table.insert(rpc(3), node(3), "c", until(9)), Ok(()));
         assert_eq!(table.take(&rpc(2), &node(2)), Taken::Unknown);
         assert_eq!(table.insert(rpc(4), node(4), "d", until(9)), Err(Full { capacity: 2 }));
@@ -438,14 +439,14 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_connection_cuts_off_what_went_out_on_it_in_order_of_insertion() {
+    fn a_closed_connection_cuts_off_its_requests_in_the_order_of_insertion() {
         let mut table = table(9);
         for (n, asked, conn, deadline) in
             [(9, 1, "old", 7), (8, 1, "new", 7), (7, 2, "old", 7), (6, 1, "old", 4), (5, 1, "old", 1)]
         {
             table.insert(rpc(n), node(asked), conn, until(deadline)).expect("room");
         }
-        assert_eq!(timeout_at(&mut table, at(1)), Some(rpc(5)));
+        assert_eq!(next_timeout(&mut table, at(1)), Some(rpc(5)));
 
         let cut = table.cut_off(&node(1), |conn| *conn == "old");
         let request = |deadline| Request { asked: node(1), why: "old", deadlines: until(deadline) };
@@ -456,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deadlines_of_a_request_pass_one_after_the_other_and_may_be_put_off() {
+    fn the_deadlines_of_a_request_pass_in_order_and_may_be_put_off() {
         let deadlines = |hedge_at, give_up_at, timeout_at| Deadlines {
             hedge_at: at(hedge_at),
             give_up_at: at(give_up_at),
@@ -476,13 +477,13 @@ mod tests {
         table.put_off(&rpc(1), deadlines(4, 4, 6));
         assert_eq!(passed(&mut table, 3), []);
         assert_eq!(passed(&mut table, 4), [(rpc(1), Passed::Hedge), (rpc(1), Passed::GiveUp)]);
-        assert_eq!(table.take(&rpc(2), &node(2)), Taken::InFlight("get"), "nobody calls it silent yet");
+        assert_eq!(table.take(&rpc(2), &node(2)), Taken::InFlight("get"), "its timeout was not reported yet");
         assert_eq!(passed(&mut table, 6), [(rpc(1), Passed::Timeout)]);
         assert_eq!(table.take(&rpc(1), &node(1)), Taken::Expired("get"));
     }
 
     #[test]
-    fn the_reason_of_a_request_may_change_while_it_waits() {
+    fn the_reason_of_a_request_can_be_changed_while_it_is_in_flight() {
         let mut table = table(9);
         table.insert(rpc(1), node(1), "waits", until(2)).expect("room");
         *table.get_mut(&rpc(1)).expect("it is there") = "sent";
@@ -490,34 +491,34 @@ mod tests {
         assert_eq!(table.take(&rpc(1), &node(1)), Taken::InFlight("sent"));
     }
 
-    /// What can happen to the table; numbers name requests, nodes and seconds.
+    /// A call of a method of the table; the numbers stand for requests, nodes and seconds.
     #[derive(Clone, Debug)]
-    enum Deed {
+    enum Action {
         Insert { asked: u8, deadline: u64 },
         Take { rpc: u8, from: u8 },
         Pass { secs: u64 },
         CutOff { asked: u8 },
     }
 
-    fn deed() -> impl Strategy<Value = Deed> {
+    fn action() -> impl Strategy<Value = Action> {
         prop_oneof![
-            4 => (0..3_u8, 1..6_u64).prop_map(|(asked, deadline)| Deed::Insert { asked, deadline }),
-            3 => (0..60_u8, 0..3_u8).prop_map(|(rpc, from)| Deed::Take { rpc, from }),
-            2 => (0..8_u64).prop_map(|secs| Deed::Pass { secs }),
-            1 => (0..3_u8).prop_map(|asked| Deed::CutOff { asked }),
+            4 => (0..3_u8, 1..6_u64).prop_map(|(asked, deadline)| Action::Insert { asked, deadline }),
+            3 => (0..60_u8, 0..3_u8).prop_map(|(rpc, from)| Action::Take { rpc, from }),
+            2 => (0..8_u64).prop_map(|secs| Action::Pass { secs }),
+            1 => (0..3_u8).prop_map(|asked| Action::CutOff { asked }),
         ]
     }
 
-    /// How each request that the table took in ended.
+    /// How each inserted request ended.
     #[derive(Default)]
     struct Ends {
         answered: Vec<u8>,
-        timeout_at: Vec<u8>,
+        timed_out: Vec<u8>,
         cut_off: Vec<u8>,
     }
 
     #[test]
-    fn what_waits_long_does_not_make_the_table_keep_all_that_came_after_it() {
+    fn a_slow_request_does_not_make_the_table_remember_those_answered_since() {
         let mut table = table(10);
         table.insert(rpc(0), node(1), "slow", until(9)).expect("room");
         for n in 0..10_000_u64 {
@@ -525,46 +526,46 @@ mod tests {
             table.insert(quick, node(2), "quick", until(10)).expect("room");
             assert_eq!(table.take(&quick, &node(2)), Taken::InFlight("quick"));
         }
-        assert!(table.under_way.turns.len() <= 2 + TURNS_KEPT);
-        assert_eq!(timeout_at(&mut table, at(9)), Some(rpc(0)));
-        assert_eq!(table.under_way.turns.len(), 0);
+        assert!(table.in_flight.moments.len() <= 2 + STALE_MOMENTS_MAX);
+        assert_eq!(next_timeout(&mut table, at(9)), Some(rpc(0)));
+        assert_eq!(table.in_flight.moments.len(), 0);
     }
 
     proptest! {
         /// Goal: no request is lost, and none ends twice.
         ///
-        /// Method: any sequence of deeds, then time passes until nothing is under way.
+        /// Method: any sequence of actions; then time passes until no request is in flight.
         #[test]
-        fn every_request_ends_exactly_once(deeds in proptest::collection::vec(deed(), 0..120)) {
+        fn every_request_ends_exactly_once(actions in proptest::collection::vec(action(), 0..120)) {
             let capacity = 8;
             let mut table = Pending::new(capacity, GRACE, KeySeed::new([5, 6, 7, 8]));
             let mut now = Time::ZERO;
             let mut ends = Ends::default();
             let mut inserted = 0;
-            for deed in deeds.into_iter().chain([Deed::Pass { secs: 99 }, Deed::Pass { secs: 99 }]) {
-                match deed {
-                    Deed::Insert { asked, deadline } => {
+            for action in actions.into_iter().chain([Action::Pass { secs: 99 }, Action::Pass { secs: 99 }]) {
+                match action {
+                    Action::Insert { asked, deadline } => {
                         let deadlines = Deadlines::at(now + Duration::from_secs(deadline));
                         let room = table.insert(rpc(inserted), node(asked), inserted, deadlines);
                         inserted += u8::from(room.is_ok());
                     }
-                    Deed::Take { rpc: n, from } => match table.take(&rpc(n), &node(from)) {
+                    Action::Take { rpc: n, from } => match table.take(&rpc(n), &node(from)) {
                         Taken::InFlight(n) => ends.answered.push(n),
-                        Taken::Expired(n) => prop_assert!(ends.timeout_at.contains(&n)),
+                        Taken::Expired(n) => prop_assert!(ends.timed_out.contains(&n)),
                         Taken::Unknown => {}
                     },
-                    Deed::Pass { secs } => {
+                    Action::Pass { secs } => {
                         now = now + Duration::from_secs(secs);
                         while let Some((_, passed, request)) = table.passed(now) {
                             prop_assert!(request.deadlines.timeout_at <= now);
                             if passed == Passed::Timeout {
-                                ends.timeout_at.push(request.why);
+                                ends.timed_out.push(request.why);
                             }
                         }
                         prop_assert_eq!(table.overdue(now), 0);
                         prop_assert!(table.next_deadline().is_none_or(|next| next > now));
                     }
-                    Deed::CutOff { asked } => {
+                    Action::CutOff { asked } => {
                         let cut = table.cut_off(&node(asked), |_| true);
                         prop_assert!(cut.is_sorted_by_key(|(_, request)| request.why));
                         ends.cut_off.extend(cut.iter().map(|(_, request)| request.why));
@@ -572,11 +573,11 @@ mod tests {
                 }
                 prop_assert!(table.len() <= capacity);
                 let first = |expired| {
-                    table.entries.values().filter(|entry| entry.is_expired() == expired).map(|entry| entry.turn).min()
+                    table.entries.values().filter(|entry| entry.is_expired() == expired).map(|entry| entry.moment).min()
                 };
-                prop_assert_eq!((table.under_way.first(), table.expired.first()), (first(false), first(true)));
+                prop_assert_eq!((table.in_flight.first(), table.expired.first()), (first(false), first(true)));
             }
-            let mut all = [ends.answered, ends.timeout_at, ends.cut_off].concat();
+            let mut all = [ends.answered, ends.timed_out, ends.cut_off].concat();
             all.sort_unstable();
             prop_assert_eq!(all, (0..inserted).collect::<Vec<_>>());
             prop_assert!(table.is_empty());

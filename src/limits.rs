@@ -94,18 +94,6 @@ pub const CONTACT_FAILURES_MAX: u8 = 5;
 /// 4 096 client requests with alpha = 3 ask at most 12 288 at once; the rest is for upkeep.
 pub const PENDING_MAX: usize = 16_384;
 
-/// A storage that is fuller than this part of its bound takes no more from a peer, or from its
-/// address group, than a share.
-pub const CROWDED_PERCENT: usize = 90;
-
-/// One share: this part of the storage's bound. Sixteen parties that want all can fill a storage,
-/// one cannot.
-pub const QUOTAS: usize = 16;
-
-/// Records that may be looked at to make room for one: beyond it there is none. The farthest come
-/// first, and those are the ones out of scope, so a few are enough.
-pub const EVICTION_LOOKS_MAX: usize = 64;
-
 // ── node ─────────────────────────────────────────────────────────────────────────────────────
 
 /// Client requests under way; at the bound the host reads no API connection until one ends.

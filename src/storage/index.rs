@@ -1,11 +1,10 @@
-//! The records of a storage, each in a place of its own, and three orders of these places: by key
-//! for every GET, in the order of their keys for walks and ranges, and by the moment at which each
-//! is scheduled for a look.
+//! The records of a storage, each in a slot, with three indexes of the slots: by key for look-ups, in the
+//! order of keys for scans and ranges, and by the moment at which the sweep looks at each record.
 //!
-//! A record that takes the place of another one of its key touches none of the orders but, perhaps,
-//! the last, and that one is lazy: a record may be scheduled for an earlier moment than it is due.
-//! Whoever looks at it then finds out, and schedules it anew ([`Orders::settle`]). So records that
-//! are written time and again, each time due a little later, cost no order a step.
+//! Replacing a record by another one of its key changes only the last index, and often not even that: a
+//! record may be scheduled for an earlier moment than its due time. The sweep then finds that it is not
+//! due, and schedules it again ([`IndexedRecords::reschedule`]). So a record that is written often, each
+//! time with a slightly later due time, costs no work in the index.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,31 +21,31 @@ use crate::storage::trie::{FORK_BYTES, Trie};
 use crate::storage::{Held, StorageFault};
 use crate::time::Time;
 
-/// Bytes that a record takes besides its value.
+/// Bytes of memory that a record takes besides its value.
 ///
-/// Its value is allocated with two reference counts and with what the allocator adds: a header, and
-/// what it is rounded up by. A table by key has a control byte for each entry, and has grown to
-/// twice its size when it was seven eighths full; a node of the ordered set may be half empty, and
-/// has a head besides.
+/// The value is allocated with two reference counts, and the allocator adds a header and rounds the size
+/// up. The hash table by key has one control byte per entry; it doubles when seven eighths are full. A node
+/// of the ordered set may be half empty, and has a head of its own.
 pub const RECORD_OVERHEAD: usize = {
     const REFERENCE_COUNTS: usize = 2 * size_of::<usize>();
     const HEADER: usize = 8;
     const ROUNDING: usize = 8;
-    let in_place = size_of::<Option<Held>>() + SLOT_OVERHEAD + FORK_BYTES;
+    let in_slot = size_of::<Option<Held>>() + SLOT_OVERHEAD + FORK_BYTES;
     let by_key = (size_of::<Slot>() + 1) * 2 * 8 / 7 + 1;
     let by_schedule = size_of::<(Time, Slot)>() * 5 / 2;
-    in_place + REFERENCE_COUNTS + HEADER + ROUNDING + by_key + by_schedule
+    in_slot + REFERENCE_COUNTS + HEADER + ROUNDING + by_key + by_schedule
 };
 
-/// Bytes that come from memory at a time.
+/// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Lines of a value that are brought near: what follows comes in order, and so by itself.
+/// Cache lines of a value that are prefetched. The processor itself prefetches the following ones, because
+/// they are read in order.
 const LINES_BROUGHT_NEAR: usize = 4;
 
-/// Records, each under its own key.
+/// Records with different keys.
 #[derive(Debug)]
-pub(super) struct Orders {
+pub(super) struct IndexedRecords {
     records: Slots<Held>,
     by_key: ByKey,
     in_order: Trie,
@@ -54,7 +53,7 @@ pub(super) struct Orders {
     bytes: usize,
 }
 
-impl Orders {
+impl IndexedRecords {
     pub(super) fn new(seed: KeySeed) -> Self {
         Self {
             records: Slots::new(),
@@ -65,7 +64,7 @@ impl Orders {
         }
     }
 
-    /// Where the record of `key` is, as long as it is there.
+    /// The slot of the record of `key`.
     pub(super) fn slot(&self, key: &Key) -> Option<Slot> {
         self.by_key.find(key, &self.records)
     }
@@ -74,11 +73,11 @@ impl Orders {
         self.slot(key).map(|slot| &self.records[slot])
     }
 
-    /// Reads what looking up each of `keys` will read, and the beginning of its value.
+    /// Reads the memory that a look-up of each of `keys` reads, and the beginning of the value.
     ///
-    /// What is far away in memory takes a large part of a request's time. Here the processor waits for
-    /// that of all keys at once, if each step is short and none depends on another one: so there is a
-    /// loop for each step, and the keys are not compared.
+    /// Waiting for memory is a large part of the time of a request. Here the processor waits for all keys
+    /// at once. That works only if each step is short and none depends on another one; so there is one loop
+    /// per step, and the keys are not compared.
     pub(super) fn bring_near<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         let hashes: ArrayVec<u64, BATCH_MAX> = keys.take(BATCH_MAX).map(|key| self.by_key.seed.hash_one(key)).collect();
         let slots: ArrayVec<Slot, BATCH_MAX> = hashes.iter().filter_map(|hash| self.by_key.guess(*hash)).collect();
@@ -91,10 +90,10 @@ impl Orders {
                 read ^= u64::from(line[0]);
             }
         }
-        std::hint::black_box(read); // or none of this would be compiled
+        std::hint::black_box(read); // otherwise the compiler removes all of this
     }
 
-    /// Adds `held`, of whose key there is no record.
+    /// Inserts `held`; there is no record of its key.
     pub(super) fn insert(&mut self, mut held: Held) {
         let key = held.record.key;
         held.scheduled = held.due;
@@ -105,7 +104,7 @@ impl Orders {
         self.by_schedule.insert((self.records[slot].due, slot));
     }
 
-    /// Puts `held` in the place of the record of its key, and returns that one.
+    /// Replaces the record in `slot` by `held`, which has the same key, and returns the old one.
     pub(super) fn replace(&mut self, slot: Slot, mut held: Held) -> Held {
         let due = held.due;
         let before = &mut self.records[slot];
@@ -126,40 +125,41 @@ impl Orders {
         held
     }
 
-    /// Changes a record, but neither its key nor its value, nor is it due earlier.
+    /// Gives access to a record. The caller changes neither its key nor its value, and does not make it due
+    /// earlier.
     pub(super) fn amend(&mut self, slot: Slot) -> &mut Held {
         &mut self.records[slot]
     }
 
-    /// The record at `slot` is worth a look at `at`, or at its end if that is earlier.
+    /// Makes the record in `slot` due at `at`, or at its end if that is earlier.
     pub(super) fn set_due(&mut self, slot: Slot, at: Time) {
         let held = &mut self.records[slot];
         held.due = at.min(held.expires);
         if held.due < held.scheduled {
-            self.settle(slot);
+            self.reschedule(slot);
         }
     }
 
-    /// The record at `slot` is scheduled for the moment it is due.
-    pub(super) fn settle(&mut self, slot: Slot) {
+    /// Schedules the record in `slot` for the moment at which it is due.
+    pub(super) fn reschedule(&mut self, slot: Slot) {
         let held = &mut self.records[slot];
         self.by_schedule.remove(&(held.scheduled, slot));
         held.scheduled = held.due;
         self.by_schedule.insert((held.scheduled, slot));
     }
 
-    /// Records by the moment for which they are scheduled, and that moment: none is due before.
+    /// The records by the moment for which they are scheduled; none is due before that moment.
     pub(super) fn by_schedule(&self) -> impl Iterator<Item = (Time, Slot)> {
         self.by_schedule.iter().copied()
     }
 
-    /// Records in the order of their keys, from the first that is not less than `first`.
-    pub(super) fn walk(&self, first: Key) -> impl Iterator<Item = &Held> {
-        let slots = self.in_order.walk(&first, |slot| self.records[slot].record.key);
+    /// The records in the order of their keys, from the first key that is not less than `first`.
+    pub(super) fn range_from(&self, first: Key) -> impl Iterator<Item = &Held> {
+        let slots = self.in_order.range_from(&first, |slot| self.records[slot].record.key);
         slots.map(|slot| &self.records[slot])
     }
 
-    /// Records in the order of their distance to `point`, the farthest first, and where they are.
+    /// The records by their distance to `point`, the farthest first.
     pub(super) fn farthest(&self, point: Key) -> impl Iterator<Item = (Slot, &Held)> {
         self.in_order.farthest(point).map(|slot| (slot, &self.records[slot]))
     }
@@ -168,16 +168,16 @@ impl Orders {
         self.records.len()
     }
 
-    /// What they take in memory.
+    /// The bytes of memory that all records take.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Checks that all orders hold the same records, each once, scheduled no later than it is due,
-    /// and that the bytes are what they take.
+    /// Checks that all indexes contain the same records, each once, that no record is scheduled after it is
+    /// due, and that the counted bytes are right.
     pub(super) fn check_invariants(&self) -> Result<(), StorageFault> {
         let (mut found, mut in_order, mut last) = (0, 0, None);
-        for held in self.walk(Key::new([0; KEY_SIZE])) {
+        for held in self.range_from(Key::new([0; KEY_SIZE])) {
             let key = held.record.key;
             let slot = self.slot(&key).filter(|slot| std::ptr::eq(&raw const self.records[*slot], held));
             let is_scheduled = |slot| self.by_schedule.contains(&(held.scheduled, slot));
@@ -191,7 +191,7 @@ impl Orders {
         }
         let sizes = [self.by_key.len(), in_order, self.by_schedule.len()];
         if sizes.iter().any(|size| *size != self.len()) || self.in_order.forks() != in_order.saturating_sub(1) {
-            return Err(StorageFault::Orders { by_key: sizes[0], in_order: sizes[1], by_schedule: sizes[2] });
+            return Err(StorageFault::Indexes { by_key: sizes[0], in_order: sizes[1], by_schedule: sizes[2] });
         }
         if found != self.bytes {
             return Err(StorageFault::Bytes { found, counted: self.bytes });
@@ -200,7 +200,7 @@ impl Orders {
     }
 }
 
-impl Index<Slot> for Orders {
+impl Index<Slot> for IndexedRecords {
     type Output = Held;
 
     fn index(&self, slot: Slot) -> &Held {
@@ -208,11 +208,11 @@ impl Index<Slot> for Orders {
     }
 }
 
-/// Tables that places by key are spread over: one that grows hashes all of its keys anew, and that
-/// must not take long, however many records there are.
+/// The slots by key are spread over this number of hash tables. A table that grows hashes all of its keys
+/// again, and with one table that would take too long if there are many records.
 const TABLES: usize = 128;
 
-/// Places by the hash of the key that is there; never iterated, for their order says nothing.
+/// Slots by the hash of their key. Never iterated, because the order means nothing.
 struct ByKey {
     seed: KeySeed,
     tables: Vec<HashTable<Slot>>,
@@ -228,7 +228,7 @@ impl ByKey {
         self.tables[table(hash)].find(hash, |slot| records[*slot].record.key == *key).copied()
     }
 
-    /// Where the record of `key` is, if there is one; that key is not looked at.
+    /// The slot that the record with this hash probably has. The key is not compared.
     fn guess(&self, hash: u64) -> Option<Slot> {
         self.tables[table(hash)].find(hash, |_| true).copied()
     }
@@ -245,7 +245,7 @@ impl ByKey {
         if let Ok(entry) = table.find_entry(hash, |other| *other == slot) {
             entry.remove();
         }
-        // What has become much too large is given back, and has room to grow again.
+        // Returns the memory of a table that is mostly empty; what stays is room to grow again.
         if table.len() < table.capacity() / 8 {
             table.shrink_to(2 * table.len(), |slot| self.seed.hash_one(records[*slot].record.key));
         }
@@ -262,8 +262,8 @@ impl fmt::Debug for ByKey {
     }
 }
 
-/// Which of [`TABLES`] a hash belongs to: by bits that the table itself does not look at, as long
-/// as it has fewer than 2^32 places.
+/// The hash table for a hash. It is chosen by bits that the table itself does not use while it has fewer
+/// than 2^32 entries.
 fn table(hash: u64) -> usize {
     (hash >> 32) as usize % TABLES
 }

@@ -1,29 +1,29 @@
-//! The records that this node holds, and the tombstones of those it held: bounded in bytes, read
-//! until the exact end of their life.
+//! The records and tombstones that this node stores, in bounded memory.
 //!
-//! Of the records of a key the largest is held ([`Record::compare`]), so that any order of
-//! arrival ends in the same state. A record is not found any more from the moment its life ends,
-//! however late the sweep ([`Storage::sweep`]) comes to it; what then stays is a [`Tombstone`],
-//! and no record that is not newer takes its place (`PROTOCOL.md` 3).
+//! Of the records of a key the largest is stored ([`Record::compare`]), so every order of arrival ends in
+//! the same state. From the exact end of its life a record is not found any more, even if the sweep
+//! ([`Storage::sweep`]) comes later. It leaves a [`Tombstone`], and no record that is not newer is accepted
+//! (`PROTOCOL.md` 3).
 //!
-//! The bound counts what records and tombstones take in memory, not their values alone. Where room
-//! is short, what gives way is, in this order:
+//! The bound counts all memory of records and tombstones, not only the values. A record that needs more
+//! room than is left replaces, in this order:
 //!
-//! 1. records whose life is over, and tombstones, the oldest first;
-//! 2. records that peers brought and that are out of scope, the farthest from this node first, for
-//!    a record that is in scope, nearer, or of a client of this node;
-//! 3. nothing else: the record is refused ([`Stored::Full`]).
+//! 1. records whose life has ended, and tombstones, the oldest first;
+//! 2. records out of scope that no client of this node has stored, the farthest from this node first. A
+//!    record that is itself out of scope, and comes from a peer, replaces only farther ones.
 //!
-//! Above [`CROWDED_PERCENT`] of the bound no stranger, and no address group, may hold more than one
-//! of [`QUOTAS`] shares. A record counts to whoever brought it first; who brings the very same one
-//! later neither pays for it nor takes it over, unless his share is not counted at all. So nobody
-//! can fill another's share, nor make a record go by his own.
+//! If that is not enough, the record is refused ([`Stored::Full`]).
 //!
-//! Every key whose state changed is named once by [`Storage::take_changed`], for whoever keeps
-//! the state elsewhere.
+//! A *stranger* is a peer with a quota ([`Source::Stranger`]). While more than `CROWDED_PERCENT` of the
+//! bound is used, the records of one stranger, and those of one address group, may take no more than
+//! 1/`QUOTAS` of it. A record is charged to the first peer that stored it. Storing it again neither charges
+//! nor transfers it, unless the new source has no quota. So no peer can use up the quota of another, or
+//! use its own quota to block a record that another peer brings.
 //!
-//! What is not decided here: whether a record belongs here (scope), whether it proves what it
-//! claims, whether its version lies too far ahead, and who else shall have it.
+//! [`Storage::take_changed`] names every key whose state has changed, for a copy of the state on disk.
+//!
+//! The caller decides whether a record is in scope, whether it proves what it claims, whether its version
+//! is too far ahead, and which other nodes shall store it.
 
 mod index;
 mod quota;
@@ -37,11 +37,10 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use crate::id::{KEY_SIZE, Key, KeySeed, NodeId};
-use crate::limits::{CROWDED_PERCENT, EVICTION_LOOKS_MAX, QUOTAS};
 use crate::record::{Age, Class, Rank, Record, Source, Tombstone, Ttl, end_of_life};
 use crate::time::{Now, Time, WallTime};
 
-use index::Orders;
+use index::IndexedRecords;
 use quota::{Quota, Quotas};
 use slots::Slot;
 use tombstones::Tombstones;
@@ -50,74 +49,89 @@ pub use index::RECORD_OVERHEAD;
 pub use quota::QUOTA_BYTES;
 pub use tombstones::TOMBSTONE_BYTES;
 
+/// While this part of the bound is used, in percent, no stranger and no address group may take more than its
+/// quota.
+const CROWDED_PERCENT: usize = 90;
+
+/// A quota is the bound divided by this number: it takes 16 parties that want all they can get to fill a storage.
+const QUOTAS: usize = 16;
+
+/// Records that are looked at to make room for one. The farthest come first, and those are the ones out of
+/// scope, so 64 suffice; if there is not enough room among them, the record is refused.
+const EVICTION_LOOKS_MAX: usize = 64;
+
 const _: () = {
     assert!(100 + RECORD_OVERHEAD <= 300, "a million records of 100 bytes shall fit 300 MB");
     assert!(TOMBSTONE_BYTES <= RECORD_OVERHEAD, "a record that ends leaves room for its tombstone");
 };
 
-/// A bounded set of records and of tombstones.
+/// A bounded set of records and tombstones.
 #[derive(Debug)]
 pub struct Storage {
     me: Key,
-    records: Orders,
+    records: IndexedRecords,
     tombstones: Tombstones,
     quotas: Quotas,
     bytes_max: usize,
     changed: Vec<Key>,
 }
 
-/// A record with the moment its life ends.
+/// A stored record, and the end of its life.
 #[derive(Debug)]
 pub struct Held {
     /// The record.
     pub record: Record,
-    /// The first moment at which it is not found any more.
+    /// The first moment at which the record is not found any more.
     pub expires: Time,
     quota: Quota,
-    /// When it is next worth a look: at the latest when its life ends.
+    /// When the record is due to be offered to other nodes; at the latest the end of its life.
     due: Time,
-    /// When it is looked at: at the latest when it is due.
+    /// When the sweep looks at the record; at the latest when it is due.
     scheduled: Time,
-    /// A bit for each peer, by its id, that was heard to hold it since it was last scheduled; and
-    /// [`SHOWN`].
+    /// One bit for each peer, chosen by its id, that is known to store the record since it was last
+    /// scheduled; and [`SHOWN`].
     heard: Cell<u32>,
 }
 
-/// The bit that says that a record is known to be the newest that was seen here.
+/// The bit that is set while this node may return the record without asking other nodes.
 const SHOWN: u32 = 1 << PEER_BITS;
 
-/// Bits for peers beside that one.
+/// Bits for peers, beside [`SHOWN`].
 const PEER_BITS: u32 = u32::BITS - 1;
 
 impl Held {
-    /// When it is next due to be offered to others; its end, if it is not.
+    /// When the record is due to be offered to other nodes; the end of its life, if it is not to be
+    /// offered.
     pub fn due(&self) -> Time {
         self.due
     }
 
-    /// How many peers at least were heard to hold exactly this record since it was last scheduled.
+    /// A lower bound of the number of peers known to store exactly this record since it was last scheduled.
+    /// Peers may share a bit.
     pub fn heard_from(&self) -> u32 {
         (self.heard.get() & !SHOWN).count_ones()
     }
 
-    /// Reads a little of each line of memory that a look-up reads.
+    /// Reads one word of each cache line that a look-up of the record reads.
     fn touch(&self) -> u64 {
         let key = self.record.key.as_bytes();
         u64::from(key[0] ^ key[KEY_SIZE - 1]) ^ u64::from(self.heard.get()) ^ self.expires.as_nanos()
     }
 
-    /// Whether [`Held::show`] was called of it, and neither [`Storage::doubt`] nor a new schedule
-    /// came after.
+    /// Whether [`Held::show`] was called, and neither [`Storage::doubt`] nor [`Storage::schedule`] after
+    /// it.
     pub fn is_shown(&self) -> bool {
         self.heard.get() & SHOWN != 0
     }
 
-    /// Nothing newer was seen by those who are shown it: whoever asks again need not compare.
+    /// Notes that no newer version was read or written through this node, so that the next GET can return
+    /// the record without a comparison.
     pub fn show(&self) {
         self.heard.set(self.heard.get() | SHOWN);
     }
 
-    /// Who brought it, as far as that outlives a run: [`Source::Client`] or [`Source::Peer`].
+    /// The source of the record, as far as it matters after a restart: [`Source::Client`] or
+    /// [`Source::Peer`].
     pub fn source(&self) -> Source {
         if self.quota == Quota::CLIENT { Source::Client } else { Source::Peer }
     }
@@ -131,39 +145,39 @@ fn bytes_of(record: &Record) -> usize {
     RECORD_OVERHEAD + record.value.len()
 }
 
-/// What became of a record that was to be stored.
+/// The outcome of [`Storage::store`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
-    /// Exactly this record is held now, whether it was new or not.
+    /// Exactly this record is stored now, new or as before.
     Held,
-    /// Nothing changed: a larger one is held, of this rank.
+    /// Nothing has changed: a larger record is stored, with this rank.
     Larger(Rank),
-    /// Nothing changed: its life is over, or that of its version or a newer one is.
+    /// Nothing has changed: the life of the record has ended, or a tombstone beats it.
     Over,
-    /// Nothing changed: what may not give way leaves no room for it, or its giver has had his share.
+    /// Nothing has changed: no room can be made for the record, or its source has used up its quota.
     Full,
 }
 
-/// What is known of a record before it is verified.
+/// What is known about a record before it is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// This becomes of it, whether it proves what it claims or not.
+    /// This would be the outcome of storing it, whatever it proves.
     Settled(Stored),
-    /// There is nothing to verify: it claims nothing, or is held already, and was verified then.
+    /// It needs no verification: it is plain, or exactly this record is stored and was verified before.
     Proven,
     /// It has to be verified.
     Unproven,
 }
 
-/// Taking records, and giving them up.
+/// Methods that change the storage.
 impl Storage {
-    /// An empty storage for records and tombstones of `bytes_max` bytes in all, with
-    /// [`RECORD_OVERHEAD`], [`TOMBSTONE_BYTES`] and, for each stranger, [`QUOTA_BYTES`] included.
-    /// What is farthest from `me` gives way first; `seed` keys the hash set.
+    /// An empty storage of the node `me`. Records and tombstones may take `bytes_max` bytes in all, with
+    /// [`RECORD_OVERHEAD`], [`TOMBSTONE_BYTES`] and, for each stranger, [`QUOTA_BYTES`]. `seed` keys the
+    /// hash tables.
     pub fn new(me: NodeId, bytes_max: usize, seed: KeySeed) -> Self {
         Self {
             me: *me.key(),
-            records: Orders::new(seed),
+            records: IndexedRecords::new(seed),
             tombstones: Tombstones::default(),
             quotas: Quotas::default(),
             bytes_max,
@@ -171,8 +185,8 @@ impl Storage {
         }
     }
 
-    /// Whether a record of this key, rank, TTL and value needs to be verified at all: a replay of
-    /// what is known costs no signature check. Changes nothing.
+    /// Whether a record with this key, rank, TTL and value has to be verified: a replay of a known record
+    /// costs no signature check. Changes nothing.
     pub fn judge(&self, now: Time, key: &Key, rank: Rank, ttl: Ttl, value: &[u8]) -> Judgement {
         if rank.class == Class::Plain {
             return Judgement::Proven;
@@ -189,12 +203,12 @@ impl Storage {
         if self.is_over(now, key, rank) { Judgement::Settled(Stored::Over) } else { Judgement::Unproven }
     }
 
-    /// Holds `record` until `expires`, unless a larger one is held, or a tombstone beats it. Of
-    /// equal records the later end and the larger replication are kept (`PROTOCOL.md` 3).
+    /// Stores `record` until `expires`, unless a larger record is stored or a tombstone beats it. Of
+    /// equal records the later end and the larger replication remain (`PROTOCOL.md` 3, Order).
     ///
-    /// It is due at `due`, or at its end if that is earlier. What is held already stays due as it
-    /// was, but for what was due at its end only, if that is put off. `in_scope` says which records
-    /// may not give way.
+    /// The record is due at `due`, or at its end if that is earlier. If an equal record is stored, its due
+    /// time stays, unless it was the end of its life and that end moves. `in_scope` says which records must
+    /// not be evicted.
     pub fn store(
         &mut self,
         now: Now,
@@ -209,34 +223,35 @@ impl Storage {
         }
         let (key, rank) = (record.key, record.rank());
         let slot = self.live_slot(now, &key);
-        let mut floor = Tombstone::default();
+        let mut hidden = Tombstone::default();
         let mut may_be_over = true;
         if let Some(slot) = slot {
             let held = &self.records[slot].record;
             let larger = held.rank();
             match record.compare(held) {
                 Ordering::Less => {
-                    self.lay(now, key, Tombstone::of_hidden(rank, larger));
+                    self.merge_tombstone(now, key, Tombstone::of_hidden(rank, larger));
                     return Stored::Larger(larger);
                 }
                 Ordering::Equal => {
                     self.prolong(slot, &record, expires, due, source);
                     return Stored::Held;
                 }
-                Ordering::Greater => floor = Tombstone::of_hidden(larger, rank),
+                Ordering::Greater => hidden = Tombstone::of_hidden(larger, rank),
             }
-            // No tombstone beats what is held, nor then what is larger and of its class.
+            // No tombstone beats a stored record, and so none beats a larger one of its class.
             may_be_over = larger.class != rank.class;
         }
-        // No record of this key has ended and is unswept: that is buried above.
-        let buried = if may_be_over { self.tombstones.find(now.mono, &key) } else { None };
-        if buried.is_some_and(|buried| buried.beats(rank.precedence()).is_some()) {
+        // No record of this key has ended without its tombstone: `live_slot` has added it.
+        let existing = if may_be_over { self.tombstones.find(now.mono, &key) } else { None };
+        if existing.is_some_and(|existing| existing.beats(rank.precedence()).is_some()) {
             return Stored::Over;
         }
         if !self.make_room(now, &record, slot, source, in_scope) {
             return Stored::Full;
         }
-        // Added before the other is taken away: a peer that replaces all it has stays who it was.
+        // Added before the old record is removed: so a peer that replaces its only record keeps its row and
+        // its group.
         let quota = self.quotas.add(source, bytes_of(&record));
         let due = due.min(expires);
         let held = Held { record, expires, quota, due, scheduled: due, heard: Cell::new(0) };
@@ -249,35 +264,38 @@ impl Storage {
         }
         self.changed.push(key);
         self.trim();
-        self.lay(now, key, floor);
+        self.merge_tombstone(now, key, hidden);
         Stored::Held
     }
 
-    /// Takes back a record of an earlier run, which was `age` old when it was `saved`: time spent
-    /// switched off counts. If its life has ended meanwhile, it leaves its tombstone.
+    /// Stores a record of an earlier run, which had this age at the time `saved`; the time since then
+    /// counts as age. If its life has ended meanwhile, it leaves its tombstone.
     pub fn restore(&mut self, now: Now, record: Record, age: Age, saved: WallTime, source: Source) {
         let age = age.after(now.wall.since(saved));
         match end_of_life(now, record.ttl, age, record.class, record.version) {
-            // No neighbour is known yet, so that everything is in scope.
+            // No neighbour is known yet, so every record is in scope.
             Some(expires) => drop(self.store(now, record, expires, expires, source, |_| true)),
             None => self.bury(now, record.key, Tombstone::of(record.rank())),
         }
     }
 
-    /// Notes that `tombstone` of `key` is over, if there is room to remember it. A live record
-    /// that it beats is gone.
+    /// Adds the versions in `tombstone` to those of `key` that are over, if there is room, and removes a
+    /// live record that it beats.
     pub fn bury(&mut self, now: Now, key: Key, tombstone: Tombstone) {
         let held = self.records.slot(&key).map(|slot| (slot, self.records[slot].record.rank()));
         match held.filter(|(_, held)| tombstone.beats(held.precedence()).is_some()) {
             Some((slot, beaten)) => self.remove_for(now, slot, tombstone.and(Tombstone::of(beaten))),
-            None => self.lay(now, key, tombstone),
+            None => self.merge_tombstone(now, key, tombstone),
         }
     }
 
-    /// Buries what is over at `now`, and returns the keys of records that are due; looks at no
-    /// more than `max` records and as many tombstones. Some of these records may turn out to be due
-    /// later; none of them is looked at again before. What is returned is not due again before
-    /// its end, unless it is scheduled; until then it is known who was heard to hold it.
+    /// Replaces records whose life has ended by their tombstones, removes tombstones that are not needed
+    /// any more, and returns the keys of records that are due. Looks at no more than `max` records and
+    /// `max` tombstones.
+    ///
+    /// A record that is returned is not due again before its end, unless it is scheduled; the peers known
+    /// to store it are remembered until then. A record whose due time has moved to a later moment is looked
+    /// at once and not returned.
     pub fn sweep(&mut self, now: Now, max: usize) -> Vec<Key> {
         for _ in 0..max {
             let Some(lapsed) = self.tombstones.take_lapsed(now.mono) else { break };
@@ -295,13 +313,13 @@ impl Storage {
                 held.due = held.expires;
                 due.push(held.record.key);
             }
-            self.records.settle(slot);
+            self.records.reschedule(slot);
         }
         due
     }
 
-    /// The record of `key` is due at `at`, or at its end if that is earlier; who was heard to hold
-    /// it before is forgotten.
+    /// Makes the record of `key` due at `at`, or at its end if that is earlier, and forgets which peers
+    /// store it.
     pub fn schedule(&mut self, key: &Key, at: Time) {
         if let Some(slot) = self.records.slot(key) {
             self.records.set_due(slot, at);
@@ -309,22 +327,21 @@ impl Storage {
         }
     }
 
-    /// The record of `key` is due at `at`, as if scheduled, if it would be later otherwise.
+    /// Like [`Storage::schedule`], but only if the record would be due later.
     pub fn hasten(&mut self, key: &Key, at: Time) {
         if self.records.find(key).is_some_and(|held| at < held.due) {
             self.schedule(key, at);
         }
     }
 
-    /// Something newer than the record of `key` may have been seen: it is to be compared before it is
-    /// shown again.
+    /// A newer version of `key` may exist: a GET has to ask other nodes again before it returns the record.
     pub fn doubt(&self, key: &Key) {
         if let Some(held) = self.records.find(key) {
             held.heard.set(held.heard.get() & !SHOWN);
         }
     }
 
-    /// `peer` holds exactly the record of `key` that is held here.
+    /// `peer` stores exactly the record of `key` that is stored here.
     pub fn heard(&self, key: &Key, peer: &NodeId) {
         if let Some(held) = self.records.find(key) {
             let [.., last] = peer.key().as_bytes();
@@ -332,36 +349,39 @@ impl Storage {
         }
     }
 
-    /// Whether [`Storage::take_changed`] has any key to name.
+    /// Whether [`Storage::take_changed`] would return any key.
     pub fn has_changed(&self) -> bool {
         !self.changed.is_empty()
     }
 
-    /// The keys whose state has changed since this was last asked; some perhaps several times.
+    /// The keys whose state has changed since the last call. A key may occur several times.
     pub fn take_changed(&mut self) -> std::vec::Drain<'_, Key> {
         self.changed.drain(..)
     }
 }
 
-/// What is there.
+/// Methods that read the storage.
 impl Storage {
-    /// The record of `key`, if its life is not over at `now`.
+    /// The record of `key`, if its life has not ended at `now`.
     pub fn find(&self, now: Time, key: &Key) -> Option<&Held> {
         self.records.find(key).filter(|held| now < held.expires)
     }
 
-    /// Which versions of `key` are over, as far as this node knows. It may stand beneath a live
-    /// record.
+    /// Which versions of `key` are over, as far as this node knows. A key can have a tombstone and a live
+    /// certified record.
     pub fn tombstone(&self, now: Time, key: &Key) -> Option<Tombstone> {
         self.known(now, key).1
     }
 
-    /// Brings what is held of `keys` near to the processor, of `BATCH_MAX` of them at most.
+    /// Prefetches the records of `keys`, of at most [`BATCH_MAX`] of them, into the cache of the processor.
+    /// Changes nothing.
+    ///
+    /// [`BATCH_MAX`]: crate::limits::BATCH_MAX
     pub fn bring_near<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         self.records.bring_near(keys);
     }
 
-    /// Both of the above.
+    /// The results of [`Storage::find`] and [`Storage::tombstone`].
     pub fn known(&self, now: Time, key: &Key) -> (Option<&Held>, Option<Tombstone>) {
         let swept = self.tombstones.find(now, key);
         match self.records.find(key) {
@@ -373,54 +393,58 @@ impl Storage {
         }
     }
 
-    /// When [`Storage::sweep`] is next needed; past, if it is behind. It is too early where what was
-    /// due first has become due later since: a sweep finds that out.
+    /// When [`Storage::sweep`] is needed next; a past moment if it is late. It may be too early, if the due
+    /// time of a record has moved to a later moment; a sweep corrects that.
     pub fn next_due(&self) -> Option<Time> {
         let record = self.records.by_schedule().next().map(|(at, _)| at);
         Time::first_of([record, self.tombstones.next_lapse()])
     }
 
-    /// Records in the order of their keys, from behind `after`, or from the first. Expired ones
-    /// are met until they are swept; those that come and go meanwhile, perhaps.
+    /// The records in the order of their keys, behind `after` or from the first one. Records whose life has
+    /// ended are included until they are swept.
     pub fn walk(&self, after: Option<&Key>) -> impl Iterator<Item = &Held> {
         let first = after.map_or(Some(Key::new([0; KEY_SIZE])), Key::successor);
-        first.into_iter().flat_map(|first| self.records.walk(first))
+        first.into_iter().flat_map(|first| self.records.range_from(first))
     }
 
-    /// Live records of a range of keys, in the order of their keys.
+    /// The live records of a range of keys, in the order of their keys.
     pub fn range(&self, now: Time, keys: RangeInclusive<Key>) -> impl Iterator<Item = &Held> {
         let (first, last) = keys.into_inner();
-        let range = self.records.walk(first).take_while(move |held| held.record.key <= last);
+        let range = self.records.range_from(first).take_while(move |held| held.record.key <= last);
         range.filter(move |held| now < held.expires)
     }
 
-    /// Tombstones of a range of keys, in the order of their keys, until they are swept.
+    /// The tombstones of a range of keys, in the order of their keys, until they are swept.
     pub fn tombstones(&self, keys: RangeInclusive<Key>) -> impl Iterator<Item = (&Key, Tombstone)> {
         self.tombstones.range(keys)
     }
 
-    /// Records held, those included that expired but were not swept yet.
+    /// The number of records, with those whose life has ended and that were not swept yet.
     pub fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// Whether no record is held.
+    /// Whether there is no record.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes that records, tombstones and the count of shares take in memory.
+    /// Bytes of memory that records, tombstones and quotas take.
     pub fn bytes(&self) -> usize {
         self.bytes_of_records() + self.tombstones.bytes()
     }
 
-    /// The most that [`Storage::bytes`] can become.
+    /// The largest possible value of [`Storage::bytes`].
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
     }
 
-    /// Checks that all orders hold the same records and that the bytes are what they take, within
-    /// the bound. Looks at each record: for the simulator and for tests.
+    /// Checks that all indexes contain the same records, that the counted bytes are right, and that they
+    /// are within the bound. Looks at every record: for the simulator and for tests.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageFault`], the first one that is found.
     pub fn check_invariants(&self) -> Result<(), StorageFault> {
         self.records.check_invariants()?;
         self.tombstones.check_invariants()?;
@@ -432,7 +456,7 @@ impl Storage {
     }
 }
 
-/// What is common to the above.
+/// Private methods.
 impl Storage {
     fn is_over(&self, now: Time, key: &Key, rank: Rank) -> bool {
         self.tombstone(now, key).is_some_and(|tombstone| tombstone.beats(rank.precedence()).is_some())
@@ -442,7 +466,8 @@ impl Storage {
         self.records.bytes() + self.quotas.bytes()
     }
 
-    /// Where the record of `key` is, if its life is not over; if it is, it is buried.
+    /// The slot of the record of `key`, if its life has not ended; otherwise the record is replaced by its
+    /// tombstone.
     fn live_slot(&mut self, now: Now, key: &Key) -> Option<Slot> {
         let slot = self.records.slot(key)?;
         if now.mono < self.records[slot].expires {
@@ -452,22 +477,22 @@ impl Storage {
         None
     }
 
-    /// Takes the record at `slot` away, which leaves `behind` what is over now.
+    /// Removes the record in `slot`, and remembers that the versions in `behind` are over.
     fn remove_for(&mut self, now: Now, slot: Slot, behind: Tombstone) {
         let held = self.records.remove(slot);
         self.quotas.remove(held.quota, held.bytes());
         self.changed.push(held.record.key);
-        self.lay(now, held.record.key, behind);
+        self.merge_tombstone(now, held.record.key, behind);
     }
 
-    /// The record at `slot`, whose life is over, leaves its tombstone.
+    /// Replaces the record in `slot`, whose life has ended, by its tombstone.
     fn bury_ended(&mut self, now: Now, slot: Slot) {
         let rank = self.records[slot].record.rank();
         self.remove_for(now, slot, Tombstone::of(rank));
     }
 
-    /// `again` is held already, at `slot`: its later end and its larger replication count. Whoever
-    /// brings it takes it over only if his share is not counted, and does not put off what is due.
+    /// The record in `slot` was stored again. The later end and the larger replication remain, the due time
+    /// stays, and the record moves to the new source only if that has no quota.
     fn prolong(&mut self, slot: Slot, again: &Record, expires: Time, due: Time, source: Source) {
         let held = &self.records[slot];
         let replication = held.record.replication.max(again.replication);
@@ -476,7 +501,7 @@ impl Storage {
             Source::Peer if held.quota != Quota::CLIENT => Quota::PEER,
             Source::Peer | Source::Stranger(..) => held.quota,
         };
-        // Most that is brought again says nothing new, and need not be saved.
+        // Most records that are stored again bring nothing new and need not be written to disk.
         if expires <= held.expires && (replication, quota) == (held.record.replication, held.quota) {
             return;
         }
@@ -495,8 +520,8 @@ impl Storage {
         }
     }
 
-    /// Adds to the tombstone of `key`, unless it would have lapsed already.
-    fn lay(&mut self, now: Now, key: Key, tombstone: Tombstone) {
+    /// Adds `tombstone` to that of `key`, unless it is not needed any more.
+    fn merge_tombstone(&mut self, now: Now, key: Key, tombstone: Tombstone) {
         if tombstone.is_empty() {
             return;
         }
@@ -510,7 +535,7 @@ impl Storage {
         }
     }
 
-    /// Tombstones give way to records, and the older ones to the newer.
+    /// Removes tombstones until all fits, the oldest first: records have priority over them.
     fn trim(&mut self) {
         while self.bytes() > self.bytes_max {
             let Some(oldest) = self.tombstones.take_oldest() else { break };
@@ -518,9 +543,9 @@ impl Storage {
         }
     }
 
-    /// Whether there is room for `record`, instead of the one at `slot` if there is one, but for
-    /// tombstones, which are trimmed when it is there. What cannot fit displaces nothing that is
-    /// alive.
+    /// Makes room for `record` instead of the record in `slot`, if there is one, and returns whether there
+    /// is enough. Tombstones do not count, because they are trimmed afterwards. If there is not enough
+    /// room, no live record is removed.
     fn make_room(
         &mut self,
         now: Now,
@@ -551,14 +576,14 @@ impl Storage {
         true
     }
 
-    /// A record whose life is over, if one is among those that are scheduled first.
+    /// A record whose life has ended, among the first that are scheduled.
     fn find_ended(&self, now: Time) -> Option<Slot> {
         let first = self.records.by_schedule().take_while(|(at, _)| *at <= now).take(EVICTION_LOOKS_MAX);
         first.map(|(_, slot)| slot).find(|slot| self.records[*slot].expires <= now)
     }
 
-    /// Records of `missing` bytes at least that give way to `record`; `None` if there are not
-    /// enough of them.
+    /// Records of at least `missing` bytes that may be evicted for `record`; `None` if there are not
+    /// enough.
     fn find_evictable(
         &self,
         record: &Record,
@@ -571,11 +596,11 @@ impl Storage {
             return Some(evicted);
         }
         let mut freed = 0;
-        let own = source == Source::Client || in_scope(record);
+        let has_priority = source == Source::Client || in_scope(record);
         let distance = self.me.distance(&record.key);
         for (slot, held) in self.records.farthest(self.me).take(EVICTION_LOOKS_MAX) {
             let key = held.record.key;
-            if freed >= missing || (!own && self.me.distance(&key) <= distance) {
+            if freed >= missing || (!has_priority && self.me.distance(&key) <= distance) {
                 break;
             }
             if key != record.key && held.quota != Quota::CLIENT && !in_scope(&held.record) {
@@ -587,56 +612,56 @@ impl Storage {
     }
 }
 
-/// What [`Storage::check_invariants`] found broken.
+/// A broken invariant that [`Storage::check_invariants`] has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StorageFault {
-    /// A record is not the same in all orders.
+    /// An index does not contain the record, or contains another one.
     Lost {
-        /// Its key.
+        /// The key of the record.
         key: Key,
     },
-    /// The orders hold different numbers of records.
-    Orders {
-        /// Records by key.
+    /// The indexes contain different numbers of records.
+    Indexes {
+        /// Records in the index by key.
         by_key: usize,
-        /// Records in the order of their keys.
+        /// Records in the ordered index.
         in_order: usize,
-        /// Records by the moment for which they are scheduled.
+        /// Records in the index by schedule.
         by_schedule: usize,
     },
-    /// The two orders of tombstones hold different numbers of them.
+    /// The two indexes of tombstones have different sizes.
     Tombstones {
-        /// Tombstones by key.
+        /// Tombstones in the index by key.
         by_key: usize,
-        /// Tombstones by the moment they lapse.
+        /// Tombstones in the index by the moment they lapse.
         by_lapse: usize,
     },
-    /// The bytes counted are not those of the records.
+    /// The counted bytes are not those of the records.
     Bytes {
-        /// What the records take.
+        /// Bytes that the records take.
         found: usize,
-        /// What was counted.
+        /// Bytes that were counted.
         counted: usize,
     },
-    /// The bytes counted for a stranger are not those of what it brought.
+    /// The bytes counted for a stranger are not those of its records.
     Quota {
-        /// What its records take.
+        /// Bytes that its records take.
         found: usize,
-        /// What was counted.
+        /// Bytes that were counted.
         counted: usize,
     },
-    /// The strangers, or their groups, are not those that brought something.
+    /// The strangers, or their groups, are not those of the stored records.
     Quotas {
-        /// Strangers by id.
+        /// Strangers in the index by id.
         peers: usize,
-        /// Strangers that are counted.
+        /// Strangers with a row.
         rows: usize,
     },
-    /// More is held than may be.
+    /// The storage takes more memory than it may.
     Bound {
-        /// Bytes that are taken.
+        /// Bytes that it takes.
         found: usize,
-        /// The most that may be.
+        /// The largest number of bytes.
         max: usize,
     },
 }
@@ -645,13 +670,13 @@ impl fmt::Display for StorageFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lost { key } => write!(f, "record {key:.8} is not the same in all orders"),
-            Self::Orders { by_key, in_order, by_schedule } => {
+            Self::Indexes { by_key, in_order, by_schedule } => {
                 write!(f, "{by_key} records by key, {in_order} in order, {by_schedule} scheduled")
             }
             Self::Tombstones { by_key, by_lapse } => write!(f, "{by_key} tombstones by key, {by_lapse} that lapse"),
             Self::Bytes { found, counted } => write!(f, "records take {found} bytes, counted {counted}"),
             Self::Quota { found, counted } => write!(f, "a stranger's records take {found} bytes, counted {counted}"),
-            Self::Quotas { peers, rows } => write!(f, "{peers} strangers by id, {rows} with a share, or a wrong group"),
+            Self::Quotas { peers, rows } => write!(f, "{peers} strangers by id, {rows} with a quota, or a wrong group"),
             Self::Bound { found, max } => write!(f, "{found} bytes are taken, expected at most {max}"),
         }
     }

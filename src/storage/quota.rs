@@ -1,9 +1,8 @@
-//! What strangers have brought, by peer and by address group, so that none of them fills a storage
-//! alone (`THREATS.md` B6).
+//! The memory that the records of each stranger and of each address group take, so that none of them can
+//! fill a storage alone (`THREATS.md` B6).
 //!
-//! A peer counts to the group from which it brought the first of what is held: within that, it may
-//! move where it likes. Those without a share, clients and peers of a private network, are not
-//! counted.
+//! A peer belongs to the group from which it brought its first record that is still stored; it may change
+//! its address later. Clients and peers of a private network have no quota and are not counted.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +11,12 @@ use crate::id::NodeId;
 use crate::record::Source;
 use crate::storage::StorageFault;
 
-/// Bytes that a stranger takes besides its records: a row, of which every second may be free, and
-/// a place in each of two ordered maps, which may be a third empty.
+/// Bytes of memory that a stranger takes besides its records: a row, of which every second one may be free,
+/// and an entry in each of two ordered maps, which may be one third empty.
 pub const QUOTA_BYTES: usize =
     2 * (size_of::<Row>() + size_of::<u32>()) + (size_of::<(NodeId, u32)>() + size_of::<(Group, usize)>()) * 3 / 2;
 
-/// Who brought a record, in four bytes: a row of [`Quotas`], or nobody whose share is counted.
+/// The quota that a record is charged to, in four bytes: a row of [`Quotas`], or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Quota(u32);
 
@@ -26,11 +25,11 @@ impl Quota {
     pub(super) const PEER: Quota = Quota(u32::MAX - 1);
 }
 
-/// All strangers that brought something which is held.
+/// The strangers with stored records.
 #[derive(Debug, Default)]
 pub(super) struct Quotas {
     rows: Vec<Row>,
-    /// Rows that nobody has.
+    /// Unused rows.
     free: Vec<u32>,
     by_peer: BTreeMap<NodeId, u32>,
     by_group: BTreeMap<Group, usize>,
@@ -40,12 +39,12 @@ pub(super) struct Quotas {
 struct Row {
     peer: NodeId,
     group: Group,
-    /// What the peer brought; 0 if the row is free.
+    /// Bytes of the peer's records; 0 if the row is unused.
     bytes: usize,
 }
 
 impl Quotas {
-    /// `source` brought a record of so many `bytes`.
+    /// Charges a record of `bytes` bytes to `source`.
     pub(super) fn add(&mut self, source: Source, bytes: usize) -> Quota {
         let (peer, group) = match source {
             Source::Client => return Quota::CLIENT,
@@ -62,7 +61,7 @@ impl Quotas {
         Quota(at)
     }
 
-    /// A record of so many `bytes` is not held any more.
+    /// Discharges a record of `bytes` bytes, which is not stored any more.
     pub(super) fn remove(&mut self, quota: Quota, bytes: usize) {
         if quota == Quota::CLIENT || quota == Quota::PEER {
             return;
@@ -80,7 +79,7 @@ impl Quotas {
         }
     }
 
-    /// What a stranger takes besides its records if `source` is a new one.
+    /// Bytes of memory that a first record of `source` takes for its row; 0 if it has a row or no quota.
     pub(super) fn cost_of(&self, source: Source) -> usize {
         match source {
             Source::Stranger(peer, _) if !self.by_peer.contains_key(&peer) => QUOTA_BYTES,
@@ -88,8 +87,8 @@ impl Quotas {
         }
     }
 
-    /// Whether what `source` brought, and what its group did, stays within `max` with a record of
-    /// so many `bytes` in the place of one that another, or itself, brought.
+    /// Whether `source` and its group stay within `max` bytes if a record of `bytes` bytes is stored;
+    /// `replaced` is the record that it replaces.
     pub(super) fn admit(&self, source: Source, bytes: usize, replaced: Option<(Quota, usize)>, max: usize) -> bool {
         let Source::Stranger(peer, group) = source else { return true };
         let own = self.by_peer.get(&peer).map(|at| (*at, self.rows[*at as usize]));
@@ -106,12 +105,12 @@ impl Quotas {
         by_peer + bytes - freed_by_peer <= max && by_group + bytes - freed_by_group <= max
     }
 
-    /// What the strangers take in memory besides their records.
+    /// Bytes of memory that the strangers take besides their records.
     pub(super) fn bytes(&self) -> usize {
         self.by_peer.len() * QUOTA_BYTES
     }
 
-    /// Checks the counts against the shares of all records that are held.
+    /// Checks the counted bytes against the quotas of all stored records.
     pub(super) fn check_invariants(&self, held: impl Iterator<Item = (Quota, usize)>) -> Result<(), StorageFault> {
         let mut found = vec![0; self.rows.len()];
         for (quota, bytes) in held {

@@ -1,28 +1,27 @@
-//! Values in numbered places, which they keep while they are there.
+//! Values in numbered slots. A value stays in its slot until it is removed.
 //!
-//! Places come in chunks. What is in a chunk never moves, so that no turn has to copy it all to
-//! grow, and a chunk in which nothing is left is given back. The lowest free place is taken first,
-//! so that what stays gathers in few chunks.
+//! Slots come in chunks. A chunk never moves, so the storage grows without copying, and an empty chunk is
+//! freed. The lowest free slot is used first, so that few chunks are partly empty.
 
 use std::collections::BTreeSet;
 use std::ops::{Index, IndexMut};
 
-/// Places in a chunk: as many as its map has bits.
+/// Slots in a chunk: as many as its bit map has bits.
 const CHUNK: usize = u64::BITS as usize;
 
-/// Places there can be: with their numbers a trie has a bit left.
+/// The largest number of slots: a trie needs one more bit beside the number.
 const SLOTS_MAX: u32 = 1 << 31;
 
-/// Bytes that each place takes besides its value, where all of its chunk are taken: its part of
-/// what names the chunk, and of the header that the allocator adds.
+/// Bytes of memory that a slot takes besides its value, if its chunk is full: its part of the pointer to
+/// the chunk, of the bit map, and of the allocator's header.
 pub(super) const SLOT_OVERHEAD: usize = (size_of::<(Chunk<()>, u64)>() + 16).div_ceil(CHUNK);
 
-/// Where a value is; a number below 2³¹.
+/// The number of a slot; less than 2³¹.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Slot(u32);
 
 impl Slot {
-    /// The place of that number.
+    /// The slot of that number.
     pub(super) const fn new(number: u32) -> Self {
         Self(number)
     }
@@ -41,87 +40,87 @@ impl Slot {
     }
 }
 
-/// Values, each in a place of its own.
+/// Values in slots.
 #[derive(Debug)]
 pub(super) struct Slots<T> {
     chunks: Vec<Chunk<T>>,
-    /// For each chunk a bit for each place that is taken.
-    taken: Vec<u64>,
-    /// Chunks with a free place.
+    /// One bit for each slot of a chunk: whether it has a value.
+    used: Vec<u64>,
+    /// Chunks with a free slot.
     open: BTreeSet<usize>,
     len: usize,
 }
 
-/// None while nothing is in it.
+/// `None` while the chunk is empty.
 type Chunk<T> = Option<Box<[Option<T>; CHUNK]>>;
 
 impl<T> Slots<T> {
     pub(super) const fn new() -> Self {
-        Self { chunks: Vec::new(), taken: Vec::new(), open: BTreeSet::new(), len: 0 }
+        Self { chunks: Vec::new(), used: Vec::new(), open: BTreeSet::new(), len: 0 }
     }
 
     pub(super) const fn len(&self) -> usize {
         self.len
     }
 
-    /// Puts `value` into the lowest free place.
+    /// Stores `value` in the lowest free slot.
     pub(super) fn insert(&mut self, value: T) -> Slot {
         let at = self.open.first().copied().unwrap_or_else(|| self.open_chunk());
-        let within = self.taken[at].trailing_ones() as usize;
-        self.taken[at] |= 1 << within;
-        if self.taken[at] == u64::MAX {
+        let within = self.used[at].trailing_ones() as usize;
+        self.used[at] |= 1 << within;
+        if self.used[at] == u64::MAX {
             self.open.remove(&at);
         }
         let chunk = self.chunks[at].get_or_insert_with(|| Box::new([const { None }; CHUNK]));
         chunk[within] = Some(value);
         self.len += 1;
         let number = u32::try_from(at * CHUNK + within).ok().filter(|number| *number < SLOTS_MAX);
-        Slot(number.expect("a storage holds fewer values than there are places"))
+        Slot(number.expect("a storage has fewer values than there are slots"))
     }
 
-    /// Takes the value out of `slot`, which is free then.
+    /// Removes and returns the value in `slot`.
     ///
     /// # Panics
     ///
-    /// If nothing is there.
+    /// If the slot is free.
     pub(super) fn remove(&mut self, slot: Slot) -> T {
         let at = slot.chunk();
         let value = self.chunks[at].as_mut().and_then(|chunk| chunk[slot.within()].take());
-        if self.taken[at] == u64::MAX {
+        if self.used[at] == u64::MAX {
             self.open.insert(at);
         }
-        self.taken[at] &= !(1 << slot.within());
-        if self.taken[at] == 0 {
+        self.used[at] &= !(1 << slot.within());
+        if self.used[at] == 0 {
             self.chunks[at] = None;
         }
         self.len -= 1;
-        value.expect(TAKEN)
+        value.expect(USED)
     }
 
     fn open_chunk(&mut self) -> usize {
         let at = self.chunks.len();
         self.chunks.push(None);
-        self.taken.push(0);
+        self.used.push(0);
         self.open.insert(at);
         at
     }
 }
 
-const TAKEN: &str = "only places that are taken are named";
+const USED: &str = "every number names a used slot";
 
 impl<T> Index<Slot> for Slots<T> {
     type Output = T;
 
     fn index(&self, slot: Slot) -> &T {
         let chunk = self.chunks[slot.chunk()].as_ref();
-        chunk.and_then(|chunk| chunk[slot.within()].as_ref()).expect(TAKEN)
+        chunk.and_then(|chunk| chunk[slot.within()].as_ref()).expect(USED)
     }
 }
 
 impl<T> IndexMut<Slot> for Slots<T> {
     fn index_mut(&mut self, slot: Slot) -> &mut T {
         let chunk = self.chunks[slot.chunk()].as_mut();
-        chunk.and_then(|chunk| chunk[slot.within()].as_mut()).expect(TAKEN)
+        chunk.and_then(|chunk| chunk[slot.within()].as_mut()).expect(USED)
     }
 }
 
@@ -131,7 +130,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_chunk_in_which_nothing_is_left_is_given_back_and_used_again() {
+    fn an_empty_chunk_is_freed_and_used_again() {
         let mut slots = Slots::new();
         let all: Vec<Slot> = (0..2 * CHUNK).map(|value| slots.insert(value)).collect();
         for slot in &all[..CHUNK] {
@@ -144,17 +143,20 @@ mod tests {
     }
 
     proptest! {
-        /// Each step puts a value in, or takes one of those out that are there.
+        /// Each step inserts a value, or removes one.
         #[test]
-        fn values_stay_in_their_places_and_the_lowest_free_one_is_next(
-            steps in proptest::collection::vec(proptest::option::weighted(0.4, any::<proptest::sample::Index>()), 0..400),
+        fn values_stay_in_their_slots_and_the_lowest_free_slot_is_used_next(
+            steps in proptest::collection::vec(
+                proptest::option::weighted(0.4, any::<proptest::sample::Index>()),
+                0..400,
+            ),
         ) {
             let mut slots = Slots::new();
             let mut model: Vec<Option<usize>> = Vec::new();
             for (number, step) in steps.into_iter().enumerate() {
-                let taken: Vec<usize> = (0..model.len()).filter(|at| model[*at].is_some()).collect();
-                if let Some(which) = step.filter(|_| !taken.is_empty()) {
-                    let at = *which.get(&taken);
+                let used: Vec<usize> = (0..model.len()).filter(|at| model[*at].is_some()).collect();
+                if let Some(which) = step.filter(|_| !used.is_empty()) {
+                    let at = *which.get(&used);
                     let slot = Slot::new(u32::try_from(at).expect("at most 400"));
                     prop_assert_eq!(Some(slots.remove(slot)), model[at].take());
                 } else {
@@ -164,9 +166,9 @@ mod tests {
                     model.resize(model.len().max(free + 1), None);
                     model[free] = Some(number);
                 }
-                let taken = (0..).zip(&model).filter_map(|(at, value)| Some((Slot::new(at), (*value)?)));
-                prop_assert_eq!(slots.len(), taken.clone().count());
-                for (slot, value) in taken {
+                let used = (0..).zip(&model).filter_map(|(at, value)| Some((Slot::new(at), (*value)?)));
+                prop_assert_eq!(slots.len(), used.clone().count());
+                for (slot, value) in used {
                     prop_assert_eq!(slots[slot], value);
                 }
             }

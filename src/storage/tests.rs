@@ -1,4 +1,4 @@
-//! What a storage does, rule by rule; the whole of it beside a plain list is in `model`.
+//! The rules of a storage, one by one. `model` compares a whole storage with two plain lists.
 
 use super::*;
 use crate::contact::Group;
@@ -13,7 +13,7 @@ fn seed() -> KeySeed {
     KeySeed::new([1, 2, 3, 4])
 }
 
-/// Both clocks so many seconds after they started together.
+/// Both clocks `secs` seconds after their common start.
 fn at(secs: u64) -> Now {
     Now { mono: mono(secs), wall: WallTime::from_millis(secs * 1_000) }
 }
@@ -30,7 +30,7 @@ fn me() -> NodeId {
     NodeId::new(key(0))
 }
 
-/// A peer of its own, in a group of that number.
+/// A peer with a quota, and the group of its address.
 fn stranger(peer: u8, group: u8) -> Source {
     Source::Stranger(NodeId::new(key(peer)), Group::V4([192, 0, group]))
 }
@@ -55,7 +55,7 @@ fn signed(at: u8, version: u64) -> Record {
     record_of(Class::Signed, at, version, b"s")
 }
 
-fn roomy() -> Storage {
+fn unbounded() -> Storage {
     Storage::new(me(), usize::MAX, seed())
 }
 
@@ -64,13 +64,13 @@ fn room_for(records: usize) -> Storage {
     Storage::new(me(), records * (RECORD_OVERHEAD + 1), seed())
 }
 
-/// A peer brings a record that lives until so many seconds after the start, where all is in scope.
+/// A peer stores a record whose life ends `end` seconds after the start; every record is in scope.
 fn store(storage: &mut Storage, now: Now, record: Record, end: u64) -> Stored {
-    bring(storage, now, record, end, Source::Peer, |_| true)
+    store_from(storage, now, record, end, Source::Peer, |_| true)
 }
 
-/// A record that lives until so many seconds after the start is brought, and due at its end.
-fn bring(
+/// `source` stores a record whose life ends `end` seconds after the start; it is due at its end.
+fn store_from(
     storage: &mut Storage,
     now: Now,
     record: Record,
@@ -85,15 +85,15 @@ fn found(storage: &Storage, now: Now, at: u8) -> Option<&[u8]> {
     storage.find(now.mono, &key(at)).map(|held| &held.record.value[..])
 }
 
-fn plain_floor(storage: &Storage, now: Now, at: u8) -> Option<u64> {
+fn plain_tombstone(storage: &Storage, now: Now, at: u8) -> Option<u64> {
     storage.tombstone(now.mono, &key(at)).and_then(|tombstone| tombstone.plain).map(Version::bits)
 }
 
 // ── one key ──────────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn a_record_is_gone_at_the_exact_end_of_its_life_though_nobody_swept() {
-    let mut storage = roomy();
+fn a_record_is_not_found_from_the_exact_end_of_its_life_without_a_sweep() {
+    let mut storage = unbounded();
     assert_eq!(store(&mut storage, at(5), record(1, 1, b"a"), 6), Stored::Held);
     assert!(storage.find(Time::from_nanos(5_999_999_999), &key(1)).is_some());
     assert_eq!(found(&storage, at(6), 1), None);
@@ -101,9 +101,9 @@ fn a_record_is_gone_at_the_exact_end_of_its_life_though_nobody_swept() {
 }
 
 #[test]
-fn the_larger_record_is_held_whichever_comes_first() {
+fn the_larger_record_is_stored_in_either_order_of_arrival() {
     for versions in [[1, 2], [2, 1]] {
-        let mut storage = roomy();
+        let mut storage = unbounded();
         for version in versions {
             store(&mut storage, at(0), record(1, version, b"v"), 60);
         }
@@ -113,8 +113,8 @@ fn the_larger_record_is_held_whichever_comes_first() {
 }
 
 #[test]
-fn whoever_offers_a_smaller_record_learns_the_rank_of_the_larger() {
-    let mut storage = roomy();
+fn storing_a_smaller_record_returns_the_rank_of_the_larger() {
+    let mut storage = unbounded();
     let larger = record(1, 2, b"new");
     let rank = larger.rank();
     store(&mut storage, at(0), larger, 60);
@@ -123,9 +123,9 @@ fn whoever_offers_a_smaller_record_learns_the_rank_of_the_larger() {
 }
 
 #[test]
-fn of_equal_records_the_later_end_and_the_larger_replication_are_kept() {
+fn of_equal_records_the_later_end_and_the_larger_replication_remain() {
     for ends in [[20, 30], [30, 20]] {
-        let mut storage = roomy();
+        let mut storage = unbounded();
         for end in ends {
             let replication = u8::try_from(end).expect("less than 256");
             let sent = Record { replication, ..record(1, 1, b"v") };
@@ -138,8 +138,8 @@ fn of_equal_records_the_later_end_and_the_larger_replication_are_kept() {
 }
 
 #[test]
-fn a_record_that_comes_again_keeps_its_place_in_the_upkeep() {
-    let mut storage = roomy();
+fn storing_a_record_again_changes_neither_its_due_time_nor_its_known_replicas() {
+    let mut storage = unbounded();
     store(&mut storage, at(0), record(1, 1, b"v"), 20);
     storage.schedule(&key(1), mono(10));
     storage.heard(&key(1), &NodeId::new(key(3)));
@@ -152,8 +152,8 @@ fn a_record_that_comes_again_keeps_its_place_in_the_upkeep() {
 }
 
 #[test]
-fn nobody_puts_off_what_is_due_by_bringing_it_again_but_a_larger_one_is_due_when_it_says() {
-    let mut storage = roomy();
+fn storing_a_record_again_does_not_delay_its_due_time_but_a_larger_record_sets_its_own() {
+    let mut storage = unbounded();
     let mut due_after = |version: u64, end: u64, due: u64| {
         storage.store(at(0), record(1, version, b"v"), mono(end), mono(due), Source::Peer, |_| true);
         storage.find(mono(0), &key(1)).map(Held::due)
@@ -167,8 +167,8 @@ fn nobody_puts_off_what_is_due_by_bringing_it_again_but_a_larger_one_is_due_when
 }
 
 #[test]
-fn a_record_whose_life_is_over_changes_nothing() {
-    let mut storage = roomy();
+fn storing_a_record_whose_life_has_ended_changes_nothing() {
+    let mut storage = unbounded();
     store(&mut storage, at(0), record(1, 1, b"v"), 60);
     assert_eq!(store(&mut storage, at(5), record(1, 2, b"w"), 5), Stored::Over);
     assert_eq!(found(&storage, at(5), 1), Some(&b"v"[..]));
@@ -177,9 +177,9 @@ fn a_record_whose_life_is_over_changes_nothing() {
 // ── tombstones ───────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn a_version_that_is_over_stops_itself_and_those_before_it_swept_or_not() {
+fn an_ended_version_blocks_itself_and_older_ones_before_and_after_the_sweep() {
     for sweeps in [0, 1] {
-        let mut storage = roomy();
+        let mut storage = unbounded();
         store(&mut storage, at(0), record(1, 2, b"new"), 10);
         storage.sweep(at(10), sweeps);
         for version in [1, 2] {
@@ -192,16 +192,16 @@ fn a_version_that_is_over_stops_itself_and_those_before_it_swept_or_not() {
 }
 
 #[test]
-fn a_signed_version_that_is_over_stops_every_plain_one() {
-    let mut storage = roomy();
+fn an_ended_signed_version_blocks_every_plain_one() {
+    let mut storage = unbounded();
     store(&mut storage, at(0), signed(1, 1), 10);
     assert_eq!(store(&mut storage, at(10), record(1, 9, b"p"), 60), Stored::Over);
     assert_eq!(store(&mut storage, at(10), signed(1, 2), 60), Stored::Held);
 }
 
 #[test]
-fn a_hashed_record_comes_back_after_its_end() {
-    let mut storage = roomy();
+fn a_hashed_record_may_be_stored_again_after_its_end() {
+    let mut storage = unbounded();
     let hashed = record_of(Class::Hashed, 1, 0, b"h");
     store(&mut storage, at(0), hashed.clone(), 10);
     storage.sweep(at(10), 1);
@@ -210,36 +210,36 @@ fn a_hashed_record_comes_back_after_its_end() {
 }
 
 #[test]
-fn a_plain_version_seen_beneath_what_certifies_itself_is_a_floor_whichever_came_first() {
+fn a_plain_version_beside_a_certified_record_leaves_a_tombstone_in_either_order() {
     for certified in [signed(1, 1), record_of(Class::Hashed, 1, 0, b"h")] {
         for order in [[0, 1], [1, 0]] {
-            let mut storage = roomy();
+            let mut storage = unbounded();
             for which in order {
                 store(&mut storage, at(0), [certified.clone(), record(1, 5, b"p")][which].clone(), 10);
             }
             assert_eq!(found(&storage, at(0), 1), Some(&certified.value[..]));
-            assert_eq!(plain_floor(&storage, at(0), 1), Some(5));
+            assert_eq!(plain_tombstone(&storage, at(0), 1), Some(5));
         }
     }
 }
 
 #[test]
-fn a_plain_version_comes_back_above_the_floor_when_what_was_above_it_is_over() {
-    let mut storage = roomy();
+fn after_the_end_of_a_certified_record_only_newer_plain_versions_are_stored() {
+    let mut storage = unbounded();
     store(&mut storage, at(0), record(1, 5, b"p"), 60);
     store(&mut storage, at(0), record_of(Class::Hashed, 1, 0, b"h"), 10);
     assert_eq!(store(&mut storage, at(10), record(1, 5, b"p"), 60), Stored::Over);
     assert_eq!(store(&mut storage, at(10), record(1, 6, b"q"), 60), Stored::Held);
 }
 
-/// When the tombstone of a version of that many seconds has lapsed.
+/// The moment at which the tombstone of a version has lapsed whose time is `secs` seconds after the start.
 fn after_tombstones(secs: u64) -> Now {
     at(secs + (TTL_LONGEST + CLOCK_SKEW_MAX * 2).as_secs())
 }
 
 #[test]
-fn a_tombstone_lapses_when_no_older_version_can_be_alive_anywhere() {
-    let mut storage = roomy();
+fn a_tombstone_lapses_when_no_older_version_can_be_alive() {
+    let mut storage = unbounded();
     store(&mut storage, at(7), record(1, 7_000 << 16, b"v"), 10);
     storage.sweep(at(10), 1);
     let lapse = after_tombstones(7);
@@ -254,8 +254,8 @@ fn a_tombstone_lapses_when_no_older_version_can_be_alive_anywhere() {
 }
 
 #[test]
-fn what_is_buried_takes_the_live_record_that_it_beats_with_it() {
-    let mut storage = roomy();
+fn adding_a_tombstone_removes_the_live_record_that_it_beats() {
+    let mut storage = unbounded();
     store(&mut storage, at(0), record(1, 3, b"v"), 60);
     storage.bury(at(1), key(1), Tombstone { signed: None, plain: Some(Version::from_bits(2)) });
     assert_eq!(found(&storage, at(1), 1), Some(&b"v"[..]), "it is newer");
@@ -264,20 +264,20 @@ fn what_is_buried_takes_the_live_record_that_it_beats_with_it() {
     store(&mut storage, at(1), record(2, 9, b"p"), 60);
     storage.bury(at(1), key(2), Tombstone { signed: Some(Version::from_bits(1)), plain: None });
     assert_eq!(found(&storage, at(1), 2), None);
-    assert_eq!(plain_floor(&storage, at(1), 2), Some(9), "the plain version has been seen");
+    assert_eq!(plain_tombstone(&storage, at(1), 2), Some(9), "the plain version has been seen");
 }
 
 #[test]
-fn time_spent_switched_off_counts_and_what_ended_meanwhile_is_buried() {
+fn the_time_between_two_runs_counts_as_age_and_an_ended_record_leaves_a_tombstone() {
     let saved = WallTime::from_millis(100_000);
     let on = Now { mono: Time::ZERO, wall: WallTime::from_millis(130_000) };
-    let mut storage = roomy();
+    let mut storage = unbounded();
     storage.restore(on, record(1, 100_000 << 16, b"v"), Age(10_000), saved, Source::Client);
     let held = storage.find(on.mono, &key(1)).expect("60 s, 10 s old, 30 s off");
     assert_eq!((held.expires, held.source()), (mono(20), Source::Client));
     storage.restore(on, record(2, 100_000 << 16, b"v"), Age(30_000), saved, Source::Peer);
     assert_eq!(found(&storage, on, 2), None);
-    assert_eq!(plain_floor(&storage, on, 2), Some(100_000 << 16));
+    assert_eq!(plain_tombstone(&storage, on, 2), Some(100_000 << 16));
     let set_back = Now { wall: WallTime::from_millis(50_000), ..on };
     storage.restore(set_back, record(3, 40_000 << 16, b"v"), Age(10_000), saved, Source::Peer);
     let held = storage.find(on.mono, &key(3)).expect("it has 50 s left");
@@ -287,8 +287,8 @@ fn time_spent_switched_off_counts_and_what_ended_meanwhile_is_buried() {
 // ── what needs no signature check ────────────────────────────────────────────────────────────
 
 #[test]
-fn a_replay_is_settled_or_proven_before_anything_is_verified() {
-    let mut storage = roomy();
+fn a_replay_of_a_known_record_needs_no_signature_check() {
+    let mut storage = unbounded();
     let held = signed(1, 5);
     store(&mut storage, at(0), held.clone(), 60);
     let judge = |storage: &Storage, now: Now, record: &Record| {
@@ -313,7 +313,7 @@ fn a_replay_is_settled_or_proven_before_anything_is_verified() {
 // ── bounds ───────────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn a_full_storage_takes_no_new_key_but_replaces_a_record_by_one_of_its_size() {
+fn a_full_storage_refuses_a_new_key_and_replaces_a_record_by_one_of_its_size() {
     let mut storage = room_for(2);
     store(&mut storage, at(0), record(1, 1, b"a"), 60);
     store(&mut storage, at(0), record(2, 1, b"b"), 60);
@@ -321,12 +321,12 @@ fn a_full_storage_takes_no_new_key_but_replaces_a_record_by_one_of_its_size() {
     assert_eq!(store(&mut storage, at(1), record(3, 1, b"c"), 60), Stored::Full);
     assert_eq!(store(&mut storage, at(1), record(1, 2, b"d"), 60), Stored::Held);
     assert_eq!(store(&mut storage, at(1), record(1, 3, b"ef"), 60), Stored::Full);
-    assert_eq!(found(&storage, at(1), 1), Some(&b"d"[..]), "what does not fit displaces nothing");
+    assert_eq!(found(&storage, at(1), 1), Some(&b"d"[..]), "a record that does not fit replaces no other");
     assert_eq!(storage.check_invariants(), Ok(()));
 }
 
 #[test]
-fn ended_records_and_tombstones_make_room_without_a_sweep() {
+fn ended_records_and_their_tombstones_make_room_without_a_sweep() {
     let mut storage = room_for(2_000);
     for n in 0..2_000_u16 {
         let mut bytes = [0; 32];
@@ -342,7 +342,7 @@ fn ended_records_and_tombstones_make_room_without_a_sweep() {
 }
 
 #[test]
-fn tombstones_give_way_the_oldest_first() {
+fn the_oldest_tombstones_are_removed_first() {
     let mut storage = Storage::new(me(), RECORD_OVERHEAD + 1 + 2 * TOMBSTONE_BYTES, seed());
     for (number, version) in [(1, 20_u64), (2, 10), (3, 30)] {
         let over = Version::from_bits(version << 32);
@@ -359,17 +359,17 @@ fn tombstones_give_way_the_oldest_first() {
     assert_eq!(storage.check_invariants(), Ok(()));
 }
 
-/// A storage full of records with the keys 1 to 4, of which 3 and 4, the farthest, are out of scope.
+/// A storage full of records with the keys 1 to 4. The records 3 and 4, the farthest, are out of scope.
 fn full(sources: [Source; 4]) -> Storage {
     let mut storage = room_for(4);
     for (number, source) in (1..).zip(sources) {
-        let stored = bring(&mut storage, at(0), record(number, 7, b"v"), 60, source, near);
+        let stored = store_from(&mut storage, at(0), record(number, 7, b"v"), 60, source, is_near);
         assert_eq!(stored, Stored::Held);
     }
     storage
 }
 
-fn near(record: &Record) -> bool {
+fn is_near(record: &Record) -> bool {
     record.key < key(3)
 }
 
@@ -378,72 +378,72 @@ fn keys(storage: &Storage) -> Vec<Key> {
 }
 
 #[test]
-fn only_what_peers_brought_and_is_out_of_scope_gives_way_the_farthest_first() {
+fn only_records_of_peers_out_of_scope_are_evicted_the_farthest_first() {
     let mut storage = full([Source::Peer; 4]);
-    assert_eq!(bring(&mut storage, at(1), record(0, 1, b"x"), 60, Source::Peer, near), Stored::Held);
+    assert_eq!(store_from(&mut storage, at(1), record(0, 1, b"x"), 60, Source::Peer, is_near), Stored::Held);
     assert_eq!(keys(&storage), [0, 1, 2, 3].map(key));
-    assert_eq!(bring(&mut storage, at(1), record(9, 1, b"x"), 60, Source::Client, near), Stored::Held);
-    assert_eq!(keys(&storage), [0, 1, 2, 9].map(key), "what a client PUTs displaces nearer ones");
+    assert_eq!(store_from(&mut storage, at(1), record(9, 1, b"x"), 60, Source::Client, is_near), Stored::Held);
+    assert_eq!(keys(&storage), [0, 1, 2, 9].map(key), "a PUT of a client evicts closer records too");
     for number in [3, 5] {
-        assert_eq!(bring(&mut storage, at(1), record(number, 9, b"x"), 60, Source::Peer, near), Stored::Full);
+        assert_eq!(store_from(&mut storage, at(1), record(number, 9, b"x"), 60, Source::Peer, is_near), Stored::Full);
     }
     assert_eq!(storage.check_invariants(), Ok(()));
 }
 
 #[test]
-fn a_record_out_of_scope_displaces_only_what_is_farther() {
+fn a_record_out_of_scope_evicts_only_farther_ones() {
     let mut storage = full([Source::Peer; 4]);
-    assert_eq!(bring(&mut storage, at(1), record(5, 1, b"x"), 60, Source::Peer, near), Stored::Full);
+    assert_eq!(store_from(&mut storage, at(1), record(5, 1, b"x"), 60, Source::Peer, is_near), Stored::Full);
     let mut storage = full([Source::Peer, Source::Peer, Source::Peer, Source::Client]);
-    assert_eq!(bring(&mut storage, at(1), record(6, 1, b"x"), 60, Source::Peer, near), Stored::Full);
-    assert_eq!(bring(&mut storage, at(1), record(0, 1, b"x"), 60, Source::Peer, near), Stored::Held);
+    assert_eq!(store_from(&mut storage, at(1), record(6, 1, b"x"), 60, Source::Peer, is_near), Stored::Full);
+    assert_eq!(store_from(&mut storage, at(1), record(0, 1, b"x"), 60, Source::Peer, is_near), Stored::Held);
     assert_eq!(keys(&storage), [0, 1, 2, 4].map(key), "what a client PUT stays, however far");
 }
 
 #[test]
-fn what_gave_way_may_come_back_but_nothing_older() {
+fn an_evicted_record_may_be_stored_again_but_no_older_one() {
     let mut storage = full([Source::Peer; 4]);
-    bring(&mut storage, at(1), record(0, 1, b"x"), 5, Source::Peer, near);
+    store_from(&mut storage, at(1), record(0, 1, b"x"), 5, Source::Peer, is_near);
     assert_eq!(found(&storage, at(1), 4), None, "it gave way");
     storage.sweep(at(5), 9);
     storage.bury(at(5), key(4), Tombstone::of_older(record(4, 7, b"v").rank()));
-    assert_eq!(bring(&mut storage, at(5), record(4, 6, b"v"), 60, Source::Peer, near), Stored::Over);
-    assert_eq!(bring(&mut storage, at(5), record(4, 7, b"v"), 60, Source::Peer, near), Stored::Held);
+    assert_eq!(store_from(&mut storage, at(5), record(4, 6, b"v"), 60, Source::Peer, is_near), Stored::Over);
+    assert_eq!(store_from(&mut storage, at(5), record(4, 7, b"v"), 60, Source::Peer, is_near), Stored::Held);
 
     let mut storage = Storage::new(me(), 2 * (RECORD_OVERHEAD + 200), seed());
     for number in [3, 4] {
-        bring(&mut storage, at(0), record(number, 7, &[0; 200]), 60, Source::Peer, near);
+        store_from(&mut storage, at(0), record(number, 7, &[0; 200]), 60, Source::Peer, is_near);
     }
-    bring(&mut storage, at(1), record(1, 1, b"x"), 60, Source::Peer, near);
-    assert_eq!(plain_floor(&storage, at(1), 4), Some(6), "there is room for its tombstone");
+    store_from(&mut storage, at(1), record(1, 1, b"x"), 60, Source::Peer, is_near);
+    assert_eq!(plain_tombstone(&storage, at(1), 4), Some(6), "there is room for its tombstone");
 }
 
 #[test]
-fn above_nine_tenths_neither_a_peer_nor_a_group_holds_more_than_a_share() {
+fn in_a_crowded_storage_no_peer_and_no_group_exceeds_its_quota() {
     let mut storage = room_for(160);
     let quota = storage.bytes_max() / QUOTAS;
     let mut count = 0;
-    while bring(&mut storage, at(0), numbered(count), 60, stranger(1, 1), |_| true) == Stored::Held {
+    while store_from(&mut storage, at(0), numbered(count), 60, stranger(1, 1), |_| true) == Stored::Held {
         count += 1;
     }
     assert!(storage.bytes() > quota * 14, "while there is room it takes what it wants");
     assert!(storage.bytes() <= storage.bytes_max() / 100 * CROWDED_PERCENT);
     let from = |storage: &mut Storage, count: &mut u16, source: Source| {
         let first = *count;
-        while bring(storage, at(0), numbered(*count), 60, source, |_| true) == Stored::Held {
+        while store_from(storage, at(0), numbered(*count), 60, source, |_| true) == Stored::Held {
             *count += 1;
         }
         *count - first
     };
-    assert_eq!(from(&mut storage, &mut count, stranger(2, 1)), 0, "a neighbour of it is no other party");
+    assert_eq!(from(&mut storage, &mut count, stranger(2, 1)), 0, "a peer of its group shares its quota");
     let others = from(&mut storage, &mut count, stranger(3, 2));
-    assert!((8..=10).contains(&others), "a share of 160 records, found {others}");
-    assert_eq!(from(&mut storage, &mut count, stranger(3, 3)), 0, "it stays who it is when it moves");
-    assert!(from(&mut storage, &mut count, Source::Client) > 0, "a client has no share");
+    assert!((8..=10).contains(&others), "a quota of 160 records, found {others}");
+    assert_eq!(from(&mut storage, &mut count, stranger(3, 3)), 0, "a peer that moves keeps its group");
+    assert!(from(&mut storage, &mut count, Source::Client) > 0, "a client has no quota");
     assert_eq!(storage.check_invariants(), Ok(()));
 }
 
-/// A record of one byte, one of many.
+/// A record of one byte, under a key of that number.
 fn numbered(number: u16) -> Record {
     let mut bytes = [0; 32];
     bytes[30..].copy_from_slice(&number.to_be_bytes());
@@ -451,23 +451,23 @@ fn numbered(number: u16) -> Record {
 }
 
 #[test]
-fn nobody_can_fill_anothers_share_or_use_his_own_to_keep_a_record_out() {
+fn no_peer_can_use_up_the_quota_of_another_or_block_a_record_with_its_own() {
     let mut storage = room_for(160);
     let count = (0..160).take_while(|number| {
-        bring(&mut storage, at(0), numbered(*number), 60, stranger(1, 1), |_| true) == Stored::Held
+        store_from(&mut storage, at(0), numbered(*number), 60, stranger(1, 1), |_| true) == Stored::Held
     });
     let count = u16::try_from(count.count()).expect("at most 160");
     let honest = numbered(1_000);
-    assert_eq!(bring(&mut storage, at(1), honest.clone(), 60, stranger(1, 1), |_| true), Stored::Full);
-    assert_eq!(bring(&mut storage, at(1), honest.clone(), 60, stranger(2, 2), |_| true), Stored::Held);
+    assert_eq!(store_from(&mut storage, at(1), honest.clone(), 60, stranger(1, 1), |_| true), Stored::Full);
+    assert_eq!(store_from(&mut storage, at(1), honest.clone(), 60, stranger(2, 2), |_| true), Stored::Held);
     let before = storage.bytes();
-    assert_eq!(bring(&mut storage, at(1), honest.clone(), 70, stranger(1, 1), |_| true), Stored::Held);
-    assert_eq!(storage.bytes(), before, "it counts to whoever brought it first");
+    assert_eq!(store_from(&mut storage, at(1), honest.clone(), 70, stranger(1, 1), |_| true), Stored::Held);
+    assert_eq!(storage.bytes(), before, "it is charged to the first peer that stored it");
     for number in 0..count {
-        bring(&mut storage, at(1), numbered(number), 80, stranger(2, 2), |_| true);
+        store_from(&mut storage, at(1), numbered(number), 80, stranger(2, 2), |_| true);
     }
-    assert_eq!(bring(&mut storage, at(1), numbered(1_001), 60, stranger(2, 2), |_| true), Stored::Held);
-    bring(&mut storage, at(1), honest.clone(), 60, Source::Client, |_| true);
+    assert_eq!(store_from(&mut storage, at(1), numbered(1_001), 60, stranger(2, 2), |_| true), Stored::Held);
+    store_from(&mut storage, at(1), honest.clone(), 60, Source::Client, |_| true);
     assert_eq!(storage.find(mono(1), &honest.key).map(Held::source), Some(Source::Client), "a client takes it over");
     assert_eq!(storage.check_invariants(), Ok(()));
 }
@@ -475,8 +475,8 @@ fn nobody_can_fill_anothers_share_or_use_his_own_to_keep_a_record_out() {
 // ── what upkeep asks ─────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn a_sweep_takes_the_first_that_ended_and_no_more_than_it_may() {
-    let mut storage = roomy();
+fn a_sweep_removes_the_records_that_ended_first_up_to_its_bound() {
+    let mut storage = unbounded();
     for number in 1..=5 {
         store(&mut storage, at(0), record(number, 1, b"v"), number.into());
     }
@@ -487,11 +487,11 @@ fn a_sweep_takes_the_first_that_ended_and_no_more_than_it_may() {
 }
 
 #[test]
-fn a_record_is_known_to_be_shown_until_that_is_in_doubt_or_it_is_another() {
-    let mut storage = roomy();
+fn a_record_counts_as_shown_until_it_is_doubted_or_replaced() {
+    let mut storage = unbounded();
     let is_shown = |storage: &Storage| storage.find(mono(0), &key(1)).expect("it lives").is_shown();
     store(&mut storage, at(0), record(1, 1, b"v"), 60);
-    assert!(!is_shown(&storage), "nobody has asked for it");
+    assert!(!is_shown(&storage), "it was not read yet");
     storage.find(mono(0), &key(1)).expect("it lives").show();
     storage.heard(&key(1), &NodeId::new(key(31)));
     assert!(is_shown(&storage));
@@ -500,12 +500,12 @@ fn a_record_is_known_to_be_shown_until_that_is_in_doubt_or_it_is_another() {
     assert!(!is_shown(&storage));
     storage.find(mono(0), &key(1)).expect("it lives").show();
     store(&mut storage, at(0), record(1, 2, b"w"), 60);
-    assert!(!is_shown(&storage), "this one is another");
+    assert!(!is_shown(&storage), "this is another record");
 }
 
 #[test]
-fn what_is_due_is_named_once_with_those_who_were_heard_to_hold_it() {
-    let mut storage = roomy();
+fn a_due_record_is_named_once_and_its_known_replicas_are_counted() {
+    let mut storage = unbounded();
     for number in 1..=3 {
         store(&mut storage, at(0), record(number, 1, b"v"), 60);
         storage.schedule(&key(number), mono(10 * u64::from(number)));
@@ -518,7 +518,7 @@ fn what_is_due_is_named_once_with_those_who_were_heard_to_hold_it() {
     assert_eq!(storage.next_due(), Some(mono(10)));
     assert_eq!(storage.sweep(at(20), 9), [key(1), key(3), key(2)]);
     let held = storage.find(mono(20), &key(2)).expect("it lives");
-    assert_eq!((held.heard_from(), held.due()), (2, mono(60)), "at least so many: two may share a bit");
+    assert_eq!((held.heard_from(), held.due()), (2, mono(60)), "a lower bound: two peers may share a bit");
     assert!(storage.sweep(at(20), 9).is_empty());
     storage.schedule(&key(2), mono(30));
     let held = storage.find(mono(20), &key(2)).expect("it lives");
@@ -527,24 +527,24 @@ fn what_is_due_is_named_once_with_those_who_were_heard_to_hold_it() {
 }
 
 #[test]
-fn a_record_that_became_due_later_is_looked_at_once_and_not_named() {
-    let mut storage = roomy();
+fn a_record_whose_due_time_moved_is_looked_at_once_and_not_named() {
+    let mut storage = unbounded();
     for number in 1..=3 {
         store(&mut storage, at(0), record(number, 1, b"v"), 60);
         storage.schedule(&key(number), mono(10));
         storage.schedule(&key(number), mono(30));
     }
-    assert_eq!(storage.next_due(), Some(mono(10)), "nobody has looked yet");
+    assert_eq!(storage.next_due(), Some(mono(10)), "no sweep has looked at them yet");
     assert!(storage.sweep(at(10), 2).is_empty());
-    assert_eq!(storage.next_due(), Some(mono(10)), "a sweep looks at no more than it may");
+    assert_eq!(storage.next_due(), Some(mono(10)), "a sweep looks at no more than `max` records");
     assert!(storage.sweep(at(10), 2).is_empty());
     assert_eq!(storage.next_due(), Some(mono(30)));
     assert_eq!(storage.sweep(at(30), 3).len(), 3);
 }
 
 #[test]
-fn a_range_holds_what_lives_from_its_first_key_to_its_last() {
-    let mut storage = roomy();
+fn a_range_has_the_live_records_from_its_first_to_its_last_key() {
+    let mut storage = unbounded();
     for number in 1..=5 {
         store(&mut storage, at(0), record(number, 1, b"v"), if number == 3 { 5 } else { 60 });
     }
@@ -554,44 +554,44 @@ fn a_range_holds_what_lives_from_its_first_key_to_its_last() {
     assert_eq!(within(0, 255).len(), 4);
 }
 
-/// A record becomes due at another moment, or is replaced by one that is; or time passes.
+/// A record is scheduled, or is replaced by one with another due time; or time passes.
 #[derive(Clone, Debug)]
-enum Move {
+enum Change {
     Schedule { number: u8, wait: u64 },
     Replace { number: u8, wait: u64 },
     Wait { secs: u64 },
 }
 
-fn a_move() -> impl Strategy<Value = Move> {
+fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
-        (0..9_u8, 0..40_u64).prop_map(|(number, wait)| Move::Schedule { number, wait }),
-        (0..9_u8, 0..40_u64).prop_map(|(number, wait)| Move::Replace { number, wait }),
-        (0..20_u64).prop_map(|secs| Move::Wait { secs }),
+        (0..9_u8, 0..40_u64).prop_map(|(number, wait)| Change::Schedule { number, wait }),
+        (0..9_u8, 0..40_u64).prop_map(|(number, wait)| Change::Replace { number, wait }),
+        (0..20_u64).prop_map(|secs| Change::Wait { secs }),
     ]
 }
 
 proptest! {
-    /// Sweeps that may look at little come to an end, and together name what is due and nothing else.
+    /// Sweeps that look at few records find, one after the other, all records that are due and no others.
     #[test]
     fn each_record_is_named_when_it_is_due_and_never_before(
-        moves in proptest::collection::vec(a_move(), 1..200),
+        changes in proptest::collection::vec(change(), 1..200),
         max in 1..4_usize,
     ) {
-        let mut storage = roomy();
+        let mut storage = unbounded();
         let mut due = std::collections::BTreeMap::new();
         let mut now = 0;
-        for (version, next) in (1..).zip(moves) {
+        for (version, next) in (1..).zip(changes) {
             match next {
-                Move::Schedule { number, wait } => {
+                Change::Schedule { number, wait } => {
                     storage.schedule(&key(number), mono(now + wait));
                     due.entry(number).and_modify(|due| *due = now + wait);
                 }
-                Move::Replace { number, wait } => {
+                Change::Replace { number, wait } => {
                     let larger = record(number, version, b"v");
                     storage.store(at(now), larger, mono(9_999), mono(now + wait), Source::Peer, |_| true);
                     due.insert(number, now + wait);
                 }
-                Move::Wait { secs } => now += secs,
+                Change::Wait { secs } => now += secs,
             }
             let mut named = Vec::new();
             for _ in 0..due.len() {
@@ -609,8 +609,8 @@ proptest! {
     }
 
     #[test]
-    fn a_walk_in_parts_meets_what_a_walk_in_one_meets(count in 0..20_u8, part in 1..5_usize) {
-        let mut storage = roomy();
+    fn a_scan_in_parts_meets_the_same_records_as_a_scan_in_one(count in 0..20_u8, part in 1..5_usize) {
+        let mut storage = unbounded();
         for number in 0..count {
             store(&mut storage, at(0), record(number, 1, b"v"), 9);
         }
@@ -619,14 +619,14 @@ proptest! {
             let from = met.len();
             let cursor = met.last().copied();
             met.extend(storage.walk(cursor.as_ref()).take(part).map(|held| held.record.key));
-            prop_assert!(met.len() > from, "a walk goes on until its end");
+            prop_assert!(met.len() > from, "a scan goes on until its end");
         }
         prop_assert_eq!(met, keys(&storage));
     }
 
-    /// Keys with long common prefixes, which a stranger may choose, among them.
+    /// Some of the keys have long common prefixes, as a peer may choose them.
     #[test]
-    fn the_farthest_come_first(
+    fn the_farthest_records_come_first(
         numbers in proptest::collection::btree_set((0..4_u8, any::<u8>(), 0..32_usize), 0..30),
         me in any::<[u8; 32]>(),
     ) {

@@ -1,4 +1,4 @@
-//! Tombstones: which versions are over, until no older one can be alive anywhere.
+//! The tombstones of a storage. A tombstone *lapses* when no older version can be alive on any node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -8,18 +8,19 @@ use crate::record::Tombstone;
 use crate::storage::StorageFault;
 use crate::time::Time;
 
-/// Bytes that a tombstone takes: a place in each of two ordered sets, which may be a third empty.
-pub const TOMBSTONE_BYTES: usize = (size_of::<(Key, Buried)>() + size_of::<(Time, Key)>()) * 3 / 2;
+/// Bytes of memory that a tombstone takes: an entry in each of two ordered sets, which may be one third
+/// empty.
+pub const TOMBSTONE_BYTES: usize = (size_of::<(Key, Entry)>() + size_of::<(Time, Key)>()) * 3 / 2;
 
-/// All tombstones of a storage, by key and by the moment they lapse.
+/// Tombstones by key and by the moment they lapse.
 #[derive(Debug, Default)]
 pub(super) struct Tombstones {
-    by_key: BTreeMap<Key, Buried>,
+    by_key: BTreeMap<Key, Entry>,
     by_lapse: BTreeSet<(Time, Key)>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Buried {
+struct Entry {
     tombstone: Tombstone,
     lapses: Time,
 }
@@ -27,26 +28,25 @@ struct Buried {
 impl Tombstones {
     /// The tombstone of `key`, unless it has lapsed at `now`.
     pub(super) fn find(&self, now: Time, key: &Key) -> Option<Tombstone> {
-        self.by_key.get(key).filter(|buried| now < buried.lapses).map(|buried| buried.tombstone)
+        self.by_key.get(key).filter(|entry| now < entry.lapses).map(|entry| entry.tombstone)
     }
 
-    /// Puts `tombstone` in the place of the one of `key`; `lapses` is the first moment at which it
-    /// counts no more.
+    /// Sets the tombstone of `key`, which lapses at `lapses`.
     pub(super) fn insert(&mut self, key: Key, tombstone: Tombstone, lapses: Time) {
-        if let Some(before) = self.by_key.insert(key, Buried { tombstone, lapses }) {
+        if let Some(before) = self.by_key.insert(key, Entry { tombstone, lapses }) {
             self.by_lapse.remove(&(before.lapses, key));
         }
         self.by_lapse.insert((lapses, key));
     }
 
-    /// Takes the one that would lapse first, whenever that is.
+    /// Removes the tombstone that lapses first, now or later.
     pub(super) fn take_oldest(&mut self) -> Option<Key> {
         let (_, key) = self.by_lapse.pop_first()?;
         self.by_key.remove(&key);
         Some(key)
     }
 
-    /// Takes one that has lapsed.
+    /// Removes a tombstone that has lapsed at `now`.
     pub(super) fn take_lapsed(&mut self, now: Time) -> Option<Key> {
         self.next_lapse().filter(|lapse| *lapse <= now).and_then(|_| self.take_oldest())
     }
@@ -58,7 +58,7 @@ impl Tombstones {
     pub(super) fn range(&self, keys: RangeInclusive<Key>) -> impl Iterator<Item = (&Key, Tombstone)> {
         let keys = if keys.is_empty() { None } else { Some(keys) };
         let range = keys.into_iter().flat_map(|keys| self.by_key.range(keys));
-        range.map(|(key, buried)| (key, buried.tombstone))
+        range.map(|(key, entry)| (key, entry.tombstone))
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -67,8 +67,8 @@ impl Tombstones {
 
     pub(super) fn check_invariants(&self) -> Result<(), StorageFault> {
         let by_lapse = self.by_lapse.len();
-        let whole = self.by_key.iter().all(|(key, buried)| self.by_lapse.contains(&(buried.lapses, *key)));
-        if whole && by_lapse == self.by_key.len() {
+        let is_consistent = self.by_key.iter().all(|(key, entry)| self.by_lapse.contains(&(entry.lapses, *key)));
+        if is_consistent && by_lapse == self.by_key.len() {
             return Ok(());
         }
         Err(StorageFault::Tombstones { by_key: self.by_key.len(), by_lapse })

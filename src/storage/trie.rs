@@ -1,56 +1,55 @@
-//! Keys in their order: a crit-bit trie over the places of those that carry them.
+//! Keys in their order: a crit-bit trie of the slots in which the keys are stored.
 //!
-//! Beneath each fork lie the keys that agree in all bits before one, on one side those in which
-//! that bit is 0, on the other those in which it is 1. What a key has in common with its neighbours
-//! takes no room, so the trie has one fork less than keys, and no way down is longer than a key has
-//! bits, whatever keys a stranger chooses.
+//! A fork has a bit. Below it are keys that agree in all bits before that one; on one side the bit is 0, on
+//! the other it is 1. Common prefixes take no memory, so there is one fork less than keys. No path is
+//! longer than the 256 bits of a key, whatever keys a peer chooses.
 //!
-//! The trie is the key space of Kademlia itself: whoever goes at each fork to the side that differs
-//! from a point first, meets the keys by their XOR distance to it, the farthest first. The order of
-//! keys is that of their distance to the last key of all.
+//! The trie has the shape of Kademlia's key space. A traversal that enters, at each fork, first the side
+//! that differs from a point meets the keys by their XOR distance to the point, the farthest first. The
+//! order of keys is the order of the distance to the largest key.
 //!
-//! The keys themselves are elsewhere; who calls says which key is at a place, and always says the
-//! same.
+//! The trie does not contain the keys. The caller passes a function from a slot to its key, which must
+//! always return the same key for a slot.
 
 use std::num::NonZeroU32;
 
 use crate::id::{KEY_SIZE, Key};
 use crate::storage::slots::{SLOT_OVERHEAD, Slot, Slots};
 
-/// Bytes that each key takes here.
+/// Bytes of memory that a key takes in the trie.
 pub(super) const FORK_BYTES: usize = size_of::<Option<Fork>>() + SLOT_OVERHEAD;
 
-/// The last key there can be.
+/// The largest key.
 const LAST: Key = Key::new([u8::MAX; KEY_SIZE]);
 
-/// Keys, each named by its place.
+/// Keys, each known by its slot.
 #[derive(Debug)]
 pub(super) struct Trie {
     root: Option<Branch>,
     forks: Slots<Fork>,
 }
 
-/// Where keys part.
+/// A point at which keys divide.
 #[derive(Debug)]
 struct Fork {
-    /// The first bit in which they differ, counted from the most significant one.
+    /// The first bit in which they differ, where 0 is the most significant one.
     bit: u8,
-    /// Those in which it is 0, and those in which it is 1.
+    /// The keys in which the bit is 0, and those in which it is 1.
     sides: [Branch; 2],
 }
 
-/// What lies beneath a fork, in four bytes: in the lowest bit whether that is a key, above it the
-/// place; that of a fork one higher, so that none is zero.
+/// A key or a fork, in four bytes. The lowest bit is 1 for a key. Above it is the number of the slot of a
+/// key, or that of a fork plus 1, so that the value is never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Branch(NonZeroU32);
 
-/// A [`Branch`], unfolded.
-enum Beneath {
+/// An unpacked [`Branch`].
+enum Unpacked {
     Key(Slot),
     Fork(Slot),
 }
 
-/// What leads to a branch: the fork above it, and the side; nothing above the root.
+/// Where a branch is attached: a fork and one of its sides; `None` for the root.
 type Link = Option<(Slot, usize)>;
 
 impl Branch {
@@ -60,17 +59,17 @@ impl Branch {
 
     fn fork(slot: Slot) -> Self {
         let above = slot.number().checked_add(1).and_then(|number| NonZeroU32::new(number << 1));
-        Self(above.expect("there are fewer than 2^31 places"))
+        Self(above.expect("there are fewer than 2^31 slots"))
     }
 
-    fn beneath(self) -> Beneath {
+    fn unpack(self) -> Unpacked {
         let number = self.0.get() >> 1;
-        if self.0.get() & 1 == 1 { Beneath::Key(Slot::new(number)) } else { Beneath::Fork(Slot::new(number - 1)) }
+        if self.0.get() & 1 == 1 { Unpacked::Key(Slot::new(number)) } else { Unpacked::Fork(Slot::new(number - 1)) }
     }
 }
 
 impl Fork {
-    /// The side on which `key` lies.
+    /// The side on which `key` is.
     fn side(&self, key: &Key) -> usize {
         side(key, self.bit)
     }
@@ -81,25 +80,25 @@ impl Trie {
         Self { root: None, forks: Slots::new() }
     }
 
-    /// Adds `key`, which is at `slot` and not in the trie yet.
+    /// Inserts `key`, which is stored in `slot`. It is not in the trie yet.
     pub(super) fn insert(&mut self, key: &Key, slot: Slot, key_at: impl Fn(Slot) -> Key) {
-        let Some(bit) = self.parting(key, key_at) else {
+        let Some(bit) = self.first_difference(key, key_at) else {
             assert!(self.root.is_none(), "no key is added twice");
             self.root = Some(Branch::key(slot));
             return;
         };
         let (link, branch) = self.descend(key, |fork| fork.bit < bit);
-        let Some(branch) = branch else { unreachable!("a key parts from one that is there") };
+        let Some(branch) = branch else { unreachable!("the trie has a key that differs") };
         let mut sides = [branch; 2];
         sides[side(key, bit)] = Branch::key(slot);
         let fork = self.forks.insert(Fork { bit, sides });
         self.relink(link, Some(Branch::fork(fork)));
     }
 
-    /// Takes `key` out, which is in the trie.
+    /// Removes `key`, which is in the trie.
     pub(super) fn remove(&mut self, key: &Key) {
         let (mut above, mut link, mut next) = (None, None, self.root);
-        while let Some(Beneath::Fork(slot)) = next.map(Branch::beneath) {
+        while let Some(Unpacked::Fork(slot)) = next.map(Branch::unpack) {
             let fork = &self.forks[slot];
             let side = fork.side(key);
             (above, link, next) = (link, Some((slot, side)), Some(fork.sides[side]));
@@ -108,19 +107,19 @@ impl Trie {
         self.relink(above, sibling);
     }
 
-    /// Keys in the order of their distance to `point`, the farthest first.
-    pub(super) fn farthest(&self, point: Key) -> Walk<'_> {
-        Walk { forks: &self.forks, point, ahead: self.root.into_iter().collect() }
+    /// The slots of the keys by their distance to `point`, the farthest first.
+    pub(super) fn farthest(&self, point: Key) -> Traversal<'_> {
+        Traversal { forks: &self.forks, point, ahead: self.root.into_iter().collect() }
     }
 
-    /// Keys in their order, from the first that is not less than `first`.
-    pub(super) fn walk(&self, first: &Key, key_at: impl Fn(Slot) -> Key) -> Walk<'_> {
-        let parting = self.parting(first, key_at);
+    /// The slots of the keys in their order, from the first key that is not less than `first`.
+    pub(super) fn range_from(&self, first: &Key, key_at: impl Fn(Slot) -> Key) -> Traversal<'_> {
+        let first_difference = self.first_difference(first, key_at);
         let mut ahead = Vec::new();
         let mut next = self.root;
-        while let Some(Beneath::Fork(slot)) = next.map(Branch::beneath) {
+        while let Some(Unpacked::Fork(slot)) = next.map(Branch::unpack) {
             let fork = &self.forks[slot];
-            if parting.is_some_and(|bit| bit < fork.bit) {
+            if first_difference.is_some_and(|bit| bit < fork.bit) {
                 break;
             }
             let side = fork.side(first);
@@ -129,31 +128,32 @@ impl Trie {
             }
             next = Some(fork.sides[side]);
         }
-        // What is left agrees with `first` up to where they part, and lies wholly to one side of it.
-        let is_behind = parting.is_none_or(|bit| side(first, bit) == 0);
-        ahead.extend(next.filter(|_| is_behind));
-        Walk { forks: &self.forks, point: LAST, ahead }
+        // All keys below this branch agree with `first` before the bit in which they differ, so all are
+        // greater, or all are less.
+        let is_greater = first_difference.is_none_or(|bit| side(first, bit) == 0);
+        ahead.extend(next.filter(|_| is_greater));
+        Traversal { forks: &self.forks, point: LAST, ahead }
     }
 
-    /// Forks; one less than keys, if there are any.
+    /// The number of forks: one less than keys, or 0.
     pub(super) const fn forks(&self) -> usize {
         self.forks.len()
     }
 
-    /// The first bit in which `key` differs from all keys that are there; `None` if there is no
-    /// such bit: it is one of them, or there are none.
-    fn parting(&self, key: &Key, key_at: impl Fn(Slot) -> Key) -> Option<u8> {
+    /// The first bit in which `key` differs from every key of the trie; `None` if `key` is one of them, or
+    /// if there are none.
+    fn first_difference(&self, key: &Key, key_at: impl Fn(Slot) -> Key) -> Option<u8> {
         let (_, like) = self.descend(key, |_| true);
-        let Some(Beneath::Key(slot)) = like.map(Branch::beneath) else { return None };
+        let Some(Unpacked::Key(slot)) = like.map(Branch::unpack) else { return None };
         let shared = key.distance(&key_at(slot)).shared_bits()?;
         Some(u8::try_from(shared).expect("keys that differ share fewer than 256 bits"))
     }
 
-    /// Goes down, on the side of `key`, through the forks that `goes_on` says: what is beneath
-    /// them, and what leads there.
+    /// Descends on the side of `key` while `goes_on` is true of the next fork. Returns the branch that is
+    /// reached, and where it is attached.
     fn descend(&self, key: &Key, goes_on: impl Fn(&Fork) -> bool) -> (Link, Option<Branch>) {
         let (mut link, mut next) = (None, self.root);
-        while let Some(Beneath::Fork(slot)) = next.map(Branch::beneath) {
+        while let Some(Unpacked::Fork(slot)) = next.map(Branch::unpack) {
             let fork = &self.forks[slot];
             if !goes_on(fork) {
                 break;
@@ -164,33 +164,33 @@ impl Trie {
         (link, next)
     }
 
-    /// `branch` takes the place of what `link` led to.
+    /// Replaces the branch at `link` by `branch`.
     fn relink(&mut self, link: Link, branch: Option<Branch>) {
         match (link, branch) {
             (Some((slot, side)), Some(branch)) => self.forks[slot].sides[side] = branch,
             (None, root) => self.root = root,
-            (Some(_), None) => unreachable!("beneath a fork there is always something"),
+            (Some(_), None) => unreachable!("a fork always has two branches"),
         }
     }
 }
 
-/// The places of keys, those farthest from a point first.
+/// Slots of keys, those farthest from a point first.
 #[derive(Debug)]
-pub(super) struct Walk<'a> {
+pub(super) struct Traversal<'a> {
     forks: &'a Slots<Fork>,
     point: Key,
-    /// What is yet to come, the next at the end: at most one branch for each bit.
+    /// The branches that come next, the last one first: at most one per bit.
     ahead: Vec<Branch>,
 }
 
-impl Iterator for Walk<'_> {
+impl Iterator for Traversal<'_> {
     type Item = Slot;
 
     fn next(&mut self) -> Option<Slot> {
         loop {
-            match self.ahead.pop()?.beneath() {
-                Beneath::Key(slot) => return Some(slot),
-                Beneath::Fork(slot) => {
+            match self.ahead.pop()?.unpack() {
+                Unpacked::Key(slot) => return Some(slot),
+                Unpacked::Fork(slot) => {
                     let fork = &self.forks[slot];
                     let near = fork.side(&self.point);
                     self.ahead.extend([fork.sides[near], fork.sides[1 - near]]);
@@ -214,12 +214,12 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Insert(Key),
-        /// Of those that are there.
+        /// One of the keys that are in the trie.
         Remove(proptest::sample::Index),
     }
 
-    /// Keys that share long prefixes: short texts padded with zeros, and those that differ from
-    /// one of a few keys in any one bit.
+    /// Keys with long common prefixes: short texts padded with zeros, keys that differ in one bit from one
+    /// of three keys; and random keys.
     fn key() -> impl Strategy<Value = Key> {
         let text = proptest::collection::vec(b'a'..=b'b', 0..6).prop_map(|text| {
             let mut bytes = [0; KEY_SIZE];
@@ -242,7 +242,7 @@ mod tests {
         proptest::collection::vec(step, 0..120)
     }
 
-    /// A trie after `steps`, the keys at their places, and the plain set beside them.
+    /// A trie after `steps`, the keys in their slots, and a set of the same keys to compare with.
     fn grown(steps: &[Step]) -> (Trie, Slots<Key>, BTreeSet<Key>) {
         let (mut trie, mut keys, mut model) = (Trie::new(), Slots::new(), BTreeSet::new());
         let mut slots = Vec::new();
@@ -266,17 +266,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keys_come_and_go_and_are_met_in_their_order_from_anywhere(steps in steps(), first in key()) {
+        fn a_range_returns_the_keys_in_order_from_any_first_key(steps in steps(), first in key()) {
             let (trie, keys, model) = grown(&steps);
             prop_assert_eq!(trie.forks(), model.len().saturating_sub(1));
             for first in model.iter().chain([&first, &Key::new([0; KEY_SIZE])]) {
-                let met = trie.walk(first, |slot| keys[slot]).map(|slot| keys[slot]);
+                let met = trie.range_from(first, |slot| keys[slot]).map(|slot| keys[slot]);
                 prop_assert!(met.eq(model.range(first..).copied()), "from {first}");
             }
         }
 
         #[test]
-        fn the_farthest_from_a_point_come_first(steps in steps(), point in key()) {
+        fn a_traversal_returns_the_keys_farthest_from_a_point_first(steps in steps(), point in key()) {
             let (trie, keys, model) = grown(&steps);
             let mut expected: Vec<Key> = model.into_iter().collect();
             expected.sort_by_key(|key| std::cmp::Reverse(key.distance(&point)));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trie_is_no_deeper_than_a_key_has_bits_however_keys_are_chosen() {
+    fn no_choice_of_keys_makes_a_trie_deeper_than_256_bits() {
         let mut steps = vec![Step::Insert(LAST)];
         steps.extend((0..KEY_SIZE * 8).map(|bit| {
             let mut bytes = [u8::MAX; KEY_SIZE];
@@ -294,11 +294,11 @@ mod tests {
             Step::Insert(Key::new(bytes))
         }));
         let (trie, keys, model) = grown(&steps);
-        let mut walk = trie.farthest(Key::new([0; KEY_SIZE]));
+        let mut traversal = trie.farthest(Key::new([0; KEY_SIZE]));
         let mut met = 0;
-        while walk.next().is_some() {
+        while traversal.next().is_some() {
             met += 1;
-            assert!(walk.ahead.len() <= KEY_SIZE * 8);
+            assert!(traversal.ahead.len() <= KEY_SIZE * 8);
         }
         assert_eq!((met, keys.len()), (model.len(), KEY_SIZE * 8 + 1));
     }

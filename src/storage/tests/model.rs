@@ -1,5 +1,5 @@
-//! A storage beside the plainest thing that keeps its promises: a list of records and one of
-//! tombstones, searched from end to end for everything.
+//! Compares a storage with the simplest implementation of its rules: a list of records and a list of
+//! tombstones, searched from end to end for every call.
 
 use super::*;
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ struct Entry {
     record: Record,
     expires: Time,
     due: Time,
-    /// When it is looked at, and among those of one moment its place.
+    /// When the sweep looks at it; `slot` orders entries of the same moment.
     scheduled: Time,
     slot: u32,
     source: Source,
@@ -59,7 +59,7 @@ impl List {
         }
     }
 
-    fn lay(&mut self, now: Now, key: Key, tombstone: Tombstone) {
+    fn merge_tombstone(&mut self, now: Now, key: Key, tombstone: Tombstone) {
         let before = self.over.iter().find(|over| over.0 == key && now.mono < over.2).map(|over| over.1);
         let before = before.unwrap_or_default();
         let both = before.and(tombstone);
@@ -73,7 +73,7 @@ impl List {
 
     fn drop_for(&mut self, now: Now, key: Key, behind: Tombstone) {
         self.held.retain(|entry| entry.record.key != key);
-        self.lay(now, key, behind);
+        self.merge_tombstone(now, key, behind);
     }
 
     fn bury_ended(&mut self, now: Now, key: Key) {
@@ -87,7 +87,7 @@ impl List {
         let held = self.held.iter().find(|entry| entry.record.key == key).map(|entry| entry.record.rank());
         match held.filter(|rank| tombstone.beats(rank.precedence()).is_some()) {
             Some(rank) => self.drop_for(now, key, tombstone.and(Tombstone::of(rank))),
-            None => self.lay(now, key, tombstone),
+            None => self.merge_tombstone(now, key, tombstone),
         }
     }
 
@@ -96,14 +96,14 @@ impl List {
             return Stored::Over;
         }
         self.bury_ended(now, record.key);
-        let mut floor = Tombstone::default();
+        let mut hidden = Tombstone::default();
         if let Some(entry) = self.entry(&record.key) {
             let (held, new) = (entry.record.rank(), record.rank());
             let is_certified = |rank: Rank| rank.class != Class::Plain;
             match record.compare(&entry.record) {
                 Ordering::Less => {
                     if is_certified(held) && !is_certified(new) {
-                        self.lay(now, record.key, Tombstone::of(new));
+                        self.merge_tombstone(now, record.key, Tombstone::of(new));
                     }
                     return Stored::Larger(held);
                 }
@@ -119,7 +119,7 @@ impl List {
                     }
                     return Stored::Held;
                 }
-                Ordering::Greater if is_certified(new) && !is_certified(held) => floor = Tombstone::of(held),
+                Ordering::Greater if is_certified(new) && !is_certified(held) => hidden = Tombstone::of(held),
                 Ordering::Greater => {}
             }
         }
@@ -129,7 +129,7 @@ impl List {
         if !self.make_room(now, &record, source) {
             return Stored::Full;
         }
-        let source = self.at_home(source);
+        let source = self.with_first_group(source);
         let key = record.key;
         let due = due.min(expires);
         let slot = self.entry(&key).map(|before| (before.scheduled.min(due), before.slot));
@@ -137,7 +137,7 @@ impl List {
         self.held.retain(|entry| entry.record.key != key);
         self.held.push(Entry { record, expires, due, scheduled, slot, source, heard: BTreeSet::new() });
         self.trim();
-        self.lay(now, key, floor);
+        self.merge_tombstone(now, key, hidden);
         Stored::Held
     }
 
@@ -145,8 +145,8 @@ impl List {
         (0..=u32::MAX).find(|slot| self.held.iter().all(|entry| entry.slot != *slot)).expect("few are held")
     }
 
-    /// A peer counts to the group from which it first brought what is held.
-    fn at_home(&self, source: Source) -> Source {
+    /// A peer belongs to the group from which it brought its first record that is still stored.
+    fn with_first_group(&self, source: Source) -> Source {
         let same = self.held.iter().find(|entry| peer(source).is_some() && peer(entry.source) == peer(source));
         same.map_or(source, |entry| entry.source)
     }
@@ -165,12 +165,12 @@ impl List {
             };
             self.bury_ended(now, key);
         }
-        if let Source::Stranger(who, group) = self.at_home(source)
+        if let Source::Stranger(id, group) = self.with_first_group(source)
             && needed(self) > self.bytes_max / 100 * CROWDED_PERCENT
         {
             let others = || self.held.iter().filter(|entry| entry.record.key != record.key);
             let of = |list: Vec<&Entry>| list.iter().map(|entry| size(&entry.record)).sum::<usize>() + size(record);
-            let by_peer = others().filter(|entry| peer(entry.source) == Some(who)).collect();
+            let by_peer = others().filter(|entry| peer(entry.source) == Some(id)).collect();
             let in_group = |entry: &&Entry| matches!(entry.source, Source::Stranger(_, home) if home == group);
             let quota = self.bytes_max / QUOTAS;
             if of(by_peer) > quota || of(others().filter(in_group).collect()) > quota {
@@ -241,7 +241,7 @@ fn peer(source: Source) -> Option<NodeId> {
     }
 }
 
-/// The node sits at key 0, so that a larger key is farther.
+/// The node has the key 0, so a larger key is farther.
 fn may_evict(entry: &Entry, newcomer: &Record, source: Source) -> bool {
     let outranked = source == Source::Client || in_scope(newcomer) || entry.record.key > newcomer.key;
     entry.record.key != newcomer.key && entry.source != Source::Client && !in_scope(&entry.record) && outranked
@@ -293,7 +293,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 const KEYS: u8 = 40;
 
-/// Few enough keys that records meet, or enough that shares count; room for all of them or few.
+/// Reduces the keys of a step to `keys` different ones: few, so that records of one key meet, or many, so
+/// that quotas matter.
 fn folded(step: Step, keys: u8) -> Step {
     match step {
         Step::Store { record, life, wait, source } => {
@@ -342,7 +343,7 @@ fn take(step: Step, now: &mut Now, storage: &mut Storage, list: &mut List) {
 
 fn assert_same(now: Now, storage: &Storage, list: &List) {
     let keys: Vec<Key> = (0..KEYS).map(key).collect();
-    storage.bring_near(keys.iter()); // more than are brought near at a time, and it changes nothing
+    storage.bring_near(keys.iter()); // more keys than one call prefetches; it changes nothing
     assert_eq!(storage.check_invariants(), Ok(()));
     assert_eq!((storage.bytes(), storage.len()), (list.bytes(), list.held.len()));
     let lapses = list.over.iter().map(|over| over.2);
@@ -363,7 +364,7 @@ fn assert_same(now: Now, storage: &Storage, list: &List) {
 
 proptest! {
     #[test]
-    fn a_storage_does_what_two_lists_would(
+    fn a_storage_behaves_like_two_plain_lists(
         steps in proptest::collection::vec(step(), 1..160),
         (keys, room) in prop_oneof![
             (Just(6), 0..6 * (RECORD_OVERHEAD + QUOTA_BYTES)),

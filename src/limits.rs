@@ -1,8 +1,9 @@
-//! Every bound of the house, with its reason, and the proof that they fit together.
+//! Limits that constrain each other, that several modules use, or that tests need; with the proofs that
+//! they fit together.
 //!
-//! What a user may set stands in `node::params::Params` and in the hosts' options;
-//! here stands what follows from the protocol or guards the process whatever the configuration
-//! says. A number with a unit carries it in its name or its type.
+//! They follow from the protocol, or protect the process with any configuration. What a user may set is in
+//! `node::params::Params` and in the options of the hosts. A limit with a single user is a constant beside
+//! that user. The unit of a number is in its name, its type or its description.
 
 use std::time::Duration;
 
@@ -10,49 +11,48 @@ use crate::id::KEY_SIZE;
 
 // ── layouts (`PROTOCOL.md` 1 and 2) ──────────────────────────────────────────────────────────
 
-/// Header of every message: u16 size, u16 type.
+/// Size of the header of every message, in bytes: size u16, type u16.
 pub const HEADER_SIZE: usize = 4;
 
-/// Largest message that the 16-bit size can announce, header included.
+/// The largest size that fits the 16 bits of a header, in bytes, header included.
 pub const FRAME_SIZE_MAX: usize = u16::MAX as usize;
 
-/// Header of the long form: u16 zero, u16 type, u32 size.
+/// Size of the header of the long form, in bytes: zero u16, type u16, size u32.
 pub const LONG_HEADER_SIZE: usize = 8;
 
-/// What a DHT PUT carries between header and key: TTL, replication, flags.
+/// Size of the fields of a DHT PUT between header and key, in bytes: TTL, replication, flags.
 pub const PUT_FIELDS_SIZE: usize = 4;
 
-/// The id of a request between peers: 256 random bits.
+/// Size of the id of a request between peers, in bytes.
 pub const RPC_ID_SIZE: usize = 32;
 
-/// The record block without its value.
+/// Size of a record block without its value, in bytes.
 pub const RECORD_FIELDS_SIZE: usize = 52;
 
-/// A contact on the wire: address 16, port 2, node id 32.
+/// Size of a contact, in bytes: address 16, port 2, node id 32.
 pub const CONTACT_SIZE: usize = 50;
 
-/// An entry on the wire: key 32, flags 1, version 8, check 4.
+/// Size of an entry, in bytes: key 32, flags 1, version 8, crc 4.
 pub const ENTRY_SIZE: usize = 45;
 
-/// Largest value of a record, in bytes: what one DHT PUT can carry.
+/// The largest value of a record, in bytes: what one DHT PUT can carry.
 ///
-/// A STORE of such a value is longer than a 16-bit size can say, which is why the peer port has
-/// a long form; DHT SUCCESS has four bytes to spare.
+/// A STORE of this value is too large for a 16-bit size, which is why the peer protocol has a long form.
 pub const VALUE_SIZE_MAX: usize = FRAME_SIZE_MAX - HEADER_SIZE - PUT_FIELDS_SIZE - KEY_SIZE;
 
-/// Longest salt of a signed record, in bytes (`PROTOCOL.md` 4).
+/// The longest salt of a signed record, in bytes (`PROTOCOL.md` 4).
 pub const SALT_SIZE_MAX: usize = 64;
 
-/// Contacts in one message: the largest k.
+/// The largest number of contacts in one message.
 pub const CONTACTS_MAX: usize = 20;
 
-/// Entries in one OFFER or SYNC REPLY, keys in one WANT.
+/// The largest number of entries in one OFFER or SYNC REPLY, and of keys in one WANT.
 pub const ENTRIES_MAX: usize = 500;
 
-/// Longest agent text of a HELLO, in bytes.
+/// The longest agent text of a HELLO, in bytes.
 pub const AGENT_SIZE_MAX: usize = 64;
 
-/// Largest message between peers: a FIND VALUE REPLY with all contacts and the largest value.
+/// The largest message between peers, in bytes: a FIND VALUE REPLY with all contacts and the largest value.
 pub const PEER_MESSAGE_SIZE_MAX: usize = 66_588;
 
 const _: () = {
@@ -69,49 +69,49 @@ const _: () = {
 
 // ── records (`PROTOCOL.md` 3) ────────────────────────────────────────────────────────────────
 
-/// Longest life of a record: what the 16-bit TTL can say.
+/// The longest life of a record: the largest TTL that fits 16 bits.
 pub const TTL_LONGEST: Duration = Duration::from_secs(u16::MAX as u64);
 
-/// How far the time in a version may lie ahead of the own wall clock. Beyond it a record is
-/// ignored: nobody can lock a key by writing the far future into it.
+/// How far the time in a version may be ahead of a node's wall clock. The node ignores a version that is
+/// farther ahead, so no writer can lock a key by writing the far future into it.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_mins(10);
 
-// ── machines ─────────────────────────────────────────────────────────────────────────────────
+// ── layer 1: data structures and protocols ──────────────────────────────────────────────────────
 
-/// The largest k, alpha and replication: as many contacts as one message carries.
+/// The largest k, alpha and replication: all contacts of a bucket fit one message.
 pub const K_MAX: usize = CONTACTS_MAX;
 
-/// Candidates that one lookup remembers. Beyond the k nearest it must keep some that may yet be
-/// needed when nearer ones fail; four times the largest k outlives half of a network.
+/// Candidates that one lookup remembers. It needs some beyond the k closest, in case that closer ones fail;
+/// with four times the largest k it succeeds even if half of the network has failed.
 pub const CANDIDATES_MAX: usize = 4 * K_MAX;
 
-/// Failures in a row after which a contact that nothing replaces is forgotten. Until then it
-/// stays as a way back: everything fails at once when the own link does (Kademlia, 4.1).
+/// Failures in a row after which a contact that nothing has replaced is forgotten. It is remembered until
+/// then, because all contacts fail at once when a node's own link fails (Kademlia, section 4.1).
 pub const CONTACT_FAILURES_MAX: u8 = 5;
 
-/// Requests to peers that may be without an answer, over all peers.
+/// Requests to peers without a reply, to all peers together.
 ///
-/// 4 096 client requests with alpha = 3 ask at most 12 288 at once; the rest is for upkeep.
+/// 4 096 requests of clients with alpha = 3 have at most 12 288 in flight; the rest is for maintenance.
 pub const PENDING_MAX: usize = 16_384;
 
-// ── node ─────────────────────────────────────────────────────────────────────────────────────
+// ── layer 2: node ────────────────────────────────────────────────────────────────────────────────
 
-/// Client requests under way; at the bound the host reads no API connection until one ends.
+/// Requests of clients in flight. At this bound, the host reads from no API connection.
 pub const CLIENT_REQUESTS_MAX: usize = 4_096;
 
 /// Bytes of values in PUTs under way; at the bound the host reads no API connection either.
 pub const CLIENT_PUT_BYTES_MAX: usize = 64 << 20;
 
-/// First and longest pause between two attempts to spread what too few nodes hold.
+/// The pause before the first retry of a PUT that too few nodes store; each further pause is twice as long.
 pub const PUT_RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// See [`PUT_RETRY_PAUSE`].
+/// The longest pause between two retries of a PUT.
 pub const PUT_RETRY_PAUSE_MAX: Duration = Duration::from_mins(5);
 
 /// PUTs kept because too few nodes hold them, besides the requests of clients: what a node can
 /// take in while it is cut off. Beyond it records are held here all the same, for upkeep to find.
 pub const PUT_RETRIES_MAX: usize = 1 << 16;
 
-/// Attempts among them that are under way: a node that comes back floods nobody.
+/// Retried PUTs in flight at a time, so that a node whose link works again does not flood its peers.
 pub const PUT_RETRIES_IN_FLIGHT_MAX: usize = 32;
 
 /// Repairs under way after GETs. Each hands out at most k copies; what finds no place is repaired
@@ -125,30 +125,29 @@ pub const VERSIONS_REMEMBERED_MAX: usize = 1 << 14;
 /// and peers are told to come later.
 pub const DISK_WAITERS_MAX: usize = 1 << 14;
 
-/// An answer is never called late sooner than that, however quick its peer usually is: a turn of a
-/// busy host takes as long, and to ask another for nothing costs both.
+/// A reply does not count as late before this time, even if the peer is usually quicker. One turn of a busy
+/// host takes about as long, and asking a second node without need costs both nodes a request.
 pub const HEDGE_MIN: Duration = Duration::from_millis(10);
 
 /// Nobody goes on without an answer sooner than that, however quick its peer usually is
 /// (`THREATS.md` E7): longer than a disk, a lost segment or a busy moment of the other host takes.
 pub const GIVE_UP_MIN: Duration = Duration::from_millis(200);
 
-/// Connections that the node may be opening. A lookup opens few; a thousand lookups at once
-/// must not open a thousand connections.
+/// Dials in flight. One lookup needs few; a thousand lookups must not open a thousand connections.
 pub const DIALS_MAX: usize = 256;
 
-/// Dials among them that only verify a contact (dial-back, replacement): they may never starve
-/// a lookup.
+/// Dials in flight that only verify a contact (dial-back, replacement), so that they cannot use up all
+/// dials of lookups.
 pub const PROBES_MAX: usize = 32;
 
 /// Requests that wait for a connection to one peer.
 pub const WAITING_PER_PEER_MAX: usize = 256;
 
-/// From TLS to the peer's HELLO.
+/// From the end of the TLS handshake to the HELLO of the peer.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection to a peer over which nothing came for so long is closed: opening it again costs
-/// half a millisecond, keeping it costs both sides memory.
+/// A connection to a peer without any message for this time is closed. Opening it again costs half a
+/// millisecond; an open connection costs memory on both sides.
 pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// First and longest pause between two attempts to join.
@@ -156,20 +155,19 @@ pub const JOIN_BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// See [`JOIN_BACKOFF_MIN`].
 pub const JOIN_BACKOFF_MAX: Duration = Duration::from_mins(1);
 
-/// How long the GETs of a node that has just started, and has met nobody yet, wait for somebody
-/// before they are answered by what is held of an earlier run: whoever is there has answered by
-/// then, and a dial to nobody is over.
+/// How long GETs wait for a first peer after the start of a node. Then they are answered from the records
+/// of an earlier run. A peer that is up has answered by then, and a dial of one that is down has failed.
 pub const START_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Lookups for upkeep under way at once, however stale the table is.
 pub const UPKEEP_LOOKUPS_MAX: usize = 2;
 
-/// Pause between two lookups of upkeep. Joining itself is one lookup; what it leaves of the table
-/// is filled within minutes, so that a network that starts at once is not flooded by it: in a
-/// large one, to fill a table takes four times the requests and connections of joining.
+/// Pause between two lookups that refresh buckets. Joining needs one lookup; the rest of the table fills
+/// within minutes. If all nodes of a large network start at once and fill their tables at once, that takes
+/// four times the requests and connections of joining.
 pub const REFRESH_PAUSE: Duration = Duration::from_secs(10);
 
-/// Pause before contacts that fell asleep are asked again.
+/// Pause before unresponsive contacts are pinged again, and before the same peer is dialled back again.
 pub const UNRESPONSIVE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Contacts asked at a time whether they woke up.
@@ -183,8 +181,8 @@ pub const NEIGHBOUR_SILENCE_MAX: Duration = Duration::from_mins(1);
 /// that.
 pub const SUSPECT_PAUSE: Duration = Duration::from_secs(30);
 
-/// A node that has joined takes part without having heard all its neighbours after so long
-/// (`PROTOCOL.md` 2, Settled).
+/// How long after its first peer has answered a node counts as settled, even if it has not heard from all
+/// its neighbours (`PROTOCOL.md` 2, Settled).
 pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Neighbours that are asked what they hold before a node counts as settled.
@@ -200,40 +198,42 @@ pub const FETCHES_WAITING_MAX: usize = 4 * ENTRIES_MAX;
 /// More than a table holds; whoever finds no place waits for the next round.
 pub const CHANGES_MAX: usize = 1_024;
 
-/// Records that a walk over the storage looks at in one turn: each costs some microseconds.
+/// Records that a scan of the storage looks at in one turn; each costs some microseconds.
 pub const SCANNED_PER_TURN_MAX: usize = 512;
 
-/// Pause between two turns of a walk that is not over: contacts that come and go all the time cost
-/// a part of the processor, however much is held.
+/// Pause between two turns of a scan. Contacts that come and go continuously then cost only a part of the
+/// processor, however many records are stored.
 pub const SCAN_PAUSE: Duration = Duration::from_millis(5);
 
-/// After a walk for contacts that came and went, the next one waits so many times as long as it
-/// took: a peer that comes and goes every second costs those who hold much a small part of their
-/// processor and of their line. Where little is held a walk takes one turn, and nothing waits.
+/// After a scan for contacts that came or went, the next one waits this number of times as long as the scan
+/// took. So a contact that comes and goes every second costs a node with many records a small part of its
+/// processor and its link. With few records a scan takes one turn, and the pause is short.
 pub const CHANGES_REST: u32 = 4;
 
 /// Offers under way, over all peers; one to each.
 pub const OFFERS_IN_FLIGHT_MAX: usize = 32;
 
-/// Entries that wait for their OFFER: a full one for each of many targets. Beyond it the walks
-/// that find them stand still.
+/// Entries that wait for their OFFER: a full OFFER to each of 32 peers. At this bound, the scans
+/// that add entries pause.
 pub const ENTRIES_WAITING_MAX: usize = 32 * ENTRIES_MAX;
 
 /// Copies that wait until they are sent to those who lack them: what three full OFFERs to each of
 /// a few may want. Whoever finds no place is offered the record in the next round.
 pub const COPIES_WAITING_MAX: usize = 16 * ENTRIES_MAX;
 
-/// Copies on their way to those who lack them; of the largest values they fill half an outbox.
+/// STOREs in flight after a WANT. With the largest values they fill half of an outbox.
 pub const COPIES_IN_FLIGHT_MAX: usize = 32;
 
-/// Copies among them to one peer: one that does not answer shall not hold up those for the others.
+/// STOREs in flight among them to one peer, so that a peer that does not reply cannot delay those for other
+/// peers.
 pub const COPIES_TO_ONE_MAX: usize = COPIES_IN_FLIGHT_MAX / 2;
 
-/// Keys that this node has asked for, remembered so that two that offer a record at once do not
-/// both send it.
+/// Keys that this node has wanted and is about to receive, so that it does not want them from a second peer
+/// that offers them.
 pub const ASKED_FOR_MAX: usize = 16 * ENTRIES_MAX;
 
-/// Keys among them asked of one peer: whoever offers much and sends nothing leaves room for others.
+/// Keys among them wanted from one peer, so that a peer that offers many records and sends none leaves room
+/// for others.
 pub const ASKED_OF_ONE_MAX: usize = 2 * ENTRIES_MAX;
 
 /// Tombstones looked at for one page of a SYNC: most are not told, as those of signed records, and
@@ -244,16 +244,16 @@ pub const TOMBSTONES_PER_PAGE_MAX: usize = 16 * ENTRIES_MAX;
 /// than twice as long to live is left to itself.
 pub const OFFER_PAUSE_MIN: Duration = Duration::from_secs(15);
 
-/// A node that was cut off offers all that it holds when it settles again, to whom it knows by
-/// then; and so much later to whom it has met meanwhile.
+/// A node that was cut off offers all its records to its known contacts when it settles again, and once
+/// more after this time, to contacts that it has met since.
 pub const ROUND_AFTER_CUT_OFF: Duration = Duration::from_mins(5);
 
-/// A node that was cut off settles again no more often than that: contacts that come and go time and
-/// again, on purpose perhaps, shall not keep it from taking part, nor have it offer all it holds.
+/// The shortest time between two times that a node settles again. Contacts that come and go, perhaps on
+/// purpose, must not keep it in the state Settling, nor make it offer all its records each time.
 pub const SETTLE_PAUSE: Duration = Duration::from_mins(5);
 
-/// A record that is held although others are responsible for it is offered to one of them so soon:
-/// in a settled network it is rare, and where a network has just come together again it is old.
+/// Delay before offering an out-of-scope record to a node that is responsible for it. Such records are rare
+/// in a settled network; after a partition has healed they are probably old.
 pub const STRAY_PAUSE: Duration = Duration::from_mins(1);
 
 /// A record is offered to all who shall hold it no more often than that, whoever seems to lack it.
@@ -276,7 +276,7 @@ pub const UNSAVED_MAX: usize = 1 << 18;
 /// Keys, and bytes of values, in one batch for the disk: enough to share the cost of a commit, few
 /// enough that gathering them does not hold up a turn.
 pub const SAVE_KEYS_MAX: usize = 4_096;
-/// See [`SAVE_KEYS_MAX`].
+/// The largest sum of the values in one batch for the disk, in bytes.
 pub const SAVE_BYTES_MAX: usize = 4 << 20;
 
 /// Pause before a disk that failed is tried again.
@@ -289,35 +289,37 @@ pub const CONTACTS_PERSISTED_MAX: usize = 256;
 /// what it was a minute ago still holds.
 pub const CONTACTS_SAVE_PAUSE: Duration = Duration::from_mins(1);
 
-/// Contacts of an earlier run that are dialled at a time, while nobody has answered.
+/// Contacts of an earlier run that are dialled at a time, while no peer has answered.
 pub const REMEMBERED_DIALS: usize = 8;
 
-// ── hosts ────────────────────────────────────────────────────────────────────────────────────
+// ── layer 3: hosts ───────────────────────────────────────────────────────────────────────────────
 
 /// Connections accepted in one turn from one listener.
 pub const ACCEPTS_PER_TURN: usize = 64;
 
-/// Bytes read from one connection in one turn: a flood waits for its next turn like all others.
+/// Bytes read from one connection in one turn, so that a peer that sends without a pause does not delay the
+/// others.
 pub const READ_BYTES_PER_TURN: usize = 256 << 10;
 
-/// Requests of a client that are decoded together, and keys that a storage brings near at a time:
-/// about as many reads of memory as a processor has under way, and few enough that what the first of
-/// them brings is still near when the last has come.
+/// Requests of a client that are decoded together, and keys that the storage prefetches at a time. A
+/// processor can wait for about this many reads of memory at once; with more, the first ones would leave
+/// the cache before they are used.
 pub const BATCH_MAX: usize = 16;
 
 /// Messages served from one connection in one turn.
 pub const FRAMES_PER_TURN: usize = 1_024;
 
-/// Requests of one API connection that are without their answer (`PROTOCOL.md` 1, rule 3).
+/// Requests of one API connection without an answer (`PROTOCOL.md` 1, rule 3).
 pub const API_OWED_MAX: usize = 1_024;
 
-/// Bytes of finished answers held for one API connection; beyond it the connection is not read.
+/// Bytes of finished answers that one API connection has not taken yet. At this bound, the
+/// connection is not read.
 pub const API_OUTBOX_MAX: usize = 1 << 20;
 
-/// Bytes that wait for one peer; a message that would not fit is dropped and counted.
+/// Bytes that wait for one peer. A message that does not fit is dropped and counted.
 pub const PEER_OUTBOX_MAX: usize = 4 << 20;
 
-/// From the dial to the TCP connection.
+/// From the start of a dial to the TCP connection.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// From the TCP connection to the end of the TLS handshake.
@@ -347,31 +349,32 @@ pub const LISTEN_BACKLOG: i32 = 1_024;
 /// Events taken from the kernel in one turn.
 pub const EVENTS_PER_TURN: usize = 1_024;
 
-/// The one buffer that all sockets are read into. A read that does not fill it has drained its
-/// socket, so it holds more than any one message.
+/// The size of the one buffer for reads of all sockets, in bytes. It is larger than any message, so a read
+/// that does not fill it has emptied the socket.
 pub const READ_BUFFER_SIZE: usize = 128 << 10;
 
-/// Memory that a buffer of a connection may keep while it is empty.
+/// The largest memory of an empty buffer of a connection, in bytes; a larger one is freed.
 pub const BUFFER_KEPT_MAX: usize = 64 << 10;
 
 /// A value up to this size is copied behind its head when a client is answered; for a larger one
 /// the copy costs more than one more part of a write.
 pub const VALUE_COPIED_MAX: usize = 8 << 10;
 
-/// Values that one write takes from where they are held: as many of the largest as a client may be
-/// owed bytes.
+/// Values that one write takes from the storage without a copy: as many of the largest size as an API
+/// connection may be owed.
 pub const VALUES_SHARED_MAX: usize = 16;
 
 /// Bytes of TLS records that may wait for one socket; the plaintext waits in front of them.
 pub const TLS_BUFFER_MAX: usize = 64 << 10;
 
-/// Log lines a second that strangers can cause; the others are counted and the count is logged.
+/// Log lines per second about unknown peers and clients; further ones are counted, and the log states their
+/// number.
 pub const STRANGER_LOG_LINES_PER_SECOND: u32 = 10;
 
 /// Addresses of one host name that are tried, in their order.
 pub const NAME_ADDRESSES_MAX: usize = 8;
 
-/// Host names that wait to be resolved: more than any list of bootstraps.
+/// Host names that wait to be resolved; more than a configuration can have bootstraps.
 pub const NAMES_WAITING_MAX: usize = 64;
 
 /// Memory that the store on disk may use for pages of its file. It is read once, at the start, and
@@ -385,9 +388,9 @@ pub const STORE_KEYS_PER_READ: usize = 256;
 /// back: the node waits for what became of one before it wants the next.
 pub const BATCHES_WAITING_MAX: usize = 1;
 
-// ── roof ─────────────────────────────────────────────────────────────────────────────────────
+// ── layer 4: programs ────────────────────────────────────────────────────────────────────────────
 
-/// Bootstraps in a configuration: each may wait for its name at the same time.
+/// Bootstraps in a configuration. The names of all of them may wait to be resolved at the same time.
 pub const BOOTSTRAPS_MAX: usize = 32;
 
 const _: () = {

@@ -1,30 +1,30 @@
 //! The pure node against scripted, hostile and precisely timed counterparts.
 //!
 //! Each test drives [`dht::node::Node`] through its public verbs, with time made by hand, and
-//! reads what it wants done. A [`stage::Stage`] has one node and peers that say what the test
-//! lets them say; a [`company::Company`] has several real nodes, back to back. Worlds of many
+//! reads what it wants done. A [`harness::Stage`] has one node and peers that say what the test
+//! lets them say; a [`mini_network::Company`] has several real nodes, back to back. Worlds of many
 //! nodes, loss and churn are the simulator's.
 //!
 //! Sections cited are those of `PROTOCOL.md`, unless a paper is named.
 
-mod asking;
-mod bystanders;
-mod company;
-mod durable;
-mod getting;
-mod holding;
-mod joining;
-mod keeping;
-mod leaving;
-mod meeting;
-mod owned;
-mod pacing;
-mod putting;
-mod reading;
-mod settling;
-mod spreading;
-mod stage;
-mod storing;
-mod surviving;
-mod turns;
-mod twice;
+mod duplicate_connections;
+mod durability;
+mod failures;
+mod get;
+mod handshake;
+mod harness;
+mod inbound_store;
+mod invariants;
+mod join;
+mod leave;
+mod lookup_pacing;
+mod mini_network;
+mod offer;
+mod outbound_rpc;
+mod put;
+mod put_retry;
+mod put_stale_replicas;
+mod read_quorum;
+mod signed;
+mod storage_full;
+mod sync;

@@ -10,7 +10,7 @@ use dht::wire::peer::{ErrorCode, Hello, PeerMessage, RecordBlock, Reply, Request
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::stage::{
+use crate::harness::{
     Stage, block, bootstrap, confirmed, contact, greeting, hello, key, larger, millis, nodes, quiet, secs, stored,
     value_of, version_at,
 };
@@ -145,8 +145,8 @@ impl Play {
         let Some(dial) = self.take_dial(dial) else { return };
         let Some(peer) = self.stage.peer_dialled(dial) else { return };
         let conn = self.stage.secure(
-            crate::stage::id(peer),
-            crate::stage::address(peer),
+            crate::harness::id(peer),
+            crate::harness::address(peer),
             dht::node::action::Origin::Dialled(dial),
         );
         self.conns.push(conn);

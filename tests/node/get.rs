@@ -7,7 +7,7 @@ use dht::wire::api::Put;
 use dht::wire::codec::List;
 use dht::wire::peer::{Content, RecordBlock, Reply, Request};
 
-use crate::stage::{
+use crate::harness::{
     Stage, block, confirmed, contact, failure, key, millis, nodes, quiet, secs, stored, success, value_of, version_at,
 };
 

@@ -5,8 +5,8 @@ use dht::node::params::Params;
 use dht::node::{Node, Status};
 use dht::wire::peer::{Reply, Request};
 
-use crate::company::Company;
-use crate::stage::{Stage, block, bootstrap, contact, hello, key, nodes, quiet, secs, success, value_of};
+use crate::harness::{Stage, block, bootstrap, contact, hello, key, nodes, quiet, secs, success, value_of};
+use crate::mini_network::Company;
 
 /// The node `dialler` joins through the other of 1 and 2, which dials it back.
 fn joined(dialler: u8) -> Company {

@@ -9,7 +9,7 @@ use dht::node::action::{ConnId, DialError};
 use dht::node::params::{Families, Params};
 use dht::wire::peer::{ErrorCode, Reply, Request};
 
-use crate::stage::{
+use crate::harness::{
     ME, PORT, Stage, address, block, contact, failure, id, key, millis, nodes, secs, success, value_of,
 };
 
@@ -54,7 +54,7 @@ fn a_reply_may_come_over_another_connection_of_the_node_that_was_asked() {
 
 #[test]
 fn a_reply_of_another_type_is_dropped_and_ends_the_request() {
-    for wrong in [Reply::Pong, crate::stage::stored(&block(7, b"v"))] {
+    for wrong in [Reply::Pong, crate::harness::stored(&block(7, b"v"))] {
         let (mut stage, client, conn, rpc) = asking();
         stage.reply(conn, rpc, wrong);
         assert_eq!(dropped(&stage), 1, "{wrong:?}");
@@ -80,14 +80,14 @@ fn a_contact_that_says_nothing_at_all_falls_asleep_and_the_search_goes_on_withou
     let helpful = stage.accept_client(3);
     stage.script(2);
     stage.pass(millis(1));
-    let client = stage.put(crate::stage::confirmed(2, b"v"));
+    let client = stage.put(crate::harness::confirmed(2, b"v"));
     stage.pass(secs(2));
     let copies = stage.copies();
     assert_eq!(copies.len(), 1, "the search ended without the mute one");
     assert_eq!(stage.at(copies[0].0), id(1));
     assert!(stage.has_closed(mute), "a connection that died without a word");
     assert!(!stage.knows(2));
-    stage.reply(copies[0].0, copies[0].1, crate::stage::stored(&copies[0].2));
+    stage.reply(copies[0].0, copies[0].1, crate::harness::stored(&copies[0].2));
     assert_eq!(stage.answer(client), success(2, b""));
     assert_eq!(stage.ask(helpful, Request::FindNode { target: key(2) }), nodes(&[contact(1)]), "nor is it named");
 }

@@ -7,7 +7,9 @@ use dht::record::{Class, Life, Rank, Version};
 use dht::wire::api::Put;
 use dht::wire::peer::{Content, Entry, ErrorCode, RecordBlock, Reply, Request};
 
-use crate::stage::{Stage, block, confirmed, key, millis, nodes, secs, stored, success, synced, value_of, version_at};
+use crate::harness::{
+    Stage, block, confirmed, key, millis, nodes, secs, stored, success, synced, value_of, version_at,
+};
 
 /// A question to a bystander, and whom it went to.
 type Question = (u8, ConnId, RpcId);

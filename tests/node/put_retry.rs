@@ -7,7 +7,7 @@ use dht::node::params::{Params, Serving};
 use dht::wire::api::Put;
 use dht::wire::peer::{ErrorCode, Reply, Request};
 
-use crate::stage::{Stage, block, confirmed, failure, id, key, larger, quiet, secs, stored, success, version_at};
+use crate::harness::{Stage, block, confirmed, failure, id, key, larger, quiet, secs, stored, success, version_at};
 
 fn small() -> Params {
     Params { replication_min: 1, ..Params::default() }

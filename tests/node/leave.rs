@@ -5,7 +5,7 @@ use dht::node::{Node, Status};
 use dht::wire::api::ApiReply;
 use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};
 
-use crate::stage::{Stage, block, confirmed, contact, failure, key, millis, nodes, secs, stored, success, value_of};
+use crate::harness::{Stage, block, confirmed, contact, failure, key, millis, nodes, secs, stored, success, value_of};
 
 fn leave(stage: &mut Stage) {
     stage.act(Node::leave);
@@ -120,7 +120,7 @@ fn a_malformed_message_of_the_last_peer_that_is_waited_for_does_not_delay_the_le
     let (rpc, _) = stage.asked_once(conn);
     stage.reply(conn, rpc, refusal);
     stage.script(1);
-    stage.tell(conn, &crate::stage::hello());
+    stage.tell(conn, &crate::harness::hello());
     assert_eq!(stage.answer(client), failure(7));
     assert!(stage.node.has_left(), "nothing is owed any more");
 }

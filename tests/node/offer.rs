@@ -13,7 +13,7 @@ use dht::record::{Age, Class, Life, Rank, Version, crc_of};
 use dht::wire::codec::List;
 use dht::wire::peer::{Content, Entry, ErrorCode, PeerMessage, RecordBlock, Reply, Request};
 
-use crate::stage::{Stage, block, id, key, larger, millis, quiet, secs, stored, version_at};
+use crate::harness::{Stage, block, id, key, larger, millis, quiet, secs, stored, version_at};
 
 /// A founder that holds a record of the key `n`, sent with an age of five seconds.
 fn holding(n: u8) -> Stage {
@@ -32,7 +32,7 @@ fn entry(n: u8, version: Version, value: &[u8]) -> Entry {
 /// A peer that could hold records connects.
 fn serving(stage: &mut Stage, peer: u8) -> ConnId {
     let conn = stage.accept(peer);
-    stage.tell(conn, &crate::stage::hello());
+    stage.tell(conn, &crate::harness::hello());
     conn
 }
 
@@ -178,7 +178,7 @@ fn a_contact_that_wakes_up_is_offered_what_belongs_to_it() {
     stage.offers();
 
     let again = stage.accept(2);
-    stage.tell(again, &crate::stage::hello());
+    stage.tell(again, &crate::harness::hello());
     stage.tell(again, &PeerMessage::Request(RpcId::new([1; 32]), Request::Ping));
     let dial = stage.dial_of(2);
     stage.make_polite(2);
@@ -356,7 +356,7 @@ fn a_near_contact_that_closes_time_and_again_is_not_dialled_each_time() {
             conn = stage.meet(dial, 2);
         } else {
             conn = stage.accept(2);
-            stage.tell(conn, &crate::stage::hello());
+            stage.tell(conn, &crate::harness::hello());
         }
         for (rpc, _) in stage.asked(conn) {
             stage.reply(conn, rpc, Reply::Pong);

@@ -7,7 +7,7 @@ use dht::record::{Age, Class, Life, Rank, Version};
 use dht::wire::api::{ApiReply, Put};
 use dht::wire::peer::{ErrorCode, RecordBlock, Reply, Request, StoreOutcome};
 
-use crate::stage::{
+use crate::harness::{
     Stage, block, confirmed, failure, id, key, larger, millis, quiet, secs, signed, stored, success, version_at,
 };
 

@@ -9,7 +9,7 @@ use dht::record::{Age, Class, Version, crc_of};
 use dht::wire::api::{ApiReply, Put};
 use dht::wire::peer::{Content, RecordBlock, Reply, Request, Want};
 
-use crate::stage::{
+use crate::harness::{
     Stage, block, confirmed, failure, given, hashed, head, key, millis, nodes, secs, signed, stored, success, value_of,
     version_at,
 };

@@ -7,7 +7,7 @@ use dht::record::{Age, Class, Version, crc_of};
 use dht::wire::codec::List;
 use dht::wire::peer::{Content, ErrorCode, RecordBlock, Reply, Request, Want};
 
-use crate::stage::{Stage, block, contact, key, larger, millis, nodes, stored, value_of, version_at};
+use crate::harness::{Stage, block, contact, key, larger, millis, nodes, stored, value_of, version_at};
 
 /// A founder, and a client of it that asks.
 fn asked() -> (Stage, ConnId) {

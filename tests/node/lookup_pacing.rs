@@ -6,7 +6,7 @@ use dht::node::action::ConnId;
 use dht::node::params::Params;
 use dht::wire::peer::{RecordBlock, Request, Want};
 
-use crate::stage::{
+use crate::harness::{
     Stage, block, confirmed, contact, failure, given, key, millis, nodes, secs, stored, success, synced, value_of,
 };
 
@@ -142,9 +142,9 @@ fn a_holder_that_contradicts_the_first_makes_a_get_ask_alpha_at_a_time() {
     let mut stage = among_known(2, |_| 0);
     stage.get(key(N));
     let asked = questions(&mut stage);
-    let newer = RecordBlock { version: crate::stage::version_at(9), ..held() };
+    let newer = RecordBlock { version: crate::harness::version_at(9), ..held() };
     for ((_, conn, rpc, want), record) in asked.into_iter().zip([held(), newer]) {
-        stage.reply(conn, rpc, value_of(if want.head_only { crate::stage::head(record) } else { record }));
+        stage.reply(conn, rpc, value_of(if want.head_only { crate::harness::head(record) } else { record }));
     }
     let asked = questions(&mut stage);
     assert_eq!(peers(&asked), [6, 5, 4, 3], "the one that claims the larger one for its value, and three more");

@@ -11,11 +11,11 @@ use dht::time::Time;
 use dht::wire::api::{ApiRequest, Put};
 use dht::wire::peer::{PeerMessage, Reply, Request};
 
-use crate::company::Company;
-use crate::stage::{
+use crate::harness::{
     ME, Stage, address, block, bootstrap, confirmed, contact, failure, id, key, millis, nodes, quiet, secs, stored,
     success, value_of,
 };
+use crate::mini_network::Company;
 
 /// Answers the search for the own id that follows a meeting: the newcomer has joined.
 fn join(stage: &mut Stage) -> dht::node::action::ConnId {
@@ -64,7 +64,7 @@ fn a_newcomer_has_joined_when_a_peer_has_answered() {
     stage.wake();
     let dial = stage.dial_of(1);
     let conn = stage.secure(id(1), address(1), Origin::Dialled(dial));
-    stage.tell(conn, &crate::stage::hello());
+    stage.tell(conn, &crate::harness::hello());
     let (rpc, request) = stage.asked_once(conn);
     assert_eq!(request, Request::FindNode { target: *ME.key() }, "it looks itself up");
     assert_eq!(stage.node.status(), Status::Joining);
@@ -390,7 +390,7 @@ fn a_node_that_has_just_started_and_meets_somebody_asks_before_it_serves_what_it
     stage.pass(START_PATIENCE.saturating_sub(millis(400)));
     assert_eq!(stage.answer(reader), None, "it has its full time from now on");
     let found = stage.all_asked(|request| matches!(request, Request::FindValue { .. }).then_some(()));
-    let newer = dht::wire::peer::RecordBlock { version: crate::stage::version_at(1), ..block(1, b"new") };
+    let newer = dht::wire::peer::RecordBlock { version: crate::harness::version_at(1), ..block(1, b"new") };
     stage.reply(conn, found[0].1, value_of(newer));
     assert_eq!(stage.answer(reader), success(1, b"new"));
 }

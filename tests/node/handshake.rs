@@ -7,7 +7,7 @@ use dht::node::action::{ConnId, DialError};
 use dht::node::params::{Families, Params, Serving};
 use dht::wire::peer::{ErrorCode, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, Reply, Request};
 
-use crate::stage::{
+use crate::harness::{
     Message, PORT, Stage, address, block, bootstrap, contact, greeting, hello, id, key, millis, nodes, quiet, secs,
 };
 
@@ -240,7 +240,7 @@ fn a_peer_that_was_met_is_not_dialled_back_again() {
 #[test]
 fn this_node_itself_is_hung_up_on() {
     let mut stage = Stage::founder();
-    let conn = stage.secure(crate::stage::ME, address(9), dht::node::action::Origin::Accepted);
+    let conn = stage.secure(crate::harness::ME, address(9), dht::node::action::Origin::Accepted);
     assert!(stage.has_closed(conn));
     assert_eq!(stage.node.connections(), 0);
 }

@@ -15,7 +15,7 @@ use dht::wire::Source;
 use dht::wire::api::{ApiReply, ApiRequest};
 use dht::wire::frame::next_frame;
 
-use crate::stage::{PORT, address, bootstrap, id, whole};
+use crate::harness::{PORT, address, bootstrap, id, whole};
 
 /// Real nodes under one clock. The node `n` has the id and the address of the peer `n`.
 pub(crate) struct Company {

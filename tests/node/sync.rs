@@ -9,7 +9,7 @@ use dht::record::{Class, Life, Rank, crc_of};
 use dht::wire::codec::List;
 use dht::wire::peer::{Content, Entry, ErrorCode, PeerMessage, RecordBlock, Reply, Request, Want};
 
-use crate::stage::{Stage, block, hello, id, key, millis, nodes, secs, success, synced, value_of, version_at};
+use crate::harness::{Stage, block, hello, id, key, millis, nodes, secs, success, synced, value_of, version_at};
 
 fn entry(n: u8, millis: u64, value: &[u8], life: Life) -> Entry {
     let rank = Rank { class: Class::Plain, life, version: version_at(millis) };

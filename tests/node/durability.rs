@@ -7,7 +7,7 @@ use dht::record::{Age, Source, Tombstone};
 use dht::time::WallTime;
 use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};
 
-use crate::stage::{
+use crate::harness::{
     Disk, Stage, block, confirmed, failure, key, larger, millis, quiet, secs, stored, success, version_at,
 };
 

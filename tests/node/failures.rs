@@ -8,8 +8,8 @@ use dht::node::params::Params;
 use dht::node::{Node, Status};
 use dht::wire::api::{ApiRequest, Put};
 
-use crate::company::Company;
-use crate::stage::{bootstrap, confirmed, key, millis, quiet, secs, success};
+use crate::harness::{bootstrap, confirmed, key, millis, quiet, secs, success};
+use crate::mini_network::Company;
 
 const DAY: u16 = u16::MAX;
 

@@ -11,7 +11,7 @@ use dht::wire::api::Put;
 use dht::wire::peer::{Content, ErrorCode, Hello, PeerMessage, RecordBlock, Reply, Request};
 use ed25519_dalek::SigningKey;
 
-use crate::stage::{Stage, block, confirmed, greeting, id, key, millis, stored, success, version_at};
+use crate::harness::{Stage, block, confirmed, greeting, id, key, millis, stored, success, version_at};
 
 /// Room for a small record, and for no value of [`LARGE`] bytes.
 fn tight() -> Params {

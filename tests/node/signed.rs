@@ -9,7 +9,7 @@ use dht::record::{Age, Class, Life, Rank, Ttl, Version, crc_of};
 use dht::wire::api::{ApiReply, Confirm, Put};
 use dht::wire::peer::{Content, ErrorCode, RecordBlock, Reply, Request, StoreOutcome, Want};
 
-use crate::stage::{
+use crate::harness::{
     Stage, block, given, hashed, key, larger, nodes, quiet, secs, signed, stored, value_of, version_at,
 };
 
@@ -218,7 +218,7 @@ fn the_largest_version_of_all_locks_no_key() {
     let writer = stage.put(Put { confirm: Confirm::Yes, ..quiet(5, b"honest") });
     assert_eq!(stage.answer(writer), done(key(5)));
     let reader = stage.get(key(5));
-    assert_eq!(stage.answer(reader), crate::stage::success(5, b"honest"));
+    assert_eq!(stage.answer(reader), crate::harness::success(5, b"honest"));
     assert_eq!(stage.ask(conn, Request::Store(far)), refused(ErrorCode::TOO_EARLY));
 }
 
@@ -349,7 +349,7 @@ fn a_larger_head_that_a_search_meets_does_not_end_a_put() {
     stage.script(1);
     let client = stage.put(Put { confirm: Confirm::Yes, replication: 3, ..quiet(1, b"v") });
     let claim = RecordBlock { class: Class::Signed, ..block(1, b"lie") };
-    stage.answer_find_value(|_, _| Some(value_of(crate::stage::head(claim))));
+    stage.answer_find_value(|_, _| Some(value_of(crate::harness::head(claim))));
     let copies = stage.copies();
     assert_eq!(copies.len(), 3);
     for (conn, rpc, copy) in copies {
@@ -363,7 +363,7 @@ fn a_larger_head_that_a_search_meets_does_not_end_a_put() {
 fn what_a_search_meets_ahead_of_our_clock_is_overtaken_before_the_first_copy_leaves() {
     let ahead = RecordBlock { version: version_at(300_000), ..block(1, b"fast") };
     let over = RecordBlock { content: Content::Tombstone, crc: 0, ..ahead };
-    for met in [crate::stage::head(ahead), over] {
+    for met in [crate::harness::head(ahead), over] {
         let mut stage = among_eight();
         stage.script(2);
         let client = stage.put(Put { confirm: Confirm::Yes, replication: 3, ..quiet(1, b"v") });
@@ -383,7 +383,7 @@ fn what_a_search_meets_in_the_far_future_is_not_overtaken() {
     let mut stage = among_eight();
     stage.script(2);
     stage.put(Put { replication: 3, ..quiet(1, b"v") });
-    stage.answer_find_value(|_, _| Some(value_of(crate::stage::head(far))));
+    stage.answer_find_value(|_, _| Some(value_of(crate::harness::head(far))));
     assert!(stage.handed().iter().all(|(_, copy)| copy.version < version_at(1_000)));
 }
 

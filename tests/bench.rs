@@ -1,22 +1,45 @@
 //! `scripts/bench.sh`: every mode runs for a short time with the programs under test. No test asserts how fast
 //! anything is, because other tests run at the same time.
 
-#[path = "common/mod.rs"]
-#[expect(dead_code, reason = "the script starts the servers")]
-mod common;
-
+use std::fs;
 use std::io::{self, Write};
-use std::process::Command;
-
-use common::Scratch;
-use common::process::{Finished, run};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/bench.sh");
 const INSTRUCTIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/bench/test_instructions.py");
 
+/// The directory for the files of one mode; the drop removes it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn of(mode: &str) -> Self {
+        let name = format!("bench-{}-{mode}", std::process::id());
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&path).expect("a directory for this test");
+        Self(path)
+    }
+
+    /// The path of the file `name`, as an argument of a command.
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_string_lossy().into_owned()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs `command` to its end; it has nothing to read.
+fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
 /// Runs a script that needs Python with the programs under test. `None` if this machine has no Python; a message
 /// then says so, and the test harness does not capture it.
-fn run_script(program: &str, arguments: &[&str]) -> Option<Finished> {
+fn run_script(program: &str, arguments: &[&str]) -> Option<Output> {
     if Command::new("python3").arg("--version").output().is_err() {
         let _ = writeln!(io::stderr(), "\nSKIPPED: no python3 here, so {program} {arguments:?} is not tested\n");
         return None;
@@ -24,23 +47,27 @@ fn run_script(program: &str, arguments: &[&str]) -> Option<Finished> {
     let mut command = Command::new(program);
     command.args(arguments);
     command.env("DHT_SERVER", env!("CARGO_BIN_EXE_dht-server")).env("DHT_LOAD", env!("CARGO_BIN_EXE_dht-load"));
-    Some(run(&mut command, b""))
+    Some(run(&mut command))
+}
+
+fn text(printed: Vec<u8>) -> String {
+    String::from_utf8(printed).expect("text")
 }
 
 /// Runs one mode and expects success, `expected` in the printed tables, and a JSON report.
 fn expect_success(mode: &[&str], expected: &[&str]) {
-    let scratch = Scratch::new();
-    let json = scratch.path("report.json").to_string_lossy().into_owned();
+    let scratch = Scratch::of(mode[0]);
+    let json = scratch.path("report.json");
     let arguments = [mode, &["--rounds", "1", "--json", &json]].concat();
     let Some(finished) = run_script(SCRIPT, &arguments) else { return };
-    let printed = String::from_utf8(finished.stdout).expect("text");
-    assert_eq!(finished.code, Some(0), "{printed}{}", finished.stderr);
+    let printed = text(finished.stdout);
+    assert_eq!(finished.status.code(), Some(0), "{printed}{}", text(finished.stderr));
     for expected in expected.iter().chain(&["the speed probe took", "No failures."]) {
         assert!(printed.contains(expected), "{expected} in {printed}");
     }
-    let read = run(Command::new("python3").args(["-m", "json.tool", &json]), b"");
-    assert_eq!((read.code, read.stderr.as_str()), (Some(0), ""));
-    let report = String::from_utf8(read.stdout).expect("text");
+    let read = run(Command::new("python3").args(["-m", "json.tool", &json]));
+    assert_eq!((read.status.code(), text(read.stderr).as_str()), (Some(0), ""));
+    let report = text(read.stdout);
     assert!(report.contains("\"p99_9\": "), "{report}");
 }
 
@@ -83,13 +110,14 @@ fn wrong_usage_names_what_was_found_and_what_was_expected() {
         (&[], "MODE"),
     ] {
         let Some(finished) = run_script(SCRIPT, arguments) else { return };
-        assert_eq!(finished.code, Some(2), "{arguments:?}");
-        assert!(finished.stderr.contains(expected), "{expected} in {}", finished.stderr);
+        assert_eq!(finished.status.code(), Some(2), "{arguments:?}");
+        let complaint = text(finished.stderr);
+        assert!(complaint.contains(expected), "{expected} in {complaint}");
     }
 }
 
 #[test]
 fn instruction_counts_fail_only_on_the_compiler_of_the_record() {
     let Some(finished) = run_script("python3", &["-B", INSTRUCTIONS]) else { return };
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(finished.status.code(), Some(0), "{}", text(finished.stderr));
 }

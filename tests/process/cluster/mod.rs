@@ -1,0 +1,102 @@
+//! Networks of real `dht-server` processes that speak TLS over loopback: what the simulator
+//! cannot see.
+//!
+//! Nodes draw their ports and keys, so no two runs have the same network; keys and choices of the
+//! tests follow from fixed seeds. Nothing waits for time to pass: a confirmed PUT, a line of a
+//! log or an answer says that something has happened, and where only repeated questions tell,
+//! [`eventually`] asks them.
+
+mod churn;
+mod families;
+mod habits;
+mod joining;
+mod parting;
+mod values;
+
+use crate::common::client::{Answer, Client};
+use crate::common::{Server, eventually};
+use crate::scripted_peer::connection::Line;
+use crate::scripted_peer::message::{self, Contact, Hello};
+use crate::scripted_peer::tls::{Dialect, Hash, KeyPair, hash, puzzle_bits};
+use dht::id::Key;
+use dht::record::Class;
+use dht::wire::api::{ApiRequest, Confirm, Put};
+
+/// A client of `server`'s module API.
+fn client(server: &Server) -> Client {
+    Client::connect(server.api())
+}
+
+/// The key number `number` of the test `name`.
+fn numbered(name: &str, number: usize) -> Key {
+    Key::new(hash(format!("{name} {number}").as_bytes()))
+}
+
+/// A PUT of `value` for an hour, to so many nodes.
+fn put_of(key: Key, replication: u8, value: &[u8], confirm: Confirm) -> ApiRequest<'_> {
+    ApiRequest::Put(Put { ttl: 3600, replication, confirm, class: Class::Plain, key, value })
+}
+
+/// PUTs `value` at `client`, and waits until so many nodes hold it.
+fn put_held(client: &mut Client, key: Key, replication: u8, value: &[u8]) {
+    let answer = client.ask(&put_of(key, replication, value, Confirm::Yes));
+    assert_eq!(answer, Answer::Success(key, Vec::new()));
+}
+
+/// Waits until `key` is found at `server`.
+fn eventually_found(server: &Server, key: Key) -> Vec<u8> {
+    let mut client = client(server);
+    eventually("the value is found", || client.get(key))
+}
+
+/// Sees to it that what is PUT at any of `servers` is found at each.
+fn expect_one_network(servers: &[Server]) {
+    for (number, putter) in servers.iter().enumerate() {
+        let key = numbered(&putter.id(), number);
+        put_held(&mut client(putter), key, 20, putter.id().as_bytes());
+        for getter in servers {
+            assert_eq!(client(getter).get(key), Some(putter.id().into_bytes()), "PUT at {}", putter.id());
+        }
+    }
+}
+
+/// A peer of one server that cannot be dialled, and only asks.
+struct Observer {
+    line: Line,
+    /// The server's id.
+    id: Hash,
+}
+
+impl Observer {
+    /// A peer that solves the puzzle of 12 bits, which is more than most networks here ask for.
+    fn of(server: &Server) -> Self {
+        let fit = |key: &KeyPair| puzzle_bits(&key.id()) >= 12;
+        let key = KeyPair::named("the observer").find(fit).expect("there is no end of keys");
+        let mut line = Line::dial(server.p2p(), &Dialect::of_node(&key)).expect("a handshake");
+        line.greet(&Hello::of_client("voidphone"));
+        let (id, _) = line.met();
+        Self { line, id }
+    }
+
+    /// Whom the server knows: the 20 that are nearest to itself.
+    fn named(&mut self) -> Vec<Contact> {
+        let reply = self.line.ask(message::FIND_NODE, &self.id);
+        assert_eq!(reply.kind, message::FIND_NODE_REPLY);
+        Contact::read_all(reply.rest())
+    }
+
+    /// Whether the server itself holds a record of `key`.
+    fn sees(&mut self, key: Key) -> bool {
+        let reply = self.line.ask(message::FIND_VALUE, &[&key.as_bytes()[..], &[2]].concat());
+        reply.kind == message::FIND_VALUE_REPLY
+    }
+}
+
+/// Observers of `servers`, each of which knows so many others by then.
+fn observe(servers: &[Server], known: usize) -> Vec<Observer> {
+    let mut observers: Vec<_> = servers.iter().map(Observer::of).collect();
+    for observer in &mut observers {
+        eventually("a table is filled", || (observer.named().len() >= known).then_some(()));
+    }
+    observers
+}

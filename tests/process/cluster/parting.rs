@@ -1,0 +1,53 @@
+//! Nodes that leave, die, or stand still for a while, and those who stay.
+
+use super::{client, expect_one_network, numbered, observe, put_held};
+use crate::common::{Cluster, eventually};
+
+#[test]
+fn nodes_that_are_asked_to_end_do_so_and_the_others_go_on() {
+    let mut nodes = Cluster::start(6, |_| String::new()).servers;
+    observe(&nodes, 5);
+    for number in 0..20 {
+        put_held(&mut client(&nodes[number % 6]), numbered("leaving", number), 3, b"value");
+    }
+    for at in [3, 0] {
+        let mut leaver = nodes.remove(at);
+        assert!(leaver.terminate().success());
+        for number in 0..20 {
+            let key = numbered("leaving", number);
+            assert_eq!(client(&nodes[number % nodes.len()]).get(key), Some(b"value".to_vec()), "{number}");
+        }
+    }
+    for observer in &mut observe(&nodes, 3) {
+        assert_eq!(observer.named().len(), 3, "those who left are named no more");
+    }
+    expect_one_network(&nodes);
+}
+
+#[test]
+fn a_node_that_stands_still_delays_others_and_is_back_when_it_goes_on() {
+    let nodes = Cluster::start(8, |_| "rpc_timeout = 300 ms".to_owned()).servers;
+    observe(&nodes, 7);
+    for number in 0..20 {
+        put_held(&mut client(&nodes[number % 8]), numbered("before", number), 8, b"value");
+    }
+    let still = &nodes[3];
+    still.signal("STOP");
+    let others: Vec<_> = nodes.iter().filter(|node| node.pid() != still.pid()).collect();
+    for number in 0..20 {
+        let (one, another) = (others[number % 7], others[(number + 3) % 7]);
+        put_held(&mut client(one), numbered("meanwhile", number), 8, b"value");
+        assert_eq!(client(another).get(numbered("meanwhile", number)), Some(b"value".to_vec()));
+        assert_eq!(client(another).get(numbered("before", number)), Some(b"value".to_vec()));
+    }
+    still.signal("CONT");
+    for number in 0..20 {
+        assert_eq!(client(still).get(numbered("meanwhile", number)), Some(b"value".to_vec()));
+    }
+    let mut observers = observe(&nodes, 0);
+    let id = observers[3].id;
+    for observer in observers.iter_mut().filter(|observer| observer.id != id) {
+        eventually("it is named again", || observer.named().iter().any(|contact| contact.id == id).then_some(()));
+    }
+    expect_one_network(&nodes);
+}

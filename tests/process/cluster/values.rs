@@ -1,0 +1,38 @@
+//! Values of all sizes, in both forms of the wire, and a network with the puzzle of real ones.
+
+use super::{client, expect_one_network, numbered, observe, put_held};
+use crate::common::Cluster;
+use crate::scripted_peer::tls::puzzle_bits;
+
+/// Where layouts or habits change: the smallest; what a client's one `recv(4096)` can hold; a
+/// page; around what a STORE, and a FIND VALUE REPLY, can say in its short form; the largest.
+const SIZES: [usize; 8] = [1, 4060, 4096, 65_446, 65_447, 65_448, 65_494, 65_495];
+
+/// Bytes that are all different from their neighbours, and from those of another size.
+fn value_of(size: usize) -> Vec<u8> {
+    (size..2 * size).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect()
+}
+
+#[test]
+fn values_of_all_sizes_come_whole_from_one_node_to_any_other() {
+    let nodes = Cluster::start(8, |_| String::new()).servers;
+    let mut observers = observe(&nodes, 7);
+    for (number, size) in SIZES.into_iter().enumerate() {
+        let key = numbered("values", number);
+        put_held(&mut client(&nodes[number]), key, 3, &value_of(size));
+        let holders = observers.iter_mut().filter_map(|observer| observer.sees(key).then_some(())).count();
+        assert!((3..8).contains(&holders), "{holders} hold {size} bytes: somebody must have to ask for them");
+        for node in &nodes {
+            assert!(client(node).get(key) == Some(value_of(size)), "{size} bytes at {}", node.id());
+        }
+    }
+}
+
+#[test]
+fn nodes_with_the_default_puzzle_form_a_network() {
+    let nodes = Cluster::start(3, |_| "pow_bits = 12".to_owned()).servers;
+    for observer in observe(&nodes, 1) {
+        assert!(puzzle_bits(&observer.id) >= 12);
+    }
+    expect_one_network(&nodes);
+}

@@ -1,0 +1,88 @@
+//! Who is named to others, and who is not any more. All of it seen from a peer, and across real
+//! servers.
+
+use super::{NETWORK, Stage, fit_key, node};
+use crate::common::client::{Answer, Client, key};
+use crate::common::{Server, eventually};
+use crate::scripted_peer::connection::Ending;
+use crate::scripted_peer::message::{self, Contact, short};
+use crate::scripted_peer::neighbour::Manner;
+
+#[test]
+fn a_node_names_those_whom_it_met_where_it_dialled_them() {
+    let mut stage = Stage::set("");
+    let nodes = ["one", "two", "three"].map(|name| (name, stage.introduce(name, None)));
+    let mut named = stage.named();
+    named.sort_by_key(|contact| contact.id);
+    let mut expected = nodes.each_ref().map(|(name, node)| Contact { address: node.address, id: fit_key(name).id() });
+    expected.sort_by_key(|contact| contact.id);
+    assert_eq!(named, expected);
+}
+
+#[test]
+fn contacts_are_named_nearest_first_and_the_one_who_asks_is_not_among_them() {
+    let stage = Stage::set("rpc_timeout = 9 s");
+    let nodes: Vec<_> = (0..4).map(|number| format!("node {number}")).collect();
+    let _held: Vec<_> = nodes.iter().map(|name| stage.introduce(name, None)).collect();
+    let [smaller, _] = stage.keys_around("the one who asks");
+    let (_asker, mut asker) = stage.meet(&smaller);
+    let target = [0x5a; 32];
+    let distance = |id: [u8; 32]| std::array::from_fn::<u8, 32, _>(|at| id[at] ^ target[at]);
+    let mut expected: Vec<_> = nodes.iter().map(|name| fit_key(name).id()).collect();
+    expected.sort_by_key(|id| distance(*id));
+    let named = Contact::read_all(asker.ask(message::FIND_NODE, &target).rest());
+    assert_eq!(named.iter().map(|contact| contact.id).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_node_that_says_goodbye_is_named_no_more() {
+    let mut stage = Stage::set("rpc_timeout = 9 s");
+    let [smaller, _] = stage.keys_around("the one who leaves");
+    let (_leaver, mut line) = stage.meet(&smaller);
+    assert_eq!(stage.named().len(), 1);
+    line.send(&short(message::GOODBYE, &[]));
+    line.expect_pong(); // a request may still be answered, and comes behind the GOODBYE
+    assert_eq!(stage.named(), []);
+}
+
+#[test]
+fn a_server_that_ends_says_goodbye_to_all_and_closes() {
+    let mut stage = Stage::set("");
+    let neighbour = stage.introduce("the one who stays", None);
+    assert!(stage.server.terminate().success());
+    neighbour.expect(message::GOODBYE);
+    let (messages, ending) = stage.observer.expect_end();
+    let kinds: Vec<_> = messages.iter().map(|message| message.kind).collect();
+    assert_eq!((kinds, ending), (vec![message::GOODBYE], Ending::Closed));
+}
+
+#[test]
+fn a_client_uses_the_network_and_is_never_named() {
+    let mut stage = Stage::set("");
+    let bootstrap = format!("bootstrap = {}\n", stage.server.p2p());
+    let client = Server::start(&(bootstrap.clone() + "serving = no"));
+    client.log_line("joined contacts=1");
+    let mut api = Client::connect(client.api());
+    assert_eq!(api.put_confirmed(key("by a client"), b"value"), Answer::Success(key("by a client"), Vec::new()));
+    assert_eq!(api.get(key("by a client")), Some(b"value".to_vec()));
+    assert_eq!(api.get(key("by nobody")), None);
+    assert_eq!(Client::connect(stage.server.api()).get(key("by a client")), Some(b"value".to_vec()));
+    assert_eq!(stage.named(), []);
+
+    let server = Server::start(&bootstrap);
+    server.log_line("joined contacts=1");
+    api.put(key("by a client again"), b"value"); // with others about, it still holds nothing itself
+    assert_eq!(api.get(key("by a client again")), Some(b"value".to_vec()));
+    let named = eventually("the server is dialled back", || Some(stage.named()).filter(|named| !named.is_empty()));
+    assert_eq!(named.iter().map(|contact| contact.address).collect::<Vec<_>>(), [server.p2p()]);
+}
+
+#[test]
+fn what_a_peer_names_is_dialled_before_it_is_named_again() {
+    let mut stage = Stage::set("");
+    let nobody = Contact { address: ([127, 0, 0, 1], 9).into(), id: [9; 32] };
+    let liar = stage.introduce_one(Manner { names: vec![nobody], ..Manner::of_node(node("the liar"), NETWORK) });
+    assert_eq!(Client::connect(stage.server.api()).get(key("anything")), None);
+    liar.expect(message::FIND_VALUE);
+    assert_eq!(stage.named(), [Contact { address: liar.address, id: fit_key("the liar").id() }]);
+}

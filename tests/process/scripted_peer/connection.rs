@@ -1,0 +1,211 @@
+//! One connection to the server under test, as a peer sees it that does exactly what its script
+//! says. It blocks, and fails the test rather than wait longer than [`PATIENCE`].
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use rustls::{AlertDescription, ClientConnection, Connection, ServerConnection};
+
+use crate::common::PATIENCE;
+use crate::scripted_peer::message::{self, Hello, Message};
+use crate::scripted_peer::tls::{Dialect, Hash, any_name, hash};
+
+/// How a connection came to its end.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Ending {
+    /// The other side said that it has no more to say.
+    Closed,
+    /// TCP ended, or was reset, without a word of TLS.
+    Cut,
+    /// The other side complained.
+    Alert(AlertDescription),
+    /// This side complained.
+    Fault(rustls::Error),
+}
+
+/// A TCP connection whose waits are bounded.
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    bounded(TcpStream::connect_timeout(&address, PATIENCE).expect("somebody listens"))
+}
+
+/// The next connection that comes in.
+pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
+    bounded(listener.accept().expect("somebody comes").0)
+}
+
+fn bounded(socket: TcpStream) -> TcpStream {
+    socket.set_read_timeout(Some(PATIENCE)).expect("a bound that is not zero");
+    socket.set_write_timeout(Some(PATIENCE)).expect("a bound that is not zero");
+    socket.set_nodelay(true).expect("it is TCP");
+    socket
+}
+
+/// One end of a connection, inside TLS.
+pub(crate) struct Line {
+    socket: TcpStream,
+    pub(crate) tls: Connection,
+    /// Bytes of the wire in one write.
+    stride: usize,
+    inbox: Vec<u8>,
+    ending: Option<Ending>,
+    asked: u64,
+}
+
+impl Line {
+    /// Opens a connection to `address` in `dialect`; the server may not have judged it yet when
+    /// this returns.
+    pub(crate) fn dial(address: SocketAddr, dialect: &Dialect) -> Result<Self, Ending> {
+        Self::dial_over(connect(address), dialect, usize::MAX)
+    }
+
+    /// As [`Self::dial`], over `socket`, which takes so many bytes at a time, now and later.
+    pub(crate) fn dial_over(socket: TcpStream, dialect: &Dialect, stride: usize) -> Result<Self, Ending> {
+        let tls = ClientConnection::new(dialect.client(), any_name()).expect("a client");
+        Self::open(socket, tls.into(), stride)
+    }
+
+    /// Shakes hands with whoever dialled `socket`.
+    pub(crate) fn answer(socket: TcpStream, dialect: &Dialect) -> Result<Self, Ending> {
+        let tls = ServerConnection::new(dialect.server(0)).expect("a server");
+        Self::open(bounded(socket), tls.into(), usize::MAX)
+    }
+
+    /// Shakes hands over `socket`.
+    pub(crate) fn open(socket: TcpStream, tls: Connection, stride: usize) -> Result<Self, Ending> {
+        let mut line = Self { socket, tls, stride, inbox: Vec::new(), ending: None, asked: 0 };
+        line.flush();
+        while line.tls.is_handshaking() && line.ending.is_none() {
+            line.pump();
+        }
+        if line.tls.is_handshaking() { Err(line.ending.expect("it is over")) } else { Ok(line) }
+    }
+
+    /// The local end.
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.socket.local_addr().expect("it is connected")
+    }
+
+    /// The id that the other side has proven, and the key that it has shown.
+    pub(crate) fn met(&self) -> (Hash, Vec<u8>) {
+        let shown = self.tls.peer_certificates().and_then(<[_]>::first).expect("a node shows its key").to_vec();
+        (hash(shown.last_chunk::<32>().expect("a key")), shown)
+    }
+
+    /// Sends `bytes`, whatever they mean. A connection that has ended takes them too.
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(self.stride.min(16 << 10)) {
+            self.tls.writer().write_all(part).expect("the session buffers");
+            self.flush();
+        }
+    }
+
+    /// Sends bytes that are not of TLS.
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).expect("the server reads");
+    }
+
+    /// Announces the end.
+    pub(crate) fn close(&mut self) {
+        self.tls.send_close_notify();
+        self.flush();
+    }
+
+    /// Waits for the next message.
+    pub(crate) fn receive(&mut self) -> Result<Message, Ending> {
+        loop {
+            if let Some(message) = Message::take(&mut self.inbox) {
+                return Ok(message);
+            }
+            if let Some(ending) = &self.ending {
+                return Err(ending.clone());
+            }
+            self.pump();
+        }
+    }
+
+    /// Waits for the end; returns the messages before it, and how it came.
+    pub(crate) fn expect_end(&mut self) -> (Vec<Message>, Ending) {
+        let mut messages = Vec::new();
+        loop {
+            match self.receive() {
+                Ok(message) => messages.push(message),
+                Err(ending) => {
+                    assert!(self.inbox.is_empty(), "half a message before the end: {:?}", self.inbox);
+                    return (messages, ending);
+                }
+            }
+        }
+    }
+
+    /// Says `hello`, and waits for the server's, which must be the first message.
+    pub(crate) fn greet(&mut self, hello: &Hello) -> Hello {
+        self.send(&hello.bytes());
+        Hello::read(&self.receive().expect("a HELLO"))
+    }
+
+    /// Sends a request, and returns its rpc id.
+    pub(crate) fn request(&mut self, kind: u16, rest: &[u8]) -> Hash {
+        self.asked += 1;
+        let id = hash(&self.asked.to_be_bytes());
+        self.send(&message::rpc(kind, &id, rest));
+        id
+    }
+
+    /// Sends a request, and waits for its reply; requests that come in meanwhile go unanswered.
+    pub(crate) fn ask(&mut self, kind: u16, rest: &[u8]) -> Message {
+        let id = self.request(kind, rest);
+        loop {
+            let message = self.receive().expect("a reply");
+            if message.kind >= message::PING_REPLY {
+                assert_eq!(message.rpc(), id, "a reply to nothing: {message:?}");
+                return message;
+            }
+        }
+    }
+
+    /// Whether the server answers a PING.
+    pub(crate) fn expect_pong(&mut self) {
+        assert_eq!(self.ask(message::PING, &[]).kind, message::PING_REPLY);
+    }
+
+    /// Takes what comes off the wire, at least one byte of it, and answers on the level of TLS.
+    fn pump(&mut self) {
+        let mut chunk = vec![0; 64 << 10];
+        let mut bytes = match self.socket.read(&mut chunk) {
+            Ok(count) => &chunk[..count],
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => &[],
+            Err(error) => panic!("nothing came from the server in time: {error}"),
+        };
+        if bytes.is_empty() {
+            self.ending = Some(Ending::Cut);
+        }
+        while !bytes.is_empty() && self.ending.is_none() {
+            self.tls.read_tls(&mut bytes).expect("a record");
+            let state = self.tls.process_new_packets();
+            self.flush();
+            match state {
+                Ok(state) => {
+                    let mut plain = vec![0; state.plaintext_bytes_to_read()];
+                    self.tls.reader().read_exact(&mut plain).expect("as many as there are");
+                    self.inbox.extend(plain);
+                    self.ending = state.peer_has_closed().then_some(Ending::Closed);
+                }
+                Err(rustls::Error::AlertReceived(alert)) => self.ending = Some(Ending::Alert(alert)),
+                Err(error) => self.ending = Some(Ending::Fault(error)),
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut wire = Vec::new();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut wire).expect("memory takes all");
+        }
+        for part in wire.chunks(self.stride) {
+            // A server that has gone meanwhile is noticed by the next read.
+            if self.socket.write_all(part).is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A peer that can be dialled, and that answers whatever it is asked, in threads of its own.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use crate::common::PATIENCE;
+use crate::scripted_peer::connection::{Ending, Line};
+use crate::scripted_peer::message::{self, Contact, Hello, Message, Record};
+use crate::scripted_peer::tls::Dialect;
+
+/// What comes in at a neighbour: a message, or the end of a connection; and over which one.
+pub(crate) type Incoming = (Opened, Result<Message, Ending>);
+
+/// Who opened a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opened {
+    ByServer,
+    ByPeer,
+}
+
+/// A peer that listens.
+pub(crate) struct Neighbour {
+    pub(crate) address: SocketAddr,
+    manner: Manner,
+    sender: Sender<Incoming>,
+    incoming: Receiver<Incoming>,
+    over: Arc<AtomicBool>,
+}
+
+/// How a neighbour answers, whoever asks.
+#[derive(Clone)]
+pub(crate) struct Manner {
+    pub(crate) dialect: Dialect,
+    pub(crate) hello: Hello,
+    /// All that it holds.
+    pub(crate) record: Option<Record>,
+    /// Whom it names, whatever the target.
+    pub(crate) names: Vec<Contact>,
+}
+
+impl Neighbour {
+    /// Listens on a free port, which it puts into its HELLO.
+    pub(crate) fn start(mut manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        manner.hello.port = address.port();
+        let (sender, incoming) = channel();
+        let over = Arc::new(AtomicBool::new(false));
+        let neighbour = Self { address, manner: manner.clone(), sender: sender.clone(), incoming, over: over.clone() };
+        thread::spawn(move || {
+            for socket in listener.incoming().map_while(Result::ok) {
+                if over.load(Ordering::Acquire) {
+                    return;
+                }
+                let (manner, sender) = (manner.clone(), sender.clone());
+                thread::spawn(move || manner.attend(socket, &sender));
+            }
+        });
+        neighbour
+    }
+
+    /// Dials the server at `address`; what the server says over that connection comes in here too.
+    pub(crate) fn dial(&self, address: SocketAddr) {
+        let mut line = Line::dial(address, &self.manner.dialect).expect("a handshake");
+        line.send(&self.manner.hello.bytes());
+        let (manner, sender) = (self.manner.clone(), self.sender.clone());
+        thread::spawn(move || manner.serve(line, Opened::ByPeer, &sender));
+    }
+
+    /// Waits until a server that dialled this peer has heard its HELLO.
+    pub(crate) fn expect_met(&self) {
+        self.expect(message::PING_REPLY);
+    }
+
+    /// Waits for what comes in next over any connection.
+    pub(crate) fn next(&self) -> Incoming {
+        self.incoming.recv_timeout(PATIENCE).expect("something comes in")
+    }
+
+    /// Waits for a message of `kind`, whatever comes before it; who opened the connection over
+    /// which it comes?
+    pub(crate) fn expect(&self, kind: u16) -> Opened {
+        loop {
+            if let (opened, Ok(message)) = self.next()
+                && message.kind == kind
+            {
+                return opened;
+            }
+        }
+    }
+
+    /// Waits for the end of a connection, whatever comes before it.
+    pub(crate) fn expect_end(&self) -> (Opened, Ending) {
+        loop {
+            if let (opened, Err(ending)) = self.next() {
+                return (opened, ending);
+            }
+        }
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        let _ = TcpStream::connect(self.address); // wakes the one that listens
+    }
+}
+
+impl Manner {
+    /// That of a lone node which speaks `dialect`, in the network `network`.
+    pub(crate) fn of_node(dialect: Dialect, network: &str) -> Self {
+        Self { dialect, hello: Hello::of_node(network, 0), record: None, names: Vec::new() }
+    }
+
+    /// Serves a connection that the server opened.
+    fn attend(&self, socket: TcpStream, sender: &Sender<Incoming>) {
+        match Line::answer(socket, &self.dialect) {
+            Ok(mut line) => {
+                line.send(&self.hello.bytes());
+                line.request(message::PING, &[]); // for expect_met
+                self.serve(line, Opened::ByServer, sender);
+            }
+            Err(ending) => drop(sender.send((Opened::ByServer, Err(ending)))), // the test may be over
+        }
+    }
+
+    /// Serves a connection to its end.
+    fn serve(&self, mut line: Line, opened: Opened, sender: &Sender<Incoming>) {
+        loop {
+            let incoming = line.receive();
+            if let Ok(request) = &incoming {
+                self.reply(request, &mut line);
+            }
+            let ended = incoming.is_err();
+            if sender.send((opened, incoming)).is_err() || ended {
+                return;
+            }
+        }
+    }
+
+    /// Answers, if `request` is one.
+    fn reply(&self, request: &Message, line: &mut Line) {
+        let names = || self.names.iter().flat_map(Contact::bytes).collect();
+        let (kind, rest) = match request.kind {
+            message::PING => (message::PING_REPLY, Vec::new()),
+            message::FIND_NODE => (message::FIND_NODE_REPLY, names()),
+            message::FIND_VALUE => match &self.record {
+                Some(record) if request.rest().starts_with(&record.key) => {
+                    (message::FIND_VALUE_REPLY, [&[0], &record.bytes()[..]].concat())
+                }
+                _ => (message::FIND_NODE_REPLY, names()),
+            },
+            message::STORE => {
+                let record = Record::read(request.rest());
+                let held = [&record.key[..], &[0, record.flags], &record.version.to_be_bytes()].concat();
+                (message::STORE_REPLY, held)
+            }
+            _ => return,
+        };
+        line.send(&message::rpc(kind, &request.rpc(), &rest));
+    }
+}

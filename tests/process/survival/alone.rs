@@ -1,0 +1,95 @@
+//! One node that was never in company: nobody else has what it confirmed.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use dht::disk::store::Store;
+use dht::id::Key;
+
+use crate::common::client::{Answer, Client, key};
+use crate::common::eventually;
+use crate::survival::places::Place;
+
+/// Values that are confirmed.
+const VALUES: u8 = 20;
+
+fn name(number: u8) -> Key {
+    key(&format!("alone {number}"))
+}
+
+fn write(api: SocketAddr, number: u8) {
+    let said = Client::connect(api).put_confirmed(name(number), &[number; 300]);
+    assert_eq!(said, Answer::Success(name(number), Vec::new()));
+}
+
+fn expect_all(place: &Place) {
+    for number in 0..VALUES {
+        let value = Client::connect(place.api).get(name(number));
+        assert_eq!(value, Some(vec![number; 300]), "{number}");
+    }
+}
+
+/// How many keys a killed node would find on disk now.
+fn keys_on_disk(place: &Place) -> Option<u64> {
+    let copy = place.data("copy.redb");
+    fs::copy(place.data("records.redb"), &copy).expect("a node that runs has its store");
+    // A copy that was made while it was written may be none.
+    Store::reopen(&copy).and_then(|store| store.len()).ok()
+}
+
+/// Killed the very moment that a PUT is confirmed.
+#[test]
+fn under_always_a_lone_node_that_is_killed_has_all_that_it_confirmed() {
+    let mut place = Place::alone("durability = always");
+    for number in 0..VALUES {
+        place.start();
+        write(place.api, number);
+        place.kill();
+    }
+    place.start();
+    expect_all(&place);
+}
+
+#[test]
+fn under_an_interval_a_lone_node_that_is_killed_has_all_that_it_has_saved() {
+    let mut place = Place::alone("durability = 50ms");
+    place.start();
+    (0..VALUES).for_each(|number| write(place.api, number));
+    eventually("all is saved of its own accord", || (keys_on_disk(&place) == Some(u64::from(VALUES))).then_some(()));
+    place.kill();
+    place.start();
+    expect_all(&place);
+}
+
+/// Stopped in peace it does not wait for the interval.
+#[test]
+fn a_lone_node_that_is_stopped_has_all_that_it_confirmed() {
+    let mut place = Place::alone("durability = 1m");
+    place.start();
+    (0..VALUES).for_each(|number| write(place.api, number));
+    place.stop();
+    place.start();
+    expect_all(&place);
+}
+
+#[test]
+fn without_durability_a_restart_begins_with_nothing_and_harms_nothing_of_before() {
+    let mut place = Place::alone("durability = always");
+    place.start();
+    (0..VALUES).for_each(|number| write(place.api, number));
+    place.stop();
+    place.configure("durability = none");
+    for _ in 0..2 {
+        place.start();
+        let mut client = Client::connect(place.api);
+        assert_eq!(client.get(name(0)), None);
+        assert_eq!(client.put_confirmed(name(0), b"for now"), Answer::Success(name(0), Vec::new()));
+        assert_eq!(client.get(name(0)).as_deref(), Some(&b"for now"[..]));
+        place.stop();
+    }
+    assert!(!place.data("records.redb.aside.1").exists(), "only what holds something is moved");
+    fs::rename(place.data("records.redb.aside"), place.data("records.redb")).expect("it was moved aside");
+    place.configure("durability = always");
+    place.start();
+    expect_all(&place);
+}

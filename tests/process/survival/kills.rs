@@ -1,0 +1,77 @@
+//! kill -9, under load, again and again: what was confirmed under `durability = always` is there.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::survival::places::{self, Place};
+use crate::survival::writers::{Progress, Writer, expect_all};
+
+/// Nodes that are killed, all in all.
+const KILLS: usize = 200;
+
+/// Nodes that are dead at the same time, at most: fewer than hold a value.
+const DEAD_MAX: usize = 4;
+
+/// Confirmed PUTs between two deaths, at least.
+const PUTS_BETWEEN: u64 = 10;
+
+/// Kills and starts nodes at random, until so many were killed; all live at the end.
+fn upheaval(places: &mut [Place], kills: usize, rng: &mut StdRng, progress: &Progress) {
+    let mut killed = 0;
+    while killed < kills {
+        progress.await_more(PUTS_BETWEEN);
+        let dead: Vec<usize> = (0..places.len()).filter(|at| places[*at].server.is_none()).collect();
+        if dead.len() == DEAD_MAX || (!dead.is_empty() && rng.random_bool(0.5)) {
+            places[dead[rng.random_range(0..dead.len())]].start();
+        } else {
+            let alive: Vec<usize> = (0..places.len()).filter(|at| places[*at].server.is_some()).collect();
+            places[alive[rng.random_range(0..alive.len())]].kill();
+            killed += 1;
+        }
+    }
+    for place in places.iter_mut().filter(|place| place.server.is_none()) {
+        place.start();
+        place.server().log_line("settled records=");
+    }
+}
+
+#[test]
+fn two_hundred_kills_under_load_lose_nothing_that_was_confirmed() {
+    let mut places = places::settle(16, "durability = always");
+    let apis: Vec<SocketAddr> = places.iter().map(|place| place.api).collect();
+    let (progress, over) = (Progress::default(), AtomicBool::new(false));
+    let writers = thread::scope(|scope| {
+        let spawn = |number| {
+            let (apis, progress, over) = (&apis, &progress, &over);
+            scope.spawn(move || {
+                let mut writer = Writer::new(40, StdRng::seed_from_u64(number));
+                while !over.load(Ordering::Relaxed) {
+                    let at = writer.any_below(apis.len());
+                    writer.write(apis[at], progress);
+                    let at = writer.any_below(apis.len());
+                    writer.read(apis[at]);
+                }
+                writer
+            })
+        };
+        let writers: Vec<_> = (0..4).map(spawn).collect();
+        let _over = OnDrop(&over);
+        upheaval(&mut places, KILLS, &mut StdRng::seed_from_u64(200), &progress);
+        over.store(true, Ordering::Relaxed);
+        writers.into_iter().map(|writer| writer.join().expect("a writer")).collect::<Vec<_>>()
+    });
+    expect_all(&writers, &apis);
+}
+
+/// Ends the load also when the one who kills panics.
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

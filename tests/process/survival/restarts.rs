@@ -1,0 +1,106 @@
+//! Stopped in peace and started again: one after the other, and all at once.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dht::id::Key;
+use dht::wire::api::ApiRequest;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::common::eventually;
+use crate::survival::places;
+use crate::survival::writers::{Progress, Said, Writer, ask, expect_all, put};
+
+/// Values that outlive the restart, and values that do not.
+const LASTING: usize = 200;
+/// See [`LASTING`].
+const BRIEF: usize = 20;
+
+/// Nobody restarts.
+const NOBODY: usize = usize::MAX;
+
+#[test]
+fn a_rolling_restart_fails_no_request_but_at_the_node_that_restarts_and_loses_nothing() {
+    let mut places = places::settle(16, "");
+    let apis: Vec<SocketAddr> = places.iter().map(|place| place.api).collect();
+    let (progress, over) = (Progress::default(), AtomicBool::new(false));
+    let restarting = AtomicUsize::new(NOBODY);
+    let writers = thread::scope(|scope| {
+        let spawn = |number| {
+            let (apis, progress, over, restarting) = (&apis, &progress, &over, &restarting);
+            scope.spawn(move || {
+                let mut writer = Writer::new(40, StdRng::seed_from_u64(number));
+                while !over.load(Ordering::Relaxed) {
+                    let at = writer.any_below(apis.len());
+                    let before = restarting.load(Ordering::SeqCst);
+                    let said = [writer.write(apis[at], progress), writer.read(apis[at])];
+                    let excused = [before, restarting.load(Ordering::SeqCst)].contains(&at);
+                    let nothing_to_read = writer.confirmed.is_empty();
+                    let well = said.iter().all(|said| matches!(said, Said::Success(_)));
+                    assert!(well || excused || nothing_to_read, "node {at} said {said:?}");
+                }
+                writer
+            })
+        };
+        let writers: Vec<_> = (0..4).map(spawn).collect();
+        let roll = thread::Builder::new().spawn_scoped(scope, || {
+            for (at, place) in places.iter_mut().enumerate() {
+                progress.await_more(50);
+                restarting.store(at, Ordering::SeqCst);
+                place.stop();
+                place.start();
+                place.server().log_line("settled records=");
+                restarting.store(NOBODY, Ordering::SeqCst);
+            }
+        });
+        let rolled = roll.expect("a thread").join();
+        over.store(true, Ordering::Relaxed);
+        let writers = writers.into_iter().map(|writer| writer.join().expect("a writer")).collect::<Vec<_>>();
+        rolled.expect("all were restarted");
+        writers
+    });
+    expect_all(&writers, &apis);
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a value must not be found after the end of its life")]
+fn all_stopped_and_started_again_have_what_has_life_left_and_nothing_else() {
+    let mut places = places::settle(16, "");
+    let apis: Vec<SocketAddr> = places.iter().map(|place| place.api).collect();
+    let mut rng = StdRng::seed_from_u64(16);
+    let keys: Vec<Key> = (0..LASTING + BRIEF).map(|_| Key::new(rng.random())).collect();
+    let write = |number: usize, ttl| {
+        let value = number.to_be_bytes();
+        let said = ask(apis[number % 16], &put(keys[number], ttl, 8, &value));
+        assert_eq!(said, Said::Success(Vec::new()), "{number}");
+    };
+    let read = |number: usize| ask(apis[(number + 5) % 16], &ApiRequest::Get { key: keys[number] });
+    (0..LASTING).for_each(|number| write(number, 3600));
+    (LASTING..LASTING + BRIEF).for_each(|number| write(number, 2));
+    let brief_end = Instant::now() + Duration::from_secs(2);
+    thread::scope(|scope| {
+        for place in &mut places {
+            scope.spawn(|| place.stop());
+        }
+    });
+    for place in &mut places {
+        place.start();
+    }
+    for place in &places {
+        place.server().log_line("settled records=");
+    }
+    for number in 0..LASTING {
+        assert_eq!(read(number), Said::Success(number.to_be_bytes().to_vec()), "{number}");
+    }
+    for number in LASTING..LASTING + BRIEF {
+        eventually("a life ends", || {
+            let begun = Instant::now();
+            let said = read(number);
+            assert!(said == Said::Failure || begun < brief_end, "{number}: {said:?} after the end of its life");
+            (said == Said::Failure).then_some(())
+        });
+    }
+}

@@ -8,14 +8,14 @@ use dht::time::WallTime;
 use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};
 
 use crate::harness::{
-    Disk, Stage, block, confirmed, failure, key, larger, millis, quiet, secs, stored, success, version_at,
+    Disk, Harness, block, confirmed, failure, key, larger, millis, quiet, secs, stored, success, version_at,
 };
 
 /// A founder whose disk does what the test says.
-fn founder(disk: Disk) -> Stage {
-    let mut stage = Stage::new(always());
-    stage.disk = disk;
-    stage
+fn founder(disk: Disk) -> Harness {
+    let mut harness = Harness::new(always());
+    harness.disk = disk;
+    harness
 }
 
 fn always() -> Params {
@@ -23,23 +23,23 @@ fn always() -> Params {
 }
 
 /// The disk says what became of its batch.
-fn say(stage: &mut Stage, saved: Saved) {
-    stage.act(|node: &mut Node, now, out| node.on_saved(now, saved, out));
-    stage.pass(millis(0));
+fn say(harness: &mut Harness, saved: Saved) {
+    harness.act(|node: &mut Node, now, out| node.on_saved(now, saved, out));
+    harness.pass(millis(0));
 }
 
 /// What the node says over a connection when it is sent a STORE of `block`.
 fn store(
-    stage: &mut Stage,
+    harness: &mut Harness,
     conn: dht::node::action::ConnId,
     block: dht::wire::peer::RecordBlock<'_>,
 ) -> Vec<Reply<'static>> {
-    stage.tell(conn, &PeerMessage::Request(dht::id::RpcId::new([0xbb; 32]), Request::Store(block)));
-    replies(stage, conn)
+    harness.send(conn, &PeerMessage::Request(dht::id::RpcId::new([0xbb; 32]), Request::Store(block)));
+    replies(harness, conn)
 }
 
-fn replies(stage: &mut Stage, conn: dht::node::action::ConnId) -> Vec<Reply<'static>> {
-    let said = stage.said(conn).into_iter();
+fn replies(harness: &mut Harness, conn: dht::node::action::ConnId) -> Vec<Reply<'static>> {
+    let said = harness.sent(conn).into_iter();
     said.filter_map(|message| match message {
         PeerMessage::Reply(_, reply) => Some(reply),
         _ => None,
@@ -49,142 +49,142 @@ fn replies(stage: &mut Stage, conn: dht::node::action::ConnId) -> Vec<Reply<'sta
 
 #[test]
 fn a_store_is_answered_when_the_record_is_on_disk_and_no_sooner() {
-    let mut stage = founder(Disk::Waits);
-    let conn = stage.accept_client(9);
-    assert_eq!(store(&mut stage, conn, block(5, b"v")), []);
-    stage.pass(millis(0));
-    assert_eq!(replies(&mut stage, conn), []);
-    say(&mut stage, Saved::Durable);
-    assert_eq!(replies(&mut stage, conn), [stored(&block(5, b"v"))]);
+    let mut harness = founder(Disk::Waits);
+    let conn = harness.accept_client(9);
+    assert_eq!(store(&mut harness, conn, block(5, b"v")), []);
+    harness.pass(millis(0));
+    assert_eq!(replies(&mut harness, conn), []);
+    say(&mut harness, Saved::Durable);
+    assert_eq!(replies(&mut harness, conn), [stored(&block(5, b"v"))]);
 }
 
 #[test]
 fn a_store_whose_batch_fails_is_refused_and_so_are_others_until_the_disk_works_again() {
-    let mut stage = founder(Disk::Waits);
-    let conn = stage.accept_client(9);
-    store(&mut stage, conn, block(5, b"v"));
-    stage.pass(millis(0));
-    say(&mut stage, Saved::Failed);
-    assert_eq!(replies(&mut stage, conn), [Reply::Error(ErrorCode::FULL)]);
-    assert_eq!(store(&mut stage, conn, block(6, b"w")), [Reply::Error(ErrorCode::FULL)]);
-    stage.disk = Disk::Works;
-    stage.pass(secs(2));
-    assert_eq!(store(&mut stage, conn, block(6, b"w")), []);
-    stage.pass(millis(0));
-    assert_eq!(replies(&mut stage, conn), [stored(&block(6, b"w"))]);
+    let mut harness = founder(Disk::Waits);
+    let conn = harness.accept_client(9);
+    store(&mut harness, conn, block(5, b"v"));
+    harness.pass(millis(0));
+    say(&mut harness, Saved::Failed);
+    assert_eq!(replies(&mut harness, conn), [Reply::Error(ErrorCode::FULL)]);
+    assert_eq!(store(&mut harness, conn, block(6, b"w")), [Reply::Error(ErrorCode::FULL)]);
+    harness.disk = Disk::Works;
+    harness.pass(secs(2));
+    assert_eq!(store(&mut harness, conn, block(6, b"w")), []);
+    harness.pass(millis(0));
+    assert_eq!(replies(&mut harness, conn), [stored(&block(6, b"w"))]);
 }
 
 /// Nothing of it is to be written: it is there.
 #[test]
 fn a_record_that_is_on_disk_already_is_acknowledged_at_once() {
-    let mut stage = founder(Disk::Works);
-    let conn = stage.accept_client(9);
-    store(&mut stage, conn, block(5, b"v"));
-    stage.pass(millis(0));
-    assert_eq!(replies(&mut stage, conn), [stored(&block(5, b"v"))]);
-    stage.disk = Disk::Waits;
-    assert_eq!(store(&mut stage, conn, block(5, b"v")), [stored(&block(5, b"v"))]);
+    let mut harness = founder(Disk::Works);
+    let conn = harness.accept_client(9);
+    store(&mut harness, conn, block(5, b"v"));
+    harness.pass(millis(0));
+    assert_eq!(replies(&mut harness, conn), [stored(&block(5, b"v"))]);
+    harness.disk = Disk::Waits;
+    assert_eq!(store(&mut harness, conn, block(5, b"v")), [stored(&block(5, b"v"))]);
 }
 
 #[test]
 fn a_record_that_comes_twice_while_it_is_being_written_is_acknowledged_twice_and_written_once() {
-    let mut stage = founder(Disk::Waits);
-    let conn = stage.accept_client(9);
-    store(&mut stage, conn, block(5, b"v"));
-    stage.pass(millis(0));
-    assert_eq!(store(&mut stage, conn, block(5, b"v")), []);
-    say(&mut stage, Saved::Durable);
-    assert_eq!(replies(&mut stage, conn), [stored(&block(5, b"v")); 2]);
+    let mut harness = founder(Disk::Waits);
+    let conn = harness.accept_client(9);
+    store(&mut harness, conn, block(5, b"v"));
+    harness.pass(millis(0));
+    assert_eq!(store(&mut harness, conn, block(5, b"v")), []);
+    say(&mut harness, Saved::Durable);
+    assert_eq!(replies(&mut harness, conn), [stored(&block(5, b"v")); 2]);
 }
 
 #[test]
 fn what_is_larger_or_refused_is_said_without_the_disk() {
-    let mut stage = founder(Disk::Works);
-    let conn = stage.accept_client(9);
+    let mut harness = founder(Disk::Works);
+    let conn = harness.accept_client(9);
     let newer = dht::wire::peer::RecordBlock { version: version_at(9), ..block(5, b"new") };
-    store(&mut stage, conn, newer);
-    stage.pass(millis(0));
-    replies(&mut stage, conn);
-    stage.disk = Disk::Waits;
-    assert_eq!(store(&mut stage, conn, block(5, b"old")), [larger(5, version_at(9))]);
+    store(&mut harness, conn, newer);
+    harness.pass(millis(0));
+    replies(&mut harness, conn);
+    harness.disk = Disk::Waits;
+    assert_eq!(store(&mut harness, conn, block(5, b"old")), [larger(5, version_at(9))]);
 }
 
 #[test]
 fn a_put_is_confirmed_when_its_own_copy_is_on_disk_too() {
-    let mut stage = Stage::among(always(), [1]);
-    stage.disk = Disk::Waits;
-    let client = stage.put(confirmed(1, b"v"));
-    for (conn, rpc, copy) in stage.copies() {
-        stage.reply(conn, rpc, stored(&copy));
+    let mut harness = Harness::with_contacts(always(), [1]);
+    harness.disk = Disk::Waits;
+    let client = harness.put(confirmed(1, b"v"));
+    for (conn, rpc, copy) in harness.copies() {
+        harness.reply(conn, rpc, stored(&copy));
     }
-    stage.pass(millis(0));
-    assert_eq!(stage.answer(client), None, "one of two copies is held");
-    say(&mut stage, Saved::Durable);
-    assert_eq!(stage.answer(client), success(1, b""));
+    harness.pass(millis(0));
+    assert_eq!(harness.answer(client), None, "one of two copies is held");
+    say(&mut harness, Saved::Durable);
+    assert_eq!(harness.answer(client), success(1, b""));
 }
 
 #[test]
 fn the_put_of_a_lone_founder_waits_for_its_disk() {
-    let mut stage = founder(Disk::Waits);
-    let client = stage.put(confirmed(1, b"v"));
-    stage.pass(millis(0));
-    assert_eq!(stage.answer(client), None);
-    let reader = stage.get(key(1));
-    assert_eq!(stage.answer(reader), success(1, b"v"), "reading waits for nothing");
-    say(&mut stage, Saved::Durable);
-    assert_eq!(stage.answer(client), success(1, b""));
+    let mut harness = founder(Disk::Waits);
+    let client = harness.put(confirmed(1, b"v"));
+    harness.pass(millis(0));
+    assert_eq!(harness.answer(client), None);
+    let reader = harness.get(key(1));
+    assert_eq!(harness.answer(reader), success(1, b"v"), "reading waits for nothing");
+    say(&mut harness, Saved::Durable);
+    assert_eq!(harness.answer(client), success(1, b""));
 }
 
 #[test]
 fn a_put_that_no_disk_takes_is_failed_in_time_and_confirmed_by_nobody() {
-    let mut stage = founder(Disk::Fails);
-    let client = stage.put(confirmed(1, b"v"));
-    stage.pass(millis(9_999));
-    assert_eq!(stage.answer(client), None);
-    stage.pass(millis(1));
-    assert_eq!(stage.answer(client), failure(1));
+    let mut harness = founder(Disk::Fails);
+    let client = harness.put(confirmed(1, b"v"));
+    harness.pass(millis(9_999));
+    assert_eq!(harness.answer(client), None);
+    harness.pass(millis(1));
+    assert_eq!(harness.answer(client), failure(1));
 }
 
 /// What waits for a disk that fails may be lost later than a second from now.
 #[test]
 fn while_the_disk_fails_nothing_counts_as_held_here() {
-    let mut stage = Stage::new(Params { durability: Durability::Interval(secs(1)), ..Params::default() });
-    stage.disk = Disk::Fails;
-    stage.put(quiet(1, b"v"));
-    stage.pass(secs(3));
-    let client = stage.put(confirmed(2, b"w"));
-    stage.pass(secs(3));
-    assert_eq!(stage.answer(client), None);
-    stage.disk = Disk::Works;
-    stage.pass(secs(6));
-    assert_eq!(stage.answer(client), success(2, b""));
+    let mut harness = Harness::new(Params { durability: Durability::Interval(secs(1)), ..Params::default() });
+    harness.disk = Disk::Fails;
+    harness.put(quiet(1, b"v"));
+    harness.pass(secs(3));
+    let client = harness.put(confirmed(2, b"w"));
+    harness.pass(secs(3));
+    assert_eq!(harness.answer(client), None);
+    harness.disk = Disk::Works;
+    harness.pass(secs(6));
+    assert_eq!(harness.answer(client), success(2, b""));
 }
 
 /// The contacts alone are on disk then.
 #[test]
 fn without_durability_a_disk_that_fails_refuses_nothing() {
-    let mut stage = Stage::among(Params { durability: Durability::None, ..Params::default() }, [1]);
-    stage.disk = Disk::Fails;
-    stage.pass(secs(70));
-    let conn = stage.accept_client(9);
-    assert_eq!(store(&mut stage, conn, block(5, b"v")), [stored(&block(5, b"v"))]);
+    let mut harness = Harness::with_contacts(Params { durability: Durability::None, ..Params::default() }, [1]);
+    harness.disk = Disk::Fails;
+    harness.pass(secs(70));
+    let conn = harness.accept_client(9);
+    assert_eq!(store(&mut harness, conn, block(5, b"v")), [stored(&block(5, b"v"))]);
 }
 
 #[test]
 fn what_has_no_room_in_a_batch_goes_with_the_next_at_once() {
-    let mut stage = Stage::new(Params { durability: Durability::Interval(secs(1)), ..Params::default() });
-    stage.disk = Disk::Waits;
+    let mut harness = Harness::new(Params { durability: Durability::Interval(secs(1)), ..Params::default() });
+    harness.disk = Disk::Waits;
     let large = vec![7; dht::limits::VALUE_SIZE_MAX];
     let count = u8::try_from(2 * dht::limits::SAVE_BYTES_MAX / large.len()).expect("few");
     for n in 0..count {
-        stage.put(quiet(n, &large));
+        harness.put(quiet(n, &large));
     }
-    stage.pass(secs(1));
-    let mut saved = stage.batches();
+    harness.pass(secs(1));
+    let mut saved = harness.batches();
     assert!(saved.iter().all(|batch| batch.keys.len() < count.into()), "it does not fit one");
     while saved.iter().map(|batch| batch.keys.len()).sum::<usize>() < count.into() {
-        say(&mut stage, Saved::Durable);
-        let next = stage.batches();
+        say(&mut harness, Saved::Durable);
+        let next = harness.batches();
         assert!(!next.is_empty(), "the rest waits for nothing");
         saved.extend(next);
     }
@@ -203,7 +203,7 @@ fn what_was_taken_back_is_on_disk() {
         }),
         tombstone: None,
     };
-    let mut stage = founder(Disk::Waits);
+    let mut harness = founder(Disk::Waits);
     let plain = Some(version_at(0));
     let over = PersistedKey { record: None, tombstone: Some(Tombstone { signed: None, plain }), ..persisted(3) };
     let ended = PersistedKey {
@@ -211,10 +211,10 @@ fn what_was_taken_back_is_on_disk() {
         ..persisted(4)
     };
     for persisted in [persisted(1), persisted(2), over, ended] {
-        stage.act(|node, now, _| node.restore(now, persisted.clone()).expect("it claims nothing"));
+        harness.act(|node, now, _| node.restore(now, persisted.clone()).expect("it claims nothing"));
     }
-    stage.pass(secs(2));
-    let saved: Vec<_> = stage.batches().iter().flat_map(|batch| batch.keys.clone()).collect();
+    harness.pass(secs(2));
+    let saved: Vec<_> = harness.batches().iter().flat_map(|batch| batch.keys.clone()).collect();
     let [ended] = &saved[..] else { panic!("{saved:?}") };
     assert_eq!((ended.key, &ended.record, ended.tombstone.is_some()), (key(4), &None, true), "its life has ended");
 }
@@ -223,11 +223,11 @@ fn what_was_taken_back_is_on_disk() {
 #[test]
 fn without_always_nobody_waits_for_the_disk() {
     for durability in [Durability::None, Durability::Interval(secs(1))] {
-        let mut stage = Stage::new(Params { durability, ..Params::default() });
-        stage.disk = Disk::Waits;
-        let conn = stage.accept_client(9);
-        assert_eq!(store(&mut stage, conn, block(5, b"v")), [stored(&block(5, b"v"))]);
-        let client = stage.put(confirmed(1, b"v"));
-        assert_eq!(stage.answer(client), success(1, b""));
+        let mut harness = Harness::new(Params { durability, ..Params::default() });
+        harness.disk = Disk::Waits;
+        let conn = harness.accept_client(9);
+        assert_eq!(store(&mut harness, conn, block(5, b"v")), [stored(&block(5, b"v"))]);
+        let client = harness.put(confirmed(1, b"v"));
+        assert_eq!(harness.answer(client), success(1, b""));
     }
 }

@@ -9,7 +9,7 @@ use dht::node::{Node, Status};
 use dht::wire::api::{ApiRequest, Put};
 
 use crate::harness::{bootstrap, confirmed, key, millis, quiet, secs, success};
-use crate::mini_network::Company;
+use crate::mini_network::MiniNetwork;
 
 const DAY: u16 = u16::MAX;
 
@@ -19,29 +19,29 @@ fn keys() -> impl Iterator<Item = u8> {
 }
 
 /// Twelve nodes all over the space.
-fn twelve(params: &Params) -> Company {
-    Company::around((0..12).map(|n| n * 20 + 5), params)
+fn twelve(params: &Params) -> MiniNetwork {
+    MiniNetwork::joined((0..12).map(|n| n * 20 + 5), params)
 }
 
 fn of_three() -> Params {
     Params { replication_default: 3, ..Params::default() }
 }
 
-fn put(company: &mut Company, at: u8, n: u8, value: &'static [u8]) {
+fn put(network: &mut MiniNetwork, at: u8, n: u8, value: &'static [u8]) {
     let request = ApiRequest::Put(Put { ttl: DAY, ..confirmed(n, value) });
-    assert_eq!(company.request(at, request), success(n, b""), "key {n} at {at}");
+    assert_eq!(network.request(at, request), success(n, b""), "key {n} at {at}");
 }
 
-fn get(company: &mut Company, at: u8, n: u8) -> Option<dht::wire::api::ApiReply<'static>> {
-    company.request(at, ApiRequest::Get { key: key(n) })
+fn get(network: &mut MiniNetwork, at: u8, n: u8) -> Option<dht::wire::api::ApiReply<'static>> {
+    network.request(at, ApiRequest::Get { key: key(n) })
 }
 
 /// Each record is held by the three nearest of those who live.
-fn assert_held_by_the_nearest(company: &Company, value: &[u8]) {
+fn assert_held_by_the_nearest(network: &MiniNetwork, value: &[u8]) {
     for n in keys() {
-        let held = company.held(key(n));
+        let held = network.held(key(n));
         let holders: BTreeSet<u8> = held.keys().copied().collect();
-        let nearest = company.nearest(key(n), 3);
+        let nearest = network.nearest(key(n), 3);
         assert!(nearest.is_subset(&holders), "key {n} is held by {holders:?}, not by {nearest:?}");
         assert!(held.values().all(|held| *held == value), "key {n}: {held:?}");
     }
@@ -49,113 +49,113 @@ fn assert_held_by_the_nearest(company: &Company, value: &[u8]) {
 
 #[test]
 fn after_a_death_each_record_has_a_holder_in_place_of_the_dead() {
-    let mut company = twelve(&of_three());
-    keys().for_each(|n| put(&mut company, 5, n, b"value"));
+    let mut network = twelve(&of_three());
+    keys().for_each(|n| put(&mut network, 5, n, b"value"));
     for dead in [45, 165, 205] {
-        company.kill(dead);
-        company.pass(secs(5));
-        assert_held_by_the_nearest(&company, b"value");
+        network.kill(dead);
+        network.pass(secs(5));
+        assert_held_by_the_nearest(&network, b"value");
     }
 }
 
 #[test]
 fn a_neighbour_that_dies_without_a_word_is_missed_within_a_minute_or_so() {
-    let mut company = twelve(&of_three());
-    keys().for_each(|n| put(&mut company, 5, n, b"value"));
-    company.cut_off([45]);
-    company.pass(secs(90));
-    company.kill(45);
-    assert_held_by_the_nearest(&company, b"value");
+    let mut network = twelve(&of_three());
+    keys().for_each(|n| put(&mut network, 5, n, b"value"));
+    network.isolate([45]);
+    network.pass(secs(90));
+    network.kill(45);
+    assert_held_by_the_nearest(&network, b"value");
 }
 
 #[test]
 fn a_newcomer_holds_what_it_shall_hold_as_soon_as_it_has_settled() {
-    let mut company = twelve(&of_three());
-    keys().for_each(|n| put(&mut company, 5, n, b"value"));
-    company.enter(50, Params { bootstraps: vec![bootstrap(5, None)], ..of_three() });
-    company.pass(secs(5));
-    assert_eq!(company.nodes[&50].status(), Status::Settled);
-    assert_held_by_the_nearest(&company, b"value");
+    let mut network = twelve(&of_three());
+    keys().for_each(|n| put(&mut network, 5, n, b"value"));
+    network.start(50, Params { bootstraps: vec![bootstrap(5, None)], ..of_three() });
+    network.pass(secs(5));
+    assert_eq!(network.nodes[&50].status(), Status::Settled);
+    assert_held_by_the_nearest(&network, b"value");
 }
 
 /// Promised: holders agree after a heal within one round of OFFER.
 #[test]
 fn when_a_partition_heals_the_newer_value_wins_everywhere() {
     let params = Params { replicate_interval: Duration::from_mins(10), ..of_three() };
-    let mut company = twelve(&params);
-    keys().for_each(|n| put(&mut company, 5, n, b"before"));
-    company.cut_off([25, 65, 105, 145, 185]);
-    company.pass(Duration::from_mins(5));
-    keys().for_each(|n| put(&mut company, 65, n, b"older"));
-    company.pass(secs(1));
-    keys().for_each(|n| put(&mut company, 5, n, b"newer"));
-    company.cut_off([]);
-    company.pass(Duration::from_mins(12));
-    assert_held_by_the_nearest(&company, b"newer");
+    let mut network = twelve(&params);
+    keys().for_each(|n| put(&mut network, 5, n, b"before"));
+    network.isolate([25, 65, 105, 145, 185]);
+    network.pass(Duration::from_mins(5));
+    keys().for_each(|n| put(&mut network, 65, n, b"older"));
+    network.pass(secs(1));
+    keys().for_each(|n| put(&mut network, 5, n, b"newer"));
+    network.isolate([]);
+    network.pass(Duration::from_mins(12));
+    assert_held_by_the_nearest(&network, b"newer");
 }
 
 #[test]
 fn a_partition_that_heals_soon_leaves_no_disagreement_for_longer_than_it_takes_to_meet() {
-    let mut company = twelve(&of_three());
-    keys().for_each(|n| put(&mut company, 5, n, b"before"));
-    company.cut_off([25, 65, 105, 145, 185]);
-    company.pass(secs(90));
-    keys().for_each(|n| put(&mut company, 65, n, b"newer"));
-    company.cut_off([]);
-    company.pass(Duration::from_mins(2));
-    assert_held_by_the_nearest(&company, b"newer");
+    let mut network = twelve(&of_three());
+    keys().for_each(|n| put(&mut network, 5, n, b"before"));
+    network.isolate([25, 65, 105, 145, 185]);
+    network.pass(secs(90));
+    keys().for_each(|n| put(&mut network, 65, n, b"newer"));
+    network.isolate([]);
+    network.pass(Duration::from_mins(2));
+    assert_held_by_the_nearest(&network, b"newer");
 }
 
 #[test]
 fn a_node_that_comes_back_with_an_old_version_does_not_serve_it_and_learns_the_new_one() {
-    let mut company = twelve(&of_three());
-    keys().for_each(|n| put(&mut company, 5, n, b"old"));
-    company.pass(secs(2));
-    company.kill(45);
-    company.pass(secs(5));
-    keys().for_each(|n| put(&mut company, 5, n, b"new"));
-    company.enter(45, Params { bootstraps: vec![bootstrap(5, None)], ..of_three() });
-    let kept = keys().filter(|n| company.held(key(*n)).contains_key(&45)).count();
+    let mut network = twelve(&of_three());
+    keys().for_each(|n| put(&mut network, 5, n, b"old"));
+    network.pass(secs(2));
+    network.kill(45);
+    network.pass(secs(5));
+    keys().for_each(|n| put(&mut network, 5, n, b"new"));
+    network.start(45, Params { bootstraps: vec![bootstrap(5, None)], ..of_three() });
+    let kept = keys().filter(|n| network.held(key(*n)).contains_key(&45)).count();
     assert!(kept > 0, "it has something old on its disk");
-    company.pass(millis(0));
+    network.pass(millis(0));
     for n in keys() {
-        assert_eq!(get(&mut company, 45, n), success(n, b"new"));
+        assert_eq!(get(&mut network, 45, n), success(n, b"new"));
     }
-    company.pass(secs(5));
-    assert_held_by_the_nearest(&company, b"new");
+    network.pass(secs(5));
+    assert_held_by_the_nearest(&network, b"new");
 }
 
 #[test]
 fn a_version_that_is_over_does_not_give_way_to_an_older_one_that_comes_back() {
-    let mut company = Company::around([5, 25, 45, 65], &of_three());
-    put(&mut company, 5, 46, b"old");
-    company.pass(secs(2));
-    company.kill(45);
-    company.pass(secs(5));
+    let mut network = MiniNetwork::joined([5, 25, 45, 65], &of_three());
+    put(&mut network, 5, 46, b"old");
+    network.pass(secs(2));
+    network.kill(45);
+    network.pass(secs(5));
     let brief = Put { ttl: 10, ..quiet(46, b"new") };
-    company.request(5, ApiRequest::Put(brief));
-    company.pass(secs(20));
-    assert!(company.held(key(46)).is_empty());
-    company.enter(45, Params { bootstraps: vec![bootstrap(5, None)], ..of_three() });
-    assert!(!company.held(key(46)).is_empty(), "it has the old one on its disk");
-    company.pass(Duration::from_mins(2));
-    assert!(company.held(key(46)).is_empty());
+    network.request(5, ApiRequest::Put(brief));
+    network.pass(secs(20));
+    assert!(network.held(key(46)).is_empty());
+    network.start(45, Params { bootstraps: vec![bootstrap(5, None)], ..of_three() });
+    assert!(!network.held(key(46)).is_empty(), "it has the old one on its disk");
+    network.pass(Duration::from_mins(2));
+    assert!(network.held(key(46)).is_empty());
 }
 
 #[test]
 fn a_rolling_restart_loses_nothing_and_nobody_takes_long_to_leave() {
-    let mut company = twelve(&of_three());
-    keys().for_each(|n| put(&mut company, 5, n, b"value"));
-    company.pass(secs(2));
-    for number in company.nodes.keys().copied().collect::<Vec<_>>() {
-        company.act(number, |node: &mut Node, now, out: &mut Actions| node.leave(now, out));
-        company.pass(millis(100));
-        assert!(company.nodes[&number].has_left(), "{number}");
-        company.kill(number);
+    let mut network = twelve(&of_three());
+    keys().for_each(|n| put(&mut network, 5, n, b"value"));
+    network.pass(secs(2));
+    for number in network.nodes.keys().copied().collect::<Vec<_>>() {
+        network.act(number, |node: &mut Node, now, out: &mut Actions| node.leave(now, out));
+        network.pass(millis(100));
+        assert!(network.nodes[&number].has_left(), "{number}");
+        network.kill(number);
         let through = if number == 5 { 25 } else { 5 };
-        company.enter(number, Params { bootstraps: vec![bootstrap(through, None)], ..of_three() });
-        company.pass(secs(5));
-        assert_held_by_the_nearest(&company, b"value");
+        network.start(number, Params { bootstraps: vec![bootstrap(through, None)], ..of_three() });
+        network.pass(secs(5));
+        assert_held_by_the_nearest(&network, b"value");
     }
 }
 
@@ -163,17 +163,17 @@ fn a_rolling_restart_loses_nothing_and_nobody_takes_long_to_leave() {
 #[test]
 fn unchanged_records_cost_little() {
     let interval = Duration::from_mins(10);
-    let mut company = twelve(&Params { replicate_interval: interval, ..Params::default() });
+    let mut network = twelve(&Params { replicate_interval: interval, ..Params::default() });
     for n in 0..200 {
-        put(&mut company, 5 + 20 * (n % 12), n, b"value");
+        put(&mut network, 5 + 20 * (n % 12), n, b"value");
     }
-    company.pass(2 * interval);
-    let before = company.counters();
-    let copies: usize = company.nodes.values().map(|node| node.storage().len()).sum();
+    network.pass(2 * interval);
+    let before = network.counters();
+    let copies: usize = network.nodes.values().map(|node| node.storage().len()).sum();
     assert!(copies >= 200 * 8);
     let intervals = 5;
-    company.pass(intervals * interval);
-    let after = company.counters();
+    network.pass(intervals * interval);
+    let after = network.counters();
     assert_eq!((after.repairs, after.syncs), (before.repairs, before.syncs), "nothing was missing");
     let bytes = after.upkeep_bytes - before.upkeep_bytes;
     let each = bytes / (copies as u64 * u64::from(intervals));

@@ -8,153 +8,153 @@ use dht::wire::codec::List;
 use dht::wire::peer::{Content, RecordBlock, Reply, Request};
 
 use crate::harness::{
-    Stage, block, confirmed, contact, failure, key, millis, nodes, quiet, secs, stored, success, value_of, version_at,
+    Harness, block, confirmed, contact, failure, key, millis, nodes, quiet, secs, stored, success, value_of, version_at,
 };
 
 fn small() -> Params {
     Params { replication_min: 1, ..Params::default() }
 }
 
-/// A GET of the key `n` by a node that knows the polite peer 1 alone, and what that was asked.
-fn relayed(n: u8) -> (Stage, ClientId, ConnId) {
-    let mut stage = Stage::founder();
-    let conn = stage.befriend(1);
-    let client = stage.get(key(n));
-    (stage, client, conn)
+/// A GET of the key `n` by a node that knows the automatic peer 1 alone, and what that was asked.
+fn relayed(n: u8) -> (Harness, ClientId, ConnId) {
+    let mut harness = Harness::founder();
+    let conn = harness.add_contact(1);
+    let client = harness.get(key(n));
+    (harness, client, conn)
 }
 
 /// Has the peer answer whatever it is asked, until nothing more is.
-fn answer_all(stage: &mut Stage, conn: ConnId, reply: Reply<'_>) {
-    for (rpc, _) in stage.asked(conn) {
-        stage.reply(conn, rpc, reply);
+fn answer_all(harness: &mut Harness, conn: ConnId, reply: Reply<'_>) {
+    for (rpc, _) in harness.requests(conn) {
+        harness.reply(conn, rpc, reply);
     }
 }
 
 /// Section 1, rule 6.
 #[test]
 fn a_get_sees_what_was_put_here_while_it_is_still_spreading() {
-    let mut stage = Stage::among(small(), 1..=8);
+    let mut harness = Harness::with_contacts(small(), 1..=8);
     for value in [&b"first"[..], b"second"] {
-        stage.put(Put { replication: 3, ..quiet(1, value) });
-        let client = stage.get(key(1));
-        assert_eq!(stage.answer(client), Some(dht::wire::api::ApiReply::Success { key: key(1), value }));
+        harness.put(Put { replication: 3, ..quiet(1, value) });
+        let client = harness.get(key(1));
+        assert_eq!(harness.answer(client), Some(dht::wire::api::ApiReply::Success { key: key(1), value }));
     }
-    assert!(stage.node.storage().is_empty());
+    assert!(harness.node.storage().is_empty());
 }
 
 /// Section 3: through one node, no older value after a newer one.
 #[test]
 fn an_older_copy_held_here_is_not_served_after_a_put_that_went_to_others() {
-    let mut stage = Stage::among(small(), 1..=8);
-    let asker = stage.accept_client(99);
-    stage.ask(asker, Request::Store(RecordBlock { replication: 20, ..block(1, b"old") }));
-    let client = stage.get(key(1));
-    assert_eq!(stage.answer(client), success(1, b"old"), "in scope: fewer than 20 are closer");
-    let writer = stage.put(Put { replication: 3, ..confirmed(1, b"new") });
-    for (conn, rpc, copy) in stage.copies() {
-        stage.reply(conn, rpc, stored(&copy));
+    let mut harness = Harness::with_contacts(small(), 1..=8);
+    let asker = harness.accept_client(99);
+    harness.ask(asker, Request::Store(RecordBlock { replication: 20, ..block(1, b"old") }));
+    let client = harness.get(key(1));
+    assert_eq!(harness.answer(client), success(1, b"old"), "in scope: fewer than 20 are closer");
+    let writer = harness.put(Put { replication: 3, ..confirmed(1, b"new") });
+    for (conn, rpc, copy) in harness.copies() {
+        harness.reply(conn, rpc, stored(&copy));
     }
-    assert_eq!(stage.answer(writer), success(1, b""));
-    let client = stage.get(key(1));
-    assert_ne!(stage.answer(client), success(1, b"old"));
+    assert_eq!(harness.answer(writer), success(1, b""));
+    let client = harness.get(key(1));
+    assert_ne!(harness.answer(client), success(1, b"old"));
 }
 
 #[test]
 fn a_record_in_scope_is_served_without_asking_anybody() {
-    let mut stage = Stage::among(Params::default(), 1..=3);
-    let asker = stage.accept_client(9);
-    stage.ask(asker, Request::Store(RecordBlock { replication: 4, ..block(1, b"here") }));
-    let client = stage.get(key(1));
-    assert_eq!(stage.answer(client), success(1, b"here"));
-    assert_eq!(stage.node.counters().gets_local, 1);
+    let mut harness = Harness::with_contacts(Params::default(), 1..=3);
+    let asker = harness.accept_client(9);
+    harness.ask(asker, Request::Store(RecordBlock { replication: 4, ..block(1, b"here") }));
+    let client = harness.get(key(1));
+    assert_eq!(harness.answer(client), success(1, b"here"));
+    assert_eq!(harness.node.counters().gets_local, 1);
 }
 
 /// Section 2, Scope: fewer than its own replication of known live contacts are closer.
 #[test]
 fn a_held_record_out_of_scope_is_relayed_and_is_the_fallback() {
-    let mut stage = Stage::among(Params::default(), 1..=3);
-    let asker = stage.accept_client(9);
-    stage.ask(asker, Request::Store(RecordBlock { replication: 3, ..block(1, b"here") }));
-    let client = stage.get(key(1));
-    assert_eq!(stage.answer(client), None, "three are closer");
-    let requests = stage.all_asked(|request| matches!(request, Request::FindValue { .. }).then_some(()));
+    let mut harness = Harness::with_contacts(Params::default(), 1..=3);
+    let asker = harness.accept_client(9);
+    harness.ask(asker, Request::Store(RecordBlock { replication: 3, ..block(1, b"here") }));
+    let client = harness.get(key(1));
+    assert_eq!(harness.answer(client), None, "three are closer");
+    let requests = harness.all_requests(|request| matches!(request, Request::FindValue { .. }).then_some(()));
     assert_eq!(requests.len(), 3);
     for (nth, (conn, rpc, ())) in requests.into_iter().enumerate() {
-        assert_eq!(stage.answer(client), None, "after {nth} answers");
-        stage.reply(conn, rpc, nodes(&[]));
+        assert_eq!(harness.answer(client), None, "after {nth} answers");
+        harness.reply(conn, rpc, nodes(&[]));
     }
-    assert_eq!(stage.answer(client), success(1, b"here"));
+    assert_eq!(harness.answer(client), success(1, b"here"));
 }
 
 #[test]
 fn what_others_hold_is_relayed() {
-    let (mut stage, client, conn) = relayed(7);
-    assert_eq!(stage.answer(client), None);
-    answer_all(&mut stage, conn, value_of(block(7, b"there")));
-    assert_eq!(stage.answer(client), success(7, b"there"));
-    assert_eq!((stage.node.counters().gets_found, stage.node.counters().gets_hops), (1, 1));
-    assert_eq!(stage.node.storage().len(), 1, "this node is one of the three nearest, and had none");
+    let (mut harness, client, conn) = relayed(7);
+    assert_eq!(harness.answer(client), None);
+    answer_all(&mut harness, conn, value_of(block(7, b"there")));
+    assert_eq!(harness.answer(client), success(7, b"there"));
+    assert_eq!((harness.node.counters().gets_found, harness.node.counters().gets_hops), (1, 1));
+    assert_eq!(harness.node.storage().len(), 1, "this node is one of the three nearest, and had none");
 }
 
 #[test]
 fn a_value_is_found_at_a_node_that_another_one_named() {
-    let (mut stage, client, conn) = relayed(7);
-    answer_all(&mut stage, conn, nodes(&[contact(6)]));
-    let dial = stage.dial_of(6);
-    let far = stage.meet(dial, 6);
-    answer_all(&mut stage, far, value_of(block(7, b"there")));
-    assert_eq!(stage.answer(client), success(7, b"there"));
-    assert_eq!(stage.node.counters().gets_hops, 2);
+    let (mut harness, client, conn) = relayed(7);
+    answer_all(&mut harness, conn, nodes(&[contact(6)]));
+    let dial = harness.dial_of(6);
+    let far = harness.complete_dial(dial, 6);
+    answer_all(&mut harness, far, value_of(block(7, b"there")));
+    assert_eq!(harness.answer(client), success(7, b"there"));
+    assert_eq!(harness.node.counters().gets_hops, 2);
 }
 
 /// Section 1, rule 2: FAILURE is said only after a lookup has ended.
 #[test]
 fn failure_is_said_when_the_last_of_the_nearest_has_answered_and_no_sooner() {
-    let (mut stage, client, conn) = relayed(7);
-    answer_all(&mut stage, conn, nodes(&[contact(6), contact(5)]));
+    let (mut harness, client, conn) = relayed(7);
+    answer_all(&mut harness, conn, nodes(&[contact(6), contact(5)]));
     for peer in [6, 5] {
-        assert_eq!(stage.answer(client), None);
-        let dial = stage.dial_of(peer);
-        let conn = stage.meet(dial, peer);
-        answer_all(&mut stage, conn, nodes(&[]));
+        assert_eq!(harness.answer(client), None);
+        let dial = harness.dial_of(peer);
+        let conn = harness.complete_dial(dial, peer);
+        answer_all(&mut harness, conn, nodes(&[]));
     }
-    assert_eq!(stage.answer(client), failure(7));
+    assert_eq!(harness.answer(client), failure(7));
 }
 
 #[test]
 fn a_founder_without_contacts_has_nobody_to_ask() {
-    let mut stage = Stage::founder();
-    let client = stage.get(key(7));
-    assert_eq!(stage.answer(client), failure(7));
+    let mut harness = Harness::founder();
+    let client = harness.get(key(7));
+    assert_eq!(harness.answer(client), failure(7));
 }
 
 /// Section 1, rule 2: within `request_timeout` of being decoded.
 #[test]
 fn a_get_is_answered_at_request_timeout_however_long_the_search_would_be() {
-    let mut stage = Stage::among(Params { alpha: 1, ..Params::default() }, 1..=20);
-    let client = stage.get(key(7));
-    (1..=20).for_each(|peer| stage.script(peer));
-    stage.pass(millis(9_999));
-    assert_eq!(stage.answer(client), None, "there are some left to ask");
-    stage.pass(millis(1));
-    assert_eq!(stage.answer(client), failure(7));
-    stage.pass(secs(60));
-    assert_eq!(stage.answer(client), None, "it is answered once");
+    let mut harness = Harness::with_contacts(Params { alpha: 1, ..Params::default() }, 1..=20);
+    let client = harness.get(key(7));
+    (1..=20).for_each(|peer| harness.make_scripted(peer));
+    harness.pass(millis(9_999));
+    assert_eq!(harness.answer(client), None, "there are some left to ask");
+    harness.pass(millis(1));
+    assert_eq!(harness.answer(client), failure(7));
+    harness.pass(secs(60));
+    assert_eq!(harness.answer(client), None, "it is answered once");
 }
 
 #[test]
 fn a_get_at_its_deadline_is_answered_by_what_is_held_out_of_scope() {
-    let mut stage = Stage::among(Params::default(), 1..=3);
-    let asker = stage.accept_client(9);
-    stage.ask(asker, Request::Store(block(1, b"here")));
-    let client = stage.get(key(1));
+    let mut harness = Harness::with_contacts(Params::default(), 1..=3);
+    let asker = harness.accept_client(9);
+    harness.ask(asker, Request::Store(block(1, b"here")));
+    let client = harness.get(key(1));
     for _ in 0..10 {
-        for (conn, ..) in stage.all_asked(|request| matches!(request, Request::FindValue { .. }).then_some(())) {
-            stage.ask(conn, Request::Ping);
+        for (conn, ..) in harness.all_requests(|request| matches!(request, Request::FindValue { .. }).then_some(())) {
+            harness.ask(conn, Request::Ping);
         }
-        stage.pass(secs(1));
+        harness.pass(secs(1));
     }
-    assert_eq!(stage.answer(client), success(1, b"here"));
+    assert_eq!(harness.answer(client), success(1, b"here"));
 }
 
 /// Nothing that a liar sends is believed that everybody else would refuse.
@@ -171,66 +171,66 @@ fn what_nobody_may_believe_is_passed_over_and_its_contacts_are_heard() {
         RecordBlock { content: Content::Tombstone, version: version_at(600_001), ..value },
     ];
     for lie in lies {
-        let (mut stage, client, conn) = relayed(7);
+        let (mut harness, client, conn) = relayed(7);
         let honest = [contact(6)];
-        answer_all(&mut stage, conn, Reply::Value { contacts: List::lend(&honest), record: lie });
-        assert_eq!(stage.answer(client), None, "{lie:?}");
-        let dial = stage.dial_of(6);
-        let far = stage.meet(dial, 6);
-        answer_all(&mut stage, far, value_of(block(7, b"truth")));
-        assert_eq!(stage.answer(client), success(7, b"truth"));
+        answer_all(&mut harness, conn, Reply::Value { contacts: List::lend(&honest), record: lie });
+        assert_eq!(harness.answer(client), None, "{lie:?}");
+        let dial = harness.dial_of(6);
+        let far = harness.complete_dial(dial, 6);
+        answer_all(&mut harness, far, value_of(block(7, b"truth")));
+        assert_eq!(harness.answer(client), success(7, b"truth"));
     }
 }
 
 #[test]
 fn a_value_whose_check_does_not_fit_closes_the_connection() {
-    let (mut stage, client, conn) = relayed(7);
-    let (rpc, _) = stage.asked_once(conn);
-    stage.script(1);
-    stage.reply(conn, rpc, value_of(RecordBlock { crc: crc_of(b"other"), ..block(7, b"lie") }));
-    assert!(stage.has_closed(conn));
-    let dial = stage.dial_of(1);
-    stage.fail(dial, DialError::Unreachable);
-    assert_eq!(stage.answer(client), failure(7), "nobody else is known");
+    let (mut harness, client, conn) = relayed(7);
+    let (rpc, _) = harness.only_request(conn);
+    harness.make_scripted(1);
+    harness.reply(conn, rpc, value_of(RecordBlock { crc: crc_of(b"other"), ..block(7, b"lie") }));
+    assert!(harness.has_closed(conn));
+    let dial = harness.dial_of(1);
+    harness.fail(dial, DialError::Unreachable);
+    assert_eq!(harness.answer(client), failure(7), "nobody else is known");
 }
 
 /// Section 1, rule 7: TTL 1 lives a whole second, counted from receipt. Reading never prolongs.
 #[test]
 fn a_record_of_one_second_is_gone_after_exactly_one_second_however_often_it_was_read() {
-    let mut stage = Stage::founder();
-    stage.pass(millis(333));
-    stage.put(Put { ttl: 1, ..quiet(1, b"brief") });
+    let mut harness = Harness::founder();
+    harness.pass(millis(333));
+    harness.put(Put { ttl: 1, ..quiet(1, b"brief") });
     for _ in 0..3 {
-        let client = stage.get(key(1));
-        assert_eq!(stage.answer(client), success(1, b"brief"));
-        stage.pass(millis(333));
+        let client = harness.get(key(1));
+        assert_eq!(harness.answer(client), success(1, b"brief"));
+        harness.pass(millis(333));
     }
-    let client = stage.get(key(1));
-    assert_eq!(stage.answer(client), success(1, b"brief"));
-    stage.pass(millis(1));
-    let client = stage.get(key(1));
-    assert_eq!(stage.answer(client), failure(1));
+    let client = harness.get(key(1));
+    assert_eq!(harness.answer(client), success(1, b"brief"));
+    harness.pass(millis(1));
+    let client = harness.get(key(1));
+    assert_eq!(harness.answer(client), failure(1));
 }
 
 #[test]
 fn a_put_that_still_spreads_is_not_read_beyond_its_life() {
-    let mut stage = Stage::among(small(), 1..=4);
-    stage.put(Put { ttl: 1, replication: 3, ..quiet(1, b"brief") });
-    stage.pass(secs(1));
-    let client = stage.get(key(1));
-    assert_eq!(stage.answer(client), None, "others are asked");
+    let mut harness = Harness::with_contacts(small(), 1..=4);
+    harness.put(Put { ttl: 1, replication: 3, ..quiet(1, b"brief") });
+    harness.pass(secs(1));
+    let client = harness.get(key(1));
+    assert_eq!(harness.answer(client), None, "others are asked");
 }
 
 #[test]
 fn a_search_that_met_silence_is_made_a_second_time() {
-    let mut stage = Stage::founder();
-    let (mute, holder) = (stage.befriend(1), stage.befriend(2));
-    stage.pass(millis(1));
-    let client = stage.get(key(7));
-    answer_all(&mut stage, holder, nodes(&[]));
-    stage.script(1);
-    stage.pass(secs(2));
-    assert!(stage.has_closed(mute));
-    answer_all(&mut stage, holder, value_of(block(7, b"by now")));
-    assert_eq!(stage.answer(client), success(7, b"by now"));
+    let mut harness = Harness::founder();
+    let (mute, holder) = (harness.add_contact(1), harness.add_contact(2));
+    harness.pass(millis(1));
+    let client = harness.get(key(7));
+    answer_all(&mut harness, holder, nodes(&[]));
+    harness.make_scripted(1);
+    harness.pass(secs(2));
+    assert!(harness.has_closed(mute));
+    answer_all(&mut harness, holder, value_of(block(7, b"by now")));
+    assert_eq!(harness.answer(client), success(7, b"by now"));
 }

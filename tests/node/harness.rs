@@ -1,4 +1,4 @@
-//! A stage: one node, peers that act by script, and a clock that the test moves.
+//! A harness: one node, peers that act by script, and a clock that the test moves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -37,7 +37,7 @@ const EPOCH_MILLIS: u64 = 1_700_000_000_000;
 /// Turns that a node may want at one and the same moment.
 const TURNS_MAX: u32 = 1_000;
 
-/// The node on the stage: everybody below 128 is in the other half of the space.
+/// The node on the harness: everybody below 128 is in the other half of the space.
 pub(crate) const ME: NodeId = NodeId::new(Key::new([128; 32]));
 
 /// A message to or from a peer. What is said in a test is never freed.
@@ -45,7 +45,7 @@ pub(crate) type Message = PeerMessage<'static>;
 
 /// Something that the node wants done.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Deed {
+pub(crate) enum NodeAction {
     Dial(DialId, Endpoint, Option<NodeId>),
     Send(ConnId, Message),
     Reply(ClientId, ApiReply<'static>),
@@ -65,28 +65,28 @@ pub(crate) enum Disk {
 }
 
 /// One node before its peers.
-pub(crate) struct Stage {
+pub(crate) struct Harness {
     pub(crate) node: Node,
     pub(crate) now: Time,
     /// How far the wall clock is ahead of what it should be, in milliseconds.
     pub(crate) wall_ahead: u64,
     out: Actions,
-    deeds: Vec<Deed>,
+    actions: Vec<NodeAction>,
     /// All bytes and actions so far, for comparison.
     pub(crate) transcript: Vec<u8>,
     /// Peers that are met wherever they are dialled, and answer PING and FIND NODE by themselves.
-    polite: BTreeSet<NodeId>,
+    automatic: BTreeSet<NodeId>,
     conns: BTreeMap<ConnId, NodeId>,
-    /// Connections over which the peer has said HELLO: before that, not even a polite one replies.
+    /// Connections over which the peer has said HELLO: before that, not even a automatic one replies.
     greeted: BTreeSet<ConnId>,
     /// Whose address each dial went to.
     dialled: BTreeMap<DialId, SocketAddr>,
-    minted: u64,
+    numbers_used: u64,
     pub(crate) disk: Disk,
 }
 
 /// The curtain, and the clock.
-impl Stage {
+impl Harness {
     pub(crate) fn new(params: Params) -> Self {
         let now = Now { mono: Time::ZERO, wall: WallTime::from_millis(EPOCH_MILLIS) };
         Self {
@@ -94,13 +94,13 @@ impl Stage {
             now: now.mono,
             wall_ahead: 0,
             out: Actions::new(),
-            deeds: Vec::new(),
+            actions: Vec::new(),
             transcript: Vec::new(),
-            polite: BTreeSet::new(),
+            automatic: BTreeSet::new(),
             conns: BTreeMap::new(),
             greeted: BTreeSet::new(),
             dialled: BTreeMap::new(),
-            minted: 0,
+            numbers_used: 0,
             disk: Disk::Works,
         }
     }
@@ -110,13 +110,13 @@ impl Stage {
         Self::new(Params::default())
     }
 
-    /// A settled node that knows `peers`, all polite and connected.
-    pub(crate) fn among(params: Params, peers: impl IntoIterator<Item = u8>) -> Self {
-        let mut stage = Self::new(params);
+    /// A settled node that knows `peers`, all automatic and connected.
+    pub(crate) fn with_contacts(params: Params, peers: impl IntoIterator<Item = u8>) -> Self {
+        let mut harness = Self::new(params);
         for peer in peers {
-            stage.befriend(peer);
+            harness.add_contact(peer);
         }
-        stage
+        harness
     }
 
     /// A node that has the peer 1 as its bootstrap, and has not been woken yet.
@@ -152,27 +152,27 @@ impl Stage {
         verb(&mut self.node, now, &mut self.out);
         let actions = std::mem::take(&mut self.out);
         for action in actions.iter() {
-            let deed = deed(&actions, action);
-            self.transcript.extend_from_slice(format!("{deed:?}\n").as_bytes());
-            match &deed {
-                Deed::Close(conn) => drop(self.conns.remove(conn)),
-                Deed::Dial(dial, Endpoint::Address(to), _) => drop(self.dialled.insert(*dial, *to)),
-                Deed::Dial(..) | Deed::Send(..) | Deed::Reply(..) | Deed::Save(_) => {}
+            let action = decoded(&actions, action);
+            self.transcript.extend_from_slice(format!("{action:?}\n").as_bytes());
+            match &action {
+                NodeAction::Close(conn) => drop(self.conns.remove(conn)),
+                NodeAction::Dial(dial, Endpoint::Address(to), _) => drop(self.dialled.insert(*dial, *to)),
+                NodeAction::Dial(..) | NodeAction::Send(..) | NodeAction::Reply(..) | NodeAction::Save(_) => {}
             }
-            self.deeds.push(deed);
+            self.actions.push(action);
         }
-        while let Some(at) = self.deeds.iter().position(|deed| self.is_routine(deed)) {
-            let deed = self.deeds.remove(at);
-            self.do_politely(deed);
+        while let Some(at) = self.actions.iter().position(|action| self.is_automatic(action)) {
+            let action = self.actions.remove(at);
+            self.answer_automatically(action);
         }
     }
 
-    fn is_routine(&self, deed: &Deed) -> bool {
-        match deed {
-            Deed::Dial(_, _, expect) => expect.is_some_and(|id| self.polite.contains(&id)),
-            Deed::Send(conn, message) => {
-                let polite = self.conns.get(conn).is_some_and(|id| self.polite.contains(id));
-                polite
+    fn is_automatic(&self, action: &NodeAction) -> bool {
+        match action {
+            NodeAction::Dial(_, _, expect) => expect.is_some_and(|id| self.automatic.contains(&id)),
+            NodeAction::Send(conn, message) => {
+                let automatic = self.conns.get(conn).is_some_and(|id| self.automatic.contains(id));
+                automatic
                     && self.greeted.contains(conn)
                     && matches!(
                         message,
@@ -185,34 +185,36 @@ impl Stage {
                         )
                     )
             }
-            Deed::Save(_) => self.disk != Disk::Waits,
-            Deed::Reply(..) | Deed::Close(_) => false,
+            NodeAction::Save(_) => self.disk != Disk::Waits,
+            NodeAction::Reply(..) | NodeAction::Close(_) => false,
         }
     }
 
-    fn do_politely(&mut self, deed: Deed) {
-        match deed {
-            Deed::Dial(dial, Endpoint::Address(address), Some(id)) => {
+    fn answer_automatically(&mut self, action: NodeAction) {
+        match action {
+            NodeAction::Dial(dial, Endpoint::Address(address), Some(id)) => {
                 let conn = self.secure(id, address, Origin::Dialled(dial));
-                self.tell(conn, &hello());
+                self.send(conn, &hello());
             }
-            Deed::Send(conn, PeerMessage::Request(rpc, Request::Ping)) => self.reply(conn, rpc, Reply::Pong),
-            Deed::Send(conn, PeerMessage::Request(rpc, Request::Sync { .. })) => self.reply(conn, rpc, synced(&[])),
-            Deed::Send(conn, PeerMessage::Request(rpc, _)) => self.reply(conn, rpc, nodes(&[])),
-            Deed::Save(_) => {
+            NodeAction::Send(conn, PeerMessage::Request(rpc, Request::Ping)) => self.reply(conn, rpc, Reply::Pong),
+            NodeAction::Send(conn, PeerMessage::Request(rpc, Request::Sync { .. })) => {
+                self.reply(conn, rpc, synced(&[]));
+            }
+            NodeAction::Send(conn, PeerMessage::Request(rpc, _)) => self.reply(conn, rpc, nodes(&[])),
+            NodeAction::Save(_) => {
                 let saved = if self.disk == Disk::Works { Saved::Durable } else { Saved::Failed };
                 self.act(|node, now, out| node.on_saved(now, saved, out));
             }
-            deed => unreachable!("{deed:?} is no routine"),
+            action => unreachable!("{action:?} is no routine"),
         }
     }
 }
 
 /// Peers.
-impl Stage {
+impl Harness {
     /// `id` at `address` has a secured connection to the node.
     pub(crate) fn secure(&mut self, id: NodeId, address: SocketAddr, origin: Origin) -> ConnId {
-        let conn = ConnId(self.mint());
+        let conn = ConnId(self.next_number());
         self.conns.insert(conn, id);
         self.act(|node, now, out| node.on_secured(now, conn, id, address, origin, out));
         conn
@@ -227,67 +229,67 @@ impl Stage {
     /// `peer` dials the node and says HELLO as a client, who will not be dialled back.
     pub(crate) fn accept_client(&mut self, peer: u8) -> ConnId {
         let conn = self.accept(peer);
-        self.tell(conn, &PeerMessage::Hello(Hello { flags: 0, port: 0, ..greeting() }));
-        self.said(conn);
+        self.send(conn, &PeerMessage::Hello(Hello { flags: 0, port: 0, ..greeting() }));
+        self.sent(conn);
         conn
     }
 
     /// The node's dial finds `peer`, who says HELLO.
-    pub(crate) fn meet(&mut self, dial: DialId, peer: u8) -> ConnId {
+    pub(crate) fn complete_dial(&mut self, dial: DialId, peer: u8) -> ConnId {
         let conn = self.secure(id(peer), address(peer), Origin::Dialled(dial));
-        self.tell(conn, &hello());
+        self.send(conn, &hello());
         conn
     }
 
     /// `peer` dials the node, is dialled back and met, and the first connection is gone: it is
-    /// in the table, and polite.
-    pub(crate) fn befriend(&mut self, peer: u8) -> ConnId {
+    /// in the table, and automatic.
+    pub(crate) fn add_contact(&mut self, peer: u8) -> ConnId {
         let first = self.accept(peer);
-        self.tell(first, &hello());
+        self.send(first, &hello());
         let dial = self.dial_of(peer);
         self.close(first);
-        let conn = self.meet(dial, peer);
-        self.said(first);
-        self.said(conn);
-        self.polite.insert(id(peer));
+        let conn = self.complete_dial(dial, peer);
+        self.sent(first);
+        self.sent(conn);
+        self.automatic.insert(id(peer));
         conn
     }
 
     /// From now on `peer` does only what the test says.
-    pub(crate) fn script(&mut self, peer: u8) {
-        self.polite.remove(&id(peer));
+    pub(crate) fn make_scripted(&mut self, peer: u8) {
+        self.automatic.remove(&id(peer));
     }
 
     /// From now on `peer` is met, and answers PING and FIND NODE.
-    pub(crate) fn make_polite(&mut self, peer: u8) {
-        self.polite.insert(id(peer));
+    pub(crate) fn make_automatic(&mut self, peer: u8) {
+        self.automatic.insert(id(peer));
     }
 
-    pub(crate) fn tell(&mut self, conn: ConnId, message: &PeerMessage<'_>) {
+    pub(crate) fn send(&mut self, conn: ConnId, message: &PeerMessage<'_>) {
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
         if matches!(message, PeerMessage::Hello(_)) {
             self.greeted.insert(conn);
         }
-        self.tell_bytes(conn, &bytes);
+        self.send_bytes(conn, &bytes);
     }
 
-    pub(crate) fn tell_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
+    pub(crate) fn send_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
         let (frame, size) = next_frame(Source::Peer, bytes).expect("a possible frame").expect("a whole one");
         assert_eq!(size, bytes.len());
         self.act(|node, now, out| node.on_frame(now, conn, frame, out));
     }
 
     pub(crate) fn reply(&mut self, conn: ConnId, rpc: RpcId, reply: Reply<'_>) {
-        self.tell(conn, &PeerMessage::Reply(rpc, reply));
+        self.send(conn, &PeerMessage::Reply(rpc, reply));
     }
 
     /// The peer asks, and reads what the node answers to that.
     pub(crate) fn ask(&mut self, conn: ConnId, request: Request<'_>) -> Reply<'static> {
         let rpc = RpcId::new([0xaa; 32]);
-        self.said(conn);
-        self.tell(conn, &PeerMessage::Request(rpc, request));
-        match &self.said(conn)[..] {
+        self.sent(conn);
+        self.send(conn, &PeerMessage::Request(rpc, request));
+        match &self.sent(conn)[..] {
             [PeerMessage::Reply(echo, reply)] if *echo == rpc => *reply,
             said => panic!("not one answer to {request:?} but {said:?}"),
         }
@@ -305,71 +307,71 @@ impl Stage {
 }
 
 /// Clients.
-impl Stage {
+impl Harness {
     pub(crate) fn get(&mut self, key: Key) -> ClientId {
-        let client = ClientId { connection: 1, request: self.mint() };
+        let client = ClientId { connection: 1, request: self.next_number() };
         self.act(|node, now, out| node.on_request(now, client, ApiRequest::Get { key }, out));
         client
     }
 
     pub(crate) fn put(&mut self, put: Put<'_>) -> ClientId {
-        let client = ClientId { connection: 1, request: self.mint() };
+        let client = ClientId { connection: 1, request: self.next_number() };
         self.act(|node, now, out| node.on_request(now, client, ApiRequest::Put(put), out));
         client
     }
 
     /// What `client` has been answered since this was last asked.
     pub(crate) fn answer(&mut self, client: ClientId) -> Option<ApiReply<'static>> {
-        let mut answers = self.take(|deed| match deed {
-            Deed::Reply(to, reply) if *to == client => Some(*reply),
+        let mut answers = self.take(|action| match action {
+            NodeAction::Reply(to, reply) if *to == client => Some(*reply),
             _ => None,
         });
         assert!(answers.len() <= 1, "{client:?} was answered {answers:?}");
         answers.pop()
     }
 
-    fn mint(&mut self) -> u64 {
-        self.minted += 1;
-        self.minted
+    fn next_number(&mut self) -> u64 {
+        self.numbers_used += 1;
+        self.numbers_used
     }
 }
 
 /// What the node has done since this was last asked.
-impl Stage {
+impl Harness {
     /// All that was sent over `conn`.
-    pub(crate) fn said(&mut self, conn: ConnId) -> Vec<Message> {
-        self.take(|deed| match deed {
-            Deed::Send(to, message) if *to == conn => Some(*message),
+    pub(crate) fn sent(&mut self, conn: ConnId) -> Vec<Message> {
+        self.take(|action| match action {
+            NodeAction::Send(to, message) if *to == conn => Some(*message),
             _ => None,
         })
     }
 
     /// The requests sent over `conn`.
-    pub(crate) fn asked(&mut self, conn: ConnId) -> Vec<(RpcId, Request<'static>)> {
-        self.take(|deed| match deed {
-            Deed::Send(to, PeerMessage::Request(rpc, request)) if *to == conn => Some((*rpc, *request)),
+    pub(crate) fn requests(&mut self, conn: ConnId) -> Vec<(RpcId, Request<'static>)> {
+        self.take(|action| match action {
+            NodeAction::Send(to, PeerMessage::Request(rpc, request)) if *to == conn => Some((*rpc, *request)),
             _ => None,
         })
     }
 
     /// The one request sent over `conn`.
-    pub(crate) fn asked_once(&mut self, conn: ConnId) -> (RpcId, Request<'static>) {
-        let asked = self.asked(conn);
+    pub(crate) fn only_request(&mut self, conn: ConnId) -> (RpcId, Request<'static>) {
+        let asked = self.requests(conn);
         assert_eq!(asked.len(), 1, "{asked:?}");
         asked[0]
     }
 
     /// Requests of one kind, to whomever they went.
-    pub(crate) fn all_asked<T>(&mut self, of: impl Fn(&Request<'static>) -> Option<T>) -> Vec<(ConnId, RpcId, T)> {
-        self.take(|deed| match deed {
-            Deed::Send(to, PeerMessage::Request(rpc, request)) => of(request).map(|found| (*to, *rpc, found)),
+    pub(crate) fn all_requests<T>(&mut self, of: impl Fn(&Request<'static>) -> Option<T>) -> Vec<(ConnId, RpcId, T)> {
+        self.take(|action| match action {
+            NodeAction::Send(to, PeerMessage::Request(rpc, request)) => of(request).map(|found| (*to, *rpc, found)),
             _ => None,
         })
     }
 
     /// The copies sent: to whom, under which id, and what.
     pub(crate) fn copies(&mut self) -> Vec<(ConnId, RpcId, RecordBlock<'static>)> {
-        self.all_asked(|request| match request {
+        self.all_requests(|request| match request {
             Request::Store(block) => Some(*block),
             _ => None,
         })
@@ -377,14 +379,14 @@ impl Stage {
 
     /// The OFFERs sent: to whom, under which id, and what.
     pub(crate) fn offers(&mut self) -> Vec<(ConnId, RpcId, Vec<Entry>)> {
-        self.all_asked(|request| match request {
+        self.all_requests(|request| match request {
             Request::Offer(entries) => Some(entries.iter().collect()),
             _ => None,
         })
     }
 
     /// Whoever is offered something wants all of it. Returns to whom the copies then go, and what.
-    pub(crate) fn copies_wanted(&mut self) -> Vec<(ConnId, RpcId, RecordBlock<'static>)> {
+    pub(crate) fn want_all_offers(&mut self) -> Vec<(ConnId, RpcId, RecordBlock<'static>)> {
         for (conn, rpc, entries) in self.offers() {
             let keys: Vec<Key> = entries.iter().map(|entry| entry.key).collect();
             self.reply(conn, rpc, Reply::Wanted(List::lend(&keys)));
@@ -394,15 +396,15 @@ impl Stage {
     }
 
     /// The copies sent, and to which peer.
-    pub(crate) fn handed(&mut self) -> Vec<(u8, RecordBlock<'static>)> {
+    pub(crate) fn copies_by_peer(&mut self) -> Vec<(u8, RecordBlock<'static>)> {
         let copies = self.copies();
-        copies.into_iter().map(|(conn, _, copy)| (self.number_at(conn), copy)).collect()
+        copies.into_iter().map(|(conn, _, copy)| (self.peer_at(conn), copy)).collect()
     }
 
     /// What was wanted saved.
     pub(crate) fn batches(&mut self) -> Vec<Arc<Batch>> {
-        self.take(|deed| match deed {
-            Deed::Save(batch) => Some(Arc::clone(batch)),
+        self.take(|action| match action {
+            NodeAction::Save(batch) => Some(Arc::clone(batch)),
             _ => None,
         })
     }
@@ -411,7 +413,7 @@ impl Stage {
     /// silence.
     pub(crate) fn answer_find_value(&mut self, answers: impl Fn(u8, Want) -> Option<Reply<'static>>) {
         for _ in 0..TURNS_MAX {
-            let asked = self.all_asked(|request| match request {
+            let asked = self.all_requests(|request| match request {
                 Request::FindValue { want, .. } => Some(*want),
                 _ => None,
             });
@@ -419,7 +421,7 @@ impl Stage {
                 return;
             }
             for (conn, rpc, want) in asked {
-                if let Some(reply) = answers(self.number_at(conn), want) {
+                if let Some(reply) = answers(self.peer_at(conn), want) {
                     self.reply(conn, rpc, reply);
                 }
             }
@@ -428,21 +430,21 @@ impl Stage {
     }
 
     /// The number of the peer at the other end of `conn`.
-    pub(crate) fn number_at(&self, conn: ConnId) -> u8 {
-        self.at(conn).key().as_bytes()[0]
+    pub(crate) fn peer_at(&self, conn: ConnId) -> u8 {
+        self.id_at(conn).key().as_bytes()[0]
     }
 
     pub(crate) fn dials(&mut self) -> Vec<(DialId, Endpoint, Option<NodeId>)> {
-        self.take(|deed| match deed {
-            Deed::Dial(dial, to, expect) => Some((*dial, to.clone(), *expect)),
+        self.take(|action| match action {
+            NodeAction::Dial(dial, to, expect) => Some((*dial, to.clone(), *expect)),
             _ => None,
         })
     }
 
     /// The one dial of `peer`, at its address.
     pub(crate) fn dial_of(&mut self, peer: u8) -> DialId {
-        let dials = self.take(|deed| match deed {
-            Deed::Dial(dial, Endpoint::Address(to), _) if *to == address(peer) => Some(*dial),
+        let dials = self.take(|action| match action {
+            NodeAction::Dial(dial, Endpoint::Address(to), _) if *to == address(peer) => Some(*dial),
             _ => None,
         });
         assert_eq!(dials.len(), 1, "peer {peer} was dialled {} times", dials.len());
@@ -456,31 +458,32 @@ impl Stage {
     }
 
     pub(crate) fn has_closed(&mut self, conn: ConnId) -> bool {
-        !self.take(|deed| (*deed == Deed::Close(conn)).then_some(())).is_empty()
+        !self.take(|action| (*action == NodeAction::Close(conn)).then_some(())).is_empty()
     }
 
     /// Who sits at the other end of `conn`.
-    pub(crate) fn at(&self, conn: ConnId) -> NodeId {
+    pub(crate) fn id_at(&self, conn: ConnId) -> NodeId {
         self.conns[&conn]
     }
 
     /// Forgets all that the node has done but the copies that it sent.
-    pub(crate) fn forget_but_copies(&mut self) {
-        let copy = |deed: &Deed| matches!(deed, Deed::Send(_, PeerMessage::Request(_, Request::Store(_))));
-        self.deeds.retain(copy);
+    pub(crate) fn forget_all_but_copies(&mut self) {
+        let copy =
+            |action: &NodeAction| matches!(action, NodeAction::Send(_, PeerMessage::Request(_, Request::Store(_))));
+        self.actions.retain(copy);
     }
 
-    pub(crate) fn forget_deeds(&mut self) {
-        self.deeds.clear();
+    pub(crate) fn forget_actions(&mut self) {
+        self.actions.clear();
     }
 
     pub(crate) fn knows(&self, peer: u8) -> bool {
         self.node.table().iter().any(|contact| contact.id == id(peer))
     }
 
-    fn take<T>(&mut self, of: impl Fn(&Deed) -> Option<T>) -> Vec<T> {
+    fn take<T>(&mut self, of: impl Fn(&NodeAction) -> Option<T>) -> Vec<T> {
         let mut taken = Vec::new();
-        self.deeds.retain(|deed| match of(deed) {
+        self.actions.retain(|action| match of(action) {
             Some(found) => {
                 taken.push(found);
                 false
@@ -491,16 +494,16 @@ impl Stage {
     }
 }
 
-fn deed(actions: &Actions, action: &Action) -> Deed {
+fn decoded(actions: &Actions, action: &Action) -> NodeAction {
     match action {
-        Action::Dial { dial, to, expect } => Deed::Dial(*dial, to.clone(), *expect),
-        Action::Send { conn, message } => Deed::Send(*conn, message_of(actions, message)),
+        Action::Dial { dial, to, expect } => NodeAction::Dial(*dial, to.clone(), *expect),
+        Action::Send { conn, message } => NodeAction::Send(*conn, message_of(actions, message)),
         Action::Reply { client, message } => {
             let (frame, _) = next_frame(Source::Server, whole(actions, message)).expect("possible").expect("whole");
-            Deed::Reply(*client, ApiReply::decode(frame).expect("an answer"))
+            NodeAction::Reply(*client, ApiReply::decode(frame).expect("an answer"))
         }
-        Action::Close { conn, .. } => Deed::Close(*conn),
-        Action::Save { batch } => Deed::Save(Arc::clone(batch)),
+        Action::Close { conn, .. } => NodeAction::Close(*conn),
+        Action::Save { batch } => NodeAction::Save(Arc::clone(batch)),
     }
 }
 
@@ -547,7 +550,7 @@ pub(crate) fn millis(n: u64) -> Duration {
 /// The HELLO of a serving peer of our network.
 pub(crate) fn greeting() -> Hello<'static> {
     let wall = WallTime::from_millis(EPOCH_MILLIS);
-    Hello { protocol: PROTOCOL, flags: FLAG_SERVING, network: [0; 32], port: PORT, wall, agent: "stage" }
+    Hello { protocol: PROTOCOL, flags: FLAG_SERVING, network: [0; 32], port: PORT, wall, agent: "harness" }
 }
 
 pub(crate) fn hello() -> Message {

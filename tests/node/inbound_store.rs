@@ -7,17 +7,17 @@ use dht::record::{Age, Class, Version, crc_of};
 use dht::wire::codec::List;
 use dht::wire::peer::{Content, ErrorCode, RecordBlock, Reply, Request, Want};
 
-use crate::harness::{Stage, block, contact, key, larger, millis, nodes, stored, value_of, version_at};
+use crate::harness::{Harness, block, contact, key, larger, millis, nodes, stored, value_of, version_at};
 
 /// A founder, and a client of it that asks.
-fn asked() -> (Stage, ConnId) {
+fn asked() -> (Harness, ConnId) {
     asked_with(Params::default())
 }
 
-fn asked_with(params: Params) -> (Stage, ConnId) {
-    let mut stage = Stage::new(params);
-    let conn = stage.accept_client(9);
-    (stage, conn)
+fn asked_with(params: Params) -> (Harness, ConnId) {
+    let mut harness = Harness::new(params);
+    let conn = harness.accept_client(9);
+    (harness, conn)
 }
 
 fn refused(code: ErrorCode) -> Reply<'static> {
@@ -32,76 +32,76 @@ const VALUE_ALONE: Want = Want { contacts: false, head_only: false };
 
 #[test]
 fn a_stored_record_is_found_older_by_the_time_it_was_held() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let sent = RecordBlock { age: Age(5_000), ..block(5, b"value") };
-    assert_eq!(stage.ask(conn, Request::Store(sent)), stored(&sent));
-    stage.pass(millis(10_001));
+    assert_eq!(harness.ask(conn, Request::Store(sent)), stored(&sent));
+    harness.pass(millis(10_001));
     let found = RecordBlock { age: Age(15_001), ..sent };
-    assert_eq!(stage.ask(conn, find(5, VALUE_ALONE)), value_of(found));
+    assert_eq!(harness.ask(conn, find(5, VALUE_ALONE)), value_of(found));
 }
 
 #[test]
 fn a_stored_record_is_found_until_the_end_of_its_life_and_no_longer() {
-    let (mut stage, conn) = asked();
-    stage.ask(conn, Request::Store(RecordBlock { age: Age(59_000), ..block(5, b"value") }));
-    stage.pass(millis(999));
-    assert!(matches!(stage.ask(conn, find(5, VALUE_ALONE)), Reply::Value { .. }));
-    stage.pass(millis(1));
+    let (mut harness, conn) = asked();
+    harness.ask(conn, Request::Store(RecordBlock { age: Age(59_000), ..block(5, b"value") }));
+    harness.pass(millis(999));
+    assert!(matches!(harness.ask(conn, find(5, VALUE_ALONE)), Reply::Value { .. }));
+    harness.pass(millis(1));
     assert!(
-        !matches!(stage.ask(conn, find(5, VALUE_ALONE)), Reply::Value { record, .. } if !record.value().is_empty())
+        !matches!(harness.ask(conn, find(5, VALUE_ALONE)), Reply::Value { record, .. } if !record.value().is_empty())
     );
-    assert!(stage.node.storage().is_empty(), "the node was woken to sweep it");
+    assert!(harness.node.storage().is_empty(), "the node was woken to sweep it");
 }
 
 #[test]
 fn find_value_gives_what_is_wanted() {
-    let (mut stage, conn) = asked();
-    stage.befriend(1);
+    let (mut harness, conn) = asked();
+    harness.add_contact(1);
     let record = block(5, b"value");
-    stage.ask(conn, Request::Store(record));
+    harness.ask(conn, Request::Store(record));
     let head = RecordBlock { content: Content::Head, ..record };
     for (head_only, record) in [(false, record), (true, head)] {
         let alone = Reply::Value { contacts: List::lend(&[]), record };
-        assert_eq!(stage.ask(conn, find(5, Want { contacts: false, head_only })), alone);
+        assert_eq!(harness.ask(conn, find(5, Want { contacts: false, head_only })), alone);
         let known = [contact(1)];
         let with_contacts = Reply::Value { contacts: List::lend(&known), record };
-        assert_eq!(stage.ask(conn, find(5, Want { contacts: true, head_only })), with_contacts);
+        assert_eq!(harness.ask(conn, find(5, Want { contacts: true, head_only })), with_contacts);
     }
-    assert_eq!(stage.ask(conn, find(6, VALUE_ALONE)), nodes(&[contact(1)]), "it is not held");
+    assert_eq!(harness.ask(conn, find(6, VALUE_ALONE)), nodes(&[contact(1)]), "it is not held");
 }
 
 #[test]
 fn whoever_asks_is_not_named_to_itself() {
-    let mut stage = Stage::among(Params::default(), [1]);
-    let asker = stage.befriend(2);
-    assert_eq!(stage.ask(asker, Request::FindNode { target: key(2) }), nodes(&[contact(1)]));
-    assert_eq!(stage.ask(asker, find(2, VALUE_ALONE)), nodes(&[contact(1)]));
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let asker = harness.add_contact(2);
+    assert_eq!(harness.ask(asker, Request::FindNode { target: key(2) }), nodes(&[contact(1)]));
+    assert_eq!(harness.ask(asker, find(2, VALUE_ALONE)), nodes(&[contact(1)]));
 }
 
 #[test]
 fn at_most_k_contacts_are_named_the_nearest_first() {
     let params = Params { k: 3, replication_default: 3, ..Params::default() };
-    let mut stage = Stage::among(params, [1, 2, 4, 200]);
-    let asker = stage.accept_client(9);
+    let mut harness = Harness::with_contacts(params, [1, 2, 4, 200]);
+    let asker = harness.accept_client(9);
     let named = [contact(4), contact(1), contact(2)];
-    assert_eq!(stage.ask(asker, Request::FindNode { target: key(4) }), nodes(&named));
+    assert_eq!(harness.ask(asker, Request::FindNode { target: key(4) }), nodes(&named));
 }
 
 #[test]
 fn the_largest_value_is_stored_and_found_whole() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let value: &'static [u8] = vec![0xcd; VALUE_SIZE_MAX].leak();
     let record = block(5, value);
-    assert_eq!(stage.ask(conn, Request::Store(record)), stored(&record));
-    assert_eq!(stage.ask(conn, find(5, VALUE_ALONE)), value_of(record));
+    assert_eq!(harness.ask(conn, Request::Store(record)), stored(&record));
+    assert_eq!(harness.ask(conn, find(5, VALUE_ALONE)), value_of(record));
 }
 
 #[test]
 fn records_that_certify_themselves_are_refused_until_they_can_be_verified() {
     for class in [Class::Signed, Class::Hashed] {
-        let (mut stage, conn) = asked();
+        let (mut harness, conn) = asked();
         let record = RecordBlock { class, ..block(5, b"value") };
-        assert_eq!(stage.ask(conn, Request::Store(record)), refused(ErrorCode::NOT_VERIFIED));
+        assert_eq!(harness.ask(conn, Request::Store(record)), refused(ErrorCode::NOT_VERIFIED));
     }
 }
 
@@ -109,89 +109,89 @@ fn records_that_certify_themselves_are_refused_until_they_can_be_verified() {
 #[test]
 fn a_record_is_out_of_scope_when_2k_live_contacts_are_closer_to_it() {
     let params = Params { k: 1, alpha: 1, replication_min: 1, replication_default: 1, ..Params::default() };
-    let mut stage = Stage::among(params, [1]);
-    let asker = stage.accept_client(9);
-    assert_eq!(stage.ask(asker, Request::Store(block(0, b"v"))), stored(&block(0, b"v")), "one is closer");
-    let leaver = stage.befriend(129);
-    assert_eq!(stage.ask(asker, Request::Store(block(1, b"v"))), refused(ErrorCode::OUT_OF_SCOPE), "two are");
-    assert_eq!(stage.ask(asker, Request::Store(block(128, b"v"))), stored(&block(128, b"v")));
-    stage.tell(leaver, &dht::wire::peer::PeerMessage::Goodbye);
-    assert_eq!(stage.ask(asker, Request::Store(block(1, b"v"))), stored(&block(1, b"v")), "one is left");
+    let mut harness = Harness::with_contacts(params, [1]);
+    let asker = harness.accept_client(9);
+    assert_eq!(harness.ask(asker, Request::Store(block(0, b"v"))), stored(&block(0, b"v")), "one is closer");
+    let leaver = harness.add_contact(129);
+    assert_eq!(harness.ask(asker, Request::Store(block(1, b"v"))), refused(ErrorCode::OUT_OF_SCOPE), "two are");
+    assert_eq!(harness.ask(asker, Request::Store(block(128, b"v"))), stored(&block(128, b"v")));
+    harness.send(leaver, &dht::wire::peer::PeerMessage::Goodbye);
+    assert_eq!(harness.ask(asker, Request::Store(block(1, b"v"))), stored(&block(1, b"v")), "one is left");
 }
 
 #[test]
 fn a_client_stores_for_nobody() {
-    let (mut stage, conn) = asked_with(Params { serving: Serving::No, ..Params::default() });
-    assert_eq!(stage.ask(conn, Request::Store(block(5, b"v"))), refused(ErrorCode::OUT_OF_SCOPE));
-    assert!(stage.node.storage().is_empty());
+    let (mut harness, conn) = asked_with(Params { serving: Serving::No, ..Params::default() });
+    assert_eq!(harness.ask(conn, Request::Store(block(5, b"v"))), refused(ErrorCode::OUT_OF_SCOPE));
+    assert!(harness.node.storage().is_empty());
 }
 
 /// Section 3: what is left of a life is TTL − age, and it ends with the version's at the latest.
 #[test]
 fn a_record_whose_life_is_over_is_gone() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     for age in [60_000, u32::MAX] {
         let record = RecordBlock { age: Age(age), ..block(5, b"v") };
-        assert_eq!(stage.ask(conn, Request::Store(record)), refused(ErrorCode::GONE), "age {age}");
+        assert_eq!(harness.ask(conn, Request::Store(record)), refused(ErrorCode::GONE), "age {age}");
     }
-    stage.wall_ahead = 66_135_000;
-    assert_eq!(stage.ask(conn, Request::Store(block(5, b"v"))), refused(ErrorCode::GONE), "its version is too old");
-    stage.wall_ahead -= 1;
-    assert_eq!(stage.ask(conn, Request::Store(block(5, b"v"))), stored(&block(5, b"v")));
-    stage.pass(millis(1));
-    assert!(stage.node.storage().is_empty());
+    harness.wall_ahead = 66_135_000;
+    assert_eq!(harness.ask(conn, Request::Store(block(5, b"v"))), refused(ErrorCode::GONE), "its version is too old");
+    harness.wall_ahead -= 1;
+    assert_eq!(harness.ask(conn, Request::Store(block(5, b"v"))), stored(&block(5, b"v")));
+    harness.pass(millis(1));
+    assert!(harness.node.storage().is_empty());
 }
 
 #[test]
 fn a_version_more_than_ten_minutes_ahead_is_refused() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let ahead = |millis| RecordBlock { version: version_at(millis), ..block(5, b"v") };
-    assert_eq!(stage.ask(conn, Request::Store(ahead(600_001))), refused(ErrorCode::TOO_EARLY));
+    assert_eq!(harness.ask(conn, Request::Store(ahead(600_001))), refused(ErrorCode::TOO_EARLY));
     let farthest = RecordBlock { version: Version::from_bits(u64::MAX), ..block(5, b"v") };
-    assert_eq!(stage.ask(conn, Request::Store(farthest)), refused(ErrorCode::TOO_EARLY));
-    assert_eq!(stage.ask(conn, Request::Store(ahead(600_000))), stored(&ahead(600_000)));
+    assert_eq!(harness.ask(conn, Request::Store(farthest)), refused(ErrorCode::TOO_EARLY));
+    assert_eq!(harness.ask(conn, Request::Store(ahead(600_000))), stored(&ahead(600_000)));
 }
 
 #[test]
 fn a_full_storage_says_so_and_keeps_what_it_has() {
-    let (mut stage, conn) = asked_with(Params { storage_bytes_max: 1_000, ..Params::default() });
-    assert_eq!(stage.ask(conn, Request::Store(block(5, b"v"))), stored(&block(5, b"v")));
+    let (mut harness, conn) = asked_with(Params { storage_bytes_max: 1_000, ..Params::default() });
+    assert_eq!(harness.ask(conn, Request::Store(block(5, b"v"))), stored(&block(5, b"v")));
     let large = block(6, vec![1; 1_000].leak());
-    assert_eq!(stage.ask(conn, Request::Store(large)), refused(ErrorCode::FULL));
-    assert_eq!(stage.ask(conn, find(5, VALUE_ALONE)), value_of(block(5, b"v")));
+    assert_eq!(harness.ask(conn, Request::Store(large)), refused(ErrorCode::FULL));
+    assert_eq!(harness.ask(conn, find(5, VALUE_ALONE)), value_of(block(5, b"v")));
 }
 
 #[test]
 fn of_two_records_the_larger_is_held_and_named() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let newer = RecordBlock { version: version_at(1), ..block(5, b"a") };
-    assert_eq!(stage.ask(conn, Request::Store(newer)), stored(&newer));
-    assert_eq!(stage.ask(conn, Request::Store(block(5, b"z"))), larger(5, version_at(1)));
+    assert_eq!(harness.ask(conn, Request::Store(newer)), stored(&newer));
+    assert_eq!(harness.ask(conn, Request::Store(block(5, b"z"))), larger(5, version_at(1)));
     let larger_bytes = RecordBlock { crc: crc_of(b"b"), content: Content::Value(b"b"), ..newer };
-    assert_eq!(stage.ask(conn, Request::Store(larger_bytes)), stored(&larger_bytes), "version equal, value larger");
-    assert_eq!(stage.ask(conn, Request::Store(newer)), larger(5, version_at(1)));
-    assert_eq!(stage.ask(conn, find(5, VALUE_ALONE)), value_of(larger_bytes));
+    assert_eq!(harness.ask(conn, Request::Store(larger_bytes)), stored(&larger_bytes), "version equal, value larger");
+    assert_eq!(harness.ask(conn, Request::Store(newer)), larger(5, version_at(1)));
+    assert_eq!(harness.ask(conn, find(5, VALUE_ALONE)), value_of(larger_bytes));
 }
 
 /// Section 3: of equal records the later end of life is kept.
 #[test]
 fn an_equal_record_may_only_lengthen_the_life() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let aged = |age| RecordBlock { age: Age(age), ..block(5, b"v") };
     for age in [40_000, 20_000, 50_000] {
-        assert_eq!(stage.ask(conn, Request::Store(aged(age))), stored(&block(5, b"v")));
+        assert_eq!(harness.ask(conn, Request::Store(aged(age))), stored(&block(5, b"v")));
     }
-    assert_eq!(stage.ask(conn, find(5, VALUE_ALONE)), value_of(aged(20_000)));
+    assert_eq!(harness.ask(conn, find(5, VALUE_ALONE)), value_of(aged(20_000)));
 }
 
 #[test]
 fn a_leaving_node_refuses_requests() {
-    let mut stage = Stage::among(Params::default(), [1]);
-    let asker = stage.accept_client(9);
-    stage.get(key(7));
-    stage.act(dht::node::Node::leave);
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let asker = harness.accept_client(9);
+    harness.get(key(7));
+    harness.act(dht::node::Node::leave);
     for request in [Request::Ping, Request::Store(block(5, b"v")), find(5, VALUE_ALONE)] {
-        assert_eq!(stage.ask(asker, request), refused(ErrorCode::LEAVING));
+        assert_eq!(harness.ask(asker, request), refused(ErrorCode::LEAVING));
     }
-    assert_eq!(stage.node.storage().len(), 0);
+    assert_eq!(harness.node.storage().len(), 0);
 }

@@ -11,7 +11,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::harness::{
-    Stage, block, bootstrap, confirmed, contact, greeting, hello, key, larger, millis, nodes, quiet, secs, stored,
+    Harness, block, bootstrap, confirmed, contact, greeting, hello, key, larger, millis, nodes, quiet, secs, stored,
     value_of, version_at,
 };
 
@@ -50,9 +50,9 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A stage, and what a script must remember to go on.
-struct Play {
-    stage: Stage,
+/// A harness, and what a events must remember to go on.
+struct RandomRun {
+    harness: Harness,
     conns: Vec<ConnId>,
     dials: Vec<dht::node::action::DialId>,
     asked: Vec<(ConnId, RpcId, Request<'static>)>,
@@ -63,73 +63,79 @@ fn pick<T: Copy>(of: &[T], nth: usize) -> Option<T> {
     (!of.is_empty()).then(|| of[nth % of.len()])
 }
 
-impl Play {
+impl RandomRun {
     fn new(params: Params) -> Self {
-        Self { stage: Stage::new(params), conns: Vec::new(), dials: Vec::new(), asked: Vec::new(), owed: Vec::new() }
+        Self {
+            harness: Harness::new(params),
+            conns: Vec::new(),
+            dials: Vec::new(),
+            asked: Vec::new(),
+            owed: Vec::new(),
+        }
     }
 
-    fn happen(&mut self, event: Event) {
+    fn apply(&mut self, event: Event) {
         match event {
             // The peers' addresses have one byte for them: nobody is 0, 255 or the node itself.
             Event::Accept(n) => {
-                let conn = self.stage.accept(1 + n % 127);
+                let conn = self.harness.accept(1 + n % 127);
                 self.conns.push(conn);
             }
             Event::Hello { at, serving } => {
                 let flags = u16::from(serving);
-                self.tell(at, &PeerMessage::Hello(Hello { flags, ..greeting() }));
+                self.send(at, &PeerMessage::Hello(Hello { flags, ..greeting() }));
             }
-            Event::Meet { dial, greets } => self.meet(dial, greets),
+            Event::Meet { dial, greets } => self.complete_dial(dial, greets),
             Event::FailDial { dial, authentic } => {
                 let error = if authentic { DialError::Unreachable } else { DialError::NotAuthentic };
                 if let Some(dial) = self.take_dial(dial) {
-                    self.stage.fail(dial, error);
+                    self.harness.fail(dial, error);
                 }
             }
             Event::Ask { at, request, n } => {
                 let request = any_request(request, n);
-                self.tell(at, &PeerMessage::Request(RpcId::new([n; 32]), request));
+                self.send(at, &PeerMessage::Request(RpcId::new([n; 32]), request));
             }
             Event::Answer { asked, reply, n } => self.answer(asked, reply, n),
             Event::Stray { at, reply, n } => {
                 let known = [contact(1 + n % 127)];
-                self.tell(at, &PeerMessage::Reply(RpcId::new([n; 32]), any_reply(reply, n, &known)));
+                self.send(at, &PeerMessage::Reply(RpcId::new([n; 32]), any_reply(reply, n, &known)));
             }
-            Event::Goodbye(at) => self.tell(at, &PeerMessage::Goodbye),
+            Event::Goodbye(at) => self.send(at, &PeerMessage::Goodbye),
             Event::Close(at) => {
                 if let Some(conn) = pick(&self.conns, at) {
-                    self.stage.close(conn);
+                    self.harness.close(conn);
                 }
             }
             Event::Get(n) => {
-                let client = self.stage.get(key(n));
+                let client = self.harness.get(key(n));
                 self.owed.push(client);
             }
             Event::Put { n, confirm } => {
-                let client = self.stage.put(if confirm { confirmed(n, b"value") } else { quiet(n, b"value") });
+                let client = self.harness.put(if confirm { confirmed(n, b"value") } else { quiet(n, b"value") });
                 if confirm {
                     self.owed.push(client);
                 }
             }
-            Event::Pass(span) => self.stage.pass(millis(span)),
+            Event::Pass(span) => self.harness.pass(millis(span)),
         }
-        self.look();
+        self.check_invariants();
     }
 
     /// Takes note of what the node wants, and of the laws that it must keep.
-    fn look(&mut self) {
+    fn check_invariants(&mut self) {
         let peers = 1..128;
-        for (dial, ..) in self.stage.dials() {
+        for (dial, ..) in self.harness.dials() {
             self.dials.push(dial);
         }
-        let asked = self.stage.all_asked(|request| Some(*request));
+        let asked = self.harness.all_requests(|request| Some(*request));
         self.asked.extend(asked);
-        let stage = &mut self.stage;
-        self.owed.retain(|client| stage.answer(*client).is_none());
-        stage.forget_deeds();
-        let node = &stage.node;
+        let harness = &mut self.harness;
+        self.owed.retain(|client| harness.answer(*client).is_none());
+        harness.forget_actions();
+        let node = &harness.node;
         assert_eq!(node.connections_without_deadline(), 0);
-        assert!(node.requests(stage.now).0 <= PENDING_MAX);
+        assert!(node.requests(harness.now).0 <= PENDING_MAX);
         assert!(!node.table().holds_its_owner() && node.table().overfull_bucket().is_none());
         assert!(node.lookups().all(|lookup| lookup.in_flight() <= node.params().alpha));
         assert!(node.table().iter().all(|contact| peers.contains(&contact.id.key().as_bytes()[0])));
@@ -141,23 +147,23 @@ impl Play {
     }
 
     /// Whoever was expected there is met; the transcript says whom a dial expected.
-    fn meet(&mut self, dial: usize, greets: bool) {
+    fn complete_dial(&mut self, dial: usize, greets: bool) {
         let Some(dial) = self.take_dial(dial) else { return };
-        let Some(peer) = self.stage.peer_dialled(dial) else { return };
-        let conn = self.stage.secure(
+        let Some(peer) = self.harness.peer_dialled(dial) else { return };
+        let conn = self.harness.secure(
             crate::harness::id(peer),
             crate::harness::address(peer),
             dht::node::action::Origin::Dialled(dial),
         );
         self.conns.push(conn);
         if greets {
-            self.stage.tell(conn, &hello());
+            self.harness.send(conn, &hello());
         }
     }
 
-    fn tell(&mut self, at: usize, message: &PeerMessage<'_>) {
+    fn send(&mut self, at: usize, message: &PeerMessage<'_>) {
         if let Some(conn) = pick(&self.conns, at) {
-            self.stage.tell(conn, message);
+            self.harness.send(conn, message);
         }
     }
 
@@ -177,7 +183,7 @@ impl Play {
             _ => nodes(&known),
         };
         let reply = if reply.is_multiple_of(4) { any_reply(reply / 4, n, &known) } else { fitting };
-        self.stage.tell(conn, &PeerMessage::Reply(rpc, reply));
+        self.harness.send(conn, &PeerMessage::Reply(rpc, reply));
     }
 }
 
@@ -215,49 +221,49 @@ fn params(founder: bool) -> Params {
     Params { k: 3, replication_default: 3, bootstraps, ..Params::default() }
 }
 
-fn play(founder: bool, script: &[Event]) -> Play {
-    let mut play = Play::new(params(founder));
-    for event in script {
-        play.happen(*event);
+fn run(founder: bool, events: &[Event]) -> RandomRun {
+    let mut run = RandomRun::new(params(founder));
+    for event in events {
+        run.apply(*event);
     }
-    play
+    run
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever peers say, in whatever order: nothing panics, each law holds after each event
-    /// (see `Play::look`), every request of a client is answered in time, and a node that nobody
+    /// (see `RandomRun::look`), every request of a client is answered in time, and a node that nobody
     /// talks to any more comes to rest.
     #[test]
-    fn the_laws_hold_whatever_peers_say(founder: bool, script in vec(any_event(), 0..300)) {
-        let mut play = play(founder, &script);
-        play.stage.pass(secs(10));
-        play.look();
-        prop_assert_eq!(&play.owed, &[], "answers are owed");
-        let lookups: Vec<_> = play.stage.node.lookups().map(|lookup| *lookup.target()).collect();
+    fn the_laws_hold_whatever_peers_say(founder: bool, events in vec(any_event(), 0..300)) {
+        let mut run = run(founder, &events);
+        run.harness.pass(secs(10));
+        run.check_invariants();
+        prop_assert_eq!(&run.owed, &[], "answers are owed");
+        let lookups: Vec<_> = run.harness.node.lookups().map(|lookup| *lookup.target()).collect();
         prop_assert!(lookups.len() <= 3, "searches that never end: {lookups:?}");
-        play.stage.pass(secs(3_700));
-        play.look();
-        prop_assert_eq!(play.stage.node.storage().len(), 0);
-        play.stage.act(dht::node::Node::leave);
-        play.stage.pass(secs(10));
-        prop_assert!(play.stage.node.has_left());
-        prop_assert_eq!(play.stage.node.connections(), 0);
+        run.harness.pass(secs(3_700));
+        run.check_invariants();
+        prop_assert_eq!(run.harness.node.storage().len(), 0);
+        run.harness.act(dht::node::Node::leave);
+        run.harness.pass(secs(10));
+        prop_assert!(run.harness.node.has_left());
+        prop_assert_eq!(run.harness.node.connections(), 0);
     }
 
     /// For equal calls in equal order a node wants equal actions.
     #[test]
-    fn a_script_that_is_played_twice_has_one_transcript(founder: bool, script in vec(any_event(), 0..150)) {
-        prop_assert_eq!(play(founder, &script).stage.transcript, play(founder, &script).stage.transcript);
+    fn a_script_that_is_played_twice_has_one_transcript(founder: bool, events in vec(any_event(), 0..150)) {
+        prop_assert_eq!(run(founder, &events).harness.transcript, run(founder, &events).harness.transcript);
     }
 }
 
 #[test]
 fn a_node_that_nobody_talks_to_is_not_woken_more_than_it_must_be() {
-    let mut lone = Stage::founder();
+    let mut lone = Harness::founder();
     assert_eq!(lone.node.next_deadline(), None, "a founder waits for others");
-    lone.befriend(1);
+    lone.add_contact(1);
     lone.pass(secs(5));
     let mut turns = 0;
     let end = lone.now + secs(3600);

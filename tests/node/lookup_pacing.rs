@@ -7,7 +7,7 @@ use dht::node::params::Params;
 use dht::wire::peer::{RecordBlock, Request, Want};
 
 use crate::harness::{
-    Stage, block, confirmed, contact, failure, given, key, millis, nodes, secs, stored, success, synced, value_of,
+    Harness, block, confirmed, contact, failure, given, key, millis, nodes, secs, stored, success, synced, value_of,
 };
 
 /// Far from all peers, so that this node is out of the scope of what they hold.
@@ -18,35 +18,35 @@ const HEDGE_MIN: u64 = 10;
 
 /// A node whose quorum is `quorum`, among the peers 1 to 8, which do what the test says; each has
 /// answered once, after so many milliseconds.
-fn among_known(quorum: u8, took: impl Fn(u8) -> u64) -> Stage {
+fn among_known(quorum: u8, took: impl Fn(u8) -> u64) -> Harness {
     let params = Params { read_quorum: quorum, ..Params::default() };
-    let mut stage = Stage::among(params, 1..=8);
-    (1..=8).for_each(|peer| stage.script(peer));
+    let mut harness = Harness::with_contacts(params, 1..=8);
+    (1..=8).for_each(|peer| harness.make_scripted(peer));
     let mut asked = Vec::new();
     for n in [100, 200, 100, 200] {
-        stage.get(key(n));
-        asked.extend(questions(&mut stage));
+        harness.get(key(n));
+        asked.extend(questions(&mut harness));
         for _ in 0..500 {
-            let since = stage.now;
+            let since = harness.now;
             for (peer, conn, rpc, _) in std::mem::take(&mut asked) {
-                stage.pass(millis(took(peer)).saturating_sub(stage.now.since(since)));
-                stage.reply(conn, rpc, nodes(&[]));
+                harness.pass(millis(took(peer)).saturating_sub(harness.now.since(since)));
+                harness.reply(conn, rpc, nodes(&[]));
             }
-            asked = questions(&mut stage);
+            asked = questions(&mut harness);
         }
         assert_eq!(asked.len(), 0, "all were asked");
     }
-    stage.forget_deeds();
-    stage
+    harness.forget_actions();
+    harness
 }
 
 /// Whom the node has asked for values since this was last asked, and what.
-fn questions(stage: &mut Stage) -> Vec<(u8, ConnId, RpcId, Want)> {
-    let asked = stage.all_asked(|request| match request {
+fn questions(harness: &mut Harness) -> Vec<(u8, ConnId, RpcId, Want)> {
+    let asked = harness.all_requests(|request| match request {
         Request::FindValue { want, .. } => Some(*want),
         _ => None,
     });
-    asked.into_iter().map(|(conn, rpc, want)| (stage.number_at(conn), conn, rpc, want)).collect()
+    asked.into_iter().map(|(conn, rpc, want)| (harness.peer_at(conn), conn, rpc, want)).collect()
 }
 
 fn peers(asked: &[(u8, ConnId, RpcId, Want)]) -> Vec<u8> {
@@ -60,93 +60,93 @@ fn held() -> RecordBlock<'static> {
 #[test]
 fn a_get_asks_as_many_as_its_quorum_wants_and_no_more_when_all_is_well() {
     for quorum in 1..=3 {
-        let mut stage = among_known(quorum, |_| 0);
-        let client = stage.get(key(N));
-        let asked = questions(&mut stage);
+        let mut harness = among_known(quorum, |_| 0);
+        let client = harness.get(key(N));
+        let asked = questions(&mut harness);
         assert_eq!(peers(&asked), [7, 6, 5][..usize::from(quorum)], "the nearest");
         assert_eq!(asked.iter().filter(|(.., want)| !want.head_only).count(), 1, "the value from one of them");
         assert!(asked.iter().all(|(.., want)| !want.contacts));
         for (_, conn, rpc, want) in asked {
-            assert_eq!(stage.answer(client), None);
-            stage.reply(conn, rpc, given(held(), want));
+            assert_eq!(harness.answer(client), None);
+            harness.reply(conn, rpc, given(held(), want));
         }
-        assert_eq!(stage.answer(client), success(N, b"v"));
-        assert_eq!(questions(&mut stage), []);
+        assert_eq!(harness.answer(client), success(N, b"v"));
+        assert_eq!(questions(&mut harness), []);
     }
 }
 
 #[test]
 fn whom_the_node_has_never_heard_it_does_not_rely_on() {
-    let mut stage = Stage::among(Params { read_quorum: 1, ..Params::default() }, 1..=8);
-    (1..=8).for_each(|peer| stage.script(peer));
-    stage.get(key(N));
-    assert_eq!(peers(&questions(&mut stage)), [7, 6, 5], "alpha");
+    let mut harness = Harness::with_contacts(Params { read_quorum: 1, ..Params::default() }, 1..=8);
+    (1..=8).for_each(|peer| harness.make_scripted(peer));
+    harness.get(key(N));
+    assert_eq!(peers(&questions(&mut harness)), [7, 6, 5], "alpha");
 }
 
 #[test]
 fn another_is_asked_when_an_answer_is_later_than_usual_and_the_late_one_counts() {
-    let mut stage = among_known(1, |_| 0);
-    let client = stage.get(key(N));
-    let [(_, nearest, rpc, want)] = questions(&mut stage)[..] else { panic!("one is asked") };
-    stage.pass(millis(HEDGE_MIN - 1));
-    assert_eq!(questions(&mut stage), []);
-    stage.pass(millis(1));
-    let second = questions(&mut stage);
+    let mut harness = among_known(1, |_| 0);
+    let client = harness.get(key(N));
+    let [(_, nearest, rpc, want)] = questions(&mut harness)[..] else { panic!("one is asked") };
+    harness.pass(millis(HEDGE_MIN - 1));
+    assert_eq!(questions(&mut harness), []);
+    harness.pass(millis(1));
+    let second = questions(&mut harness);
     assert_eq!(peers(&second), [6], "one more");
     assert!(!second[0].3.head_only, "for the value");
-    stage.reply(nearest, rpc, given(held(), want));
-    assert_eq!(stage.answer(client), success(N, b"v"));
+    harness.reply(nearest, rpc, given(held(), want));
+    assert_eq!(harness.answer(client), success(N, b"v"));
 }
 
 /// What is late for one is usual for another.
 #[test]
 fn a_peer_that_always_takes_longer_is_given_longer() {
-    let mut stage = among_known(1, |_| 100);
-    stage.get(key(N));
-    assert_eq!(questions(&mut stage).len(), 1);
-    stage.pass(millis(100));
-    assert_eq!(questions(&mut stage), []);
-    stage.pass(millis(150));
-    assert_eq!(questions(&mut stage).len(), 1);
+    let mut harness = among_known(1, |_| 100);
+    harness.get(key(N));
+    assert_eq!(questions(&mut harness).len(), 1);
+    harness.pass(millis(100));
+    assert_eq!(questions(&mut harness), []);
+    harness.pass(millis(150));
+    assert_eq!(questions(&mut harness).len(), 1);
 }
 
 #[test]
 fn of_those_that_are_about_as_near_the_quickest_is_asked() {
-    let mut stage = among_known(1, |peer| if peer == 5 { 5 } else { 80 });
-    stage.get(key(N));
-    assert_eq!(peers(&questions(&mut stage)), [5]);
-    let mut stage = among_known(1, |peer| if peer == 8 { 5 } else { 80 });
-    stage.get(key(N));
-    assert_eq!(peers(&questions(&mut stage)), [7], "8 is far");
+    let mut harness = among_known(1, |peer| if peer == 5 { 5 } else { 80 });
+    harness.get(key(N));
+    assert_eq!(peers(&questions(&mut harness)), [5]);
+    let mut harness = among_known(1, |peer| if peer == 8 { 5 } else { 80 });
+    harness.get(key(N));
+    assert_eq!(peers(&questions(&mut harness)), [7], "8 is far");
 }
 
 #[test]
 fn a_get_whose_search_gets_no_nearer_asks_alpha_at_a_time_and_never_more() {
-    let mut stage = among_known(1, |_| 0);
-    let client = stage.get(key(N));
-    let [(_, conn, rpc, _)] = questions(&mut stage)[..] else { panic!("one is asked") };
-    stage.reply(conn, rpc, nodes(&[contact(1)]));
-    let mut under_way = questions(&mut stage);
+    let mut harness = among_known(1, |_| 0);
+    let client = harness.get(key(N));
+    let [(_, conn, rpc, _)] = questions(&mut harness)[..] else { panic!("one is asked") };
+    harness.reply(conn, rpc, nodes(&[contact(1)]));
+    let mut under_way = questions(&mut harness);
     assert_eq!(peers(&under_way), [6, 5, 4]);
     while let Some((_, conn, rpc, want)) = under_way.pop() {
         assert!(!want.head_only || under_way.len() < 3);
-        stage.reply(conn, rpc, nodes(&[contact(1)]));
-        under_way.extend(questions(&mut stage));
+        harness.reply(conn, rpc, nodes(&[contact(1)]));
+        under_way.extend(questions(&mut harness));
         assert!(under_way.len() <= 3);
     }
-    assert_eq!(stage.answer(client), failure(N), "all were asked");
+    assert_eq!(harness.answer(client), failure(N), "all were asked");
 }
 
 #[test]
 fn a_holder_that_contradicts_the_first_makes_a_get_ask_alpha_at_a_time() {
-    let mut stage = among_known(2, |_| 0);
-    stage.get(key(N));
-    let asked = questions(&mut stage);
+    let mut harness = among_known(2, |_| 0);
+    harness.get(key(N));
+    let asked = questions(&mut harness);
     let newer = RecordBlock { version: crate::harness::version_at(9), ..held() };
     for ((_, conn, rpc, want), record) in asked.into_iter().zip([held(), newer]) {
-        stage.reply(conn, rpc, value_of(if want.head_only { crate::harness::head(record) } else { record }));
+        harness.reply(conn, rpc, value_of(if want.head_only { crate::harness::head(record) } else { record }));
     }
-    let asked = questions(&mut stage);
+    let asked = questions(&mut harness);
     assert_eq!(peers(&asked), [6, 5, 4, 3], "the one that claims the larger one for its value, and three more");
     assert!(asked[1..].iter().all(|(.., want)| want.contacts));
 }
@@ -154,75 +154,75 @@ fn a_holder_that_contradicts_the_first_makes_a_get_ask_alpha_at_a_time() {
 /// `THREATS.md` E7: 200 ms at the least.
 #[test]
 fn a_copy_that_takes_too_long_is_handed_to_another_and_counts_if_it_is_held_at_last() {
-    let mut stage = among_known(1, |_| 0);
-    let client = stage.put(dht::wire::api::Put { replication: 3, ..confirmed(N, b"v") });
-    stage.answer_find_value(|_, _| Some(nodes(&[])));
-    let copies = stage.copies();
+    let mut harness = among_known(1, |_| 0);
+    let client = harness.put(dht::wire::api::Put { replication: 3, ..confirmed(N, b"v") });
+    harness.answer_find_value(|_, _| Some(nodes(&[])));
+    let copies = harness.copies();
     assert_eq!(copies.len(), 3);
-    for (conn, rpc, ()) in stage.all_asked(|request| matches!(request, Request::Sync { .. }).then_some(())) {
-        stage.reply(conn, rpc, synced(&[]));
+    for (conn, rpc, ()) in harness.all_requests(|request| matches!(request, Request::Sync { .. }).then_some(())) {
+        harness.reply(conn, rpc, synced(&[]));
     }
     for (conn, rpc, copy) in &copies[1..] {
-        stage.reply(*conn, *rpc, stored(copy));
+        harness.reply(*conn, *rpc, stored(copy));
     }
-    stage.pass(millis(199));
-    assert_eq!(stage.copies(), []);
-    stage.pass(millis(1));
-    assert_eq!(stage.handed().iter().map(|(peer, _)| *peer).collect::<Vec<_>>(), [4]);
-    assert_eq!(stage.answer(client), None);
-    stage.reply(copies[0].0, copies[0].1, stored(&copies[0].2));
-    assert_eq!(stage.answer(client), success(N, b""));
+    harness.pass(millis(199));
+    assert_eq!(harness.copies(), []);
+    harness.pass(millis(1));
+    assert_eq!(harness.copies_by_peer().iter().map(|(peer, _)| *peer).collect::<Vec<_>>(), [4]);
+    assert_eq!(harness.answer(client), None);
+    harness.reply(copies[0].0, copies[0].1, stored(&copies[0].2));
+    assert_eq!(harness.answer(client), success(N, b""));
 }
 
 #[test]
 fn the_search_of_a_put_goes_on_without_one_that_takes_too_long_if_enough_others_answer() {
-    let mut stage = among_known(1, |_| 0);
-    stage.put(dht::wire::api::Put { replication: 3, ..confirmed(N, b"v") });
-    stage.answer_find_value(|peer, _| (peer != 7).then(|| nodes(&[])));
-    stage.pass(millis(199));
-    stage.answer_find_value(|_, _| Some(nodes(&[])));
-    assert_eq!(stage.copies(), []);
-    stage.pass(millis(1));
-    stage.answer_find_value(|_, _| Some(nodes(&[])));
-    assert_eq!(stage.handed().len(), 3);
+    let mut harness = among_known(1, |_| 0);
+    harness.put(dht::wire::api::Put { replication: 3, ..confirmed(N, b"v") });
+    harness.answer_find_value(|peer, _| (peer != 7).then(|| nodes(&[])));
+    harness.pass(millis(199));
+    harness.answer_find_value(|_, _| Some(nodes(&[])));
+    assert_eq!(harness.copies(), []);
+    harness.pass(millis(1));
+    harness.answer_find_value(|_, _| Some(nodes(&[])));
+    assert_eq!(harness.copies_by_peer().len(), 3);
 }
 
 /// A moment in which nobody answers shall not make a record be held by fewer.
 #[test]
 fn the_search_of_a_put_waits_for_those_who_take_too_long_while_too_few_have_answered() {
-    let mut stage = among_known(1, |_| 0);
-    let client = stage.put(dht::wire::api::Put { replication: 3, ..confirmed(N, b"v") });
+    let mut harness = among_known(1, |_| 0);
+    let client = harness.put(dht::wire::api::Put { replication: 3, ..confirmed(N, b"v") });
     let mut asked = Vec::new();
     for _ in 0..100 {
-        asked.extend(questions(&mut stage));
-        stage.pass(millis(10));
+        asked.extend(questions(&mut harness));
+        harness.pass(millis(10));
     }
-    assert_eq!((asked.len(), stage.copies().len(), stage.answer(client)), (8, 0, None));
+    assert_eq!((asked.len(), harness.copies().len(), harness.answer(client)), (8, 0, None));
     for (_, conn, rpc, _) in asked.into_iter().take(3) {
-        stage.reply(conn, rpc, nodes(&[]));
+        harness.reply(conn, rpc, nodes(&[]));
     }
-    assert_eq!(stage.copies().len(), 3);
+    assert_eq!(harness.copies().len(), 3);
 }
 
 /// A GET does not give up whom it may yet hear: it may be the one that holds the value.
 #[test]
 fn a_get_waits_for_the_last_that_may_answer_until_that_one_is_silent() {
-    let mut stage = among_known(1, |_| 0);
-    let client = stage.get(key(N));
+    let mut harness = among_known(1, |_| 0);
+    let client = harness.get(key(N));
     let mut late = None;
     for _ in 0..150 {
-        for (peer, conn, rpc, _) in questions(&mut stage) {
+        for (peer, conn, rpc, _) in questions(&mut harness) {
             if peer == 7 {
                 late = Some((conn, rpc));
             } else {
-                stage.reply(conn, rpc, nodes(&[contact(1)]));
+                harness.reply(conn, rpc, nodes(&[contact(1)]));
             }
         }
-        stage.pass(millis(10));
+        harness.pass(millis(10));
     }
-    assert_eq!(stage.answer(client), None);
+    assert_eq!(harness.answer(client), None);
     let (conn, rpc) = late.expect("the nearest was asked");
-    stage.reply(conn, rpc, value_of(held()));
-    assert_eq!(stage.answer(client), success(N, b"v"));
-    stage.pass(secs(1));
+    harness.reply(conn, rpc, value_of(held()));
+    assert_eq!(harness.answer(client), success(N, b"v"));
+    harness.pass(secs(1));
 }

@@ -1,8 +1,8 @@
 //! The pure node against scripted, hostile and precisely timed counterparts.
 //!
 //! Each test drives [`dht::node::Node`] through its public verbs, with time made by hand, and
-//! reads what it wants done. A [`harness::Stage`] has one node and peers that say what the test
-//! lets them say; a [`mini_network::Company`] has several real nodes, back to back. Worlds of many
+//! reads what it wants done. A [`harness::Harness`] has one node and peers that say what the test
+//! lets them say; a [`mini_network::MiniNetwork`] has several real nodes, back to back. Worlds of many
 //! nodes, loss and churn are the simulator's.
 //!
 //! Sections cited are those of `PROTOCOL.md`, unless a paper is named.

@@ -1,4 +1,4 @@
-//! A company: real nodes, back to back, over connections that deliver at once and in order.
+//! A network: real nodes, back to back, over connections that deliver at once and in order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -18,18 +18,18 @@ use dht::wire::frame::next_frame;
 use crate::harness::{PORT, address, bootstrap, id, whole};
 
 /// Real nodes under one clock. The node `n` has the id and the address of the peer `n`.
-pub(crate) struct Company {
+pub(crate) struct MiniNetwork {
     pub(crate) nodes: BTreeMap<u8, Node>,
     now: Time,
-    happening: VecDeque<Event>,
+    events: VecDeque<Event>,
     /// Connections that are open at this end: whose they are, and the other end.
     ends: BTreeMap<ConnId, (u8, ConnId, Origin)>,
     answers: Vec<(ClientId, ApiReply<'static>)>,
-    minted: u64,
+    numbers_used: u64,
     /// What each member, alive or dead, has on its disk.
     disks: BTreeMap<u8, BTreeMap<Key, PersistedKey>>,
     /// Members that reach one another and nobody else.
-    cut_off: BTreeSet<u8>,
+    isolated: BTreeSet<u8>,
 }
 
 enum Event {
@@ -39,41 +39,41 @@ enum Event {
     Saved { by: u8 },
 }
 
-impl Company {
+impl MiniNetwork {
     pub(crate) fn new(members: impl IntoIterator<Item = (u8, Params)>) -> Self {
-        let mut company = Self {
+        let mut network = Self {
             nodes: BTreeMap::new(),
             now: Time::ZERO,
-            happening: VecDeque::new(),
+            events: VecDeque::new(),
             ends: BTreeMap::new(),
             answers: Vec::new(),
-            minted: 0,
+            numbers_used: 0,
             disks: BTreeMap::new(),
-            cut_off: BTreeSet::new(),
+            isolated: BTreeSet::new(),
         };
         for (number, params) in members {
-            company.enter(number, params);
+            network.start(number, params);
         }
-        company
+        network
     }
 
     /// `members` with these parameters, of whom the first founds the network and all others join
     /// through it.
-    pub(crate) fn around(members: impl IntoIterator<Item = u8>, params: &Params) -> Self {
+    pub(crate) fn joined(members: impl IntoIterator<Item = u8>, params: &Params) -> Self {
         let mut members = members.into_iter();
         let founder = members.next().expect("somebody founds it");
         let others = Params { bootstraps: vec![bootstrap(founder, None)], ..params.clone() };
-        let mut company = Self::new([(founder, params.clone())]);
+        let mut network = Self::new([(founder, params.clone())]);
         for member in members {
-            company.enter(member, others.clone());
-            company.pass(Duration::from_secs(1));
+            network.start(member, others.clone());
+            network.pass(Duration::from_secs(1));
         }
-        company.pass(Duration::from_mins(2));
-        company
+        network.pass(Duration::from_mins(2));
+        network
     }
 
     /// A member starts, with what is on its disk.
-    pub(crate) fn enter(&mut self, number: u8, params: Params) {
+    pub(crate) fn start(&mut self, number: u8, params: Params) {
         let now = self.now();
         let mut node = Node::new(Me { id: id(number), port: PORT }, params, [number; 32], now);
         for kept in self.disks.entry(number).or_default().values() {
@@ -105,12 +105,12 @@ impl Company {
     }
 
     /// From now on `members` reach one another and nobody else; what is said is lost without a word.
-    pub(crate) fn cut_off(&mut self, members: impl IntoIterator<Item = u8>) {
-        self.cut_off = members.into_iter().collect();
+    pub(crate) fn isolate(&mut self, members: impl IntoIterator<Item = u8>) {
+        self.isolated = members.into_iter().collect();
     }
 
     fn reach(&self, one: u8, other: u8) -> bool {
-        self.cut_off.contains(&one) == self.cut_off.contains(&other)
+        self.isolated.contains(&one) == self.isolated.contains(&other)
     }
 
     fn now(&self) -> Now {
@@ -136,14 +136,14 @@ impl Company {
     /// One verb of a node, and all that follows from it at this moment.
     pub(crate) fn act(&mut self, number: u8, verb: impl FnOnce(&mut Node, Now, &mut Actions)) {
         self.perform(number, verb);
-        while let Some(event) = self.happening.pop_front() {
-            self.happen(event);
+        while let Some(event) = self.events.pop_front() {
+            self.handle(event);
         }
     }
 
     pub(crate) fn request(&mut self, number: u8, request: ApiRequest<'_>) -> Option<ApiReply<'static>> {
-        self.minted += 1;
-        let client = ClientId { connection: 0, request: self.minted };
+        self.numbers_used += 1;
+        let client = ClientId { connection: 0, request: self.numbers_used };
         self.act(number, |node, now, out| node.on_request(now, client, request, out));
         self.answer(client)
     }
@@ -159,10 +159,10 @@ impl Company {
         let ends: Vec<_> = self.ends.iter().filter(|(_, end)| end.0 == number).map(|(at, end)| (*at, end.1)).collect();
         for (at, other) in ends {
             self.ends.remove(&at);
-            self.happening.push_back(Event::Closed { at: other });
+            self.events.push_back(Event::Closed { at: other });
         }
-        while let Some(event) = self.happening.pop_front() {
-            self.happen(event);
+        while let Some(event) = self.events.pop_front() {
+            self.handle(event);
         }
     }
 
@@ -172,7 +172,7 @@ impl Company {
         of_it.map(|(_, other, origin)| (self.ends[other].0, matches!(origin, Origin::Dialled(_)))).collect()
     }
 
-    fn happen(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         match event {
             Event::Dialled { by, dial, to, expect } => self.dialled(by, dial, &to, expect),
             Event::Arrives { at, bytes } => {
@@ -203,8 +203,8 @@ impl Company {
         match error {
             Err(error) => self.perform(by, |node, now, out| node.on_dial_failed(now, dial, error, out)),
             Ok(found) => {
-                let (here, there) = (ConnId(2 * self.minted), ConnId(2 * self.minted + 1));
-                self.minted += 1;
+                let (here, there) = (ConnId(2 * self.numbers_used), ConnId(2 * self.numbers_used + 1));
+                self.numbers_used += 1;
                 let from = SocketAddr::new(address(by).ip(), 50_000);
                 self.ends.insert(here, (by, there, Origin::Dialled(dial)));
                 self.ends.insert(there, (found, here, Origin::Accepted));
@@ -227,12 +227,12 @@ impl Company {
             match action {
                 Action::Dial { dial, to, expect } => {
                     let (dial, to, expect) = (*dial, to.clone(), *expect);
-                    self.happening.push_back(Event::Dialled { by: number, dial, to, expect });
+                    self.events.push_back(Event::Dialled { by: number, dial, to, expect });
                 }
                 Action::Send { conn, message } => {
                     if let Some((_, other, _)) = self.ends.get(conn) {
                         let bytes = whole(&out, message);
-                        self.happening.push_back(Event::Arrives { at: *other, bytes });
+                        self.events.push_back(Event::Arrives { at: *other, bytes });
                     }
                 }
                 Action::Reply { client, message } => {
@@ -245,11 +245,11 @@ impl Company {
                     for kept in &batch.keys {
                         disk.insert(kept.key, kept.clone());
                     }
-                    self.happening.push_back(Event::Saved { by: number });
+                    self.events.push_back(Event::Saved { by: number });
                 }
                 Action::Close { conn, .. } => {
                     if let Some((_, other, _)) = self.ends.remove(conn) {
-                        self.happening.push_back(Event::Closed { at: other });
+                        self.events.push_back(Event::Closed { at: other });
                     }
                 }
             }

@@ -10,111 +10,111 @@ use dht::node::params::{Families, Params};
 use dht::wire::peer::{ErrorCode, Reply, Request};
 
 use crate::harness::{
-    ME, PORT, Stage, address, block, contact, failure, id, key, millis, nodes, secs, success, value_of,
+    Harness, ME, PORT, address, block, contact, failure, id, key, millis, nodes, secs, success, value_of,
 };
 
 /// A GET of the key 7 that has asked the scripted peer 1 over that connection, under that id.
-fn asking() -> (Stage, dht::node::action::ClientId, ConnId, RpcId) {
-    let mut stage = Stage::founder();
-    let conn = stage.befriend(1);
-    stage.script(1);
-    let client = stage.get(key(7));
-    let (rpc, _) = stage.asked_once(conn);
-    (stage, client, conn, rpc)
+fn asking() -> (Harness, dht::node::action::ClientId, ConnId, RpcId) {
+    let mut harness = Harness::founder();
+    let conn = harness.add_contact(1);
+    harness.make_scripted(1);
+    let client = harness.get(key(7));
+    let (rpc, _) = harness.only_request(conn);
+    (harness, client, conn, rpc)
 }
 
-fn dropped(stage: &Stage) -> u64 {
-    stage.node.counters().replies_dropped
+fn dropped(harness: &Harness) -> u64 {
+    harness.node.counters().replies_dropped
 }
 
 #[test]
 fn a_reply_to_nothing_that_was_asked_is_dropped_and_counted() {
-    let (mut stage, client, conn, _) = asking();
-    stage.reply(conn, RpcId::new([1; 32]), value_of(block(7, b"forged")));
-    assert_eq!((stage.answer(client), dropped(&stage)), (None, 1));
+    let (mut harness, client, conn, _) = asking();
+    harness.reply(conn, RpcId::new([1; 32]), value_of(block(7, b"forged")));
+    assert_eq!((harness.answer(client), dropped(&harness)), (None, 1));
 }
 
 #[test]
 fn a_reply_from_another_node_is_dropped_and_the_right_one_still_counts() {
-    let (mut stage, client, conn, rpc) = asking();
-    let stranger = stage.accept_client(2);
-    stage.reply(stranger, rpc, value_of(block(7, b"forged")));
-    assert_eq!((stage.answer(client), dropped(&stage)), (None, 1));
-    stage.reply(conn, rpc, value_of(block(7, b"right")));
-    assert_eq!((stage.answer(client), dropped(&stage)), (success(7, b"right"), 1));
+    let (mut harness, client, conn, rpc) = asking();
+    let stranger = harness.accept_client(2);
+    harness.reply(stranger, rpc, value_of(block(7, b"forged")));
+    assert_eq!((harness.answer(client), dropped(&harness)), (None, 1));
+    harness.reply(conn, rpc, value_of(block(7, b"right")));
+    assert_eq!((harness.answer(client), dropped(&harness)), (success(7, b"right"), 1));
 }
 
 #[test]
 fn a_reply_may_come_over_another_connection_of_the_node_that_was_asked() {
-    let (mut stage, client, _, rpc) = asking();
-    let other = stage.accept_client(1);
-    stage.reply(other, rpc, value_of(block(7, b"right")));
-    assert_eq!(stage.answer(client), success(7, b"right"));
+    let (mut harness, client, _, rpc) = asking();
+    let other = harness.accept_client(1);
+    harness.reply(other, rpc, value_of(block(7, b"right")));
+    assert_eq!(harness.answer(client), success(7, b"right"));
 }
 
 #[test]
 fn a_reply_of_another_type_is_dropped_and_ends_the_request() {
     for wrong in [Reply::Pong, crate::harness::stored(&block(7, b"v"))] {
-        let (mut stage, client, conn, rpc) = asking();
-        stage.reply(conn, rpc, wrong);
-        assert_eq!(dropped(&stage), 1, "{wrong:?}");
-        let (second, _) = stage.asked_once(conn);
-        stage.reply(conn, second, wrong);
-        assert_eq!((stage.answer(client), dropped(&stage)), (failure(7), 2), "asked twice, answered by neither");
-        assert!(stage.knows(1));
+        let (mut harness, client, conn, rpc) = asking();
+        harness.reply(conn, rpc, wrong);
+        assert_eq!(dropped(&harness), 1, "{wrong:?}");
+        let (second, _) = harness.only_request(conn);
+        harness.reply(conn, second, wrong);
+        assert_eq!((harness.answer(client), dropped(&harness)), (failure(7), 2), "asked twice, answered by neither");
+        assert!(harness.knows(1));
     }
 }
 
 #[test]
 fn a_reply_that_comes_twice_counts_once() {
-    let (mut stage, client, conn, rpc) = asking();
-    stage.reply(conn, rpc, value_of(block(7, b"v")));
-    stage.reply(conn, rpc, value_of(block(7, b"w")));
-    assert_eq!((stage.answer(client), dropped(&stage)), (success(7, b"v"), 1));
+    let (mut harness, client, conn, rpc) = asking();
+    harness.reply(conn, rpc, value_of(block(7, b"v")));
+    harness.reply(conn, rpc, value_of(block(7, b"w")));
+    assert_eq!((harness.answer(client), dropped(&harness)), (success(7, b"v"), 1));
 }
 
 #[test]
 fn a_contact_that_says_nothing_at_all_falls_asleep_and_the_search_goes_on_without_it() {
-    let mut stage = Stage::among(Params::default(), [1]);
-    let mute = stage.befriend(2);
-    let helpful = stage.accept_client(3);
-    stage.script(2);
-    stage.pass(millis(1));
-    let client = stage.put(crate::harness::confirmed(2, b"v"));
-    stage.pass(secs(2));
-    let copies = stage.copies();
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let mute = harness.add_contact(2);
+    let helpful = harness.accept_client(3);
+    harness.make_scripted(2);
+    harness.pass(millis(1));
+    let client = harness.put(crate::harness::confirmed(2, b"v"));
+    harness.pass(secs(2));
+    let copies = harness.copies();
     assert_eq!(copies.len(), 1, "the search ended without the mute one");
-    assert_eq!(stage.at(copies[0].0), id(1));
-    assert!(stage.has_closed(mute), "a connection that died without a word");
-    assert!(!stage.knows(2));
-    stage.reply(copies[0].0, copies[0].1, crate::harness::stored(&copies[0].2));
-    assert_eq!(stage.answer(client), success(2, b""));
-    assert_eq!(stage.ask(helpful, Request::FindNode { target: key(2) }), nodes(&[contact(1)]), "nor is it named");
+    assert_eq!(harness.id_at(copies[0].0), id(1));
+    assert!(harness.has_closed(mute), "a connection that died without a word");
+    assert!(!harness.knows(2));
+    harness.reply(copies[0].0, copies[0].1, crate::harness::stored(&copies[0].2));
+    assert_eq!(harness.answer(client), success(2, b""));
+    assert_eq!(harness.ask(helpful, Request::FindNode { target: key(2) }), nodes(&[contact(1)]), "nor is it named");
 }
 
 /// Late but right still helps, as long as the search runs.
 #[test]
 fn a_late_answer_of_a_slow_peer_still_answers_the_get() {
-    let (mut stage, client, conn, rpc) = asking();
-    stage.pass(secs(1));
-    assert_eq!(stage.ask(conn, Request::Ping), Reply::Pong, "it is there");
-    stage.pass(secs(2));
-    assert!(!stage.has_closed(conn));
-    assert_eq!(stage.answer(client), None);
-    stage.reply(conn, rpc, value_of(block(7, b"late")));
-    assert_eq!((stage.answer(client), dropped(&stage)), (success(7, b"late"), 0));
+    let (mut harness, client, conn, rpc) = asking();
+    harness.pass(secs(1));
+    assert_eq!(harness.ask(conn, Request::Ping), Reply::Pong, "it is there");
+    harness.pass(secs(2));
+    assert!(!harness.has_closed(conn));
+    assert_eq!(harness.answer(client), None);
+    harness.reply(conn, rpc, value_of(block(7, b"late")));
+    assert_eq!((harness.answer(client), dropped(&harness)), (success(7, b"late"), 0));
 }
 
 #[test]
 fn an_error_ends_the_request_and_is_no_failure_of_the_contact() {
     for code in [ErrorCode::OUT_OF_SCOPE, ErrorCode::TOO_MANY, ErrorCode::LEAVING, ErrorCode(999)] {
-        let (mut stage, client, conn, rpc) = asking();
-        stage.reply(conn, rpc, Reply::Error(code));
-        while let Some((rpc, _)) = stage.asked(conn).pop() {
-            stage.reply(conn, rpc, Reply::Error(code));
+        let (mut harness, client, conn, rpc) = asking();
+        harness.reply(conn, rpc, Reply::Error(code));
+        while let Some((rpc, _)) = harness.requests(conn).pop() {
+            harness.reply(conn, rpc, Reply::Error(code));
         }
-        assert_eq!((stage.answer(client), dropped(&stage)), (failure(7), 0), "{code:?}");
-        assert!(stage.knows(1));
+        assert_eq!((harness.answer(client), dropped(&harness)), (failure(7), 0), "{code:?}");
+        assert!(harness.knows(1));
     }
 }
 
@@ -122,10 +122,10 @@ fn an_error_ends_the_request_and_is_no_failure_of_the_contact() {
 /// families that cannot be dialled are dropped.
 #[test]
 fn contacts_that_cannot_be_meant_in_earnest_are_not_asked() {
-    let mut stage = Stage::new(Params { families: Families::V4, alpha: 20, ..Params::default() });
-    let conn = stage.befriend(1);
-    stage.get(key(7));
-    let (rpc, _) = stage.asked_once(conn);
+    let mut harness = Harness::new(Params { families: Families::V4, alpha: 20, ..Params::default() });
+    let conn = harness.add_contact(1);
+    harness.get(key(7));
+    let (rpc, _) = harness.only_request(conn);
     let at = |n: u8, place: &str| Contact::new(id(n), place.parse().expect("a literal"));
     let named = [
         at(2, "127.0.0.1:7402"),
@@ -139,26 +139,26 @@ fn contacts_that_cannot_be_meant_in_earnest_are_not_asked() {
         contact(10),
         contact(10),
     ];
-    stage.reply(conn, rpc, nodes(&named));
-    stage.dial_of(10);
-    assert_eq!(stage.dials(), []);
-    assert_eq!(stage.asked(conn), []);
+    harness.reply(conn, rpc, nodes(&named));
+    harness.dial_of(10);
+    assert_eq!(harness.dials(), []);
+    assert_eq!(harness.requests(conn), []);
 }
 
 #[test]
 fn at_most_k_contacts_of_a_reply_are_used() {
-    let mut stage = Stage::new(Params { k: 3, replication_default: 3, ..Params::default() });
-    let conn = stage.befriend(1);
-    stage.get(key(7));
-    let (rpc, _) = stage.asked_once(conn);
+    let mut harness = Harness::new(Params { k: 3, replication_default: 3, ..Params::default() });
+    let conn = harness.add_contact(1);
+    harness.get(key(7));
+    let (rpc, _) = harness.only_request(conn);
     let named: Vec<Contact> = (20..30).chain([7]).map(contact).collect();
-    stage.reply(conn, rpc, nodes(&named));
-    let mut dials = stage.dials();
+    harness.reply(conn, rpc, nodes(&named));
+    let mut dials = harness.dials();
     for _ in 0..20 {
         for (dial, ..) in std::mem::take(&mut dials) {
-            stage.fail(dial, DialError::Unreachable);
+            harness.fail(dial, DialError::Unreachable);
         }
-        assert!(!stage.dials().iter().any(|(_, _, expect)| *expect == Some(id(7))), "the eleventh");
+        assert!(!harness.dials().iter().any(|(_, _, expect)| *expect == Some(id(7))), "the eleventh");
     }
 }
 
@@ -167,71 +167,71 @@ fn at_most_k_contacts_of_a_reply_are_used() {
 fn a_contact_is_not_lost_because_somebody_named_it_at_a_wrong_address() {
     for error in [DialError::NotAuthentic, DialError::Unreachable] {
         let params = Params { k: 2, alpha: 1, replication_min: 1, replication_default: 2, ..Params::default() };
-        let mut stage = Stage::new(params);
-        let (liar, busy, victim) = (stage.befriend(1), stage.befriend(3), stage.befriend(200));
-        stage.close(victim);
-        stage.script(200);
-        stage.get(key(1));
-        let (rpc, _) = stage.asked_once(liar);
+        let mut harness = Harness::new(params);
+        let (liar, busy, victim) = (harness.add_contact(1), harness.add_contact(3), harness.add_contact(200));
+        harness.close(victim);
+        harness.make_scripted(200);
+        harness.get(key(1));
+        let (rpc, _) = harness.only_request(liar);
         let elsewhere = SocketAddr::from(([192, 0, 2, 66], PORT));
-        stage.reply(liar, rpc, nodes(&[Contact::new(id(200), elsewhere)]));
-        let (rpc, _) = stage.asked_once(busy);
-        stage.reply(busy, rpc, Reply::Error(ErrorCode::LEAVING));
-        for (dial, ..) in stage.dials() {
-            stage.fail(dial, error);
+        harness.reply(liar, rpc, nodes(&[Contact::new(id(200), elsewhere)]));
+        let (rpc, _) = harness.only_request(busy);
+        harness.reply(busy, rpc, Reply::Error(ErrorCode::LEAVING));
+        for (dial, ..) in harness.dials() {
+            harness.fail(dial, error);
         }
-        assert!(stage.knows(200), "{error:?}");
+        assert!(harness.knows(200), "{error:?}");
     }
 }
 
 #[test]
 fn whoever_is_really_gone_from_its_address_leaves_the_table() {
-    let mut stage = Stage::among(Params::default(), [1]);
-    let gone = stage.befriend(2);
-    stage.script(2);
-    stage.close(gone);
-    let dial = stage.dial_of(2);
-    stage.fail(dial, DialError::NotAuthentic);
-    assert!(!stage.knows(2));
-    assert_eq!(stage.node.table().len(), 1);
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let gone = harness.add_contact(2);
+    harness.make_scripted(2);
+    harness.close(gone);
+    let dial = harness.dial_of(2);
+    harness.fail(dial, DialError::NotAuthentic);
+    assert!(!harness.knows(2));
+    assert_eq!(harness.node.table().len(), 1);
 }
 
 /// A flood of requests that nobody answers meets a bound, and each is answered all the same.
 #[test]
 fn requests_without_an_answer_are_bounded() {
-    let mut stage = Stage::among(Params::default(), [1, 2, 3]);
-    let clients: Vec<_> = (0..PENDING_MAX / 3 + 500).map(|_| stage.get(key(7))).collect();
-    assert!(!stage.node.wants_requests(), "the host was told to stop long ago");
-    assert_eq!(stage.node.requests(stage.now).0, PENDING_MAX);
-    assert!(stage.node.counters().requests_dropped > 0);
+    let mut harness = Harness::with_contacts(Params::default(), [1, 2, 3]);
+    let clients: Vec<_> = (0..PENDING_MAX / 3 + 500).map(|_| harness.get(key(7))).collect();
+    assert!(!harness.node.wants_requests(), "the host was told to stop long ago");
+    assert_eq!(harness.node.requests(harness.now).0, PENDING_MAX);
+    assert!(harness.node.counters().requests_dropped > 0);
     for peer in [1, 2, 3] {
-        stage.script(peer);
+        harness.make_scripted(peer);
     }
-    stage.pass(secs(10));
-    assert_eq!(clients.into_iter().filter(|client| stage.answer(*client).is_some()).count(), PENDING_MAX / 3 + 500);
-    assert!(stage.node.wants_requests());
+    harness.pass(secs(10));
+    assert_eq!(clients.into_iter().filter(|client| harness.answer(*client).is_some()).count(), PENDING_MAX / 3 + 500);
+    assert!(harness.node.wants_requests());
 }
 
 /// A quarter of `rpc_timeout` is longer than most take: another is asked meanwhile, and the late
 /// answer still counts.
 #[test]
 fn while_an_answer_is_late_another_is_asked_and_the_late_one_counts() {
-    let mut stage = Stage::among(Params { alpha: 1, ..Params::default() }, [6, 1]);
-    stage.script(6);
-    stage.script(1);
-    let client = stage.get(key(7));
+    let mut harness = Harness::with_contacts(Params { alpha: 1, ..Params::default() }, [6, 1]);
+    harness.make_scripted(6);
+    harness.make_scripted(1);
+    let client = harness.get(key(7));
     let find = |request: &Request<'static>| matches!(request, Request::FindValue { .. }).then_some(());
-    let first = stage.all_asked(find);
+    let first = harness.all_requests(find);
     let [(nearest, rpc, ())] = first[..] else { panic!("{first:?}") };
-    assert_eq!(stage.at(nearest), id(6));
-    stage.pass(millis(499));
-    assert_eq!(stage.all_asked(find), []);
-    stage.pass(millis(1));
-    let second = stage.all_asked(find);
+    assert_eq!(harness.id_at(nearest), id(6));
+    harness.pass(millis(499));
+    assert_eq!(harness.all_requests(find), []);
+    harness.pass(millis(1));
+    let second = harness.all_requests(find);
     let [(farther, other, ())] = second[..] else { panic!("{second:?}") };
-    assert_eq!(stage.at(farther), id(1));
-    stage.reply(farther, other, nodes(&[]));
-    assert_eq!(stage.answer(client), None, "the nearest one may answer yet");
-    stage.reply(nearest, rpc, value_of(block(7, b"late")));
-    assert_eq!(stage.answer(client), success(7, b"late"));
+    assert_eq!(harness.id_at(farther), id(1));
+    harness.reply(farther, other, nodes(&[]));
+    assert_eq!(harness.answer(client), None, "the nearest one may answer yet");
+    harness.reply(nearest, rpc, value_of(block(7, b"late")));
+    assert_eq!(harness.answer(client), success(7, b"late"));
 }

@@ -8,7 +8,7 @@ use dht::wire::api::{ApiReply, Put};
 use dht::wire::peer::{ErrorCode, RecordBlock, Reply, Request, StoreOutcome};
 
 use crate::harness::{
-    Stage, block, confirmed, failure, id, key, larger, millis, quiet, secs, signed, stored, success, version_at,
+    Harness, block, confirmed, failure, id, key, larger, millis, quiet, secs, signed, stored, success, version_at,
 };
 
 type Copy = (ConnId, RpcId, RecordBlock<'static>);
@@ -22,280 +22,280 @@ fn thrice(n: u8) -> Put<'static> {
     Put { replication: 3, ..confirmed(n, b"value") }
 }
 
-fn receivers(stage: &Stage, copies: &[Copy]) -> Vec<u8> {
-    copies.iter().map(|(conn, ..)| stage.at(*conn).key().as_bytes()[0]).collect()
+fn receivers(harness: &Harness, copies: &[Copy]) -> Vec<u8> {
+    copies.iter().map(|(conn, ..)| harness.id_at(*conn).key().as_bytes()[0]).collect()
 }
 
-fn take(stage: &mut Stage, copies: &[Copy]) {
+fn take(harness: &mut Harness, copies: &[Copy]) {
     for (conn, rpc, block) in copies {
-        stage.reply(*conn, *rpc, stored(block));
+        harness.reply(*conn, *rpc, stored(block));
     }
 }
 
 #[test]
 fn copies_go_to_as_many_of_the_nearest_as_were_asked_for() {
-    let mut stage = Stage::among(small(), 1..=8);
-    stage.put(thrice(1));
-    let copies = stage.copies();
-    assert_eq!(receivers(&stage, &copies), [1, 3, 2]);
+    let mut harness = Harness::with_contacts(small(), 1..=8);
+    harness.put(thrice(1));
+    let copies = harness.copies();
+    assert_eq!(receivers(&harness, &copies), [1, 3, 2]);
     for (_, _, copy) in &copies {
         assert_eq!((copy.key, copy.value(), copy.replication, copy.age), (key(1), &b"value"[..], 3, Age(0)));
     }
-    assert!(stage.node.storage().is_empty(), "this node is not among them");
+    assert!(harness.node.storage().is_empty(), "this node is not among them");
 }
 
 /// Beyond those who were searched are others: one who fails is replaced by the next nearest.
 #[test]
 fn a_holder_that_refuses_is_replaced_by_one_that_was_not_asked_before() {
-    let mut stage = Stage::among(small(), 1..=8);
-    let client = stage.put(thrice(1));
-    let copies = stage.copies();
-    stage.reply(copies[0].0, copies[0].1, Reply::Error(ErrorCode::OUT_OF_SCOPE));
-    take(&mut stage, &copies[1..]);
-    let next = stage.copies();
-    assert_eq!(receivers(&stage, &next), [5]);
-    take(&mut stage, &next);
-    assert_eq!(stage.answer(client), success(1, b""));
+    let mut harness = Harness::with_contacts(small(), 1..=8);
+    let client = harness.put(thrice(1));
+    let copies = harness.copies();
+    harness.reply(copies[0].0, copies[0].1, Reply::Error(ErrorCode::OUT_OF_SCOPE));
+    take(&mut harness, &copies[1..]);
+    let next = harness.copies();
+    assert_eq!(receivers(&harness, &next), [5]);
+    take(&mut harness, &next);
+    assert_eq!(harness.answer(client), success(1, b""));
 }
 
 #[test]
 fn this_node_is_one_of_the_nearest_if_it_is() {
-    let mut stage = Stage::among(small(), 1..=8);
-    stage.put(thrice(128));
-    assert_eq!(stage.copies().len(), 2);
-    assert_eq!(stage.node.storage().len(), 1);
+    let mut harness = Harness::with_contacts(small(), 1..=8);
+    harness.put(thrice(128));
+    assert_eq!(harness.copies().len(), 2);
+    assert_eq!(harness.node.storage().len(), 1);
 }
 
 #[test]
 fn a_client_holds_nothing_of_what_it_puts() {
-    let mut stage = Stage::among(Params { serving: Serving::No, ..small() }, 1..=8);
-    let client = stage.put(thrice(128));
-    let copies = stage.copies();
+    let mut harness = Harness::with_contacts(Params { serving: Serving::No, ..small() }, 1..=8);
+    let client = harness.put(thrice(128));
+    let copies = harness.copies();
     assert_eq!(copies.len(), 3);
-    assert!(stage.node.storage().is_empty());
-    take(&mut stage, &copies);
-    assert_eq!(stage.answer(client), success(128, b""));
+    assert!(harness.node.storage().is_empty());
+    take(&mut harness, &copies);
+    assert_eq!(harness.answer(client), success(128, b""));
 }
 
 /// Section 1, flag 0: SUCCESS with an empty value once it is held by min(replication, reachable).
 #[test]
 fn a_put_is_confirmed_when_all_its_copies_are_held_and_no_sooner() {
-    let mut stage = Stage::among(small(), 1..=8);
-    let client = stage.put(thrice(1));
-    let copies = stage.copies();
-    take(&mut stage, &copies[..2]);
-    assert_eq!(stage.answer(client), None);
-    take(&mut stage, &copies[2..]);
-    assert_eq!(stage.answer(client), Some(ApiReply::Success { key: key(1), value: b"" }));
-    assert_eq!(stage.node.counters().puts_held, 1);
+    let mut harness = Harness::with_contacts(small(), 1..=8);
+    let client = harness.put(thrice(1));
+    let copies = harness.copies();
+    take(&mut harness, &copies[..2]);
+    assert_eq!(harness.answer(client), None);
+    take(&mut harness, &copies[2..]);
+    assert_eq!(harness.answer(client), Some(ApiReply::Success { key: key(1), value: b"" }));
+    assert_eq!(harness.node.counters().puts_held, 1);
 }
 
 #[test]
 fn fewer_holders_are_enough_where_fewer_can_be_reached() {
-    let mut stage = Stage::among(Params::default(), [1]);
-    let client = stage.put(confirmed(1, b"value"));
-    let copies = stage.copies();
-    assert_eq!((copies.len(), stage.node.storage().len()), (1, 1));
-    assert_eq!(stage.answer(client), None);
-    take(&mut stage, &copies);
-    assert_eq!(stage.answer(client), success(1, b""));
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let client = harness.put(confirmed(1, b"value"));
+    let copies = harness.copies();
+    assert_eq!((copies.len(), harness.node.storage().len()), (1, 1));
+    assert_eq!(harness.answer(client), None);
+    take(&mut harness, &copies);
+    assert_eq!(harness.answer(client), success(1, b""));
 }
 
 #[test]
 fn a_lone_founder_is_all_that_can_be_reached() {
-    let mut stage = Stage::founder();
-    let client = stage.put(confirmed(1, b"value"));
-    assert_eq!(stage.answer(client), success(1, b""));
+    let mut harness = Harness::founder();
+    let client = harness.put(confirmed(1, b"value"));
+    assert_eq!(harness.answer(client), success(1, b""));
 }
 
 /// ERROR 406, 429, 503 and 507 pass the copy to the next closest and are no failure.
 #[test]
 fn a_node_that_refuses_is_replaced_by_the_next_and_stays_a_contact() {
     for code in [ErrorCode::OUT_OF_SCOPE, ErrorCode::TOO_MANY, ErrorCode::LEAVING, ErrorCode::FULL] {
-        let mut stage = Stage::among(small(), 1..=8);
-        let client = stage.put(thrice(1));
-        let copies = stage.copies();
-        stage.reply(copies[1].0, copies[1].1, Reply::Error(code));
-        let next = stage.copies();
-        assert_eq!(receivers(&stage, &next), [5], "{code:?}");
-        take(&mut stage, &[copies[0], copies[2], next[0]]);
-        assert_eq!(stage.answer(client), success(1, b""));
-        assert!(stage.knows(3));
+        let mut harness = Harness::with_contacts(small(), 1..=8);
+        let client = harness.put(thrice(1));
+        let copies = harness.copies();
+        harness.reply(copies[1].0, copies[1].1, Reply::Error(code));
+        let next = harness.copies();
+        assert_eq!(receivers(&harness, &next), [5], "{code:?}");
+        take(&mut harness, &[copies[0], copies[2], next[0]]);
+        assert_eq!(harness.answer(client), success(1, b""));
+        assert!(harness.knows(3));
     }
 }
 
 #[test]
 fn a_node_that_is_silent_is_replaced_by_the_next() {
-    let mut stage = Stage::among(small(), 1..=8);
-    let client = stage.put(thrice(1));
-    let copies = stage.copies();
-    take(&mut stage, &copies[..2]);
-    stage.pass(millis(200));
-    let next = stage.copies();
-    assert_eq!(receivers(&stage, &next), [5]);
-    take(&mut stage, &next);
-    assert_eq!(stage.answer(client), success(1, b""));
+    let mut harness = Harness::with_contacts(small(), 1..=8);
+    let client = harness.put(thrice(1));
+    let copies = harness.copies();
+    take(&mut harness, &copies[..2]);
+    harness.pass(millis(200));
+    let next = harness.copies();
+    assert_eq!(receivers(&harness, &next), [5]);
+    take(&mut harness, &next);
+    assert_eq!(harness.answer(client), success(1, b""));
 }
 
 #[test]
 fn a_node_that_cannot_be_dialled_any_more_is_replaced_by_the_next() {
-    let mut stage = Stage::among(small(), 2..=8);
-    let gone = stage.befriend(1);
-    stage.put(thrice(1));
-    let copies = stage.copies();
+    let mut harness = Harness::with_contacts(small(), 2..=8);
+    let gone = harness.add_contact(1);
+    harness.put(thrice(1));
+    let copies = harness.copies();
     assert_eq!(copies[0].0, gone);
-    stage.script(1);
-    stage.close(gone);
-    let dial = stage.dial_of(1);
-    stage.fail(dial, DialError::Unreachable);
-    let next = stage.copies();
-    assert_eq!(receivers(&stage, &next), [5]);
+    harness.make_scripted(1);
+    harness.close(gone);
+    let dial = harness.dial_of(1);
+    harness.fail(dial, DialError::Unreachable);
+    let next = harness.copies();
+    assert_eq!(receivers(&harness, &next), [5]);
 }
 
 /// Age is stamped when the message is encoded.
 #[test]
 fn a_copy_that_waited_for_its_connection_is_older_by_the_wait() {
-    let mut stage = Stage::founder();
-    let conn = stage.befriend(1);
-    stage.put(quiet(1, b"value"));
-    stage.close(conn);
-    let first = stage.copies();
-    stage.script(1);
+    let mut harness = Harness::founder();
+    let conn = harness.add_contact(1);
+    harness.put(quiet(1, b"value"));
+    harness.close(conn);
+    let first = harness.copies();
+    harness.make_scripted(1);
     assert_eq!(first.len(), 2, "sent, cut off and sent once more");
 
-    let mut stage = Stage::founder();
-    let conn = stage.befriend(1);
-    stage.put(quiet(1, b"value"));
-    stage.script(1);
-    stage.close(conn);
-    let dial = stage.dial_of(1);
-    stage.forget_deeds();
-    stage.pass(millis(1_500));
-    stage.meet(dial, 1);
-    assert_eq!(stage.copies()[0].2.age, Age(1_500));
+    let mut harness = Harness::founder();
+    let conn = harness.add_contact(1);
+    harness.put(quiet(1, b"value"));
+    harness.make_scripted(1);
+    harness.close(conn);
+    let dial = harness.dial_of(1);
+    harness.forget_actions();
+    harness.pass(millis(1_500));
+    harness.complete_dial(dial, 1);
+    assert_eq!(harness.copies()[0].2.age, Age(1_500));
 }
 
 /// FAILURE at the deadline means *unknown*: the spreading goes on.
 #[test]
 fn a_put_that_is_not_held_in_time_is_failed_and_goes_on() {
-    let mut stage = Stage::founder();
-    let slow = stage.befriend(1);
-    let client = stage.put(confirmed(1, b"value"));
+    let mut harness = Harness::founder();
+    let slow = harness.add_contact(1);
+    let client = harness.put(confirmed(1, b"value"));
     for second in 1..=9 {
-        stage.pass(secs(1));
-        assert_eq!(stage.answer(client), None, "after {second} s");
-        stage.ask(slow, Request::Ping);
+        harness.pass(secs(1));
+        assert_eq!(harness.answer(client), None, "after {second} s");
+        harness.ask(slow, Request::Ping);
     }
-    stage.forget_deeds();
-    stage.pass(millis(999));
-    let last = stage.copies();
-    stage.pass(millis(1));
-    assert_eq!(stage.answer(client), failure(1));
-    take(&mut stage, &last);
-    stage.pass(secs(30));
-    assert_eq!(stage.answer(client), None, "it is answered once");
-    assert_eq!(stage.node.lookups().filter(|lookup| *lookup.target() == key(1)).count(), 0);
+    harness.forget_actions();
+    harness.pass(millis(999));
+    let last = harness.copies();
+    harness.pass(millis(1));
+    assert_eq!(harness.answer(client), failure(1));
+    take(&mut harness, &last);
+    harness.pass(secs(30));
+    assert_eq!(harness.answer(client), None, "it is answered once");
+    assert_eq!(harness.node.lookups().filter(|lookup| *lookup.target() == key(1)).count(), 0);
 }
 
 #[test]
 fn a_put_that_found_too_few_holders_tries_again_while_there_is_time() {
-    let mut stage = Stage::among(small(), [1, 2]);
-    let client = stage.put(thrice(1));
-    for (conn, rpc, _) in stage.copies() {
-        stage.reply(conn, rpc, Reply::Error(ErrorCode::FULL));
+    let mut harness = Harness::with_contacts(small(), [1, 2]);
+    let client = harness.put(thrice(1));
+    for (conn, rpc, _) in harness.copies() {
+        harness.reply(conn, rpc, Reply::Error(ErrorCode::FULL));
     }
-    assert_eq!(stage.copies(), []);
-    stage.pass(secs(1));
-    let again = stage.copies();
-    assert_eq!(receivers(&stage, &again), [1, 2]);
-    take(&mut stage, &again);
-    assert_eq!(stage.answer(client), success(1, b""));
+    assert_eq!(harness.copies(), []);
+    harness.pass(secs(1));
+    let again = harness.copies();
+    assert_eq!(receivers(&harness, &again), [1, 2]);
+    take(&mut harness, &again);
+    assert_eq!(harness.answer(client), success(1, b""));
 }
 
 /// Section 3: a STORE REPLY that names a larger record ends the PUT.
 #[test]
 fn a_put_that_is_superseded_is_over() {
-    let mut stage = Stage::among(small(), 1..=8);
-    let client = stage.put(thrice(1));
-    let copies = stage.copies();
+    let mut harness = Harness::with_contacts(small(), 1..=8);
+    let client = harness.put(thrice(1));
+    let copies = harness.copies();
     let newer = Version::from_bits(copies[0].2.version.bits() + 1);
-    stage.reply(copies[0].0, copies[0].1, larger(1, newer));
-    assert_eq!(stage.answer(client), failure(1));
-    take(&mut stage, &copies[1..]);
-    stage.pass(secs(30));
-    assert_eq!((stage.answer(client), stage.copies()), (None, vec![]));
+    harness.reply(copies[0].0, copies[0].1, larger(1, newer));
+    assert_eq!(harness.answer(client), failure(1));
+    take(&mut harness, &copies[1..]);
+    harness.pass(secs(30));
+    assert_eq!((harness.answer(client), harness.copies()), (None, vec![]));
 }
 
 /// Section 3: unless the time in that version is ahead of this node's own wall clock; then it is
 /// drawn anew above it and repeated, once.
 #[test]
 fn a_version_ahead_of_our_clock_is_overtaken_once() {
-    let mut stage = Stage::among(small(), 1..=8);
-    let client = stage.put(thrice(1));
-    let first = stage.copies();
-    stage.reply(first[0].0, first[0].1, larger(1, version_at(300_000)));
-    let again = stage.copies();
-    assert_eq!(receivers(&stage, &again), [1, 3, 2]);
+    let mut harness = Harness::with_contacts(small(), 1..=8);
+    let client = harness.put(thrice(1));
+    let first = harness.copies();
+    harness.reply(first[0].0, first[0].1, larger(1, version_at(300_000)));
+    let again = harness.copies();
+    assert_eq!(receivers(&harness, &again), [1, 3, 2]);
     assert!(again.iter().all(|(_, _, copy)| copy.version.bits() == version_at(300_000).bits() + 1));
-    take(&mut stage, &first[1..]);
-    assert_eq!(stage.answer(client), None, "replies to the first spreading do not count");
-    stage.reply(again[0].0, again[0].1, larger(1, version_at(400_000)));
-    assert_eq!((stage.answer(client), stage.copies()), (failure(1), vec![]));
+    take(&mut harness, &first[1..]);
+    assert_eq!(harness.answer(client), None, "replies to the first spreading do not count");
+    harness.reply(again[0].0, again[0].1, larger(1, version_at(400_000)));
+    assert_eq!((harness.answer(client), harness.copies()), (failure(1), vec![]));
 }
 
 #[test]
 fn a_version_that_was_overtaken_is_confirmed_when_its_copies_are_held() {
-    let mut stage = Stage::among(small(), 1..=8);
-    let client = stage.put(thrice(1));
-    let first = stage.copies();
-    stage.reply(first[0].0, first[0].1, larger(1, version_at(300_000)));
-    let again = stage.copies();
-    take(&mut stage, &again);
-    assert_eq!(stage.answer(client), success(1, b""));
+    let mut harness = Harness::with_contacts(small(), 1..=8);
+    let client = harness.put(thrice(1));
+    let first = harness.copies();
+    harness.reply(first[0].0, first[0].1, larger(1, version_at(300_000)));
+    let again = harness.copies();
+    take(&mut harness, &again);
+    assert_eq!(harness.answer(client), success(1, b""));
 }
 
 /// Whoever writes twice through this node ends with the second value, however fast the clock that
 /// drew the version before them.
 #[test]
 fn a_put_does_not_overtake_a_later_one_of_this_node() {
-    let mut stage = Stage::among(small(), 1..=8);
-    let asker = stage.accept_client(9);
-    stage.ask(asker, Request::Store(RecordBlock { version: version_at(300_000), ..block(1, b"fast") }));
-    let first = stage.put(thrice(1));
-    let earlier = stage.copies();
-    let second = stage.put(Put { value: b"later", ..thrice(1) });
-    let later = stage.copies();
-    stage.reply(earlier[0].0, earlier[0].1, larger(1, later[0].2.version));
-    assert_eq!((stage.answer(first), stage.copies()), (failure(1), vec![]));
-    take(&mut stage, &later);
-    assert_eq!(stage.answer(second), success(1, b""));
+    let mut harness = Harness::with_contacts(small(), 1..=8);
+    let asker = harness.accept_client(9);
+    harness.ask(asker, Request::Store(RecordBlock { version: version_at(300_000), ..block(1, b"fast") }));
+    let first = harness.put(thrice(1));
+    let earlier = harness.copies();
+    let second = harness.put(Put { value: b"later", ..thrice(1) });
+    let later = harness.copies();
+    harness.reply(earlier[0].0, earlier[0].1, larger(1, later[0].2.version));
+    assert_eq!((harness.answer(first), harness.copies()), (failure(1), vec![]));
+    take(&mut harness, &later);
+    assert_eq!(harness.answer(second), success(1, b""));
 }
 
 /// The claim of one holder proves nothing: whoever could end a PUT by it would own every key.
 #[test]
 fn a_signed_put_is_not_ended_by_one_who_claims_a_larger_record() {
-    let mut stage = Stage::among(small(), 1..=8);
+    let mut harness = Harness::with_contacts(small(), 1..=8);
     let record = signed(1, 0, b"v");
     let put = Put { key: record.key, class: record.class, value: record.value(), ttl: 0, ..thrice(1) };
-    let client = stage.put(put);
-    let copies = stage.copies();
+    let client = harness.put(put);
+    let copies = harness.copies();
     let lie = |copy: &RecordBlock<'static>| {
         let held = Rank { class: Class::Signed, life: Life::Alive, version: version_at(9) };
         Reply::Stored { key: copy.key, outcome: StoreOutcome::Larger, held }
     };
-    stage.reply(copies[0].0, copies[0].1, lie(&copies[0].2));
-    take(&mut stage, &copies[1..]);
-    let next = stage.copies();
+    harness.reply(copies[0].0, copies[0].1, lie(&copies[0].2));
+    take(&mut harness, &copies[1..]);
+    let next = harness.copies();
     assert_eq!(next.len(), 1, "the next closest takes the copy when all others have answered");
-    take(&mut stage, &next);
-    assert_eq!(stage.answer(client), Some(ApiReply::Success { key: record.key, value: b"" }));
+    take(&mut harness, &next);
+    assert_eq!(harness.answer(client), Some(ApiReply::Success { key: record.key, value: b"" }));
 
-    let client = stage.put(Put { value: signed(1, 5, b"w").value(), ..put });
-    for (conn, rpc, copy) in stage.copies() {
-        stage.reply(conn, rpc, lie(&copy));
+    let client = harness.put(Put { value: signed(1, 5, b"w").value(), ..put });
+    for (conn, rpc, copy) in harness.copies() {
+        harness.reply(conn, rpc, lie(&copy));
     }
-    assert_eq!(stage.answer(client), Some(ApiReply::Failure { key: record.key }), "all know better");
-    assert_eq!(stage.copies(), []);
+    assert_eq!(harness.answer(client), Some(ApiReply::Failure { key: record.key }), "all know better");
+    assert_eq!(harness.copies(), []);
 }
 
 /// Section 3: a version more than ten minutes ahead is ignored by everyone who meets it. And who
@@ -303,43 +303,43 @@ fn a_signed_put_is_not_ended_by_one_who_claims_a_larger_record() {
 #[test]
 fn a_claim_that_cannot_be_true_does_not_end_a_put() {
     for unbelievable in [version_at(700_000), Version::from_bits(u64::MAX), Version::from_bits(1)] {
-        let mut stage = Stage::among(small(), 1..=8);
-        let client = stage.put(thrice(1));
-        let copies = stage.copies();
-        stage.reply(copies[0].0, copies[0].1, larger(1, unbelievable));
-        assert_eq!(stage.answer(client), None, "{unbelievable:?}");
-        let next = stage.copies();
-        assert_eq!(receivers(&stage, &next), [5], "the next closest takes the copy");
-        take(&mut stage, &[copies[1], copies[2], next[0]]);
-        assert_eq!(stage.answer(client), success(1, b""));
+        let mut harness = Harness::with_contacts(small(), 1..=8);
+        let client = harness.put(thrice(1));
+        let copies = harness.copies();
+        harness.reply(copies[0].0, copies[0].1, larger(1, unbelievable));
+        assert_eq!(harness.answer(client), None, "{unbelievable:?}");
+        let next = harness.copies();
+        assert_eq!(receivers(&harness, &next), [5], "the next closest takes the copy");
+        take(&mut harness, &[copies[1], copies[2], next[0]]);
+        assert_eq!(harness.answer(client), success(1, b""));
     }
 }
 
 /// Section 1, rule 1: PUT is not answered unless it asks to be.
 #[test]
 fn a_put_that_did_not_ask_is_never_answered() {
-    let mut held = Stage::among(small(), 1..=8);
+    let mut held = Harness::with_contacts(small(), 1..=8);
     let client = held.put(Put { replication: 3, ..quiet(1, b"value") });
     let copies = held.copies();
     take(&mut held, &copies);
     held.pass(secs(30));
     assert_eq!(held.answer(client), None);
 
-    let mut unheld = Stage::among(small(), [1]);
+    let mut unheld = Harness::with_contacts(small(), [1]);
     let client = unheld.put(quiet(1, b"value"));
     unheld.pass(secs(30));
     assert_eq!(unheld.answer(client), None);
 
-    let mut refused = Stage::new(Params { storage_bytes_max: 0, ..Params::default() });
+    let mut refused = Harness::new(Params { storage_bytes_max: 0, ..Params::default() });
     let client = refused.put(quiet(1, b"value"));
     assert_eq!((refused.answer(client), refused.node.counters().puts_refused), (None, 1));
 }
 
 #[test]
 fn a_put_that_cannot_be_taken_is_refused_if_it_asked() {
-    let mut stage = Stage::new(Params { storage_bytes_max: 0, ..Params::default() });
-    let client = stage.put(confirmed(1, b"value"));
-    assert_eq!(stage.answer(client), failure(1));
+    let mut harness = Harness::new(Params { storage_bytes_max: 0, ..Params::default() });
+    let client = harness.put(confirmed(1, b"value"));
+    assert_eq!(harness.answer(client), failure(1));
 }
 
 /// Section 1, rules 7 and 8.
@@ -348,9 +348,9 @@ fn life_and_replication_are_clamped_and_0_means_the_default() {
     let ttl = |secs| dht::record::Ttl::from_secs(secs).expect("not zero");
     let params = Params { ttl_min: ttl(10), ttl_max: ttl(7200), ..Params::default() };
     for (asked, taken) in [((0, 0), (3600, 8)), ((1, 1), (10, 3)), ((60, 5), (60, 5)), ((65_535, 255), (7200, 20))] {
-        let mut stage = Stage::among(params.clone(), [1]);
-        stage.put(Put { ttl: asked.0, replication: asked.1, ..quiet(1, b"value") });
-        let (_, _, copy) = stage.copies()[0];
+        let mut harness = Harness::with_contacts(params.clone(), [1]);
+        harness.put(Put { ttl: asked.0, replication: asked.1, ..quiet(1, b"value") });
+        let (_, _, copy) = harness.copies()[0];
         assert_eq!((copy.ttl.as_secs(), copy.replication), taken, "asked for {asked:?}");
     }
 }
@@ -358,12 +358,12 @@ fn life_and_replication_are_clamped_and_0_means_the_default() {
 /// Section 1, rule 9.
 #[test]
 fn a_later_put_of_the_key_has_a_larger_version_though_no_time_passed() {
-    let mut stage = Stage::among(small(), [1]);
+    let mut harness = Harness::with_contacts(small(), [1]);
     let versions: Vec<Version> = (0..5)
         .map(|_| {
-            stage.put(quiet(1, b"value"));
-            let copies = stage.copies();
-            take(&mut stage, &copies);
+            harness.put(quiet(1, b"value"));
+            let copies = harness.copies();
+            take(&mut harness, &copies);
             copies[0].2.version
         })
         .collect();
@@ -372,28 +372,28 @@ fn a_later_put_of_the_key_has_a_larger_version_though_no_time_passed() {
 
 #[test]
 fn a_version_is_drawn_above_the_one_that_is_held() {
-    let mut stage = Stage::founder();
-    let asker = stage.accept_client(9);
+    let mut harness = Harness::founder();
+    let asker = harness.accept_client(9);
     let ahead = RecordBlock { version: version_at(300_000), ..block(1, b"old") };
-    stage.ask(asker, Request::Store(ahead));
-    let client = stage.put(confirmed(1, b"new"));
-    assert_eq!(stage.answer(client), success(1, b""));
-    let client = stage.get(key(1));
-    assert_eq!(stage.answer(client), success(1, b"new"));
+    harness.ask(asker, Request::Store(ahead));
+    let client = harness.put(confirmed(1, b"new"));
+    assert_eq!(harness.answer(client), success(1, b""));
+    let client = harness.get(key(1));
+    assert_eq!(harness.answer(client), success(1, b"new"));
 }
 
 #[test]
 fn putting_one_key_again_and_again_ends_with_the_last_value() {
-    let mut stage = Stage::among(small(), [1]);
-    let clients: Vec<_> = [&b"a"[..], b"b", b"c"].map(|value| stage.put(confirmed(1, value))).into();
-    let copies = stage.copies();
+    let mut harness = Harness::with_contacts(small(), [1]);
+    let clients: Vec<_> = [&b"a"[..], b"b", b"c"].map(|value| harness.put(confirmed(1, value))).into();
+    let copies = harness.copies();
     let newest = copies[2].2;
-    take(&mut stage, &copies[2..]);
+    take(&mut harness, &copies[2..]);
     for (conn, rpc, _) in &copies[..2] {
-        stage.reply(*conn, *rpc, larger(1, newest.version));
+        harness.reply(*conn, *rpc, larger(1, newest.version));
     }
-    let answers: Vec<_> = clients.into_iter().map(|client| stage.answer(client)).collect();
+    let answers: Vec<_> = clients.into_iter().map(|client| harness.answer(client)).collect();
     assert_eq!(answers, [failure(1), failure(1), success(1, b"")]);
-    assert_eq!(stage.node.storage().find(stage.now, &key(1)).map(|held| &held.record.value[..]), Some(&b"c"[..]));
-    assert_eq!(stage.at(copies[0].0), id(1));
+    assert_eq!(harness.node.storage().find(harness.now, &key(1)).map(|held| &held.record.value[..]), Some(&b"c"[..]));
+    assert_eq!(harness.id_at(copies[0].0), id(1));
 }

@@ -8,20 +8,20 @@ use dht::wire::api::Put;
 use dht::wire::peer::{Content, Entry, ErrorCode, RecordBlock, Reply, Request};
 
 use crate::harness::{
-    Stage, block, confirmed, key, millis, nodes, secs, stored, success, synced, value_of, version_at,
+    Harness, block, confirmed, key, millis, nodes, secs, stored, success, synced, value_of, version_at,
 };
 
 /// A question to a bystander, and whom it went to.
 type Question = (u8, ConnId, RpcId);
 
 /// A node among the peers 1 to 8, which do what the test says; each has answered once, in no time.
-fn among_scripted() -> Stage {
-    let mut stage = Stage::among(Params { replication_min: 1, ..Params::default() }, 1..=8);
-    (1..=8).for_each(|peer| stage.script(peer));
-    stage.get(key(9));
-    assert_eq!(search(&mut stage).len(), 8);
-    stage.forget_deeds();
-    stage
+fn among_scripted() -> Harness {
+    let mut harness = Harness::with_contacts(Params { replication_min: 1, ..Params::default() }, 1..=8);
+    (1..=8).for_each(|peer| harness.make_scripted(peer));
+    harness.get(key(9));
+    assert_eq!(search(&mut harness).len(), 8);
+    harness.forget_actions();
+    harness
 }
 
 /// A confirmed PUT of the key 1 that the peers 1, 2 and 3 shall hold.
@@ -30,9 +30,9 @@ fn thrice() -> Put<'static> {
 }
 
 /// The search of a PUT finds nothing; returns whom it has asked.
-fn search(stage: &mut Stage) -> Vec<u8> {
+fn search(harness: &mut Harness) -> Vec<u8> {
     let asked = std::cell::RefCell::new(Vec::new());
-    stage.answer_find_value(|peer, _| {
+    harness.answer_find_value(|peer, _| {
         asked.borrow_mut().push(peer);
         Some(nodes(&[]))
     });
@@ -40,23 +40,23 @@ fn search(stage: &mut Stage) -> Vec<u8> {
 }
 
 /// Whom the node asks what they hold of the key 1.
-fn questions(stage: &mut Stage) -> Vec<Question> {
+fn questions(harness: &mut Harness) -> Vec<Question> {
     let only = |request: &Request<'_>| (*request == Request::Sync { from: key(1), to: key(1) }).then_some(());
-    let asked = stage.all_asked(only);
-    asked.into_iter().map(|(conn, rpc, ())| (stage.number_at(conn), conn, rpc)).collect()
+    let asked = harness.all_requests(only);
+    asked.into_iter().map(|(conn, rpc, ())| (harness.peer_at(conn), conn, rpc)).collect()
 }
 
 /// Takes all copies; returns who took one, and its version.
-fn take_copies(stage: &mut Stage) -> Vec<(u8, Version)> {
-    let copies = stage.copies();
+fn take_copies(harness: &mut Harness) -> Vec<(u8, Version)> {
+    let copies = harness.copies();
     for (conn, rpc, copy) in &copies {
-        stage.reply(*conn, *rpc, stored(copy));
+        harness.reply(*conn, *rpc, stored(copy));
     }
-    copies.iter().map(|(conn, _, copy)| (stage.number_at(*conn), copy.version)).collect()
+    copies.iter().map(|(conn, _, copy)| (harness.peer_at(*conn), copy.version)).collect()
 }
 
-fn takers(stage: &mut Stage) -> Vec<u8> {
-    take_copies(stage).into_iter().map(|(peer, _)| peer).collect()
+fn takers(harness: &mut Harness) -> Vec<u8> {
+    take_copies(harness).into_iter().map(|(peer, _)| peer).collect()
 }
 
 fn entry(key: Key, life: Life, version: Version) -> Entry {
@@ -64,9 +64,9 @@ fn entry(key: Key, life: Life, version: Version) -> Entry {
 }
 
 /// All of `questions` but the first are answered by nothing; returns the first.
-fn all_but_one(stage: &mut Stage, questions: &[Question]) -> Question {
+fn all_but_one(harness: &mut Harness, questions: &[Question]) -> Question {
     for (_, conn, rpc) in &questions[1..] {
-        stage.reply(*conn, *rpc, synced(&[]));
+        harness.reply(*conn, *rpc, synced(&[]));
     }
     questions[0]
 }
@@ -75,49 +75,53 @@ fn all_but_one(stage: &mut Stage, questions: &[Question]) -> Question {
 /// nearest are asked beside the copies.
 #[test]
 fn a_put_searches_as_many_as_shall_hold_it_and_asks_the_others_while_its_copies_are_under_way() {
-    let mut stage = among_scripted();
-    let client = stage.put(thrice());
-    assert_eq!(search(&mut stage), [1, 3, 2]);
-    let asked = questions(&mut stage);
+    let mut harness = among_scripted();
+    let client = harness.put(thrice());
+    assert_eq!(search(&mut harness), [1, 3, 2]);
+    let asked = questions(&mut harness);
     assert_eq!(asked.iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [5, 4, 7, 6, 8]);
-    assert_eq!(takers(&mut stage), [1, 3, 2]);
-    let (_, conn, rpc) = all_but_one(&mut stage, &asked);
-    assert_eq!(stage.answer(client), None, "one may hold an older record");
-    stage.reply(conn, rpc, synced(&[]));
-    assert_eq!(stage.answer(client), success(1, b""));
-    assert_eq!(stage.node.counters().puts_held, 1);
+    assert_eq!(takers(&mut harness), [1, 3, 2]);
+    let (_, conn, rpc) = all_but_one(&mut harness, &asked);
+    assert_eq!(harness.answer(client), None, "one may hold an older record");
+    harness.reply(conn, rpc, synced(&[]));
+    assert_eq!(harness.answer(client), success(1, b""));
+    assert_eq!(harness.node.counters().puts_held, 1);
 }
 
 /// Section 1, rule 9: a later PUT replaces the value everywhere, also where so few copies as it
 /// asks for would not go.
 #[test]
 fn whoever_holds_an_older_record_gets_a_copy_too() {
-    let mut stage = among_scripted();
-    let client = stage.put(thrice());
+    let mut harness = among_scripted();
+    let client = harness.put(thrice());
     let older = RecordBlock { content: Content::Head, replication: 8, ..block(1, b"older") };
-    stage.answer_find_value(|peer, _| Some(if peer == 2 { value_of(older) } else { nodes(&[]) }));
-    assert_eq!(takers(&mut stage), [1, 3, 2]);
-    let asked = questions(&mut stage);
-    let (peer, conn, rpc) = all_but_one(&mut stage, &asked);
-    stage.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, older.version)]));
-    assert_eq!(stage.answer(client), None, "as many hold it as shall, and two who agree on the older one can be read");
-    assert_eq!(takers(&mut stage), [peer]);
-    assert_eq!(stage.answer(client), success(1, b""));
-    assert_eq!(stage.node.counters().puts_held, 1);
+    harness.answer_find_value(|peer, _| Some(if peer == 2 { value_of(older) } else { nodes(&[]) }));
+    assert_eq!(takers(&mut harness), [1, 3, 2]);
+    let asked = questions(&mut harness);
+    let (peer, conn, rpc) = all_but_one(&mut harness, &asked);
+    harness.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, older.version)]));
+    assert_eq!(
+        harness.answer(client),
+        None,
+        "as many hold it as shall, and two who agree on the older one can be read"
+    );
+    assert_eq!(takers(&mut harness), [peer]);
+    assert_eq!(harness.answer(client), success(1, b""));
+    assert_eq!(harness.node.counters().puts_held, 1);
 }
 
 #[test]
 fn a_bystander_that_holds_nothing_older_gets_no_copy() {
     let newer = version_at(1_000);
     for told in [entry(key(2), Life::Alive, version_at(0)), entry(key(1), Life::Over, version_at(0))] {
-        let mut stage = among_scripted();
-        let client = stage.put(thrice());
-        search(&mut stage);
-        assert_eq!(takers(&mut stage).len(), 3);
-        let asked = questions(&mut stage);
-        let (_, conn, rpc) = all_but_one(&mut stage, &asked);
-        stage.reply(conn, rpc, synced(&[told, entry(key(1), Life::Alive, newer)]));
-        assert_eq!((stage.answer(client), stage.copies()), (success(1, b""), vec![]), "{told:?}");
+        let mut harness = among_scripted();
+        let client = harness.put(thrice());
+        search(&mut harness);
+        assert_eq!(takers(&mut harness).len(), 3);
+        let asked = questions(&mut harness);
+        let (_, conn, rpc) = all_but_one(&mut harness, &asked);
+        harness.reply(conn, rpc, synced(&[told, entry(key(1), Life::Alive, newer)]));
+        assert_eq!((harness.answer(client), harness.copies()), (success(1, b""), vec![]), "{told:?}");
     }
 }
 
@@ -126,57 +130,57 @@ fn a_bystander_that_holds_nothing_older_gets_no_copy() {
 fn a_bystander_is_waited_for_until_it_is_silent() {
     let older = entry(key(1), Life::Alive, version_at(0));
     for answers in [true, false] {
-        let mut stage = among_scripted();
-        let client = stage.put(thrice());
-        search(&mut stage);
-        assert_eq!(takers(&mut stage).len(), 3);
-        let asked = questions(&mut stage);
-        let (slow, conn, rpc) = all_but_one(&mut stage, &asked);
-        stage.pass(millis(1_999));
-        assert_eq!(stage.answer(client), None);
+        let mut harness = among_scripted();
+        let client = harness.put(thrice());
+        search(&mut harness);
+        assert_eq!(takers(&mut harness).len(), 3);
+        let asked = questions(&mut harness);
+        let (slow, conn, rpc) = all_but_one(&mut harness, &asked);
+        harness.pass(millis(1_999));
+        assert_eq!(harness.answer(client), None);
         if answers {
-            stage.reply(conn, rpc, synced(&[older]));
-            assert_eq!(takers(&mut stage), [slow]);
+            harness.reply(conn, rpc, synced(&[older]));
+            assert_eq!(takers(&mut harness), [slow]);
         } else {
-            stage.pass(millis(1));
+            harness.pass(millis(1));
         }
-        assert_eq!(stage.answer(client), success(1, b""));
+        assert_eq!(harness.answer(client), success(1, b""));
     }
 }
 
 #[test]
 fn a_bystander_that_refuses_is_not_waited_for() {
-    let mut stage = among_scripted();
-    let client = stage.put(thrice());
-    search(&mut stage);
-    takers(&mut stage);
-    let asked = questions(&mut stage);
-    let (_, conn, rpc) = all_but_one(&mut stage, &asked);
-    stage.reply(conn, rpc, Reply::Error(ErrorCode::LEAVING));
-    assert_eq!(stage.answer(client), success(1, b""));
+    let mut harness = among_scripted();
+    let client = harness.put(thrice());
+    search(&mut harness);
+    takers(&mut harness);
+    let asked = questions(&mut harness);
+    let (_, conn, rpc) = all_but_one(&mut harness, &asked);
+    harness.reply(conn, rpc, Reply::Error(ErrorCode::LEAVING));
+    assert_eq!(harness.answer(client), success(1, b""));
 }
 
 /// Section 3: a version that a faster clock drew is overtaken, once; a liar who tells of ever larger
 /// ones keeps no PUT from its end.
 #[test]
 fn a_version_ahead_of_our_clock_that_a_bystander_holds_is_overtaken_once() {
-    let mut stage = among_scripted();
-    let client = stage.put(thrice());
-    search(&mut stage);
-    let first = stage.copies();
-    let [(_, conn, rpc), ..] = questions(&mut stage)[..] else { panic!("somebody is asked") };
-    stage.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, version_at(300_000))]));
-    search(&mut stage);
+    let mut harness = among_scripted();
+    let client = harness.put(thrice());
+    search(&mut harness);
+    let first = harness.copies();
+    let [(_, conn, rpc), ..] = questions(&mut harness)[..] else { panic!("somebody is asked") };
+    harness.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, version_at(300_000))]));
+    search(&mut harness);
     for (conn, rpc, copy) in first {
-        stage.reply(conn, rpc, stored(&copy));
+        harness.reply(conn, rpc, stored(&copy));
     }
-    assert_eq!(stage.answer(client), None, "replies to the first spreading do not count");
+    assert_eq!(harness.answer(client), None, "replies to the first spreading do not count");
     let above = Version::from_bits(version_at(300_000).bits() + 1);
-    assert_eq!(take_copies(&mut stage), [(1, above), (3, above), (2, above)]);
-    let asked = questions(&mut stage);
-    let (_, conn, rpc) = all_but_one(&mut stage, &asked);
-    stage.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, version_at(400_000))]));
-    assert_eq!((stage.answer(client), search(&mut stage)), (success(1, b""), vec![]));
-    stage.pass(secs(30));
-    assert_eq!(stage.copies(), []);
+    assert_eq!(take_copies(&mut harness), [(1, above), (3, above), (2, above)]);
+    let asked = questions(&mut harness);
+    let (_, conn, rpc) = all_but_one(&mut harness, &asked);
+    harness.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, version_at(400_000))]));
+    assert_eq!((harness.answer(client), search(&mut harness)), (success(1, b""), vec![]));
+    harness.pass(secs(30));
+    assert_eq!(harness.copies(), []);
 }

@@ -10,8 +10,8 @@ use dht::wire::api::{ApiReply, Put};
 use dht::wire::peer::{Content, RecordBlock, Reply, Request, Want};
 
 use crate::harness::{
-    Stage, block, confirmed, failure, given, hashed, head, key, millis, nodes, secs, signed, stored, success, value_of,
-    version_at,
+    Harness, block, confirmed, failure, given, hashed, head, key, millis, nodes, secs, signed, stored, success,
+    value_of, version_at,
 };
 
 /// Far from all peers, so that this node is out of the scope of what they hold.
@@ -19,14 +19,14 @@ const N: u8 = 7;
 
 /// A node whose quorum is `quorum`, among the peers 1 to 8, which do what the test says. All are
 /// nearer to the key 7 than it is.
-fn among_eight(quorum: u8) -> Stage {
+fn among_eight(quorum: u8) -> Harness {
     among_eight_with(Params { read_quorum: quorum, ..Params::default() })
 }
 
-fn among_eight_with(params: Params) -> Stage {
-    let mut stage = Stage::among(params, 1..=8);
-    (1..=8).for_each(|peer| stage.script(peer));
-    stage
+fn among_eight_with(params: Params) -> Harness {
+    let mut harness = Harness::with_contacts(params, 1..=8);
+    (1..=8).for_each(|peer| harness.make_scripted(peer));
+    harness
 }
 
 fn at(millis: u64, value: &'static [u8]) -> RecordBlock<'static> {
@@ -52,8 +52,8 @@ fn tombstone(millis: u64) -> RecordBlock<'static> {
     RecordBlock { content: Content::Tombstone, crc: 0, ..at(millis, b"over") }
 }
 
-fn wants(stage: &mut Stage) -> Vec<(dht::node::action::ConnId, dht::id::RpcId, Want)> {
-    stage.all_asked(|request| match request {
+fn wants(harness: &mut Harness) -> Vec<(dht::node::action::ConnId, dht::id::RpcId, Want)> {
+    harness.all_requests(|request| match request {
         Request::FindValue { want, .. } => Some(*want),
         _ => None,
     })
@@ -61,19 +61,19 @@ fn wants(stage: &mut Stage) -> Vec<(dht::node::action::ConnId, dht::id::RpcId, W
 
 /// What `client` is answered once the peers have answered `answers`, in no time at all.
 fn answer(
-    stage: &mut Stage,
+    harness: &mut Harness,
     client: ClientId,
     answers: impl Fn(u8, Want) -> Option<Reply<'static>>,
 ) -> Option<ApiReply<'static>> {
-    stage.answer_find_value(answers);
-    stage.answer(client)
+    harness.answer_find_value(answers);
+    harness.answer(client)
 }
 
 #[test]
 fn one_is_asked_for_the_value_and_the_others_for_the_head() {
-    let mut stage = among_eight(2);
-    stage.get(key(N));
-    let asked: Vec<Want> = wants(&mut stage).into_iter().map(|(_, _, want)| want).collect();
+    let mut harness = among_eight(2);
+    harness.get(key(N));
+    let asked: Vec<Want> = wants(&mut harness).into_iter().map(|(_, _, want)| want).collect();
     let head = Want { contacts: false, head_only: true };
     assert_eq!(asked, [Want { contacts: false, head_only: false }, head, head]);
 }
@@ -81,12 +81,12 @@ fn one_is_asked_for_the_value_and_the_others_for_the_head() {
 #[test]
 fn a_get_ends_as_soon_as_as_many_holders_agree_as_its_quorum_wants() {
     for quorum in 1..=3 {
-        let mut stage = among_eight(quorum);
-        let client = stage.get(key(N));
-        for (nth, (conn, rpc, want)) in wants(&mut stage).into_iter().enumerate() {
-            let early = stage.answer(client);
+        let mut harness = among_eight(quorum);
+        let client = harness.get(key(N));
+        for (nth, (conn, rpc, want)) in wants(&mut harness).into_iter().enumerate() {
+            let early = harness.answer(client);
             assert_eq!(early.is_some(), nth == usize::from(quorum), "{nth} have answered {quorum}");
-            stage.reply(conn, rpc, given(at(0, b"v"), want));
+            harness.reply(conn, rpc, given(at(0, b"v"), want));
             if early.is_some() {
                 break;
             }
@@ -98,9 +98,9 @@ fn a_get_ends_as_soon_as_as_many_holders_agree_as_its_quorum_wants() {
 #[test]
 fn fewer_holders_than_the_quorum_are_enough_once_all_of_the_nearest_have_answered() {
     for holder in 1..=8 {
-        let mut stage = among_eight(2);
-        let client = stage.get(key(N));
-        let found = answer(&mut stage, client, |peer, want| match peer {
+        let mut harness = among_eight(2);
+        let client = harness.get(key(N));
+        let found = answer(&mut harness, client, |peer, want| match peer {
             peer if peer == holder => Some(given(at(0, b"v"), want)),
             _ => nothing(),
         });
@@ -110,32 +110,32 @@ fn fewer_holders_than_the_quorum_are_enough_once_all_of_the_nearest_have_answere
 
 #[test]
 fn a_record_of_one_holder_needs_one_holder() {
-    let mut stage = among_eight_with(Params { replication_min: 1, ..Params::default() });
-    let client = stage.get(key(N));
-    let (conn, rpc, want) = wants(&mut stage)[0];
-    stage.reply(conn, rpc, given(RecordBlock { replication: 1, ..at(0, b"v") }, want));
-    assert_eq!(stage.answer(client), success(N, b"v"));
+    let mut harness = among_eight_with(Params { replication_min: 1, ..Params::default() });
+    let client = harness.get(key(N));
+    let (conn, rpc, want) = wants(&mut harness)[0];
+    harness.reply(conn, rpc, given(RecordBlock { replication: 1, ..at(0, b"v") }, want));
+    assert_eq!(harness.answer(client), success(N, b"v"));
 }
 
 #[test]
 fn what_is_held_here_counts_as_the_answer_of_one_holder() {
-    let mut stage = among_eight(2);
-    let source = stage.accept_client(99);
-    stage.ask(source, Request::Store(at(0, b"v")));
-    let client = stage.get(key(N));
-    let asked = wants(&mut stage);
+    let mut harness = among_eight(2);
+    let source = harness.accept_client(99);
+    harness.ask(source, Request::Store(at(0, b"v")));
+    let client = harness.get(key(N));
+    let asked = wants(&mut harness);
     assert!(asked.iter().all(|(_, _, want)| want.head_only), "the value is in hand");
     let (conn, rpc, want) = asked[0];
-    stage.reply(conn, rpc, given(at(0, b"v"), want));
-    assert_eq!(stage.answer(client), success(N, b"v"));
+    harness.reply(conn, rpc, given(at(0, b"v"), want));
+    assert_eq!(harness.answer(client), success(N, b"v"));
 }
 
 #[test]
 fn the_largest_wins_wherever_it_is_and_whoever_answers_first() {
     for holder in 1..=8 {
-        let mut stage = among_eight(2);
-        let client = stage.get(key(N));
-        let found = answer(&mut stage, client, |peer, want| {
+        let mut harness = among_eight(2);
+        let client = harness.get(key(N));
+        let found = answer(&mut harness, client, |peer, want| {
             Some(given(if peer == holder { at(9, b"new") } else { at(0, b"old") }, want))
         });
         let early = found == success(N, b"old");
@@ -147,9 +147,9 @@ fn the_largest_wins_wherever_it_is_and_whoever_answers_first() {
 #[test]
 fn a_secure_get_finds_the_largest_wherever_it_is() {
     for holder in 1..=8 {
-        let mut stage = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
-        let client = stage.get(key(N));
-        let found = answer(&mut stage, client, |peer, want| {
+        let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
+        let client = harness.get(key(N));
+        let found = answer(&mut harness, client, |peer, want| {
             assert!(want.contacts || !want.head_only, "it goes on past holders");
             Some(given(if peer == holder { at(9, b"new") } else { at(0, b"old") }, want))
         });
@@ -159,46 +159,46 @@ fn a_secure_get_finds_the_largest_wherever_it_is() {
 
 #[test]
 fn a_secure_get_asks_all_though_the_record_is_held_here_in_scope() {
-    let mut stage = Stage::among(Params { reads: Reads::Secure, ..Params::default() }, [1]);
-    stage.script(1);
-    let asker = stage.accept_client(99);
-    stage.ask(asker, Request::Store(at(0, b"old")));
-    let client = stage.get(key(N));
-    assert_eq!(stage.answer(client), None);
-    let found = answer(&mut stage, client, |_, want| Some(given(at(9, b"new"), want)));
+    let mut harness = Harness::with_contacts(Params { reads: Reads::Secure, ..Params::default() }, [1]);
+    harness.make_scripted(1);
+    let asker = harness.accept_client(99);
+    harness.ask(asker, Request::Store(at(0, b"old")));
+    let client = harness.get(key(N));
+    assert_eq!(harness.answer(client), None);
+    let found = answer(&mut harness, client, |_, want| Some(given(at(9, b"new"), want)));
     assert_eq!(found, success(N, b"new"));
 }
 
 #[test]
 fn contacts_are_wanted_once_a_holder_was_heard_and_was_not_enough() {
-    let mut stage = among_eight(3);
-    stage.get(key(N));
-    let first = wants(&mut stage);
+    let mut harness = among_eight(3);
+    harness.get(key(N));
+    let first = wants(&mut harness);
     assert!(first.iter().all(|(_, _, want)| !want.contacts));
-    stage.reply(first[0].0, first[0].1, given(at(0, b"v"), first[0].2));
-    assert!(wants(&mut stage).iter().all(|(_, _, want)| want.contacts));
+    harness.reply(first[0].0, first[0].1, given(at(0, b"v"), first[0].2));
+    assert!(wants(&mut harness).iter().all(|(_, _, want)| want.contacts));
 }
 
 /// Who was asked for the value has gone.
 #[test]
 fn the_value_is_fetched_from_another_holder_when_the_first_one_is_gone_or_late() {
     for closes in [true, false] {
-        let mut stage = among_eight(2);
-        let client = stage.get(key(N));
-        let asked = wants(&mut stage);
+        let mut harness = among_eight(2);
+        let client = harness.get(key(N));
+        let asked = wants(&mut harness);
         for (conn, rpc, want) in &asked[1..] {
-            stage.reply(*conn, *rpc, given(at(0, b"v"), *want));
+            harness.reply(*conn, *rpc, given(at(0, b"v"), *want));
         }
-        assert_eq!(stage.answer(client), None, "two agree, and none of them has given the value");
+        assert_eq!(harness.answer(client), None, "two agree, and none of them has given the value");
         if closes {
-            stage.close(asked[0].0);
-            for (dial, ..) in stage.dials() {
-                stage.fail(dial, dht::node::action::DialError::Unreachable);
+            harness.close(asked[0].0);
+            for (dial, ..) in harness.dials() {
+                harness.fail(dial, dht::node::action::DialError::Unreachable);
             }
         } else {
-            stage.pass(secs(2));
+            harness.pass(secs(2));
         }
-        let found = answer(&mut stage, client, |_, want| Some(given(at(0, b"v"), want)));
+        let found = answer(&mut harness, client, |_, want| Some(given(at(0, b"v"), want)));
         assert_eq!(found, success(N, b"v"), "closes: {closes}");
     }
 }
@@ -214,35 +214,35 @@ fn whoever_claims_a_larger_record_and_cannot_give_it_is_ignored() {
         Some(Reply::Error(dht::wire::peer::ErrorCode::NOT_FOUND)),
     ];
     for excuse in excuses {
-        let mut stage = among_eight(2);
-        let client = stage.get(key(N));
-        let found = answer(&mut stage, client, |peer, want| match (peer, want.head_only) {
+        let mut harness = among_eight(2);
+        let client = harness.get(key(N));
+        let found = answer(&mut harness, client, |peer, want| match (peer, want.head_only) {
             (6, true) => Some(value_of(claim)),
             (6, false) => excuse,
             (_, _) => Some(given(at(0, b"truth"), want)),
         });
         assert_eq!(found, success(N, b"truth"), "{excuse:?}");
-        assert!(stage.handed().iter().all(|(peer, _)| *peer != 6), "nor is it repaired");
+        assert!(harness.copies_by_peer().iter().all(|(peer, _)| *peer != 6), "nor is it repaired");
     }
 }
 
 #[test]
 fn liars_that_claim_and_fall_silent_cost_a_get_one_timeout_and_not_one_each() {
-    let mut stage = among_eight(2);
-    let client = stage.get(key(N));
+    let mut harness = among_eight(2);
+    let client = harness.get(key(N));
     let lie = |peer: u8| RecordBlock { class: Class::Signed, ..at(u64::from(peer), b"lie") };
     for step in 0..=400 {
-        stage.answer_find_value(|peer, want| match (peer, want.head_only) {
+        harness.answer_find_value(|peer, want| match (peer, want.head_only) {
             (1 | 2, _) => Some(given(at(0, b"truth"), want)),
             (_, true) => Some(value_of(head(lie(peer)))),
             (_, false) => None,
         });
-        if let Some(answer) = stage.answer(client) {
+        if let Some(answer) = harness.answer(client) {
             assert_eq!(Some(answer), success(N, b"truth"));
             assert!((200..=400).contains(&step), "the liars had their time");
             return;
         }
-        stage.pass(millis(10));
+        harness.pass(millis(10));
     }
     panic!("it is still waiting for liars");
 }
@@ -250,9 +250,9 @@ fn liars_that_claim_and_fall_silent_cost_a_get_one_timeout_and_not_one_each() {
 #[test]
 fn a_version_from_the_far_future_is_ignored_in_a_head_and_in_a_value() {
     for far in [version_at(600_001), Version::from_bits(u64::MAX)] {
-        let mut stage = among_eight(2);
-        let client = stage.get(key(N));
-        let found = answer(&mut stage, client, |peer, want| match peer {
+        let mut harness = among_eight(2);
+        let client = harness.get(key(N));
+        let found = answer(&mut harness, client, |peer, want| match peer {
             5 | 6 => Some(given(RecordBlock { version: far, ..at(0, b"far") }, want)),
             _ => Some(given(at(0, b"now"), want)),
         });
@@ -262,76 +262,76 @@ fn a_version_from_the_far_future_is_ignored_in_a_head_and_in_a_value() {
 
 #[test]
 fn holders_that_are_behind_are_handed_the_winner_with_the_life_that_is_left_once() {
-    let mut stage = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
-    let client = stage.get(key(N));
-    let found = answer(&mut stage, client, |peer, want| match peer {
+    let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
+    let client = harness.get(key(N));
+    let found = answer(&mut harness, client, |peer, want| match peer {
         1..=3 => Some(given(at(0, b"old"), want)),
         4 => Some(given(RecordBlock { age: Age(5_000), ..at(9, b"new") }, want)),
         5 | 8 => nothing(),
         _ => Some(given(at(9, b"new"), want)),
     });
     assert_eq!(found, success(N, b"new"));
-    let copies = stage.copies();
-    let behind: Vec<u8> = copies.iter().map(|(conn, ..)| stage.number_at(*conn)).collect();
+    let copies = harness.copies();
+    let behind: Vec<u8> = copies.iter().map(|(conn, ..)| harness.peer_at(*conn)).collect();
     assert_eq!(behind, [5, 3, 2, 1], "8 is none of the three nearest, the others agree");
     for (conn, rpc, copy) in copies {
         assert_eq!((copy.value(), copy.version), (&b"new"[..], version_at(9)));
         assert!(copy.age <= Age(5_000));
-        stage.reply(conn, rpc, stored(&copy));
+        harness.reply(conn, rpc, stored(&copy));
     }
-    stage.pass(secs(5));
-    assert_eq!(stage.copies(), [], "once");
+    harness.pass(secs(5));
+    assert_eq!(harness.copies(), [], "once");
 }
 
 #[test]
 fn a_copy_held_here_is_repaired_too() {
-    let mut stage = among_eight(2);
-    let asker = stage.accept_client(99);
-    stage.ask(asker, Request::Store(at(0, b"old")));
-    let client = stage.get(key(N));
-    assert_eq!(answer(&mut stage, client, |_, want| Some(given(at(9, b"new"), want))), success(N, b"new"));
-    let held = stage.node.storage().find(stage.now, &key(N)).expect("it is held");
+    let mut harness = among_eight(2);
+    let asker = harness.accept_client(99);
+    harness.ask(asker, Request::Store(at(0, b"old")));
+    let client = harness.get(key(N));
+    assert_eq!(answer(&mut harness, client, |_, want| Some(given(at(9, b"new"), want))), success(N, b"new"));
+    let held = harness.node.storage().find(harness.now, &key(N)).expect("it is held");
     assert_eq!(&held.record.value[..], b"new");
 }
 
 #[test]
 fn a_node_that_is_no_holder_keeps_nothing_of_what_it_relays() {
-    let mut stage = among_eight(2);
-    let client = stage.get(key(N));
-    assert_eq!(answer(&mut stage, client, |_, want| Some(given(at(0, b"v"), want))), success(N, b"v"));
-    assert!(stage.node.storage().is_empty());
-    assert_eq!(stage.copies(), []);
+    let mut harness = among_eight(2);
+    let client = harness.get(key(N));
+    assert_eq!(answer(&mut harness, client, |_, want| Some(given(at(0, b"v"), want))), success(N, b"v"));
+    assert!(harness.node.storage().is_empty());
+    assert_eq!(harness.copies(), []);
 }
 
 /// Section 1, rule 2: FAILURE is said only after a lookup has ended.
 #[test]
 fn tombstones_that_agree_are_a_failure_when_the_search_is_over() {
-    let mut stage = among_eight(2);
-    let client = stage.get(key(N));
-    let asked = wants(&mut stage);
+    let mut harness = among_eight(2);
+    let client = harness.get(key(N));
+    let asked = wants(&mut harness);
     for (conn, rpc, _) in asked {
-        stage.reply(conn, rpc, value_of(tombstone(5)));
-        assert_eq!(stage.answer(client), None);
+        harness.reply(conn, rpc, value_of(tombstone(5)));
+        assert_eq!(harness.answer(client), None);
     }
-    assert_eq!(answer(&mut stage, client, |_, _| nothing()), failure(N));
-    assert_eq!(stage.copies(), [], "nothing is handed on");
+    assert_eq!(answer(&mut harness, client, |_, _| nothing()), failure(N));
+    assert_eq!(harness.copies(), [], "nothing is handed on");
 }
 
 #[test]
 fn a_tombstone_hides_what_is_not_newer_and_counts_against_plain_records_alone() {
     for (millis, found) in [(4, failure(N)), (5, failure(N)), (6, success(N, b"v"))] {
-        let mut stage = among_eight(2);
-        let client = stage.get(key(N));
-        let seen = answer(&mut stage, client, |peer, want| match peer {
+        let mut harness = among_eight(2);
+        let client = harness.get(key(N));
+        let seen = answer(&mut harness, client, |peer, want| match peer {
             6 => Some(value_of(tombstone(5))),
             _ => Some(given(at(millis, b"v"), want)),
         });
         assert_eq!(seen, found, "version of {millis}");
     }
     let mine = signed(1, 0, b"v");
-    let mut stage = among_eight(2);
-    let client = stage.get(mine.key);
-    let seen = answer(&mut stage, client, |peer, want| match peer {
+    let mut harness = among_eight(2);
+    let client = harness.get(mine.key);
+    let seen = answer(&mut harness, client, |peer, want| match peer {
         1..=4 => Some(value_of(RecordBlock { key: mine.key, ..tombstone(5) })),
         _ => Some(given(mine, want)),
     });
@@ -342,11 +342,11 @@ fn a_tombstone_hides_what_is_not_newer_and_counts_against_plain_records_alone() 
 fn a_signed_record_wins_over_plain_ones_of_any_version_and_takes_their_place() {
     let mine = signed(1, 0, b"mine");
     let plain = RecordBlock { key: mine.key, ..at(9, b"plain") };
-    let mut stage = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
-    let client = stage.get(mine.key);
-    let found = answer(&mut stage, client, |peer, want| Some(given(if peer == 3 { mine } else { plain }, want)));
+    let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
+    let client = harness.get(mine.key);
+    let found = answer(&mut harness, client, |peer, want| Some(given(if peer == 3 { mine } else { plain }, want)));
     assert_eq!(found, shown(mine.key, mine.value()), "the whole envelope: the client can verify it");
-    let handed = stage.handed();
+    let handed = harness.copies_by_peer();
     assert_eq!(handed.len(), 7);
     assert!(handed.iter().all(|(_, copy)| copy.value() == mine.value() && copy.class == Class::Signed));
 }
@@ -354,9 +354,9 @@ fn a_signed_record_wins_over_plain_ones_of_any_version_and_takes_their_place() {
 #[test]
 fn a_replay_of_a_lower_sequence_loses() {
     let (old, new) = (signed(1, 0, b"old"), signed(1, 9, b"new"));
-    let mut stage = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
-    let client = stage.get(old.key);
-    let found = answer(&mut stage, client, |peer, want| Some(given(if peer == 3 { new } else { old }, want)));
+    let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
+    let client = harness.get(old.key);
+    let found = answer(&mut harness, client, |peer, want| Some(given(if peer == 3 { new } else { old }, want)));
     assert_eq!(found, shown(new.key, new.value()));
 }
 
@@ -364,39 +364,39 @@ fn a_replay_of_a_lower_sequence_loses() {
 #[test]
 fn one_lone_signed_answer_does_not_end_a_get() {
     let (old, new) = (RecordBlock { replication: 1, ..signed(1, 0, b"old") }, signed(1, 9, b"new"));
-    let mut stage = among_eight(2);
-    let client = stage.get(old.key);
-    let asked = wants(&mut stage);
-    stage.reply(asked[0].0, asked[0].1, given(old, asked[0].2));
-    assert_eq!(stage.answer(client), None);
+    let mut harness = among_eight(2);
+    let client = harness.get(old.key);
+    let asked = wants(&mut harness);
+    harness.reply(asked[0].0, asked[0].1, given(old, asked[0].2));
+    assert_eq!(harness.answer(client), None);
     for (conn, rpc, want) in &asked[1..] {
-        stage.reply(*conn, *rpc, given(new, *want));
+        harness.reply(*conn, *rpc, given(new, *want));
     }
-    assert_eq!(answer(&mut stage, client, |_, want| Some(given(new, want))), shown(new.key, new.value()));
+    assert_eq!(answer(&mut harness, client, |_, want| Some(given(new, want))), shown(new.key, new.value()));
 }
 
 #[test]
 fn a_signed_record_whose_life_was_changed_is_a_lie() {
     let mine = signed(1, 9, b"mine");
     let longer = RecordBlock { ttl: dht::record::Ttl::from_secs(600).expect("not zero"), ..mine };
-    let mut stage = among_eight(1);
-    let client = stage.get(mine.key);
-    assert_eq!(answer(&mut stage, client, |_, want| Some(given(longer, want))), not_shown(mine.key));
-    assert_eq!(stage.copies(), [], "never of what could not be verified");
+    let mut harness = among_eight(1);
+    let client = harness.get(mine.key);
+    assert_eq!(answer(&mut harness, client, |_, want| Some(given(longer, want))), not_shown(mine.key));
+    assert_eq!(harness.copies(), [], "never of what could not be verified");
 }
 
 /// Section 4: an empty payload deletes it.
 #[test]
 fn what_its_owner_has_deleted_is_a_failure_and_the_deletion_is_spread() {
     let (old, gone) = (signed(1, 0, b"old"), signed(1, 9, b""));
-    let mut stage = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
-    let client = stage.get(old.key);
-    let found = answer(&mut stage, client, |peer, want| Some(given(if peer == 3 { gone } else { old }, want)));
+    let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
+    let client = harness.get(old.key);
+    let found = answer(&mut harness, client, |peer, want| Some(given(if peer == 3 { gone } else { old }, want)));
     assert_eq!(found, not_shown(old.key));
-    assert_eq!(stage.handed().len(), 7);
-    stage.forget_deeds();
+    assert_eq!(harness.copies_by_peer().len(), 7);
+    harness.forget_actions();
 
-    let mut here = Stage::founder();
+    let mut here = Harness::founder();
     let asker = here.accept_client(99);
     here.ask(asker, Request::Store(gone));
     let client = here.get(gone.key);
@@ -406,11 +406,11 @@ fn what_its_owner_has_deleted_is_a_failure_and_the_deletion_is_spread() {
 #[test]
 fn a_hashed_value_ends_a_get_at_once_whatever_the_quorum() {
     let record = hashed(b"it names itself");
-    let mut stage = among_eight(3);
-    let client = stage.get(record.key);
-    let (conn, rpc, want) = wants(&mut stage)[0];
-    stage.reply(conn, rpc, given(record, want));
-    assert_eq!(stage.answer(client), shown(record.key, b"it names itself"));
+    let mut harness = among_eight(3);
+    let client = harness.get(record.key);
+    let (conn, rpc, want) = wants(&mut harness)[0];
+    harness.reply(conn, rpc, given(record, want));
+    assert_eq!(harness.answer(client), shown(record.key, b"it names itself"));
 }
 
 /// The very bytes whose digest is an owner's key would sit there without a signature.
@@ -419,19 +419,19 @@ fn a_hashed_record_at_the_key_of_an_owner_is_a_lie() {
     let owner = signed(1, 0, b"mine");
     let trap: &'static [u8] = Vec::leak([b"dht-own-1", &owner.value()[..32], b"\x04salt"].concat());
     assert_eq!(hashed_key(trap), owner.key);
-    let mut stage = among_eight(1);
-    let client = stage.get(owner.key);
-    assert_eq!(answer(&mut stage, client, |_, want| Some(given(hashed(trap), want))), not_shown(owner.key));
+    let mut harness = among_eight(1);
+    let client = harness.get(owner.key);
+    assert_eq!(answer(&mut harness, client, |_, want| Some(given(hashed(trap), want))), not_shown(owner.key));
 }
 
 /// Section 3: through one node, no older value after a newer one.
 #[test]
 fn after_a_newer_value_two_who_agree_on_an_older_one_do_not_end_a_get() {
-    let mut stage = among_eight(2);
-    let client = stage.get(key(N));
-    assert_eq!(answer(&mut stage, client, |_, want| Some(given(at(9, b"new"), want))), success(N, b"new"));
-    let client = stage.get(key(N));
-    let found = answer(&mut stage, client, |peer, want| {
+    let mut harness = among_eight(2);
+    let client = harness.get(key(N));
+    assert_eq!(answer(&mut harness, client, |_, want| Some(given(at(9, b"new"), want))), success(N, b"new"));
+    let client = harness.get(key(N));
+    let found = answer(&mut harness, client, |peer, want| {
         Some(given(if peer == 8 { at(9, b"new") } else { at(0, b"old") }, want))
     });
     assert_eq!(found, success(N, b"new"), "8 is the farthest of all");
@@ -439,53 +439,53 @@ fn after_a_newer_value_two_who_agree_on_an_older_one_do_not_end_a_get() {
 
 #[test]
 fn an_older_value_is_shown_after_a_newer_one_once_all_were_asked_and_nobody_has_it() {
-    let mut stage = among_eight(2);
-    let client = stage.get(key(N));
-    assert_eq!(answer(&mut stage, client, |_, want| Some(given(at(9, b"new"), want))), success(N, b"new"));
-    let client = stage.get(key(N));
-    assert_eq!(answer(&mut stage, client, |_, want| Some(given(at(0, b"old"), want))), success(N, b"old"));
+    let mut harness = among_eight(2);
+    let client = harness.get(key(N));
+    assert_eq!(answer(&mut harness, client, |_, want| Some(given(at(9, b"new"), want))), success(N, b"new"));
+    let client = harness.get(key(N));
+    assert_eq!(answer(&mut harness, client, |_, want| Some(given(at(0, b"old"), want))), success(N, b"old"));
 }
 
 #[test]
 fn an_older_copy_in_scope_is_not_served_after_a_newer_value_was_read() {
-    let mut stage = Stage::among(Params::default(), [1, 2]);
-    (1..=2).for_each(|peer| stage.script(peer));
-    let writer = stage.put(confirmed(N, b"new"));
-    stage.answer_find_value(|_, _| nothing());
-    let copies = stage.copies();
+    let mut harness = Harness::with_contacts(Params::default(), [1, 2]);
+    (1..=2).for_each(|peer| harness.make_scripted(peer));
+    let writer = harness.put(confirmed(N, b"new"));
+    harness.answer_find_value(|_, _| nothing());
+    let copies = harness.copies();
     for (conn, rpc, copy) in &copies {
-        stage.reply(*conn, *rpc, stored(copy));
+        harness.reply(*conn, *rpc, stored(copy));
     }
-    assert_eq!(stage.answer(writer), success(N, b""));
-    let client = stage.get(key(N));
-    assert_eq!(stage.answer(client), success(N, b"new"), "held here, in scope");
+    assert_eq!(harness.answer(writer), success(N, b""));
+    let client = harness.get(key(N));
+    assert_eq!(harness.answer(client), success(N, b"new"), "held here, in scope");
 }
 
 #[test]
 fn a_get_that_can_only_go_back_in_time_is_failed_at_its_deadline() {
-    let mut stage = Stage::among(Params { alpha: 1, ..Params::default() }, 1..=20);
-    (1..=20).for_each(|peer| stage.script(peer));
-    let client = stage.get(key(N));
-    assert_eq!(answer(&mut stage, client, |_, want| Some(given(at(9, b"new"), want))), success(N, b"new"));
-    let client = stage.get(key(N));
-    stage.answer_find_value(|peer, want| [7, 6].contains(&peer).then(|| given(at(0, b"old"), want)));
-    stage.pass(millis(9_999));
-    assert_eq!(stage.answer(client), None, "there are some left to ask, who may know the newer one");
-    stage.pass(millis(1));
-    assert_eq!(stage.answer(client), failure(N));
+    let mut harness = Harness::with_contacts(Params { alpha: 1, ..Params::default() }, 1..=20);
+    (1..=20).for_each(|peer| harness.make_scripted(peer));
+    let client = harness.get(key(N));
+    assert_eq!(answer(&mut harness, client, |_, want| Some(given(at(9, b"new"), want))), success(N, b"new"));
+    let client = harness.get(key(N));
+    harness.answer_find_value(|peer, want| [7, 6].contains(&peer).then(|| given(at(0, b"old"), want)));
+    harness.pass(millis(9_999));
+    assert_eq!(harness.answer(client), None, "there are some left to ask, who may know the newer one");
+    harness.pass(millis(1));
+    assert_eq!(harness.answer(client), failure(N));
 }
 
 #[test]
 fn a_get_at_its_deadline_is_answered_with_the_value_in_hand() {
-    let mut stage = Stage::among(Params { alpha: 1, ..Params::default() }, 1..=20);
-    (1..=20).for_each(|peer| stage.script(peer));
-    let client = stage.get(key(N));
-    let (conn, rpc, want) = wants(&mut stage)[0];
-    stage.reply(conn, rpc, given(at(0, b"v"), want));
-    stage.pass(millis(9_999));
-    assert_eq!(stage.answer(client), None);
-    stage.pass(millis(1));
-    assert_eq!(stage.answer(client), success(N, b"v"));
+    let mut harness = Harness::with_contacts(Params { alpha: 1, ..Params::default() }, 1..=20);
+    (1..=20).for_each(|peer| harness.make_scripted(peer));
+    let client = harness.get(key(N));
+    let (conn, rpc, want) = wants(&mut harness)[0];
+    harness.reply(conn, rpc, given(at(0, b"v"), want));
+    harness.pass(millis(9_999));
+    assert_eq!(harness.answer(client), None);
+    harness.pass(millis(1));
+    assert_eq!(harness.answer(client), success(N, b"v"));
 }
 
 /// A check of a value is part of what holders agree on.
@@ -494,10 +494,10 @@ fn of_two_values_of_one_version_the_larger_is_shown_wherever_it_is() {
     let (small, large) = (at(0, b"a"), at(0, b"b"));
     assert_ne!(small.crc, crc_of(b"b"));
     for holder in 1..=8 {
-        let mut stage = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
-        let client = stage.get(key(N));
+        let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
+        let client = harness.get(key(N));
         let found =
-            answer(&mut stage, client, |peer, want| Some(given(if peer == holder { large } else { small }, want)));
+            answer(&mut harness, client, |peer, want| Some(given(if peer == holder { large } else { small }, want)));
         assert_eq!(found, success(N, b"b"));
     }
 }
@@ -506,44 +506,44 @@ fn of_two_values_of_one_version_the_larger_is_shown_wherever_it_is() {
 /// they are compared with.
 #[test]
 fn a_secure_get_sees_what_is_being_written_here() {
-    let mut stage = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
-    stage.put(Put { replication: 3, ..confirmed(N, b"mine") });
-    stage.answer_find_value(|_, _| nothing());
-    let client = stage.get(key(N));
-    assert_eq!(answer(&mut stage, client, |_, _| nothing()), success(N, b"mine"));
+    let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
+    harness.put(Put { replication: 3, ..confirmed(N, b"mine") });
+    harness.answer_find_value(|_, _| nothing());
+    let client = harness.get(key(N));
+    assert_eq!(answer(&mut harness, client, |_, _| nothing()), success(N, b"mine"));
 }
 
 /// Section 3: through one node, no older value after a newer one, however often the older was shown.
 #[test]
 fn what_was_shown_from_here_is_compared_anew_once_a_newer_one_was_seen_elsewhere() {
-    let mut stage = Stage::among(Params::default(), 1..=3);
-    let asker = stage.accept_client(9);
+    let mut harness = Harness::with_contacts(Params::default(), 1..=3);
+    let asker = harness.accept_client(9);
     let record = RecordBlock { replication: 2, ..block(131, b"old") };
-    stage.ask(asker, Request::Store(record));
-    let from_here = |stage: &mut Stage| {
-        let client = stage.get(key(131));
-        stage.answer(client)
+    harness.ask(asker, Request::Store(record));
+    let from_here = |harness: &mut Harness| {
+        let client = harness.get(key(131));
+        harness.answer(client)
     };
-    assert_eq!(from_here(&mut stage), success(131, b"old"));
-    assert_eq!(from_here(&mut stage), success(131, b"old"));
+    assert_eq!(from_here(&mut harness), success(131, b"old"));
+    assert_eq!(from_here(&mut harness), success(131, b"old"));
 
-    let nearer = [129, 130].map(|peer| (peer, stage.befriend(peer)));
+    let nearer = [129, 130].map(|peer| (peer, harness.add_contact(peer)));
     for peer in [1, 2, 3, 129, 130] {
-        stage.script(peer);
+        harness.make_scripted(peer);
     }
     let over = RecordBlock { version: version_at(5), content: Content::Tombstone, crc: 0, ..record };
-    let reader = stage.get(key(131));
-    stage.answer_find_value(|_, _| Some(value_of(over)));
-    assert_eq!(stage.answer(reader), failure(131));
+    let reader = harness.get(key(131));
+    harness.answer_find_value(|_, _| Some(value_of(over)));
+    assert_eq!(harness.answer(reader), failure(131));
 
     for (peer, conn) in nearer {
-        stage.close(conn);
-        let dial = stage.dial_of(peer);
-        stage.fail(dial, DialError::Unreachable);
+        harness.close(conn);
+        let dial = harness.dial_of(peer);
+        harness.fail(dial, DialError::Unreachable);
     }
-    let reader = stage.get(key(131));
-    assert_eq!(stage.answer(reader), None, "it is in scope again, and others are asked all the same");
-    stage.answer_find_value(|_, _| Some(nodes(&[])));
-    assert_eq!(stage.answer(reader), success(131, b"old"), "nobody knows of a newer one any more");
-    assert_eq!(from_here(&mut stage), success(131, b"old"));
+    let reader = harness.get(key(131));
+    assert_eq!(harness.answer(reader), None, "it is in scope again, and others are asked all the same");
+    harness.answer_find_value(|_, _| Some(nodes(&[])));
+    assert_eq!(harness.answer(reader), success(131, b"old"), "nobody knows of a newer one any more");
+    assert_eq!(from_here(&mut harness), success(131, b"old"));
 }

@@ -10,24 +10,24 @@ use dht::wire::api::{ApiReply, Confirm, Put};
 use dht::wire::peer::{Content, ErrorCode, RecordBlock, Reply, Request, StoreOutcome, Want};
 
 use crate::harness::{
-    Stage, block, given, hashed, key, larger, nodes, quiet, secs, signed, stored, value_of, version_at,
+    Harness, block, given, hashed, key, larger, nodes, quiet, secs, signed, stored, value_of, version_at,
 };
 
 const VALUE_ALONE: Want = Want { contacts: false, head_only: false };
 
 /// A founder, and a client of it that asks.
-fn asked() -> (Stage, ConnId) {
-    let mut stage = Stage::founder();
-    let conn = stage.accept_client(9);
-    (stage, conn)
+fn asked() -> (Harness, ConnId) {
+    let mut harness = Harness::founder();
+    let conn = harness.accept_client(9);
+    (harness, conn)
 }
 
 fn refused(code: ErrorCode) -> Reply<'static> {
     Reply::Error(code)
 }
 
-fn find(stage: &mut Stage, conn: ConnId, key: Key) -> Reply<'static> {
-    stage.ask(conn, Request::FindValue { key, want: VALUE_ALONE })
+fn find(harness: &mut Harness, conn: ConnId, key: Key) -> Reply<'static> {
+    harness.ask(conn, Request::FindValue { key, want: VALUE_ALONE })
 }
 
 /// The reply to a STORE: what the receiver holds is larger, and of this rank.
@@ -84,21 +84,21 @@ fn forgeries() -> Vec<RecordBlock<'static>> {
 
 #[test]
 fn a_signed_record_is_stored_and_found_whole() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let mine = signed(1, 0, b"mine");
-    assert_eq!(stage.ask(conn, Request::Store(mine)), stored(&mine));
-    assert_eq!(find(&mut stage, conn, mine.key), value_of(mine));
+    assert_eq!(harness.ask(conn, Request::Store(mine)), stored(&mine));
+    assert_eq!(find(&mut harness, conn, mine.key), value_of(mine));
     let deletion = signed(1, 1, b"");
-    assert_eq!(stage.ask(conn, Request::Store(deletion)), stored(&deletion), "an empty payload is a record too");
-    assert_eq!(find(&mut stage, conn, mine.key), value_of(deletion));
+    assert_eq!(harness.ask(conn, Request::Store(deletion)), stored(&deletion), "an empty payload is a record too");
+    assert_eq!(find(&mut harness, conn, mine.key), value_of(deletion));
 }
 
 #[test]
 fn nothing_that_was_forged_is_stored() {
     for (nth, forgery) in forgeries().into_iter().enumerate() {
-        let (mut stage, conn) = asked();
-        assert_eq!(stage.ask(conn, Request::Store(forgery)), refused(ErrorCode::NOT_VERIFIED), "forgery {nth}");
-        assert!(stage.node.storage().is_empty());
+        let (mut harness, conn) = asked();
+        assert_eq!(harness.ask(conn, Request::Store(forgery)), refused(ErrorCode::NOT_VERIFIED), "forgery {nth}");
+        assert!(harness.node.storage().is_empty());
     }
 }
 
@@ -106,256 +106,264 @@ fn nothing_that_was_forged_is_stored() {
 /// payload. The check fits, so nothing but the proof is in the way.
 #[test]
 fn no_bit_of_an_envelope_can_be_turned_without_being_noticed() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let mine = signed(1, 5, b"mine");
     for bit in 0..8 * mine.value().len() {
         let forgery = forged(mine, |value| value[bit / 8] ^= 1 << (bit % 8));
-        assert_eq!(stage.ask(conn, Request::Store(forgery)), refused(ErrorCode::NOT_VERIFIED), "bit {bit}");
+        assert_eq!(harness.ask(conn, Request::Store(forgery)), refused(ErrorCode::NOT_VERIFIED), "bit {bit}");
     }
-    assert!(stage.node.storage().is_empty());
-    assert_eq!(stage.ask(conn, Request::Store(mine)), stored(&mine));
+    assert!(harness.node.storage().is_empty());
+    assert_eq!(harness.ask(conn, Request::Store(mine)), stored(&mine));
 }
 
 #[test]
 fn nothing_that_was_forged_is_taken_from_a_client() {
     for (nth, forgery) in forgeries().into_iter().enumerate() {
-        let mut stage = Stage::founder();
+        let mut harness = Harness::founder();
         let put = Put { ttl: forgery.ttl.as_secs(), ..put_of(&forgery) };
-        let client = stage.put(put);
+        let client = harness.put(put);
         // Of what stands beside the envelope a PUT says the class, the key and the TTL alone.
         let may_be_true = forgery.value() == signed(1, 5, b"mine").value() && forgery.version == version_at(6);
-        assert_eq!(stage.answer(client) == failed(forgery.key), !may_be_true, "forgery {nth}");
-        let unasked = stage.put(Put { confirm: Confirm::No, ..put });
-        assert_eq!(stage.answer(unasked), None, "it is dropped and counted");
-        assert_eq!(stage.node.counters().puts_refused, if may_be_true { 0 } else { 2 });
+        assert_eq!(harness.answer(client) == failed(forgery.key), !may_be_true, "forgery {nth}");
+        let unasked = harness.put(Put { confirm: Confirm::No, ..put });
+        assert_eq!(harness.answer(unasked), None, "it is dropped and counted");
+        assert_eq!(harness.node.counters().puts_refused, if may_be_true { 0 } else { 2 });
     }
 }
 
 #[test]
 fn a_hashed_record_is_stored_where_its_digest_is_and_nowhere_else() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let record = hashed(b"value");
-    assert_eq!(stage.ask(conn, Request::Store(record)), stored(&record));
-    assert_eq!(find(&mut stage, conn, record.key), value_of(record));
+    assert_eq!(harness.ask(conn, Request::Store(record)), stored(&record));
+    assert_eq!(find(&mut harness, conn, record.key), value_of(record));
     for lie in [
         RecordBlock { key: key(5), ..record },
         RecordBlock { version: Version::from_bits(1), ..hashed(b"other") },
         RecordBlock { version: version_at(0), ..hashed(b"other") },
     ] {
-        assert_eq!(stage.ask(conn, Request::Store(lie)), refused(ErrorCode::NOT_VERIFIED));
+        assert_eq!(harness.ask(conn, Request::Store(lie)), refused(ErrorCode::NOT_VERIFIED));
     }
 }
 
 #[test]
 fn an_unsigned_store_over_a_signed_key_leaves_the_signed_value() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let mine = signed(1, 0, b"mine");
-    stage.ask(conn, Request::Store(mine));
+    harness.ask(conn, Request::Store(mine));
     for millis in [0, 9, 500_000] {
         let plain = RecordBlock { key: mine.key, version: version_at(millis), ..block(1, b"plain") };
-        assert_eq!(stage.ask(conn, Request::Store(plain)), beaten_by(&mine));
+        assert_eq!(harness.ask(conn, Request::Store(plain)), beaten_by(&mine));
     }
-    assert_eq!(find(&mut stage, conn, mine.key), value_of(mine));
+    assert_eq!(find(&mut harness, conn, mine.key), value_of(mine));
 }
 
 #[test]
 fn a_signed_record_takes_the_place_of_a_plain_one() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let mine = signed(1, 0, b"mine");
     let plain = RecordBlock { key: mine.key, version: version_at(500_000), ..block(1, b"plain") };
-    stage.ask(conn, Request::Store(plain));
-    assert_eq!(stage.ask(conn, Request::Store(mine)), stored(&mine));
-    assert_eq!(find(&mut stage, conn, mine.key), value_of(mine));
+    harness.ask(conn, Request::Store(plain));
+    assert_eq!(harness.ask(conn, Request::Store(mine)), stored(&mine));
+    assert_eq!(find(&mut harness, conn, mine.key), value_of(mine));
 }
 
 /// The cheap reasons first: what is smaller than what is held is not even looked at.
 #[test]
 fn a_lower_sequence_is_answered_with_the_larger_one_whether_or_not_it_verifies() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let (old, new) = (signed(1, 0, b"old"), signed(1, 5, b"new"));
-    stage.ask(conn, Request::Store(new));
+    harness.ask(conn, Request::Store(new));
     for replay in [old, forged(old, |value| value[60] ^= 1)] {
-        assert_eq!(stage.ask(conn, Request::Store(replay)), beaten_by(&new));
+        assert_eq!(harness.ask(conn, Request::Store(replay)), beaten_by(&new));
     }
-    assert_eq!(find(&mut stage, conn, new.key), value_of(new));
+    assert_eq!(find(&mut harness, conn, new.key), value_of(new));
 }
 
 #[test]
 fn an_equal_record_prolongs_a_life_only_as_far_as_its_owner_signed_it() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let aged = |age| RecordBlock { age: Age(age), ..signed(1, 0, b"mine") };
     for age in [40_000, 20_000, 50_000] {
-        assert_eq!(stage.ask(conn, Request::Store(aged(age))), stored(&aged(0)));
+        assert_eq!(harness.ask(conn, Request::Store(aged(age))), stored(&aged(0)));
     }
-    assert_eq!(find(&mut stage, conn, aged(0).key), value_of(aged(20_000)));
+    assert_eq!(find(&mut harness, conn, aged(0).key), value_of(aged(20_000)));
     let longer = RecordBlock { ttl: Ttl::from_secs(6_000).expect("not zero"), ..aged(0) };
-    assert_eq!(stage.ask(conn, Request::Store(longer)), refused(ErrorCode::NOT_VERIFIED));
-    assert_eq!(find(&mut stage, conn, aged(0).key), value_of(aged(20_000)));
+    assert_eq!(harness.ask(conn, Request::Store(longer)), refused(ErrorCode::NOT_VERIFIED));
+    assert_eq!(find(&mut harness, conn, aged(0).key), value_of(aged(20_000)));
 }
 
 #[test]
 fn a_signed_version_that_is_over_does_not_come_back_and_no_plain_one_comes_in_its_place() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let mine = signed(1, 5, b"mine");
-    stage.ask(conn, Request::Store(RecordBlock { age: Age(59_000), ..mine }));
-    stage.pass(secs(1));
+    harness.ask(conn, Request::Store(RecordBlock { age: Age(59_000), ..mine }));
+    harness.pass(secs(1));
     for over in [mine, signed(1, 0, b"old"), forged(mine, |value| value[60] ^= 1)] {
-        assert_eq!(stage.ask(conn, Request::Store(over)), refused(ErrorCode::GONE));
+        assert_eq!(harness.ask(conn, Request::Store(over)), refused(ErrorCode::GONE));
     }
     let plain = RecordBlock { key: mine.key, ..block(1, b"plain") };
-    assert_eq!(stage.ask(conn, Request::Store(plain)), refused(ErrorCode::GONE));
-    assert_eq!(find(&mut stage, conn, mine.key), nodes(&[]), "a signed tombstone stays where it is");
+    assert_eq!(harness.ask(conn, Request::Store(plain)), refused(ErrorCode::GONE));
+    assert_eq!(find(&mut harness, conn, mine.key), nodes(&[]), "a signed tombstone stays where it is");
     let next = signed(1, 6, b"next");
-    assert_eq!(stage.ask(conn, Request::Store(next)), stored(&next));
+    assert_eq!(harness.ask(conn, Request::Store(next)), stored(&next));
 }
 
 /// `u64::MAX` as a version: refused, and the next honest PUT is visible.
 #[test]
 fn the_largest_version_of_all_locks_no_key() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let far = RecordBlock { version: Version::from_bits(u64::MAX), ..block(5, b"for ever") };
-    assert_eq!(stage.ask(conn, Request::Store(far)), refused(ErrorCode::TOO_EARLY));
-    let writer = stage.put(Put { confirm: Confirm::Yes, ..quiet(5, b"honest") });
-    assert_eq!(stage.answer(writer), done(key(5)));
-    let reader = stage.get(key(5));
-    assert_eq!(stage.answer(reader), crate::harness::success(5, b"honest"));
-    assert_eq!(stage.ask(conn, Request::Store(far)), refused(ErrorCode::TOO_EARLY));
+    assert_eq!(harness.ask(conn, Request::Store(far)), refused(ErrorCode::TOO_EARLY));
+    let writer = harness.put(Put { confirm: Confirm::Yes, ..quiet(5, b"honest") });
+    assert_eq!(harness.answer(writer), done(key(5)));
+    let reader = harness.get(key(5));
+    assert_eq!(harness.answer(reader), crate::harness::success(5, b"honest"));
+    assert_eq!(harness.ask(conn, Request::Store(far)), refused(ErrorCode::TOO_EARLY));
 }
 
 /// A node among the peers 1 to 8, who hold nothing.
-fn among_eight() -> Stage {
-    Stage::among(Params { replication_min: 1, ..Params::default() }, 1..=8)
+fn among_eight() -> Harness {
+    Harness::with_contacts(Params { replication_min: 1, ..Params::default() }, 1..=8)
 }
 
 #[test]
 fn a_signed_put_is_handed_out_as_its_owner_signed_it() {
     let params = Params { ttl_min: Ttl::from_secs(600).expect("not zero"), ..Params::default() };
     for ttl in [0, 60] {
-        let mut stage = Stage::among(params.clone(), 1..=8);
+        let mut harness = Harness::with_contacts(params.clone(), 1..=8);
         let mine = signed(1, 0, b"mine");
-        let client = stage.put(Put { ttl, ..put_of(&mine) });
-        let copies = stage.copies();
+        let client = harness.put(Put { ttl, ..put_of(&mine) });
+        let copies = harness.copies();
         assert_eq!(copies.len(), 3);
         for (conn, rpc, copy) in copies {
             assert_eq!(copy, mine, "its TTL is never clamped");
-            stage.reply(conn, rpc, stored(&copy));
+            harness.reply(conn, rpc, stored(&copy));
         }
-        assert_eq!(stage.answer(client), done(mine.key));
+        assert_eq!(harness.answer(client), done(mine.key));
     }
 }
 
 #[test]
 fn a_signed_put_that_asks_for_another_life_than_was_signed_is_refused() {
     for ttl in [1, 59, 61, 65_535] {
-        let mut stage = among_eight();
+        let mut harness = among_eight();
         let mine = signed(1, 0, b"mine");
-        let client = stage.put(Put { ttl, ..put_of(&mine) });
-        assert_eq!((stage.answer(client), stage.copies()), (failed(mine.key), vec![]));
+        let client = harness.put(Put { ttl, ..put_of(&mine) });
+        assert_eq!((harness.answer(client), harness.copies()), (failed(mine.key), vec![]));
     }
 }
 
 #[test]
 fn a_signed_put_from_the_far_future_or_whose_life_is_over_is_refused() {
     for wall_ahead in [0, 66_135_000 + 600_001] {
-        let mut stage = among_eight();
-        stage.wall_ahead = wall_ahead;
+        let mut harness = among_eight();
+        harness.wall_ahead = wall_ahead;
         let far = signed(1, 600_001, b"mine");
-        let client = stage.put(put_of(&far));
-        assert_eq!((stage.answer(client), stage.copies()), (failed(far.key), vec![]), "the clock is {wall_ahead} on");
+        let client = harness.put(put_of(&far));
+        assert_eq!(
+            (harness.answer(client), harness.copies()),
+            (failed(far.key), vec![]),
+            "the clock is {wall_ahead} on"
+        );
     }
 }
 
 #[test]
 fn a_put_over_a_larger_record_that_is_held_here_is_refused_at_once() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let mine = signed(1, 5, b"mine");
-    stage.ask(conn, Request::Store(mine));
+    harness.ask(conn, Request::Store(mine));
     let plain = Put { confirm: Confirm::Yes, key: mine.key, ..quiet(1, b"plain") };
     for put in [plain, put_of(&signed(1, 4, b"older"))] {
-        let client = stage.put(put);
-        assert_eq!(stage.answer(client), failed(mine.key));
-        let reader = stage.get(mine.key);
-        assert_eq!(stage.answer(reader), Some(ApiReply::Success { key: mine.key, value: mine.value() }));
+        let client = harness.put(put);
+        assert_eq!(harness.answer(client), failed(mine.key));
+        let reader = harness.get(mine.key);
+        assert_eq!(harness.answer(reader), Some(ApiReply::Success { key: mine.key, value: mine.value() }));
     }
 }
 
 #[test]
 fn a_plain_put_over_a_signed_key_is_failed_and_not_shown_any_more() {
     let mine = signed(1, 0, b"mine");
-    let mut stage = among_eight();
-    let writer = stage.put(Put { confirm: Confirm::Yes, replication: 20, key: mine.key, ..quiet(1, b"plain") });
-    let reader = stage.get(mine.key);
-    assert_eq!(stage.answer(reader), Some(ApiReply::Success { key: mine.key, value: b"plain" }), "nobody knew better");
-    let copies = stage.copies();
-    stage.reply(copies[0].0, copies[0].1, beaten_by(&mine));
-    assert_eq!(stage.answer(writer), failed(mine.key));
-    assert_eq!(stage.node.storage().len(), 1, "its own copy is held, in scope");
-    (1..=8).for_each(|peer| stage.script(peer));
-    let reader = stage.get(mine.key);
-    assert_eq!(stage.answer(reader), None);
-    stage.answer_find_value(|peer, want| Some(if peer == 3 { given(mine, want) } else { nodes(&[]) }));
-    assert_eq!(stage.answer(reader), Some(ApiReply::Success { key: mine.key, value: mine.value() }));
+    let mut harness = among_eight();
+    let writer = harness.put(Put { confirm: Confirm::Yes, replication: 20, key: mine.key, ..quiet(1, b"plain") });
+    let reader = harness.get(mine.key);
+    assert_eq!(
+        harness.answer(reader),
+        Some(ApiReply::Success { key: mine.key, value: b"plain" }),
+        "nobody knew better"
+    );
+    let copies = harness.copies();
+    harness.reply(copies[0].0, copies[0].1, beaten_by(&mine));
+    assert_eq!(harness.answer(writer), failed(mine.key));
+    assert_eq!(harness.node.storage().len(), 1, "its own copy is held, in scope");
+    (1..=8).for_each(|peer| harness.make_scripted(peer));
+    let reader = harness.get(mine.key);
+    assert_eq!(harness.answer(reader), None);
+    harness.answer_find_value(|peer, want| Some(if peer == 3 { given(mine, want) } else { nodes(&[]) }));
+    assert_eq!(harness.answer(reader), Some(ApiReply::Success { key: mine.key, value: mine.value() }));
 }
 
 #[test]
 fn a_signed_put_is_superseded_by_a_higher_sequence_and_by_nothing_plain() {
     let (mine, higher) = (signed(1, 0, b"mine"), signed(1, 1, b"higher"));
-    let mut stage = among_eight();
-    let client = stage.put(put_of(&mine));
-    let copies = stage.copies();
+    let mut harness = among_eight();
+    let client = harness.put(put_of(&mine));
+    let copies = harness.copies();
     let plain = RecordBlock { key: mine.key, version: version_at(500_000), ..block(1, b"plain") };
-    stage.reply(copies[0].0, copies[0].1, beaten_by(&plain));
-    assert_eq!(stage.answer(client), None, "that cannot be");
+    harness.reply(copies[0].0, copies[0].1, beaten_by(&plain));
+    assert_eq!(harness.answer(client), None, "that cannot be");
     let mut left = copies[1..].to_vec();
-    left.extend(stage.copies());
+    left.extend(harness.copies());
     for (conn, rpc, _) in left {
-        assert_eq!(stage.answer(client), None, "one alone may lie");
-        stage.reply(conn, rpc, beaten_by(&higher));
+        assert_eq!(harness.answer(client), None, "one alone may lie");
+        harness.reply(conn, rpc, beaten_by(&higher));
     }
-    assert_eq!(stage.answer(client), failed(mine.key));
-    stage.forget_deeds();
-    stage.pass(secs(60));
-    assert_eq!(stage.handed(), [], "its version cannot be drawn anew");
+    assert_eq!(harness.answer(client), failed(mine.key));
+    harness.forget_actions();
+    harness.pass(secs(60));
+    assert_eq!(harness.copies_by_peer(), [], "its version cannot be drawn anew");
 }
 
 #[test]
 fn a_hashed_put_is_held_and_nobody_can_claim_a_larger_one() {
     let record = hashed(b"it names itself");
-    let mut stage = among_eight();
-    let client = stage.put(Put { ttl: 60, ..put_of(&record) });
-    let copies = stage.copies();
-    stage.reply(copies[0].0, copies[0].1, beaten_by(&RecordBlock { version: version_at(0), ..record }));
+    let mut harness = among_eight();
+    let client = harness.put(Put { ttl: 60, ..put_of(&record) });
+    let copies = harness.copies();
+    harness.reply(copies[0].0, copies[0].1, beaten_by(&RecordBlock { version: version_at(0), ..record }));
     let mut left = copies[1..].to_vec();
-    left.extend(stage.copies());
+    left.extend(harness.copies());
     for (conn, rpc, copy) in left {
         assert_eq!(copy, record);
-        stage.reply(conn, rpc, stored(&copy));
+        harness.reply(conn, rpc, stored(&copy));
     }
-    assert_eq!(stage.answer(client), done(record.key));
+    assert_eq!(harness.answer(client), done(record.key));
 }
 
 #[test]
 fn a_hashed_put_elsewhere_than_at_its_digest_is_refused() {
-    let mut stage = among_eight();
-    let client = stage.put(Put { class: Class::Hashed, confirm: Confirm::Yes, ..quiet(5, b"value") });
+    let mut harness = among_eight();
+    let client = harness.put(Put { class: Class::Hashed, confirm: Confirm::Yes, ..quiet(5, b"value") });
     assert_ne!(hashed_key(b"value"), key(5));
-    assert_eq!(stage.answer(client), failed(key(5)));
+    assert_eq!(harness.answer(client), failed(key(5)));
 }
 
 /// A holder that says in the search what it will say to a STORE anyway is believed only then.
 #[test]
 fn a_larger_head_that_a_search_meets_does_not_end_a_put() {
-    let mut stage = among_eight();
-    stage.script(1);
-    let client = stage.put(Put { confirm: Confirm::Yes, replication: 3, ..quiet(1, b"v") });
+    let mut harness = among_eight();
+    harness.make_scripted(1);
+    let client = harness.put(Put { confirm: Confirm::Yes, replication: 3, ..quiet(1, b"v") });
     let claim = RecordBlock { class: Class::Signed, ..block(1, b"lie") };
-    stage.answer_find_value(|_, _| Some(value_of(crate::harness::head(claim))));
-    let copies = stage.copies();
+    harness.answer_find_value(|_, _| Some(value_of(crate::harness::head(claim))));
+    let copies = harness.copies();
     assert_eq!(copies.len(), 3);
     for (conn, rpc, copy) in copies {
-        stage.reply(conn, rpc, stored(&copy));
+        harness.reply(conn, rpc, stored(&copy));
     }
-    assert_eq!(stage.answer(client), done(key(1)));
+    assert_eq!(harness.answer(client), done(key(1)));
 }
 
 /// Section 3: the other's clock runs fast, so the version is drawn anew above it.
@@ -364,41 +372,41 @@ fn what_a_search_meets_ahead_of_our_clock_is_overtaken_before_the_first_copy_lea
     let ahead = RecordBlock { version: version_at(300_000), ..block(1, b"fast") };
     let over = RecordBlock { content: Content::Tombstone, crc: 0, ..ahead };
     for met in [crate::harness::head(ahead), over] {
-        let mut stage = among_eight();
-        stage.script(2);
-        let client = stage.put(Put { confirm: Confirm::Yes, replication: 3, ..quiet(1, b"v") });
-        stage.answer_find_value(|_, _| Some(value_of(met)));
-        let copies = stage.copies();
+        let mut harness = among_eight();
+        harness.make_scripted(2);
+        let client = harness.put(Put { confirm: Confirm::Yes, replication: 3, ..quiet(1, b"v") });
+        harness.answer_find_value(|_, _| Some(value_of(met)));
+        let copies = harness.copies();
         assert!(copies.iter().all(|(_, _, copy)| copy.version.bits() == version_at(300_000).bits() + 1));
         for (conn, rpc, copy) in copies {
-            stage.reply(conn, rpc, stored(&copy));
+            harness.reply(conn, rpc, stored(&copy));
         }
-        assert_eq!(stage.answer(client), done(key(1)));
+        assert_eq!(harness.answer(client), done(key(1)));
     }
 }
 
 #[test]
 fn what_a_search_meets_in_the_far_future_is_not_overtaken() {
     let far = RecordBlock { version: version_at(600_001), ..block(1, b"far") };
-    let mut stage = among_eight();
-    stage.script(2);
-    stage.put(Put { replication: 3, ..quiet(1, b"v") });
-    stage.answer_find_value(|_, _| Some(value_of(crate::harness::head(far))));
-    assert!(stage.handed().iter().all(|(_, copy)| copy.version < version_at(1_000)));
+    let mut harness = among_eight();
+    harness.make_scripted(2);
+    harness.put(Put { replication: 3, ..quiet(1, b"v") });
+    harness.answer_find_value(|_, _| Some(value_of(crate::harness::head(far))));
+    assert!(harness.copies_by_peer().iter().all(|(_, copy)| copy.version < version_at(1_000)));
 }
 
 /// A record that is over is no floor that could be forgotten: the next version is above it.
 #[test]
 fn the_next_version_of_a_key_is_above_what_is_over_here() {
-    let (mut stage, conn) = asked();
+    let (mut harness, conn) = asked();
     let ahead = RecordBlock { version: version_at(300_000), age: Age(59_000), ..block(5, b"brief") };
-    stage.ask(conn, Request::Store(ahead));
-    stage.pass(secs(1));
-    let found = find(&mut stage, conn, key(5));
+    harness.ask(conn, Request::Store(ahead));
+    harness.pass(secs(1));
+    let found = find(&mut harness, conn, key(5));
     let Reply::Value { record, .. } = found else { panic!("{found:?}") };
     assert_eq!((record.content, record.version), (Content::Tombstone, version_at(300_000)));
-    assert_eq!(stage.ask(conn, Request::Store(RecordBlock { age: Age(0), ..ahead })), refused(ErrorCode::GONE));
-    let writer = stage.put(Put { confirm: Confirm::Yes, ..quiet(5, b"next") });
-    assert_eq!(stage.answer(writer), done(key(5)));
-    assert_eq!(stage.ask(conn, Request::Store(ahead)), larger(5, Version::from_bits(version_at(300_000).bits() + 1)));
+    assert_eq!(harness.ask(conn, Request::Store(RecordBlock { age: Age(0), ..ahead })), refused(ErrorCode::GONE));
+    let writer = harness.put(Put { confirm: Confirm::Yes, ..quiet(5, b"next") });
+    assert_eq!(harness.answer(writer), done(key(5)));
+    assert_eq!(harness.ask(conn, Request::Store(ahead)), larger(5, Version::from_bits(version_at(300_000).bits() + 1)));
 }

@@ -11,7 +11,7 @@ use dht::wire::api::Put;
 use dht::wire::peer::{Content, ErrorCode, Hello, PeerMessage, RecordBlock, Reply, Request};
 use ed25519_dalek::SigningKey;
 
-use crate::harness::{Stage, block, confirmed, greeting, id, key, millis, stored, success, version_at};
+use crate::harness::{Harness, block, confirmed, greeting, id, key, millis, stored, success, version_at};
 
 /// Room for a small record, and for no value of [`LARGE`] bytes.
 fn tight() -> Params {
@@ -22,35 +22,35 @@ const LARGE: usize = 1_400;
 
 /// A node with peers that holds an older record of the key 128, which it is one of the nearest to;
 /// and the copies of a PUT that finds no room beside it.
-fn put_without_room() -> (Stage, dht::node::action::ClientId) {
-    let mut stage = Stage::among(tight(), 1..=8);
-    let asker = stage.accept_client(9);
-    assert_eq!(stage.ask(asker, Request::Store(block(128, b"old"))), stored(&block(128, b"old")));
-    stage.pass(millis(1));
-    let client = stage.put(Put { replication: 3, ..confirmed(128, vec![7; LARGE].leak()) });
-    (stage, client)
+fn put_without_room() -> (Harness, dht::node::action::ClientId) {
+    let mut harness = Harness::with_contacts(tight(), 1..=8);
+    let asker = harness.accept_client(9);
+    assert_eq!(harness.ask(asker, Request::Store(block(128, b"old"))), stored(&block(128, b"old")));
+    harness.pass(millis(1));
+    let client = harness.put(Put { replication: 3, ..confirmed(128, vec![7; LARGE].leak()) });
+    (harness, client)
 }
 
 #[test]
 fn a_put_without_room_here_leaves_no_older_record_to_be_served() {
-    let (mut stage, _) = put_without_room();
-    let reader = stage.get(key(128));
-    assert_eq!(stage.answer(reader), success(128, vec![7; LARGE].leak()), "it is being written");
-    for (conn, rpc, copy) in stage.copies() {
-        stage.reply(conn, rpc, stored(&copy));
+    let (mut harness, _) = put_without_room();
+    let reader = harness.get(key(128));
+    assert_eq!(harness.answer(reader), success(128, vec![7; LARGE].leak()), "it is being written");
+    for (conn, rpc, copy) in harness.copies() {
+        harness.reply(conn, rpc, stored(&copy));
     }
-    assert!(stage.node.storage().is_empty());
+    assert!(harness.node.storage().is_empty());
 }
 
 #[test]
 fn a_put_that_nobody_takes_leaves_the_older_record_where_it_is() {
-    let (mut stage, _) = put_without_room();
-    let copies = stage.copies();
+    let (mut harness, _) = put_without_room();
+    let copies = harness.copies();
     assert!(!copies.is_empty());
     for (conn, rpc, _) in copies {
-        stage.reply(conn, rpc, Reply::Error(ErrorCode::FULL));
+        harness.reply(conn, rpc, Reply::Error(ErrorCode::FULL));
     }
-    assert_eq!(stage.node.storage().len(), 1);
+    assert_eq!(harness.node.storage().len(), 1);
 }
 
 /// The record of an owner with that sequence and a payload of that size.
@@ -70,51 +70,52 @@ fn signed(millis: u64, size: usize) -> RecordBlock<'static> {
 
 #[test]
 fn a_signed_record_that_finds_no_room_takes_the_older_one_with_it_and_a_plain_one_does_not() {
-    let mut stage = Stage::new(tight());
-    let conn = stage.accept_client(9);
-    assert_eq!(stage.ask(conn, Request::Store(signed(0, 1))), stored(&signed(0, 1)));
-    assert_eq!(stage.ask(conn, Request::Store(signed(1, LARGE))), Reply::Error(ErrorCode::FULL));
-    assert!(stage.node.storage().is_empty(), "its owner has replaced it");
-    assert_eq!(stage.ask(conn, Request::Store(signed(0, 1))), Reply::Error(ErrorCode::GONE));
-    assert_eq!(stage.ask(conn, Request::Store(signed(1, 2))), stored(&signed(1, 2)));
+    let mut harness = Harness::new(tight());
+    let conn = harness.accept_client(9);
+    assert_eq!(harness.ask(conn, Request::Store(signed(0, 1))), stored(&signed(0, 1)));
+    assert_eq!(harness.ask(conn, Request::Store(signed(1, LARGE))), Reply::Error(ErrorCode::FULL));
+    assert!(harness.node.storage().is_empty(), "its owner has replaced it");
+    assert_eq!(harness.ask(conn, Request::Store(signed(0, 1))), Reply::Error(ErrorCode::GONE));
+    assert_eq!(harness.ask(conn, Request::Store(signed(1, 2))), stored(&signed(1, 2)));
 
-    let mut stage = Stage::new(tight());
-    let conn = stage.accept_client(9);
-    stage.ask(conn, Request::Store(block(5, b"old")));
+    let mut harness = Harness::new(tight());
+    let conn = harness.accept_client(9);
+    harness.ask(conn, Request::Store(block(5, b"old")));
     let newer = RecordBlock { version: version_at(1), ..block(5, vec![7; LARGE].leak()) };
-    assert_eq!(stage.ask(conn, Request::Store(newer)), Reply::Error(ErrorCode::FULL));
-    assert_eq!(stage.node.storage().len(), 1, "a plain record is anybody's claim");
+    assert_eq!(harness.ask(conn, Request::Store(newer)), Reply::Error(ErrorCode::FULL));
+    assert_eq!(harness.node.storage().len(), 1, "a plain record is anybody's claim");
 }
 
 /// A client at `address` dials the node.
-fn accept_at(stage: &mut Stage, peer: u8, address: [u8; 4]) -> ConnId {
-    let conn = stage.secure(id(peer), SocketAddr::from((address, 9)), Origin::Accepted);
-    stage.tell(conn, &PeerMessage::Hello(Hello { flags: 0, port: 0, ..greeting() }));
-    stage.said(conn);
+fn accept_at(harness: &mut Harness, peer: u8, address: [u8; 4]) -> ConnId {
+    let conn = harness.secure(id(peer), SocketAddr::from((address, 9)), Origin::Accepted);
+    harness.send(conn, &PeerMessage::Hello(Hello { flags: 0, port: 0, ..greeting() }));
+    harness.sent(conn);
     conn
 }
 
 /// How many more records the peer at the other end of `conn` can store.
-fn stores(stage: &mut Stage, conn: ConnId, keys: &mut std::ops::RangeFrom<u8>) -> usize {
-    keys.take_while(|number| stage.ask(conn, Request::Store(block(*number, b"v"))) == stored(&block(*number, b"v")))
+fn stores(harness: &mut Harness, conn: ConnId, keys: &mut std::ops::RangeFrom<u8>) -> usize {
+    keys.take_while(|number| harness.ask(conn, Request::Store(block(*number, b"v"))) == stored(&block(*number, b"v")))
         .count()
 }
 
 #[test]
 fn a_crowded_storage_takes_a_share_of_each_public_group_and_all_of_a_private_one_unless_strict() {
     for groups in [AddressGroups::Public, AddressGroups::Strict] {
-        let mut stage = Stage::new(Params { storage_bytes_max: 20_000, address_groups: groups, ..Params::default() });
+        let mut harness =
+            Harness::new(Params { storage_bytes_max: 20_000, address_groups: groups, ..Params::default() });
         let mut keys = 0..;
-        let first = accept_at(&mut stage, 1, [198, 51, 100, 1]);
-        let neighbour = accept_at(&mut stage, 2, [198, 51, 100, 2]);
-        let other = accept_at(&mut stage, 3, [203, 0, 113, 1]);
-        let private = accept_at(&mut stage, 4, [10, 0, 0, 1]);
-        assert!(stores(&mut stage, first, &mut keys) > 80, "while there is room");
-        assert_eq!(stores(&mut stage, neighbour, &mut keys), 0, "it shares a group");
-        assert_eq!(stores(&mut stage, other, &mut keys), 20_000 / 16 / 195);
-        let by_private = stores(&mut stage, private, &mut keys);
+        let first = accept_at(&mut harness, 1, [198, 51, 100, 1]);
+        let neighbour = accept_at(&mut harness, 2, [198, 51, 100, 2]);
+        let other = accept_at(&mut harness, 3, [203, 0, 113, 1]);
+        let private = accept_at(&mut harness, 4, [10, 0, 0, 1]);
+        assert!(stores(&mut harness, first, &mut keys) > 80, "while there is room");
+        assert_eq!(stores(&mut harness, neighbour, &mut keys), 0, "it shares a group");
+        assert_eq!(stores(&mut harness, other, &mut keys), 20_000 / 16 / 195);
+        let by_private = stores(&mut harness, private, &mut keys);
         match groups {
-            AddressGroups::Public => assert!(stage.node.storage().bytes() > 19_800, "until it is full"),
+            AddressGroups::Public => assert!(harness.node.storage().bytes() > 19_800, "until it is full"),
             AddressGroups::Strict => assert!(by_private <= 20_000 / 16 / 195),
         }
     }

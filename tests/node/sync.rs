@@ -9,7 +9,7 @@ use dht::record::{Class, Life, Rank, crc_of};
 use dht::wire::codec::List;
 use dht::wire::peer::{Content, Entry, ErrorCode, PeerMessage, RecordBlock, Reply, Request, Want};
 
-use crate::harness::{Stage, block, hello, id, key, millis, nodes, secs, success, synced, value_of, version_at};
+use crate::harness::{Harness, block, hello, id, key, millis, nodes, secs, success, synced, value_of, version_at};
 
 fn entry(n: u8, millis: u64, value: &[u8], life: Life) -> Entry {
     let rank = Rank { class: Class::Plain, life, version: version_at(millis) };
@@ -18,179 +18,179 @@ fn entry(n: u8, millis: u64, value: &[u8], life: Life) -> Entry {
 
 /// A newcomer that holds a record of the key 5 and has met the peer 1, which has named nobody else
 /// and is asked what it holds.
-fn settling() -> (Stage, ConnId) {
-    let mut stage = Stage::newcomer();
-    stage.wake();
-    let asker = stage.accept_client(9);
-    stage.ask(asker, Request::Store(block(5, b"old")));
-    let dial = stage.dial_of(1);
-    let conn = stage.meet(dial, 1);
-    let (rpc, _) = stage.asked_once(conn);
-    stage.reply(conn, rpc, nodes(&[]));
-    stage.pass(millis(0));
-    (stage, conn)
+fn settling() -> (Harness, ConnId) {
+    let mut harness = Harness::newcomer();
+    harness.wake();
+    let asker = harness.accept_client(9);
+    harness.ask(asker, Request::Store(block(5, b"old")));
+    let dial = harness.dial_of(1);
+    let conn = harness.complete_dial(dial, 1);
+    let (rpc, _) = harness.only_request(conn);
+    harness.reply(conn, rpc, nodes(&[]));
+    harness.pass(millis(0));
+    (harness, conn)
 }
 
 #[test]
 fn a_newcomer_asks_its_neighbour_for_all_that_it_holds_and_has_settled_when_it_was_told() {
-    let (mut stage, conn) = settling();
-    let (rpc, request) = stage.asked_once(conn);
+    let (mut harness, conn) = settling();
+    let (rpc, request) = harness.only_request(conn);
     assert_eq!(request, Request::Sync { from: key(0), to: key(255) }, "with fewer than k contacts, all of it");
-    assert_eq!(stage.node.status(), Status::Settling);
-    stage.reply(conn, rpc, synced(&[]));
-    stage.pass(millis(0));
-    assert_eq!(stage.node.status(), Status::Settled);
+    assert_eq!(harness.node.status(), Status::Settling);
+    harness.reply(conn, rpc, synced(&[]));
+    harness.pass(millis(0));
+    assert_eq!(harness.node.status(), Status::Settled);
 }
 
 #[test]
 fn what_is_larger_is_fetched_before_the_node_has_settled() {
-    let (mut stage, conn) = settling();
-    let (rpc, _) = stage.asked_once(conn);
-    stage.reply(conn, rpc, synced(&[entry(5, 1, b"new", Life::Alive), entry(6, 0, b"other", Life::Alive)]));
-    stage.pass(millis(0));
-    let asked = stage.asked(conn);
+    let (mut harness, conn) = settling();
+    let (rpc, _) = harness.only_request(conn);
+    harness.reply(conn, rpc, synced(&[entry(5, 1, b"new", Life::Alive), entry(6, 0, b"other", Life::Alive)]));
+    harness.pass(millis(0));
+    let asked = harness.requests(conn);
     let fetch = |n| Request::FindValue { key: key(n), want: Want::default() };
     assert_eq!(asked.iter().map(|(_, request)| *request).collect::<Vec<_>>(), [fetch(5), fetch(6)]);
     let newer = RecordBlock { version: version_at(1), ..block(5, b"new") };
-    stage.reply(conn, asked[0].0, value_of(newer));
-    stage.pass(millis(0));
-    assert_eq!(stage.node.status(), Status::Settling);
-    stage.reply(conn, asked[1].0, nodes(&[]));
-    stage.pass(millis(0));
-    assert_eq!(stage.node.status(), Status::Settled);
-    let reader = stage.get(key(5));
-    assert_eq!(stage.answer(reader), success(5, b"new"));
+    harness.reply(conn, asked[0].0, value_of(newer));
+    harness.pass(millis(0));
+    assert_eq!(harness.node.status(), Status::Settling);
+    harness.reply(conn, asked[1].0, nodes(&[]));
+    harness.pass(millis(0));
+    assert_eq!(harness.node.status(), Status::Settled);
+    let reader = harness.get(key(5));
+    assert_eq!(harness.answer(reader), success(5, b"new"));
 }
 
 #[test]
 fn what_a_neighbour_holds_too_is_not_fetched_and_not_offered() {
-    let (mut stage, conn) = settling();
-    let (rpc, _) = stage.asked_once(conn);
-    stage.reply(conn, rpc, synced(&[entry(5, 0, b"old", Life::Alive)]));
-    stage.pass(millis(0));
-    assert_eq!(stage.node.status(), Status::Settled);
-    assert_eq!(stage.asked(conn), []);
+    let (mut harness, conn) = settling();
+    let (rpc, _) = harness.only_request(conn);
+    harness.reply(conn, rpc, synced(&[entry(5, 0, b"old", Life::Alive)]));
+    harness.pass(millis(0));
+    assert_eq!(harness.node.status(), Status::Settled);
+    assert_eq!(harness.requests(conn), []);
 }
 
 #[test]
 fn what_no_neighbour_holds_is_offered_once_the_node_has_settled() {
-    let (mut stage, conn) = settling();
-    let (rpc, _) = stage.asked_once(conn);
-    stage.reply(conn, rpc, synced(&[]));
-    stage.pass(millis(0));
-    let offers = stage.offers();
+    let (mut harness, conn) = settling();
+    let (rpc, _) = harness.only_request(conn);
+    harness.reply(conn, rpc, synced(&[]));
+    harness.pass(millis(0));
+    let offers = harness.offers();
     assert_eq!((offers.len(), &offers[0].2[..]), (1, &[entry(5, 0, b"old", Life::Alive)][..]));
 }
 
 #[test]
 fn a_plain_record_that_is_over_elsewhere_is_buried_unless_it_is_newer() {
     for (over, left) in [(0, 0), (1, 0), (600_001, 1)] {
-        let (mut stage, conn) = settling();
-        let (rpc, _) = stage.asked_once(conn);
-        stage.reply(conn, rpc, synced(&[entry(5, over, b"", Life::Over)]));
-        stage.pass(millis(0));
-        assert_eq!(stage.node.storage().len(), left, "{over} ms ahead");
+        let (mut harness, conn) = settling();
+        let (rpc, _) = harness.only_request(conn);
+        harness.reply(conn, rpc, synced(&[entry(5, over, b"", Life::Over)]));
+        harness.pass(millis(0));
+        assert_eq!(harness.node.storage().len(), left, "{over} ms ahead");
     }
 }
 
 #[test]
 fn what_does_not_verify_is_fetched_in_vain() {
-    let (mut stage, conn) = settling();
-    let (rpc, _) = stage.asked_once(conn);
+    let (mut harness, conn) = settling();
+    let (rpc, _) = harness.only_request(conn);
     let rank = Rank { class: Class::Hashed, life: Life::Alive, version: dht::record::Version::from_bits(0) };
-    stage.reply(conn, rpc, synced(&[Entry { rank, ..entry(5, 0, b"forged", Life::Alive) }]));
-    stage.pass(millis(0));
-    let (rpc, _) = stage.asked_once(conn);
+    harness.reply(conn, rpc, synced(&[Entry { rank, ..entry(5, 0, b"forged", Life::Alive) }]));
+    harness.pass(millis(0));
+    let (rpc, _) = harness.only_request(conn);
     let forged = RecordBlock { class: Class::Hashed, version: rank.version, ..block(5, b"forged") };
-    stage.reply(conn, rpc, value_of(forged));
-    stage.pass(millis(0));
-    assert_eq!(stage.node.status(), Status::Settled);
-    let reader = stage.get(key(5));
-    assert_eq!(stage.answer(reader), success(5, b"old"));
+    harness.reply(conn, rpc, value_of(forged));
+    harness.pass(millis(0));
+    assert_eq!(harness.node.status(), Status::Settled);
+    let reader = harness.get(key(5));
+    assert_eq!(harness.answer(reader), success(5, b"old"));
 }
 
 #[test]
 fn a_page_that_is_not_the_last_is_followed_by_the_next() {
-    let (mut stage, conn) = settling();
-    let (rpc, _) = stage.asked_once(conn);
+    let (mut harness, conn) = settling();
+    let (rpc, _) = harness.only_request(conn);
     let page = [entry(5, 0, b"old", Life::Alive)];
-    stage.reply(conn, rpc, Reply::Synced { more: true, entries: List::lend(&page) });
-    stage.pass(millis(0));
-    let (rpc, request) = stage.asked_once(conn);
+    harness.reply(conn, rpc, Reply::Synced { more: true, entries: List::lend(&page) });
+    harness.pass(millis(0));
+    let (rpc, request) = harness.only_request(conn);
     let from = key(5).successor().expect("not the last");
     assert_eq!(request, Request::Sync { from, to: key(255) });
-    stage.reply(conn, rpc, Reply::Synced { more: true, entries: List::lend(&page) });
-    stage.pass(millis(0));
-    assert_eq!(stage.node.status(), Status::Settled, "who tells the same again has nothing to tell");
+    harness.reply(conn, rpc, Reply::Synced { more: true, entries: List::lend(&page) });
+    harness.pass(millis(0));
+    assert_eq!(harness.node.status(), Status::Settled, "who tells the same again has nothing to tell");
 }
 
 #[test]
 fn a_neighbour_whose_pages_never_end_holds_nobody_up_for_longer_than_settle_timeout() {
-    let (mut stage, conn) = settling();
+    let (mut harness, conn) = settling();
     for n in 10..10 + u8::try_from(SETTLE_TIMEOUT.as_secs()).expect("a short while") {
-        assert_eq!(stage.node.status(), Status::Settling);
-        for (rpc, request) in stage.asked(conn) {
+        assert_eq!(harness.node.status(), Status::Settling);
+        for (rpc, request) in harness.requests(conn) {
             let page = [entry(n, 0, b"", Life::Over)];
             let reply = match request {
                 Request::Sync { .. } => Reply::Synced { more: true, entries: List::lend(&page) },
                 _ => nodes(&[]),
             };
-            stage.reply(conn, rpc, reply);
+            harness.reply(conn, rpc, reply);
         }
-        stage.pass(secs(1));
+        harness.pass(secs(1));
     }
-    assert_eq!(stage.node.status(), Status::Settled);
+    assert_eq!(harness.node.status(), Status::Settled);
 }
 
 #[test]
 fn a_neighbour_that_does_not_know_sync_holds_nobody_up() {
-    let (mut stage, conn) = settling();
-    let (rpc, _) = stage.asked_once(conn);
-    stage.reply(conn, rpc, Reply::Error(ErrorCode::SERVER_ERROR));
-    stage.pass(millis(0));
-    assert_eq!(stage.node.status(), Status::Settled, "there is nobody else to ask");
+    let (mut harness, conn) = settling();
+    let (rpc, _) = harness.only_request(conn);
+    harness.reply(conn, rpc, Reply::Error(ErrorCode::SERVER_ERROR));
+    harness.pass(millis(0));
+    assert_eq!(harness.node.status(), Status::Settled, "there is nobody else to ask");
 }
 
 /// It may hold what is old: a client is told what others hold.
 #[test]
 fn what_is_held_is_not_served_unasked_before_the_node_has_settled() {
-    let (mut stage, conn) = settling();
-    stage.asked(conn);
-    let reader = stage.get(key(5));
-    assert_eq!(stage.answer(reader), None);
-    let (rpc, request) = stage.asked_once(conn);
+    let (mut harness, conn) = settling();
+    harness.requests(conn);
+    let reader = harness.get(key(5));
+    assert_eq!(harness.answer(reader), None);
+    let (rpc, request) = harness.only_request(conn);
     assert!(matches!(request, Request::FindValue { .. }));
     let newer = RecordBlock { version: version_at(1), ..block(5, b"new") };
-    stage.reply(conn, rpc, value_of(newer));
-    assert_eq!(stage.answer(reader), success(5, b"new"));
+    harness.reply(conn, rpc, value_of(newer));
+    assert_eq!(harness.answer(reader), success(5, b"new"));
 }
 
 #[test]
 fn a_page_tells_what_is_held_in_the_order_of_keys_and_what_is_over() {
-    let mut stage = Stage::founder();
-    let asker = stage.accept_client(9);
+    let mut harness = Harness::founder();
+    let asker = harness.accept_client(9);
     for n in [7, 3, 5] {
         let age = dht::record::Age(if n == 5 { 59_000 } else { 0 });
-        stage.ask(asker, Request::Store(RecordBlock { age, ..block(n, b"value") }));
+        harness.ask(asker, Request::Store(RecordBlock { age, ..block(n, b"value") }));
     }
-    stage.pass(secs(1));
+    harness.pass(secs(1));
     let all = [
         entry(3, 0, b"value", Life::Alive),
         Entry { crc: 0, ..entry(5, 0, b"", Life::Over) },
         entry(7, 0, b"value", Life::Alive),
     ];
-    assert_eq!(stage.ask(asker, Request::Sync { from: key(0), to: key(255) }), synced(&all));
-    assert_eq!(stage.ask(asker, Request::Sync { from: key(4), to: key(7) }), synced(&all[1..]));
-    assert_eq!(stage.ask(asker, Request::Sync { from: key(8), to: key(2) }), synced(&[]));
+    assert_eq!(harness.ask(asker, Request::Sync { from: key(0), to: key(255) }), synced(&all));
+    assert_eq!(harness.ask(asker, Request::Sync { from: key(4), to: key(7) }), synced(&all[1..]));
+    assert_eq!(harness.ask(asker, Request::Sync { from: key(8), to: key(2) }), synced(&[]));
     for (only, told) in [(3, &all[..1]), (4, &[]), (5, &all[1..2])] {
-        assert_eq!(stage.ask(asker, Request::Sync { from: key(only), to: key(only) }), synced(told), "key {only}");
+        assert_eq!(harness.ask(asker, Request::Sync { from: key(only), to: key(only) }), synced(told), "key {only}");
     }
 }
 
 #[test]
 fn a_page_is_bounded_and_says_that_there_is_more() {
-    let mut stage = Stage::founder();
-    let asker = stage.accept_client(9);
+    let mut harness = Harness::founder();
+    let asker = harness.accept_client(9);
     let many: Vec<_> = (0..=255).chain(0..=255).map(key).collect();
     let keys = many.iter().enumerate().map(|(nth, at)| {
         let mut bytes = *at.as_bytes();
@@ -198,169 +198,169 @@ fn a_page_is_bounded_and_says_that_there_is_more() {
         dht::id::Key::new(bytes)
     });
     for at in keys {
-        stage.ask(
+        harness.ask(
             asker,
             Request::Store(RecordBlock { key: at, content: Content::Value(b"v"), crc: crc_of(b"v"), ..block(0, b"") }),
         );
     }
-    let Reply::Synced { more, entries } = stage.ask(asker, Request::Sync { from: key(0), to: key(255) }) else {
+    let Reply::Synced { more, entries } = harness.ask(asker, Request::Sync { from: key(0), to: key(255) }) else {
         panic!()
     };
     assert_eq!((more, entries.len()), (true, dht::limits::ENTRIES_MAX));
     let last = entries.iter().last().expect("many").key;
     let rest = Request::Sync { from: last.successor().expect("more follow"), to: dht::id::Key::new([255; 32]) };
-    let Reply::Synced { more, entries } = stage.ask(asker, rest) else { panic!() };
+    let Reply::Synced { more, entries } = harness.ask(asker, rest) else { panic!() };
     assert_eq!((more, entries.len()), (false, 12));
 }
 
 #[test]
 fn a_founder_has_settled_at_once() {
-    let mut stage = Stage::founder();
-    assert_eq!(stage.node.status(), Status::Settled);
-    stage.befriend(1);
-    assert!(stage.node.table().contains(&id(1)));
-    assert_eq!(stage.node.status(), Status::Settled);
+    let mut harness = Harness::founder();
+    assert_eq!(harness.node.status(), Status::Settled);
+    harness.add_contact(1);
+    assert!(harness.node.table().contains(&id(1)));
+    assert_eq!(harness.node.status(), Status::Settled);
 }
 
 #[test]
 fn what_was_not_asked_for_and_what_is_out_of_order_is_not_heard() {
-    let (mut stage, conn) = settling();
-    let (rpc, _) = stage.asked_once(conn);
+    let (mut harness, conn) = settling();
+    let (rpc, _) = harness.only_request(conn);
     let page = [entry(9, 0, b"", Life::Over), entry(5, 1, b"", Life::Over), entry(6, 0, b"v", Life::Alive)];
-    stage.reply(conn, rpc, synced(&page));
-    stage.pass(millis(0));
-    assert_eq!(stage.node.status(), Status::Settled, "nothing is fetched");
-    assert_eq!(stage.node.storage().len(), 1, "nothing is buried");
+    harness.reply(conn, rpc, synced(&page));
+    harness.pass(millis(0));
+    assert_eq!(harness.node.status(), Status::Settled, "nothing is fetched");
+    assert_eq!(harness.node.storage().len(), 1, "nothing is buried");
 }
 
 #[test]
 fn a_node_whose_only_contact_goes_while_it_settles_is_joining_again() {
-    let (mut stage, conn) = settling();
-    assert_eq!(stage.node.status(), Status::Settling);
-    stage.tell(conn, &PeerMessage::Goodbye);
-    assert_eq!(stage.node.status(), Status::Joining);
-    stage.pass(2 * SETTLE_TIMEOUT);
-    assert_eq!(stage.node.status(), Status::Joining, "no time that it had to settle ends that");
+    let (mut harness, conn) = settling();
+    assert_eq!(harness.node.status(), Status::Settling);
+    harness.send(conn, &PeerMessage::Goodbye);
+    assert_eq!(harness.node.status(), Status::Joining);
+    harness.pass(2 * SETTLE_TIMEOUT);
+    assert_eq!(harness.node.status(), Status::Joining, "no time that it had to settle ends that");
 }
 
 #[test]
 fn a_node_that_leaves_while_it_settles_has_left_and_stays_so() {
-    let (mut stage, conn) = settling();
-    let (rpc, _) = stage.asked_once(conn);
-    stage.act(dht::node::Node::leave);
-    assert_eq!(stage.node.status(), Status::Leaving, "it holds what nobody else was heard to hold");
-    stage.reply(conn, rpc, synced(&[entry(6, 0, b"other", Life::Alive)]));
-    stage.pass(2 * SETTLE_TIMEOUT);
-    assert_eq!(stage.node.status(), Status::Left);
-    assert_eq!(stage.node.next_deadline(), None);
+    let (mut harness, conn) = settling();
+    let (rpc, _) = harness.only_request(conn);
+    harness.act(dht::node::Node::leave);
+    assert_eq!(harness.node.status(), Status::Leaving, "it holds what nobody else was heard to hold");
+    harness.reply(conn, rpc, synced(&[entry(6, 0, b"other", Life::Alive)]));
+    harness.pass(2 * SETTLE_TIMEOUT);
+    assert_eq!(harness.node.status(), Status::Left);
+    assert_eq!(harness.node.next_deadline(), None);
 }
 
-/// A settled node with `contacts` polite ones, which holds a record of the key 1.
-fn settled_among(contacts: std::ops::RangeInclusive<u8>) -> (Stage, Vec<ConnId>) {
-    let mut stage = Stage::founder();
-    let conns = contacts.map(|peer| stage.befriend(peer)).collect();
-    let asker = stage.accept_client(99);
+/// A settled node with `contacts` automatic ones, which holds a record of the key 1.
+fn settled_among(contacts: std::ops::RangeInclusive<u8>) -> (Harness, Vec<ConnId>) {
+    let mut harness = Harness::founder();
+    let conns = contacts.map(|peer| harness.add_contact(peer)).collect();
+    let asker = harness.accept_client(99);
     let ttl = dht::record::Ttl::from_secs(36_000).expect("not zero");
-    stage.ask(asker, Request::Store(RecordBlock { ttl, ..block(1, b"value") }));
-    pass(&mut stage, 2 * STRAY_PAUSE);
-    (stage, conns)
+    harness.ask(asker, Request::Store(RecordBlock { ttl, ..block(1, b"value") }));
+    pass(&mut harness, 2 * STRAY_PAUSE);
+    (harness, conns)
 }
 
 /// Lets time pass, while offers are answered. Returns to whom the record was offered.
-fn pass(stage: &mut Stage, span: Duration) -> Vec<u8> {
+fn pass(harness: &mut Harness, span: Duration) -> Vec<u8> {
     let offered = (0..span.as_secs()).flat_map(|_| {
-        stage.pass(secs(1));
-        answer_offers(stage)
+        harness.pass(secs(1));
+        answer_offers(harness)
     });
     offered.collect()
 }
 
 /// Nobody wants anything. Returns to whom the record of the key 1 was offered.
-fn answer_offers(stage: &mut Stage) -> Vec<u8> {
+fn answer_offers(harness: &mut Harness) -> Vec<u8> {
     let mut offered = Vec::new();
-    for (conn, rpc, entries) in stage.offers() {
+    for (conn, rpc, entries) in harness.offers() {
         assert_eq!(entries, [entry(1, 0, b"value", Life::Alive)]);
-        stage.reply(conn, rpc, Reply::Wanted(List::lend(&[])));
-        offered.push(stage.number_at(conn));
+        harness.reply(conn, rpc, Reply::Wanted(List::lend(&[])));
+        offered.push(harness.peer_at(conn));
     }
     offered
 }
 
-fn part(stage: &mut Stage, conns: &[ConnId]) {
+fn part(harness: &mut Harness, conns: &[ConnId]) {
     for conn in conns {
-        stage.tell(*conn, &PeerMessage::Goodbye);
+        harness.send(*conn, &PeerMessage::Goodbye);
     }
 }
 
 /// `peer` comes, and answers whatever it is asked.
-fn meet(stage: &mut Stage, peer: u8) -> ConnId {
-    stage.make_polite(peer);
-    let conn = stage.accept(peer);
-    stage.tell(conn, &hello());
+fn meet(harness: &mut Harness, peer: u8) -> ConnId {
+    harness.make_automatic(peer);
+    let conn = harness.accept(peer);
+    harness.send(conn, &hello());
     conn
 }
 
 #[test]
 fn who_lost_more_than_a_quarter_of_its_contacts_settles_again_when_a_quarter_more_is_there() {
-    let (mut stage, conns) = settled_among(1..=8);
-    part(&mut stage, &conns[..2]);
-    meet(&mut stage, 11);
-    meet(&mut stage, 12);
-    assert_eq!(stage.node.status(), Status::Settled, "a quarter is not more than a quarter");
+    let (mut harness, conns) = settled_among(1..=8);
+    part(&mut harness, &conns[..2]);
+    meet(&mut harness, 11);
+    meet(&mut harness, 12);
+    assert_eq!(harness.node.status(), Status::Settled, "a quarter is not more than a quarter");
 
-    part(&mut stage, &conns[2..5]);
-    meet(&mut stage, 13);
-    assert_eq!(stage.node.status(), Status::Settled, "six is not a quarter more than five");
-    meet(&mut stage, 14);
-    assert_eq!(stage.node.status(), Status::Settling);
-    stage.pass(millis(0));
-    assert_eq!(stage.node.status(), Status::Settled, "its neighbours have told all");
-    assert_eq!(stage.node.counters().syncs, 3);
+    part(&mut harness, &conns[2..5]);
+    meet(&mut harness, 13);
+    assert_eq!(harness.node.status(), Status::Settled, "six is not a quarter more than five");
+    meet(&mut harness, 14);
+    assert_eq!(harness.node.status(), Status::Settling);
+    harness.pass(millis(0));
+    assert_eq!(harness.node.status(), Status::Settled, "its neighbours have told all");
+    assert_eq!(harness.node.counters().syncs, 3);
 }
 
 #[test]
 fn the_loss_of_one_contact_is_no_cut_however_few_there_are() {
-    let (mut stage, conns) = settled_among(1..=2);
-    part(&mut stage, &conns[..1]);
+    let (mut harness, conns) = settled_among(1..=2);
+    part(&mut harness, &conns[..1]);
     for peer in 11..20 {
-        meet(&mut stage, peer);
-        assert_eq!(stage.node.status(), Status::Settled);
+        meet(&mut harness, peer);
+        assert_eq!(harness.node.status(), Status::Settled);
     }
 }
 
 /// What it holds may all be old, and others may have what it has in their place.
 #[test]
 fn who_was_cut_off_offers_all_to_the_nearest_and_again_to_whom_it_has_met_meanwhile() {
-    let (mut stage, conns) = settled_among(1..=8);
-    part(&mut stage, &conns[5..]);
-    pass(&mut stage, secs(1));
-    stage.ask(conns[1], Request::Offer(List::lend(&[entry(1, 0, b"value", Life::Alive)])));
-    meet(&mut stage, 101);
-    meet(&mut stage, 102);
-    stage.pass(millis(0));
-    assert_eq!(answer_offers(&mut stage), [1], "though it was heard that another one holds it");
-    assert_eq!(pass(&mut stage, ROUND_AFTER_CUT_OFF.mul_f64(0.79)), [] as [u8; 0]);
-    assert_eq!(pass(&mut stage, ROUND_AFTER_CUT_OFF.mul_f64(0.42)), [1]);
+    let (mut harness, conns) = settled_among(1..=8);
+    part(&mut harness, &conns[5..]);
+    pass(&mut harness, secs(1));
+    harness.ask(conns[1], Request::Offer(List::lend(&[entry(1, 0, b"value", Life::Alive)])));
+    meet(&mut harness, 101);
+    meet(&mut harness, 102);
+    harness.pass(millis(0));
+    assert_eq!(answer_offers(&mut harness), [1], "though it was heard that another one holds it");
+    assert_eq!(pass(&mut harness, ROUND_AFTER_CUT_OFF.mul_f64(0.79)), [] as [u8; 0]);
+    assert_eq!(pass(&mut harness, ROUND_AFTER_CUT_OFF.mul_f64(0.42)), [1]);
 }
 
 #[test]
 fn contacts_that_come_and_go_time_and_again_do_not_make_a_node_settle_each_time() {
-    let (mut stage, conns) = settled_among(1..=8);
+    let (mut harness, conns) = settled_among(1..=8);
     let mut some = conns[5..].to_vec();
     for _ in 0..10 {
-        part(&mut stage, &some);
-        some = [101, 102, 103].map(|peer| meet(&mut stage, peer)).to_vec();
-        pass(&mut stage, secs(5)); // until what they have left is closed
+        part(&mut harness, &some);
+        some = [101, 102, 103].map(|peer| meet(&mut harness, peer)).to_vec();
+        pass(&mut harness, secs(5)); // until what they have left is closed
     }
-    assert_eq!(stage.node.counters().syncs, 3, "of three neighbours, once");
-    pass(&mut stage, SETTLE_PAUSE + secs(75));
-    assert_eq!(stage.node.counters().syncs, 6, "once more, when some time has passed");
+    assert_eq!(harness.node.counters().syncs, 3, "of three neighbours, once");
+    pass(&mut harness, SETTLE_PAUSE + secs(75));
+    assert_eq!(harness.node.counters().syncs, 6, "once more, when some time has passed");
 }
 
 #[test]
 fn what_is_over_is_told_page_by_page_beside_what_is_alive() {
-    let mut stage = Stage::founder();
-    let asker = stage.accept_client(98);
+    let mut harness = Harness::founder();
+    let asker = harness.accept_client(98);
     let owned = |n: u16| {
         let mut bytes = [40; 32];
         bytes[..2].copy_from_slice(&n.to_be_bytes());
@@ -368,13 +368,15 @@ fn what_is_over_is_told_page_by_page_beside_what_is_alive() {
     };
     for n in 0..600 {
         let brief = dht::record::Ttl::from_secs(1).expect("not zero");
-        stage.ask(asker, Request::Store(RecordBlock { key: owned(n), ttl: brief, ..block(0, b"v") }));
+        harness.ask(asker, Request::Store(RecordBlock { key: owned(n), ttl: brief, ..block(0, b"v") }));
     }
-    stage.pass(secs(2));
+    harness.pass(secs(2));
     let mut told = 0;
     let mut from = key(0);
     loop {
-        let Reply::Synced { more, entries } = stage.ask(asker, Request::Sync { from, to: key(255) }) else { panic!() };
+        let Reply::Synced { more, entries } = harness.ask(asker, Request::Sync { from, to: key(255) }) else {
+            panic!()
+        };
         told += entries.len();
         if !more {
             break;

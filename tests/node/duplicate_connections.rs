@@ -17,7 +17,7 @@ fn joined(dialler: u8) -> MiniNetwork {
 }
 
 #[test]
-fn the_connection_of_the_smaller_id_survives_on_both_sides_whoever_dialled_first() {
+fn both_sides_use_the_connection_that_the_smaller_id_opened() {
     for dialler in [1, 2] {
         let mut network = joined(dialler);
         assert_eq!(network.connections(1), [(2, true)], "{dialler} dialled first");
@@ -32,7 +32,7 @@ fn the_connection_of_the_smaller_id_survives_on_both_sides_whoever_dialled_first
 }
 
 #[test]
-fn two_nodes_that_have_each_other_as_bootstrap_end_with_one_connection() {
+fn two_nodes_that_bootstrap_from_each_other_end_with_one_connection() {
     let through = |other| Params { bootstraps: vec![bootstrap(other, None)], ..Params::default() };
     for first in [1, 2] {
         let mut network = MiniNetwork::new([(1, through(2)), (2, through(1))]);
@@ -45,7 +45,7 @@ fn two_nodes_that_have_each_other_as_bootstrap_end_with_one_connection() {
 }
 
 #[test]
-fn of_two_connections_by_one_opener_the_newer_survives() {
+fn of_two_connections_opened_by_one_side_the_newer_survives() {
     let mut harness = Harness::founder();
     let old = harness.accept(200);
     harness.send(old, &hello());
@@ -56,7 +56,7 @@ fn of_two_connections_by_one_opener_the_newer_survives() {
 }
 
 #[test]
-fn both_hellos_are_exchanged_before_one_connection_gives_way() {
+fn a_duplicate_connection_is_closed_only_after_both_hellos() {
     let mut harness = Harness::founder();
     let old = harness.add_contact(200);
     let new = harness.accept(200);
@@ -68,7 +68,7 @@ fn both_hellos_are_exchanged_before_one_connection_gives_way() {
 
 /// What retires takes no new requests, and the smaller id closes it when it owes nothing.
 #[test]
-fn the_smaller_id_waits_for_what_is_owed_on_the_connection_that_gives_way() {
+fn the_smaller_id_closes_the_duplicate_only_after_its_pending_replies() {
     let mut harness = Harness::founder();
     let teller = harness.add_contact(1);
     let old = harness.accept(200);
@@ -89,7 +89,7 @@ fn the_smaller_id_waits_for_what_is_owed_on_the_connection_that_gives_way() {
 }
 
 #[test]
-fn a_retiring_connection_is_closed_at_last_though_the_smaller_id_never_does() {
+fn a_duplicate_is_closed_after_a_timeout_if_the_smaller_id_does_not_close_it() {
     let mut harness = Harness::founder();
     let old = harness.add_contact(1);
     let new = harness.accept(1);
@@ -103,7 +103,7 @@ fn a_retiring_connection_is_closed_at_last_though_the_smaller_id_never_does() {
 
 /// A request cut off by a close is sent once more.
 #[test]
-fn a_request_cut_off_by_the_close_is_sent_over_the_other_connection_and_answered() {
+fn a_request_lost_in_a_close_is_sent_again_over_the_other_connection() {
     let mut harness = Harness::founder();
     let old = harness.add_contact(1);
     harness.make_scripted(1);
@@ -121,7 +121,7 @@ fn a_request_cut_off_by_the_close_is_sent_over_the_other_connection_and_answered
 }
 
 #[test]
-fn a_request_that_is_cut_off_twice_has_failed() {
+fn a_request_that_is_lost_twice_fails() {
     let mut harness = Harness::founder();
     let first = harness.add_contact(1);
     harness.put(quiet(1, b"v"));

@@ -48,7 +48,7 @@ fn replies(harness: &mut Harness, conn: dht::node::action::ConnId) -> Vec<Reply<
 }
 
 #[test]
-fn a_store_is_answered_when_the_record_is_on_disk_and_no_sooner() {
+fn a_store_is_answered_only_once_the_record_is_on_disk() {
     let mut harness = founder(Disk::Waits);
     let conn = harness.accept_client(9);
     assert_eq!(store(&mut harness, conn, block(5, b"v")), []);
@@ -59,7 +59,7 @@ fn a_store_is_answered_when_the_record_is_on_disk_and_no_sooner() {
 }
 
 #[test]
-fn a_store_whose_batch_fails_is_refused_and_so_are_others_until_the_disk_works_again() {
+fn a_failed_batch_refuses_its_stores_and_later_ones_until_the_disk_works_again() {
     let mut harness = founder(Disk::Waits);
     let conn = harness.accept_client(9);
     store(&mut harness, conn, block(5, b"v"));
@@ -98,7 +98,7 @@ fn a_record_that_comes_twice_while_it_is_being_written_is_acknowledged_twice_and
 }
 
 #[test]
-fn what_is_larger_or_refused_is_said_without_the_disk() {
+fn a_reply_that_names_a_larger_record_does_not_wait_for_the_disk() {
     let mut harness = founder(Disk::Works);
     let conn = harness.accept_client(9);
     let newer = dht::wire::peer::RecordBlock { version: version_at(9), ..block(5, b"new") };
@@ -110,7 +110,7 @@ fn what_is_larger_or_refused_is_said_without_the_disk() {
 }
 
 #[test]
-fn a_put_is_confirmed_when_its_own_copy_is_on_disk_too() {
+fn a_put_is_confirmed_only_once_the_local_copy_is_on_disk_too() {
     let mut harness = Harness::with_contacts(always(), [1]);
     harness.disk = Disk::Waits;
     let client = harness.put(confirmed(1, b"v"));
@@ -136,7 +136,7 @@ fn the_put_of_a_lone_founder_waits_for_its_disk() {
 }
 
 #[test]
-fn a_put_that_no_disk_takes_is_failed_in_time_and_confirmed_by_nobody() {
+fn a_put_fails_at_its_deadline_while_the_disk_fails() {
     let mut harness = founder(Disk::Fails);
     let client = harness.put(confirmed(1, b"v"));
     harness.pass(millis(9_999));
@@ -147,7 +147,7 @@ fn a_put_that_no_disk_takes_is_failed_in_time_and_confirmed_by_nobody() {
 
 /// What waits for a disk that fails may be lost later than a second from now.
 #[test]
-fn while_the_disk_fails_nothing_counts_as_held_here() {
+fn while_the_disk_fails_no_local_copy_counts_as_held() {
     let mut harness = Harness::new(Params { durability: Durability::Interval(secs(1)), ..Params::default() });
     harness.disk = Disk::Fails;
     harness.put(quiet(1, b"v"));
@@ -162,7 +162,7 @@ fn while_the_disk_fails_nothing_counts_as_held_here() {
 
 /// The contacts alone are on disk then.
 #[test]
-fn without_durability_a_disk_that_fails_refuses_nothing() {
+fn with_durability_none_a_failing_disk_refuses_no_store() {
     let mut harness = Harness::with_contacts(Params { durability: Durability::None, ..Params::default() }, [1]);
     harness.disk = Disk::Fails;
     harness.pass(secs(70));
@@ -171,7 +171,7 @@ fn without_durability_a_disk_that_fails_refuses_nothing() {
 }
 
 #[test]
-fn what_has_no_room_in_a_batch_goes_with_the_next_at_once() {
+fn records_beyond_one_batch_follow_at_once_in_the_next() {
     let mut harness = Harness::new(Params { durability: Durability::Interval(secs(1)), ..Params::default() });
     harness.disk = Disk::Waits;
     let large = vec![7; dht::limits::VALUE_SIZE_MAX];
@@ -192,7 +192,7 @@ fn what_has_no_room_in_a_batch_goes_with_the_next_at_once() {
 
 /// A start writes nothing that is there: a large store would hold up clients for long.
 #[test]
-fn what_was_taken_back_is_on_disk() {
+fn restored_records_are_not_written_again() {
     let persisted = |n| PersistedKey {
         key: key(n),
         record: block(n, b"v").to_record().map(|record| PersistedRecord {
@@ -221,7 +221,7 @@ fn what_was_taken_back_is_on_disk() {
 
 /// Everybody else is told at once.
 #[test]
-fn without_always_nobody_waits_for_the_disk() {
+fn only_durability_always_waits_for_the_disk() {
     for durability in [Durability::None, Durability::Interval(secs(1))] {
         let mut harness = Harness::new(Params { durability, ..Params::default() });
         harness.disk = Disk::Waits;

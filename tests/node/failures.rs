@@ -48,7 +48,7 @@ fn assert_held_by_the_nearest(network: &MiniNetwork, value: &[u8]) {
 }
 
 #[test]
-fn after_a_death_each_record_has_a_holder_in_place_of_the_dead() {
+fn after_a_node_fails_each_record_has_a_replacement_replica() {
     let mut network = twelve(&of_three());
     keys().for_each(|n| put(&mut network, 5, n, b"value"));
     for dead in [45, 165, 205] {
@@ -59,7 +59,7 @@ fn after_a_death_each_record_has_a_holder_in_place_of_the_dead() {
 }
 
 #[test]
-fn a_neighbour_that_dies_without_a_word_is_missed_within_a_minute_or_so() {
+fn the_records_of_a_neighbour_that_fails_silently_are_repaired_within_90_seconds() {
     let mut network = twelve(&of_three());
     keys().for_each(|n| put(&mut network, 5, n, b"value"));
     network.isolate([45]);
@@ -69,7 +69,7 @@ fn a_neighbour_that_dies_without_a_word_is_missed_within_a_minute_or_so() {
 }
 
 #[test]
-fn a_newcomer_holds_what_it_shall_hold_as_soon_as_it_has_settled() {
+fn a_newcomer_holds_all_its_records_once_it_has_settled() {
     let mut network = twelve(&of_three());
     keys().for_each(|n| put(&mut network, 5, n, b"value"));
     network.start(50, Params { bootstraps: vec![bootstrap(5, None)], ..of_three() });
@@ -95,7 +95,7 @@ fn when_a_partition_heals_the_newer_value_wins_everywhere() {
 }
 
 #[test]
-fn a_partition_that_heals_soon_leaves_no_disagreement_for_longer_than_it_takes_to_meet() {
+fn after_a_short_partition_all_replicas_agree_within_two_minutes() {
     let mut network = twelve(&of_three());
     keys().for_each(|n| put(&mut network, 5, n, b"before"));
     network.isolate([25, 65, 105, 145, 185]);
@@ -107,7 +107,7 @@ fn a_partition_that_heals_soon_leaves_no_disagreement_for_longer_than_it_takes_t
 }
 
 #[test]
-fn a_node_that_comes_back_with_an_old_version_does_not_serve_it_and_learns_the_new_one() {
+fn a_restarted_node_with_an_old_version_serves_and_learns_the_new_one() {
     let mut network = twelve(&of_three());
     keys().for_each(|n| put(&mut network, 5, n, b"old"));
     network.pass(secs(2));
@@ -126,7 +126,7 @@ fn a_node_that_comes_back_with_an_old_version_does_not_serve_it_and_learns_the_n
 }
 
 #[test]
-fn a_version_that_is_over_does_not_give_way_to_an_older_one_that_comes_back() {
+fn an_expired_version_is_not_replaced_by_an_older_one_that_returns() {
     let mut network = MiniNetwork::joined([5, 25, 45, 65], &of_three());
     put(&mut network, 5, 46, b"old");
     network.pass(secs(2));
@@ -143,7 +143,7 @@ fn a_version_that_is_over_does_not_give_way_to_an_older_one_that_comes_back() {
 }
 
 #[test]
-fn a_rolling_restart_loses_nothing_and_nobody_takes_long_to_leave() {
+fn a_rolling_restart_loses_no_record_and_each_node_leaves_within_100_ms() {
     let mut network = twelve(&of_three());
     keys().for_each(|n| put(&mut network, 5, n, b"value"));
     network.pass(secs(2));
@@ -161,7 +161,7 @@ fn a_rolling_restart_loses_nothing_and_nobody_takes_long_to_leave() {
 
 /// In a settled network unchanged records cost at most 60 bytes per record, holder and interval.
 #[test]
-fn unchanged_records_cost_little() {
+fn unchanged_records_cost_at_most_60_bytes_per_replica_and_interval() {
     let interval = Duration::from_mins(10);
     let mut network = twelve(&Params { replicate_interval: interval, ..Params::default() });
     for n in 0..200 {

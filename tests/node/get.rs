@@ -32,7 +32,7 @@ fn answer_all(harness: &mut Harness, conn: ConnId, reply: Reply<'_>) {
 
 /// Section 1, rule 6.
 #[test]
-fn a_get_sees_what_was_put_here_while_it_is_still_spreading() {
+fn a_get_sees_a_value_put_at_this_node_while_its_copies_are_in_flight() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
     for value in [&b"first"[..], b"second"] {
         harness.put(Put { replication: 3, ..quiet(1, value) });
@@ -44,7 +44,7 @@ fn a_get_sees_what_was_put_here_while_it_is_still_spreading() {
 
 /// Section 3: through one node, no older value after a newer one.
 #[test]
-fn an_older_copy_held_here_is_not_served_after_a_put_that_went_to_others() {
+fn an_older_local_copy_is_not_served_after_a_put_that_other_nodes_hold() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
     let asker = harness.accept_client(99);
     harness.ask(asker, Request::Store(RecordBlock { replication: 20, ..block(1, b"old") }));
@@ -60,7 +60,7 @@ fn an_older_copy_held_here_is_not_served_after_a_put_that_went_to_others() {
 }
 
 #[test]
-fn a_record_in_scope_is_served_without_asking_anybody() {
+fn a_local_record_in_scope_is_served_without_asking_a_peer() {
     let mut harness = Harness::with_contacts(Params::default(), 1..=3);
     let asker = harness.accept_client(9);
     harness.ask(asker, Request::Store(RecordBlock { replication: 4, ..block(1, b"here") }));
@@ -71,7 +71,7 @@ fn a_record_in_scope_is_served_without_asking_anybody() {
 
 /// Section 2, Scope: fewer than its own replication of known live contacts are closer.
 #[test]
-fn a_held_record_out_of_scope_is_relayed_and_is_the_fallback() {
+fn a_get_of_a_local_record_out_of_scope_asks_peers_first_and_falls_back_to_it() {
     let mut harness = Harness::with_contacts(Params::default(), 1..=3);
     let asker = harness.accept_client(9);
     harness.ask(asker, Request::Store(RecordBlock { replication: 3, ..block(1, b"here") }));
@@ -87,7 +87,7 @@ fn a_held_record_out_of_scope_is_relayed_and_is_the_fallback() {
 }
 
 #[test]
-fn what_others_hold_is_relayed() {
+fn a_value_held_by_a_peer_is_relayed_to_the_client() {
     let (mut harness, client, conn) = relayed(7);
     assert_eq!(harness.answer(client), None);
     answer_all(&mut harness, conn, value_of(block(7, b"there")));
@@ -97,7 +97,7 @@ fn what_others_hold_is_relayed() {
 }
 
 #[test]
-fn a_value_is_found_at_a_node_that_another_one_named() {
+fn a_value_is_found_at_a_node_that_a_peer_named() {
     let (mut harness, client, conn) = relayed(7);
     answer_all(&mut harness, conn, nodes(&[contact(6)]));
     let dial = harness.dial_of(6);
@@ -109,7 +109,7 @@ fn a_value_is_found_at_a_node_that_another_one_named() {
 
 /// Section 1, rule 2: FAILURE is said only after a lookup has ended.
 #[test]
-fn failure_is_said_when_the_last_of_the_nearest_has_answered_and_no_sooner() {
+fn failure_is_answered_only_once_the_last_of_the_nearest_nodes_has_answered() {
     let (mut harness, client, conn) = relayed(7);
     answer_all(&mut harness, conn, nodes(&[contact(6), contact(5)]));
     for peer in [6, 5] {
@@ -122,7 +122,7 @@ fn failure_is_said_when_the_last_of_the_nearest_has_answered_and_no_sooner() {
 }
 
 #[test]
-fn a_founder_without_contacts_has_nobody_to_ask() {
+fn a_founder_without_contacts_answers_failure_at_once() {
     let mut harness = Harness::founder();
     let client = harness.get(key(7));
     assert_eq!(harness.answer(client), failure(7));
@@ -130,7 +130,7 @@ fn a_founder_without_contacts_has_nobody_to_ask() {
 
 /// Section 1, rule 2: within `request_timeout` of being decoded.
 #[test]
-fn a_get_is_answered_at_request_timeout_however_long_the_search_would_be() {
+fn a_get_is_answered_at_request_timeout_while_its_lookup_still_runs() {
     let mut harness = Harness::with_contacts(Params { alpha: 1, ..Params::default() }, 1..=20);
     let client = harness.get(key(7));
     (1..=20).for_each(|peer| harness.make_scripted(peer));
@@ -143,7 +143,7 @@ fn a_get_is_answered_at_request_timeout_however_long_the_search_would_be() {
 }
 
 #[test]
-fn a_get_at_its_deadline_is_answered_by_what_is_held_out_of_scope() {
+fn a_get_at_its_deadline_is_answered_with_a_local_record_out_of_scope() {
     let mut harness = Harness::with_contacts(Params::default(), 1..=3);
     let asker = harness.accept_client(9);
     harness.ask(asker, Request::Store(block(1, b"here")));
@@ -159,7 +159,7 @@ fn a_get_at_its_deadline_is_answered_by_what_is_held_out_of_scope() {
 
 /// Nothing that a liar sends is believed that everybody else would refuse.
 #[test]
-fn what_nobody_may_believe_is_passed_over_and_its_contacts_are_heard() {
+fn an_invalid_record_is_ignored_and_the_contacts_beside_it_are_used() {
     let value = block(7, b"lie");
     let lies = [
         RecordBlock { key: key(8), ..value },
@@ -183,7 +183,7 @@ fn what_nobody_may_believe_is_passed_over_and_its_contacts_are_heard() {
 }
 
 #[test]
-fn a_value_whose_check_does_not_fit_closes_the_connection() {
+fn a_value_with_a_wrong_crc_closes_the_connection() {
     let (mut harness, client, conn) = relayed(7);
     let (rpc, _) = harness.only_request(conn);
     harness.make_scripted(1);
@@ -196,7 +196,7 @@ fn a_value_whose_check_does_not_fit_closes_the_connection() {
 
 /// Section 1, rule 7: TTL 1 lives a whole second, counted from receipt. Reading never prolongs.
 #[test]
-fn a_record_of_one_second_is_gone_after_exactly_one_second_however_often_it_was_read() {
+fn a_record_with_a_ttl_of_one_second_expires_after_exactly_one_second_despite_reads() {
     let mut harness = Harness::founder();
     harness.pass(millis(333));
     harness.put(Put { ttl: 1, ..quiet(1, b"brief") });
@@ -213,7 +213,7 @@ fn a_record_of_one_second_is_gone_after_exactly_one_second_however_often_it_was_
 }
 
 #[test]
-fn a_put_that_still_spreads_is_not_read_beyond_its_life() {
+fn a_value_is_not_read_past_its_ttl_while_its_put_is_in_flight() {
     let mut harness = Harness::with_contacts(small(), 1..=4);
     harness.put(Put { ttl: 1, replication: 3, ..quiet(1, b"brief") });
     harness.pass(secs(1));
@@ -222,7 +222,7 @@ fn a_put_that_still_spreads_is_not_read_beyond_its_life() {
 }
 
 #[test]
-fn a_search_that_met_silence_is_made_a_second_time() {
+fn a_lookup_with_a_silent_peer_is_repeated_once() {
     let mut harness = Harness::founder();
     let (mute, holder) = (harness.add_contact(1), harness.add_contact(2));
     harness.pass(millis(1));

@@ -31,7 +31,7 @@ fn first_said(harness: &mut Harness, conn: ConnId) -> Hello<'static> {
 }
 
 #[test]
-fn hello_is_the_first_message_of_both_sides_whoever_dialled() {
+fn hello_is_the_first_message_on_dialled_and_accepted_connections() {
     let mut harness = Harness::newcomer();
     harness.wake();
     let dial = harness.dial_of(1);
@@ -46,7 +46,7 @@ fn hello_is_the_first_message_of_both_sides_whoever_dialled() {
 }
 
 #[test]
-fn a_client_says_that_it_does_not_serve() {
+fn the_hello_of_a_non_serving_node_says_so() {
     let mut harness = Harness::new(Params { serving: Serving::No, ..Params::default() });
     let conn = harness.accept(2);
     let hello = first_said(&mut harness, conn);
@@ -54,7 +54,7 @@ fn a_client_says_that_it_does_not_serve() {
 }
 
 #[test]
-fn another_network_or_protocol_is_turned_away_and_never_dialled_back() {
+fn a_peer_of_another_network_or_protocol_is_rejected_and_never_dialled_back() {
     for stranger in [Hello { network: [1; 32], ..greeting() }, Hello { protocol: 2, ..greeting() }] {
         let mut harness = Harness::founder();
         let conn = harness.accept(2);
@@ -67,7 +67,7 @@ fn another_network_or_protocol_is_turned_away_and_never_dialled_back() {
 }
 
 #[test]
-fn another_network_that_was_dialled_does_not_enter_the_table_either() {
+fn a_dialled_peer_of_another_network_does_not_enter_the_table() {
     let mut harness = Harness::newcomer();
     harness.wake();
     let dial = harness.dial_of(1);
@@ -117,7 +117,7 @@ fn a_message_before_hello_closes_the_connection_and_is_not_served() {
 }
 
 #[test]
-fn a_malformed_request_is_answered_400_under_its_id_before_the_connection_closes() {
+fn a_malformed_request_is_answered_with_error_400_before_the_connection_closes() {
     let mut harness = Harness::founder();
     let conn = harness.accept_client(2);
     harness.send_bytes(conn, &store_with_a_wrong_check());
@@ -128,7 +128,7 @@ fn a_malformed_request_is_answered_400_under_its_id_before_the_connection_closes
 }
 
 #[test]
-fn nothing_that_comes_over_a_closed_connection_is_heard() {
+fn messages_over_a_closed_connection_are_ignored() {
     let mut harness = Harness::founder();
     let conn = harness.accept_client(2);
     harness.send(conn, &hello());
@@ -140,7 +140,7 @@ fn nothing_that_comes_over_a_closed_connection_is_heard() {
 }
 
 #[test]
-fn a_peer_without_a_hello_is_turned_away_when_its_time_is_up() {
+fn a_connection_without_a_hello_is_closed_at_hello_timeout() {
     let mut harness = Harness::founder();
     let conn = harness.accept(2);
     harness.pass(HELLO_TIMEOUT.saturating_sub(millis(1)));
@@ -152,7 +152,7 @@ fn a_peer_without_a_hello_is_turned_away_when_its_time_is_up() {
 
 /// The dialler may send requests together with its HELLO.
 #[test]
-fn requests_sent_together_with_a_hello_are_served_after_it_is_judged() {
+fn requests_sent_together_with_a_hello_are_served_only_if_it_is_accepted() {
     let mut harness = Harness::founder();
     let good = harness.accept(2);
     harness.send(good, &hello());
@@ -167,7 +167,7 @@ fn requests_sent_together_with_a_hello_are_served_after_it_is_judged() {
 }
 
 #[test]
-fn a_client_is_answered_and_neither_dialled_back_nor_kept_nor_named() {
+fn a_non_serving_peer_is_answered_but_neither_dialled_back_nor_added_to_the_table() {
     let mut harness = Harness::founder();
     let client = harness.accept_client(2);
     assert_eq!(harness.ask(client, Request::Ping), Reply::Pong);
@@ -178,7 +178,7 @@ fn a_client_is_answered_and_neither_dialled_back_nor_kept_nor_named() {
 }
 
 #[test]
-fn a_contact_that_serves_no_more_leaves_the_table() {
+fn a_contact_that_stops_serving_leaves_the_table() {
     let mut harness = Harness::with_contacts(Params::default(), [1, 2]);
     harness.accept_client(2);
     assert!(!harness.knows(2));
@@ -189,7 +189,7 @@ fn a_contact_that_serves_no_more_leaves_the_table() {
 /// A serving node enters a table, and is named to others, only once this node itself dialled
 /// that address and met that id there.
 #[test]
-fn a_peer_that_dialled_us_enters_only_after_it_was_dialled_back() {
+fn a_peer_enters_the_table_only_after_it_was_dialled_back() {
     let mut harness = Harness::founder();
     let first = harness.accept(2);
     harness.send(first, &hello());
@@ -207,7 +207,7 @@ fn a_peer_that_dialled_us_enters_only_after_it_was_dialled_back() {
 }
 
 #[test]
-fn a_peer_that_is_not_met_at_its_address_does_not_enter() {
+fn a_peer_that_cannot_be_dialled_back_does_not_enter_the_table() {
     for error in [DialError::NotAuthentic, DialError::Unreachable] {
         let mut harness = Harness::founder();
         let first = harness.accept(2);
@@ -220,7 +220,7 @@ fn a_peer_that_is_not_met_at_its_address_does_not_enter() {
 }
 
 #[test]
-fn nobody_is_dialled_back_at_port_0_or_in_a_family_that_cannot_be_dialled() {
+fn no_peer_is_dialled_back_at_port_0_or_in_an_unreachable_address_family() {
     let mut harness = Harness::new(Params { families: Families::V6, ..Params::default() });
     let v4 = harness.accept(2);
     harness.send(v4, &hello());
@@ -230,7 +230,7 @@ fn nobody_is_dialled_back_at_port_0_or_in_a_family_that_cannot_be_dialled() {
 }
 
 #[test]
-fn a_peer_that_was_met_is_not_dialled_back_again() {
+fn a_contact_is_not_dialled_back_again() {
     let mut harness = Harness::with_contacts(Params::default(), [2]);
     let second = harness.accept(2);
     harness.send(second, &hello());
@@ -238,7 +238,7 @@ fn a_peer_that_was_met_is_not_dialled_back_again() {
 }
 
 #[test]
-fn this_node_itself_is_hung_up_on() {
+fn a_connection_from_this_node_itself_is_closed() {
     let mut harness = Harness::founder();
     let conn = harness.secure(crate::harness::ME, address(9), dht::node::action::Origin::Accepted);
     assert!(harness.has_closed(conn));
@@ -247,7 +247,7 @@ fn this_node_itself_is_hung_up_on() {
 
 /// Kademlia, section 2.2: a full bucket keeps its oldest contact if that one answers a PING.
 #[test]
-fn a_newcomer_to_a_full_bucket_has_the_oldest_contact_asked() {
+fn a_new_peer_for_a_full_bucket_triggers_a_ping_of_the_oldest_contact() {
     let params = Params { k: 2, alpha: 1, replication_min: 1, replication_default: 2, ..Params::default() };
     for answers in [true, false] {
         let mut harness = Harness::with_contacts(params.clone(), [1]);
@@ -285,7 +285,7 @@ fn dial_out(harness: &mut Harness, peer: u8) -> ConnId {
 }
 
 #[test]
-fn a_goodbye_takes_the_contact_out_of_the_table_and_nothing_is_asked_of_it_any_more() {
+fn after_its_goodbye_a_contact_leaves_the_table_and_gets_no_more_requests() {
     let mut harness = Harness::with_contacts(Params::default(), [1]);
     let leaver = harness.add_contact(2);
     harness.send(leaver, &PeerMessage::Goodbye);
@@ -298,7 +298,7 @@ fn a_goodbye_takes_the_contact_out_of_the_table_and_nothing_is_asked_of_it_any_m
 }
 
 #[test]
-fn a_goodbye_leaves_a_connection_alone_that_waits_for_its_hello() {
+fn a_goodbye_does_not_close_a_connection_that_waits_for_its_hello() {
     let mut harness = Harness::founder();
     let old = harness.add_contact(2);
     let new = harness.accept(2);
@@ -310,7 +310,7 @@ fn a_goodbye_leaves_a_connection_alone_that_waits_for_its_hello() {
 
 /// A close by itself never counts against a contact.
 #[test]
-fn a_connection_that_a_contact_opens_and_closes_does_not_count_against_it() {
+fn a_contact_that_opens_and_closes_a_connection_stays_in_the_table() {
     let mut harness = Harness::with_contacts(Params::default(), [2]);
     let brief = harness.accept(2);
     harness.close(brief);
@@ -322,7 +322,7 @@ fn a_connection_that_a_contact_opens_and_closes_does_not_count_against_it() {
 }
 
 #[test]
-fn a_pinned_bootstrap_is_dialled_for_its_id_and_for_no_other() {
+fn a_pinned_bootstrap_is_dialled_with_its_expected_id() {
     let mut harness = Harness::new(Params { bootstraps: vec![bootstrap(1, Some(id(1)))], ..Params::default() });
     harness.wake();
     let dials = harness.dials();
@@ -350,7 +350,7 @@ fn dial_backs_are_bounded() {
 
 /// A peer connection is reused; idle ones are closed, least recently used first.
 #[test]
-fn an_idle_connection_is_closed_and_its_contact_stays() {
+fn an_idle_connection_is_closed_at_peer_idle_timeout() {
     let mut harness = Harness::founder();
     let (idle, busy) = (harness.accept_client(2), harness.accept_client(3));
     harness.pass(PEER_IDLE_TIMEOUT / 2);

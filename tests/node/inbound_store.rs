@@ -31,7 +31,7 @@ fn find(n: u8, want: Want) -> Request<'static> {
 const VALUE_ALONE: Want = Want { contacts: false, head_only: false };
 
 #[test]
-fn a_stored_record_is_found_older_by_the_time_it_was_held() {
+fn a_found_record_has_aged_by_the_time_it_was_held() {
     let (mut harness, conn) = asked();
     let sent = RecordBlock { age: Age(5_000), ..block(5, b"value") };
     assert_eq!(harness.ask(conn, Request::Store(sent)), stored(&sent));
@@ -41,7 +41,7 @@ fn a_stored_record_is_found_older_by_the_time_it_was_held() {
 }
 
 #[test]
-fn a_stored_record_is_found_until_the_end_of_its_life_and_no_longer() {
+fn a_stored_record_is_found_until_its_lifetime_ends() {
     let (mut harness, conn) = asked();
     harness.ask(conn, Request::Store(RecordBlock { age: Age(59_000), ..block(5, b"value") }));
     harness.pass(millis(999));
@@ -54,7 +54,7 @@ fn a_stored_record_is_found_until_the_end_of_its_life_and_no_longer() {
 }
 
 #[test]
-fn find_value_gives_what_is_wanted() {
+fn find_value_returns_the_requested_parts() {
     let (mut harness, conn) = asked();
     harness.add_contact(1);
     let record = block(5, b"value");
@@ -71,7 +71,7 @@ fn find_value_gives_what_is_wanted() {
 }
 
 #[test]
-fn whoever_asks_is_not_named_to_itself() {
+fn a_caller_is_not_among_the_contacts_that_it_gets() {
     let mut harness = Harness::with_contacts(Params::default(), [1]);
     let asker = harness.add_contact(2);
     assert_eq!(harness.ask(asker, Request::FindNode { target: key(2) }), nodes(&[contact(1)]));
@@ -79,7 +79,7 @@ fn whoever_asks_is_not_named_to_itself() {
 }
 
 #[test]
-fn at_most_k_contacts_are_named_the_nearest_first() {
+fn at_most_k_contacts_are_returned_nearest_first() {
     let params = Params { k: 3, replication_default: 3, ..Params::default() };
     let mut harness = Harness::with_contacts(params, [1, 2, 4, 200]);
     let asker = harness.accept_client(9);
@@ -97,7 +97,7 @@ fn the_largest_value_is_stored_and_found_whole() {
 }
 
 #[test]
-fn records_that_certify_themselves_are_refused_until_they_can_be_verified() {
+fn signed_and_hashed_records_that_do_not_verify_are_refused() {
     for class in [Class::Signed, Class::Hashed] {
         let (mut harness, conn) = asked();
         let record = RecordBlock { class, ..block(5, b"value") };
@@ -120,7 +120,7 @@ fn a_record_is_out_of_scope_when_2k_live_contacts_are_closer_to_it() {
 }
 
 #[test]
-fn a_client_stores_for_nobody() {
+fn a_non_serving_node_stores_no_records() {
     let (mut harness, conn) = asked_with(Params { serving: Serving::No, ..Params::default() });
     assert_eq!(harness.ask(conn, Request::Store(block(5, b"v"))), refused(ErrorCode::OUT_OF_SCOPE));
     assert!(harness.node.storage().is_empty());
@@ -128,7 +128,7 @@ fn a_client_stores_for_nobody() {
 
 /// Section 3: what is left of a life is TTL − age, and it ends with the version's at the latest.
 #[test]
-fn a_record_whose_life_is_over_is_gone() {
+fn an_expired_record_is_refused_as_gone() {
     let (mut harness, conn) = asked();
     for age in [60_000, u32::MAX] {
         let record = RecordBlock { age: Age(age), ..block(5, b"v") };
@@ -153,7 +153,7 @@ fn a_version_more_than_ten_minutes_ahead_is_refused() {
 }
 
 #[test]
-fn a_full_storage_says_so_and_keeps_what_it_has() {
+fn a_full_storage_refuses_a_store_and_its_records_stay() {
     let (mut harness, conn) = asked_with(Params { storage_bytes_max: 1_000, ..Params::default() });
     assert_eq!(harness.ask(conn, Request::Store(block(5, b"v"))), stored(&block(5, b"v")));
     let large = block(6, vec![1; 1_000].leak());
@@ -162,7 +162,7 @@ fn a_full_storage_says_so_and_keeps_what_it_has() {
 }
 
 #[test]
-fn of_two_records_the_larger_is_held_and_named() {
+fn of_two_records_the_larger_is_held_and_named_in_the_reply() {
     let (mut harness, conn) = asked();
     let newer = RecordBlock { version: version_at(1), ..block(5, b"a") };
     assert_eq!(harness.ask(conn, Request::Store(newer)), stored(&newer));
@@ -175,7 +175,7 @@ fn of_two_records_the_larger_is_held_and_named() {
 
 /// Section 3: of equal records the later end of life is kept.
 #[test]
-fn an_equal_record_may_only_lengthen_the_life() {
+fn an_equal_record_can_only_extend_the_lifetime() {
     let (mut harness, conn) = asked();
     let aged = |age| RecordBlock { age: Age(age), ..block(5, b"v") };
     for age in [40_000, 20_000, 50_000] {

@@ -236,7 +236,7 @@ proptest! {
     /// (see `RandomRun::look`), every request of a client is answered in time, and a node that nobody
     /// talks to any more comes to rest.
     #[test]
-    fn the_laws_hold_whatever_peers_say(founder: bool, events in vec(any_event(), 0..300)) {
+    fn the_invariants_hold_for_any_input_of_peers(founder: bool, events in vec(any_event(), 0..300)) {
         let mut run = run(founder, &events);
         run.harness.pass(secs(10));
         run.check_invariants();
@@ -254,13 +254,13 @@ proptest! {
 
     /// For equal calls in equal order a node wants equal actions.
     #[test]
-    fn a_script_that_is_played_twice_has_one_transcript(founder: bool, events in vec(any_event(), 0..150)) {
+    fn the_same_events_produce_the_same_transcript(founder: bool, events in vec(any_event(), 0..150)) {
         prop_assert_eq!(run(founder, &events).harness.transcript, run(founder, &events).harness.transcript);
     }
 }
 
 #[test]
-fn a_node_that_nobody_talks_to_is_not_woken_more_than_it_must_be() {
+fn an_idle_node_wakes_fewer_than_100_times_an_hour() {
     let mut lone = Harness::founder();
     assert_eq!(lone.node.next_deadline(), None, "a founder waits for others");
     lone.add_contact(1);

@@ -73,7 +73,7 @@ fn a_newcomer_has_joined_when_a_peer_has_answered() {
 }
 
 #[test]
-fn a_lost_search_for_the_own_id_is_made_again() {
+fn a_lost_self_lookup_is_repeated() {
     let mut harness = Harness::newcomer();
     harness.wake();
     let dial = harness.dial_of(1);
@@ -124,7 +124,7 @@ fn a_node_with_another_bootstrap_besides_itself_goes_on_joining() {
 }
 
 #[test]
-fn a_pinned_bootstrap_that_is_somebody_else_is_tried_for_ever() {
+fn a_pinned_bootstrap_with_another_id_is_tried_without_end() {
     let mut harness = Harness::new(Params { bootstraps: vec![bootstrap(1, Some(id(1)))], ..Params::default() });
     for _ in 0..10 {
         let next = harness.node.next_deadline().expect("it goes on trying");
@@ -137,7 +137,7 @@ fn a_pinned_bootstrap_that_is_somebody_else_is_tried_for_ever() {
 
 /// While it is joining, PUTs are kept here and spread once it has joined, a confirm waits.
 #[test]
-fn what_is_put_before_joining_is_kept_and_spread_afterwards() {
+fn puts_before_joining_are_stored_locally_and_replicated_afterwards() {
     let mut harness = Harness::newcomer();
     let (waiting, silent) = (harness.put(confirmed(1, b"a")), harness.put(quiet(2, b"b")));
     let reader = harness.get(key(2));
@@ -160,7 +160,7 @@ fn what_is_put_before_joining_is_kept_and_spread_afterwards() {
 }
 
 #[test]
-fn a_confirm_that_waited_in_vain_is_failed_and_the_record_spread_when_the_node_joins() {
+fn an_unconfirmed_put_fails_at_its_deadline_and_is_replicated_once_the_node_joins() {
     let mut harness = Harness::newcomer();
     let client = harness.put(confirmed(1, b"a"));
     harness.pass(secs(10));
@@ -173,7 +173,7 @@ fn a_confirm_that_waited_in_vain_is_failed_and_the_record_spread_when_the_node_j
 }
 
 #[test]
-fn a_record_that_expired_before_joining_is_not_spread() {
+fn a_record_that_expired_before_joining_is_not_replicated() {
     let mut harness = Harness::newcomer();
     harness.put(Put { ttl: 1, ..quiet(1, b"brief") });
     harness.pass(secs(2));
@@ -200,7 +200,7 @@ fn a_get_before_joining_waits_and_is_relayed_afterwards() {
 }
 
 #[test]
-fn a_get_that_nobody_joined_for_is_failed_in_time() {
+fn a_get_before_joining_fails_at_its_deadline() {
     let mut harness = Harness::newcomer();
     let client = harness.get(key(7));
     harness.pass(millis(9_999));
@@ -211,7 +211,7 @@ fn a_get_that_nobody_joined_for_is_failed_in_time() {
 
 /// A client holds nothing, but it may not lose what it is told while it joins.
 #[test]
-fn what_a_client_is_told_to_put_before_it_has_joined_waits() {
+fn a_non_serving_node_queues_puts_until_it_has_joined() {
     let mut harness =
         Harness::new(Params { serving: Serving::No, bootstraps: vec![bootstrap(1, None)], ..Params::default() });
     let client = harness.put(confirmed(1, b"a"));
@@ -228,7 +228,7 @@ fn what_a_client_is_told_to_put_before_it_has_joined_waits() {
 
 /// A node that loses all contacts is joining again, and goes on serving what it holds.
 #[test]
-fn a_node_that_loses_everybody_is_joining_again_and_serves_what_it_holds() {
+fn a_node_that_loses_all_contacts_is_joining_again_and_serves_its_records() {
     let mut harness = Harness::newcomer();
     let conn = join(&mut harness);
     let asker = harness.accept_client(9);
@@ -258,7 +258,7 @@ fn founder_left_alone() -> Harness {
 }
 
 #[test]
-fn a_founder_whose_contacts_all_fall_asleep_finds_them_again() {
+fn a_founder_whose_contacts_all_become_unresponsive_finds_them_again() {
     let mut harness = founder_left_alone();
     assert_eq!(harness.node.status(), Status::Joining);
     harness.pass(secs(2));
@@ -272,7 +272,7 @@ fn a_founder_whose_contacts_all_fall_asleep_finds_them_again() {
 
 /// What was put while the last contact was being lost is not forgotten.
 #[test]
-fn a_put_that_reached_nobody_is_spread_when_somebody_is_back() {
+fn a_put_that_reached_no_peer_is_replicated_once_a_peer_is_back() {
     let mut harness = founder_left_alone();
     harness.pass(secs(60));
     harness.make_automatic(1);
@@ -293,7 +293,7 @@ fn remembering(remembered: impl IntoIterator<Item = u8>, params: Params) -> Harn
 }
 
 #[test]
-fn a_node_that_remembers_others_is_no_founder_and_finds_its_way_back_through_them() {
+fn a_node_with_remembered_contacts_joins_through_them_instead_of_founding() {
     let mut harness = remembering([5], Params::default());
     assert_eq!(harness.node.status(), Status::Joining);
     harness.wake();
@@ -305,7 +305,7 @@ fn a_node_that_remembers_others_is_no_founder_and_finds_its_way_back_through_the
 }
 
 #[test]
-fn remembered_contacts_are_dialled_beside_dead_bootstraps_a_few_at_a_time_and_for_ever() {
+fn remembered_contacts_are_dialled_a_few_at_a_time_beside_dead_bootstraps_without_end() {
     let params = Params { bootstraps: vec![bootstrap(1, None)], ..Params::default() };
     let mut harness = remembering(2..=40, params);
     let mut tried = std::collections::BTreeSet::new();
@@ -325,7 +325,7 @@ fn remembered_contacts_are_dialled_beside_dead_bootstraps_a_few_at_a_time_and_fo
 
 /// Kademlia, section 2.3: a bucket that saw no lookup for an hour is refreshed.
 #[test]
-fn a_bucket_is_looked_up_soon_after_the_first_meeting_and_again_after_refresh_interval() {
+fn a_bucket_is_refreshed_soon_after_its_first_contact_and_again_after_refresh_interval() {
     let mut harness = Harness::founder();
     harness.add_contact(1);
     let mut lookups_within = |span| {
@@ -368,7 +368,7 @@ fn started_with_a_record() -> Harness {
 }
 
 #[test]
-fn a_node_that_has_just_started_serves_what_it_held_when_nobody_was_met_for_a_while() {
+fn a_restarted_node_without_peers_serves_its_old_records_after_start_patience() {
     let mut harness = started_with_a_record();
     let reader = harness.get(key(1));
     harness.pass(START_PATIENCE.saturating_sub(millis(1)));
@@ -380,7 +380,7 @@ fn a_node_that_has_just_started_serves_what_it_held_when_nobody_was_met_for_a_wh
 }
 
 #[test]
-fn a_node_that_has_just_started_and_meets_somebody_asks_before_it_serves_what_it_held() {
+fn a_restarted_node_with_a_peer_asks_it_before_it_serves_old_records() {
     let mut harness = started_with_a_record();
     let reader = harness.get(key(1));
     let dial = harness.dial_of(1);

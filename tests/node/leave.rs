@@ -14,7 +14,7 @@ fn leave(harness: &mut Harness) {
 }
 
 #[test]
-fn a_node_that_owes_nothing_says_goodbye_to_all_and_has_left() {
+fn a_node_without_pending_requests_says_goodbye_and_has_left() {
     let mut harness = Harness::founder();
     let (contact, client, unreached) = (harness.add_contact(1), harness.accept_client(2), harness.accept(3));
     harness.sent(unreached);
@@ -30,7 +30,7 @@ fn a_node_that_owes_nothing_says_goodbye_to_all_and_has_left() {
 }
 
 #[test]
-fn what_is_owed_is_answered_before_the_goodbye() {
+fn pending_client_requests_are_answered_before_the_goodbye() {
     let mut harness = Harness::founder();
     let conn = harness.add_contact(1);
     let (reader, writer) = (harness.get(key(7)), harness.put(confirmed(1, b"v")));
@@ -51,7 +51,7 @@ fn what_is_owed_is_answered_before_the_goodbye() {
 
 /// A search under way may have to dial yet.
 #[test]
-fn a_get_that_is_owed_may_still_dial() {
+fn a_pending_get_may_still_dial_while_the_node_leaves() {
     let mut harness = Harness::founder();
     let conn = harness.add_contact(1);
     let client = harness.get(key(7));
@@ -68,7 +68,7 @@ fn a_get_that_is_owed_may_still_dial() {
 
 /// Section 1, rule 2: every GET is answered exactly once.
 #[test]
-fn a_node_leaves_at_leave_timeout_whatever_it_owes_and_answers_it_first() {
+fn at_leave_timeout_a_node_fails_its_pending_requests_and_leaves() {
     let mut harness = Harness::new(Params { leave_timeout: secs(1), ..Params::default() });
     let conn = harness.add_contact(1);
     let (reader, writer) = (harness.get(key(7)), harness.put(confirmed(1, b"v")));
@@ -94,7 +94,7 @@ fn a_node_that_never_joined_leaves_in_time_too() {
 }
 
 #[test]
-fn a_leaving_node_tells_whoever_still_connects() {
+fn a_leaving_node_says_goodbye_to_new_connections() {
     let mut harness = Harness::founder();
     harness.add_contact(1);
     harness.get(key(7));
@@ -104,7 +104,7 @@ fn a_leaving_node_tells_whoever_still_connects() {
 }
 
 #[test]
-fn leaving_twice_is_leaving_once() {
+fn a_second_leave_has_no_effect() {
     let mut harness = Harness::founder();
     let conn = harness.add_contact(1);
     leave(&mut harness);
@@ -113,7 +113,7 @@ fn leaving_twice_is_leaving_once() {
 }
 
 #[test]
-fn a_malformed_message_of_the_last_peer_that_is_waited_for_does_not_delay_the_leave() {
+fn a_malformed_message_of_the_last_awaited_peer_does_not_delay_the_leave() {
     let mut harness = Harness::founder();
     let conn = harness.add_contact(1);
     let client = harness.get(key(7));
@@ -141,7 +141,7 @@ fn alone_with_a_record() -> (Harness, dht::node::action::ConnId) {
 }
 
 #[test]
-fn records_that_few_hold_are_handed_over_before_the_goodbye() {
+fn records_with_too_few_replicas_are_handed_over_before_the_goodbye() {
     let (mut harness, conn) = alone_with_a_record();
     leave(&mut harness);
     harness.pass(millis(0));
@@ -155,7 +155,7 @@ fn records_that_few_hold_are_handed_over_before_the_goodbye() {
 }
 
 #[test]
-fn records_that_nobody_takes_do_not_hold_up_the_leave_beyond_its_time() {
+fn records_that_no_peer_stores_do_not_delay_the_leave_past_leave_timeout() {
     let (mut harness, conn) = alone_with_a_record();
     leave(&mut harness);
     for _ in 0..99 {
@@ -171,7 +171,7 @@ fn records_that_nobody_takes_do_not_hold_up_the_leave_beyond_its_time() {
 }
 
 #[test]
-fn a_node_whose_records_others_hold_leaves_without_offering_them() {
+fn a_node_whose_records_have_other_replicas_leaves_without_offering_them() {
     let (mut harness, conn) = alone_with_a_record();
     harness.ask(conn, Request::Store(block(1, b"value")));
     leave(&mut harness);
@@ -181,7 +181,7 @@ fn a_node_whose_records_others_hold_leaves_without_offering_them() {
 }
 
 #[test]
-fn a_node_that_nobody_is_left_to_hand_records_to_leaves_at_once() {
+fn a_node_without_contacts_leaves_at_once_despite_its_records() {
     let (mut harness, conn) = alone_with_a_record();
     harness.make_scripted(2);
     harness.send(conn, &PeerMessage::Goodbye);

@@ -58,7 +58,7 @@ fn held() -> RecordBlock<'static> {
 }
 
 #[test]
-fn a_get_asks_as_many_as_its_quorum_wants_and_no_more_when_all_is_well() {
+fn a_get_asks_only_as_many_nodes_as_its_quorum_while_replies_are_on_time() {
     for quorum in 1..=3 {
         let mut harness = among_known(quorum, |_| 0);
         let client = harness.get(key(N));
@@ -76,7 +76,7 @@ fn a_get_asks_as_many_as_its_quorum_wants_and_no_more_when_all_is_well() {
 }
 
 #[test]
-fn whom_the_node_has_never_heard_it_does_not_rely_on() {
+fn a_get_asks_alpha_nodes_if_none_of_them_has_ever_replied() {
     let mut harness = Harness::with_contacts(Params { read_quorum: 1, ..Params::default() }, 1..=8);
     (1..=8).for_each(|peer| harness.make_scripted(peer));
     harness.get(key(N));
@@ -84,7 +84,7 @@ fn whom_the_node_has_never_heard_it_does_not_rely_on() {
 }
 
 #[test]
-fn another_is_asked_when_an_answer_is_later_than_usual_and_the_late_one_counts() {
+fn a_reply_later_than_usual_is_hedged_and_still_counts() {
     let mut harness = among_known(1, |_| 0);
     let client = harness.get(key(N));
     let [(_, nearest, rpc, want)] = questions(&mut harness)[..] else { panic!("one is asked") };
@@ -100,7 +100,7 @@ fn another_is_asked_when_an_answer_is_later_than_usual_and_the_late_one_counts()
 
 /// What is late for one is usual for another.
 #[test]
-fn a_peer_that_always_takes_longer_is_given_longer() {
+fn a_slow_peer_is_hedged_later() {
     let mut harness = among_known(1, |_| 100);
     harness.get(key(N));
     assert_eq!(questions(&mut harness).len(), 1);
@@ -111,7 +111,7 @@ fn a_peer_that_always_takes_longer_is_given_longer() {
 }
 
 #[test]
-fn of_those_that_are_about_as_near_the_quickest_is_asked() {
+fn among_similarly_near_nodes_the_fastest_is_asked() {
     let mut harness = among_known(1, |peer| if peer == 5 { 5 } else { 80 });
     harness.get(key(N));
     assert_eq!(peers(&questions(&mut harness)), [5]);
@@ -121,7 +121,7 @@ fn of_those_that_are_about_as_near_the_quickest_is_asked() {
 }
 
 #[test]
-fn a_get_whose_search_gets_no_nearer_asks_alpha_at_a_time_and_never_more() {
+fn a_get_whose_lookup_makes_no_progress_asks_at_most_alpha_at_a_time() {
     let mut harness = among_known(1, |_| 0);
     let client = harness.get(key(N));
     let [(_, conn, rpc, _)] = questions(&mut harness)[..] else { panic!("one is asked") };
@@ -138,7 +138,7 @@ fn a_get_whose_search_gets_no_nearer_asks_alpha_at_a_time_and_never_more() {
 }
 
 #[test]
-fn a_holder_that_contradicts_the_first_makes_a_get_ask_alpha_at_a_time() {
+fn a_replica_that_contradicts_the_first_makes_a_get_ask_alpha_at_a_time() {
     let mut harness = among_known(2, |_| 0);
     harness.get(key(N));
     let asked = questions(&mut harness);
@@ -153,7 +153,7 @@ fn a_holder_that_contradicts_the_first_makes_a_get_ask_alpha_at_a_time() {
 
 /// `THREATS.md` E7: 200 ms at the least.
 #[test]
-fn a_copy_that_takes_too_long_is_handed_to_another_and_counts_if_it_is_held_at_last() {
+fn an_overdue_copy_goes_to_the_next_target_and_its_late_reply_still_counts() {
     let mut harness = among_known(1, |_| 0);
     let client = harness.put(dht::wire::api::Put { replication: 3, ..confirmed(N, b"v") });
     harness.answer_find_value(|_, _| Some(nodes(&[])));
@@ -175,7 +175,7 @@ fn a_copy_that_takes_too_long_is_handed_to_another_and_counts_if_it_is_held_at_l
 }
 
 #[test]
-fn the_search_of_a_put_goes_on_without_one_that_takes_too_long_if_enough_others_answer() {
+fn the_lookup_of_a_put_ends_without_an_overdue_node_if_enough_others_answer() {
     let mut harness = among_known(1, |_| 0);
     harness.put(dht::wire::api::Put { replication: 3, ..confirmed(N, b"v") });
     harness.answer_find_value(|peer, _| (peer != 7).then(|| nodes(&[])));
@@ -189,7 +189,7 @@ fn the_search_of_a_put_goes_on_without_one_that_takes_too_long_if_enough_others_
 
 /// A moment in which nobody answers shall not make a record be held by fewer.
 #[test]
-fn the_search_of_a_put_waits_for_those_who_take_too_long_while_too_few_have_answered() {
+fn the_lookup_of_a_put_waits_for_overdue_nodes_while_too_few_have_answered() {
     let mut harness = among_known(1, |_| 0);
     let client = harness.put(dht::wire::api::Put { replication: 3, ..confirmed(N, b"v") });
     let mut asked = Vec::new();
@@ -206,7 +206,7 @@ fn the_search_of_a_put_waits_for_those_who_take_too_long_while_too_few_have_answ
 
 /// A GET does not give up whom it may yet hear: it may be the one that holds the value.
 #[test]
-fn a_get_waits_for_the_last_that_may_answer_until_that_one_is_silent() {
+fn a_get_waits_for_the_last_pending_reply_until_its_timeout() {
     let mut harness = among_known(1, |_| 0);
     let client = harness.get(key(N));
     let mut late = None;

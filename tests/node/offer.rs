@@ -55,7 +55,7 @@ fn wanted(harness: &mut Harness, conn: ConnId, entries: &[Entry]) -> Vec<dht::id
 }
 
 #[test]
-fn a_newly_met_node_is_offered_the_record_and_given_it_with_its_age_if_it_wants_it() {
+fn a_new_contact_is_offered_a_record_and_gets_it_with_its_age_if_it_wants_it() {
     let mut harness = holding(1);
     harness.pass(secs(2));
     let conn = harness.add_contact(2);
@@ -76,7 +76,7 @@ fn a_newly_met_node_is_offered_the_record_and_given_it_with_its_age_if_it_wants_
 }
 
 #[test]
-fn what_is_not_wanted_is_not_sent_nor_what_was_not_offered() {
+fn only_records_that_are_both_offered_and_wanted_are_sent() {
     let mut harness = holding(1);
     let asker = harness.accept_client(98);
     harness.ask(asker, Request::Store(RecordBlock { replication: 1, ..block(128, b"own") }));
@@ -90,7 +90,7 @@ fn what_is_not_wanted_is_not_sent_nor_what_was_not_offered() {
 }
 
 #[test]
-fn a_node_is_offered_only_what_it_shall_hold() {
+fn a_node_is_offered_only_records_that_it_shall_hold() {
     let mut harness = holding(1);
     for nearest in [1, 3, 2] {
         harness.add_contact(nearest);
@@ -105,7 +105,7 @@ fn a_node_is_offered_only_what_it_shall_hold() {
 }
 
 #[test]
-fn a_node_that_refuses_a_record_keeps_its_place_and_is_not_sent_it_again() {
+fn a_node_that_refuses_a_record_stays_a_contact_and_does_not_get_it_again() {
     let mut harness = holding(1);
     harness.add_contact(2);
     harness.pass(millis(0));
@@ -142,7 +142,7 @@ fn many_records_are_offered_together_and_copied_a_few_at_a_time() {
 }
 
 #[test]
-fn nothing_more_is_copied_to_a_node_that_is_gone() {
+fn no_more_records_are_copied_to_a_node_that_left() {
     let mut harness = Harness::founder();
     for n in 3..100 {
         harness.put(quiet(n, b"value"));
@@ -160,7 +160,7 @@ fn nothing_more_is_copied_to_a_node_that_is_gone() {
 
 /// Whoever comes back may have lost what it held.
 #[test]
-fn a_contact_that_wakes_up_is_offered_what_belongs_to_it() {
+fn a_contact_that_responds_again_is_offered_its_records() {
     let mut harness = Harness::with_contacts(Params::default(), [3]);
     let asker = harness.accept_client(99);
     harness.ask(asker, Request::Store(block(1, b"value")));
@@ -189,7 +189,7 @@ fn a_contact_that_wakes_up_is_offered_what_belongs_to_it() {
 }
 
 #[test]
-fn an_offer_is_wanted_where_it_is_larger_than_what_is_held_and_belongs_here() {
+fn an_offered_record_is_wanted_if_it_is_larger_than_the_held_one_and_in_scope() {
     let mut harness = holding(5);
     let offerer = harness.accept_client(9);
     let old = Version::from_bits(version_at(0).bits() - 1);
@@ -206,7 +206,7 @@ fn an_offer_is_wanted_where_it_is_larger_than_what_is_held_and_belongs_here() {
 }
 
 #[test]
-fn what_is_over_is_not_wanted_again() {
+fn an_expired_version_is_not_wanted_again() {
     let mut harness = holding(5);
     harness.pass(secs(60));
     assert!(harness.node.storage().is_empty());
@@ -217,7 +217,7 @@ fn what_is_over_is_not_wanted_again() {
 
 /// Two that offer a record at once do not both send it.
 #[test]
-fn a_record_is_wanted_of_one_at_a_time() {
+fn a_record_is_wanted_from_one_peer_at_a_time() {
     let mut harness = Harness::founder();
     let (one, other) = (harness.accept_client(8), harness.accept_client(9));
     let offered = [entry(5, version_at(0), b"value")];
@@ -231,7 +231,7 @@ fn a_record_is_wanted_of_one_at_a_time() {
 /// A receiver that holds a larger one STOREs it back; so that one disagreement ends all, it offers
 /// it to the others who shall hold it too.
 #[test]
-fn whoever_offers_an_old_version_is_sent_the_newer_one_and_the_others_are_offered_it() {
+fn a_peer_that_offers_an_older_version_gets_the_newer_one_and_the_other_replicas_are_offered_it() {
     let mut harness = holding(5);
     let (behind, other) = (harness.add_contact(1), harness.add_contact(2));
     harness.pass(millis(0));
@@ -250,7 +250,7 @@ fn whoever_offers_an_old_version_is_sent_the_newer_one_and_the_others_are_offere
 
 /// Of two values of one version the larger bytes win: they have to meet.
 #[test]
-fn values_that_share_a_version_are_exchanged_both_ways() {
+fn values_with_one_version_are_exchanged_both_ways() {
     let mut harness = holding(5);
     let conn = harness.add_contact(1);
     harness.pass(millis(0));
@@ -262,7 +262,7 @@ fn values_that_share_a_version_are_exchanged_both_ways() {
 
 /// Who stores for nobody holds nothing.
 #[test]
-fn what_a_client_claims_to_hold_does_not_count() {
+fn a_non_serving_peer_does_not_count_as_a_replica() {
     let mut harness = Harness::with_contacts(Params::default(), [1, 2, 3]);
     for peer in [96, 97, 98] {
         let client = harness.accept_client(peer);
@@ -273,7 +273,7 @@ fn what_a_client_claims_to_hold_does_not_count() {
 
 /// In its round a record is offered to one of those who shall hold it; if that one lacks it, to all.
 #[test]
-fn a_record_is_offered_at_half_of_its_life_to_one_and_to_all_if_that_one_lacks_it() {
+fn at_half_of_its_lifetime_a_record_is_offered_to_one_replica_and_to_all_if_that_one_lacks_it() {
     let mut harness = Harness::with_contacts(Params::default(), [1, 2, 3]);
     let asker = harness.accept_client(99);
     harness.ask(asker, Request::Store(RecordBlock { replication: 4, ..block(1, b"value") }));
@@ -289,7 +289,7 @@ fn a_record_is_offered_at_half_of_its_life_to_one_and_to_all_if_that_one_lacks_i
 }
 
 #[test]
-fn a_record_that_enough_others_have_offered_is_not_offered_in_that_round() {
+fn a_record_that_enough_replicas_have_offered_is_not_offered_in_that_round() {
     let mut harness = Harness::with_contacts(Params::default(), [1, 2, 3]);
     let asker = harness.accept_client(99);
     harness.ask(asker, Request::Store(RecordBlock { replication: 4, ..block(1, b"value") }));
@@ -301,7 +301,7 @@ fn a_record_that_enough_others_have_offered_is_not_offered_in_that_round() {
 }
 
 #[test]
-fn one_peer_cannot_silence_a_holder() {
+fn one_peer_cannot_suppress_the_offers_of_a_replica() {
     let mut harness = Harness::with_contacts(Params::default(), [1, 2, 3]);
     let liar = serving(&mut harness, 99);
     harness.ask(liar, Request::Store(block(1, b"value")));
@@ -331,7 +331,7 @@ fn a_reply_that_names_a_larger_record_ends_the_copy() {
 }
 
 #[test]
-fn a_near_contact_that_falls_silent_is_asked_within_a_minute_or_so() {
+fn a_near_contact_that_falls_silent_is_detected_within_75_seconds() {
     let mut harness = Harness::with_contacts(Params::default(), [1]);
     let silent = harness.add_contact(2);
     harness.pass(secs(300));
@@ -345,7 +345,7 @@ fn a_near_contact_that_falls_silent_is_asked_within_a_minute_or_so() {
 
 /// It may have too many connections, and would close the next one too.
 #[test]
-fn a_near_contact_that_closes_time_and_again_is_not_dialled_each_time() {
+fn a_near_contact_that_closes_repeatedly_is_not_dialled_each_time() {
     let mut harness = Harness::founder();
     let mut conn = harness.add_contact(2);
     harness.make_scripted(2);
@@ -370,7 +370,7 @@ fn a_near_contact_that_closes_time_and_again_is_not_dialled_each_time() {
 
 /// Whoever promises a record and does not send it delays it by one `rpc_timeout`, once.
 #[test]
-fn one_that_offers_what_it_never_sends_keeps_nobody_from_sending_it() {
+fn a_peer_that_offers_a_record_and_never_sends_it_does_not_block_other_senders() {
     let mut harness = Harness::founder();
     let (liar, other) = (harness.accept_client(8), harness.accept_client(9));
     assert_eq!(wanted(&mut harness, liar, &[entry(5, version_at(1), b"never sent")]), [key(5)]);
@@ -381,7 +381,7 @@ fn one_that_offers_what_it_never_sends_keeps_nobody_from_sending_it() {
 }
 
 #[test]
-fn one_that_offers_much_and_sends_nothing_leaves_room_for_what_others_offer() {
+fn a_peer_that_offers_much_and_sends_nothing_leaves_room_for_other_offers() {
     let mut harness = Harness::founder();
     let (liar, other) = (harness.accept_client(8), harness.accept_client(9));
     let many: Vec<Entry> = (0..=ASKED_FOR_MAX)
@@ -397,7 +397,7 @@ fn one_that_offers_much_and_sends_nothing_leaves_room_for_what_others_offer() {
 }
 
 #[test]
-fn one_that_takes_its_time_over_copies_does_not_hold_up_those_for_others() {
+fn a_peer_that_stores_copies_slowly_does_not_block_copies_to_others() {
     let mut harness = Harness::founder();
     for n in 3..100 {
         harness.put(quiet(n, b"value"));
@@ -413,7 +413,7 @@ fn one_that_takes_its_time_over_copies_does_not_hold_up_those_for_others() {
 
 /// Only the newer one: who holds the older would otherwise keep it, and give it to whoever asks.
 #[test]
-fn who_holds_a_record_that_belongs_to_others_takes_a_newer_one_and_nothing_else() {
+fn a_node_out_of_scope_accepts_only_newer_versions_of_records_that_it_holds() {
     let mut harness = Harness::new(Params { k: 3, replication_default: 3, ..Params::default() });
     let asker = harness.accept_client(99);
     harness.ask(asker, Request::Store(block(127, b"value")));
@@ -429,7 +429,7 @@ fn who_holds_a_record_that_belongs_to_others_takes_a_newer_one_and_nothing_else(
 
 /// Whoever brought it did not know those who are responsible.
 #[test]
-fn a_record_that_belongs_to_others_is_offered_to_the_nearest_of_them_soon() {
+fn a_record_out_of_scope_is_offered_to_the_nearest_node_after_stray_pause() {
     let mut harness = Harness::with_contacts(Params::default(), [1, 2, 3]);
     let asker = harness.accept_client(99);
     let ttl = dht::record::Ttl::from_secs(36_000).expect("not zero");
@@ -445,7 +445,7 @@ fn a_record_that_belongs_to_others_is_offered_to_the_nearest_of_them_soon() {
 
 /// However often somebody comes and goes.
 #[test]
-fn who_holds_much_rests_between_two_walks_for_contacts_that_came() {
+fn a_node_with_many_records_pauses_between_scans_for_new_contacts() {
     let mut harness = Harness::founder();
     let asker = harness.accept_client(99);
     for nth in 0..=SCANNED_PER_TURN_MAX {

@@ -28,14 +28,14 @@ fn dropped(harness: &Harness) -> u64 {
 }
 
 #[test]
-fn a_reply_to_nothing_that_was_asked_is_dropped_and_counted() {
+fn a_reply_without_a_request_is_dropped_and_counted() {
     let (mut harness, client, conn, _) = asking();
     harness.reply(conn, RpcId::new([1; 32]), value_of(block(7, b"forged")));
     assert_eq!((harness.answer(client), dropped(&harness)), (None, 1));
 }
 
 #[test]
-fn a_reply_from_another_node_is_dropped_and_the_right_one_still_counts() {
+fn a_reply_from_another_node_is_dropped_and_the_reply_of_the_asked_node_counts() {
     let (mut harness, client, conn, rpc) = asking();
     let stranger = harness.accept_client(2);
     harness.reply(stranger, rpc, value_of(block(7, b"forged")));
@@ -45,7 +45,7 @@ fn a_reply_from_another_node_is_dropped_and_the_right_one_still_counts() {
 }
 
 #[test]
-fn a_reply_may_come_over_another_connection_of_the_node_that_was_asked() {
+fn a_reply_may_come_over_another_connection_of_the_asked_node() {
     let (mut harness, client, _, rpc) = asking();
     let other = harness.accept_client(1);
     harness.reply(other, rpc, value_of(block(7, b"right")));
@@ -74,7 +74,7 @@ fn a_reply_that_comes_twice_counts_once() {
 }
 
 #[test]
-fn a_contact_that_says_nothing_at_all_falls_asleep_and_the_search_goes_on_without_it() {
+fn a_silent_contact_becomes_unresponsive_and_the_lookup_goes_on_without_it() {
     let mut harness = Harness::with_contacts(Params::default(), [1]);
     let mute = harness.add_contact(2);
     let helpful = harness.accept_client(3);
@@ -94,7 +94,7 @@ fn a_contact_that_says_nothing_at_all_falls_asleep_and_the_search_goes_on_withou
 
 /// Late but right still helps, as long as the search runs.
 #[test]
-fn a_late_answer_of_a_slow_peer_still_answers_the_get() {
+fn a_late_reply_of_a_slow_peer_still_answers_the_get() {
     let (mut harness, client, conn, rpc) = asking();
     harness.pass(secs(1));
     assert_eq!(harness.ask(conn, Request::Ping), Reply::Pong, "it is there");
@@ -106,7 +106,7 @@ fn a_late_answer_of_a_slow_peer_still_answers_the_get() {
 }
 
 #[test]
-fn an_error_ends_the_request_and_is_no_failure_of_the_contact() {
+fn an_error_reply_ends_the_request_and_the_contact_stays() {
     for code in [ErrorCode::OUT_OF_SCOPE, ErrorCode::TOO_MANY, ErrorCode::LEAVING, ErrorCode(999)] {
         let (mut harness, client, conn, rpc) = asking();
         harness.reply(conn, rpc, Reply::Error(code));
@@ -121,7 +121,7 @@ fn an_error_ends_the_request_and_is_no_failure_of_the_contact() {
 /// At most k contacts of a reply are used; duplicates, oneself, port 0, unroutable addresses and
 /// families that cannot be dialled are dropped.
 #[test]
-fn contacts_that_cannot_be_meant_in_earnest_are_not_asked() {
+fn contacts_with_unusable_addresses_are_not_asked() {
     let mut harness = Harness::new(Params { families: Families::V4, alpha: 20, ..Params::default() });
     let conn = harness.add_contact(1);
     harness.get(key(7));
@@ -164,7 +164,7 @@ fn at_most_k_contacts_of_a_reply_are_used() {
 
 /// What somebody says of a contact does not move it, and cannot cost it its place.
 #[test]
-fn a_contact_is_not_lost_because_somebody_named_it_at_a_wrong_address() {
+fn a_contact_stays_when_a_peer_names_it_at_a_wrong_address() {
     for error in [DialError::NotAuthentic, DialError::Unreachable] {
         let params = Params { k: 2, alpha: 1, replication_min: 1, replication_default: 2, ..Params::default() };
         let mut harness = Harness::new(params);
@@ -185,7 +185,7 @@ fn a_contact_is_not_lost_because_somebody_named_it_at_a_wrong_address() {
 }
 
 #[test]
-fn whoever_is_really_gone_from_its_address_leaves_the_table() {
+fn a_contact_that_is_gone_from_its_address_leaves_the_table() {
     let mut harness = Harness::with_contacts(Params::default(), [1]);
     let gone = harness.add_contact(2);
     harness.make_scripted(2);
@@ -198,7 +198,7 @@ fn whoever_is_really_gone_from_its_address_leaves_the_table() {
 
 /// A flood of requests that nobody answers meets a bound, and each is answered all the same.
 #[test]
-fn requests_without_an_answer_are_bounded() {
+fn requests_without_a_reply_are_bounded() {
     let mut harness = Harness::with_contacts(Params::default(), [1, 2, 3]);
     let clients: Vec<_> = (0..PENDING_MAX / 3 + 500).map(|_| harness.get(key(7))).collect();
     assert!(!harness.node.wants_requests(), "the host was told to stop long ago");
@@ -215,7 +215,7 @@ fn requests_without_an_answer_are_bounded() {
 /// A quarter of `rpc_timeout` is longer than most take: another is asked meanwhile, and the late
 /// answer still counts.
 #[test]
-fn while_an_answer_is_late_another_is_asked_and_the_late_one_counts() {
+fn a_late_request_is_hedged_and_its_late_reply_still_counts() {
     let mut harness = Harness::with_contacts(Params { alpha: 1, ..Params::default() }, [6, 1]);
     harness.make_scripted(6);
     harness.make_scripted(1);

@@ -33,7 +33,7 @@ fn take(harness: &mut Harness, copies: &[Copy]) {
 }
 
 #[test]
-fn copies_go_to_as_many_of_the_nearest_as_were_asked_for() {
+fn copies_go_to_the_requested_number_of_nearest_nodes() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
     harness.put(thrice(1));
     let copies = harness.copies();
@@ -46,7 +46,7 @@ fn copies_go_to_as_many_of_the_nearest_as_were_asked_for() {
 
 /// Beyond those who were searched are others: one who fails is replaced by the next nearest.
 #[test]
-fn a_holder_that_refuses_is_replaced_by_one_that_was_not_asked_before() {
+fn a_refused_copy_goes_to_the_next_target() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
     let client = harness.put(thrice(1));
     let copies = harness.copies();
@@ -59,7 +59,7 @@ fn a_holder_that_refuses_is_replaced_by_one_that_was_not_asked_before() {
 }
 
 #[test]
-fn this_node_is_one_of_the_nearest_if_it_is() {
+fn this_node_stores_a_copy_itself_if_it_is_among_the_nearest() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
     harness.put(thrice(128));
     assert_eq!(harness.copies().len(), 2);
@@ -67,7 +67,7 @@ fn this_node_is_one_of_the_nearest_if_it_is() {
 }
 
 #[test]
-fn a_client_holds_nothing_of_what_it_puts() {
+fn a_non_serving_node_stores_no_copy_of_its_puts() {
     let mut harness = Harness::with_contacts(Params { serving: Serving::No, ..small() }, 1..=8);
     let client = harness.put(thrice(128));
     let copies = harness.copies();
@@ -79,7 +79,7 @@ fn a_client_holds_nothing_of_what_it_puts() {
 
 /// Section 1, flag 0: SUCCESS with an empty value once it is held by min(replication, reachable).
 #[test]
-fn a_put_is_confirmed_when_all_its_copies_are_held_and_no_sooner() {
+fn a_put_is_confirmed_only_once_all_its_copies_are_held() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
     let client = harness.put(thrice(1));
     let copies = harness.copies();
@@ -91,7 +91,7 @@ fn a_put_is_confirmed_when_all_its_copies_are_held_and_no_sooner() {
 }
 
 #[test]
-fn fewer_holders_are_enough_where_fewer_can_be_reached() {
+fn fewer_replicas_suffice_if_fewer_nodes_are_reachable() {
     let mut harness = Harness::with_contacts(Params::default(), [1]);
     let client = harness.put(confirmed(1, b"value"));
     let copies = harness.copies();
@@ -102,7 +102,7 @@ fn fewer_holders_are_enough_where_fewer_can_be_reached() {
 }
 
 #[test]
-fn a_lone_founder_is_all_that_can_be_reached() {
+fn the_local_copy_of_a_lone_founder_confirms_a_put() {
     let mut harness = Harness::founder();
     let client = harness.put(confirmed(1, b"value"));
     assert_eq!(harness.answer(client), success(1, b""));
@@ -110,7 +110,7 @@ fn a_lone_founder_is_all_that_can_be_reached() {
 
 /// ERROR 406, 429, 503 and 507 pass the copy to the next closest and are no failure.
 #[test]
-fn a_node_that_refuses_is_replaced_by_the_next_and_stays_a_contact() {
+fn after_an_error_reply_the_copy_goes_to_the_next_target_and_the_contact_stays() {
     for code in [ErrorCode::OUT_OF_SCOPE, ErrorCode::TOO_MANY, ErrorCode::LEAVING, ErrorCode::FULL] {
         let mut harness = Harness::with_contacts(small(), 1..=8);
         let client = harness.put(thrice(1));
@@ -125,7 +125,7 @@ fn a_node_that_refuses_is_replaced_by_the_next_and_stays_a_contact() {
 }
 
 #[test]
-fn a_node_that_is_silent_is_replaced_by_the_next() {
+fn a_silent_node_is_replaced_by_the_next_target() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
     let client = harness.put(thrice(1));
     let copies = harness.copies();
@@ -138,7 +138,7 @@ fn a_node_that_is_silent_is_replaced_by_the_next() {
 }
 
 #[test]
-fn a_node_that_cannot_be_dialled_any_more_is_replaced_by_the_next() {
+fn a_node_that_cannot_be_dialled_is_replaced_by_the_next_target() {
     let mut harness = Harness::with_contacts(small(), 2..=8);
     let gone = harness.add_contact(1);
     harness.put(thrice(1));
@@ -154,7 +154,7 @@ fn a_node_that_cannot_be_dialled_any_more_is_replaced_by_the_next() {
 
 /// Age is stamped when the message is encoded.
 #[test]
-fn a_copy_that_waited_for_its_connection_is_older_by_the_wait() {
+fn the_age_of_a_copy_includes_its_wait_for_a_connection() {
     let mut harness = Harness::founder();
     let conn = harness.add_contact(1);
     harness.put(quiet(1, b"value"));
@@ -177,7 +177,7 @@ fn a_copy_that_waited_for_its_connection_is_older_by_the_wait() {
 
 /// FAILURE at the deadline means *unknown*: the spreading goes on.
 #[test]
-fn a_put_that_is_not_held_in_time_is_failed_and_goes_on() {
+fn a_put_without_enough_replicas_fails_at_its_deadline_and_goes_on() {
     let mut harness = Harness::founder();
     let slow = harness.add_contact(1);
     let client = harness.put(confirmed(1, b"value"));
@@ -198,7 +198,7 @@ fn a_put_that_is_not_held_in_time_is_failed_and_goes_on() {
 }
 
 #[test]
-fn a_put_that_found_too_few_holders_tries_again_while_there_is_time() {
+fn a_put_with_too_few_replicas_is_retried_before_its_deadline() {
     let mut harness = Harness::with_contacts(small(), [1, 2]);
     let client = harness.put(thrice(1));
     for (conn, rpc, _) in harness.copies() {
@@ -214,7 +214,7 @@ fn a_put_that_found_too_few_holders_tries_again_while_there_is_time() {
 
 /// Section 3: a STORE REPLY that names a larger record ends the PUT.
 #[test]
-fn a_put_that_is_superseded_is_over() {
+fn a_superseded_put_ends() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
     let client = harness.put(thrice(1));
     let copies = harness.copies();
@@ -229,7 +229,7 @@ fn a_put_that_is_superseded_is_over() {
 /// Section 3: unless the time in that version is ahead of this node's own wall clock; then it is
 /// drawn anew above it and repeated, once.
 #[test]
-fn a_version_ahead_of_our_clock_is_overtaken_once() {
+fn a_version_ahead_of_the_local_clock_is_overtaken_once() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
     let client = harness.put(thrice(1));
     let first = harness.copies();
@@ -244,7 +244,7 @@ fn a_version_ahead_of_our_clock_is_overtaken_once() {
 }
 
 #[test]
-fn a_version_that_was_overtaken_is_confirmed_when_its_copies_are_held() {
+fn a_put_that_overtook_a_version_is_confirmed_once_its_copies_are_held() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
     let client = harness.put(thrice(1));
     let first = harness.copies();
@@ -257,7 +257,7 @@ fn a_version_that_was_overtaken_is_confirmed_when_its_copies_are_held() {
 /// Whoever writes twice through this node ends with the second value, however fast the clock that
 /// drew the version before them.
 #[test]
-fn a_put_does_not_overtake_a_later_one_of_this_node() {
+fn a_put_does_not_overtake_a_later_put_at_the_same_node() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
     let asker = harness.accept_client(9);
     harness.ask(asker, Request::Store(RecordBlock { version: version_at(300_000), ..block(1, b"fast") }));
@@ -273,7 +273,7 @@ fn a_put_does_not_overtake_a_later_one_of_this_node() {
 
 /// The claim of one holder proves nothing: whoever could end a PUT by it would own every key.
 #[test]
-fn a_signed_put_is_not_ended_by_one_who_claims_a_larger_record() {
+fn one_claim_of_a_larger_record_does_not_end_a_signed_put() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
     let record = signed(1, 0, b"v");
     let put = Put { key: record.key, class: record.class, value: record.value(), ttl: 0, ..thrice(1) };
@@ -301,7 +301,7 @@ fn a_signed_put_is_not_ended_by_one_who_claims_a_larger_record() {
 /// Section 3: a version more than ten minutes ahead is ignored by everyone who meets it. And who
 /// claims to hold a larger record names one that is larger.
 #[test]
-fn a_claim_that_cannot_be_true_does_not_end_a_put() {
+fn an_impossible_claim_does_not_end_a_put() {
     for unbelievable in [version_at(700_000), Version::from_bits(u64::MAX), Version::from_bits(1)] {
         let mut harness = Harness::with_contacts(small(), 1..=8);
         let client = harness.put(thrice(1));
@@ -317,7 +317,7 @@ fn a_claim_that_cannot_be_true_does_not_end_a_put() {
 
 /// Section 1, rule 1: PUT is not answered unless it asks to be.
 #[test]
-fn a_put_that_did_not_ask_is_never_answered() {
+fn a_put_without_the_confirm_flag_is_never_answered() {
     let mut held = Harness::with_contacts(small(), 1..=8);
     let client = held.put(Put { replication: 3, ..quiet(1, b"value") });
     let copies = held.copies();
@@ -336,7 +336,7 @@ fn a_put_that_did_not_ask_is_never_answered() {
 }
 
 #[test]
-fn a_put_that_cannot_be_taken_is_refused_if_it_asked() {
+fn a_refused_put_with_the_confirm_flag_is_answered_with_failure() {
     let mut harness = Harness::new(Params { storage_bytes_max: 0, ..Params::default() });
     let client = harness.put(confirmed(1, b"value"));
     assert_eq!(harness.answer(client), failure(1));
@@ -344,7 +344,7 @@ fn a_put_that_cannot_be_taken_is_refused_if_it_asked() {
 
 /// Section 1, rules 7 and 8.
 #[test]
-fn life_and_replication_are_clamped_and_0_means_the_default() {
+fn ttl_and_replication_are_clamped_and_0_means_the_default() {
     let ttl = |secs| dht::record::Ttl::from_secs(secs).expect("not zero");
     let params = Params { ttl_min: ttl(10), ttl_max: ttl(7200), ..Params::default() };
     for (asked, taken) in [((0, 0), (3600, 8)), ((1, 1), (10, 3)), ((60, 5), (60, 5)), ((65_535, 255), (7200, 20))] {
@@ -357,7 +357,7 @@ fn life_and_replication_are_clamped_and_0_means_the_default() {
 
 /// Section 1, rule 9.
 #[test]
-fn a_later_put_of_the_key_has_a_larger_version_though_no_time_passed() {
+fn a_later_put_of_a_key_has_a_larger_version_even_at_the_same_instant() {
     let mut harness = Harness::with_contacts(small(), [1]);
     let versions: Vec<Version> = (0..5)
         .map(|_| {
@@ -371,7 +371,7 @@ fn a_later_put_of_the_key_has_a_larger_version_though_no_time_passed() {
 }
 
 #[test]
-fn a_version_is_drawn_above_the_one_that_is_held() {
+fn a_new_version_is_above_the_version_held_locally() {
     let mut harness = Harness::founder();
     let asker = harness.accept_client(9);
     let ahead = RecordBlock { version: version_at(300_000), ..block(1, b"old") };
@@ -383,7 +383,7 @@ fn a_version_is_drawn_above_the_one_that_is_held() {
 }
 
 #[test]
-fn putting_one_key_again_and_again_ends_with_the_last_value() {
+fn concurrent_puts_of_one_key_end_with_the_last_value() {
     let mut harness = Harness::with_contacts(small(), [1]);
     let clients: Vec<_> = [&b"a"[..], b"b", b"c"].map(|value| harness.put(confirmed(1, value))).into();
     let copies = harness.copies();

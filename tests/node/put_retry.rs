@@ -40,7 +40,7 @@ fn refused_put(params: Params) -> Harness {
 }
 
 #[test]
-fn a_put_that_nobody_takes_is_tried_again_ever_more_rarely_until_the_end_of_its_life() {
+fn a_put_that_no_peer_stores_is_retried_with_growing_pauses_until_its_ttl_ends() {
     let mut harness = refused_put(small());
     let attempts = refuse_for(&mut harness, secs(4_200));
     let pauses: Vec<u64> = attempts.windows(2).map(|two| two[1] - two[0]).collect();
@@ -52,7 +52,7 @@ fn a_put_that_nobody_takes_is_tried_again_ever_more_rarely_until_the_end_of_its_
 }
 
 #[test]
-fn a_put_that_was_failed_at_its_deadline_is_held_when_somebody_takes_it_at_last() {
+fn a_put_that_failed_at_its_deadline_is_retried_until_replicas_store_it() {
     let mut harness = Harness::with_contacts(small(), [1, 2]);
     let client = harness.put(Put { ttl: 3_600, replication: 2, ..confirmed(1, b"v") });
     refuse_for(&mut harness, secs(60));
@@ -72,7 +72,7 @@ fn a_put_that_was_failed_at_its_deadline_is_held_when_somebody_takes_it_at_last(
 }
 
 #[test]
-fn a_kept_put_is_over_when_somebody_holds_a_larger_record() {
+fn a_retry_ends_once_a_peer_holds_a_larger_record() {
     let mut harness = refused_put(small());
     refuse_for(&mut harness, secs(60));
     let copies = loop {
@@ -89,7 +89,7 @@ fn a_kept_put_is_over_when_somebody_holds_a_larger_record() {
 }
 
 #[test]
-fn kept_puts_are_no_requests_of_clients() {
+fn put_retries_do_not_count_as_client_requests() {
     let mut harness = Harness::with_contacts(Params { replication_min: 1, ..Params::default() }, [1]);
     for n in 0..CLIENT_REQUESTS_MAX {
         let mut key = [1; 32];
@@ -111,7 +111,7 @@ fn kept_puts_are_no_requests_of_clients() {
 }
 
 #[test]
-fn what_is_put_again_takes_the_place_of_what_was_kept() {
+fn a_new_put_of_the_key_replaces_its_retry() {
     let mut harness = refused_put(small());
     refuse_for(&mut harness, secs(60));
     harness.put(Put { replication: 2, ..quiet(1, b"next") });
@@ -127,7 +127,7 @@ fn what_is_put_again_takes_the_place_of_what_was_kept() {
 /// Section 1, rule 6: the earlier one is kept no more once a later one was taken, or it would be
 /// read again while it is tried again.
 #[test]
-fn a_put_that_was_put_again_meanwhile_is_not_kept() {
+fn an_earlier_put_is_not_retried_after_a_later_put_of_the_key() {
     let mut harness = refused_put(Params { serving: Serving::No, ..small() });
     refuse_for(&mut harness, secs(9));
     harness.put(Put { ttl: 3_600, replication: 2, ..quiet(1, b"next") });
@@ -141,7 +141,7 @@ fn a_put_that_was_put_again_meanwhile_is_not_kept() {
 
 /// It would be woken turn after turn, and find no room each time.
 #[test]
-fn a_kept_put_that_is_due_waits_while_clients_take_all_the_room() {
+fn a_due_retry_waits_while_client_requests_take_all_room() {
     let mut harness = refused_put(small());
     refuse_for(&mut harness, secs(13));
     for n in 0..CLIENT_REQUESTS_MAX {
@@ -165,7 +165,7 @@ fn a_kept_put_that_is_due_waits_while_clients_take_all_the_room() {
 
 /// A client holds nothing for others, but what it was told to put it does not lose.
 #[test]
-fn a_client_keeps_what_nobody_took_and_stores_for_nobody() {
+fn a_non_serving_node_retries_its_puts_and_stores_for_no_peer() {
     let mut harness = refused_put(Params { serving: Serving::No, ..small() });
     refuse_for(&mut harness, secs(30));
     assert_eq!(harness.node.storage().len(), 1);
@@ -175,7 +175,7 @@ fn a_client_keeps_what_nobody_took_and_stores_for_nobody() {
 }
 
 #[test]
-fn a_put_that_has_no_room_to_be_kept_is_failed_and_gone() {
+fn a_put_without_room_for_a_retry_fails_and_is_dropped() {
     let mut harness = Harness::with_contacts(Params { storage_bytes_max: 0, ..small() }, [1, 2]);
     let client = harness.put(Put { replication: 2, ..confirmed(1, b"v") });
     for _ in 0..10 {

@@ -74,7 +74,7 @@ fn all_but_one(harness: &mut Harness, questions: &[Question]) -> Question {
 /// A PUT's search may end when as many have answered as shall hold the record; the others of the k
 /// nearest are asked beside the copies.
 #[test]
-fn a_put_searches_as_many_as_shall_hold_it_and_asks_the_others_while_its_copies_are_under_way() {
+fn a_put_sends_version_probes_to_the_other_close_nodes_while_its_copies_are_in_flight() {
     let mut harness = among_scripted();
     let client = harness.put(thrice());
     assert_eq!(search(&mut harness), [1, 3, 2]);
@@ -91,7 +91,7 @@ fn a_put_searches_as_many_as_shall_hold_it_and_asks_the_others_while_its_copies_
 /// Section 1, rule 9: a later PUT replaces the value everywhere, also where so few copies as it
 /// asks for would not go.
 #[test]
-fn whoever_holds_an_older_record_gets_a_copy_too() {
+fn a_stale_replica_gets_a_copy_too() {
     let mut harness = among_scripted();
     let client = harness.put(thrice());
     let older = RecordBlock { content: Content::Head, replication: 8, ..block(1, b"older") };
@@ -111,7 +111,7 @@ fn whoever_holds_an_older_record_gets_a_copy_too() {
 }
 
 #[test]
-fn a_bystander_that_holds_nothing_older_gets_no_copy() {
+fn a_probed_node_without_an_older_record_gets_no_copy() {
     let newer = version_at(1_000);
     for told in [entry(key(2), Life::Alive, version_at(0)), entry(key(1), Life::Over, version_at(0))] {
         let mut harness = among_scripted();
@@ -127,7 +127,7 @@ fn a_bystander_that_holds_nothing_older_gets_no_copy() {
 
 /// However late it is: it may hold an older record until it says otherwise, or says nothing.
 #[test]
-fn a_bystander_is_waited_for_until_it_is_silent() {
+fn a_put_waits_for_a_version_probe_until_its_timeout() {
     let older = entry(key(1), Life::Alive, version_at(0));
     for answers in [true, false] {
         let mut harness = among_scripted();
@@ -149,7 +149,7 @@ fn a_bystander_is_waited_for_until_it_is_silent() {
 }
 
 #[test]
-fn a_bystander_that_refuses_is_not_waited_for() {
+fn a_put_does_not_wait_for_a_refused_version_probe() {
     let mut harness = among_scripted();
     let client = harness.put(thrice());
     search(&mut harness);
@@ -163,7 +163,7 @@ fn a_bystander_that_refuses_is_not_waited_for() {
 /// Section 3: a version that a faster clock drew is overtaken, once; a liar who tells of ever larger
 /// ones keeps no PUT from its end.
 #[test]
-fn a_version_ahead_of_our_clock_that_a_bystander_holds_is_overtaken_once() {
+fn a_probed_version_ahead_of_the_local_clock_is_overtaken_once() {
     let mut harness = among_scripted();
     let client = harness.put(thrice());
     search(&mut harness);

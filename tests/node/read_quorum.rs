@@ -70,7 +70,7 @@ fn answer(
 }
 
 #[test]
-fn one_is_asked_for_the_value_and_the_others_for_the_head() {
+fn one_node_is_asked_for_the_value_and_the_others_for_the_head() {
     let mut harness = among_eight(2);
     harness.get(key(N));
     let asked: Vec<Want> = wants(&mut harness).into_iter().map(|(_, _, want)| want).collect();
@@ -79,7 +79,7 @@ fn one_is_asked_for_the_value_and_the_others_for_the_head() {
 }
 
 #[test]
-fn a_get_ends_as_soon_as_as_many_holders_agree_as_its_quorum_wants() {
+fn a_get_ends_once_a_quorum_of_replicas_agrees() {
     for quorum in 1..=3 {
         let mut harness = among_eight(quorum);
         let client = harness.get(key(N));
@@ -96,7 +96,7 @@ fn a_get_ends_as_soon_as_as_many_holders_agree_as_its_quorum_wants() {
 
 /// And not at `request_timeout`: no time passes here.
 #[test]
-fn fewer_holders_than_the_quorum_are_enough_once_all_of_the_nearest_have_answered() {
+fn fewer_replicas_than_the_quorum_suffice_once_all_nearest_nodes_have_answered() {
     for holder in 1..=8 {
         let mut harness = among_eight(2);
         let client = harness.get(key(N));
@@ -109,7 +109,7 @@ fn fewer_holders_than_the_quorum_are_enough_once_all_of_the_nearest_have_answere
 }
 
 #[test]
-fn a_record_of_one_holder_needs_one_holder() {
+fn a_record_with_replication_1_needs_one_replica() {
     let mut harness = among_eight_with(Params { replication_min: 1, ..Params::default() });
     let client = harness.get(key(N));
     let (conn, rpc, want) = wants(&mut harness)[0];
@@ -118,7 +118,7 @@ fn a_record_of_one_holder_needs_one_holder() {
 }
 
 #[test]
-fn what_is_held_here_counts_as_the_answer_of_one_holder() {
+fn the_local_record_counts_as_one_replica() {
     let mut harness = among_eight(2);
     let source = harness.accept_client(99);
     harness.ask(source, Request::Store(at(0, b"v")));
@@ -131,7 +131,7 @@ fn what_is_held_here_counts_as_the_answer_of_one_holder() {
 }
 
 #[test]
-fn the_largest_wins_wherever_it_is_and_whoever_answers_first() {
+fn the_largest_record_wins_unless_a_quorum_agrees_on_an_older_one_first() {
     for holder in 1..=8 {
         let mut harness = among_eight(2);
         let client = harness.get(key(N));
@@ -145,7 +145,7 @@ fn the_largest_wins_wherever_it_is_and_whoever_answers_first() {
 }
 
 #[test]
-fn a_secure_get_finds_the_largest_wherever_it_is() {
+fn a_secure_get_finds_the_largest_record_at_any_replica() {
     for holder in 1..=8 {
         let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
         let client = harness.get(key(N));
@@ -158,7 +158,7 @@ fn a_secure_get_finds_the_largest_wherever_it_is() {
 }
 
 #[test]
-fn a_secure_get_asks_all_though_the_record_is_held_here_in_scope() {
+fn a_secure_get_asks_peers_despite_a_local_record_in_scope() {
     let mut harness = Harness::with_contacts(Params { reads: Reads::Secure, ..Params::default() }, [1]);
     harness.make_scripted(1);
     let asker = harness.accept_client(99);
@@ -170,7 +170,7 @@ fn a_secure_get_asks_all_though_the_record_is_held_here_in_scope() {
 }
 
 #[test]
-fn contacts_are_wanted_once_a_holder_was_heard_and_was_not_enough() {
+fn contacts_are_requested_once_one_replica_was_not_enough() {
     let mut harness = among_eight(3);
     harness.get(key(N));
     let first = wants(&mut harness);
@@ -181,7 +181,7 @@ fn contacts_are_wanted_once_a_holder_was_heard_and_was_not_enough() {
 
 /// Who was asked for the value has gone.
 #[test]
-fn the_value_is_fetched_from_another_holder_when_the_first_one_is_gone_or_late() {
+fn the_value_is_fetched_from_another_replica_if_the_first_is_gone_or_late() {
     for closes in [true, false] {
         let mut harness = among_eight(2);
         let client = harness.get(key(N));
@@ -205,7 +205,7 @@ fn the_value_is_fetched_from_another_holder_when_the_first_one_is_gone_or_late()
 
 /// A head proves nothing.
 #[test]
-fn whoever_claims_a_larger_record_and_cannot_give_it_is_ignored() {
+fn a_claim_of_a_larger_record_without_its_value_is_ignored() {
     let claim = head(RecordBlock { class: Class::Signed, ..at(9, b"no envelope") });
     let excuses: [Option<Reply<'static>>; 4] = [
         Some(nodes(&[])),
@@ -227,7 +227,7 @@ fn whoever_claims_a_larger_record_and_cannot_give_it_is_ignored() {
 }
 
 #[test]
-fn liars_that_claim_and_fall_silent_cost_a_get_one_timeout_and_not_one_each() {
+fn peers_that_claim_a_record_and_fall_silent_cost_a_get_one_timeout_in_total() {
     let mut harness = among_eight(2);
     let client = harness.get(key(N));
     let lie = |peer: u8| RecordBlock { class: Class::Signed, ..at(u64::from(peer), b"lie") };
@@ -261,7 +261,7 @@ fn a_version_from_the_far_future_is_ignored_in_a_head_and_in_a_value() {
 }
 
 #[test]
-fn holders_that_are_behind_are_handed_the_winner_with_the_life_that_is_left_once() {
+fn stale_replicas_are_repaired_once_with_the_remaining_lifetime() {
     let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
     let client = harness.get(key(N));
     let found = answer(&mut harness, client, |peer, want| match peer {
@@ -284,7 +284,7 @@ fn holders_that_are_behind_are_handed_the_winner_with_the_life_that_is_left_once
 }
 
 #[test]
-fn a_copy_held_here_is_repaired_too() {
+fn a_stale_local_copy_is_repaired_too() {
     let mut harness = among_eight(2);
     let asker = harness.accept_client(99);
     harness.ask(asker, Request::Store(at(0, b"old")));
@@ -295,7 +295,7 @@ fn a_copy_held_here_is_repaired_too() {
 }
 
 #[test]
-fn a_node_that_is_no_holder_keeps_nothing_of_what_it_relays() {
+fn a_node_that_is_no_replica_stores_nothing_that_it_relays() {
     let mut harness = among_eight(2);
     let client = harness.get(key(N));
     assert_eq!(answer(&mut harness, client, |_, want| Some(given(at(0, b"v"), want))), success(N, b"v"));
@@ -305,7 +305,7 @@ fn a_node_that_is_no_holder_keeps_nothing_of_what_it_relays() {
 
 /// Section 1, rule 2: FAILURE is said only after a lookup has ended.
 #[test]
-fn tombstones_that_agree_are_a_failure_when_the_search_is_over() {
+fn tombstones_that_agree_are_a_failure_once_the_lookup_has_ended() {
     let mut harness = among_eight(2);
     let client = harness.get(key(N));
     let asked = wants(&mut harness);
@@ -318,7 +318,7 @@ fn tombstones_that_agree_are_a_failure_when_the_search_is_over() {
 }
 
 #[test]
-fn a_tombstone_hides_what_is_not_newer_and_counts_against_plain_records_alone() {
+fn a_plain_tombstone_hides_plain_records_up_to_its_version_and_no_signed_ones() {
     for (millis, found) in [(4, failure(N)), (5, failure(N)), (6, success(N, b"v"))] {
         let mut harness = among_eight(2);
         let client = harness.get(key(N));
@@ -339,7 +339,7 @@ fn a_tombstone_hides_what_is_not_newer_and_counts_against_plain_records_alone() 
 }
 
 #[test]
-fn a_signed_record_wins_over_plain_ones_of_any_version_and_takes_their_place() {
+fn a_signed_record_wins_over_plain_ones_of_any_version_and_replaces_them() {
     let mine = signed(1, 0, b"mine");
     let plain = RecordBlock { key: mine.key, ..at(9, b"plain") };
     let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
@@ -362,7 +362,7 @@ fn a_replay_of_a_lower_sequence_loses() {
 
 /// One replay alone ends nothing, whatever replication it claims.
 #[test]
-fn one_lone_signed_answer_does_not_end_a_get() {
+fn one_signed_reply_alone_does_not_end_a_get() {
     let (old, new) = (RecordBlock { replication: 1, ..signed(1, 0, b"old") }, signed(1, 9, b"new"));
     let mut harness = among_eight(2);
     let client = harness.get(old.key);
@@ -376,7 +376,7 @@ fn one_lone_signed_answer_does_not_end_a_get() {
 }
 
 #[test]
-fn a_signed_record_whose_life_was_changed_is_a_lie() {
+fn a_signed_record_with_a_changed_ttl_is_ignored() {
     let mine = signed(1, 9, b"mine");
     let longer = RecordBlock { ttl: dht::record::Ttl::from_secs(600).expect("not zero"), ..mine };
     let mut harness = among_eight(1);
@@ -387,7 +387,7 @@ fn a_signed_record_whose_life_was_changed_is_a_lie() {
 
 /// Section 4: an empty payload deletes it.
 #[test]
-fn what_its_owner_has_deleted_is_a_failure_and_the_deletion_is_spread() {
+fn a_value_deleted_by_its_owner_is_a_failure_and_the_deletion_is_copied() {
     let (old, gone) = (signed(1, 0, b"old"), signed(1, 9, b""));
     let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
     let client = harness.get(old.key);
@@ -404,7 +404,7 @@ fn what_its_owner_has_deleted_is_a_failure_and_the_deletion_is_spread() {
 }
 
 #[test]
-fn a_hashed_value_ends_a_get_at_once_whatever_the_quorum() {
+fn a_hashed_value_ends_a_get_at_once_with_any_quorum() {
     let record = hashed(b"it names itself");
     let mut harness = among_eight(3);
     let client = harness.get(record.key);
@@ -415,7 +415,7 @@ fn a_hashed_value_ends_a_get_at_once_whatever_the_quorum() {
 
 /// The very bytes whose digest is an owner's key would sit there without a signature.
 #[test]
-fn a_hashed_record_at_the_key_of_an_owner_is_a_lie() {
+fn a_hashed_record_at_the_key_of_an_owner_is_ignored() {
     let owner = signed(1, 0, b"mine");
     let trap: &'static [u8] = Vec::leak([b"dht-own-1", &owner.value()[..32], b"\x04salt"].concat());
     assert_eq!(hashed_key(trap), owner.key);
@@ -426,7 +426,7 @@ fn a_hashed_record_at_the_key_of_an_owner_is_a_lie() {
 
 /// Section 3: through one node, no older value after a newer one.
 #[test]
-fn after_a_newer_value_two_who_agree_on_an_older_one_do_not_end_a_get() {
+fn after_a_newer_value_two_replicas_that_agree_on_an_older_one_do_not_end_a_get() {
     let mut harness = among_eight(2);
     let client = harness.get(key(N));
     assert_eq!(answer(&mut harness, client, |_, want| Some(given(at(9, b"new"), want))), success(N, b"new"));
@@ -438,7 +438,7 @@ fn after_a_newer_value_two_who_agree_on_an_older_one_do_not_end_a_get() {
 }
 
 #[test]
-fn an_older_value_is_shown_after_a_newer_one_once_all_were_asked_and_nobody_has_it() {
+fn after_a_newer_value_an_older_one_is_served_if_no_asked_node_has_the_newer() {
     let mut harness = among_eight(2);
     let client = harness.get(key(N));
     assert_eq!(answer(&mut harness, client, |_, want| Some(given(at(9, b"new"), want))), success(N, b"new"));
@@ -462,7 +462,7 @@ fn an_older_copy_in_scope_is_not_served_after_a_newer_value_was_read() {
 }
 
 #[test]
-fn a_get_that_can_only_go_back_in_time_is_failed_at_its_deadline() {
+fn a_get_that_found_only_older_values_fails_at_its_deadline() {
     let mut harness = Harness::with_contacts(Params { alpha: 1, ..Params::default() }, 1..=20);
     (1..=20).for_each(|peer| harness.make_scripted(peer));
     let client = harness.get(key(N));
@@ -476,7 +476,7 @@ fn a_get_that_can_only_go_back_in_time_is_failed_at_its_deadline() {
 }
 
 #[test]
-fn a_get_at_its_deadline_is_answered_with_the_value_in_hand() {
+fn a_get_at_its_deadline_is_answered_with_the_value_found_so_far() {
     let mut harness = Harness::with_contacts(Params { alpha: 1, ..Params::default() }, 1..=20);
     (1..=20).for_each(|peer| harness.make_scripted(peer));
     let client = harness.get(key(N));
@@ -490,7 +490,7 @@ fn a_get_at_its_deadline_is_answered_with_the_value_in_hand() {
 
 /// A check of a value is part of what holders agree on.
 #[test]
-fn of_two_values_of_one_version_the_larger_is_shown_wherever_it_is() {
+fn of_two_values_with_one_version_the_larger_is_served_from_any_replica() {
     let (small, large) = (at(0, b"a"), at(0, b"b"));
     assert_ne!(small.crc, crc_of(b"b"));
     for holder in 1..=8 {
@@ -505,7 +505,7 @@ fn of_two_values_of_one_version_the_larger_is_shown_wherever_it_is() {
 /// Section 1, rule 6, with `secure = yes`: all are asked, and what was written here is among what
 /// they are compared with.
 #[test]
-fn a_secure_get_sees_what_is_being_written_here() {
+fn a_secure_get_sees_a_put_in_flight_at_this_node() {
     let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
     harness.put(Put { replication: 3, ..confirmed(N, b"mine") });
     harness.answer_find_value(|_, _| nothing());
@@ -515,7 +515,7 @@ fn a_secure_get_sees_what_is_being_written_here() {
 
 /// Section 3: through one node, no older value after a newer one, however often the older was shown.
 #[test]
-fn what_was_shown_from_here_is_compared_anew_once_a_newer_one_was_seen_elsewhere() {
+fn a_local_record_is_compared_again_once_a_newer_version_was_seen_elsewhere() {
     let mut harness = Harness::with_contacts(Params::default(), 1..=3);
     let asker = harness.accept_client(9);
     let record = RecordBlock { replication: 2, ..block(131, b"old") };

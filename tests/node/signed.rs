@@ -94,7 +94,7 @@ fn a_signed_record_is_stored_and_found_whole() {
 }
 
 #[test]
-fn nothing_that_was_forged_is_stored() {
+fn no_forged_record_is_stored() {
     for (nth, forgery) in forgeries().into_iter().enumerate() {
         let (mut harness, conn) = asked();
         assert_eq!(harness.ask(conn, Request::Store(forgery)), refused(ErrorCode::NOT_VERIFIED), "forgery {nth}");
@@ -105,7 +105,7 @@ fn nothing_that_was_forged_is_stored() {
 /// Each bit of the envelope, one after the other: public key, sequence, TTL, salt, signature and
 /// payload. The check fits, so nothing but the proof is in the way.
 #[test]
-fn no_bit_of_an_envelope_can_be_turned_without_being_noticed() {
+fn a_flip_of_any_bit_of_an_envelope_is_detected() {
     let (mut harness, conn) = asked();
     let mine = signed(1, 5, b"mine");
     for bit in 0..8 * mine.value().len() {
@@ -117,7 +117,7 @@ fn no_bit_of_an_envelope_can_be_turned_without_being_noticed() {
 }
 
 #[test]
-fn nothing_that_was_forged_is_taken_from_a_client() {
+fn no_forged_record_is_accepted_from_a_client() {
     for (nth, forgery) in forgeries().into_iter().enumerate() {
         let mut harness = Harness::founder();
         let put = Put { ttl: forgery.ttl.as_secs(), ..put_of(&forgery) };
@@ -132,7 +132,7 @@ fn nothing_that_was_forged_is_taken_from_a_client() {
 }
 
 #[test]
-fn a_hashed_record_is_stored_where_its_digest_is_and_nowhere_else() {
+fn a_hashed_record_is_stored_only_at_its_digest() {
     let (mut harness, conn) = asked();
     let record = hashed(b"value");
     assert_eq!(harness.ask(conn, Request::Store(record)), stored(&record));
@@ -147,7 +147,7 @@ fn a_hashed_record_is_stored_where_its_digest_is_and_nowhere_else() {
 }
 
 #[test]
-fn an_unsigned_store_over_a_signed_key_leaves_the_signed_value() {
+fn a_plain_store_does_not_replace_a_signed_record() {
     let (mut harness, conn) = asked();
     let mine = signed(1, 0, b"mine");
     harness.ask(conn, Request::Store(mine));
@@ -159,7 +159,7 @@ fn an_unsigned_store_over_a_signed_key_leaves_the_signed_value() {
 }
 
 #[test]
-fn a_signed_record_takes_the_place_of_a_plain_one() {
+fn a_signed_record_replaces_a_plain_one() {
     let (mut harness, conn) = asked();
     let mine = signed(1, 0, b"mine");
     let plain = RecordBlock { key: mine.key, version: version_at(500_000), ..block(1, b"plain") };
@@ -170,7 +170,7 @@ fn a_signed_record_takes_the_place_of_a_plain_one() {
 
 /// The cheap reasons first: what is smaller than what is held is not even looked at.
 #[test]
-fn a_lower_sequence_is_answered_with_the_larger_one_whether_or_not_it_verifies() {
+fn a_lower_sequence_is_answered_with_the_held_one_even_if_it_is_forged() {
     let (mut harness, conn) = asked();
     let (old, new) = (signed(1, 0, b"old"), signed(1, 5, b"new"));
     harness.ask(conn, Request::Store(new));
@@ -181,7 +181,7 @@ fn a_lower_sequence_is_answered_with_the_larger_one_whether_or_not_it_verifies()
 }
 
 #[test]
-fn an_equal_record_prolongs_a_life_only_as_far_as_its_owner_signed_it() {
+fn an_equal_signed_record_extends_the_lifetime_only_within_the_signed_ttl() {
     let (mut harness, conn) = asked();
     let aged = |age| RecordBlock { age: Age(age), ..signed(1, 0, b"mine") };
     for age in [40_000, 20_000, 50_000] {
@@ -194,7 +194,7 @@ fn an_equal_record_prolongs_a_life_only_as_far_as_its_owner_signed_it() {
 }
 
 #[test]
-fn a_signed_version_that_is_over_does_not_come_back_and_no_plain_one_comes_in_its_place() {
+fn an_expired_signed_version_is_replaced_neither_by_itself_nor_by_a_plain_record() {
     let (mut harness, conn) = asked();
     let mine = signed(1, 5, b"mine");
     harness.ask(conn, Request::Store(RecordBlock { age: Age(59_000), ..mine }));
@@ -211,7 +211,7 @@ fn a_signed_version_that_is_over_does_not_come_back_and_no_plain_one_comes_in_it
 
 /// `u64::MAX` as a version: refused, and the next honest PUT is visible.
 #[test]
-fn the_largest_version_of_all_locks_no_key() {
+fn a_store_with_the_largest_version_does_not_lock_the_key() {
     let (mut harness, conn) = asked();
     let far = RecordBlock { version: Version::from_bits(u64::MAX), ..block(5, b"for ever") };
     assert_eq!(harness.ask(conn, Request::Store(far)), refused(ErrorCode::TOO_EARLY));
@@ -228,7 +228,7 @@ fn among_eight() -> Harness {
 }
 
 #[test]
-fn a_signed_put_is_handed_out_as_its_owner_signed_it() {
+fn copies_of_a_signed_put_carry_the_ttl_that_its_owner_signed() {
     let params = Params { ttl_min: Ttl::from_secs(600).expect("not zero"), ..Params::default() };
     for ttl in [0, 60] {
         let mut harness = Harness::with_contacts(params.clone(), 1..=8);
@@ -245,7 +245,7 @@ fn a_signed_put_is_handed_out_as_its_owner_signed_it() {
 }
 
 #[test]
-fn a_signed_put_that_asks_for_another_life_than_was_signed_is_refused() {
+fn a_signed_put_with_another_ttl_than_the_signed_one_is_refused() {
     for ttl in [1, 59, 61, 65_535] {
         let mut harness = among_eight();
         let mine = signed(1, 0, b"mine");
@@ -255,7 +255,7 @@ fn a_signed_put_that_asks_for_another_life_than_was_signed_is_refused() {
 }
 
 #[test]
-fn a_signed_put_from_the_far_future_or_whose_life_is_over_is_refused() {
+fn a_signed_put_from_the_far_future_or_already_expired_is_refused() {
     for wall_ahead in [0, 66_135_000 + 600_001] {
         let mut harness = among_eight();
         harness.wall_ahead = wall_ahead;
@@ -270,7 +270,7 @@ fn a_signed_put_from_the_far_future_or_whose_life_is_over_is_refused() {
 }
 
 #[test]
-fn a_put_over_a_larger_record_that_is_held_here_is_refused_at_once() {
+fn a_put_below_a_larger_local_record_is_refused_at_once() {
     let (mut harness, conn) = asked();
     let mine = signed(1, 5, b"mine");
     harness.ask(conn, Request::Store(mine));
@@ -284,7 +284,7 @@ fn a_put_over_a_larger_record_that_is_held_here_is_refused_at_once() {
 }
 
 #[test]
-fn a_plain_put_over_a_signed_key_is_failed_and_not_shown_any_more() {
+fn a_plain_put_on_a_signed_key_fails_and_its_value_is_no_longer_served() {
     let mine = signed(1, 0, b"mine");
     let mut harness = among_eight();
     let writer = harness.put(Put { confirm: Confirm::Yes, replication: 20, key: mine.key, ..quiet(1, b"plain") });
@@ -306,7 +306,7 @@ fn a_plain_put_over_a_signed_key_is_failed_and_not_shown_any_more() {
 }
 
 #[test]
-fn a_signed_put_is_superseded_by_a_higher_sequence_and_by_nothing_plain() {
+fn a_signed_put_is_superseded_only_by_a_higher_sequence() {
     let (mine, higher) = (signed(1, 0, b"mine"), signed(1, 1, b"higher"));
     let mut harness = among_eight();
     let client = harness.put(put_of(&mine));
@@ -327,7 +327,7 @@ fn a_signed_put_is_superseded_by_a_higher_sequence_and_by_nothing_plain() {
 }
 
 #[test]
-fn a_hashed_put_is_held_and_nobody_can_claim_a_larger_one() {
+fn a_hashed_put_is_confirmed_despite_a_claim_of_a_larger_record() {
     let record = hashed(b"it names itself");
     let mut harness = among_eight();
     let client = harness.put(Put { ttl: 60, ..put_of(&record) });
@@ -343,7 +343,7 @@ fn a_hashed_put_is_held_and_nobody_can_claim_a_larger_one() {
 }
 
 #[test]
-fn a_hashed_put_elsewhere_than_at_its_digest_is_refused() {
+fn a_hashed_put_at_another_key_than_its_digest_is_refused() {
     let mut harness = among_eight();
     let client = harness.put(Put { class: Class::Hashed, confirm: Confirm::Yes, ..quiet(5, b"value") });
     assert_ne!(hashed_key(b"value"), key(5));
@@ -352,7 +352,7 @@ fn a_hashed_put_elsewhere_than_at_its_digest_is_refused() {
 
 /// A holder that says in the search what it will say to a STORE anyway is believed only then.
 #[test]
-fn a_larger_head_that_a_search_meets_does_not_end_a_put() {
+fn a_larger_head_found_by_the_lookup_does_not_end_a_put() {
     let mut harness = among_eight();
     harness.make_scripted(1);
     let client = harness.put(Put { confirm: Confirm::Yes, replication: 3, ..quiet(1, b"v") });
@@ -368,7 +368,7 @@ fn a_larger_head_that_a_search_meets_does_not_end_a_put() {
 
 /// Section 3: the other's clock runs fast, so the version is drawn anew above it.
 #[test]
-fn what_a_search_meets_ahead_of_our_clock_is_overtaken_before_the_first_copy_leaves() {
+fn a_found_version_ahead_of_the_local_clock_is_overtaken_before_the_first_copy() {
     let ahead = RecordBlock { version: version_at(300_000), ..block(1, b"fast") };
     let over = RecordBlock { content: Content::Tombstone, crc: 0, ..ahead };
     for met in [crate::harness::head(ahead), over] {
@@ -386,7 +386,7 @@ fn what_a_search_meets_ahead_of_our_clock_is_overtaken_before_the_first_copy_lea
 }
 
 #[test]
-fn what_a_search_meets_in_the_far_future_is_not_overtaken() {
+fn a_found_version_of_the_far_future_is_not_overtaken() {
     let far = RecordBlock { version: version_at(600_001), ..block(1, b"far") };
     let mut harness = among_eight();
     harness.make_scripted(2);
@@ -397,7 +397,7 @@ fn what_a_search_meets_in_the_far_future_is_not_overtaken() {
 
 /// A record that is over is no floor that could be forgotten: the next version is above it.
 #[test]
-fn the_next_version_of_a_key_is_above_what_is_over_here() {
+fn the_next_version_of_a_key_is_above_the_version_that_expired_locally() {
     let (mut harness, conn) = asked();
     let ahead = RecordBlock { version: version_at(300_000), age: Age(59_000), ..block(5, b"brief") };
     harness.ask(conn, Request::Store(ahead));

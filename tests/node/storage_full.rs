@@ -32,7 +32,7 @@ fn put_without_room() -> (Harness, dht::node::action::ClientId) {
 }
 
 #[test]
-fn a_put_without_room_here_leaves_no_older_record_to_be_served() {
+fn a_put_that_finds_no_room_locally_removes_the_older_local_record() {
     let (mut harness, _) = put_without_room();
     let reader = harness.get(key(128));
     assert_eq!(harness.answer(reader), success(128, vec![7; LARGE].leak()), "it is being written");
@@ -43,7 +43,7 @@ fn a_put_without_room_here_leaves_no_older_record_to_be_served() {
 }
 
 #[test]
-fn a_put_that_nobody_takes_leaves_the_older_record_where_it_is() {
+fn a_put_that_no_peer_stores_leaves_the_older_local_record_in_place() {
     let (mut harness, _) = put_without_room();
     let copies = harness.copies();
     assert!(!copies.is_empty());
@@ -69,7 +69,7 @@ fn signed(millis: u64, size: usize) -> RecordBlock<'static> {
 }
 
 #[test]
-fn a_signed_record_that_finds_no_room_takes_the_older_one_with_it_and_a_plain_one_does_not() {
+fn a_signed_record_without_room_removes_the_older_version_and_a_plain_record_does_not() {
     let mut harness = Harness::new(tight());
     let conn = harness.accept_client(9);
     assert_eq!(harness.ask(conn, Request::Store(signed(0, 1))), stored(&signed(0, 1)));
@@ -101,7 +101,7 @@ fn stores(harness: &mut Harness, conn: ConnId, keys: &mut std::ops::RangeFrom<u8
 }
 
 #[test]
-fn a_crowded_storage_takes_a_share_of_each_public_group_and_all_of_a_private_one_unless_strict() {
+fn a_full_storage_applies_a_quota_to_public_address_groups_and_to_private_ones_only_if_strict() {
     for groups in [AddressGroups::Public, AddressGroups::Strict] {
         let mut harness =
             Harness::new(Params { storage_bytes_max: 20_000, address_groups: groups, ..Params::default() });

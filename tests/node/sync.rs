@@ -32,7 +32,7 @@ fn settling() -> (Harness, ConnId) {
 }
 
 #[test]
-fn a_newcomer_asks_its_neighbour_for_all_that_it_holds_and_has_settled_when_it_was_told() {
+fn a_newcomer_syncs_with_its_neighbour_and_settles_after_the_last_page() {
     let (mut harness, conn) = settling();
     let (rpc, request) = harness.only_request(conn);
     assert_eq!(request, Request::Sync { from: key(0), to: key(255) }, "with fewer than k contacts, all of it");
@@ -43,7 +43,7 @@ fn a_newcomer_asks_its_neighbour_for_all_that_it_holds_and_has_settled_when_it_w
 }
 
 #[test]
-fn what_is_larger_is_fetched_before_the_node_has_settled() {
+fn larger_records_of_a_neighbour_are_fetched_before_the_node_settles() {
     let (mut harness, conn) = settling();
     let (rpc, _) = harness.only_request(conn);
     harness.reply(conn, rpc, synced(&[entry(5, 1, b"new", Life::Alive), entry(6, 0, b"other", Life::Alive)]));
@@ -63,7 +63,7 @@ fn what_is_larger_is_fetched_before_the_node_has_settled() {
 }
 
 #[test]
-fn what_a_neighbour_holds_too_is_not_fetched_and_not_offered() {
+fn records_that_a_neighbour_holds_too_are_not_fetched() {
     let (mut harness, conn) = settling();
     let (rpc, _) = harness.only_request(conn);
     harness.reply(conn, rpc, synced(&[entry(5, 0, b"old", Life::Alive)]));
@@ -73,7 +73,7 @@ fn what_a_neighbour_holds_too_is_not_fetched_and_not_offered() {
 }
 
 #[test]
-fn what_no_neighbour_holds_is_offered_once_the_node_has_settled() {
+fn records_that_no_neighbour_holds_are_offered_once_the_node_has_settled() {
     let (mut harness, conn) = settling();
     let (rpc, _) = harness.only_request(conn);
     harness.reply(conn, rpc, synced(&[]));
@@ -83,7 +83,7 @@ fn what_no_neighbour_holds_is_offered_once_the_node_has_settled() {
 }
 
 #[test]
-fn a_plain_record_that_is_over_elsewhere_is_buried_unless_it_is_newer() {
+fn a_tombstone_of_a_neighbour_removes_the_plain_record_unless_it_is_from_the_far_future() {
     for (over, left) in [(0, 0), (1, 0), (600_001, 1)] {
         let (mut harness, conn) = settling();
         let (rpc, _) = harness.only_request(conn);
@@ -94,7 +94,7 @@ fn a_plain_record_that_is_over_elsewhere_is_buried_unless_it_is_newer() {
 }
 
 #[test]
-fn what_does_not_verify_is_fetched_in_vain() {
+fn a_fetched_record_that_does_not_verify_is_discarded() {
     let (mut harness, conn) = settling();
     let (rpc, _) = harness.only_request(conn);
     let rank = Rank { class: Class::Hashed, life: Life::Alive, version: dht::record::Version::from_bits(0) };
@@ -110,7 +110,7 @@ fn what_does_not_verify_is_fetched_in_vain() {
 }
 
 #[test]
-fn a_page_that_is_not_the_last_is_followed_by_the_next() {
+fn the_next_page_is_requested_until_the_last() {
     let (mut harness, conn) = settling();
     let (rpc, _) = harness.only_request(conn);
     let page = [entry(5, 0, b"old", Life::Alive)];
@@ -125,7 +125,7 @@ fn a_page_that_is_not_the_last_is_followed_by_the_next() {
 }
 
 #[test]
-fn a_neighbour_whose_pages_never_end_holds_nobody_up_for_longer_than_settle_timeout() {
+fn a_neighbour_whose_pages_never_end_delays_settling_by_settle_timeout_at_most() {
     let (mut harness, conn) = settling();
     for n in 10..10 + u8::try_from(SETTLE_TIMEOUT.as_secs()).expect("a short while") {
         assert_eq!(harness.node.status(), Status::Settling);
@@ -143,7 +143,7 @@ fn a_neighbour_whose_pages_never_end_holds_nobody_up_for_longer_than_settle_time
 }
 
 #[test]
-fn a_neighbour_that_does_not_know_sync_holds_nobody_up() {
+fn a_neighbour_that_does_not_know_sync_does_not_delay_settling() {
     let (mut harness, conn) = settling();
     let (rpc, _) = harness.only_request(conn);
     harness.reply(conn, rpc, Reply::Error(ErrorCode::SERVER_ERROR));
@@ -153,7 +153,7 @@ fn a_neighbour_that_does_not_know_sync_holds_nobody_up() {
 
 /// It may hold what is old: a client is told what others hold.
 #[test]
-fn what_is_held_is_not_served_unasked_before_the_node_has_settled() {
+fn a_settling_node_asks_its_peers_before_it_serves_a_local_record() {
     let (mut harness, conn) = settling();
     harness.requests(conn);
     let reader = harness.get(key(5));
@@ -166,7 +166,7 @@ fn what_is_held_is_not_served_unasked_before_the_node_has_settled() {
 }
 
 #[test]
-fn a_page_tells_what_is_held_in_the_order_of_keys_and_what_is_over() {
+fn a_page_lists_records_and_tombstones_in_the_order_of_keys() {
     let mut harness = Harness::founder();
     let asker = harness.accept_client(9);
     for n in [7, 3, 5] {
@@ -188,7 +188,7 @@ fn a_page_tells_what_is_held_in_the_order_of_keys_and_what_is_over() {
 }
 
 #[test]
-fn a_page_is_bounded_and_says_that_there_is_more() {
+fn a_full_page_says_that_more_follow() {
     let mut harness = Harness::founder();
     let asker = harness.accept_client(9);
     let many: Vec<_> = (0..=255).chain(0..=255).map(key).collect();
@@ -214,7 +214,7 @@ fn a_page_is_bounded_and_says_that_there_is_more() {
 }
 
 #[test]
-fn a_founder_has_settled_at_once() {
+fn a_founder_is_settled_at_once() {
     let mut harness = Harness::founder();
     assert_eq!(harness.node.status(), Status::Settled);
     harness.add_contact(1);
@@ -223,7 +223,7 @@ fn a_founder_has_settled_at_once() {
 }
 
 #[test]
-fn what_was_not_asked_for_and_what_is_out_of_order_is_not_heard() {
+fn a_page_whose_entries_are_out_of_order_is_ignored() {
     let (mut harness, conn) = settling();
     let (rpc, _) = harness.only_request(conn);
     let page = [entry(9, 0, b"", Life::Over), entry(5, 1, b"", Life::Over), entry(6, 0, b"v", Life::Alive)];
@@ -234,7 +234,7 @@ fn what_was_not_asked_for_and_what_is_out_of_order_is_not_heard() {
 }
 
 #[test]
-fn a_node_whose_only_contact_goes_while_it_settles_is_joining_again() {
+fn a_settling_node_whose_only_contact_leaves_is_joining_again() {
     let (mut harness, conn) = settling();
     assert_eq!(harness.node.status(), Status::Settling);
     harness.send(conn, &PeerMessage::Goodbye);
@@ -244,7 +244,7 @@ fn a_node_whose_only_contact_goes_while_it_settles_is_joining_again() {
 }
 
 #[test]
-fn a_node_that_leaves_while_it_settles_has_left_and_stays_so() {
+fn a_settling_node_that_leaves_stays_left() {
     let (mut harness, conn) = settling();
     let (rpc, _) = harness.only_request(conn);
     harness.act(dht::node::Node::leave);
@@ -301,7 +301,7 @@ fn meet(harness: &mut Harness, peer: u8) -> ConnId {
 }
 
 #[test]
-fn who_lost_more_than_a_quarter_of_its_contacts_settles_again_when_a_quarter_more_is_there() {
+fn a_node_that_lost_more_than_a_quarter_of_its_contacts_settles_again_once_a_quarter_is_new() {
     let (mut harness, conns) = settled_among(1..=8);
     part(&mut harness, &conns[..2]);
     meet(&mut harness, 11);
@@ -319,7 +319,7 @@ fn who_lost_more_than_a_quarter_of_its_contacts_settles_again_when_a_quarter_mor
 }
 
 #[test]
-fn the_loss_of_one_contact_is_no_cut_however_few_there_are() {
+fn the_loss_of_one_contact_never_makes_a_node_settle_again() {
     let (mut harness, conns) = settled_among(1..=2);
     part(&mut harness, &conns[..1]);
     for peer in 11..20 {
@@ -330,7 +330,7 @@ fn the_loss_of_one_contact_is_no_cut_however_few_there_are() {
 
 /// What it holds may all be old, and others may have what it has in their place.
 #[test]
-fn who_was_cut_off_offers_all_to_the_nearest_and_again_to_whom_it_has_met_meanwhile() {
+fn a_node_that_was_cut_off_offers_all_records_at_once_and_again_one_round_later() {
     let (mut harness, conns) = settled_among(1..=8);
     part(&mut harness, &conns[5..]);
     pass(&mut harness, secs(1));
@@ -344,7 +344,7 @@ fn who_was_cut_off_offers_all_to_the_nearest_and_again_to_whom_it_has_met_meanwh
 }
 
 #[test]
-fn contacts_that_come_and_go_time_and_again_do_not_make_a_node_settle_each_time() {
+fn frequent_contact_changes_make_a_node_settle_again_only_once_per_settle_pause() {
     let (mut harness, conns) = settled_among(1..=8);
     let mut some = conns[5..].to_vec();
     for _ in 0..10 {
@@ -358,7 +358,7 @@ fn contacts_that_come_and_go_time_and_again_do_not_make_a_node_settle_each_time(
 }
 
 #[test]
-fn what_is_over_is_told_page_by_page_beside_what_is_alive() {
+fn tombstones_are_listed_page_by_page() {
     let mut harness = Harness::founder();
     let asker = harness.accept_client(98);
     let owned = |n: u16| {

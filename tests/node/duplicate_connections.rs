@@ -1,5 +1,5 @@
-//! Two connections to one id (section 2): both HELLOs are exchanged, then the one that the
-//! smaller id opened survives, of two by the same opener the newer.
+//! Two connections to one id (section 2). Both sides exchange HELLO on each. Then the connection that the
+//! smaller id opened survives; of two that one side opened, the newer survives.
 
 use dht::node::params::Params;
 use dht::node::{Node, Status};
@@ -8,7 +8,7 @@ use dht::wire::peer::{Reply, Request};
 use crate::harness::{Harness, block, bootstrap, contact, hello, key, nodes, quiet, secs, success, value_of};
 use crate::mini_network::MiniNetwork;
 
-/// The node `dialler` joins through the other of 1 and 2, which dials it back.
+/// The node `dialler` joins through the other one of 1 and 2, which dials it back.
 fn joined(dialler: u8) -> MiniNetwork {
     let through = Params { bootstraps: vec![bootstrap(3 - dialler, None)], ..Params::default() };
     let mut network = MiniNetwork::new([(dialler, through), (3 - dialler, Params::default())]);
@@ -66,7 +66,8 @@ fn a_duplicate_connection_is_closed_only_after_both_hellos() {
     assert!(harness.has_closed(new));
 }
 
-/// What retires takes no new requests, and the smaller id closes it when it owes nothing.
+/// A connection that will be closed takes no new requests. The smaller id closes it once no reply is
+/// pending on it.
 #[test]
 fn the_smaller_id_closes_the_duplicate_only_after_its_pending_replies() {
     let mut harness = Harness::founder();
@@ -101,7 +102,7 @@ fn a_duplicate_is_closed_after_a_timeout_if_the_smaller_id_does_not_close_it() {
     assert!(harness.knows(1));
 }
 
-/// A request cut off by a close is sent once more.
+/// A node repeats a request once if the connection closes before the reply.
 #[test]
 fn a_request_lost_in_a_close_is_sent_again_over_the_other_connection() {
     let mut harness = Harness::founder();

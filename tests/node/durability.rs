@@ -1,4 +1,4 @@
-//! `durability = always`: what is said to be held is on disk (sections 1 and 2).
+//! `durability = always`: a node acknowledges a record only once it is on disk (sections 1 and 2).
 
 use dht::node::Node;
 use dht::node::params::{Durability, Params};
@@ -11,7 +11,7 @@ use crate::harness::{
     Disk, Harness, block, confirmed, failure, key, larger, millis, quiet, secs, stored, success, version_at,
 };
 
-/// A founder whose disk does what the test says.
+/// A founder whose disk behaves as `disk` says.
 fn founder(disk: Disk) -> Harness {
     let mut harness = Harness::new(always());
     harness.disk = disk;
@@ -22,13 +22,13 @@ fn always() -> Params {
     Params { durability: Durability::Always, replication_min: 1, ..Params::default() }
 }
 
-/// The disk says what became of its batch.
+/// The disk reports the result of its batch.
 fn say(harness: &mut Harness, saved: Saved) {
     harness.act(|node: &mut Node, now, out| node.on_saved(now, saved, out));
     harness.pass(millis(0));
 }
 
-/// What the node says over a connection when it is sent a STORE of `block`.
+/// The replies that the node sends over a connection to a STORE of `block`.
 fn store(
     harness: &mut Harness,
     conn: dht::node::action::ConnId,
@@ -74,7 +74,7 @@ fn a_failed_batch_refuses_its_stores_and_later_ones_until_the_disk_works_again()
     assert_eq!(replies(&mut harness, conn), [stored(&block(6, b"w"))]);
 }
 
-/// Nothing of it is to be written: it is there.
+/// There is nothing to write: the record is on disk.
 #[test]
 fn a_record_that_is_on_disk_already_is_acknowledged_at_once() {
     let mut harness = founder(Disk::Works);
@@ -145,7 +145,7 @@ fn a_put_fails_at_its_deadline_while_the_disk_fails() {
     assert_eq!(harness.answer(client), failure(1));
 }
 
-/// What waits for a disk that fails may be lost later than a second from now.
+/// While the disk fails, a record that waits for it may be lost more than a second from now.
 #[test]
 fn while_the_disk_fails_no_local_copy_counts_as_held() {
     let mut harness = Harness::new(Params { durability: Durability::Interval(secs(1)), ..Params::default() });
@@ -160,7 +160,7 @@ fn while_the_disk_fails_no_local_copy_counts_as_held() {
     assert_eq!(harness.answer(client), success(2, b""));
 }
 
-/// The contacts alone are on disk then.
+/// With this setting only contacts are written to disk.
 #[test]
 fn with_durability_none_a_failing_disk_refuses_no_store() {
     let mut harness = Harness::with_contacts(Params { durability: Durability::None, ..Params::default() }, [1]);
@@ -190,7 +190,7 @@ fn records_beyond_one_batch_follow_at_once_in_the_next() {
     }
 }
 
-/// A start writes nothing that is there: a large store would hold up clients for long.
+/// A start that wrote a large store again would delay clients.
 #[test]
 fn restored_records_are_not_written_again() {
     let persisted = |n| PersistedKey {
@@ -219,7 +219,7 @@ fn restored_records_are_not_written_again() {
     assert_eq!((ended.key, &ended.record, ended.tombstone.is_some()), (key(4), &None, true), "its life has ended");
 }
 
-/// Everybody else is told at once.
+/// With the other settings a node acknowledges a record at once.
 #[test]
 fn only_durability_always_waits_for_the_disk() {
     for durability in [Durability::None, Durability::Interval(secs(1))] {

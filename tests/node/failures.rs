@@ -1,4 +1,4 @@
-//! Data that survives: several real nodes, of whom some die, come, are cut off and come back.
+//! Failures: several real nodes, some of which fail, start, are cut off or return.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use crate::mini_network::MiniNetwork;
 
 const DAY: u16 = u16::MAX;
 
-/// Keys all over the space.
+/// Keys from all over the key space.
 fn keys() -> impl Iterator<Item = u8> {
     (0..32).map(|n| n * 8 + 3)
 }
 
-/// Twelve nodes all over the space.
+/// Twelve nodes with ids from all over the key space.
 fn twelve(params: &Params) -> MiniNetwork {
     MiniNetwork::joined((0..12).map(|n| n * 20 + 5), params)
 }
@@ -36,7 +36,7 @@ fn get(network: &mut MiniNetwork, at: u8, n: u8) -> Option<dht::wire::api::ApiRe
     network.request(at, ApiRequest::Get { key: key(n) })
 }
 
-/// Each record is held by the three nearest of those who live.
+/// The three nearest live nodes hold each record.
 fn assert_held_by_the_nearest(network: &MiniNetwork, value: &[u8]) {
     for n in keys() {
         let held = network.held(key(n));
@@ -78,7 +78,7 @@ fn a_newcomer_holds_all_its_records_once_it_has_settled() {
     assert_held_by_the_nearest(&network, b"value");
 }
 
-/// Promised: holders agree after a heal within one round of OFFER.
+/// The protocol promises that all replicas agree within one round of OFFER after a partition has healed.
 #[test]
 fn when_a_partition_heals_the_newer_value_wins_everywhere() {
     let params = Params { replicate_interval: Duration::from_mins(10), ..of_three() };
@@ -159,7 +159,7 @@ fn a_rolling_restart_loses_no_record_and_each_node_leaves_within_100_ms() {
     }
 }
 
-/// In a settled network unchanged records cost at most 60 bytes per record, holder and interval.
+/// In a settled network an unchanged record costs at most 60 bytes per replica and interval.
 #[test]
 fn unchanged_records_cost_at_most_60_bytes_per_replica_and_interval() {
     let interval = Duration::from_mins(10);

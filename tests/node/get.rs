@@ -1,4 +1,5 @@
-//! GET: what is served from here, what is relayed, what is believed (sections 1 and 2).
+//! GET: what a node serves from its own storage, what it relays, and which replies it accepts (sections 1
+//! and 2).
 
 use dht::node::action::{ClientId, ConnId, DialError};
 use dht::node::params::Params;
@@ -15,7 +16,7 @@ fn small() -> Params {
     Params { replication_min: 1, ..Params::default() }
 }
 
-/// A GET of the key `n` by a node that knows the automatic peer 1 alone, and what that was asked.
+/// A GET of the key `n` at a node that knows only the peer 1; returns the connection to that peer, too.
 fn relayed(n: u8) -> (Harness, ClientId, ConnId) {
     let mut harness = Harness::founder();
     let conn = harness.add_contact(1);
@@ -23,7 +24,7 @@ fn relayed(n: u8) -> (Harness, ClientId, ConnId) {
     (harness, client, conn)
 }
 
-/// Has the peer answer whatever it is asked, until nothing more is.
+/// Sends `reply` to all requests over `conn` so far.
 fn answer_all(harness: &mut Harness, conn: ConnId, reply: Reply<'_>) {
     for (rpc, _) in harness.requests(conn) {
         harness.reply(conn, rpc, reply);
@@ -42,7 +43,7 @@ fn a_get_sees_a_value_put_at_this_node_while_its_copies_are_in_flight() {
     assert!(harness.node.storage().is_empty());
 }
 
-/// Section 3: through one node, no older value after a newer one.
+/// Section 3: one node never serves an older value after a newer one.
 #[test]
 fn an_older_local_copy_is_not_served_after_a_put_that_other_nodes_hold() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
@@ -69,7 +70,7 @@ fn a_local_record_in_scope_is_served_without_asking_a_peer() {
     assert_eq!(harness.node.counters().gets_local, 1);
 }
 
-/// Section 2, Scope: fewer than its own replication of known live contacts are closer.
+/// Section 2, Scope: fewer known live contacts than the record's replication are closer.
 #[test]
 fn a_get_of_a_local_record_out_of_scope_asks_peers_first_and_falls_back_to_it() {
     let mut harness = Harness::with_contacts(Params::default(), 1..=3);
@@ -107,7 +108,7 @@ fn a_value_is_found_at_a_node_that_a_peer_named() {
     assert_eq!(harness.node.counters().gets_hops, 2);
 }
 
-/// Section 1, rule 2: FAILURE is said only after a lookup has ended.
+/// Section 1, rule 2: a node answers FAILURE only after a lookup has ended.
 #[test]
 fn failure_is_answered_only_once_the_last_of_the_nearest_nodes_has_answered() {
     let (mut harness, client, conn) = relayed(7);
@@ -128,7 +129,7 @@ fn a_founder_without_contacts_answers_failure_at_once() {
     assert_eq!(harness.answer(client), failure(7));
 }
 
-/// Section 1, rule 2: within `request_timeout` of being decoded.
+/// Section 1, rule 2: within `request_timeout` of the moment when the request was decoded.
 #[test]
 fn a_get_is_answered_at_request_timeout_while_its_lookup_still_runs() {
     let mut harness = Harness::with_contacts(Params { alpha: 1, ..Params::default() }, 1..=20);
@@ -157,7 +158,7 @@ fn a_get_at_its_deadline_is_answered_with_a_local_record_out_of_scope() {
     assert_eq!(harness.answer(client), success(1, b"here"));
 }
 
-/// Nothing that a liar sends is believed that everybody else would refuse.
+/// A GET accepts no record that a STORE would refuse.
 #[test]
 fn an_invalid_record_is_ignored_and_the_contacts_beside_it_are_used() {
     let value = block(7, b"lie");
@@ -194,7 +195,7 @@ fn a_value_with_a_wrong_crc_closes_the_connection() {
     assert_eq!(harness.answer(client), failure(7), "nobody else is known");
 }
 
-/// Section 1, rule 7: TTL 1 lives a whole second, counted from receipt. Reading never prolongs.
+/// Section 1, rule 7: TTL 1 is a whole second from receipt. A read never extends it.
 #[test]
 fn a_record_with_a_ttl_of_one_second_expires_after_exactly_one_second_despite_reads() {
     let mut harness = Harness::founder();

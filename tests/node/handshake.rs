@@ -1,4 +1,5 @@
-//! Meeting peers: HELLO, who is turned away, and who enters the table (section 2).
+//! The first messages of a connection: HELLO, which peers are rejected, and which enter the table
+//! (section 2).
 
 use dht::id::RpcId;
 use dht::limits::{HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, PROBES_MAX};
@@ -15,7 +16,7 @@ const RPC: RpcId = RpcId::new([9; 32]);
 const PING: Message = PeerMessage::Request(RPC, Request::Ping);
 const MALFORMED: Message = PeerMessage::Reply(RPC, Reply::Error(ErrorCode::MALFORMED));
 
-/// A STORE with its type and size right, whose check does not fit its value.
+/// A STORE with the right type and size, whose CRC does not match its value.
 fn store_with_a_wrong_check() -> Vec<u8> {
     let mut bytes = Vec::new();
     let wrong = dht::wire::peer::RecordBlock { crc: 1, ..block(5, b"value") };
@@ -150,7 +151,7 @@ fn a_connection_without_a_hello_is_closed_at_hello_timeout() {
     assert_eq!(harness.node.connections(), 0);
 }
 
-/// The dialler may send requests together with its HELLO.
+/// The side that dialled may send requests together with its HELLO.
 #[test]
 fn requests_sent_together_with_a_hello_are_served_only_if_it_is_accepted() {
     let mut harness = Harness::founder();
@@ -186,8 +187,8 @@ fn a_contact_that_stops_serving_leaves_the_table() {
     assert_eq!(harness.dials(), []);
 }
 
-/// A serving node enters a table, and is named to others, only once this node itself dialled
-/// that address and met that id there.
+/// A serving peer enters the table, and is named to others, only after this node has dialled its address
+/// and found that id there.
 #[test]
 fn a_peer_enters_the_table_only_after_it_was_dialled_back() {
     let mut harness = Harness::founder();
@@ -245,7 +246,7 @@ fn a_connection_from_this_node_itself_is_closed() {
     assert_eq!(harness.node.connections(), 0);
 }
 
-/// Kademlia, section 2.2: a full bucket keeps its oldest contact if that one answers a PING.
+/// Kademlia, section 2.2: a full bucket keeps its oldest contact if that contact answers a PING.
 #[test]
 fn a_new_peer_for_a_full_bucket_triggers_a_ping_of_the_oldest_contact() {
     let params = Params { k: 2, alpha: 1, replication_min: 1, replication_default: 2, ..Params::default() };
@@ -271,7 +272,7 @@ fn a_new_peer_for_a_full_bucket_triggers_a_ping_of_the_oldest_contact() {
     }
 }
 
-/// Has the node dial `peer`, which the peer 2 names in answer to a GET.
+/// Makes the node dial `peer`: the peer 2 names it in its reply to a GET.
 fn dial_out(harness: &mut Harness, peer: u8) -> ConnId {
     harness.get(key(peer));
     let found = harness.all_requests(|request| matches!(request, Request::FindValue { .. }).then_some(()));
@@ -308,7 +309,7 @@ fn a_goodbye_does_not_close_a_connection_that_waits_for_its_hello() {
     assert_eq!(harness.node.counters().faults, 0);
 }
 
-/// A close by itself never counts against a contact.
+/// A close alone never counts as a failure of a contact.
 #[test]
 fn a_contact_that_opens_and_closes_a_connection_stays_in_the_table() {
     let mut harness = Harness::with_contacts(Params::default(), [2]);
@@ -330,7 +331,7 @@ fn a_pinned_bootstrap_is_dialled_with_its_expected_id() {
     assert_eq!(*expect, Some(id(1)));
 }
 
-/// A crowd that joins at once never takes the dials that searches need.
+/// Many peers that join at once never use up the dials that lookups need.
 #[test]
 fn dial_backs_are_bounded() {
     let mut harness = Harness::founder();
@@ -348,7 +349,7 @@ fn dial_backs_are_bounded() {
     harness.dial_of(100);
 }
 
-/// A peer connection is reused; idle ones are closed, least recently used first.
+/// A node reuses a connection to a peer; it closes idle ones, least recently used first.
 #[test]
 fn an_idle_connection_is_closed_at_peer_idle_timeout() {
     let mut harness = Harness::founder();

@@ -1,4 +1,4 @@
-//! A harness: one node, peers that act by script, and a clock that the test moves.
+//! The harness: one node, scripted peers, and a clock that the test moves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -25,25 +25,25 @@ use dht::wire::peer::{
     Content, Entry, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, RecordBlock, Reply, Request, StoreOutcome, Want,
 };
 
-/// Where every peer listens.
+/// The port on which every peer listens.
 pub(crate) const PORT: u16 = 7402;
 
 /// The port that every peer dials from.
 const EPHEMERAL: u16 = 50_000;
 
-/// Milliseconds since 1970 when the curtain rises.
+/// Wall clock at the start of a test, in milliseconds since 1970.
 const EPOCH_MILLIS: u64 = 1_700_000_000_000;
 
-/// Turns that a node may want at one and the same moment.
+/// Turns that a node may ask for at one instant.
 const TURNS_MAX: u32 = 1_000;
 
-/// The node on the harness: everybody below 128 is in the other half of the space.
+/// The id of the node under test. The ids of all peers below 128 are in the other half of the key space.
 pub(crate) const ME: NodeId = NodeId::new(Key::new([128; 32]));
 
-/// A message to or from a peer. What is said in a test is never freed.
+/// A message to or from a peer. Its bytes are leaked, so that a test need not care for lifetimes.
 pub(crate) type Message = PeerMessage<'static>;
 
-/// Something that the node wants done.
+/// An action of the node, decoded.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum NodeAction {
     Dial(DialId, Endpoint, Option<NodeId>),
@@ -53,39 +53,39 @@ pub(crate) enum NodeAction {
     Save(Arc<Batch>),
 }
 
-/// What becomes of a batch that the node wants saved.
+/// What happens to a batch that the node wants to save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Disk {
     /// It is on disk at once.
     Works,
-    /// It fails.
+    /// The write fails.
     Fails,
-    /// It waits until the test says what becomes of it.
+    /// It waits until the test reports a result.
     Waits,
 }
 
-/// One node before its peers.
+/// One node and its peers.
 pub(crate) struct Harness {
     pub(crate) node: Node,
     pub(crate) now: Time,
-    /// How far the wall clock is ahead of what it should be, in milliseconds.
+    /// How far the node's wall clock runs ahead, in milliseconds.
     pub(crate) wall_ahead: u64,
     out: Actions,
     actions: Vec<NodeAction>,
-    /// All bytes and actions so far, for comparison.
+    /// All actions so far as text, for comparison.
     pub(crate) transcript: Vec<u8>,
-    /// Peers that are met wherever they are dialled, and answer PING and FIND NODE by themselves.
+    /// Peers that accept every dial, and answer PING, FIND NODE and SYNC without the test.
     automatic: BTreeSet<NodeId>,
     conns: BTreeMap<ConnId, NodeId>,
-    /// Connections over which the peer has said HELLO: before that, not even a automatic one replies.
+    /// Connections over which the peer has sent HELLO. Before that no peer replies.
     greeted: BTreeSet<ConnId>,
-    /// Whose address each dial went to.
+    /// The address that each dial went to.
     dialled: BTreeMap<DialId, SocketAddr>,
     numbers_used: u64,
     pub(crate) disk: Disk,
 }
 
-/// The curtain, and the clock.
+/// Start, and the clock.
 impl Harness {
     pub(crate) fn new(params: Params) -> Self {
         let now = Now { mono: Time::ZERO, wall: WallTime::from_millis(EPOCH_MILLIS) };
@@ -105,12 +105,12 @@ impl Harness {
         }
     }
 
-    /// A node without bootstraps: settled at once.
+    /// A node without bootstraps: it is settled at once.
     pub(crate) fn founder() -> Self {
         Self::new(Params::default())
     }
 
-    /// A settled node that knows `peers`, all automatic and connected.
+    /// A settled node with connections to `peers`, all of which answer automatically.
     pub(crate) fn with_contacts(params: Params, peers: impl IntoIterator<Item = u8>) -> Self {
         let mut harness = Self::new(params);
         for peer in peers {
@@ -119,7 +119,7 @@ impl Harness {
         harness
     }
 
-    /// A node that has the peer 1 as its bootstrap, and has not been woken yet.
+    /// A node whose bootstrap is the peer 1; it has not been woken yet.
     pub(crate) fn newcomer() -> Self {
         Self::new(Params { bootstraps: vec![bootstrap(1, None)], ..Params::default() })
     }
@@ -129,7 +129,7 @@ impl Harness {
         Now { mono: self.now, wall: WallTime::from_millis(EPOCH_MILLIS + millis + self.wall_ahead) }
     }
 
-    /// Lets time pass, waking the node whenever it asked to be.
+    /// Moves the clock by `span`, and wakes the node at each of its deadlines.
     pub(crate) fn pass(&mut self, span: Duration) {
         let end = self.now + span;
         let mut turns = 0;
@@ -146,7 +146,7 @@ impl Harness {
         self.act(Node::on_timeout);
     }
 
-    /// One verb of the node, and what it wants done.
+    /// Calls one verb of the node, and records its actions.
     pub(crate) fn act(&mut self, verb: impl FnOnce(&mut Node, Now, &mut Actions)) {
         let now = self.now();
         verb(&mut self.node, now, &mut self.out);
@@ -212,7 +212,7 @@ impl Harness {
 
 /// Peers.
 impl Harness {
-    /// `id` at `address` has a secured connection to the node.
+    /// The peer `id` at `address` has a secured connection to the node.
     pub(crate) fn secure(&mut self, id: NodeId, address: SocketAddr, origin: Origin) -> ConnId {
         let conn = ConnId(self.next_number());
         self.conns.insert(conn, id);
@@ -226,7 +226,8 @@ impl Harness {
         self.secure(id(peer), address, Origin::Accepted)
     }
 
-    /// `peer` dials the node and says HELLO as a client, who will not be dialled back.
+    /// `peer` dials the node and sends the HELLO of a peer that does not serve; the node will not dial it
+    /// back.
     pub(crate) fn accept_client(&mut self, peer: u8) -> ConnId {
         let conn = self.accept(peer);
         self.send(conn, &PeerMessage::Hello(Hello { flags: 0, port: 0, ..greeting() }));
@@ -234,15 +235,15 @@ impl Harness {
         conn
     }
 
-    /// The node's dial finds `peer`, who says HELLO.
+    /// The node's dial reaches `peer`, which sends HELLO.
     pub(crate) fn complete_dial(&mut self, dial: DialId, peer: u8) -> ConnId {
         let conn = self.secure(id(peer), address(peer), Origin::Dialled(dial));
         self.send(conn, &hello());
         conn
     }
 
-    /// `peer` dials the node, is dialled back and met, and the first connection is gone: it is
-    /// in the table, and automatic.
+    /// `peer` dials the node, and the node dials it back; then the first connection closes. The peer is
+    /// in the table from then on, and answers automatically.
     pub(crate) fn add_contact(&mut self, peer: u8) -> ConnId {
         let first = self.accept(peer);
         self.send(first, &hello());
@@ -255,12 +256,12 @@ impl Harness {
         conn
     }
 
-    /// From now on `peer` does only what the test says.
+    /// From now on `peer` answers only as the test says.
     pub(crate) fn make_scripted(&mut self, peer: u8) {
         self.automatic.remove(&id(peer));
     }
 
-    /// From now on `peer` is met, and answers PING and FIND NODE.
+    /// From now on `peer` accepts dials, and answers PING, FIND NODE and SYNC.
     pub(crate) fn make_automatic(&mut self, peer: u8) {
         self.automatic.insert(id(peer));
     }
@@ -284,7 +285,7 @@ impl Harness {
         self.send(conn, &PeerMessage::Reply(rpc, reply));
     }
 
-    /// The peer asks, and reads what the node answers to that.
+    /// The peer sends a request; returns the node's reply.
     pub(crate) fn ask(&mut self, conn: ConnId, request: Request<'_>) -> Reply<'static> {
         let rpc = RpcId::new([0xaa; 32]);
         self.sent(conn);
@@ -295,7 +296,7 @@ impl Harness {
         }
     }
 
-    /// The peer closes.
+    /// The peer closes the connection.
     pub(crate) fn close(&mut self, conn: ConnId) {
         self.conns.remove(&conn);
         self.act(|node, now, out| node.on_closed(now, conn, out));
@@ -320,7 +321,7 @@ impl Harness {
         client
     }
 
-    /// What `client` has been answered since this was last asked.
+    /// The answer to `client` since the last call.
     pub(crate) fn answer(&mut self, client: ClientId) -> Option<ApiReply<'static>> {
         let mut answers = self.take(|action| match action {
             NodeAction::Reply(to, reply) if *to == client => Some(*reply),
@@ -336,9 +337,9 @@ impl Harness {
     }
 }
 
-/// What the node has done since this was last asked.
+/// What the node has done. Each method removes what it returns.
 impl Harness {
-    /// All that was sent over `conn`.
+    /// All messages sent over `conn`.
     pub(crate) fn sent(&mut self, conn: ConnId) -> Vec<Message> {
         self.take(|action| match action {
             NodeAction::Send(to, message) if *to == conn => Some(*message),
@@ -361,7 +362,7 @@ impl Harness {
         asked[0]
     }
 
-    /// Requests of one kind, to whomever they went.
+    /// The requests of one kind, over all connections.
     pub(crate) fn all_requests<T>(&mut self, of: impl Fn(&Request<'static>) -> Option<T>) -> Vec<(ConnId, RpcId, T)> {
         self.take(|action| match action {
             NodeAction::Send(to, PeerMessage::Request(rpc, request)) => of(request).map(|found| (*to, *rpc, found)),
@@ -369,7 +370,7 @@ impl Harness {
         })
     }
 
-    /// The copies sent: to whom, under which id, and what.
+    /// The STOREs sent: connection, RPC id and record.
     pub(crate) fn copies(&mut self) -> Vec<(ConnId, RpcId, RecordBlock<'static>)> {
         self.all_requests(|request| match request {
             Request::Store(block) => Some(*block),
@@ -377,7 +378,7 @@ impl Harness {
         })
     }
 
-    /// The OFFERs sent: to whom, under which id, and what.
+    /// The OFFERs sent: connection, RPC id and entries.
     pub(crate) fn offers(&mut self) -> Vec<(ConnId, RpcId, Vec<Entry>)> {
         self.all_requests(|request| match request {
             Request::Offer(entries) => Some(entries.iter().collect()),
@@ -385,7 +386,7 @@ impl Harness {
         })
     }
 
-    /// Whoever is offered something wants all of it. Returns to whom the copies then go, and what.
+    /// Every peer wants all that it was offered. Returns the STOREs that follow.
     pub(crate) fn want_all_offers(&mut self) -> Vec<(ConnId, RpcId, RecordBlock<'static>)> {
         for (conn, rpc, entries) in self.offers() {
             let keys: Vec<Key> = entries.iter().map(|entry| entry.key).collect();
@@ -395,13 +396,13 @@ impl Harness {
         self.copies()
     }
 
-    /// The copies sent, and to which peer.
+    /// The STOREs sent: peer and record.
     pub(crate) fn copies_by_peer(&mut self) -> Vec<(u8, RecordBlock<'static>)> {
         let copies = self.copies();
         copies.into_iter().map(|(conn, _, copy)| (self.peer_at(conn), copy)).collect()
     }
 
-    /// What was wanted saved.
+    /// The batches that the node wants to save.
     pub(crate) fn batches(&mut self) -> Vec<Arc<Batch>> {
         self.take(|action| match action {
             NodeAction::Save(batch) => Some(Arc::clone(batch)),
@@ -409,8 +410,7 @@ impl Harness {
         })
     }
 
-    /// Has the peers answer FIND VALUE as `answers` says, until nobody is asked any more; `None` is
-    /// silence.
+    /// Answers FIND VALUE as `answers` says, until no such request is left; `None` means no reply.
     pub(crate) fn answer_find_value(&mut self, answers: impl Fn(u8, Want) -> Option<Reply<'static>>) {
         for _ in 0..TURNS_MAX {
             let asked = self.all_requests(|request| match request {
@@ -441,7 +441,7 @@ impl Harness {
         })
     }
 
-    /// The one dial of `peer`, at its address.
+    /// The only dial to the address of `peer`.
     pub(crate) fn dial_of(&mut self, peer: u8) -> DialId {
         let dials = self.take(|action| match action {
             NodeAction::Dial(dial, Endpoint::Address(to), _) if *to == address(peer) => Some(*dial),
@@ -451,7 +451,7 @@ impl Harness {
         dials[0]
     }
 
-    /// The peer whose address `dial` went to.
+    /// The peer at the address that `dial` went to.
     pub(crate) fn peer_dialled(&self, dial: DialId) -> Option<u8> {
         let to = self.dialled.get(&dial)?;
         (1..128).find(|peer| address(*peer) == *to)
@@ -461,12 +461,12 @@ impl Harness {
         !self.take(|action| (*action == NodeAction::Close(conn)).then_some(())).is_empty()
     }
 
-    /// Who sits at the other end of `conn`.
+    /// The id of the peer at the other end of `conn`.
     pub(crate) fn id_at(&self, conn: ConnId) -> NodeId {
         self.conns[&conn]
     }
 
-    /// Forgets all that the node has done but the copies that it sent.
+    /// Forgets all actions except the STOREs.
     pub(crate) fn forget_all_but_copies(&mut self) {
         let copy =
             |action: &NodeAction| matches!(action, NodeAction::Send(_, PeerMessage::Request(_, Request::Store(_))));
@@ -507,7 +507,7 @@ fn decoded(actions: &Actions, action: &Action) -> NodeAction {
     }
 }
 
-/// The bytes of `message`, for ever.
+/// The bytes of `message`, leaked.
 pub(crate) fn whole(actions: &Actions, message: &Encoded) -> &'static [u8] {
     let (head, value) = actions.bytes(message);
     Vec::leak([head, value].concat())
@@ -526,7 +526,7 @@ pub(crate) const fn id(n: u8) -> NodeId {
     NodeId::new(key(n))
 }
 
-/// Where the peer `n` listens.
+/// The address on which the peer `n` listens.
 pub(crate) fn address(n: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, n], PORT))
 }
@@ -547,7 +547,7 @@ pub(crate) fn millis(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// The HELLO of a serving peer of our network.
+/// The HELLO of a serving peer of the same network.
 pub(crate) fn greeting() -> Hello<'static> {
     let wall = WallTime::from_millis(EPOCH_MILLIS);
     Hello { protocol: PROTOCOL, flags: FLAG_SERVING, network: [0; 32], port: PORT, wall, agent: "harness" }
@@ -557,13 +557,12 @@ pub(crate) fn hello() -> Message {
     PeerMessage::Hello(greeting())
 }
 
-/// The reply that names `contacts`.
+/// The reply to FIND NODE with `contacts`.
 pub(crate) fn nodes(contacts: &[Contact]) -> Reply<'_> {
     Reply::Nodes(List::lend(contacts))
 }
 
-/// A plain record of 60 s and replication 3, as a peer sends it; its version is of the moment
-/// the curtain rose.
+/// A plain record of 60 s and replication 3, as a peer sends it. Its version is the start of the test.
 pub(crate) fn block(n: u8, value: &'static [u8]) -> RecordBlock<'static> {
     RecordBlock {
         ttl: Ttl::from_secs(60).expect("not zero"),
@@ -577,8 +576,8 @@ pub(crate) fn block(n: u8, value: &'static [u8]) -> RecordBlock<'static> {
     }
 }
 
-/// A signed record of 60 s and replication 3, as a peer sends it: the owner `owner` wrote it so many
-/// milliseconds after the curtain rose.
+/// A signed record of 60 s and replication 3, as a peer sends it. The owner `owner` signed it `millis`
+/// milliseconds after the start of the test.
 pub(crate) fn signed(owner: u8, millis: u64, payload: &[u8]) -> RecordBlock<'static> {
     let owner = SigningKey::from_bytes(&[owner; 32]);
     let ttl = Ttl::from_secs(60).expect("not zero");
@@ -602,7 +601,7 @@ pub(crate) fn head(record: RecordBlock<'static>) -> RecordBlock<'static> {
     RecordBlock { content: Content::Head, ..record }
 }
 
-/// The reply to FIND VALUE of whoever holds `record`.
+/// The reply to FIND VALUE of a replica that holds `record`.
 pub(crate) fn given(record: RecordBlock<'static>, want: Want) -> Reply<'static> {
     value_of(if want.head_only { head(record) } else { record })
 }
@@ -617,7 +616,7 @@ pub(crate) fn synced(entries: &[Entry]) -> Reply<'_> {
     Reply::Synced { more: false, entries: List::lend(entries) }
 }
 
-/// The reply to a STORE: what the peer holds now.
+/// The reply to a STORE: the peer holds `block` now.
 pub(crate) fn stored(block: &RecordBlock<'_>) -> Reply<'static> {
     let held = Rank { class: block.class, life: Life::Alive, version: block.version };
     Reply::Stored { key: block.key, outcome: StoreOutcome::Held, held }
@@ -629,17 +628,17 @@ pub(crate) fn larger(n: u8, version: Version) -> Reply<'static> {
     Reply::Stored { key: key(n), outcome: StoreOutcome::Larger, held }
 }
 
-/// The version that speaks of so many milliseconds after the curtain rose.
+/// The version of a write `millis` milliseconds after the start of the test.
 pub(crate) fn version_at(millis: u64) -> Version {
     Version::from_bits((EPOCH_MILLIS + millis) << 16)
 }
 
-/// A PUT with everything left to the server, which is not to be confirmed.
+/// A PUT with default TTL and replication, without confirmation.
 pub(crate) fn quiet(n: u8, value: &[u8]) -> Put<'_> {
     Put { ttl: 0, replication: 0, confirm: Confirm::No, class: Class::Plain, key: key(n), value }
 }
 
-/// The same, to be confirmed.
+/// The same with confirmation.
 pub(crate) fn confirmed(n: u8, value: &[u8]) -> Put<'_> {
     Put { confirm: Confirm::Yes, ..quiet(n, value) }
 }

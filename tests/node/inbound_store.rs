@@ -1,4 +1,4 @@
-//! What peers store here, and find here (section 2: STORE, FIND VALUE; section 3: the order).
+//! Requests of peers for records: STORE and FIND VALUE (section 2), and the order of records (section 3).
 
 use dht::limits::VALUE_SIZE_MAX;
 use dht::node::action::ConnId;
@@ -9,12 +9,12 @@ use dht::wire::peer::{Content, ErrorCode, RecordBlock, Reply, Request, Want};
 
 use crate::harness::{Harness, block, contact, key, larger, millis, nodes, stored, value_of, version_at};
 
-/// A founder, and a client of it that asks.
-fn asked() -> (Harness, ConnId) {
-    asked_with(Params::default())
+/// A founder, and a connection of a peer that sends requests to it.
+fn founder_with_caller() -> (Harness, ConnId) {
+    caller_of(Params::default())
 }
 
-fn asked_with(params: Params) -> (Harness, ConnId) {
+fn caller_of(params: Params) -> (Harness, ConnId) {
     let mut harness = Harness::new(params);
     let conn = harness.accept_client(9);
     (harness, conn)
@@ -32,7 +32,7 @@ const VALUE_ALONE: Want = Want { contacts: false, head_only: false };
 
 #[test]
 fn a_found_record_has_aged_by_the_time_it_was_held() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let sent = RecordBlock { age: Age(5_000), ..block(5, b"value") };
     assert_eq!(harness.ask(conn, Request::Store(sent)), stored(&sent));
     harness.pass(millis(10_001));
@@ -42,7 +42,7 @@ fn a_found_record_has_aged_by_the_time_it_was_held() {
 
 #[test]
 fn a_stored_record_is_found_until_its_lifetime_ends() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     harness.ask(conn, Request::Store(RecordBlock { age: Age(59_000), ..block(5, b"value") }));
     harness.pass(millis(999));
     assert!(matches!(harness.ask(conn, find(5, VALUE_ALONE)), Reply::Value { .. }));
@@ -55,7 +55,7 @@ fn a_stored_record_is_found_until_its_lifetime_ends() {
 
 #[test]
 fn find_value_returns_the_requested_parts() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     harness.add_contact(1);
     let record = block(5, b"value");
     harness.ask(conn, Request::Store(record));
@@ -89,7 +89,7 @@ fn at_most_k_contacts_are_returned_nearest_first() {
 
 #[test]
 fn the_largest_value_is_stored_and_found_whole() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let value: &'static [u8] = vec![0xcd; VALUE_SIZE_MAX].leak();
     let record = block(5, value);
     assert_eq!(harness.ask(conn, Request::Store(record)), stored(&record));
@@ -99,13 +99,13 @@ fn the_largest_value_is_stored_and_found_whole() {
 #[test]
 fn signed_and_hashed_records_that_do_not_verify_are_refused() {
     for class in [Class::Signed, Class::Hashed] {
-        let (mut harness, conn) = asked();
+        let (mut harness, conn) = founder_with_caller();
         let record = RecordBlock { class, ..block(5, b"value") };
         assert_eq!(harness.ask(conn, Request::Store(record)), refused(ErrorCode::NOT_VERIFIED));
     }
 }
 
-/// Accepted if fewer than 2k live contacts known to the receiver are closer to the key.
+/// A node accepts a record if it knows fewer than 2k live contacts closer to the key.
 #[test]
 fn a_record_is_out_of_scope_when_2k_live_contacts_are_closer_to_it() {
     let params = Params { k: 1, alpha: 1, replication_min: 1, replication_default: 1, ..Params::default() };
@@ -121,15 +121,15 @@ fn a_record_is_out_of_scope_when_2k_live_contacts_are_closer_to_it() {
 
 #[test]
 fn a_non_serving_node_stores_no_records() {
-    let (mut harness, conn) = asked_with(Params { serving: Serving::No, ..Params::default() });
+    let (mut harness, conn) = caller_of(Params { serving: Serving::No, ..Params::default() });
     assert_eq!(harness.ask(conn, Request::Store(block(5, b"v"))), refused(ErrorCode::OUT_OF_SCOPE));
     assert!(harness.node.storage().is_empty());
 }
 
-/// Section 3: what is left of a life is TTL − age, and it ends with the version's at the latest.
+/// Section 3: the remaining lifetime is TTL − age, and ends at the bound that the version sets.
 #[test]
 fn an_expired_record_is_refused_as_gone() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     for age in [60_000, u32::MAX] {
         let record = RecordBlock { age: Age(age), ..block(5, b"v") };
         assert_eq!(harness.ask(conn, Request::Store(record)), refused(ErrorCode::GONE), "age {age}");
@@ -144,7 +144,7 @@ fn an_expired_record_is_refused_as_gone() {
 
 #[test]
 fn a_version_more_than_ten_minutes_ahead_is_refused() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let ahead = |millis| RecordBlock { version: version_at(millis), ..block(5, b"v") };
     assert_eq!(harness.ask(conn, Request::Store(ahead(600_001))), refused(ErrorCode::TOO_EARLY));
     let farthest = RecordBlock { version: Version::from_bits(u64::MAX), ..block(5, b"v") };
@@ -154,7 +154,7 @@ fn a_version_more_than_ten_minutes_ahead_is_refused() {
 
 #[test]
 fn a_full_storage_refuses_a_store_and_its_records_stay() {
-    let (mut harness, conn) = asked_with(Params { storage_bytes_max: 1_000, ..Params::default() });
+    let (mut harness, conn) = caller_of(Params { storage_bytes_max: 1_000, ..Params::default() });
     assert_eq!(harness.ask(conn, Request::Store(block(5, b"v"))), stored(&block(5, b"v")));
     let large = block(6, vec![1; 1_000].leak());
     assert_eq!(harness.ask(conn, Request::Store(large)), refused(ErrorCode::FULL));
@@ -163,7 +163,7 @@ fn a_full_storage_refuses_a_store_and_its_records_stay() {
 
 #[test]
 fn of_two_records_the_larger_is_held_and_named_in_the_reply() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let newer = RecordBlock { version: version_at(1), ..block(5, b"a") };
     assert_eq!(harness.ask(conn, Request::Store(newer)), stored(&newer));
     assert_eq!(harness.ask(conn, Request::Store(block(5, b"z"))), larger(5, version_at(1)));
@@ -173,10 +173,10 @@ fn of_two_records_the_larger_is_held_and_named_in_the_reply() {
     assert_eq!(harness.ask(conn, find(5, VALUE_ALONE)), value_of(larger_bytes));
 }
 
-/// Section 3: of equal records the later end of life is kept.
+/// Section 3: of equal records the later end of lifetime counts.
 #[test]
 fn an_equal_record_can_only_extend_the_lifetime() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let aged = |age| RecordBlock { age: Age(age), ..block(5, b"v") };
     for age in [40_000, 20_000, 50_000] {
         assert_eq!(harness.ask(conn, Request::Store(aged(age))), stored(&block(5, b"v")));

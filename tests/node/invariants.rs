@@ -1,5 +1,5 @@
-//! What holds in every state that a node can be brought into: turns end, all has a deadline, and
-//! equal calls have equal actions.
+//! Invariants of a node in every state: the turns at one instant end, everything has a deadline, and the
+//! same calls produce the same actions.
 
 use dht::id::RpcId;
 use dht::limits::PENDING_MAX;
@@ -15,7 +15,7 @@ use crate::harness::{
     value_of, version_at,
 };
 
-/// One thing that happens; numbers say to whom, modulo those there are.
+/// One event. Its numbers select a peer, connection or dial, modulo their count.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Accept(u8),
@@ -50,7 +50,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A harness, and what a events must remember to go on.
+/// A harness, and what the events need to know about the run so far.
 struct RandomRun {
     harness: Harness,
     conns: Vec<ConnId>,
@@ -76,7 +76,8 @@ impl RandomRun {
 
     fn apply(&mut self, event: Event) {
         match event {
-            // The peers' addresses have one byte for them: nobody is 0, 255 or the node itself.
+            // The peers' addresses end in the number of the peer: 0, 255 and the node's own number are
+            // left out.
             Event::Accept(n) => {
                 let conn = self.harness.accept(1 + n % 127);
                 self.conns.push(conn);
@@ -122,7 +123,7 @@ impl RandomRun {
         self.check_invariants();
     }
 
-    /// Takes note of what the node wants, and of the laws that it must keep.
+    /// Collects what the node wants, and checks its invariants.
     fn check_invariants(&mut self) {
         let peers = 1..128;
         for (dial, ..) in self.harness.dials() {
@@ -146,7 +147,7 @@ impl RandomRun {
         (!self.dials.is_empty()).then(|| self.dials.swap_remove(nth % self.dials.len()))
     }
 
-    /// Whoever was expected there is met; the transcript says whom a dial expected.
+    /// The dial reaches the peer at its address.
     fn complete_dial(&mut self, dial: usize, greets: bool) {
         let Some(dial) = self.take_dial(dial) else { return };
         let Some(peer) = self.harness.peer_dialled(dial) else { return };
@@ -167,7 +168,7 @@ impl RandomRun {
         }
     }
 
-    /// A reply to something that was asked; mostly one of the right type.
+    /// A reply to a pending request, mostly of the right type.
     fn answer(&mut self, asked: usize, reply: usize, n: u8) {
         if self.asked.is_empty() {
             return;
@@ -232,9 +233,9 @@ fn run(founder: bool, events: &[Event]) -> RandomRun {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever peers say, in whatever order: nothing panics, each law holds after each event
-    /// (see `RandomRun::look`), every request of a client is answered in time, and a node that nobody
-    /// talks to any more comes to rest.
+    /// For any messages in any order: no panic; each invariant holds after each event (see
+    /// `RandomRun::check_invariants`); every request of a client is answered in time; and without further
+    /// input the node becomes idle.
     #[test]
     fn the_invariants_hold_for_any_input_of_peers(founder: bool, events in vec(any_event(), 0..300)) {
         let mut run = run(founder, &events);
@@ -252,7 +253,7 @@ proptest! {
         prop_assert_eq!(run.harness.node.connections(), 0);
     }
 
-    /// For equal calls in equal order a node wants equal actions.
+    /// The same calls in the same order produce the same actions.
     #[test]
     fn the_same_events_produce_the_same_transcript(founder: bool, events in vec(any_event(), 0..150)) {
         prop_assert_eq!(run(founder, &events).harness.transcript, run(founder, &events).harness.transcript);

@@ -1,4 +1,4 @@
-//! Joining: a state that ends when somebody has answered (section 2, Settled).
+//! Joining: a status that ends when a peer has answered (section 2, Settled).
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::harness::{
 };
 use crate::mini_network::MiniNetwork;
 
-/// Answers the search for the own id that follows a meeting: the newcomer has joined.
+/// The bootstrap answers the self-lookup: the newcomer has joined.
 fn join(harness: &mut Harness) -> dht::node::action::ConnId {
     harness.wake();
     let dial = harness.dial_of(1);
@@ -93,7 +93,7 @@ fn a_lost_self_lookup_is_repeated() {
     assert!(asked.iter().any(|(_, request)| *request == Request::FindNode { target: *ME.key() }));
 }
 
-/// A configuration may be shared by all nodes, the bootstrap among them.
+/// All nodes may share one configuration, the bootstrap included.
 #[test]
 fn a_node_that_is_its_own_only_bootstrap_founds_the_network() {
     let mut harness = Harness::newcomer();
@@ -135,7 +135,7 @@ fn a_pinned_bootstrap_with_another_id_is_tried_without_end() {
     assert!(harness.node.table().is_empty());
 }
 
-/// While it is joining, PUTs are kept here and spread once it has joined, a confirm waits.
+/// While a node is joining it stores PUTs itself; it replicates and confirms them once it has joined.
 #[test]
 fn puts_before_joining_are_stored_locally_and_replicated_afterwards() {
     let mut harness = Harness::newcomer();
@@ -209,7 +209,8 @@ fn a_get_before_joining_fails_at_its_deadline() {
     assert_eq!(harness.answer(client), failure(7));
 }
 
-/// A client holds nothing, but it may not lose what it is told while it joins.
+/// A node that does not serve stores nothing for others, but must not lose a PUT that comes while it
+/// joins.
 #[test]
 fn a_non_serving_node_queues_puts_until_it_has_joined() {
     let mut harness =
@@ -226,7 +227,7 @@ fn a_non_serving_node_queues_puts_until_it_has_joined() {
     assert!(harness.node.storage().is_empty());
 }
 
-/// A node that loses all contacts is joining again, and goes on serving what it holds.
+/// A node that loses all contacts is joining again, and goes on to serve its records.
 #[test]
 fn a_node_that_loses_all_contacts_is_joining_again_and_serves_its_records() {
     let mut harness = Harness::newcomer();
@@ -245,7 +246,7 @@ fn a_node_that_loses_all_contacts_is_joining_again_and_serves_its_records() {
     assert_eq!(harness.dials().len(), 1, "the bootstrap");
 }
 
-/// A founder whose only contact could not be reached when a record was put.
+/// A founder that lost its only contact at the moment of a PUT.
 fn founder_left_alone() -> Harness {
     let mut harness = Harness::founder();
     let conn = harness.add_contact(1);
@@ -270,7 +271,7 @@ fn a_founder_whose_contacts_all_become_unresponsive_finds_them_again() {
     assert!(harness.knows(1));
 }
 
-/// What was put while the last contact was being lost is not forgotten.
+/// A PUT is not lost if the last contact becomes unreachable at the same time.
 #[test]
 fn a_put_that_reached_no_peer_is_replicated_once_a_peer_is_back() {
     let mut harness = founder_left_alone();
@@ -323,7 +324,7 @@ fn remembered_contacts_are_dialled_a_few_at_a_time_beside_dead_bootstraps_withou
     assert_eq!(harness.node.status(), Status::Joining);
 }
 
-/// Kademlia, section 2.3: a bucket that saw no lookup for an hour is refreshed.
+/// Kademlia, section 2.3: a node refreshes a bucket that has seen no lookup for an hour.
 #[test]
 fn a_bucket_is_refreshed_soon_after_its_first_contact_and_again_after_refresh_interval() {
     let mut harness = Harness::founder();
@@ -358,7 +359,7 @@ fn three_nodes_that_join_through_one_another_find_what_each_puts() {
     assert!(network.nodes.values().all(|node| node.counters().faults == 0));
 }
 
-/// A node that has just started with a record of an earlier run, and has met nobody yet.
+/// A node that has just started with a record of an earlier run, and has no contact yet.
 fn started_with_a_record() -> Harness {
     let mut harness = Harness::newcomer();
     let asker = harness.accept_client(9);

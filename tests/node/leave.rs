@@ -1,4 +1,4 @@
-//! Leaving: what is owed is answered, then GOODBYE, within `leave_timeout`.
+//! Leaving: a node answers pending requests, then says GOODBYE, within `leave_timeout`.
 
 use dht::node::params::Params;
 use dht::node::{Node, Status};
@@ -49,7 +49,7 @@ fn pending_client_requests_are_answered_before_the_goodbye() {
     assert_eq!(harness.sent(conn), [PeerMessage::Goodbye]);
 }
 
-/// A search under way may have to dial yet.
+/// A lookup in flight may still have to dial.
 #[test]
 fn a_pending_get_may_still_dial_while_the_node_leaves() {
     let mut harness = Harness::founder();
@@ -127,7 +127,7 @@ fn a_malformed_message_of_the_last_awaited_peer_does_not_delay_the_leave() {
     assert!(harness.node.has_left(), "nothing is owed any more");
 }
 
-/// A node that holds a record which nobody else was heard to hold.
+/// A node that holds the only known copy of a record.
 fn alone_with_a_record() -> (Harness, dht::node::action::ConnId) {
     let mut harness = Harness::founder();
     let asker = harness.accept_client(9);

@@ -1,9 +1,9 @@
-//! The pure node against scripted, hostile and precisely timed counterparts.
+//! A node in isolation: the test scripts its peers, its clock and its disk.
 //!
-//! Each test drives [`dht::node::Node`] through its public verbs, with time made by hand, and
-//! reads what it wants done. A [`harness::Harness`] has one node and peers that say what the test
-//! lets them say; a [`mini_network::MiniNetwork`] has several real nodes, back to back. Worlds of many
-//! nodes, loss and churn are the simulator's.
+//! Each test calls the public verbs of [`dht::node::Node`], moves the clock by hand, and reads the node's
+//! actions. A [`harness::Harness`] has one node and scripted peers; a [`mini_network::MiniNetwork`]
+//! connects several real nodes directly. Networks of many nodes with loss and churn belong to the
+//! simulator.
 //!
 //! Sections cited are those of `PROTOCOL.md`, unless a paper is named.
 

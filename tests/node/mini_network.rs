@@ -1,4 +1,4 @@
-//! A network: real nodes, back to back, over connections that deliver at once and in order.
+//! A mini network: real nodes over connections that deliver at once and in order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -17,18 +17,18 @@ use dht::wire::frame::next_frame;
 
 use crate::harness::{PORT, address, bootstrap, id, whole};
 
-/// Real nodes under one clock. The node `n` has the id and the address of the peer `n`.
+/// Real nodes with one clock. The node `n` has the id and the address of the peer `n`.
 pub(crate) struct MiniNetwork {
     pub(crate) nodes: BTreeMap<u8, Node>,
     now: Time,
     events: VecDeque<Event>,
-    /// Connections that are open at this end: whose they are, and the other end.
+    /// For each open end of a connection: its node, the other end, and which side dialled.
     ends: BTreeMap<ConnId, (u8, ConnId, Origin)>,
     answers: Vec<(ClientId, ApiReply<'static>)>,
     numbers_used: u64,
-    /// What each member, alive or dead, has on its disk.
+    /// The disk of each node, live or dead.
     disks: BTreeMap<u8, BTreeMap<Key, PersistedKey>>,
-    /// Members that reach one another and nobody else.
+    /// Nodes that reach only one another.
     isolated: BTreeSet<u8>,
 }
 
@@ -57,8 +57,7 @@ impl MiniNetwork {
         network
     }
 
-    /// `members` with these parameters, of whom the first founds the network and all others join
-    /// through it.
+    /// Nodes with these parameters; the first founds the network, the others join through it.
     pub(crate) fn joined(members: impl IntoIterator<Item = u8>, params: &Params) -> Self {
         let mut members = members.into_iter();
         let founder = members.next().expect("somebody founds it");
@@ -72,7 +71,7 @@ impl MiniNetwork {
         network
     }
 
-    /// A member starts, with what is on its disk.
+    /// Starts the node `number` with what is on its disk.
     pub(crate) fn start(&mut self, number: u8, params: Params) {
         let now = self.now();
         let mut node = Node::new(Me { id: id(number), port: PORT }, params, [number; 32], now);
@@ -82,20 +81,20 @@ impl MiniNetwork {
         self.nodes.insert(number, node);
     }
 
-    /// Who holds the record of `key`, and what it is.
+    /// The replicas of `key`, and the value that each holds.
     pub(crate) fn held(&self, key: Key) -> BTreeMap<u8, &[u8]> {
         let held = self.nodes.iter().map(|(number, node)| (*number, node.storage().find(self.now, &key)));
         held.filter_map(|(number, held)| Some((number, &*held?.record.value))).collect()
     }
 
-    /// The `n` members nearest to `key`.
+    /// The `n` live nodes nearest to `key`.
     pub(crate) fn nearest(&self, key: Key, n: usize) -> BTreeSet<u8> {
         let mut all: Vec<u8> = self.nodes.keys().copied().collect();
         all.sort_by_key(|number| id(*number).key().distance(&key));
         all.into_iter().take(n).collect()
     }
 
-    /// What all members have counted.
+    /// The sum of the counters of all nodes.
     pub(crate) fn counters(&self) -> NodeCounters {
         let mut sum = NodeCounters::default();
         for node in self.nodes.values() {
@@ -104,7 +103,7 @@ impl MiniNetwork {
         sum
     }
 
-    /// From now on `members` reach one another and nobody else; what is said is lost without a word.
+    /// From now on `members` reach only one another; other messages are lost silently.
     pub(crate) fn isolate(&mut self, members: impl IntoIterator<Item = u8>) {
         self.isolated = members.into_iter().collect();
     }
@@ -118,7 +117,7 @@ impl MiniNetwork {
         Now { mono: self.now, wall: WallTime::from_millis(1_700_000_000_000 + millis) }
     }
 
-    /// Lets time pass, waking everybody in time.
+    /// Moves the clock by `span`, and wakes each node at its deadlines.
     pub(crate) fn pass(&mut self, span: Duration) {
         let end = self.now + span;
         for _ in 0..1_000_000 {
@@ -133,7 +132,7 @@ impl MiniNetwork {
         panic!("the nodes want turn after turn at {}", self.now);
     }
 
-    /// One verb of a node, and all that follows from it at this moment.
+    /// Calls one verb of a node, and handles all events that follow at this instant.
     pub(crate) fn act(&mut self, number: u8, verb: impl FnOnce(&mut Node, Now, &mut Actions)) {
         self.perform(number, verb);
         while let Some(event) = self.events.pop_front() {
@@ -153,7 +152,7 @@ impl MiniNetwork {
         Some(self.answers.swap_remove(at).1)
     }
 
-    /// A member dies: whoever is connected to it sees the connection end.
+    /// A node dies: its peers see their connections close.
     pub(crate) fn kill(&mut self, number: u8) {
         self.nodes.remove(&number);
         let ends: Vec<_> = self.ends.iter().filter(|(_, end)| end.0 == number).map(|(at, end)| (*at, end.1)).collect();
@@ -166,7 +165,7 @@ impl MiniNetwork {
         }
     }
 
-    /// The connections of a member: to whom, and whether it dialled.
+    /// The connections of a node: the other node, and whether this one dialled.
     pub(crate) fn connections(&self, number: u8) -> Vec<(u8, bool)> {
         let of_it = self.ends.values().filter(|end| end.0 == number);
         of_it.map(|(_, other, origin)| (self.ends[other].0, matches!(origin, Origin::Dialled(_)))).collect()

@@ -1,4 +1,5 @@
-//! Offering records to those who shall hold them (section 2: OFFER, WANT), and copying them.
+//! OFFER and WANT: a node offers records to the nodes that shall hold them, and copies those they want
+//! (section 2).
 
 use std::time::Duration;
 
@@ -23,20 +24,20 @@ fn holding(n: u8) -> Harness {
     harness
 }
 
-/// A plain record of the key `n`, as OFFER and SYNC name it.
+/// The entry of a plain record with the key `n`, as OFFER and SYNC carry it.
 fn entry(n: u8, version: Version, value: &[u8]) -> Entry {
     let rank = Rank { class: Class::Plain, life: Life::Alive, version };
     Entry { key: key(n), rank, crc: crc_of(value) }
 }
 
-/// A peer that could hold records connects.
+/// A peer that serves connects.
 fn serving(harness: &mut Harness, peer: u8) -> ConnId {
     let conn = harness.accept(peer);
     harness.send(conn, &crate::harness::hello());
     conn
 }
 
-/// The OFFERs of the first moment, within `span`, at which there are any.
+/// The OFFERs at the first moment within `span` that has any.
 fn first_offers(harness: &mut Harness, span: Duration) -> Vec<(ConnId, RpcId, Vec<Entry>)> {
     let steps = span.as_millis() / 500;
     let mut moments = (0..steps).map(|_| {
@@ -46,7 +47,7 @@ fn first_offers(harness: &mut Harness, span: Duration) -> Vec<(ConnId, RpcId, Ve
     moments.find(|offers| !offers.is_empty()).unwrap_or_default()
 }
 
-/// What the node wants of `entries`.
+/// The keys that the node wants of `entries`.
 fn wanted(harness: &mut Harness, conn: ConnId, entries: &[Entry]) -> Vec<dht::id::Key> {
     match harness.ask(conn, Request::Offer(List::lend(entries))) {
         Reply::Wanted(keys) => keys.iter().collect(),
@@ -116,7 +117,7 @@ fn a_node_that_refuses_a_record_stays_a_contact_and_does_not_get_it_again() {
     assert!(harness.knows(2));
 }
 
-/// Copies never fill an outbox, and never stop before all are sent.
+/// Copies never fill an output buffer, and go on until all are sent.
 #[test]
 fn many_records_are_offered_together_and_copied_a_few_at_a_time() {
     let mut harness = Harness::founder();
@@ -158,7 +159,7 @@ fn no_more_records_are_copied_to_a_node_that_left() {
     assert!(!harness.node.table().contains(&id(2)));
 }
 
-/// Whoever comes back may have lost what it held.
+/// A contact that responds again may have lost its records.
 #[test]
 fn a_contact_that_responds_again_is_offered_its_records() {
     let mut harness = Harness::with_contacts(Params::default(), [3]);
@@ -215,7 +216,7 @@ fn an_expired_version_is_not_wanted_again() {
     assert_eq!(wanted(&mut harness, offerer, &[entry(5, version_at(1), b"newer")]), [key(5)]);
 }
 
-/// Two that offer a record at once do not both send it.
+/// Two peers that offer a record at the same time do not both send it.
 #[test]
 fn a_record_is_wanted_from_one_peer_at_a_time() {
     let mut harness = Harness::founder();
@@ -228,8 +229,8 @@ fn a_record_is_wanted_from_one_peer_at_a_time() {
     assert_eq!(wanted(&mut harness, other, &offered), [key(5)], "the others were asked in vain");
 }
 
-/// A receiver that holds a larger one STOREs it back; so that one disagreement ends all, it offers
-/// it to the others who shall hold it too.
+/// A node that holds a newer version sends it back with STORE. It also offers it to the other nodes that
+/// shall hold it, so that one disagreement repairs all.
 #[test]
 fn a_peer_that_offers_an_older_version_gets_the_newer_one_and_the_other_replicas_are_offered_it() {
     let mut harness = holding(5);
@@ -248,7 +249,7 @@ fn a_peer_that_offers_an_older_version_gets_the_newer_one_and_the_other_replicas
     assert_eq!(harness.offers(), [], "not again and again, however often it is asked for");
 }
 
-/// Of two values of one version the larger bytes win: they have to meet.
+/// Of two values with one version the larger bytes win, so each side must see both.
 #[test]
 fn values_with_one_version_are_exchanged_both_ways() {
     let mut harness = holding(5);
@@ -260,7 +261,7 @@ fn values_with_one_version_are_exchanged_both_ways() {
     assert_eq!(harness.copies().len(), 1);
 }
 
-/// Who stores for nobody holds nothing.
+/// A peer that does not serve stores no records.
 #[test]
 fn a_non_serving_peer_does_not_count_as_a_replica() {
     let mut harness = Harness::with_contacts(Params::default(), [1, 2, 3]);
@@ -271,7 +272,8 @@ fn a_non_serving_peer_does_not_count_as_a_replica() {
     assert_eq!(first_offers(&mut harness, secs(37)).len(), 1);
 }
 
-/// In its round a record is offered to one of those who shall hold it; if that one lacks it, to all.
+/// In its round a node offers a record to one of the nodes that shall hold it; if that one lacks it, to
+/// all.
 #[test]
 fn at_half_of_its_lifetime_a_record_is_offered_to_one_replica_and_to_all_if_that_one_lacks_it() {
     let mut harness = Harness::with_contacts(Params::default(), [1, 2, 3]);
@@ -343,7 +345,7 @@ fn a_near_contact_that_falls_silent_is_detected_within_75_seconds() {
     assert!(harness.knows(1));
 }
 
-/// It may have too many connections, and would close the next one too.
+/// The peer may have too many connections, and would close the next one too.
 #[test]
 fn a_near_contact_that_closes_repeatedly_is_not_dialled_each_time() {
     let mut harness = Harness::founder();
@@ -368,7 +370,7 @@ fn a_near_contact_that_closes_repeatedly_is_not_dialled_each_time() {
     assert!(harness.knows(2));
 }
 
-/// Whoever promises a record and does not send it delays it by one `rpc_timeout`, once.
+/// A peer that offers a record and does not send it delays it by one `rpc_timeout`, once.
 #[test]
 fn a_peer_that_offers_a_record_and_never_sends_it_does_not_block_other_senders() {
     let mut harness = Harness::founder();
@@ -411,7 +413,7 @@ fn a_peer_that_stores_copies_slowly_does_not_block_copies_to_others() {
     assert_eq!(copies.iter().filter(|(to, ..)| *to == other).count(), COPIES_IN_FLIGHT_MAX - COPIES_TO_ONE_MAX);
 }
 
-/// Only the newer one: who holds the older would otherwise keep it, and give it to whoever asks.
+/// Otherwise the node would go on to hold and serve the older version.
 #[test]
 fn a_node_out_of_scope_accepts_only_newer_versions_of_records_that_it_holds() {
     let mut harness = Harness::new(Params { k: 3, replication_default: 3, ..Params::default() });
@@ -427,7 +429,7 @@ fn a_node_out_of_scope_accepts_only_newer_versions_of_records_that_it_holds() {
     assert_eq!(harness.ask(asker, Request::Store(newer)), stored(&newer));
 }
 
-/// Whoever brought it did not know those who are responsible.
+/// The peer that sent the record did not know the nodes that shall hold it.
 #[test]
 fn a_record_out_of_scope_is_offered_to_the_nearest_node_after_stray_pause() {
     let mut harness = Harness::with_contacts(Params::default(), [1, 2, 3]);
@@ -443,7 +445,7 @@ fn a_record_out_of_scope_is_offered_to_the_nearest_node_after_stray_pause() {
     assert_eq!(first_offers(&mut harness, 10 * STRAY_PAUSE), [], "it is one of the three itself");
 }
 
-/// However often somebody comes and goes.
+/// Also if contacts come and go frequently.
 #[test]
 fn a_node_with_many_records_pauses_between_scans_for_new_contacts() {
     let mut harness = Harness::founder();

@@ -1,4 +1,5 @@
-//! Asking peers: which replies count, who is not asked, what silence does (section 2).
+//! Requests to peers: which replies count, which nodes are not asked, and what a missing reply does
+//! (section 2).
 
 use std::net::SocketAddr;
 
@@ -13,8 +14,8 @@ use crate::harness::{
     Harness, ME, PORT, address, block, contact, failure, id, key, millis, nodes, secs, success, value_of,
 };
 
-/// A GET of the key 7 that has asked the scripted peer 1 over that connection, under that id.
-fn asking() -> (Harness, dht::node::action::ClientId, ConnId, RpcId) {
+/// A GET of the key 7 that has sent a request to the scripted peer 1: its connection and its RPC id.
+fn get_in_flight() -> (Harness, dht::node::action::ClientId, ConnId, RpcId) {
     let mut harness = Harness::founder();
     let conn = harness.add_contact(1);
     harness.make_scripted(1);
@@ -29,14 +30,14 @@ fn dropped(harness: &Harness) -> u64 {
 
 #[test]
 fn a_reply_without_a_request_is_dropped_and_counted() {
-    let (mut harness, client, conn, _) = asking();
+    let (mut harness, client, conn, _) = get_in_flight();
     harness.reply(conn, RpcId::new([1; 32]), value_of(block(7, b"forged")));
     assert_eq!((harness.answer(client), dropped(&harness)), (None, 1));
 }
 
 #[test]
 fn a_reply_from_another_node_is_dropped_and_the_reply_of_the_asked_node_counts() {
-    let (mut harness, client, conn, rpc) = asking();
+    let (mut harness, client, conn, rpc) = get_in_flight();
     let stranger = harness.accept_client(2);
     harness.reply(stranger, rpc, value_of(block(7, b"forged")));
     assert_eq!((harness.answer(client), dropped(&harness)), (None, 1));
@@ -46,7 +47,7 @@ fn a_reply_from_another_node_is_dropped_and_the_reply_of_the_asked_node_counts()
 
 #[test]
 fn a_reply_may_come_over_another_connection_of_the_asked_node() {
-    let (mut harness, client, _, rpc) = asking();
+    let (mut harness, client, _, rpc) = get_in_flight();
     let other = harness.accept_client(1);
     harness.reply(other, rpc, value_of(block(7, b"right")));
     assert_eq!(harness.answer(client), success(7, b"right"));
@@ -55,7 +56,7 @@ fn a_reply_may_come_over_another_connection_of_the_asked_node() {
 #[test]
 fn a_reply_of_another_type_is_dropped_and_ends_the_request() {
     for wrong in [Reply::Pong, crate::harness::stored(&block(7, b"v"))] {
-        let (mut harness, client, conn, rpc) = asking();
+        let (mut harness, client, conn, rpc) = get_in_flight();
         harness.reply(conn, rpc, wrong);
         assert_eq!(dropped(&harness), 1, "{wrong:?}");
         let (second, _) = harness.only_request(conn);
@@ -67,7 +68,7 @@ fn a_reply_of_another_type_is_dropped_and_ends_the_request() {
 
 #[test]
 fn a_reply_that_comes_twice_counts_once() {
-    let (mut harness, client, conn, rpc) = asking();
+    let (mut harness, client, conn, rpc) = get_in_flight();
     harness.reply(conn, rpc, value_of(block(7, b"v")));
     harness.reply(conn, rpc, value_of(block(7, b"w")));
     assert_eq!((harness.answer(client), dropped(&harness)), (success(7, b"v"), 1));
@@ -92,10 +93,10 @@ fn a_silent_contact_becomes_unresponsive_and_the_lookup_goes_on_without_it() {
     assert_eq!(harness.ask(helpful, Request::FindNode { target: key(2) }), nodes(&[contact(1)]), "nor is it named");
 }
 
-/// Late but right still helps, as long as the search runs.
+/// A late reply counts while its lookup runs.
 #[test]
 fn a_late_reply_of_a_slow_peer_still_answers_the_get() {
-    let (mut harness, client, conn, rpc) = asking();
+    let (mut harness, client, conn, rpc) = get_in_flight();
     harness.pass(secs(1));
     assert_eq!(harness.ask(conn, Request::Ping), Reply::Pong, "it is there");
     harness.pass(secs(2));
@@ -108,7 +109,7 @@ fn a_late_reply_of_a_slow_peer_still_answers_the_get() {
 #[test]
 fn an_error_reply_ends_the_request_and_the_contact_stays() {
     for code in [ErrorCode::OUT_OF_SCOPE, ErrorCode::TOO_MANY, ErrorCode::LEAVING, ErrorCode(999)] {
-        let (mut harness, client, conn, rpc) = asking();
+        let (mut harness, client, conn, rpc) = get_in_flight();
         harness.reply(conn, rpc, Reply::Error(code));
         while let Some((rpc, _)) = harness.requests(conn).pop() {
             harness.reply(conn, rpc, Reply::Error(code));
@@ -118,8 +119,8 @@ fn an_error_reply_ends_the_request_and_the_contact_stays() {
     }
 }
 
-/// At most k contacts of a reply are used; duplicates, oneself, port 0, unroutable addresses and
-/// families that cannot be dialled are dropped.
+/// A node uses at most k contacts of a reply. It drops duplicates, itself, port 0, unroutable addresses
+/// and address families that it cannot dial.
 #[test]
 fn contacts_with_unusable_addresses_are_not_asked() {
     let mut harness = Harness::new(Params { families: Families::V4, alpha: 20, ..Params::default() });
@@ -162,7 +163,7 @@ fn at_most_k_contacts_of_a_reply_are_used() {
     }
 }
 
-/// What somebody says of a contact does not move it, and cannot cost it its place.
+/// A claim about a contact neither moves it nor removes it.
 #[test]
 fn a_contact_stays_when_a_peer_names_it_at_a_wrong_address() {
     for error in [DialError::NotAuthentic, DialError::Unreachable] {
@@ -196,7 +197,7 @@ fn a_contact_that_is_gone_from_its_address_leaves_the_table() {
     assert_eq!(harness.node.table().len(), 1);
 }
 
-/// A flood of requests that nobody answers meets a bound, and each is answered all the same.
+/// Many requests without replies reach a bound, and each client is answered all the same.
 #[test]
 fn requests_without_a_reply_are_bounded() {
     let mut harness = Harness::with_contacts(Params::default(), [1, 2, 3]);
@@ -212,8 +213,8 @@ fn requests_without_a_reply_are_bounded() {
     assert!(harness.node.wants_requests());
 }
 
-/// A quarter of `rpc_timeout` is longer than most take: another is asked meanwhile, and the late
-/// answer still counts.
+/// After a quarter of `rpc_timeout` a request is late: the lookup asks one more node meanwhile, and the
+/// late reply still counts.
 #[test]
 fn a_late_request_is_hedged_and_its_late_reply_still_counts() {
     let mut harness = Harness::with_contacts(Params { alpha: 1, ..Params::default() }, [6, 1]);

@@ -1,4 +1,4 @@
-//! PUT: where copies go, what is confirmed, which record wins (sections 1 and 3).
+//! PUT: where copies go, when a PUT is confirmed, and which record wins (sections 1 and 3).
 
 use dht::id::RpcId;
 use dht::node::action::{ConnId, DialError};
@@ -18,15 +18,15 @@ fn small() -> Params {
 }
 
 /// A confirmed PUT of the key `n` that three nodes shall hold.
-fn thrice(n: u8) -> Put<'static> {
+fn put_to_three(n: u8) -> Put<'static> {
     Put { replication: 3, ..confirmed(n, b"value") }
 }
 
-fn receivers(harness: &Harness, copies: &[Copy]) -> Vec<u8> {
+fn peers_of(harness: &Harness, copies: &[Copy]) -> Vec<u8> {
     copies.iter().map(|(conn, ..)| harness.id_at(*conn).key().as_bytes()[0]).collect()
 }
 
-fn take(harness: &mut Harness, copies: &[Copy]) {
+fn store_all(harness: &mut Harness, copies: &[Copy]) {
     for (conn, rpc, block) in copies {
         harness.reply(*conn, *rpc, stored(block));
     }
@@ -35,33 +35,33 @@ fn take(harness: &mut Harness, copies: &[Copy]) {
 #[test]
 fn copies_go_to_the_requested_number_of_nearest_nodes() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
-    harness.put(thrice(1));
+    harness.put(put_to_three(1));
     let copies = harness.copies();
-    assert_eq!(receivers(&harness, &copies), [1, 3, 2]);
+    assert_eq!(peers_of(&harness, &copies), [1, 3, 2]);
     for (_, _, copy) in &copies {
         assert_eq!((copy.key, copy.value(), copy.replication, copy.age), (key(1), &b"value"[..], 3, Age(0)));
     }
     assert!(harness.node.storage().is_empty(), "this node is not among them");
 }
 
-/// Beyond those who were searched are others: one who fails is replaced by the next nearest.
+/// The lookup knows more nodes than it asked: the next nearest replaces one that fails.
 #[test]
 fn a_refused_copy_goes_to_the_next_target() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
-    let client = harness.put(thrice(1));
+    let client = harness.put(put_to_three(1));
     let copies = harness.copies();
     harness.reply(copies[0].0, copies[0].1, Reply::Error(ErrorCode::OUT_OF_SCOPE));
-    take(&mut harness, &copies[1..]);
+    store_all(&mut harness, &copies[1..]);
     let next = harness.copies();
-    assert_eq!(receivers(&harness, &next), [5]);
-    take(&mut harness, &next);
+    assert_eq!(peers_of(&harness, &next), [5]);
+    store_all(&mut harness, &next);
     assert_eq!(harness.answer(client), success(1, b""));
 }
 
 #[test]
 fn this_node_stores_a_copy_itself_if_it_is_among_the_nearest() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
-    harness.put(thrice(128));
+    harness.put(put_to_three(128));
     assert_eq!(harness.copies().len(), 2);
     assert_eq!(harness.node.storage().len(), 1);
 }
@@ -69,23 +69,23 @@ fn this_node_stores_a_copy_itself_if_it_is_among_the_nearest() {
 #[test]
 fn a_non_serving_node_stores_no_copy_of_its_puts() {
     let mut harness = Harness::with_contacts(Params { serving: Serving::No, ..small() }, 1..=8);
-    let client = harness.put(thrice(128));
+    let client = harness.put(put_to_three(128));
     let copies = harness.copies();
     assert_eq!(copies.len(), 3);
     assert!(harness.node.storage().is_empty());
-    take(&mut harness, &copies);
+    store_all(&mut harness, &copies);
     assert_eq!(harness.answer(client), success(128, b""));
 }
 
-/// Section 1, flag 0: SUCCESS with an empty value once it is held by min(replication, reachable).
+/// Section 1, flag 0: SUCCESS with an empty value once min(replication, reachable nodes) nodes hold it.
 #[test]
 fn a_put_is_confirmed_only_once_all_its_copies_are_held() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
-    let client = harness.put(thrice(1));
+    let client = harness.put(put_to_three(1));
     let copies = harness.copies();
-    take(&mut harness, &copies[..2]);
+    store_all(&mut harness, &copies[..2]);
     assert_eq!(harness.answer(client), None);
-    take(&mut harness, &copies[2..]);
+    store_all(&mut harness, &copies[2..]);
     assert_eq!(harness.answer(client), Some(ApiReply::Success { key: key(1), value: b"" }));
     assert_eq!(harness.node.counters().puts_held, 1);
 }
@@ -97,7 +97,7 @@ fn fewer_replicas_suffice_if_fewer_nodes_are_reachable() {
     let copies = harness.copies();
     assert_eq!((copies.len(), harness.node.storage().len()), (1, 1));
     assert_eq!(harness.answer(client), None);
-    take(&mut harness, &copies);
+    store_all(&mut harness, &copies);
     assert_eq!(harness.answer(client), success(1, b""));
 }
 
@@ -108,17 +108,17 @@ fn the_local_copy_of_a_lone_founder_confirms_a_put() {
     assert_eq!(harness.answer(client), success(1, b""));
 }
 
-/// ERROR 406, 429, 503 and 507 pass the copy to the next closest and are no failure.
+/// After ERROR 406, 429, 503 or 507 the copy goes to the next nearest node. The contact has not failed.
 #[test]
 fn after_an_error_reply_the_copy_goes_to_the_next_target_and_the_contact_stays() {
     for code in [ErrorCode::OUT_OF_SCOPE, ErrorCode::TOO_MANY, ErrorCode::LEAVING, ErrorCode::FULL] {
         let mut harness = Harness::with_contacts(small(), 1..=8);
-        let client = harness.put(thrice(1));
+        let client = harness.put(put_to_three(1));
         let copies = harness.copies();
         harness.reply(copies[1].0, copies[1].1, Reply::Error(code));
         let next = harness.copies();
-        assert_eq!(receivers(&harness, &next), [5], "{code:?}");
-        take(&mut harness, &[copies[0], copies[2], next[0]]);
+        assert_eq!(peers_of(&harness, &next), [5], "{code:?}");
+        store_all(&mut harness, &[copies[0], copies[2], next[0]]);
         assert_eq!(harness.answer(client), success(1, b""));
         assert!(harness.knows(3));
     }
@@ -127,13 +127,13 @@ fn after_an_error_reply_the_copy_goes_to_the_next_target_and_the_contact_stays()
 #[test]
 fn a_silent_node_is_replaced_by_the_next_target() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
-    let client = harness.put(thrice(1));
+    let client = harness.put(put_to_three(1));
     let copies = harness.copies();
-    take(&mut harness, &copies[..2]);
+    store_all(&mut harness, &copies[..2]);
     harness.pass(millis(200));
     let next = harness.copies();
-    assert_eq!(receivers(&harness, &next), [5]);
-    take(&mut harness, &next);
+    assert_eq!(peers_of(&harness, &next), [5]);
+    store_all(&mut harness, &next);
     assert_eq!(harness.answer(client), success(1, b""));
 }
 
@@ -141,7 +141,7 @@ fn a_silent_node_is_replaced_by_the_next_target() {
 fn a_node_that_cannot_be_dialled_is_replaced_by_the_next_target() {
     let mut harness = Harness::with_contacts(small(), 2..=8);
     let gone = harness.add_contact(1);
-    harness.put(thrice(1));
+    harness.put(put_to_three(1));
     let copies = harness.copies();
     assert_eq!(copies[0].0, gone);
     harness.make_scripted(1);
@@ -149,10 +149,10 @@ fn a_node_that_cannot_be_dialled_is_replaced_by_the_next_target() {
     let dial = harness.dial_of(1);
     harness.fail(dial, DialError::Unreachable);
     let next = harness.copies();
-    assert_eq!(receivers(&harness, &next), [5]);
+    assert_eq!(peers_of(&harness, &next), [5]);
 }
 
-/// Age is stamped when the message is encoded.
+/// The age is set when the message is encoded.
 #[test]
 fn the_age_of_a_copy_includes_its_wait_for_a_connection() {
     let mut harness = Harness::founder();
@@ -175,7 +175,7 @@ fn the_age_of_a_copy_includes_its_wait_for_a_connection() {
     assert_eq!(harness.copies()[0].2.age, Age(1_500));
 }
 
-/// FAILURE at the deadline means *unknown*: the spreading goes on.
+/// FAILURE at the deadline means *unknown*: the PUT goes on.
 #[test]
 fn a_put_without_enough_replicas_fails_at_its_deadline_and_goes_on() {
     let mut harness = Harness::founder();
@@ -191,7 +191,7 @@ fn a_put_without_enough_replicas_fails_at_its_deadline_and_goes_on() {
     let last = harness.copies();
     harness.pass(millis(1));
     assert_eq!(harness.answer(client), failure(1));
-    take(&mut harness, &last);
+    store_all(&mut harness, &last);
     harness.pass(secs(30));
     assert_eq!(harness.answer(client), None, "it is answered once");
     assert_eq!(harness.node.lookups().filter(|lookup| *lookup.target() == key(1)).count(), 0);
@@ -200,15 +200,15 @@ fn a_put_without_enough_replicas_fails_at_its_deadline_and_goes_on() {
 #[test]
 fn a_put_with_too_few_replicas_is_retried_before_its_deadline() {
     let mut harness = Harness::with_contacts(small(), [1, 2]);
-    let client = harness.put(thrice(1));
+    let client = harness.put(put_to_three(1));
     for (conn, rpc, _) in harness.copies() {
         harness.reply(conn, rpc, Reply::Error(ErrorCode::FULL));
     }
     assert_eq!(harness.copies(), []);
     harness.pass(secs(1));
     let again = harness.copies();
-    assert_eq!(receivers(&harness, &again), [1, 2]);
-    take(&mut harness, &again);
+    assert_eq!(peers_of(&harness, &again), [1, 2]);
+    store_all(&mut harness, &again);
     assert_eq!(harness.answer(client), success(1, b""));
 }
 
@@ -216,28 +216,28 @@ fn a_put_with_too_few_replicas_is_retried_before_its_deadline() {
 #[test]
 fn a_superseded_put_ends() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
-    let client = harness.put(thrice(1));
+    let client = harness.put(put_to_three(1));
     let copies = harness.copies();
     let newer = Version::from_bits(copies[0].2.version.bits() + 1);
     harness.reply(copies[0].0, copies[0].1, larger(1, newer));
     assert_eq!(harness.answer(client), failure(1));
-    take(&mut harness, &copies[1..]);
+    store_all(&mut harness, &copies[1..]);
     harness.pass(secs(30));
     assert_eq!((harness.answer(client), harness.copies()), (None, vec![]));
 }
 
-/// Section 3: unless the time in that version is ahead of this node's own wall clock; then it is
-/// drawn anew above it and repeated, once.
+/// Section 3: if the time in that version is ahead of this node's own wall clock, the PUT draws a version
+/// above it and repeats, once.
 #[test]
 fn a_version_ahead_of_the_local_clock_is_overtaken_once() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
-    let client = harness.put(thrice(1));
+    let client = harness.put(put_to_three(1));
     let first = harness.copies();
     harness.reply(first[0].0, first[0].1, larger(1, version_at(300_000)));
     let again = harness.copies();
-    assert_eq!(receivers(&harness, &again), [1, 3, 2]);
+    assert_eq!(peers_of(&harness, &again), [1, 3, 2]);
     assert!(again.iter().all(|(_, _, copy)| copy.version.bits() == version_at(300_000).bits() + 1));
-    take(&mut harness, &first[1..]);
+    store_all(&mut harness, &first[1..]);
     assert_eq!(harness.answer(client), None, "replies to the first spreading do not count");
     harness.reply(again[0].0, again[0].1, larger(1, version_at(400_000)));
     assert_eq!((harness.answer(client), harness.copies()), (failure(1), vec![]));
@@ -246,37 +246,36 @@ fn a_version_ahead_of_the_local_clock_is_overtaken_once() {
 #[test]
 fn a_put_that_overtook_a_version_is_confirmed_once_its_copies_are_held() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
-    let client = harness.put(thrice(1));
+    let client = harness.put(put_to_three(1));
     let first = harness.copies();
     harness.reply(first[0].0, first[0].1, larger(1, version_at(300_000)));
     let again = harness.copies();
-    take(&mut harness, &again);
+    store_all(&mut harness, &again);
     assert_eq!(harness.answer(client), success(1, b""));
 }
 
-/// Whoever writes twice through this node ends with the second value, however fast the clock that
-/// drew the version before them.
+/// Of two writes through this node the second one wins, whatever clock drew the version before them.
 #[test]
 fn a_put_does_not_overtake_a_later_put_at_the_same_node() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
     let asker = harness.accept_client(9);
     harness.ask(asker, Request::Store(RecordBlock { version: version_at(300_000), ..block(1, b"fast") }));
-    let first = harness.put(thrice(1));
+    let first = harness.put(put_to_three(1));
     let earlier = harness.copies();
-    let second = harness.put(Put { value: b"later", ..thrice(1) });
+    let second = harness.put(Put { value: b"later", ..put_to_three(1) });
     let later = harness.copies();
     harness.reply(earlier[0].0, earlier[0].1, larger(1, later[0].2.version));
     assert_eq!((harness.answer(first), harness.copies()), (failure(1), vec![]));
-    take(&mut harness, &later);
+    store_all(&mut harness, &later);
     assert_eq!(harness.answer(second), success(1, b""));
 }
 
-/// The claim of one holder proves nothing: whoever could end a PUT by it would own every key.
+/// The claim of one replica proves nothing: otherwise a single liar could end every PUT of a key.
 #[test]
 fn one_claim_of_a_larger_record_does_not_end_a_signed_put() {
     let mut harness = Harness::with_contacts(small(), 1..=8);
     let record = signed(1, 0, b"v");
-    let put = Put { key: record.key, class: record.class, value: record.value(), ttl: 0, ..thrice(1) };
+    let put = Put { key: record.key, class: record.class, value: record.value(), ttl: 0, ..put_to_three(1) };
     let client = harness.put(put);
     let copies = harness.copies();
     let lie = |copy: &RecordBlock<'static>| {
@@ -284,10 +283,10 @@ fn one_claim_of_a_larger_record_does_not_end_a_signed_put() {
         Reply::Stored { key: copy.key, outcome: StoreOutcome::Larger, held }
     };
     harness.reply(copies[0].0, copies[0].1, lie(&copies[0].2));
-    take(&mut harness, &copies[1..]);
+    store_all(&mut harness, &copies[1..]);
     let next = harness.copies();
     assert_eq!(next.len(), 1, "the next closest takes the copy when all others have answered");
-    take(&mut harness, &next);
+    store_all(&mut harness, &next);
     assert_eq!(harness.answer(client), Some(ApiReply::Success { key: record.key, value: b"" }));
 
     let client = harness.put(Put { value: signed(1, 5, b"w").value(), ..put });
@@ -298,30 +297,30 @@ fn one_claim_of_a_larger_record_does_not_end_a_signed_put() {
     assert_eq!(harness.copies(), []);
 }
 
-/// Section 3: a version more than ten minutes ahead is ignored by everyone who meets it. And who
-/// claims to hold a larger record names one that is larger.
+/// Section 3: every node ignores a version that is more than ten minutes ahead. And a claim of a larger
+/// record must name a larger one.
 #[test]
 fn an_impossible_claim_does_not_end_a_put() {
     for unbelievable in [version_at(700_000), Version::from_bits(u64::MAX), Version::from_bits(1)] {
         let mut harness = Harness::with_contacts(small(), 1..=8);
-        let client = harness.put(thrice(1));
+        let client = harness.put(put_to_three(1));
         let copies = harness.copies();
         harness.reply(copies[0].0, copies[0].1, larger(1, unbelievable));
         assert_eq!(harness.answer(client), None, "{unbelievable:?}");
         let next = harness.copies();
-        assert_eq!(receivers(&harness, &next), [5], "the next closest takes the copy");
-        take(&mut harness, &[copies[1], copies[2], next[0]]);
+        assert_eq!(peers_of(&harness, &next), [5], "the next closest takes the copy");
+        store_all(&mut harness, &[copies[1], copies[2], next[0]]);
         assert_eq!(harness.answer(client), success(1, b""));
     }
 }
 
-/// Section 1, rule 1: PUT is not answered unless it asks to be.
+/// Section 1, rule 1: a PUT is answered only if it asks for confirmation.
 #[test]
 fn a_put_without_the_confirm_flag_is_never_answered() {
     let mut held = Harness::with_contacts(small(), 1..=8);
     let client = held.put(Put { replication: 3, ..quiet(1, b"value") });
     let copies = held.copies();
-    take(&mut held, &copies);
+    store_all(&mut held, &copies);
     held.pass(secs(30));
     assert_eq!(held.answer(client), None);
 
@@ -363,7 +362,7 @@ fn a_later_put_of_a_key_has_a_larger_version_even_at_the_same_instant() {
         .map(|_| {
             harness.put(quiet(1, b"value"));
             let copies = harness.copies();
-            take(&mut harness, &copies);
+            store_all(&mut harness, &copies);
             copies[0].2.version
         })
         .collect();
@@ -388,7 +387,7 @@ fn concurrent_puts_of_one_key_end_with_the_last_value() {
     let clients: Vec<_> = [&b"a"[..], b"b", b"c"].map(|value| harness.put(confirmed(1, value))).into();
     let copies = harness.copies();
     let newest = copies[2].2;
-    take(&mut harness, &copies[2..]);
+    store_all(&mut harness, &copies[2..]);
     for (conn, rpc, _) in &copies[..2] {
         harness.reply(*conn, *rpc, larger(1, newest.version));
     }

@@ -1,4 +1,5 @@
-//! PUTs that too few hold: kept by the node that took them, and tried again (section 1, flag 0).
+//! Retries: the node that took a PUT repeats it until enough replicas hold the record (section 1, flag
+//! 0).
 
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ fn small() -> Params {
     Params { replication_min: 1, ..Params::default() }
 }
 
-/// Lets `span` pass, second by second, while the peers refuse every copy; returns the seconds at
-/// which copies came.
+/// Moves the clock by `span` in steps of a second, while the peers refuse every copy; returns the seconds
+/// at which copies were sent.
 fn refuse_for(harness: &mut Harness, span: Duration) -> Vec<u64> {
     let mut attempts = Vec::new();
     for second in 0..span.as_secs() {
@@ -32,7 +33,7 @@ fn refuse_for(harness: &mut Harness, span: Duration) -> Vec<u64> {
     attempts
 }
 
-/// A PUT of the key 1 that shall live for an hour, which nobody takes.
+/// A PUT of the key 1 with a TTL of an hour, which every peer refuses.
 fn refused_put(params: Params) -> Harness {
     let mut harness = Harness::with_contacts(params, [1, 2]);
     harness.put(Put { ttl: 3_600, replication: 2, ..quiet(1, b"v") });
@@ -124,8 +125,8 @@ fn a_new_put_of_the_key_replaces_its_retry() {
     }
 }
 
-/// Section 1, rule 6: the earlier one is kept no more once a later one was taken, or it would be
-/// read again while it is tried again.
+/// Section 1, rule 6: a GET reads a PUT that is being retried. So the retry of the earlier PUT must end
+/// once a later one was taken.
 #[test]
 fn an_earlier_put_is_not_retried_after_a_later_put_of_the_key() {
     let mut harness = refused_put(Params { serving: Serving::No, ..small() });
@@ -139,7 +140,7 @@ fn an_earlier_put_is_not_retried_after_a_later_put_of_the_key() {
     }
 }
 
-/// It would be woken turn after turn, and find no room each time.
+/// Otherwise the node would wake turn after turn, and find no room each time.
 #[test]
 fn a_due_retry_waits_while_client_requests_take_all_room() {
     let mut harness = refused_put(small());
@@ -163,7 +164,7 @@ fn a_due_retry_waits_while_client_requests_take_all_room() {
     assert!(tried, "there is room again");
 }
 
-/// A client holds nothing for others, but what it was told to put it does not lose.
+/// A node that does not serve stores nothing for others, but does not lose its own PUTs.
 #[test]
 fn a_non_serving_node_retries_its_puts_and_stores_for_no_peer() {
     let mut harness = refused_put(Params { serving: Serving::No, ..small() });

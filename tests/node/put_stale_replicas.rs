@@ -1,4 +1,5 @@
-//! PUT: those of the k nearest who shall not hold the record, and may hold an older one.
+//! PUT: nodes among the k nearest that shall not hold the record, but may be stale replicas. The PUT asks
+//! each for its version: a version probe, the SYNC of one key.
 
 use dht::id::{Key, RpcId};
 use dht::node::action::ConnId;
@@ -11,26 +12,26 @@ use crate::harness::{
     Harness, block, confirmed, key, millis, nodes, secs, stored, success, synced, value_of, version_at,
 };
 
-/// A question to a bystander, and whom it went to.
-type Question = (u8, ConnId, RpcId);
+/// A version probe: the peer, its connection and the RPC id.
+type Probe = (u8, ConnId, RpcId);
 
-/// A node among the peers 1 to 8, which do what the test says; each has answered once, in no time.
-fn among_scripted() -> Harness {
+/// A node with the scripted peers 1 to 8, each of which has answered once, at once.
+fn with_scripted_peers() -> Harness {
     let mut harness = Harness::with_contacts(Params { replication_min: 1, ..Params::default() }, 1..=8);
     (1..=8).for_each(|peer| harness.make_scripted(peer));
     harness.get(key(9));
-    assert_eq!(search(&mut harness).len(), 8);
+    assert_eq!(look_up(&mut harness).len(), 8);
     harness.forget_actions();
     harness
 }
 
-/// A confirmed PUT of the key 1 that the peers 1, 2 and 3 shall hold.
-fn thrice() -> Put<'static> {
+/// A confirmed PUT of the key 1; the peers 1, 2 and 3 shall hold it.
+fn put_to_three() -> Put<'static> {
     Put { replication: 3, ..confirmed(1, b"value") }
 }
 
-/// The search of a PUT finds nothing; returns whom it has asked.
-fn search(harness: &mut Harness) -> Vec<u8> {
+/// The lookup of a PUT finds nothing; returns the peers that it asked.
+fn look_up(harness: &mut Harness) -> Vec<u8> {
     let asked = std::cell::RefCell::new(Vec::new());
     harness.answer_find_value(|peer, _| {
         asked.borrow_mut().push(peer);
@@ -39,15 +40,15 @@ fn search(harness: &mut Harness) -> Vec<u8> {
     asked.into_inner()
 }
 
-/// Whom the node asks what they hold of the key 1.
-fn questions(harness: &mut Harness) -> Vec<Question> {
+/// The version probes of the key 1 since the last call.
+fn probes(harness: &mut Harness) -> Vec<Probe> {
     let only = |request: &Request<'_>| (*request == Request::Sync { from: key(1), to: key(1) }).then_some(());
     let asked = harness.all_requests(only);
     asked.into_iter().map(|(conn, rpc, ())| (harness.peer_at(conn), conn, rpc)).collect()
 }
 
-/// Takes all copies; returns who took one, and its version.
-fn take_copies(harness: &mut Harness) -> Vec<(u8, Version)> {
+/// All peers store their copies; returns these peers and the versions.
+fn store_copies(harness: &mut Harness) -> Vec<(u8, Version)> {
     let copies = harness.copies();
     for (conn, rpc, copy) in &copies {
         harness.reply(*conn, *rpc, stored(copy));
@@ -55,32 +56,32 @@ fn take_copies(harness: &mut Harness) -> Vec<(u8, Version)> {
     copies.iter().map(|(conn, _, copy)| (harness.peer_at(*conn), copy.version)).collect()
 }
 
-fn takers(harness: &mut Harness) -> Vec<u8> {
-    take_copies(harness).into_iter().map(|(peer, _)| peer).collect()
+fn storing_peers(harness: &mut Harness) -> Vec<u8> {
+    store_copies(harness).into_iter().map(|(peer, _)| peer).collect()
 }
 
 fn entry(key: Key, life: Life, version: Version) -> Entry {
     Entry { key, rank: Rank { class: Class::Plain, life, version }, crc: 0 }
 }
 
-/// All of `questions` but the first are answered by nothing; returns the first.
-fn all_but_one(harness: &mut Harness, questions: &[Question]) -> Question {
-    for (_, conn, rpc) in &questions[1..] {
+/// Answers all probes but the first with an empty page; returns the first.
+fn all_but_one(harness: &mut Harness, probes: &[Probe]) -> Probe {
+    for (_, conn, rpc) in &probes[1..] {
         harness.reply(*conn, *rpc, synced(&[]));
     }
-    questions[0]
+    probes[0]
 }
 
-/// A PUT's search may end when as many have answered as shall hold the record; the others of the k
-/// nearest are asked beside the copies.
+/// The lookup of a PUT may end once as many nodes have answered as shall hold the record. The PUT probes
+/// the other ones of the k nearest while its copies are in flight.
 #[test]
 fn a_put_sends_version_probes_to_the_other_close_nodes_while_its_copies_are_in_flight() {
-    let mut harness = among_scripted();
-    let client = harness.put(thrice());
-    assert_eq!(search(&mut harness), [1, 3, 2]);
-    let asked = questions(&mut harness);
+    let mut harness = with_scripted_peers();
+    let client = harness.put(put_to_three());
+    assert_eq!(look_up(&mut harness), [1, 3, 2]);
+    let asked = probes(&mut harness);
     assert_eq!(asked.iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [5, 4, 7, 6, 8]);
-    assert_eq!(takers(&mut harness), [1, 3, 2]);
+    assert_eq!(storing_peers(&mut harness), [1, 3, 2]);
     let (_, conn, rpc) = all_but_one(&mut harness, &asked);
     assert_eq!(harness.answer(client), None, "one may hold an older record");
     harness.reply(conn, rpc, synced(&[]));
@@ -88,16 +89,16 @@ fn a_put_sends_version_probes_to_the_other_close_nodes_while_its_copies_are_in_f
     assert_eq!(harness.node.counters().puts_held, 1);
 }
 
-/// Section 1, rule 9: a later PUT replaces the value everywhere, also where so few copies as it
-/// asks for would not go.
+/// Section 1, rule 9: a later PUT replaces the value everywhere, also at replicas beyond its own
+/// replication.
 #[test]
 fn a_stale_replica_gets_a_copy_too() {
-    let mut harness = among_scripted();
-    let client = harness.put(thrice());
+    let mut harness = with_scripted_peers();
+    let client = harness.put(put_to_three());
     let older = RecordBlock { content: Content::Head, replication: 8, ..block(1, b"older") };
     harness.answer_find_value(|peer, _| Some(if peer == 2 { value_of(older) } else { nodes(&[]) }));
-    assert_eq!(takers(&mut harness), [1, 3, 2]);
-    let asked = questions(&mut harness);
+    assert_eq!(storing_peers(&mut harness), [1, 3, 2]);
+    let asked = probes(&mut harness);
     let (peer, conn, rpc) = all_but_one(&mut harness, &asked);
     harness.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, older.version)]));
     assert_eq!(
@@ -105,7 +106,7 @@ fn a_stale_replica_gets_a_copy_too() {
         None,
         "as many hold it as shall, and two who agree on the older one can be read"
     );
-    assert_eq!(takers(&mut harness), [peer]);
+    assert_eq!(storing_peers(&mut harness), [peer]);
     assert_eq!(harness.answer(client), success(1, b""));
     assert_eq!(harness.node.counters().puts_held, 1);
 }
@@ -114,33 +115,33 @@ fn a_stale_replica_gets_a_copy_too() {
 fn a_probed_node_without_an_older_record_gets_no_copy() {
     let newer = version_at(1_000);
     for told in [entry(key(2), Life::Alive, version_at(0)), entry(key(1), Life::Over, version_at(0))] {
-        let mut harness = among_scripted();
-        let client = harness.put(thrice());
-        search(&mut harness);
-        assert_eq!(takers(&mut harness).len(), 3);
-        let asked = questions(&mut harness);
+        let mut harness = with_scripted_peers();
+        let client = harness.put(put_to_three());
+        look_up(&mut harness);
+        assert_eq!(storing_peers(&mut harness).len(), 3);
+        let asked = probes(&mut harness);
         let (_, conn, rpc) = all_but_one(&mut harness, &asked);
         harness.reply(conn, rpc, synced(&[told, entry(key(1), Life::Alive, newer)]));
         assert_eq!((harness.answer(client), harness.copies()), (success(1, b""), vec![]), "{told:?}");
     }
 }
 
-/// However late it is: it may hold an older record until it says otherwise, or says nothing.
+/// A probed node may hold an older record until it replies or its deadline passes.
 #[test]
 fn a_put_waits_for_a_version_probe_until_its_timeout() {
     let older = entry(key(1), Life::Alive, version_at(0));
     for answers in [true, false] {
-        let mut harness = among_scripted();
-        let client = harness.put(thrice());
-        search(&mut harness);
-        assert_eq!(takers(&mut harness).len(), 3);
-        let asked = questions(&mut harness);
+        let mut harness = with_scripted_peers();
+        let client = harness.put(put_to_three());
+        look_up(&mut harness);
+        assert_eq!(storing_peers(&mut harness).len(), 3);
+        let asked = probes(&mut harness);
         let (slow, conn, rpc) = all_but_one(&mut harness, &asked);
         harness.pass(millis(1_999));
         assert_eq!(harness.answer(client), None);
         if answers {
             harness.reply(conn, rpc, synced(&[older]));
-            assert_eq!(takers(&mut harness), [slow]);
+            assert_eq!(storing_peers(&mut harness), [slow]);
         } else {
             harness.pass(millis(1));
         }
@@ -150,37 +151,37 @@ fn a_put_waits_for_a_version_probe_until_its_timeout() {
 
 #[test]
 fn a_put_does_not_wait_for_a_refused_version_probe() {
-    let mut harness = among_scripted();
-    let client = harness.put(thrice());
-    search(&mut harness);
-    takers(&mut harness);
-    let asked = questions(&mut harness);
+    let mut harness = with_scripted_peers();
+    let client = harness.put(put_to_three());
+    look_up(&mut harness);
+    storing_peers(&mut harness);
+    let asked = probes(&mut harness);
     let (_, conn, rpc) = all_but_one(&mut harness, &asked);
     harness.reply(conn, rpc, Reply::Error(ErrorCode::LEAVING));
     assert_eq!(harness.answer(client), success(1, b""));
 }
 
-/// Section 3: a version that a faster clock drew is overtaken, once; a liar who tells of ever larger
-/// ones keeps no PUT from its end.
+/// Section 3: a PUT overtakes a version of a faster clock once, so that a liar with ever larger versions
+/// cannot keep it from its end.
 #[test]
 fn a_probed_version_ahead_of_the_local_clock_is_overtaken_once() {
-    let mut harness = among_scripted();
-    let client = harness.put(thrice());
-    search(&mut harness);
+    let mut harness = with_scripted_peers();
+    let client = harness.put(put_to_three());
+    look_up(&mut harness);
     let first = harness.copies();
-    let [(_, conn, rpc), ..] = questions(&mut harness)[..] else { panic!("somebody is asked") };
+    let [(_, conn, rpc), ..] = probes(&mut harness)[..] else { panic!("somebody is asked") };
     harness.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, version_at(300_000))]));
-    search(&mut harness);
+    look_up(&mut harness);
     for (conn, rpc, copy) in first {
         harness.reply(conn, rpc, stored(&copy));
     }
     assert_eq!(harness.answer(client), None, "replies to the first spreading do not count");
     let above = Version::from_bits(version_at(300_000).bits() + 1);
-    assert_eq!(take_copies(&mut harness), [(1, above), (3, above), (2, above)]);
-    let asked = questions(&mut harness);
+    assert_eq!(store_copies(&mut harness), [(1, above), (3, above), (2, above)]);
+    let asked = probes(&mut harness);
     let (_, conn, rpc) = all_but_one(&mut harness, &asked);
     harness.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, version_at(400_000))]));
-    assert_eq!((harness.answer(client), search(&mut harness)), (success(1, b""), vec![]));
+    assert_eq!((harness.answer(client), look_up(&mut harness)), (success(1, b""), vec![]));
     harness.pass(secs(30));
     assert_eq!(harness.copies(), []);
 }

@@ -1,5 +1,5 @@
-//! GETs among holders that differ: who is believed, when a GET ends, who is repaired, and what its
-//! node remembers (section 3).
+//! GETs while replicas differ: which reply counts, when a GET ends, which replicas it repairs, and what
+//! its node remembers (section 3).
 
 use dht::id::Key;
 use dht::node::action::{ClientId, DialError};
@@ -14,16 +14,15 @@ use crate::harness::{
     value_of, version_at,
 };
 
-/// Far from all peers, so that this node is out of the scope of what they hold.
+/// A key far from this node, which is therefore out of scope for the records that the peers hold.
 const N: u8 = 7;
 
-/// A node whose quorum is `quorum`, among the peers 1 to 8, which do what the test says. All are
-/// nearer to the key 7 than it is.
-fn among_eight(quorum: u8) -> Harness {
-    among_eight_with(Params { read_quorum: quorum, ..Params::default() })
+/// A node with the quorum `quorum` and the scripted peers 1 to 8, all of which are nearer to the key 7.
+fn with_eight_peers(quorum: u8) -> Harness {
+    with_eight_peers_and(Params { read_quorum: quorum, ..Params::default() })
 }
 
-fn among_eight_with(params: Params) -> Harness {
+fn with_eight_peers_and(params: Params) -> Harness {
     let mut harness = Harness::with_contacts(params, 1..=8);
     (1..=8).for_each(|peer| harness.make_scripted(peer));
     harness
@@ -59,7 +58,7 @@ fn wants(harness: &mut Harness) -> Vec<(dht::node::action::ConnId, dht::id::RpcI
     })
 }
 
-/// What `client` is answered once the peers have answered `answers`, in no time at all.
+/// The answer to `client` after the peers' replies `answers`, at the same instant.
 fn answer(
     harness: &mut Harness,
     client: ClientId,
@@ -71,7 +70,7 @@ fn answer(
 
 #[test]
 fn one_node_is_asked_for_the_value_and_the_others_for_the_head() {
-    let mut harness = among_eight(2);
+    let mut harness = with_eight_peers(2);
     harness.get(key(N));
     let asked: Vec<Want> = wants(&mut harness).into_iter().map(|(_, _, want)| want).collect();
     let head = Want { contacts: false, head_only: true };
@@ -81,7 +80,7 @@ fn one_node_is_asked_for_the_value_and_the_others_for_the_head() {
 #[test]
 fn a_get_ends_once_a_quorum_of_replicas_agrees() {
     for quorum in 1..=3 {
-        let mut harness = among_eight(quorum);
+        let mut harness = with_eight_peers(quorum);
         let client = harness.get(key(N));
         for (nth, (conn, rpc, want)) in wants(&mut harness).into_iter().enumerate() {
             let early = harness.answer(client);
@@ -94,11 +93,11 @@ fn a_get_ends_once_a_quorum_of_replicas_agrees() {
     }
 }
 
-/// And not at `request_timeout`: no time passes here.
+/// And not only at `request_timeout`: no time passes here.
 #[test]
 fn fewer_replicas_than_the_quorum_suffice_once_all_nearest_nodes_have_answered() {
     for holder in 1..=8 {
-        let mut harness = among_eight(2);
+        let mut harness = with_eight_peers(2);
         let client = harness.get(key(N));
         let found = answer(&mut harness, client, |peer, want| match peer {
             peer if peer == holder => Some(given(at(0, b"v"), want)),
@@ -110,7 +109,7 @@ fn fewer_replicas_than_the_quorum_suffice_once_all_nearest_nodes_have_answered()
 
 #[test]
 fn a_record_with_replication_1_needs_one_replica() {
-    let mut harness = among_eight_with(Params { replication_min: 1, ..Params::default() });
+    let mut harness = with_eight_peers_and(Params { replication_min: 1, ..Params::default() });
     let client = harness.get(key(N));
     let (conn, rpc, want) = wants(&mut harness)[0];
     harness.reply(conn, rpc, given(RecordBlock { replication: 1, ..at(0, b"v") }, want));
@@ -119,7 +118,7 @@ fn a_record_with_replication_1_needs_one_replica() {
 
 #[test]
 fn the_local_record_counts_as_one_replica() {
-    let mut harness = among_eight(2);
+    let mut harness = with_eight_peers(2);
     let source = harness.accept_client(99);
     harness.ask(source, Request::Store(at(0, b"v")));
     let client = harness.get(key(N));
@@ -133,7 +132,7 @@ fn the_local_record_counts_as_one_replica() {
 #[test]
 fn the_largest_record_wins_unless_a_quorum_agrees_on_an_older_one_first() {
     for holder in 1..=8 {
-        let mut harness = among_eight(2);
+        let mut harness = with_eight_peers(2);
         let client = harness.get(key(N));
         let found = answer(&mut harness, client, |peer, want| {
             Some(given(if peer == holder { at(9, b"new") } else { at(0, b"old") }, want))
@@ -147,7 +146,7 @@ fn the_largest_record_wins_unless_a_quorum_agrees_on_an_older_one_first() {
 #[test]
 fn a_secure_get_finds_the_largest_record_at_any_replica() {
     for holder in 1..=8 {
-        let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
+        let mut harness = with_eight_peers_and(Params { reads: Reads::Secure, ..Params::default() });
         let client = harness.get(key(N));
         let found = answer(&mut harness, client, |peer, want| {
             assert!(want.contacts || !want.head_only, "it goes on past holders");
@@ -171,7 +170,7 @@ fn a_secure_get_asks_peers_despite_a_local_record_in_scope() {
 
 #[test]
 fn contacts_are_requested_once_one_replica_was_not_enough() {
-    let mut harness = among_eight(3);
+    let mut harness = with_eight_peers(3);
     harness.get(key(N));
     let first = wants(&mut harness);
     assert!(first.iter().all(|(_, _, want)| !want.contacts));
@@ -179,11 +178,11 @@ fn contacts_are_requested_once_one_replica_was_not_enough() {
     assert!(wants(&mut harness).iter().all(|(_, _, want)| want.contacts));
 }
 
-/// Who was asked for the value has gone.
+/// The node that was asked for the value is gone or late.
 #[test]
 fn the_value_is_fetched_from_another_replica_if_the_first_is_gone_or_late() {
     for closes in [true, false] {
-        let mut harness = among_eight(2);
+        let mut harness = with_eight_peers(2);
         let client = harness.get(key(N));
         let asked = wants(&mut harness);
         for (conn, rpc, want) in &asked[1..] {
@@ -203,7 +202,7 @@ fn the_value_is_fetched_from_another_replica_if_the_first_is_gone_or_late() {
     }
 }
 
-/// A head proves nothing.
+/// A head alone proves nothing.
 #[test]
 fn a_claim_of_a_larger_record_without_its_value_is_ignored() {
     let claim = head(RecordBlock { class: Class::Signed, ..at(9, b"no envelope") });
@@ -214,7 +213,7 @@ fn a_claim_of_a_larger_record_without_its_value_is_ignored() {
         Some(Reply::Error(dht::wire::peer::ErrorCode::NOT_FOUND)),
     ];
     for excuse in excuses {
-        let mut harness = among_eight(2);
+        let mut harness = with_eight_peers(2);
         let client = harness.get(key(N));
         let found = answer(&mut harness, client, |peer, want| match (peer, want.head_only) {
             (6, true) => Some(value_of(claim)),
@@ -228,7 +227,7 @@ fn a_claim_of_a_larger_record_without_its_value_is_ignored() {
 
 #[test]
 fn peers_that_claim_a_record_and_fall_silent_cost_a_get_one_timeout_in_total() {
-    let mut harness = among_eight(2);
+    let mut harness = with_eight_peers(2);
     let client = harness.get(key(N));
     let lie = |peer: u8| RecordBlock { class: Class::Signed, ..at(u64::from(peer), b"lie") };
     for step in 0..=400 {
@@ -250,7 +249,7 @@ fn peers_that_claim_a_record_and_fall_silent_cost_a_get_one_timeout_in_total() {
 #[test]
 fn a_version_from_the_far_future_is_ignored_in_a_head_and_in_a_value() {
     for far in [version_at(600_001), Version::from_bits(u64::MAX)] {
-        let mut harness = among_eight(2);
+        let mut harness = with_eight_peers(2);
         let client = harness.get(key(N));
         let found = answer(&mut harness, client, |peer, want| match peer {
             5 | 6 => Some(given(RecordBlock { version: far, ..at(0, b"far") }, want)),
@@ -262,7 +261,7 @@ fn a_version_from_the_far_future_is_ignored_in_a_head_and_in_a_value() {
 
 #[test]
 fn stale_replicas_are_repaired_once_with_the_remaining_lifetime() {
-    let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
+    let mut harness = with_eight_peers_and(Params { reads: Reads::Secure, ..Params::default() });
     let client = harness.get(key(N));
     let found = answer(&mut harness, client, |peer, want| match peer {
         1..=3 => Some(given(at(0, b"old"), want)),
@@ -285,7 +284,7 @@ fn stale_replicas_are_repaired_once_with_the_remaining_lifetime() {
 
 #[test]
 fn a_stale_local_copy_is_repaired_too() {
-    let mut harness = among_eight(2);
+    let mut harness = with_eight_peers(2);
     let asker = harness.accept_client(99);
     harness.ask(asker, Request::Store(at(0, b"old")));
     let client = harness.get(key(N));
@@ -296,17 +295,17 @@ fn a_stale_local_copy_is_repaired_too() {
 
 #[test]
 fn a_node_that_is_no_replica_stores_nothing_that_it_relays() {
-    let mut harness = among_eight(2);
+    let mut harness = with_eight_peers(2);
     let client = harness.get(key(N));
     assert_eq!(answer(&mut harness, client, |_, want| Some(given(at(0, b"v"), want))), success(N, b"v"));
     assert!(harness.node.storage().is_empty());
     assert_eq!(harness.copies(), []);
 }
 
-/// Section 1, rule 2: FAILURE is said only after a lookup has ended.
+/// Section 1, rule 2: a node answers FAILURE only after a lookup has ended.
 #[test]
 fn tombstones_that_agree_are_a_failure_once_the_lookup_has_ended() {
-    let mut harness = among_eight(2);
+    let mut harness = with_eight_peers(2);
     let client = harness.get(key(N));
     let asked = wants(&mut harness);
     for (conn, rpc, _) in asked {
@@ -320,7 +319,7 @@ fn tombstones_that_agree_are_a_failure_once_the_lookup_has_ended() {
 #[test]
 fn a_plain_tombstone_hides_plain_records_up_to_its_version_and_no_signed_ones() {
     for (millis, found) in [(4, failure(N)), (5, failure(N)), (6, success(N, b"v"))] {
-        let mut harness = among_eight(2);
+        let mut harness = with_eight_peers(2);
         let client = harness.get(key(N));
         let seen = answer(&mut harness, client, |peer, want| match peer {
             6 => Some(value_of(tombstone(5))),
@@ -329,7 +328,7 @@ fn a_plain_tombstone_hides_plain_records_up_to_its_version_and_no_signed_ones() 
         assert_eq!(seen, found, "version of {millis}");
     }
     let mine = signed(1, 0, b"v");
-    let mut harness = among_eight(2);
+    let mut harness = with_eight_peers(2);
     let client = harness.get(mine.key);
     let seen = answer(&mut harness, client, |peer, want| match peer {
         1..=4 => Some(value_of(RecordBlock { key: mine.key, ..tombstone(5) })),
@@ -342,7 +341,7 @@ fn a_plain_tombstone_hides_plain_records_up_to_its_version_and_no_signed_ones() 
 fn a_signed_record_wins_over_plain_ones_of_any_version_and_replaces_them() {
     let mine = signed(1, 0, b"mine");
     let plain = RecordBlock { key: mine.key, ..at(9, b"plain") };
-    let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
+    let mut harness = with_eight_peers_and(Params { reads: Reads::Secure, ..Params::default() });
     let client = harness.get(mine.key);
     let found = answer(&mut harness, client, |peer, want| Some(given(if peer == 3 { mine } else { plain }, want)));
     assert_eq!(found, shown(mine.key, mine.value()), "the whole envelope: the client can verify it");
@@ -354,17 +353,17 @@ fn a_signed_record_wins_over_plain_ones_of_any_version_and_replaces_them() {
 #[test]
 fn a_replay_of_a_lower_sequence_loses() {
     let (old, new) = (signed(1, 0, b"old"), signed(1, 9, b"new"));
-    let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
+    let mut harness = with_eight_peers_and(Params { reads: Reads::Secure, ..Params::default() });
     let client = harness.get(old.key);
     let found = answer(&mut harness, client, |peer, want| Some(given(if peer == 3 { new } else { old }, want)));
     assert_eq!(found, shown(new.key, new.value()));
 }
 
-/// One replay alone ends nothing, whatever replication it claims.
+/// One replay does not end a GET, whatever replication it claims.
 #[test]
 fn one_signed_reply_alone_does_not_end_a_get() {
     let (old, new) = (RecordBlock { replication: 1, ..signed(1, 0, b"old") }, signed(1, 9, b"new"));
-    let mut harness = among_eight(2);
+    let mut harness = with_eight_peers(2);
     let client = harness.get(old.key);
     let asked = wants(&mut harness);
     harness.reply(asked[0].0, asked[0].1, given(old, asked[0].2));
@@ -379,17 +378,17 @@ fn one_signed_reply_alone_does_not_end_a_get() {
 fn a_signed_record_with_a_changed_ttl_is_ignored() {
     let mine = signed(1, 9, b"mine");
     let longer = RecordBlock { ttl: dht::record::Ttl::from_secs(600).expect("not zero"), ..mine };
-    let mut harness = among_eight(1);
+    let mut harness = with_eight_peers(1);
     let client = harness.get(mine.key);
     assert_eq!(answer(&mut harness, client, |_, want| Some(given(longer, want))), not_shown(mine.key));
     assert_eq!(harness.copies(), [], "never of what could not be verified");
 }
 
-/// Section 4: an empty payload deletes it.
+/// Section 4: an empty payload deletes the value.
 #[test]
 fn a_value_deleted_by_its_owner_is_a_failure_and_the_deletion_is_copied() {
     let (old, gone) = (signed(1, 0, b"old"), signed(1, 9, b""));
-    let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
+    let mut harness = with_eight_peers_and(Params { reads: Reads::Secure, ..Params::default() });
     let client = harness.get(old.key);
     let found = answer(&mut harness, client, |peer, want| Some(given(if peer == 3 { gone } else { old }, want)));
     assert_eq!(found, not_shown(old.key));
@@ -406,28 +405,28 @@ fn a_value_deleted_by_its_owner_is_a_failure_and_the_deletion_is_copied() {
 #[test]
 fn a_hashed_value_ends_a_get_at_once_with_any_quorum() {
     let record = hashed(b"it names itself");
-    let mut harness = among_eight(3);
+    let mut harness = with_eight_peers(3);
     let client = harness.get(record.key);
     let (conn, rpc, want) = wants(&mut harness)[0];
     harness.reply(conn, rpc, given(record, want));
     assert_eq!(harness.answer(client), shown(record.key, b"it names itself"));
 }
 
-/// The very bytes whose digest is an owner's key would sit there without a signature.
+/// The bytes whose digest is an owner's key would otherwise occupy that key without a signature.
 #[test]
 fn a_hashed_record_at_the_key_of_an_owner_is_ignored() {
     let owner = signed(1, 0, b"mine");
     let trap: &'static [u8] = Vec::leak([b"dht-own-1", &owner.value()[..32], b"\x04salt"].concat());
     assert_eq!(hashed_key(trap), owner.key);
-    let mut harness = among_eight(1);
+    let mut harness = with_eight_peers(1);
     let client = harness.get(owner.key);
     assert_eq!(answer(&mut harness, client, |_, want| Some(given(hashed(trap), want))), not_shown(owner.key));
 }
 
-/// Section 3: through one node, no older value after a newer one.
+/// Section 3: one node never serves an older value after a newer one.
 #[test]
 fn after_a_newer_value_two_replicas_that_agree_on_an_older_one_do_not_end_a_get() {
-    let mut harness = among_eight(2);
+    let mut harness = with_eight_peers(2);
     let client = harness.get(key(N));
     assert_eq!(answer(&mut harness, client, |_, want| Some(given(at(9, b"new"), want))), success(N, b"new"));
     let client = harness.get(key(N));
@@ -439,7 +438,7 @@ fn after_a_newer_value_two_replicas_that_agree_on_an_older_one_do_not_end_a_get(
 
 #[test]
 fn after_a_newer_value_an_older_one_is_served_if_no_asked_node_has_the_newer() {
-    let mut harness = among_eight(2);
+    let mut harness = with_eight_peers(2);
     let client = harness.get(key(N));
     assert_eq!(answer(&mut harness, client, |_, want| Some(given(at(9, b"new"), want))), success(N, b"new"));
     let client = harness.get(key(N));
@@ -488,13 +487,13 @@ fn a_get_at_its_deadline_is_answered_with_the_value_found_so_far() {
     assert_eq!(harness.answer(client), success(N, b"v"));
 }
 
-/// A check of a value is part of what holders agree on.
+/// The CRC of the value is part of what replicas must agree on.
 #[test]
 fn of_two_values_with_one_version_the_larger_is_served_from_any_replica() {
     let (small, large) = (at(0, b"a"), at(0, b"b"));
     assert_ne!(small.crc, crc_of(b"b"));
     for holder in 1..=8 {
-        let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
+        let mut harness = with_eight_peers_and(Params { reads: Reads::Secure, ..Params::default() });
         let client = harness.get(key(N));
         let found =
             answer(&mut harness, client, |peer, want| Some(given(if peer == holder { large } else { small }, want)));
@@ -502,18 +501,19 @@ fn of_two_values_with_one_version_the_larger_is_served_from_any_replica() {
     }
 }
 
-/// Section 1, rule 6, with `secure = yes`: all are asked, and what was written here is among what
-/// they are compared with.
+/// Section 1, rule 6, with `secure = yes`: the GET asks all nodes, and also compares the PUT in flight at
+/// this node.
 #[test]
 fn a_secure_get_sees_a_put_in_flight_at_this_node() {
-    let mut harness = among_eight_with(Params { reads: Reads::Secure, ..Params::default() });
+    let mut harness = with_eight_peers_and(Params { reads: Reads::Secure, ..Params::default() });
     harness.put(Put { replication: 3, ..confirmed(N, b"mine") });
     harness.answer_find_value(|_, _| nothing());
     let client = harness.get(key(N));
     assert_eq!(answer(&mut harness, client, |_, _| nothing()), success(N, b"mine"));
 }
 
-/// Section 3: through one node, no older value after a newer one, however often the older was shown.
+/// Section 3: one node never serves an older value after a newer one, also if it has served the older one
+/// before.
 #[test]
 fn a_local_record_is_compared_again_once_a_newer_version_was_seen_elsewhere() {
     let mut harness = Harness::with_contacts(Params::default(), 1..=3);

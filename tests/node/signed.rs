@@ -1,5 +1,4 @@
-//! Records that certify themselves: who may write them, and what becomes of those who may not
-//! (sections 3 and 4).
+//! Signed and hashed records: who may write them, and how forgeries are refused (sections 3 and 4).
 
 use dht::id::Key;
 use dht::node::action::ConnId;
@@ -15,8 +14,8 @@ use crate::harness::{
 
 const VALUE_ALONE: Want = Want { contacts: false, head_only: false };
 
-/// A founder, and a client of it that asks.
-fn asked() -> (Harness, ConnId) {
+/// A founder, and a connection of a peer that sends requests to it.
+fn founder_with_caller() -> (Harness, ConnId) {
     let mut harness = Harness::founder();
     let conn = harness.accept_client(9);
     (harness, conn)
@@ -30,13 +29,13 @@ fn find(harness: &mut Harness, conn: ConnId, key: Key) -> Reply<'static> {
     harness.ask(conn, Request::FindValue { key, want: VALUE_ALONE })
 }
 
-/// The reply to a STORE: what the receiver holds is larger, and of this rank.
+/// The reply to a STORE: the node holds a larger record, with the rank of `record`.
 fn beaten_by(record: &RecordBlock<'_>) -> Reply<'static> {
     let held = Rank { class: record.class, life: Life::Alive, version: record.version };
     Reply::Stored { key: record.key, outcome: StoreOutcome::Larger, held }
 }
 
-/// The PUT of that record, to be confirmed.
+/// The confirmed PUT of that record.
 fn put_of(record: &RecordBlock<'static>) -> Put<'static> {
     let Content::Value(value) = record.content else { panic!("a record without a value") };
     Put { ttl: 0, replication: 3, confirm: Confirm::Yes, class: record.class, key: record.key, value }
@@ -52,7 +51,7 @@ fn failed(key: Key) -> Option<ApiReply<'static>> {
     Some(ApiReply::Failure { key })
 }
 
-/// The record with other bytes in its value, whose check fits.
+/// The record with a changed value and the CRC of that value.
 fn forged(record: RecordBlock<'static>, change: impl FnOnce(&mut Vec<u8>)) -> RecordBlock<'static> {
     let mut value = record.value().to_vec();
     change(&mut value);
@@ -60,7 +59,7 @@ fn forged(record: RecordBlock<'static>, change: impl FnOnce(&mut Vec<u8>)) -> Re
     RecordBlock { crc: crc_of(value), content: Content::Value(value), ..record }
 }
 
-/// All that a stranger might try at the key of an owner, on the base of what the owner signed.
+/// Attempts of a stranger at the key of an owner, derived from a record that the owner signed.
 fn forgeries() -> Vec<RecordBlock<'static>> {
     let mine = signed(1, 5, b"mine");
     vec![
@@ -84,7 +83,7 @@ fn forgeries() -> Vec<RecordBlock<'static>> {
 
 #[test]
 fn a_signed_record_is_stored_and_found_whole() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let mine = signed(1, 0, b"mine");
     assert_eq!(harness.ask(conn, Request::Store(mine)), stored(&mine));
     assert_eq!(find(&mut harness, conn, mine.key), value_of(mine));
@@ -96,17 +95,17 @@ fn a_signed_record_is_stored_and_found_whole() {
 #[test]
 fn no_forged_record_is_stored() {
     for (nth, forgery) in forgeries().into_iter().enumerate() {
-        let (mut harness, conn) = asked();
+        let (mut harness, conn) = founder_with_caller();
         assert_eq!(harness.ask(conn, Request::Store(forgery)), refused(ErrorCode::NOT_VERIFIED), "forgery {nth}");
         assert!(harness.node.storage().is_empty());
     }
 }
 
-/// Each bit of the envelope, one after the other: public key, sequence, TTL, salt, signature and
-/// payload. The check fits, so nothing but the proof is in the way.
+/// Flips each bit of the envelope in turn: public key, sequence, TTL, salt, signature and payload. The
+/// CRC is right, so only the signature can reveal the change.
 #[test]
 fn a_flip_of_any_bit_of_an_envelope_is_detected() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let mine = signed(1, 5, b"mine");
     for bit in 0..8 * mine.value().len() {
         let forgery = forged(mine, |value| value[bit / 8] ^= 1 << (bit % 8));
@@ -122,7 +121,7 @@ fn no_forged_record_is_accepted_from_a_client() {
         let mut harness = Harness::founder();
         let put = Put { ttl: forgery.ttl.as_secs(), ..put_of(&forgery) };
         let client = harness.put(put);
-        // Of what stands beside the envelope a PUT says the class, the key and the TTL alone.
+        // Of the fields outside the envelope a PUT carries only the class, the key and the TTL.
         let may_be_true = forgery.value() == signed(1, 5, b"mine").value() && forgery.version == version_at(6);
         assert_eq!(harness.answer(client) == failed(forgery.key), !may_be_true, "forgery {nth}");
         let unasked = harness.put(Put { confirm: Confirm::No, ..put });
@@ -133,7 +132,7 @@ fn no_forged_record_is_accepted_from_a_client() {
 
 #[test]
 fn a_hashed_record_is_stored_only_at_its_digest() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let record = hashed(b"value");
     assert_eq!(harness.ask(conn, Request::Store(record)), stored(&record));
     assert_eq!(find(&mut harness, conn, record.key), value_of(record));
@@ -148,7 +147,7 @@ fn a_hashed_record_is_stored_only_at_its_digest() {
 
 #[test]
 fn a_plain_store_does_not_replace_a_signed_record() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let mine = signed(1, 0, b"mine");
     harness.ask(conn, Request::Store(mine));
     for millis in [0, 9, 500_000] {
@@ -160,7 +159,7 @@ fn a_plain_store_does_not_replace_a_signed_record() {
 
 #[test]
 fn a_signed_record_replaces_a_plain_one() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let mine = signed(1, 0, b"mine");
     let plain = RecordBlock { key: mine.key, version: version_at(500_000), ..block(1, b"plain") };
     harness.ask(conn, Request::Store(plain));
@@ -168,10 +167,10 @@ fn a_signed_record_replaces_a_plain_one() {
     assert_eq!(find(&mut harness, conn, mine.key), value_of(mine));
 }
 
-/// The cheap reasons first: what is smaller than what is held is not even looked at.
+/// The cheap checks come first: a smaller record is refused before its signature is verified.
 #[test]
 fn a_lower_sequence_is_answered_with_the_held_one_even_if_it_is_forged() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let (old, new) = (signed(1, 0, b"old"), signed(1, 5, b"new"));
     harness.ask(conn, Request::Store(new));
     for replay in [old, forged(old, |value| value[60] ^= 1)] {
@@ -182,7 +181,7 @@ fn a_lower_sequence_is_answered_with_the_held_one_even_if_it_is_forged() {
 
 #[test]
 fn an_equal_signed_record_extends_the_lifetime_only_within_the_signed_ttl() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let aged = |age| RecordBlock { age: Age(age), ..signed(1, 0, b"mine") };
     for age in [40_000, 20_000, 50_000] {
         assert_eq!(harness.ask(conn, Request::Store(aged(age))), stored(&aged(0)));
@@ -195,7 +194,7 @@ fn an_equal_signed_record_extends_the_lifetime_only_within_the_signed_ttl() {
 
 #[test]
 fn an_expired_signed_version_is_replaced_neither_by_itself_nor_by_a_plain_record() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let mine = signed(1, 5, b"mine");
     harness.ask(conn, Request::Store(RecordBlock { age: Age(59_000), ..mine }));
     harness.pass(secs(1));
@@ -209,10 +208,10 @@ fn an_expired_signed_version_is_replaced_neither_by_itself_nor_by_a_plain_record
     assert_eq!(harness.ask(conn, Request::Store(next)), stored(&next));
 }
 
-/// `u64::MAX` as a version: refused, and the next honest PUT is visible.
+/// The version `u64::MAX` is refused, and the next honest PUT is visible.
 #[test]
 fn a_store_with_the_largest_version_does_not_lock_the_key() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let far = RecordBlock { version: Version::from_bits(u64::MAX), ..block(5, b"for ever") };
     assert_eq!(harness.ask(conn, Request::Store(far)), refused(ErrorCode::TOO_EARLY));
     let writer = harness.put(Put { confirm: Confirm::Yes, ..quiet(5, b"honest") });
@@ -222,8 +221,8 @@ fn a_store_with_the_largest_version_does_not_lock_the_key() {
     assert_eq!(harness.ask(conn, Request::Store(far)), refused(ErrorCode::TOO_EARLY));
 }
 
-/// A node among the peers 1 to 8, who hold nothing.
-fn among_eight() -> Harness {
+/// A node with the peers 1 to 8, which hold nothing.
+fn with_eight_peers() -> Harness {
     Harness::with_contacts(Params { replication_min: 1, ..Params::default() }, 1..=8)
 }
 
@@ -247,7 +246,7 @@ fn copies_of_a_signed_put_carry_the_ttl_that_its_owner_signed() {
 #[test]
 fn a_signed_put_with_another_ttl_than_the_signed_one_is_refused() {
     for ttl in [1, 59, 61, 65_535] {
-        let mut harness = among_eight();
+        let mut harness = with_eight_peers();
         let mine = signed(1, 0, b"mine");
         let client = harness.put(Put { ttl, ..put_of(&mine) });
         assert_eq!((harness.answer(client), harness.copies()), (failed(mine.key), vec![]));
@@ -257,7 +256,7 @@ fn a_signed_put_with_another_ttl_than_the_signed_one_is_refused() {
 #[test]
 fn a_signed_put_from_the_far_future_or_already_expired_is_refused() {
     for wall_ahead in [0, 66_135_000 + 600_001] {
-        let mut harness = among_eight();
+        let mut harness = with_eight_peers();
         harness.wall_ahead = wall_ahead;
         let far = signed(1, 600_001, b"mine");
         let client = harness.put(put_of(&far));
@@ -271,7 +270,7 @@ fn a_signed_put_from_the_far_future_or_already_expired_is_refused() {
 
 #[test]
 fn a_put_below_a_larger_local_record_is_refused_at_once() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let mine = signed(1, 5, b"mine");
     harness.ask(conn, Request::Store(mine));
     let plain = Put { confirm: Confirm::Yes, key: mine.key, ..quiet(1, b"plain") };
@@ -286,7 +285,7 @@ fn a_put_below_a_larger_local_record_is_refused_at_once() {
 #[test]
 fn a_plain_put_on_a_signed_key_fails_and_its_value_is_no_longer_served() {
     let mine = signed(1, 0, b"mine");
-    let mut harness = among_eight();
+    let mut harness = with_eight_peers();
     let writer = harness.put(Put { confirm: Confirm::Yes, replication: 20, key: mine.key, ..quiet(1, b"plain") });
     let reader = harness.get(mine.key);
     assert_eq!(
@@ -308,7 +307,7 @@ fn a_plain_put_on_a_signed_key_fails_and_its_value_is_no_longer_served() {
 #[test]
 fn a_signed_put_is_superseded_only_by_a_higher_sequence() {
     let (mine, higher) = (signed(1, 0, b"mine"), signed(1, 1, b"higher"));
-    let mut harness = among_eight();
+    let mut harness = with_eight_peers();
     let client = harness.put(put_of(&mine));
     let copies = harness.copies();
     let plain = RecordBlock { key: mine.key, version: version_at(500_000), ..block(1, b"plain") };
@@ -329,7 +328,7 @@ fn a_signed_put_is_superseded_only_by_a_higher_sequence() {
 #[test]
 fn a_hashed_put_is_confirmed_despite_a_claim_of_a_larger_record() {
     let record = hashed(b"it names itself");
-    let mut harness = among_eight();
+    let mut harness = with_eight_peers();
     let client = harness.put(Put { ttl: 60, ..put_of(&record) });
     let copies = harness.copies();
     harness.reply(copies[0].0, copies[0].1, beaten_by(&RecordBlock { version: version_at(0), ..record }));
@@ -344,16 +343,16 @@ fn a_hashed_put_is_confirmed_despite_a_claim_of_a_larger_record() {
 
 #[test]
 fn a_hashed_put_at_another_key_than_its_digest_is_refused() {
-    let mut harness = among_eight();
+    let mut harness = with_eight_peers();
     let client = harness.put(Put { class: Class::Hashed, confirm: Confirm::Yes, ..quiet(5, b"value") });
     assert_ne!(hashed_key(b"value"), key(5));
     assert_eq!(harness.answer(client), failed(key(5)));
 }
 
-/// A holder that says in the search what it will say to a STORE anyway is believed only then.
+/// A lookup need not believe such a claim: the replica repeats it in its reply to the STORE.
 #[test]
 fn a_larger_head_found_by_the_lookup_does_not_end_a_put() {
-    let mut harness = among_eight();
+    let mut harness = with_eight_peers();
     harness.make_scripted(1);
     let client = harness.put(Put { confirm: Confirm::Yes, replication: 3, ..quiet(1, b"v") });
     let claim = RecordBlock { class: Class::Signed, ..block(1, b"lie") };
@@ -366,13 +365,13 @@ fn a_larger_head_found_by_the_lookup_does_not_end_a_put() {
     assert_eq!(harness.answer(client), done(key(1)));
 }
 
-/// Section 3: the other's clock runs fast, so the version is drawn anew above it.
+/// Section 3: the other node's clock runs fast, so this one draws its version above that one.
 #[test]
 fn a_found_version_ahead_of_the_local_clock_is_overtaken_before_the_first_copy() {
     let ahead = RecordBlock { version: version_at(300_000), ..block(1, b"fast") };
     let over = RecordBlock { content: Content::Tombstone, crc: 0, ..ahead };
     for met in [crate::harness::head(ahead), over] {
-        let mut harness = among_eight();
+        let mut harness = with_eight_peers();
         harness.make_scripted(2);
         let client = harness.put(Put { confirm: Confirm::Yes, replication: 3, ..quiet(1, b"v") });
         harness.answer_find_value(|_, _| Some(value_of(met)));
@@ -388,17 +387,17 @@ fn a_found_version_ahead_of_the_local_clock_is_overtaken_before_the_first_copy()
 #[test]
 fn a_found_version_of_the_far_future_is_not_overtaken() {
     let far = RecordBlock { version: version_at(600_001), ..block(1, b"far") };
-    let mut harness = among_eight();
+    let mut harness = with_eight_peers();
     harness.make_scripted(2);
     harness.put(Put { replication: 3, ..quiet(1, b"v") });
     harness.answer_find_value(|_, _| Some(value_of(crate::harness::head(far))));
     assert!(harness.copies_by_peer().iter().all(|(_, copy)| copy.version < version_at(1_000)));
 }
 
-/// A record that is over is no floor that could be forgotten: the next version is above it.
+/// The tombstone of an expired record is a lower bound for the next version.
 #[test]
 fn the_next_version_of_a_key_is_above_the_version_that_expired_locally() {
-    let (mut harness, conn) = asked();
+    let (mut harness, conn) = founder_with_caller();
     let ahead = RecordBlock { version: version_at(300_000), age: Age(59_000), ..block(5, b"brief") };
     harness.ask(conn, Request::Store(ahead));
     harness.pass(secs(1));

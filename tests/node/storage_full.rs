@@ -1,4 +1,4 @@
-//! What becomes of records where room is short (section 3, and `storage_bytes_max`).
+//! Records when storage is nearly full (section 3, and `storage_bytes_max`).
 
 use std::net::SocketAddr;
 
@@ -20,8 +20,8 @@ fn tight() -> Params {
 
 const LARGE: usize = 1_400;
 
-/// A node with peers that holds an older record of the key 128, which it is one of the nearest to;
-/// and the copies of a PUT that finds no room beside it.
+/// A node with peers that holds an older record of the key 128 and is one of its nearest nodes. A PUT of
+/// that key finds no room in its storage.
 fn put_without_room() -> (Harness, dht::node::action::ClientId) {
     let mut harness = Harness::with_contacts(tight(), 1..=8);
     let asker = harness.accept_client(9);
@@ -53,7 +53,7 @@ fn a_put_that_no_peer_stores_leaves_the_older_local_record_in_place() {
     assert_eq!(harness.node.storage().len(), 1);
 }
 
-/// The record of an owner with that sequence and a payload of that size.
+/// A signed record with that sequence and a payload of that size.
 fn signed(millis: u64, size: usize) -> RecordBlock<'static> {
     let owner = SigningKey::from_bytes(&[5; 32]);
     let small = block(1, b"");
@@ -86,7 +86,7 @@ fn a_signed_record_without_room_removes_the_older_version_and_a_plain_record_doe
     assert_eq!(harness.node.storage().len(), 1, "a plain record is anybody's claim");
 }
 
-/// A client at `address` dials the node.
+/// A peer that does not serve dials the node from `address`.
 fn accept_at(harness: &mut Harness, peer: u8, address: [u8; 4]) -> ConnId {
     let conn = harness.secure(id(peer), SocketAddr::from((address, 9)), Origin::Accepted);
     harness.send(conn, &PeerMessage::Hello(Hello { flags: 0, port: 0, ..greeting() }));
@@ -94,7 +94,7 @@ fn accept_at(harness: &mut Harness, peer: u8, address: [u8; 4]) -> ConnId {
     conn
 }
 
-/// How many more records the peer at the other end of `conn` can store.
+/// The number of further records that the peer at the other end of `conn` can store.
 fn stores(harness: &mut Harness, conn: ConnId, keys: &mut std::ops::RangeFrom<u8>) -> usize {
     keys.take_while(|number| harness.ask(conn, Request::Store(block(*number, b"v"))) == stored(&block(*number, b"v")))
         .count()

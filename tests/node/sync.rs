@@ -1,4 +1,4 @@
-//! Settling: what a node missed it learns from its neighbours (section 2: SYNC, Settled).
+//! SYNC: a settling node learns from its neighbours what it missed (section 2: SYNC, Settled).
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ fn entry(n: u8, millis: u64, value: &[u8], life: Life) -> Entry {
     Entry { key: key(n), rank, crc: crc_of(value) }
 }
 
-/// A newcomer that holds a record of the key 5 and has met the peer 1, which has named nobody else
-/// and is asked what it holds.
+/// A newcomer that holds a record of the key 5. Its only contact is the peer 1, to which it has just sent
+/// a SYNC.
 fn settling() -> (Harness, ConnId) {
     let mut harness = Harness::newcomer();
     harness.wake();
@@ -151,7 +151,7 @@ fn a_neighbour_that_does_not_know_sync_does_not_delay_settling() {
     assert_eq!(harness.node.status(), Status::Settled, "there is nobody else to ask");
 }
 
-/// It may hold what is old: a client is told what others hold.
+/// The local record may be stale, so the node asks its peers first.
 #[test]
 fn a_settling_node_asks_its_peers_before_it_serves_a_local_record() {
     let (mut harness, conn) = settling();
@@ -255,8 +255,8 @@ fn a_settling_node_that_leaves_stays_left() {
     assert_eq!(harness.node.next_deadline(), None);
 }
 
-/// A settled node with `contacts` automatic ones, which holds a record of the key 1.
-fn settled_among(contacts: std::ops::RangeInclusive<u8>) -> (Harness, Vec<ConnId>) {
+/// A settled node with `contacts` that answer automatically; it holds a record of the key 1.
+fn settled_with(contacts: std::ops::RangeInclusive<u8>) -> (Harness, Vec<ConnId>) {
     let mut harness = Harness::founder();
     let conns = contacts.map(|peer| harness.add_contact(peer)).collect();
     let asker = harness.accept_client(99);
@@ -266,7 +266,8 @@ fn settled_among(contacts: std::ops::RangeInclusive<u8>) -> (Harness, Vec<ConnId
     (harness, conns)
 }
 
-/// Lets time pass, while offers are answered. Returns to whom the record was offered.
+/// Moves the clock by `span` while the peers answer offers. Returns the peers that were offered the
+/// record.
 fn pass(harness: &mut Harness, span: Duration) -> Vec<u8> {
     let offered = (0..span.as_secs()).flat_map(|_| {
         harness.pass(secs(1));
@@ -275,7 +276,7 @@ fn pass(harness: &mut Harness, span: Duration) -> Vec<u8> {
     offered.collect()
 }
 
-/// Nobody wants anything. Returns to whom the record of the key 1 was offered.
+/// All peers answer that they want nothing. Returns the peers that were offered the record of the key 1.
 fn answer_offers(harness: &mut Harness) -> Vec<u8> {
     let mut offered = Vec::new();
     for (conn, rpc, entries) in harness.offers() {
@@ -286,14 +287,14 @@ fn answer_offers(harness: &mut Harness) -> Vec<u8> {
     offered
 }
 
-fn part(harness: &mut Harness, conns: &[ConnId]) {
+fn say_goodbye(harness: &mut Harness, conns: &[ConnId]) {
     for conn in conns {
         harness.send(*conn, &PeerMessage::Goodbye);
     }
 }
 
-/// `peer` comes, and answers whatever it is asked.
-fn meet(harness: &mut Harness, peer: u8) -> ConnId {
+/// `peer` connects, and answers automatically.
+fn connect(harness: &mut Harness, peer: u8) -> ConnId {
     harness.make_automatic(peer);
     let conn = harness.accept(peer);
     harness.send(conn, &hello());
@@ -302,16 +303,16 @@ fn meet(harness: &mut Harness, peer: u8) -> ConnId {
 
 #[test]
 fn a_node_that_lost_more_than_a_quarter_of_its_contacts_settles_again_once_a_quarter_is_new() {
-    let (mut harness, conns) = settled_among(1..=8);
-    part(&mut harness, &conns[..2]);
-    meet(&mut harness, 11);
-    meet(&mut harness, 12);
+    let (mut harness, conns) = settled_with(1..=8);
+    say_goodbye(&mut harness, &conns[..2]);
+    connect(&mut harness, 11);
+    connect(&mut harness, 12);
     assert_eq!(harness.node.status(), Status::Settled, "a quarter is not more than a quarter");
 
-    part(&mut harness, &conns[2..5]);
-    meet(&mut harness, 13);
+    say_goodbye(&mut harness, &conns[2..5]);
+    connect(&mut harness, 13);
     assert_eq!(harness.node.status(), Status::Settled, "six is not a quarter more than five");
-    meet(&mut harness, 14);
+    connect(&mut harness, 14);
     assert_eq!(harness.node.status(), Status::Settling);
     harness.pass(millis(0));
     assert_eq!(harness.node.status(), Status::Settled, "its neighbours have told all");
@@ -320,23 +321,23 @@ fn a_node_that_lost_more_than_a_quarter_of_its_contacts_settles_again_once_a_qua
 
 #[test]
 fn the_loss_of_one_contact_never_makes_a_node_settle_again() {
-    let (mut harness, conns) = settled_among(1..=2);
-    part(&mut harness, &conns[..1]);
+    let (mut harness, conns) = settled_with(1..=2);
+    say_goodbye(&mut harness, &conns[..1]);
     for peer in 11..20 {
-        meet(&mut harness, peer);
+        connect(&mut harness, peer);
         assert_eq!(harness.node.status(), Status::Settled);
     }
 }
 
-/// What it holds may all be old, and others may have what it has in their place.
+/// All its records may be stale, and the other side may hold newer ones.
 #[test]
 fn a_node_that_was_cut_off_offers_all_records_at_once_and_again_one_round_later() {
-    let (mut harness, conns) = settled_among(1..=8);
-    part(&mut harness, &conns[5..]);
+    let (mut harness, conns) = settled_with(1..=8);
+    say_goodbye(&mut harness, &conns[5..]);
     pass(&mut harness, secs(1));
     harness.ask(conns[1], Request::Offer(List::lend(&[entry(1, 0, b"value", Life::Alive)])));
-    meet(&mut harness, 101);
-    meet(&mut harness, 102);
+    connect(&mut harness, 101);
+    connect(&mut harness, 102);
     harness.pass(millis(0));
     assert_eq!(answer_offers(&mut harness), [1], "though it was heard that another one holds it");
     assert_eq!(pass(&mut harness, ROUND_AFTER_CUT_OFF.mul_f64(0.79)), [] as [u8; 0]);
@@ -345,11 +346,11 @@ fn a_node_that_was_cut_off_offers_all_records_at_once_and_again_one_round_later(
 
 #[test]
 fn frequent_contact_changes_make_a_node_settle_again_only_once_per_settle_pause() {
-    let (mut harness, conns) = settled_among(1..=8);
+    let (mut harness, conns) = settled_with(1..=8);
     let mut some = conns[5..].to_vec();
     for _ in 0..10 {
-        part(&mut harness, &some);
-        some = [101, 102, 103].map(|peer| meet(&mut harness, peer)).to_vec();
+        say_goodbye(&mut harness, &some);
+        some = [101, 102, 103].map(|peer| connect(&mut harness, peer)).to_vec();
         pass(&mut harness, secs(5)); // until what they have left is closed
     }
     assert_eq!(harness.node.counters().syncs, 3, "of three neighbours, once");

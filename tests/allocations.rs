@@ -72,7 +72,7 @@ impl Lone {
 }
 
 #[test]
-fn a_get_that_is_served_here_allocates_nothing() {
+fn a_get_of_a_local_record_allocates_nothing() {
     for size in [1, 100, 60_000] {
         let mut lone = Lone::holding(size);
         let allocated = allocation_counter::measure(|| {
@@ -87,7 +87,7 @@ fn a_get_that_is_served_here_allocates_nothing() {
 }
 
 #[test]
-fn a_put_of_an_existing_key_allocates_its_value_alone() {
+fn a_put_of_an_existing_key_allocates_only_its_value() {
     for size in [1, 100, 60_000] {
         let mut lone = Lone::holding(size);
         let value = vec![2; size];
@@ -194,7 +194,7 @@ fn cost_of_a_search(peers: u8) -> (u64, u64) {
 
 /// Two lists of a search grow by doubling: of those who may be asked, and of what they said.
 #[test]
-fn a_request_to_another_node_allocates_nothing_though_a_search_does() {
+fn a_lookup_allocates_but_its_requests_do_not() {
     let (few, many) = (cost_of_a_search(8), cost_of_a_search(16));
     assert_eq!((few.1, many.1), (8, 16));
     assert!(many.0 <= few.0 + 2, "{many:?} after {few:?}");
@@ -202,7 +202,7 @@ fn a_request_to_another_node_allocates_nothing_though_a_search_does() {
 }
 
 #[test]
-fn what_a_peer_asks_allocates_nothing() {
+fn requests_of_a_peer_allocate_nothing() {
     let mut crowd = Crowd::of(8);
     let (conn, rpc, value) = (ConnId(1), RpcId::new([9; 32]), [1; 100]);
     let block = |key: u8| RecordBlock {

@@ -58,7 +58,7 @@ mod routing {
     }
 
     #[test]
-    fn s2_1_nearness_is_xor_and_nothing_else() {
+    fn s2_1_distance_is_xor() {
         let mut table = table();
         let (first, second) = (contact_in(1, 0), contact_in(0, 0));
         table.observe(at(0), second);
@@ -68,7 +68,7 @@ mod routing {
     }
 
     #[test]
-    fn s2_2_each_distance_range_has_its_own_k_places() {
+    fn s2_2_each_distance_range_has_its_own_bucket_of_k_contacts() {
         let mut table = table();
         for shared in 0..10 {
             for n in 0..8 {
@@ -114,7 +114,7 @@ mod routing {
     }
 
     #[test]
-    fn s2_2_the_newcomer_takes_the_place_of_an_oldest_contact_that_is_silent() {
+    fn s2_2_a_newcomer_replaces_an_oldest_contact_that_does_not_answer() {
         let mut table = table_with_one_full_bucket();
         let (oldest, newcomer) = (contact_in(0, 0), contact_in(0, 9));
 
@@ -128,7 +128,7 @@ mod routing {
 
     /// "One cannot flush nodes' routing state by flooding the system with new nodes."
     #[test]
-    fn s2_2_a_flood_of_new_nodes_displaces_nobody() {
+    fn s2_2_a_flood_of_new_nodes_displaces_no_contact() {
         let mut table = table_with_one_full_bucket();
         for n in 10..250 {
             table.suggest(contact_in(0, n));
@@ -141,7 +141,7 @@ mod routing {
     }
 
     #[test]
-    fn s2_3_find_node_answers_with_the_k_closest_of_as_many_buckets_as_it_takes() {
+    fn s2_3_find_node_answers_with_the_k_closest_of_several_buckets() {
         let mut table = table();
         for shared in 0..3 {
             for n in 0..3 {
@@ -196,7 +196,7 @@ mod routing {
     /// The range that holds the own id is split, every other one never: one knows few of the
     /// far half of the space, and everybody in the neighbourhood.
     #[test]
-    fn s2_4_only_the_range_of_the_own_id_is_split() {
+    fn s2_4_only_the_range_of_the_nodes_own_id_is_split() {
         let mut table = table();
         for n in 0..100 {
             table.observe(at(0), contact_in(0, n));
@@ -222,7 +222,7 @@ mod routing {
 
     /// When everything fails because the own link did, the table must not be lost.
     #[test]
-    fn s4_1_a_contact_that_fails_stays_while_nothing_replaces_it_but_is_not_named() {
+    fn s4_1_a_failed_contact_without_a_replacement_stays_but_is_not_named() {
         let mut table = table_with_one_full_bucket();
         for n in 0..4 {
             assert_eq!(table.failed(&contact_in(0, n).id), None);
@@ -298,7 +298,7 @@ mod lookup {
     }
 
     #[test]
-    fn s2_3_a_search_begins_by_asking_the_alpha_closest_that_it_knows_in_parallel() {
+    fn s2_3_a_lookup_begins_by_asking_the_alpha_closest_known_nodes_in_parallel() {
         let mut lookup = search([40, 10, 30, 20]);
         assert_eq!(ask_all(&mut lookup), [at(10), at(20), at(30)]);
         assert_eq!((lookup.step(), lookup.in_flight()), (Step::Wait, ALPHA));
@@ -316,7 +316,7 @@ mod lookup {
     }
 
     #[test]
-    fn s2_3_nodes_that_fail_to_respond_are_left_out_until_and_unless_they_do() {
+    fn s2_3_nodes_that_fail_to_respond_are_left_out_until_they_respond() {
         let mut lookup = search([10, 20]);
         ask_all(&mut lookup);
         lookup.on_answer(&at(20).id, []);
@@ -330,7 +330,7 @@ mod lookup {
 
     /// Of 25 nodes that were seen the 20 closest are asked, and no others.
     #[test]
-    fn s2_3_a_search_ends_when_the_k_closest_it_has_seen_have_answered() {
+    fn s2_3_a_lookup_ends_once_the_k_closest_seen_nodes_have_answered() {
         let mut lookup = search(1..=25);
         let mut heard = 0;
         while lookup.step() != Step::Done {
@@ -401,7 +401,7 @@ mod lookup {
         /// Method: a network that stands still, some of whose nodes fail, never answer or answer
         /// late; whatever is under way ends in any order.
         #[test]
-        fn s2_3_a_search_finds_the_closest_nodes_that_answer(
+        fn s2_3_a_lookup_finds_the_closest_nodes_that_answer(
             ids in proptest::collection::btree_set(any_key(), K..250),
             (wanted, dead) in wanted_and_dead(),
             target in any_key(),
@@ -456,7 +456,7 @@ mod lookup {
 
     /// Each hop halves what is left of the distance, at least.
     #[test]
-    fn s3_a_search_takes_at_most_log_n_hops() {
+    fn s3_a_lookup_takes_at_most_log_n_hops() {
         let key_of = |n: u32| Key::new(Sha256::digest(n.to_be_bytes()).into());
         let network = Network { ids: (0..1024).map(key_of).map(NodeId::new).collect() };
         for (me, target) in (0..1024).step_by(64).zip((5000..).map(key_of)) {

@@ -175,17 +175,17 @@ fn expect_refused_or_right(end: End) {
 }
 
 #[test]
-fn a_damaged_file_that_was_closed_is_refused_or_all_of_it_is_right() {
+fn a_damaged_store_of_a_stopped_node_is_refused_or_read_completely() {
     expect_refused_or_right(End::Closed);
 }
 
 #[test]
-fn a_damaged_file_that_was_left_by_a_kill_is_refused_or_all_of_it_is_right() {
+fn a_damaged_store_of_a_killed_node_is_refused_or_read_completely() {
     expect_refused_or_right(End::Killed);
 }
 
 #[test]
-fn a_server_starts_from_a_damaged_file_rightly_or_says_what_is_wrong_and_how_to_go_on() {
+fn a_server_with_a_damaged_store_starts_correctly_or_names_the_fault_and_the_remedy() {
     let scratch = Scratch::new();
     let config = scratch.write_config("");
     let original = Original::write(&scratch.path("original.redb"), End::Closed);

@@ -29,7 +29,7 @@ fn restart_all(world: &mut World) -> Run {
 }
 
 #[test]
-fn what_was_confirmed_under_always_survives_the_death_of_all_nodes() -> Run {
+fn with_durability_always_confirmed_values_survive_the_kill_of_all_nodes() -> Run {
     for seed in 0..3 {
         let mut world = world(20, seed, Durability::Always)?;
         let keys = put_many(&mut world, 50, 5)?;
@@ -44,7 +44,7 @@ fn what_was_confirmed_under_always_survives_the_death_of_all_nodes() -> Run {
 }
 
 #[test]
-fn a_founder_that_is_alone_confirms_what_is_on_its_disk_and_nothing_else() -> Run {
+fn a_lone_founder_confirms_only_values_that_are_on_its_disk() -> Run {
     let mut world = world(1, 1, Durability::Always)?;
     assert_eq!(world.put(node(0), key(1), b"alone", 0)?, found(b""));
     world.kill(Death::Process, [node(0)]);
@@ -54,7 +54,7 @@ fn a_founder_that_is_alone_confirms_what_is_on_its_disk_and_nothing_else() -> Ru
 }
 
 #[test]
-fn a_node_that_is_killed_before_its_disk_is_through_has_lost_what_came_last_and_nothing_else() -> Run {
+fn a_killed_node_loses_only_the_writes_of_its_last_durability_interval() -> Run {
     let mut world = world(1, 1, Durability::Interval(SECOND))?;
     assert_eq!(world.put(node(0), key(1), b"early", 0)?, found(b""));
     world.run_for(SECOND * 2)?;
@@ -74,7 +74,7 @@ fn a_node_that_is_killed_before_its_disk_is_through_has_lost_what_came_last_and_
 }
 
 #[test]
-fn a_node_that_keeps_nothing_comes_back_empty() -> Run {
+fn with_durability_none_a_node_restarts_empty() -> Run {
     let mut world = world(1, 1, Durability::None)?;
     assert_eq!(world.put(node(0), key(1), b"in memory", 0)?, found(b""));
     world.run_for(SECOND * 10)?;
@@ -85,7 +85,7 @@ fn a_node_that_keeps_nothing_comes_back_empty() -> Run {
 }
 
 #[test]
-fn a_node_that_left_in_peace_has_all_it_held_and_a_new_disk_has_nothing() -> Run {
+fn a_node_that_left_restarts_with_its_records_and_a_new_disk_starts_empty() -> Run {
     for empty in [false, true] {
         let mut world = world(1, 1, Durability::Interval(SECOND))?;
         assert_eq!(world.put(node(0), key(1), b"kept", 0)?, found(b""));
@@ -103,7 +103,7 @@ fn a_node_that_left_in_peace_has_all_it_held_and_a_new_disk_has_nothing() -> Run
 }
 
 #[test]
-fn time_spent_switched_off_counts_into_the_life_of_a_record() -> Run {
+fn the_time_a_node_is_off_counts_towards_the_ttl_of_its_records() -> Run {
     for (off, alive) in [(3_000, true), (3_600, false)] {
         let mut world = world(1, 1, Durability::Interval(SECOND))?;
         assert_eq!(world.put(node(0), key(1), b"an hour", 0)?, found(b""));
@@ -119,7 +119,7 @@ fn time_spent_switched_off_counts_into_the_life_of_a_record() -> Run {
 }
 
 #[test]
-fn a_node_finds_back_through_whom_it_remembers() -> Run {
+fn a_restarted_node_joins_through_its_remembered_contacts() -> Run {
     let mut world = world(20, 4, Durability::Interval(SECOND))?;
     let lonely = node(7);
     world.kill(Death::Process, [lonely]);
@@ -155,7 +155,7 @@ fn while_all_disks_are_full_puts_fail_and_gets_go_on() -> Run {
 }
 
 #[test]
-fn a_node_whose_disk_is_full_takes_no_copies_and_others_do() -> Run {
+fn nodes_with_full_disks_refuse_copies_and_others_store_them() -> Run {
     let mut world = world(30, 3, Durability::Always)?;
     for number in (0..30).step_by(3) {
         world.make_room(node(number), Room::None);
@@ -181,7 +181,7 @@ fn a_node_whose_disk_is_full_takes_no_copies_and_others_do() -> Run {
 }
 
 #[test]
-fn disks_and_churn_replay() -> Run {
+fn a_seed_replays_disks_and_churn() -> Run {
     let digest = |seed| -> Result<String, Violation> {
         let mut world = world(40, seed, Durability::Always)?;
         put_many(&mut world, 20, 5)?;

@@ -39,21 +39,21 @@ fn readable_under_churn(seed: u64, replication: u8) -> Result<Share, Violation> 
 }
 
 #[test]
-fn of_twenty_copies_one_is_readable_however_nodes_come_and_go() -> Run {
+fn values_with_20_copies_stay_readable_under_churn() -> Run {
     let readable = readable_under_churn(1, 20)?;
     assert!(readable.is_at_least(999), "{readable}");
     Ok(())
 }
 
 #[test]
-fn of_five_copies_one_is_readable_nearly_always_when_nodes_live_ten_minutes() -> Run {
+fn values_with_5_copies_are_99_percent_readable_under_churn() -> Run {
     let readable = readable_under_churn(2, 5)?;
     assert!(readable.is_at_least(990), "{readable}");
     Ok(())
 }
 
 #[test]
-fn when_a_third_of_the_nodes_crash_at_once_the_rest_can_read_all() -> Run {
+fn after_a_simultaneous_crash_of_a_third_of_the_nodes_all_values_are_readable() -> Run {
     for (seed, death) in [(1, Death::Process), (2, Death::Host)] {
         let (mut world, trial) = endow(300, seed, 200, 20)?;
         world.kill(death, (0..300).step_by(10).flat_map(|tenth| (tenth..tenth + 3).map(Number)));
@@ -69,7 +69,7 @@ fn when_a_third_of_the_nodes_crash_at_once_the_rest_can_read_all() -> Run {
 /// Method: 100 nodes, 30 of them cut off for 20 minutes. Both sides write all values and read
 /// them; the worlds heal, and all are read all the time until holders agree.
 #[test]
-fn after_a_partition_all_holders_agree_within_an_interval_and_nobody_reads_an_older_value() -> Run {
+fn after_a_partition_all_replicas_agree_within_an_interval_and_no_read_goes_back() -> Run {
     for seed in 0..3 {
         let (mut world, mut trial) = endow(100, seed, 30, 20)?;
         let small = |number: Number| number.0 < 30;
@@ -94,7 +94,7 @@ fn after_a_partition_all_holders_agree_within_an_interval_and_nobody_reads_an_ol
 }
 
 #[test]
-fn the_population_stays_about_the_same_under_churn() -> Run {
+fn churn_keeps_the_number_of_nodes_about_constant() -> Run {
     let mut world = world(100, 1)?;
     world.begin_churn(Churn::of(HOUR / 2));
     for minutes in 0..120 {

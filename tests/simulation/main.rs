@@ -178,7 +178,7 @@ fn connections_that_stall_and_break_lose_no_record() -> Run {
 /// fill their tables. PUTs with replication 20. Every second node then dies without a word.
 /// Faults stop; survivors ask.
 #[test]
-fn a_record_survives_the_death_of_half_the_nodes() -> Run {
+fn records_survive_the_failure_of_half_the_nodes_under_loss() -> Run {
     for seed in 0..10 {
         let mut world = World::new(Scenario { faults: loss(5.0), ..Scenario::calm(300, seed) });
         world.join_all()?;
@@ -197,7 +197,7 @@ fn a_record_survives_the_death_of_half_the_nodes() -> Run {
 }
 
 #[test]
-fn half_of_a_thousand_nodes_are_killed_and_all_records_are_found() -> Run {
+fn records_survive_the_kill_of_half_of_1000_nodes() -> Run {
     for seed in 0..2 {
         let mut world = world(1_000, seed)?;
         let keys = put_many(&mut world, 200, 20)?;
@@ -208,7 +208,7 @@ fn half_of_a_thousand_nodes_are_killed_and_all_records_are_found() -> Run {
 }
 
 #[test]
-fn a_killed_bootstrap_does_not_matter_to_those_who_have_joined() -> Run {
+fn a_dead_bootstrap_does_not_affect_nodes_that_have_joined() -> Run {
     let mut world = World::new(Scenario::calm(32, 1));
     world.spawn(&[])?;
     for _ in 1..32 {
@@ -227,7 +227,7 @@ fn a_killed_bootstrap_does_not_matter_to_those_who_have_joined() -> Run {
 }
 
 #[test]
-fn a_node_that_leaves_is_forgotten_at_once_and_what_it_held_is_found() -> Run {
+fn a_node_that_leaves_is_removed_from_all_tables_and_its_records_are_found() -> Run {
     let mut world = world(50, 3)?;
     let keys = put_many(&mut world, 50, 0)?;
     for number in 10..15 {
@@ -252,7 +252,7 @@ fn a_node_that_leaves_is_forgotten_at_once_and_what_it_held_is_found() -> Run {
 /// lost; groups form that hardly know each other. Then the faults stop. A minute later nobody
 /// is out of reach, and when each has refreshed its buckets twice, all agree on who is near.
 #[test]
-fn no_island_forms_when_join_messages_are_lost() -> Run {
+fn the_network_does_not_split_when_join_messages_are_lost() -> Run {
     for seed in 0..5 {
         let mut world = World::new(Scenario { faults: loss(30.0), ..Scenario::calm(150, seed) });
         world.spawn(&[])?;
@@ -274,7 +274,7 @@ fn no_island_forms_when_join_messages_are_lost() -> Run {
 }
 
 #[test]
-fn a_node_whose_bootstrap_comes_later_joins_when_it_comes() -> Run {
+fn a_node_joins_once_its_bootstrap_starts() -> Run {
     let mut world = World::new(Scenario::calm(2, 5));
     let early = world.spawn(&[node(1)])?;
     world.run_for(SECOND * 90)?;
@@ -285,7 +285,7 @@ fn a_node_whose_bootstrap_comes_later_joins_when_it_comes() -> Run {
 }
 
 #[test]
-fn a_node_that_is_started_again_takes_part_as_before() -> Run {
+fn a_node_that_restarts_empty_reads_and_writes_as_before() -> Run {
     let mut world = world(40, 9)?;
     let keys = put_many(&mut world, 40, 0)?;
     let again = node(13);
@@ -318,7 +318,7 @@ fn two_nodes_that_dial_each_other_at_once_end_with_one_connection() -> Run {
 }
 
 #[test]
-fn a_node_that_does_not_serve_is_served_and_is_in_no_table() -> Run {
+fn a_node_that_does_not_serve_reads_and_writes_but_is_in_no_table() -> Run {
     let mut world = world(40, 2)?;
     let client = world.spawn_as(Serving::No, &[node(0)])?;
     world.await_joined()?;
@@ -337,7 +337,7 @@ fn a_node_that_does_not_serve_is_served_and_is_in_no_table() -> Run {
 // ── partitions ───────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn the_halves_of_a_parted_network_find_each_other_again() -> Run {
+fn the_halves_of_a_partitioned_network_merge_again() -> Run {
     let mut world = world(60, 4)?;
     let old = put_many(&mut world, 20, 20)?;
     world.part(|number| u8::from(number.0 < 30));
@@ -366,7 +366,7 @@ fn the_halves_of_a_parted_network_find_each_other_again() -> Run {
 }
 
 #[test]
-fn a_node_that_loses_all_contacts_goes_on_serving_and_joins_again_when_they_return() -> Run {
+fn a_node_that_loses_all_contacts_goes_on_serving_and_joins_again_once_they_return() -> Run {
     let mut world = world(20, 6)?;
     let lonely = node(7);
     assert_eq!(world.put(node(2), key(3), b"kept", 20)?, found(b""));
@@ -390,7 +390,7 @@ fn a_node_that_loses_all_contacts_goes_on_serving_and_joins_again_when_they_retu
 // ── records ──────────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn a_record_with_a_ttl_of_one_second_is_gone_everywhere() -> Run {
+fn a_record_with_a_ttl_of_one_second_expires_everywhere() -> Run {
     let mut world = world(100, 1)?;
     let put = Put { ttl: 1, replication: 8, confirm: Confirm::Yes, class: Class::Plain, key: key(5), value: b"short" };
     world.ask(node(1), &ApiRequest::Put(put))?;
@@ -405,7 +405,7 @@ fn a_record_with_a_ttl_of_one_second_is_gone_everywhere() -> Run {
 }
 
 #[test]
-fn a_client_reads_what_it_wrote_at_once_while_it_is_still_spreading() -> Run {
+fn a_client_reads_its_own_put_while_the_copies_are_in_flight() -> Run {
     let mut world = world(100, 1)?;
     for (nth, value) in [&b"first"[..], b"second", b"third"].into_iter().enumerate() {
         let put = Put { ttl: 0, replication: 0, confirm: Confirm::No, class: Class::Plain, key: key(6), value };
@@ -421,7 +421,7 @@ fn a_client_reads_what_it_wrote_at_once_while_it_is_still_spreading() -> Run {
 }
 
 #[test]
-fn a_record_is_handed_to_a_node_that_is_nearer_to_it_than_its_holders() -> Run {
+fn a_record_is_copied_to_a_new_node_that_is_nearer_than_its_replicas() -> Run {
     let mut world = world(60, 8)?;
     let late = node(60);
     let key = *world.id_of(late).key(); // nobody will be nearer to this key
@@ -433,7 +433,7 @@ fn a_record_is_handed_to_a_node_that_is_nearer_to_it_than_its_holders() -> Run {
 }
 
 #[test]
-fn the_later_of_two_puts_wins_wherever_it_was_made() -> Run {
+fn the_later_of_two_puts_wins_at_any_node() -> Run {
     let mut world = world(100, 2)?;
     for seconds in [0, 30] {
         assert_eq!(world.put(node(10), key(7), b"earlier", 8)?, found(b""), "after {seconds} s");
@@ -448,7 +448,7 @@ fn the_later_of_two_puts_wins_wherever_it_was_made() -> Run {
 }
 
 #[test]
-fn the_largest_value_travels_whole() -> Run {
+fn values_up_to_the_largest_size_are_read_whole() -> Run {
     let mut world = world(30, 1)?;
     for size in [1, 4_096, 65_447, 65_448, 65_494, 65_495] {
         let value = vec![7; size];
@@ -464,7 +464,7 @@ fn the_largest_value_travels_whole() -> Run {
 // ── the simulator itself ─────────────────────────────────────────────────────────────────────
 
 #[test]
-fn the_same_seed_gives_the_same_digest_and_another_one_does_not() -> Run {
+fn the_digest_depends_only_on_the_seed() -> Run {
     let digest = |seed| -> Result<String, Violation> {
         let faults = Faults { loss: percent(3.0), stalls: percent(1.0), breaks: percent(1.0) };
         let mut world = World::new(Scenario { faults, ..Scenario::calm(80, seed) });
@@ -486,7 +486,7 @@ fn dht_sim(arguments: &str) -> Output {
 }
 
 #[test]
-fn the_program_prints_the_figures_and_the_digest_that_its_command_line_determines() {
+fn dht_sim_prints_figures_and_a_digest_determined_by_its_command_line() {
     let lines = |arguments| {
         let output = dht_sim(arguments);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -501,7 +501,7 @@ fn the_program_prints_the_figures_and_the_digest_that_its_command_line_determine
 }
 
 #[test]
-fn the_program_tells_what_was_readable_in_each_hour_of_a_long_run() {
+fn dht_sim_reports_the_readable_values_of_each_hour() {
     let output = dht_sim("--nodes 40 --seed 1 --values 20 --gets 40 --replication 20 --session 2h --hours 2");
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = String::from_utf8(output.stdout).expect("text");
@@ -511,7 +511,7 @@ fn the_program_tells_what_was_readable_in_each_hour_of_a_long_run() {
 }
 
 #[test]
-fn the_program_tells_wrong_usage_from_a_failed_run() {
+fn dht_sim_exits_with_status_2_for_wrong_usage_and_1_for_a_failed_run() {
     assert_eq!(dht_sim("--nodes 50").status.code(), Some(2));
     assert_eq!(dht_sim("--nodes fifty --seed 1").status.code(), Some(2));
     let failed = dht_sim("--nodes 30 --seed 1 --puts 20 --gets 20 --loss 100");

@@ -28,7 +28,7 @@ fn expect_found(rng: &mut StdRng, nodes: &[Server], values: &[(Key, Vec<u8>)]) {
 }
 
 #[test]
-fn thirty_two_nodes_lose_their_bootstrap_and_eight_others_and_no_value() {
+fn a_network_of_32_nodes_loses_its_bootstrap_and_eight_nodes_but_no_value() {
     let mut rng = StdRng::seed_from_u64(32);
     let mut nodes = Cluster::start(32, |_| String::new()).servers;
     observe(&nodes, 20);

@@ -4,7 +4,7 @@ use super::{expect_one_network, observe};
 use crate::common::{Cluster, Server, free_port};
 
 #[test]
-fn a_network_may_be_on_ipv6_alone() {
+fn a_network_can_use_ipv6_only() {
     let lines = |_| "p2p_address = [::1]:0\napi_address = [::1]:0".to_owned();
     let nodes = Cluster::start(5, lines).servers;
     for observer in &mut observe(&nodes, 4) {
@@ -20,7 +20,7 @@ fn dual() -> String {
 }
 
 #[test]
-fn nodes_may_listen_on_both_families() {
+fn nodes_can_listen_on_both_address_families() {
     let founder = Server::start(&dual());
     let port = founder.p2p().port();
     let join = |bootstrap: &str| Server::start(&(dual() + &format!("bootstrap = {bootstrap}:{port}")));
@@ -33,7 +33,7 @@ fn nodes_may_listen_on_both_families() {
 }
 
 #[test]
-fn nodes_of_one_family_meet_in_a_network_of_both() {
+fn nodes_of_one_address_family_share_a_network_with_dual_stack_nodes() {
     let founder = Server::start(&dual());
     let port = founder.p2p().port();
     let join = |lines: &str, bootstrap: &str| Server::start(&format!("{lines}\nbootstrap = {bootstrap}:{port}"));

@@ -31,7 +31,7 @@ fn the_courses_client_is_served_by_five_nodes() {
 }
 
 #[test]
-fn a_put_at_any_node_is_read_there_at_once_and_found_at_all_others() {
+fn a_put_at_any_node_is_read_there_at_once_and_soon_at_all_others() {
     let nodes = five();
     for (at, node) in nodes.iter().enumerate() {
         let key = numbered("habits", at);
@@ -45,7 +45,7 @@ fn a_put_at_any_node_is_read_there_at_once_and_found_at_all_others() {
 }
 
 #[test]
-fn a_client_that_closes_right_behind_its_put_is_heard() {
+fn a_put_counts_although_its_client_closes_right_behind_it() {
     let nodes = five();
     client(&nodes[0]).put(key("and gone"), b"value");
     assert_eq!(eventually_found(&nodes[4], key("and gone")), b"value");
@@ -72,7 +72,7 @@ fn a_later_put_replaces_the_value_everywhere() {
 
 /// What all five hold is replaced at all five, though the later PUT asks for three copies.
 #[test]
-fn a_later_put_of_fewer_copies_replaces_the_value_everywhere() {
+fn a_later_put_with_fewer_copies_replaces_the_value_everywhere() {
     let nodes = five();
     put_held(&mut client(&nodes[0]), key("fewer"), 20, b"older");
     put_held(&mut client(&nodes[3]), key("fewer"), 1, b"newer");
@@ -82,7 +82,7 @@ fn a_later_put_of_fewer_copies_replaces_the_value_everywhere() {
 }
 
 #[test]
-fn a_value_of_ttl_1_is_gone_after_a_second_on_every_node_and_one_of_ttl_0_stays() {
+fn a_value_with_ttl_1_expires_on_every_node_and_one_with_ttl_0_stays() {
     let nodes = five();
     let mut first = client(&nodes[0]);
     first.send(&encode(&put_of(key("stays"), 20, b"value", Confirm::Yes)));

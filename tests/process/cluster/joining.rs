@@ -19,7 +19,7 @@ fn a_bootstrap_may_be_a_host_name() {
 }
 
 #[test]
-fn a_pinned_bootstrap_is_joined_if_it_is_who_it_should_be() {
+fn a_pinned_bootstrap_is_joined_only_if_its_id_matches() {
     let founder = Server::start("");
     let right = hex(&Observer::of(&founder).id);
     let wrong = "0".repeat(64);
@@ -36,7 +36,7 @@ fn a_pinned_bootstrap_is_joined_if_it_is_who_it_should_be() {
 }
 
 #[test]
-fn nodes_may_share_one_list_of_bootstraps_that_names_them_all() {
+fn nodes_can_share_one_bootstrap_list_that_names_all_of_them() {
     let ports = [(); 3].map(|()| free_port());
     let list = ports.map(|port| format!("127.0.0.1:{port}")).join(", ");
     let nodes = ports.map(|port| join(&list, &format!("p2p_address = 127.0.0.1:{port}")));
@@ -60,7 +60,7 @@ fn a_node_that_is_its_own_only_bootstrap_founds_a_network() {
 }
 
 #[test]
-fn a_bootstrap_may_come_up_later_and_hears_of_what_was_put_meanwhile() {
+fn a_bootstrap_that_starts_later_gets_the_values_put_before() {
     let port = free_port();
     let node = join(&format!("127.0.0.1:{port}"), "");
     let mut early = client(&node);
@@ -72,7 +72,7 @@ fn a_bootstrap_may_come_up_later_and_hears_of_what_was_put_meanwhile() {
 }
 
 #[test]
-fn a_node_that_lost_everybody_joins_again_when_they_return() {
+fn a_node_that_lost_its_only_peer_joins_again_once_it_returns() {
     let (scratch, port) = (Scratch::new(), free_port());
     let lines = format!("p2p_address = 127.0.0.1:{port}");
     let mut founder = Server::start_in(&scratch, &lines);
@@ -94,7 +94,7 @@ fn a_node_that_lost_everybody_joins_again_when_they_return() {
 }
 
 #[test]
-fn a_node_that_lost_its_bootstrap_joins_again_through_whom_it_remembers() {
+fn a_node_that_lost_its_bootstrap_joins_again_through_a_remembered_contact() {
     let (scratch, port) = (Scratch::new(), free_port());
     let founder = Server::start("");
     let bootstrap = founder.p2p().to_string();
@@ -117,7 +117,7 @@ fn a_node_that_lost_its_bootstrap_joins_again_through_whom_it_remembers() {
 }
 
 #[test]
-fn a_node_joins_through_any_other() {
+fn a_node_can_join_through_any_other_node() {
     let mut nodes = Cluster::start(2, |_| String::new()).servers;
     for _ in 0..4 {
         let last = nodes.last().expect("there are two").p2p().to_string();

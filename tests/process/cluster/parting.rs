@@ -4,7 +4,7 @@ use super::{client, expect_one_network, numbered, observe, put_held};
 use crate::common::{Cluster, eventually};
 
 #[test]
-fn nodes_that_are_asked_to_end_do_so_and_the_others_go_on() {
+fn stopped_nodes_leave_the_tables_and_no_value_is_lost() {
     let mut nodes = Cluster::start(6, |_| String::new()).servers;
     observe(&nodes, 5);
     for number in 0..20 {
@@ -25,7 +25,7 @@ fn nodes_that_are_asked_to_end_do_so_and_the_others_go_on() {
 }
 
 #[test]
-fn a_node_that_stands_still_delays_others_and_is_back_when_it_goes_on() {
+fn a_suspended_node_does_not_fail_requests_and_is_a_contact_again_once_resumed() {
     let nodes = Cluster::start(8, |_| "rpc_timeout = 300 ms".to_owned()).servers;
     observe(&nodes, 7);
     for number in 0..20 {

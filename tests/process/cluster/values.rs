@@ -14,7 +14,7 @@ fn value_of(size: usize) -> Vec<u8> {
 }
 
 #[test]
-fn values_of_all_sizes_come_whole_from_one_node_to_any_other() {
+fn values_of_all_sizes_are_read_whole_at_any_node() {
     let nodes = Cluster::start(8, |_| String::new()).servers;
     let mut observers = observe(&nodes, 7);
     for (number, size) in SIZES.into_iter().enumerate() {

@@ -76,7 +76,7 @@ fn every_request_is_answered_and_counted() {
 }
 
 #[test]
-fn bytes_are_those_of_the_protocol() {
+fn byte_counts_match_the_protocol() {
     let server = Server::start("");
     let run = right(server.api(), "get -n 1000 -c 2 -p 5 --keys 10 --value 100 --preload");
     assert_eq!((run.number("bytes_out"), run.number("bytes_in")), (36_000, 136_000));
@@ -87,7 +87,7 @@ fn bytes_are_those_of_the_protocol() {
 }
 
 #[test]
-fn the_largest_values_are_put_and_got_whole() {
+fn values_of_the_largest_size_are_put_and_got_whole() {
     let server = Server::start("");
     let arguments = format!("-c 3 -p 4 --keys 5 --value {VALUE_SIZE_MAX} --verify");
     assert_eq!(right(server.api(), &format!("mix -n 300 --preload --mix 50 {arguments}")).number("answers"), 300);
@@ -95,7 +95,7 @@ fn the_largest_values_are_put_and_got_whole() {
 }
 
 #[test]
-fn an_open_loop_sends_all_that_is_due() {
+fn an_open_loop_sends_every_due_request() {
     let server = Server::start("");
     for arguments in [
         "get -n 500 -c 3 -p 2 --keys 10 --preload --verify --rate 5000",
@@ -109,7 +109,7 @@ fn an_open_loop_sends_all_that_is_due() {
 }
 
 #[test]
-fn an_open_loop_that_asks_for_too_much_says_how_far_behind_it_fell() {
+fn an_open_loop_above_the_capacity_reports_how_far_it_fell_behind() {
     let server = Server::start("");
     let run = right(server.api(), "get -n 2000 -c 1 --keys 10 --preload --rate 100000000");
     assert!(run.number("requests_max") > 1000, "a request at a time, and all were due at once: {}", run.json);
@@ -118,7 +118,7 @@ fn an_open_loop_that_asks_for_too_much_says_how_far_behind_it_fell() {
 }
 
 #[test]
-fn what_waits_for_too_long_in_an_open_loop_is_given_up() {
+fn requests_of_an_open_loop_that_wait_past_the_timeout_are_given_up() {
     let server = Server::start("");
     right(server.api(), "put -n 1000 -c 1 --keys 10");
     let run = load(server.api(), "get -n 1000000 -c 1 --keys 10 --rate 100000000 --timeout 0.2");
@@ -128,7 +128,7 @@ fn what_waits_for_too_long_in_an_open_loop_is_given_up() {
 }
 
 #[test]
-fn each_request_can_have_a_connection_of_its_own() {
+fn each_request_can_use_its_own_connection() {
     let mut server = Server::start("");
     right(server.api(), "get -n 300 -c 4 --keys 10 --preload --verify --connect-each");
     let run = right(server.api(), "get -n 300 -c 4 --keys 10 --verify --connect-each");
@@ -137,7 +137,7 @@ fn each_request_can_have_a_connection_of_its_own() {
 }
 
 #[test]
-fn connections_are_dealt_out_to_all_servers() {
+fn connections_are_distributed_over_all_servers() {
     let servers = [Liar::start(liar::honest), Liar::start(liar::honest)];
     let both = format!("get -n 100 -c 4 -p 5 --keys 10 -a {},{}", servers[0].address(), servers[1].address());
     let finished = run(&mut command(&both), b"");
@@ -146,7 +146,7 @@ fn connections_are_dealt_out_to_all_servers() {
 }
 
 #[test]
-fn a_server_that_is_named_twice_and_gone_once_is_measured_all_the_same() {
+fn of_two_addresses_the_reachable_one_is_measured_although_the_other_fails() {
     let server = Server::start("");
     let gone = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let both = format!("get -n 1000 -c 4 --keys 10 --json -a {gone},{}", server.api());
@@ -175,7 +175,7 @@ fn keys_may_come_from_a_file() {
 }
 
 #[test]
-fn the_cpu_time_of_the_server_is_reported_when_it_is_named() {
+fn the_cpu_time_of_the_server_is_reported_if_its_pid_is_given() {
     let server = Server::start("");
     let run = right(server.api(), &format!("put -n 5000 -c 5 -p 5 --keys 10 --confirm --pid {}", server.pid()));
     for name in ["server_cpu_seconds", "server_cpu_ns_per_answer", "generator_cpu_ns_per_answer"] {
@@ -187,7 +187,7 @@ fn the_cpu_time_of_the_server_is_reported_when_it_is_named() {
 }
 
 #[test]
-fn people_get_a_report_and_a_line_each_second_if_they_want() {
+fn without_json_a_report_is_printed_and_with_progress_a_line_each_second() {
     let server = Server::start("");
     let mut process = Process::spawn(&mut command(&format!("put -t 3600 -c 2 --progress -a {}", server.api())));
     process.stderr().line_with("requests/s");
@@ -203,7 +203,7 @@ fn people_get_a_report_and_a_line_each_second_if_they_want() {
 // ── servers that are not what they should be ─────────────────────────────────────────────────
 
 #[test]
-fn a_server_that_lies_about_a_value_is_found_out_by_who_looks() {
+fn a_wrong_value_is_detected_only_with_verify() {
     let liar = Liar::start(liar::wrong_value);
     let seen = load(liar.address(), "get -n 100 -c 2 -p 5 --keys 10 --verify");
     assert_eq!((seen.finished.code, seen.number("answers"), seen.number("wrong_value")), (Some(1), 0, 100));
@@ -211,7 +211,7 @@ fn a_server_that_lies_about_a_value_is_found_out_by_who_looks() {
 }
 
 #[test]
-fn answers_for_another_key_and_none_at_all_are_failures() {
+fn answers_for_another_key_and_failures_are_counted_as_failures() {
     let liar = Liar::start(liar::wrong_key);
     let run = load(liar.address(), "get -n 100 -c 2 -p 5 --keys 10");
     assert_eq!((run.finished.code, run.number("wrong_key"), run.number("failures")), (Some(1), 100, 100));
@@ -221,7 +221,7 @@ fn answers_for_another_key_and_none_at_all_are_failures() {
 }
 
 #[test]
-fn a_server_that_does_not_take_the_keys_is_not_measured() {
+fn a_server_that_refuses_the_preload_is_not_measured() {
     let liar = Liar::start(liar::nothing);
     let run = load(liar.address(), "get -n 100 --keys 10 --preload");
     assert_eq!((run.finished.code, run.json.as_str()), (Some(1), ""));
@@ -230,7 +230,7 @@ fn a_server_that_does_not_take_the_keys_is_not_measured() {
 }
 
 #[test]
-fn nonsense_ends_the_run() {
+fn an_answer_outside_the_protocol_ends_the_run() {
     let liar = Liar::start(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
     let run = load(liar.address(), "get -n 100 -c 2");
     assert_eq!(run.finished.code, Some(3), "{}", run.json);
@@ -250,7 +250,7 @@ fn a_server_that_never_answers_is_given_up() {
 }
 
 #[test]
-fn nobody_at_the_address_is_said_at_once() {
+fn an_unreachable_server_is_reported_at_once() {
     let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
     for arguments in ["get -t 3600", "get -n 10 --preload", "get -t 3600 --rate 10", "get -t 3600 --connect-each"] {
         let run = load(nobody, arguments);
@@ -274,7 +274,7 @@ fn a_server_that_dies_ends_the_run() {
 }
 
 #[test]
-fn a_wrong_command_line_is_told_what_was_expected() {
+fn a_wrong_command_line_exits_with_status_2() {
     let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
     for arguments in ["", "fetch", "get -c 0", "get -n 1 -t 1", "get --keys-from /nowhere/keys", "get --frobnicate"] {
         let run = load(nobody, arguments);
@@ -288,7 +288,7 @@ fn a_wrong_command_line_is_told_what_was_expected() {
 // ── the yardstick ────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn the_echo_answers_every_get_and_ends_when_it_is_told_to() {
+fn the_echo_answers_every_get_and_ends_on_sigterm() {
     let mut echo = Process::spawn(&mut command("echo -a 127.0.0.1:0"));
     let listening = echo.stderr().line_with("listening api=");
     let (_, address) = listening.split_once("api=").expect("it was found by that");
@@ -308,7 +308,7 @@ fn the_echo_answers_every_get_and_ends_when_it_is_told_to() {
 }
 
 #[test]
-fn the_echo_has_values_of_any_size() {
+fn the_echo_supports_values_of_any_size() {
     let echo = Process::spawn(&mut command("echo -a 127.0.0.1:0 --value 60000"));
     let listening = echo.stderr().line_with("listening api=");
     let address = listening.split_once("api=").expect("it was found by that").1.parse().expect("an address");

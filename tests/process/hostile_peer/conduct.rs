@@ -14,7 +14,7 @@ use crate::scripted_peer::neighbour::{Manner, Neighbour, Opened};
 use crate::scripted_peer::tls::{Dialect, any_name, hash, puzzle_bits};
 
 #[test]
-fn the_channel_is_the_one_that_section_5_describes() {
+fn the_tls_channel_matches_section_5() {
     let stage = Stage::set("");
     let tls = &stage.observer.tls;
     assert_eq!(tls.protocol_version(), Some(ProtocolVersion::TLSv1_3));
@@ -94,7 +94,7 @@ fn a_peer_may_send_requests_together_with_its_hello() {
 }
 
 #[test]
-fn values_of_all_sizes_come_and_go_in_the_form_that_fits() {
+fn values_of_all_sizes_use_the_short_or_long_form_by_their_size() {
     let stage = Stage::set("");
     let mut line = client_of(stage.server.p2p(), "the one with a load");
     let mut api = Client::connect(stage.server.api());
@@ -121,7 +121,7 @@ fn values_of_all_sizes_come_and_go_in_the_form_that_fits() {
 }
 
 #[test]
-fn a_client_is_given_what_a_peer_holds_and_never_a_damaged_value() {
+fn a_client_gets_the_value_of_a_peer_but_never_a_damaged_one() {
     let stage = Stage::set("");
     let whole = Record::new([1; 32], vec![b'w'; 65_495], stage.wall);
     let damaged = Record { check: 1, ..Record::new([2; 32], b"damaged".to_vec(), stage.wall) };
@@ -135,7 +135,7 @@ fn a_client_is_given_what_a_peer_holds_and_never_a_damaged_value() {
 }
 
 #[test]
-fn a_record_that_may_not_be_held_is_refused_with_its_reason() {
+fn an_expired_or_future_record_is_refused_with_its_error_code() {
     let stage = Stage::set("");
     let mut line = client_of(stage.server.p2p(), "the one with a load");
     let mut refusal = |change: fn(&mut Record)| {
@@ -153,7 +153,7 @@ fn a_record_that_may_not_be_held_is_refused_with_its_reason() {
 }
 
 #[test]
-fn of_two_records_of_a_key_the_larger_is_held_in_whatever_order_they_come() {
+fn of_two_records_of_a_key_the_larger_is_held_in_any_order_of_arrival() {
     let stage = Stage::set("");
     let mut line = client_of(stage.server.p2p(), "the one with a load");
     let newer = Record::new([4; 32], b"newer".to_vec(), stage.wall);
@@ -165,7 +165,7 @@ fn of_two_records_of_a_key_the_larger_is_held_in_whatever_order_they_come() {
 }
 
 #[test]
-fn replies_that_nobody_asked_for_change_nothing() {
+fn replies_without_a_request_change_nothing() {
     let mut stage = Stage::set("");
     let mut line = client_of(stage.server.p2p(), "the talkative");
     let contact = Contact { address: ([127, 0, 0, 1], 9).into(), id: [9; 32] }.bytes();
@@ -184,7 +184,7 @@ fn replies_that_nobody_asked_for_change_nothing() {
 }
 
 #[test]
-fn a_connection_that_ends_in_the_middle_of_a_message_is_forgotten() {
+fn a_connection_that_ends_within_a_message_leaves_no_trace() {
     let mut stage = Stage::set("");
     let half = &message::rpc(message::STORE, &[1; 32], &vec![0; 60_000])[..30_000];
     let mut closing = client_of(stage.server.p2p(), "the one that closes");
@@ -200,7 +200,7 @@ fn a_connection_that_ends_in_the_middle_of_a_message_is_forgotten() {
 }
 
 #[test]
-fn half_open_connections_keep_nobody_from_being_served() {
+fn half_open_connections_do_not_block_other_peers_or_clients() {
     let stage = Stage::set("");
     let mut halves: Vec<_> = (0..200).map(|_| connect(stage.server.p2p())).collect();
     for half in &mut halves[100..] {
@@ -215,7 +215,7 @@ fn half_open_connections_keep_nobody_from_being_served() {
 }
 
 #[test]
-fn of_two_connections_by_one_peer_the_newer_survives() {
+fn of_two_connections_opened_by_one_peer_the_newer_survives() {
     let stage = Stage::set("rpc_timeout = 200 ms");
     for key in stage.keys_around("twice") {
         let dial = || {
@@ -231,7 +231,7 @@ fn of_two_connections_by_one_peer_the_newer_survives() {
 }
 
 #[test]
-fn of_two_connections_that_two_peers_opened_the_smaller_ones_survives() {
+fn of_two_connections_opened_by_both_sides_the_smaller_ids_survives() {
     let stage = Stage::set("rpc_timeout = 200 ms");
     let [smaller, larger] = stage.keys_around("from both sides");
     let survivors = [(smaller, Opened::ByPeer, Opened::ByServer), (larger, Opened::ByServer, Opened::ByPeer)];

@@ -121,7 +121,7 @@ fn a_malformed_message_ends_its_connection_and_no_other() {
 }
 
 #[test]
-fn what_ends_a_connection_is_logged_once() {
+fn each_fault_that_ends_a_connection_is_logged_once() {
     let stage = Stage::set("");
     let after_hello = |bytes: &[u8]| {
         let mut line = client_of(stage.server.p2p(), "the malformed");

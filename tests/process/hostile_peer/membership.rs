@@ -9,7 +9,7 @@ use crate::scripted_peer::message::{self, Contact, short};
 use crate::scripted_peer::neighbour::Manner;
 
 #[test]
-fn a_node_names_those_whom_it_met_where_it_dialled_them() {
+fn a_node_names_contacts_at_the_addresses_where_it_dialled_them() {
     let mut stage = Stage::set("");
     let nodes = ["one", "two", "three"].map(|name| (name, stage.introduce(name, None)));
     let mut named = stage.named();
@@ -20,7 +20,7 @@ fn a_node_names_those_whom_it_met_where_it_dialled_them() {
 }
 
 #[test]
-fn contacts_are_named_nearest_first_and_the_one_who_asks_is_not_among_them() {
+fn contacts_are_named_nearest_first_without_the_caller() {
     let stage = Stage::set("rpc_timeout = 9 s");
     let nodes: Vec<_> = (0..4).map(|number| format!("node {number}")).collect();
     let _held: Vec<_> = nodes.iter().map(|name| stage.introduce(name, None)).collect();
@@ -35,7 +35,7 @@ fn contacts_are_named_nearest_first_and_the_one_who_asks_is_not_among_them() {
 }
 
 #[test]
-fn a_node_that_says_goodbye_is_named_no_more() {
+fn a_node_that_has_said_goodbye_is_no_longer_named() {
     let mut stage = Stage::set("rpc_timeout = 9 s");
     let [smaller, _] = stage.keys_around("the one who leaves");
     let (_leaver, mut line) = stage.meet(&smaller);
@@ -46,7 +46,7 @@ fn a_node_that_says_goodbye_is_named_no_more() {
 }
 
 #[test]
-fn a_server_that_ends_says_goodbye_to_all_and_closes() {
+fn a_server_that_stops_says_goodbye_to_all_peers_and_closes() {
     let mut stage = Stage::set("");
     let neighbour = stage.introduce("the one who stays", None);
     assert!(stage.server.terminate().success());
@@ -57,7 +57,7 @@ fn a_server_that_ends_says_goodbye_to_all_and_closes() {
 }
 
 #[test]
-fn a_client_uses_the_network_and_is_never_named() {
+fn a_node_that_does_not_serve_uses_the_network_and_is_never_named() {
     let mut stage = Stage::set("");
     let bootstrap = format!("bootstrap = {}\n", stage.server.p2p());
     let client = Server::start(&(bootstrap.clone() + "serving = no"));
@@ -78,7 +78,7 @@ fn a_client_uses_the_network_and_is_never_named() {
 }
 
 #[test]
-fn what_a_peer_names_is_dialled_before_it_is_named_again() {
+fn a_contact_named_by_a_peer_is_named_again_only_after_a_successful_dial() {
     let mut stage = Stage::set("");
     let nobody = Contact { address: ([127, 0, 0, 1], 9).into(), id: [9; 32] };
     let liar = stage.introduce_one(Manner { names: vec![nobody], ..Manner::of_node(node("the liar"), NETWORK) });

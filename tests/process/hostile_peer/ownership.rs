@@ -146,7 +146,7 @@ fn of_a_hundred_thousand_forged_and_replayed_records_none_is_stored() {
 }
 
 #[test]
-fn the_owner_alone_replaces_a_signed_record_and_takes_it_back() {
+fn only_the_owner_replaces_or_deletes_a_signed_record() {
     let stage = Stage::set("");
     let mut line = client_of(stage.server.p2p(), "the messenger");
     let owner = Owner::named("the owner");
@@ -164,7 +164,7 @@ fn the_owner_alone_replaces_a_signed_record_and_takes_it_back() {
 }
 
 #[test]
-fn nothing_unsigned_takes_the_place_of_a_signed_record() {
+fn a_plain_record_never_replaces_a_signed_one() {
     let stage = Stage::set("");
     let mut line = client_of(stage.server.p2p(), "the messenger");
     let signed = Owner::named("the owner").record(b"", stage.wall << 16, b"signed");
@@ -179,7 +179,7 @@ fn nothing_unsigned_takes_the_place_of_a_signed_record() {
 }
 
 #[test]
-fn a_version_of_the_far_future_locks_no_key() {
+fn a_version_of_the_far_future_does_not_lock_a_key() {
     let stage = Stage::set("");
     let mut line = client_of(stage.server.p2p(), "the prophet");
     let mut client = Client::connect(stage.server.api());
@@ -195,7 +195,7 @@ fn a_version_of_the_far_future_locks_no_key() {
 }
 
 #[test]
-fn a_put_that_does_not_prove_what_it_claims_is_refused() {
+fn a_put_that_does_not_verify_is_refused() {
     let stage = Stage::set("");
     let mut client = Client::connect(stage.server.api());
     let signed = Owner::named("the owner").record(b"", stage.wall << 16, b"payload");
@@ -217,7 +217,7 @@ fn a_put_that_does_not_prove_what_it_claims_is_refused() {
 
 /// The bytes whose digest is an owner's key would sit there as a hashed record.
 #[test]
-fn the_key_of_an_owner_takes_no_hashed_record() {
+fn a_hashed_record_at_the_key_of_an_owner_is_refused() {
     let stage = Stage::set("");
     let mut line = client_of(stage.server.p2p(), "the squatter");
     let owner = Owner::named("the owner");
@@ -228,7 +228,7 @@ fn the_key_of_an_owner_takes_no_hashed_record() {
 }
 
 #[test]
-fn what_a_neighbour_forged_is_not_passed_on() {
+fn a_forged_record_of_a_neighbour_is_not_relayed_to_a_client() {
     let stage = Stage::set("");
     let owner = Owner::named("the owner");
     let mut forged = owner.record(b"", stage.wall << 16, b"genuine");

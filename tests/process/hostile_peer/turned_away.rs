@@ -37,7 +37,7 @@ fn dial_in_vain(stage: &Stage, dialect: &Dialect, trap: &Trap) -> (SocketAddr, E
 }
 
 #[test]
-fn a_peer_whose_tls_is_not_ours_is_turned_away() {
+fn a_peer_with_unsupported_tls_is_rejected() {
     let stage = Stage::set("");
     let trap = Trap::set();
     let with = |change: fn(&mut Dialect)| {
@@ -75,7 +75,7 @@ fn a_peer_whose_tls_is_not_ours_is_turned_away() {
 }
 
 #[test]
-fn a_peer_that_speaks_of_another_protocol_is_turned_away() {
+fn a_peer_with_another_alpn_protocol_is_rejected() {
     let stage = Stage::set("");
     let trap = Trap::set();
     let with =
@@ -94,7 +94,7 @@ fn a_peer_that_speaks_of_another_protocol_is_turned_away() {
 }
 
 #[test]
-fn a_peer_whose_id_does_not_solve_the_puzzle_is_turned_away() {
+fn a_peer_whose_id_does_not_solve_the_puzzle_is_rejected() {
     let stage = Stage::set("");
     let trap = Trap::set();
     let unfit = |bits| KeyPair::named("unfit").find(|key| puzzle_bits(&key.id()) == bits).expect("no end of keys");
@@ -111,7 +111,7 @@ fn a_peer_whose_id_does_not_solve_the_puzzle_is_turned_away() {
 }
 
 #[test]
-fn a_peer_of_another_network_or_protocol_is_turned_away() {
+fn a_peer_of_another_network_or_protocol_version_is_rejected() {
     let stage = Stage::set("");
     let trap = Trap::set();
     let with = |change: fn(&mut Hello)| {
@@ -133,7 +133,7 @@ fn a_peer_of_another_network_or_protocol_is_turned_away() {
 }
 
 #[test]
-fn a_peer_that_says_nothing_or_stops_in_the_middle_is_turned_away_in_time() {
+fn a_peer_that_sends_nothing_or_half_a_message_is_disconnected_in_time() {
     let stage = Stage::set("");
     let mut mute = connect(stage.server.p2p());
     let mut half_hello = connect(stage.server.p2p());
@@ -165,7 +165,7 @@ fn a_peer_that_says_nothing_or_stops_in_the_middle_is_turned_away_in_time() {
 }
 
 #[test]
-fn a_peer_that_is_dialled_back_and_proves_another_id_is_not_named() {
+fn a_peer_that_proves_another_id_when_dialled_back_does_not_enter_the_table() {
     let mut stage = Stage::set("");
     let impostor = Neighbour::start(Manner::of_node(node("somebody else"), NETWORK));
     let mut line = Line::dial(stage.server.p2p(), &node("somebody")).expect("a handshake");
@@ -188,7 +188,7 @@ fn stage_with_bootstraps(hostile: &[String]) -> Stage {
 }
 
 #[test]
-fn a_bootstrap_that_cannot_be_trusted_is_never_joined() {
+fn a_bootstrap_with_a_wrong_identity_or_network_is_never_joined() {
     let neighbour = |dialect| Neighbour::start(Manner::of_node(dialect, NETWORK));
     let unfit = KeyPair::named("unfit").find(|key| puzzle_bits(&key.id()) == 1).expect("there is no end of keys");
     let other = fit_key("other");
@@ -224,7 +224,7 @@ fn a_bootstrap_that_cannot_be_trusted_is_never_joined() {
 }
 
 #[test]
-fn a_bootstrap_that_speaks_no_tls_or_nothing_is_never_joined() {
+fn a_bootstrap_without_tls_is_never_joined() {
     let plain = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let at = [&plain, &mute].map(|listener| listener.local_addr().expect("it is bound"));
@@ -240,7 +240,7 @@ fn a_bootstrap_that_speaks_no_tls_or_nothing_is_never_joined() {
 }
 
 #[test]
-fn a_bootstrap_that_is_who_the_pin_says_is_joined() {
+fn a_bootstrap_that_matches_its_pin_is_joined() {
     let pinned = fit_key("pinned");
     let neighbour = Neighbour::start(Manner::of_node(Dialect::of_node(&pinned), NETWORK));
     let bootstrap = format!("{}#{}", neighbour.address, hex(&pinned.id()));

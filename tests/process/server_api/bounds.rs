@@ -9,7 +9,7 @@ use crate::common::client::{Answer, Client, get, key, put};
 // ── clients that do not read ─────────────────────────────────────────────────────────────────
 
 #[test]
-fn a_client_that_reads_late_gets_all_its_answers_and_others_are_served_meanwhile() {
+fn a_client_that_reads_late_gets_all_its_answers_while_others_are_served() {
     const GETS: usize = 20_000;
     let server = Server::start("");
     let mut late = Client::connect(server.api());
@@ -39,7 +39,7 @@ fn a_client_that_reads_late_gets_all_its_answers_and_others_are_served_meanwhile
 /// 10 MiB of GETs ask for 17 GB of answers. The server takes what fits its bounds and the
 /// kernel's buffers, and then stops reading until somebody reads.
 #[test]
-fn a_client_that_never_reads_is_not_read_from_and_costs_the_server_little_memory() {
+fn the_server_stops_reading_from_a_client_that_never_reads_and_uses_little_memory() {
     const MEMORY_MAX_KIB: u64 = 32 << 10;
     const REQUESTS_MAX: usize = 64 << 20;
     /// Turns of the server's loop in which it reads nothing from that client.
@@ -68,7 +68,7 @@ fn a_client_that_never_reads_is_not_read_from_and_costs_the_server_little_memory
 }
 
 #[test]
-fn a_flood_of_values_costs_the_server_no_more_memory_than_it_may_store() {
+fn a_flood_of_values_costs_little_more_memory_than_storage_bytes_max() {
     const MEMORY_MAX_KIB: u64 = 32 << 10;
     const PUTS: usize = 2_000;
     let server = Server::start("storage_bytes_max = 1 MiB");
@@ -88,7 +88,7 @@ fn a_flood_of_values_costs_the_server_no_more_memory_than_it_may_store() {
 // ── clients that do not speak ────────────────────────────────────────────────────────────────
 
 #[test]
-fn a_client_that_is_silent_for_too_long_is_closed_also_within_a_request() {
+fn an_idle_client_is_closed_also_within_a_request() {
     let server = Server::start("api_idle_timeout = 500ms");
     let (mut silent, mut halfway) = (Client::connect(server.api()), Client::connect(server.api()));
     halfway.send(&get(key("k"))[..20]);
@@ -97,7 +97,7 @@ fn a_client_that_is_silent_for_too_long_is_closed_also_within_a_request() {
 }
 
 #[test]
-fn a_client_that_keeps_asking_is_not_closed() {
+fn a_client_that_sends_requests_is_not_closed_as_idle() {
     let server = Server::start("api_idle_timeout = 2s");
     let mut asking = Client::connect(server.api());
     asking.put(key("k"), b"value");
@@ -109,7 +109,7 @@ fn a_client_that_keeps_asking_is_not_closed() {
 }
 
 #[test]
-fn a_client_that_is_owed_an_answer_is_not_closed() {
+fn a_client_with_a_pending_answer_is_not_closed_as_idle() {
     let joining = Joining::start("api_idle_timeout = 1s\nrequest_timeout = 2s");
     let mut waiting = Client::connect(joining.server.api());
     waiting.send(&[put(key("held"), 60, b"here"), get(key("slow"))].concat());
@@ -122,7 +122,7 @@ fn a_client_that_is_owed_an_answer_is_not_closed() {
 
 /// The bound is a constant, ten seconds: this test waits for them.
 #[test]
-fn half_a_request_must_become_whole_in_time() {
+fn a_client_with_half_a_request_is_closed_after_ten_seconds() {
     let server = Server::start("");
     let mut halfway = Client::connect(server.api());
     halfway.send(&get(key("k"))[..20]);
@@ -135,7 +135,7 @@ fn half_a_request_must_become_whole_in_time() {
 // ── too many clients ─────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn connections_beyond_the_bound_are_closed_and_those_within_it_work() {
+fn connections_beyond_api_connections_max_are_closed_and_those_within_it_work() {
     let server = Server::start("api_connections_max = 2");
     let (mut first, mut second) = (Client::connect(server.api()), Client::connect(server.api()));
     assert_eq!((first.get(key("k")), second.get(key("k"))), (None, None));
@@ -153,7 +153,7 @@ fn connections_beyond_the_bound_are_closed_and_those_within_it_work() {
 }
 
 #[test]
-fn out_of_file_descriptors_accepting_pauses_and_goes_on_when_some_are_free() {
+fn without_free_file_descriptors_the_server_pauses_accepting_until_some_are_free() {
     const CLIENTS: usize = 60;
     let server = Server::start_after("ulimit -n 40", "");
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(server.api())).collect();

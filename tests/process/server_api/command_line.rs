@@ -19,7 +19,7 @@ fn check(config: &Path) -> Finished {
 }
 
 #[test]
-fn help_and_version_are_printed_and_that_is_all() {
+fn help_and_version_are_printed_without_a_start() {
     for argument in ["-h", "--help"] {
         let help = dht_server_with([argument]);
         assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
@@ -35,7 +35,7 @@ fn help_and_version_are_printed_and_that_is_all() {
 }
 
 #[test]
-fn wrong_usage_exits_2_and_says_what_was_found() {
+fn wrong_usage_exits_with_status_2_and_names_the_fault() {
     let cases: [(&[&str], &str); 5] = [
         (&[], "-c: found nothing, expected the configuration FILE"),
         (&["--check-config"], "-c: found nothing, expected the configuration FILE"),
@@ -52,7 +52,7 @@ fn wrong_usage_exits_2_and_says_what_was_found() {
 }
 
 #[test]
-fn a_configuration_that_is_not_there_exits_2() {
+fn a_missing_configuration_exits_with_status_2() {
     let nowhere = Path::new("/nowhere/config.ini");
     for refused in [start(nowhere), check(nowhere)] {
         assert_eq!(refused.code, Some(2));
@@ -61,7 +61,7 @@ fn a_configuration_that_is_not_there_exits_2() {
 }
 
 #[test]
-fn all_mistakes_of_a_configuration_are_told_with_their_lines() {
+fn all_faults_of_a_configuration_are_reported_with_their_lines() {
     const TEXT: &str = "\
 [dht]
 api_address = 127.0.0.1
@@ -88,7 +88,7 @@ ttl_max = 90000
 }
 
 #[test]
-fn an_unknown_key_is_a_warning_and_when_checked_a_mistake() {
+fn an_unknown_key_is_a_warning_at_start_and_a_fault_for_check_config() {
     let scratch = Scratch::new();
     let lines = "replicaton_min = 3";
     let config = scratch.write_config(lines);
@@ -103,7 +103,7 @@ fn an_unknown_key_is_a_warning_and_when_checked_a_mistake() {
 }
 
 #[test]
-fn a_right_configuration_is_checked_without_a_trace() {
+fn check_config_leaves_no_files_behind() {
     let scratch = Scratch::new();
     let checked = check(&scratch.write_config(""));
     assert_eq!(checked.code, Some(0), "{}", checked.stderr);
@@ -111,14 +111,14 @@ fn a_right_configuration_is_checked_without_a_trace() {
 }
 
 #[test]
-fn the_shipped_configuration_is_right() {
+fn the_shipped_configuration_is_valid() {
     let shipped = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/config.ini"));
     let checked = check(shipped);
     assert_eq!(checked.code, Some(0), "{}", checked.stderr);
 }
 
 #[test]
-fn the_api_is_served_beyond_loopback_only_if_the_operator_says_so() {
+fn the_api_listens_beyond_loopback_only_with_api_allow_remote() {
     let scratch = Scratch::new();
     let refused = start(&scratch.write_config("api_address = 0.0.0.0:0"));
     assert_eq!(refused.code, Some(2), "{}", refused.stderr);

@@ -7,7 +7,7 @@ use crate::common::process::run;
 use crate::common::{Scratch, Server, dht_server};
 
 #[test]
-fn a_key_is_made_at_first_start_for_the_owner_alone_and_kept() {
+fn the_first_start_makes_a_private_node_key_and_later_starts_use_it() {
     let scratch = Scratch::new();
     let mut server = Server::start_in(&scratch, "");
     let id = server.id();
@@ -25,12 +25,12 @@ fn a_key_is_made_at_first_start_for_the_owner_alone_and_kept() {
 }
 
 #[test]
-fn another_directory_means_another_key() {
+fn each_data_directory_has_its_own_key() {
     assert_ne!(Server::start("").id(), Server::start("").id());
 }
 
 #[test]
-fn a_second_node_on_a_directory_is_told_who_holds_it() {
+fn a_second_node_on_a_data_directory_names_the_process_that_uses_it() {
     let scratch = Scratch::new();
     let server = Server::start_in(&scratch, "");
     let config = scratch.path("config.ini");
@@ -43,7 +43,7 @@ fn a_second_node_on_a_directory_is_told_who_holds_it() {
 }
 
 #[test]
-fn a_damaged_key_is_named_and_neither_used_nor_replaced() {
+fn a_damaged_node_key_is_reported_and_neither_used_nor_replaced() {
     const DAMAGED: &str = "-----BEGIN PRIVATE KEY-----\nnot a key\n-----END PRIVATE KEY-----\n";
     let scratch = Scratch::new();
     fs::create_dir(scratch.path("data")).expect("a new directory");
@@ -56,7 +56,7 @@ fn a_damaged_key_is_named_and_neither_used_nor_replaced() {
 }
 
 #[test]
-fn a_key_that_does_not_solve_the_puzzle_is_named() {
+fn a_node_key_that_does_not_solve_the_puzzle_is_reported() {
     let scratch = Scratch::new();
     assert!(Server::start_in(&scratch, "pow_bits = 0").terminate().success());
     let node = run(dht_server().arg("-c").arg(scratch.write_config("pow_bits = 32")), b"");
@@ -72,7 +72,7 @@ fn config_with_hostkey(scratch: &Scratch, hostkey: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_hostkey_that_is_an_ed25519_key_is_the_nodes() {
+fn an_ed25519_hostkey_becomes_the_node_key() {
     let (first, second) = (Scratch::new(), Scratch::new());
     let server = Server::start_in(&first, "");
     let key = fs::read_to_string(first.path("data/node_key.pem")).expect("it was made");
@@ -83,7 +83,7 @@ fn a_hostkey_that_is_an_ed25519_key_is_the_nodes() {
 }
 
 #[test]
-fn any_other_hostkey_or_none_is_left_alone_and_the_log_says_so() {
+fn any_other_hostkey_is_ignored_with_a_log_line() {
     const RSA: &str = "-----BEGIN RSA PRIVATE KEY-----\nMAoCAQACAQECAQM=\n-----END RSA PRIVATE KEY-----\n";
     let scratch = Scratch::new();
     let rsa = scratch.write("hostkey.pem", RSA);

@@ -8,7 +8,7 @@ use crate::common::{Scratch, Server, dht_server, eventually, free_port};
 // ── the end ──────────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn sigterm_and_sigint_end_a_node_with_success() {
+fn sigterm_and_sigint_stop_a_node_with_status_0() {
     for signal in ["TERM", "INT"] {
         let mut server = Server::start("");
         let mut client = Client::connect(server.api());
@@ -42,12 +42,12 @@ fn expect_answers_at_the_end(settings: &str) {
 }
 
 #[test]
-fn answers_that_are_owed_are_sent_before_the_end() {
+fn pending_answers_are_sent_before_the_process_ends() {
     expect_answers_at_the_end("request_timeout = 500ms");
 }
 
 #[test]
-fn the_end_waits_for_the_leave_timeout_and_then_answers_as_things_stand() {
+fn at_leave_timeout_pending_requests_are_answered_with_failure_and_the_process_ends() {
     expect_answers_at_the_end("request_timeout = 1h\nleave_timeout = 200ms");
 }
 
@@ -64,7 +64,7 @@ fn a_second_signal_ends_a_node_at_once() {
 }
 
 #[test]
-fn a_node_that_leaves_takes_no_more_clients() {
+fn a_leaving_node_accepts_no_more_clients() {
     let port = free_port();
     let mut joining =
         Joining::start(&format!("api_address = 127.0.0.1:{port}\nrequest_timeout = 1h\nleave_timeout = 1h"));
@@ -91,7 +91,7 @@ fn a_node_starts_again_on_its_ports_at_once() {
 }
 
 #[test]
-fn a_port_that_is_in_use_is_named() {
+fn a_port_in_use_is_named_in_the_error() {
     let server = Server::start("");
     for (key, address) in [("api_address", server.api()), ("p2p_address", server.p2p())] {
         let scratch = Scratch::new();
@@ -104,7 +104,7 @@ fn a_port_that_is_in_use_is_named() {
 }
 
 #[test]
-fn a_node_listens_on_ipv6_too() {
+fn a_node_can_listen_on_ipv6() {
     let server = Server::start("api_address = [::1]:0\np2p_address = [::1]:0");
     assert!(server.api().is_ipv6() && server.p2p().is_ipv6());
     let mut client = Client::connect(server.api());

@@ -48,7 +48,7 @@ fn each_closes_its_connection_and_no_other(messages: &[Malformed]) {
 }
 
 #[test]
-fn a_type_that_no_client_sends_closes_the_connection() {
+fn an_unknown_message_type_closes_the_connection() {
     let unknown = |kind, size| Malformed::sized(kind, size, &format!("type {kind} is unknown here"));
     each_closes_its_connection_and_no_other(&[
         unknown(0, 36),
@@ -99,7 +99,7 @@ fn an_undefined_flag_or_a_value_both_signed_and_hashed_closes_the_connection() {
 }
 
 #[test]
-fn the_connection_is_closed_at_the_header_and_does_not_wait_for_the_rest() {
+fn a_malformed_header_closes_the_connection_without_waiting_for_the_body() {
     let server = Server::start("");
     let mut client = Client::connect(server.api());
     client.send(&[0xff, 0xff, 0x02, 0x8b]); // a GET of 65 535 bytes, of which no more will come
@@ -107,7 +107,7 @@ fn the_connection_is_closed_at_the_header_and_does_not_wait_for_the_rest() {
 }
 
 #[test]
-fn answers_that_take_their_time_are_delivered_before_the_connection_is_closed() {
+fn slow_answers_are_sent_before_a_malformed_message_closes_the_connection() {
     let joining = Joining::start("request_timeout = 200ms");
     let mut client = Client::connect(joining.server.api());
     client.put(key("held"), b"here");
@@ -121,7 +121,7 @@ fn answers_that_take_their_time_are_delivered_before_the_connection_is_closed() 
 /// A socket that is closed over unread bytes is reset, and takes with it what the client has not
 /// read yet.
 #[test]
-fn what_is_sent_behind_a_malformed_message_does_not_cost_the_answers_before_it() {
+fn bytes_behind_a_malformed_message_do_not_discard_the_answers_before_it() {
     const GETS: usize = 20;
     const BEHIND: usize = 2 << 20;
     let server = Server::start("");

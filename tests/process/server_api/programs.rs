@@ -30,7 +30,7 @@ fn dht_cli_gets_what_it_put_and_prints_nothing_else() {
 }
 
 #[test]
-fn dht_cli_tells_when_a_put_is_held() {
+fn dht_cli_exits_with_success_once_a_confirmed_put_is_held() {
     let server = Server::start("");
     let put = dht_cli(server.api(), &["put", "hello", "world", "--ttl", "60", "--replication", "5", "--confirm"]);
     assert_eq!((put.code, put.stderr.as_str()), (Some(0), ""));
@@ -38,7 +38,7 @@ fn dht_cli_tells_when_a_put_is_held() {
 }
 
 #[test]
-fn dht_cli_reads_a_value_of_any_bytes_from_standard_input() {
+fn dht_cli_reads_any_bytes_as_a_value_from_standard_input() {
     let server = Server::start("");
     let value: Vec<u8> = (0..VALUE_SIZE_MAX).map(|at| at.to_le_bytes()[0]).collect();
     let put = dht_cli_fed(server.api(), &["put", "binary", "-", "--confirm"], &value);
@@ -52,7 +52,7 @@ fn dht_cli_reads_a_value_of_any_bytes_from_standard_input() {
 }
 
 #[test]
-fn dht_cli_takes_a_raw_key() {
+fn dht_cli_accepts_a_raw_key() {
     let server = Server::start("");
     let hex = key("hello").to_string();
     assert_eq!(dht_cli(server.api(), &["--raw-key", "put", &hex, "world"]).code, Some(0));
@@ -62,7 +62,7 @@ fn dht_cli_takes_a_raw_key() {
 }
 
 #[test]
-fn dht_cli_tells_by_its_exit_status_what_is_wrong() {
+fn the_exit_status_of_dht_cli_names_the_kind_of_fault() {
     let server = Server::start("");
     let not_found = dht_cli(server.api(), &["get", "nobody"]);
     assert_eq!((not_found.code, &not_found.stdout[..]), (Some(1), &b""[..]));
@@ -102,7 +102,7 @@ fn the_courses_client_puts_and_gets_on_one_connection() {
 }
 
 #[test]
-fn the_courses_client_puts_and_closes_and_another_gets() {
+fn a_value_of_the_courses_client_stays_after_it_has_closed() {
     let server = Server::start("");
     let put = ["-s", "-k", "hello", "-d", "world", "--ttl", "60"];
     let Some(mut client) = dht_client(server.api(), &put) else { return };
@@ -116,7 +116,7 @@ fn the_courses_client_puts_and_closes_and_another_gets() {
 }
 
 #[test]
-fn the_courses_client_is_told_that_a_key_is_unknown() {
+fn the_courses_client_reports_an_unknown_key() {
     let server = Server::start("");
     let Some(mut client) = dht_client(server.api(), &["-g", "-k", "nobody"]) else { return };
     let finished = run(&mut client, b"");
@@ -125,7 +125,7 @@ fn the_courses_client_is_told_that_a_key_is_unknown() {
 }
 
 #[test]
-fn the_courses_client_goes_on_over_its_connection_after_enter() {
+fn the_courses_client_repeats_over_its_connection_after_enter() {
     let server = Server::start("api_connections_max = 1");
     let Some(mut command) = dht_client(server.api(), &["-s", "-g", "-c", "-k", "again", "--ttl", "60"]) else { return };
     let mut client = Process::spawn(&mut command);

@@ -47,7 +47,7 @@ fn a_confirmed_put_is_answered_by_a_success_of_36_bytes() {
 }
 
 #[test]
-fn a_put_that_is_refused_is_dropped_without_an_answer_and_its_connection_stays() {
+fn a_refused_put_without_confirmation_gets_no_answer_and_the_connection_stays() {
     let server = Server::start("storage_bytes_max = 1 MiB");
     let mut client = Client::connect(server.api());
     let value = vec![7; 60_000];
@@ -62,7 +62,7 @@ fn a_put_that_is_refused_is_dropped_without_an_answer_and_its_connection_stays()
 }
 
 #[test]
-fn while_a_node_joins_a_get_fails_when_its_time_is_over_and_a_confirmation_too() {
+fn while_a_node_joins_gets_and_confirmations_fail_at_request_timeout() {
     let joining = Joining::start("request_timeout = 100ms");
     let mut client = Client::connect(joining.server.api());
     assert_eq!(client.get(key("nobody")), None);
@@ -73,7 +73,7 @@ fn while_a_node_joins_a_get_fails_when_its_time_is_over_and_a_confirmation_too()
 // ── rule 3: the order of answers ─────────────────────────────────────────────────────────────
 
 #[test]
-fn ten_thousand_pipelined_gets_are_answered_in_their_order() {
+fn ten_thousand_pipelined_gets_are_answered_in_order() {
     const GETS: usize = 10_000;
     let server = Server::start("");
     let mut client = Client::connect(server.api());
@@ -93,7 +93,7 @@ fn ten_thousand_pipelined_gets_are_answered_in_their_order() {
 }
 
 #[test]
-fn an_answer_that_is_ready_waits_for_those_owed_before_it() {
+fn a_ready_answer_waits_for_the_pending_answers_before_it() {
     let joining = Joining::start("request_timeout = 200ms");
     let mut client = Client::connect(joining.server.api());
     client.put(key("held"), b"here");
@@ -105,7 +105,7 @@ fn an_answer_that_is_ready_waits_for_those_owed_before_it() {
 }
 
 #[test]
-fn a_slow_request_holds_up_no_other_connection() {
+fn a_slow_request_does_not_delay_other_connections() {
     let joining = Joining::start("request_timeout = 1h");
     let mut slow = Client::connect(joining.server.api());
     slow.send(&get(key("slow")));
@@ -116,7 +116,7 @@ fn a_slow_request_holds_up_no_other_connection() {
 }
 
 #[test]
-fn requests_beyond_the_bound_on_those_owed_are_read_later_and_answered_too() {
+fn requests_beyond_api_owed_max_are_read_later_and_answered_too() {
     const GETS: usize = 2 * API_OWED_MAX + 100;
     let joining = Joining::start("request_timeout = 200ms");
     let mut client = Client::connect(joining.server.api());
@@ -128,7 +128,7 @@ fn requests_beyond_the_bound_on_those_owed_are_read_later_and_answered_too() {
 }
 
 #[test]
-fn requests_beyond_what_the_node_takes_wait_on_their_connections_and_are_answered_too() {
+fn requests_beyond_client_requests_max_wait_on_their_connections_and_are_answered_too() {
     const CLIENTS: usize = CLIENT_REQUESTS_MAX / API_OWED_MAX + 2;
     let joining = Joining::start("request_timeout = 200ms");
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(joining.server.api())).collect();
@@ -143,7 +143,7 @@ fn requests_beyond_what_the_node_takes_wait_on_their_connections_and_are_answere
 }
 
 #[test]
-fn a_confirmation_has_its_place_in_the_order_of_answers() {
+fn a_confirmation_is_sent_in_the_order_of_the_requests() {
     let server = Server::start("");
     let mut client = Client::connect(server.api());
     let request =
@@ -209,7 +209,7 @@ fn requests_before_a_half_close_are_all_answered_and_then_the_server_closes() {
 }
 
 #[test]
-fn answers_that_take_their_time_still_follow_a_half_close() {
+fn slow_answers_are_still_sent_after_a_half_close() {
     let joining = Joining::start("request_timeout = 200ms");
     let mut client = Client::connect(joining.server.api());
     client.send(&[put(key("k"), 60, b"value"), get(key("slow")), get(key("k"))].concat());
@@ -220,7 +220,7 @@ fn answers_that_take_their_time_still_follow_a_half_close() {
 }
 
 #[test]
-fn more_answers_than_the_server_holds_follow_a_half_close() {
+fn more_answers_than_the_server_buffers_are_sent_after_a_half_close() {
     const GETS: usize = 300;
     let server = Server::start("");
     let mut client = Client::connect(server.api());
@@ -235,7 +235,7 @@ fn more_answers_than_the_server_holds_follow_a_half_close() {
 }
 
 #[test]
-fn a_half_request_before_a_half_close_is_left_out() {
+fn an_incomplete_request_before_a_half_close_is_ignored() {
     let server = Server::start("");
     let mut client = Client::connect(server.api());
     client.send(&[put(key("k"), 60, b"value"), get(key("k"))].concat());
@@ -246,7 +246,7 @@ fn a_half_request_before_a_half_close_is_left_out() {
 }
 
 #[test]
-fn many_clients_are_served_at_a_time() {
+fn eight_clients_are_served_at_the_same_time() {
     let server = Server::start("");
     let api = server.api();
     let clients: Vec<_> = (0..8)
@@ -270,7 +270,7 @@ fn many_clients_are_served_at_a_time() {
 // ── rules 6 and 9: which value is read ───────────────────────────────────────────────────────
 
 #[test]
-fn what_was_written_on_one_connection_is_read_on_another() {
+fn a_value_put_on_one_connection_is_read_on_another() {
     let server = Server::start("");
     let (mut writer, mut reader) = (Client::connect(server.api()), Client::connect(server.api()));
     assert_eq!(writer.put_confirmed(key("k"), b"first"), Answer::Success(key("k"), Vec::new()));
@@ -281,7 +281,7 @@ fn what_was_written_on_one_connection_is_read_on_another() {
 }
 
 #[test]
-fn what_waits_to_be_spread_is_read_at_once() {
+fn a_value_that_is_not_replicated_yet_is_read_at_once() {
     let joining = Joining::start("request_timeout = 1h");
     let (mut writer, mut reader) = (Client::connect(joining.server.api()), Client::connect(joining.server.api()));
     for value in [&b"first"[..], b"second"] {
@@ -292,7 +292,7 @@ fn what_waits_to_be_spread_is_read_at_once() {
 }
 
 #[test]
-fn a_later_put_replaces_the_value_however_fast_it_follows() {
+fn a_later_put_replaces_the_value_even_within_one_batch() {
     let server = Server::start("");
     let mut client = Client::connect(server.api());
     let values: Vec<Vec<u8>> = (0..200).map(|at| format!("value {}", 200 - at).into_bytes()).collect();
@@ -306,7 +306,7 @@ fn a_later_put_replaces_the_value_however_fast_it_follows() {
 // ── rules 7 and 8: life and replication ──────────────────────────────────────────────────────
 
 #[test]
-fn ttl_1_is_gone_after_a_second_however_often_it_is_read_and_ttl_0_stays() {
+fn a_value_with_ttl_1_expires_despite_reads_and_one_with_ttl_0_stays() {
     let server = Server::start("");
     let mut client = Client::connect(server.api());
     client.send(&[put(key("long"), 0, b"default"), put(key("short"), 1, b"a second"), get(key("short"))].concat());
@@ -347,7 +347,7 @@ fn a_ttl_is_clamped_to_the_shortest() {
 }
 
 #[test]
-fn any_replication_is_taken_and_a_lone_node_is_enough_for_it() {
+fn a_lone_node_confirms_any_replication() {
     let server = Server::start("");
     let mut client = Client::connect(server.api());
     for replication in [0, 1, 20, 21, 255] {

@@ -64,7 +64,7 @@ fn is_taken(client: &mut Client, class: Class, key: Key, ttl: u16, value: &[u8])
 // ── what the server takes ────────────────────────────────────────────────────────────────────
 
 #[test]
-fn a_signed_value_is_served_as_it_was_sealed_and_only_its_owner_replaces_it() {
+fn a_signed_value_is_served_unchanged_and_only_its_owner_replaces_it() {
     let server = Server::start("");
     let mut client = Client::connect(server.api());
     let first = sealed(version_in(-1_000), b"first");
@@ -90,7 +90,7 @@ fn a_signed_value_replaces_a_plain_one() {
 }
 
 #[test]
-fn an_older_signed_value_does_not_come_back() {
+fn a_replay_of_an_older_signed_value_is_refused() {
     let server = Server::start("");
     let mut client = Client::connect(server.api());
     let (old, new) = (sealed(version_in(-2_000), b"old"), sealed(version_in(-1_000), b"new"));
@@ -101,7 +101,7 @@ fn an_older_signed_value_does_not_come_back() {
 }
 
 #[test]
-fn what_does_not_verify_is_refused_and_the_connection_stays() {
+fn a_value_that_does_not_verify_is_refused_and_the_connection_stays() {
     let server = Server::start("");
     let mut client = Client::connect(server.api());
     let value = sealed(version_in(0), b"payload");
@@ -123,7 +123,7 @@ fn what_does_not_verify_is_refused_and_the_connection_stays() {
 }
 
 #[test]
-fn nobody_locks_a_key_by_writing_the_far_future() {
+fn a_signed_value_of_the_far_future_does_not_lock_its_key() {
     let server = Server::start("");
     let mut client = Client::connect(server.api());
     for far in [Version::from_bits(u64::MAX), version_in(11 * 60_000)] {
@@ -135,7 +135,7 @@ fn nobody_locks_a_key_by_writing_the_far_future() {
 }
 
 #[test]
-fn an_empty_payload_deletes_what_was_there() {
+fn an_empty_payload_deletes_the_value() {
     let server = Server::start("");
     let mut client = Client::connect(server.api());
     assert!(is_taken(&mut client, Class::Signed, own_key(), 0, &sealed(version_in(-2_000), b"payload")));
@@ -149,7 +149,7 @@ fn an_empty_payload_deletes_what_was_there() {
 }
 
 #[test]
-fn a_hashed_value_is_at_its_digest_alone_and_nobody_replaces_it() {
+fn a_hashed_value_is_stored_only_at_its_digest_and_never_replaced() {
     let server = Server::start("");
     let mut client = Client::connect(server.api());
     let value = b"what it says is what it is";
@@ -165,7 +165,7 @@ fn a_hashed_value_is_at_its_digest_alone_and_nobody_replaces_it() {
 
 /// The bytes whose digest is an owner's key are no hashed value.
 #[test]
-fn nobody_sits_at_an_owners_key_with_a_hashed_value() {
+fn a_hashed_value_at_the_key_of_an_owner_is_refused() {
     let server = Server::start("");
     let mut client = Client::connect(server.api());
     let trap = [&b"dht-own-1"[..], PublicKey::of(&owner()).as_bytes(), &[0]].concat();
@@ -213,7 +213,7 @@ fn line_of(finished: &Finished) -> String {
 }
 
 #[test]
-fn dht_cli_makes_a_key_file_for_its_owner_alone_and_never_overwrites_one() {
+fn dht_cli_makes_a_private_key_file_and_never_overwrites_one() {
     let file = KeyFile::generate();
     assert!(PublicKey::from_hex(&file.public).is_some());
     let mode = std::fs::metadata(file.path()).expect("it was made").permissions().mode();
@@ -227,7 +227,7 @@ fn dht_cli_makes_a_key_file_for_its_owner_alone_and_never_overwrites_one() {
 }
 
 #[test]
-fn dht_cli_says_why_a_key_file_is_of_no_use_before_it_asks_a_node() {
+fn dht_cli_reports_an_unusable_key_file_before_it_connects() {
     let scratch = Scratch::new();
     let rsa = "-----BEGIN RSA PRIVATE KEY-----\nMAoCAQACAQECAQM=\n-----END RSA PRIVATE KEY-----\n";
     for (file, fault) in [
@@ -245,7 +245,7 @@ fn dht_cli_says_why_a_key_file_is_of_no_use_before_it_asks_a_node() {
 }
 
 #[test]
-fn dht_cli_gets_what_it_signed_and_says_whose_it_is() {
+fn dht_cli_gets_its_signed_value_and_names_the_owner() {
     let server = Server::start("");
     let file = KeyFile::generate();
     let payload: Vec<u8> = (0..=u8::MAX).collect();
@@ -261,7 +261,7 @@ fn dht_cli_gets_what_it_signed_and_says_whose_it_is() {
 }
 
 #[test]
-fn dht_cli_replaces_and_deletes_what_it_signed() {
+fn dht_cli_replaces_and_deletes_its_signed_value() {
     let server = Server::start("");
     let file = KeyFile::generate();
     let payload = || dht_cli(server.api(), &["get", "--signed", &file.public]);
@@ -280,7 +280,7 @@ fn dht_cli_replaces_and_deletes_what_it_signed() {
 }
 
 #[test]
-fn dht_cli_keeps_values_of_one_owner_apart_by_their_salt() {
+fn dht_cli_stores_values_of_one_owner_under_different_salts() {
     let server = Server::start("");
     let file = KeyFile::generate();
     for salt in ["one", "two"] {
@@ -296,7 +296,7 @@ fn dht_cli_keeps_values_of_one_owner_apart_by_their_salt() {
 
 /// Its own clock may be behind the one that wrote last.
 #[test]
-fn dht_cli_goes_above_the_sequence_that_is_there() {
+fn dht_cli_signs_with_a_sequence_above_the_stored_one() {
     let server = Server::start("");
     let scratch = Scratch::new();
     let file = scratch.write("key.pem", &dht::identity::key_to_pem(&owner()));
@@ -312,7 +312,7 @@ fn dht_cli_goes_above_the_sequence_that_is_there() {
 }
 
 #[test]
-fn dht_cli_gets_what_it_put_hashed() {
+fn dht_cli_gets_its_hashed_value() {
     let server = Server::start("");
     let put = dht_cli(server.api(), &["put", "--hashed", "123456789", "--confirm"]);
     assert_eq!((put.code, put.stderr.as_str()), (Some(0), ""));
@@ -382,7 +382,7 @@ fn with_value(value: Vec<u8>) -> Actor {
 }
 
 #[test]
-fn dht_cli_does_not_believe_a_node() {
+fn dht_cli_rejects_a_value_that_does_not_verify() {
     let public = PublicKey::of(&owner()).to_string();
     let mut forged = sealed(version_in(0), b"payload");
     forged[110] ^= 1;
@@ -407,7 +407,7 @@ fn dht_cli_does_not_believe_a_node() {
 }
 
 #[test]
-fn dht_cli_tells_when_a_node_does_not_know_the_flags() {
+fn dht_cli_reports_a_node_that_does_not_know_the_flags() {
     let file = KeyFile::generate();
     let of_older_days = || {
         Actor::start(|request| match request {

@@ -39,7 +39,7 @@ fn keys_on_disk(place: &Place) -> Option<u64> {
 
 /// Killed the very moment that a PUT is confirmed.
 #[test]
-fn under_always_a_lone_node_that_is_killed_has_all_that_it_confirmed() {
+fn with_durability_always_a_killed_lone_node_has_every_confirmed_value() {
     let mut place = Place::alone("durability = always");
     for number in 0..VALUES {
         place.start();
@@ -51,7 +51,7 @@ fn under_always_a_lone_node_that_is_killed_has_all_that_it_confirmed() {
 }
 
 #[test]
-fn under_an_interval_a_lone_node_that_is_killed_has_all_that_it_has_saved() {
+fn with_an_interval_a_killed_lone_node_has_every_persisted_value() {
     let mut place = Place::alone("durability = 50ms");
     place.start();
     (0..VALUES).for_each(|number| write(place.api, number));
@@ -63,7 +63,7 @@ fn under_an_interval_a_lone_node_that_is_killed_has_all_that_it_has_saved() {
 
 /// Stopped in peace it does not wait for the interval.
 #[test]
-fn a_lone_node_that_is_stopped_has_all_that_it_confirmed() {
+fn a_stopped_lone_node_has_every_confirmed_value() {
     let mut place = Place::alone("durability = 1m");
     place.start();
     (0..VALUES).for_each(|number| write(place.api, number));
@@ -73,7 +73,7 @@ fn a_lone_node_that_is_stopped_has_all_that_it_confirmed() {
 }
 
 #[test]
-fn without_durability_a_restart_begins_with_nothing_and_harms_nothing_of_before() {
+fn with_durability_none_a_restart_begins_empty_and_moves_the_old_store_aside() {
     let mut place = Place::alone("durability = always");
     place.start();
     (0..VALUES).for_each(|number| write(place.api, number));

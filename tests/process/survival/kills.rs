@@ -40,7 +40,7 @@ fn upheaval(places: &mut [Place], kills: usize, rng: &mut StdRng, progress: &Pro
 }
 
 #[test]
-fn two_hundred_kills_under_load_lose_nothing_that_was_confirmed() {
+fn two_hundred_kills_under_load_lose_no_confirmed_value() {
     let mut places = places::settle(16, "durability = always");
     let apis: Vec<SocketAddr> = places.iter().map(|place| place.api).collect();
     let (progress, over) = (Progress::default(), AtomicBool::new(false));

@@ -23,7 +23,7 @@ const BRIEF: usize = 20;
 const NOBODY: usize = usize::MAX;
 
 #[test]
-fn a_rolling_restart_fails_no_request_but_at_the_node_that_restarts_and_loses_nothing() {
+fn a_rolling_restart_loses_no_value_and_fails_requests_only_at_the_restarting_node() {
     let mut places = places::settle(16, "");
     let apis: Vec<SocketAddr> = places.iter().map(|place| place.api).collect();
     let (progress, over) = (Progress::default(), AtomicBool::new(false));

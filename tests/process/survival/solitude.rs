@@ -31,7 +31,7 @@ fn expect_one_network(places: &[Place], from: u8) {
 }
 
 #[test]
-fn a_node_whose_whole_network_is_gone_serves_what_it_holds_and_rejoins_when_the_others_return() {
+fn a_node_whose_peers_all_die_serves_its_records_and_joins_again_once_they_return() {
     let mut places = places::settle(6, "");
     for number in 0..20 {
         write(&places[usize::from(number) % 6], number);
@@ -54,7 +54,7 @@ fn a_node_whose_whole_network_is_gone_serves_what_it_holds_and_rejoins_when_the_
 }
 
 #[test]
-fn a_node_whose_network_fell_silent_serves_what_it_holds_and_finds_it_again() {
+fn a_node_whose_peers_all_hang_serves_its_records_and_joins_again_once_they_continue() {
     let places = places::settle(6, "");
     for number in 0..20 {
         write(&places[usize::from(number) % 6], number);
@@ -75,7 +75,7 @@ fn a_node_whose_network_fell_silent_serves_what_it_holds_and_finds_it_again() {
 }
 
 #[test]
-fn a_node_that_comes_back_to_nobody_serves_what_it_holds() {
+fn a_node_that_restarts_without_peers_serves_its_records() {
     let mut places = places::settle(6, "");
     for number in 0..20 {
         write(&places[usize::from(number) % 6], number);
@@ -91,7 +91,7 @@ fn a_node_that_comes_back_to_nobody_serves_what_it_holds() {
 
 /// Seed 000's "bootstrap recovery": the founder has no bootstraps, but it remembers.
 #[test]
-fn a_founder_that_restarts_finds_its_way_back_by_whom_it_remembers() {
+fn a_founder_that_restarts_joins_through_its_remembered_contacts() {
     let mut places = places::settle(6, "");
     places[0].stop();
     places[0].start();
@@ -101,7 +101,7 @@ fn a_founder_that_restarts_finds_its_way_back_by_whom_it_remembers() {
 
 /// All bootstraps of everybody are dead, and a node that is not one of them restarts.
 #[test]
-fn a_node_whose_bootstraps_are_all_dead_finds_its_way_back() {
+fn a_node_whose_bootstraps_are_all_dead_joins_through_its_remembered_contacts() {
     let mut places = places::settle(8, "");
     for bootstrap in &mut places[..4] {
         bootstrap.kill();

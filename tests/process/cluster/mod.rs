@@ -6,11 +6,11 @@
 //! log or an answer says that something has happened, and where only repeated questions tell,
 //! [`eventually`] asks them.
 
+mod address_families;
 mod churn;
-mod families;
-mod habits;
-mod joining;
-mod parting;
+mod course_client;
+mod join;
+mod stop_and_suspend;
 mod values;
 
 use crate::common::client::{Answer, Client};

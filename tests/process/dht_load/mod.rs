@@ -3,7 +3,7 @@
 //!
 //! Runs are of so many requests, not of so much time; what takes time is waited for by an event.
 
-mod liar;
+mod fake_server;
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::common::client::{Answer, Client, get, key};
 use crate::common::process::{Finished, Process, run};
 use crate::common::{Scratch, Server, free_port};
 use dht::limits::VALUE_SIZE_MAX;
-use liar::Liar;
+use fake_server::Liar;
 
 fn command(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dht-load"));
@@ -138,7 +138,7 @@ fn each_request_can_use_its_own_connection() {
 
 #[test]
 fn connections_are_distributed_over_all_servers() {
-    let servers = [Liar::start(liar::honest), Liar::start(liar::honest)];
+    let servers = [Liar::start(fake_server::honest), Liar::start(fake_server::honest)];
     let both = format!("get -n 100 -c 4 -p 5 --keys 10 -a {},{}", servers[0].address(), servers[1].address());
     let finished = run(&mut command(&both), b"");
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
@@ -204,7 +204,7 @@ fn without_json_a_report_is_printed_and_with_progress_a_line_each_second() {
 
 #[test]
 fn a_wrong_value_is_detected_only_with_verify() {
-    let liar = Liar::start(liar::wrong_value);
+    let liar = Liar::start(fake_server::wrong_value);
     let seen = load(liar.address(), "get -n 100 -c 2 -p 5 --keys 10 --verify");
     assert_eq!((seen.finished.code, seen.number("answers"), seen.number("wrong_value")), (Some(1), 0, 100));
     right(liar.address(), "get -n 100 -c 2 -p 5 --keys 10");
@@ -212,17 +212,17 @@ fn a_wrong_value_is_detected_only_with_verify() {
 
 #[test]
 fn answers_for_another_key_and_failures_are_counted_as_failures() {
-    let liar = Liar::start(liar::wrong_key);
+    let liar = Liar::start(fake_server::wrong_key);
     let run = load(liar.address(), "get -n 100 -c 2 -p 5 --keys 10");
     assert_eq!((run.finished.code, run.number("wrong_key"), run.number("failures")), (Some(1), 100, 100));
-    let liar = Liar::start(liar::nothing);
+    let liar = Liar::start(fake_server::nothing);
     let run = load(liar.address(), "get -n 100 -c 2 -p 5 --keys 10");
     assert_eq!((run.finished.code, run.number("failure"), run.number("failures")), (Some(1), 100, 100));
 }
 
 #[test]
 fn a_server_that_refuses_the_preload_is_not_measured() {
-    let liar = Liar::start(liar::nothing);
+    let liar = Liar::start(fake_server::nothing);
     let run = load(liar.address(), "get -n 100 --keys 10 --preload");
     assert_eq!((run.finished.code, run.json.as_str()), (Some(1), ""));
     let complaint = "preload: 10 of 10 keys could not be stored: failure=10";

@@ -7,11 +7,11 @@
 //! Nothing here waits for time to pass. That something does *not* happen is seen by something
 //! that would have to come after it: see [`Stage::expect_unmoved`].
 
-mod conduct;
+mod forged_records;
 mod malformed;
 mod membership;
-mod ownership;
-mod turned_away;
+mod rejected;
+mod unusual;
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};

@@ -7,7 +7,7 @@ use std::thread;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::survival::places::{self, Place};
+use crate::survival::homes::{self, Place};
 use crate::survival::writers::{Progress, Writer, expect_all};
 
 /// Nodes that are killed, all in all.
@@ -41,7 +41,7 @@ fn upheaval(places: &mut [Place], kills: usize, rng: &mut StdRng, progress: &Pro
 
 #[test]
 fn two_hundred_kills_under_load_lose_no_confirmed_value() {
-    let mut places = places::settle(16, "durability = always");
+    let mut places = homes::settle(16, "durability = always");
     let apis: Vec<SocketAddr> = places.iter().map(|place| place.api).collect();
     let (progress, over) = (Progress::default(), AtomicBool::new(false));
     let writers = thread::scope(|scope| {

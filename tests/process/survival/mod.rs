@@ -6,9 +6,9 @@
 //! later must be the last value that was confirmed, or a later one. Nothing waits for time to
 //! pass: whoever kills waits until enough was confirmed in between.
 
-mod alone;
+mod homes;
 mod kills;
-mod places;
+mod lone_node;
+mod rejoin;
 mod restarts;
-mod solitude;
 mod writers;

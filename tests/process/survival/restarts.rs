@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::common::eventually;
-use crate::survival::places;
+use crate::survival::homes;
 use crate::survival::writers::{Progress, Said, Writer, ask, expect_all, put};
 
 /// Values that outlive the restart, and values that do not.
@@ -24,7 +24,7 @@ const NOBODY: usize = usize::MAX;
 
 #[test]
 fn a_rolling_restart_loses_no_value_and_fails_requests_only_at_the_restarting_node() {
-    let mut places = places::settle(16, "");
+    let mut places = homes::settle(16, "");
     let apis: Vec<SocketAddr> = places.iter().map(|place| place.api).collect();
     let (progress, over) = (Progress::default(), AtomicBool::new(false));
     let restarting = AtomicUsize::new(NOBODY);
@@ -68,7 +68,7 @@ fn a_rolling_restart_loses_no_value_and_fails_requests_only_at_the_restarting_no
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a value must not be found after the end of its life")]
 fn all_stopped_and_started_again_have_what_has_life_left_and_nothing_else() {
-    let mut places = places::settle(16, "");
+    let mut places = homes::settle(16, "");
     let apis: Vec<SocketAddr> = places.iter().map(|place| place.api).collect();
     let mut rng = StdRng::seed_from_u64(16);
     let keys: Vec<Key> = (0..LASTING + BRIEF).map(|_| Key::new(rng.random())).collect();

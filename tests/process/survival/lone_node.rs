@@ -8,7 +8,7 @@ use dht::id::Key;
 
 use crate::common::client::{Answer, Client, key};
 use crate::common::eventually;
-use crate::survival::places::Place;
+use crate::survival::homes::Place;
 
 /// Values that are confirmed.
 const VALUES: u8 = 20;

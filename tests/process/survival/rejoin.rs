@@ -4,7 +4,7 @@ use dht::id::Key;
 use dht::wire::api::ApiRequest;
 
 use crate::common::eventually;
-use crate::survival::places::{self, Place};
+use crate::survival::homes::{self, Place};
 use crate::survival::writers::{Said, ask, put};
 
 fn key(number: u8) -> Key {
@@ -32,7 +32,7 @@ fn expect_one_network(places: &[Place], from: u8) {
 
 #[test]
 fn a_node_whose_peers_all_die_serves_its_records_and_joins_again_once_they_return() {
-    let mut places = places::settle(6, "");
+    let mut places = homes::settle(6, "");
     for number in 0..20 {
         write(&places[usize::from(number) % 6], number);
     }
@@ -55,7 +55,7 @@ fn a_node_whose_peers_all_die_serves_its_records_and_joins_again_once_they_retur
 
 #[test]
 fn a_node_whose_peers_all_hang_serves_its_records_and_joins_again_once_they_continue() {
-    let places = places::settle(6, "");
+    let places = homes::settle(6, "");
     for number in 0..20 {
         write(&places[usize::from(number) % 6], number);
     }
@@ -76,7 +76,7 @@ fn a_node_whose_peers_all_hang_serves_its_records_and_joins_again_once_they_cont
 
 #[test]
 fn a_node_that_restarts_without_peers_serves_its_records() {
-    let mut places = places::settle(6, "");
+    let mut places = homes::settle(6, "");
     for number in 0..20 {
         write(&places[usize::from(number) % 6], number);
     }
@@ -92,7 +92,7 @@ fn a_node_that_restarts_without_peers_serves_its_records() {
 /// Seed 000's "bootstrap recovery": the founder has no bootstraps, but it remembers.
 #[test]
 fn a_founder_that_restarts_joins_through_its_remembered_contacts() {
-    let mut places = places::settle(6, "");
+    let mut places = homes::settle(6, "");
     places[0].stop();
     places[0].start();
     places[0].server().log_line("settled records=");
@@ -102,7 +102,7 @@ fn a_founder_that_restarts_joins_through_its_remembered_contacts() {
 /// All bootstraps of everybody are dead, and a node that is not one of them restarts.
 #[test]
 fn a_node_whose_bootstraps_are_all_dead_joins_through_its_remembered_contacts() {
-    let mut places = places::settle(8, "");
+    let mut places = homes::settle(8, "");
     for bootstrap in &mut places[..4] {
         bootstrap.kill();
     }

@@ -8,7 +8,7 @@ fn a_network_can_use_ipv6_only() {
     let lines = |_| "p2p_address = [::1]:0\napi_address = [::1]:0".to_owned();
     let nodes = Cluster::start(5, lines).servers;
     for observer in &mut observe(&nodes, 4) {
-        assert!(observer.named().iter().all(|contact| contact.address.is_ipv6()));
+        assert!(observer.contacts().iter().all(|contact| contact.address.is_ipv6()));
     }
     expect_one_network(&nodes);
 }
@@ -48,7 +48,7 @@ fn nodes_of_one_address_family_share_a_network_with_dual_stack_nodes() {
         node.log_line("joined contacts=");
     }
     let mut observers = observe(&nodes, 2);
-    assert!(observers[0].named().iter().all(|contact| contact.address.is_ipv4()));
-    assert!(observers[1].named().iter().all(|contact| contact.address.is_ipv6()));
+    assert!(observers[0].contacts().iter().all(|contact| contact.address.is_ipv4()));
+    assert!(observers[1].contacts().iter().all(|contact| contact.address.is_ipv6()));
     expect_one_network(&nodes);
 }

@@ -5,7 +5,7 @@ use dht::wire::api::Confirm;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{client, observe, put_held, put_of};
+use super::{client, observe, put_confirmed, put_of};
 use crate::common::client::encode;
 use crate::common::{Cluster, Server, eventually};
 
@@ -38,7 +38,7 @@ fn a_network_of_32_nodes_loses_its_bootstrap_and_eight_nodes_but_no_value() {
     let mut clients: Vec<_> = nodes.iter().map(client).collect();
     let (confirmed, plain) = values.split_at(PUTS / 2);
     for (key, value) in confirmed {
-        put_held(&mut clients[rng.random_range(0..nodes.len())], *key, REPLICATION, value);
+        put_confirmed(&mut clients[rng.random_range(0..nodes.len())], *key, REPLICATION, value);
     }
     for (key, value) in plain {
         let put = encode(&put_of(*key, REPLICATION, value, Confirm::No));
@@ -48,7 +48,7 @@ fn a_network_of_32_nodes_loses_its_bootstrap_and_eight_nodes_but_no_value() {
     for (key, _) in &values {
         // Who confirmed has kept its word at once; what was not confirmed may still be spreading.
         eventually("a value is spread", || {
-            let holders = observers.iter_mut().filter_map(|observer| observer.sees(*key).then_some(())).count();
+            let holders = observers.iter_mut().filter_map(|observer| observer.holds(*key).then_some(())).count();
             (holders >= usize::from(REPLICATION)).then_some(())
         });
     }

@@ -2,7 +2,7 @@
 
 use dht::wire::api::Confirm;
 
-use super::{client, eventually_found, numbered, put_held, put_of};
+use super::{client, eventually_found, numbered, put_confirmed, put_of};
 use crate::common::client::{encode, get, key, put};
 use crate::common::process::run;
 use crate::common::{Cluster, Server, dht_client, eventually};
@@ -63,7 +63,7 @@ fn a_later_put_replaces_the_value_everywhere() {
     let nodes = five();
     for (number, node) in nodes.iter().enumerate() {
         let value = [u8::try_from(number).expect("there are five")];
-        put_held(&mut client(node), key("replaced"), 20, &value);
+        put_confirmed(&mut client(node), key("replaced"), 20, &value);
         for other in &nodes {
             assert_eq!(client(other).get(key("replaced")), Some(value.to_vec()));
         }
@@ -74,8 +74,8 @@ fn a_later_put_replaces_the_value_everywhere() {
 #[test]
 fn a_later_put_with_fewer_copies_replaces_the_value_everywhere() {
     let nodes = five();
-    put_held(&mut client(&nodes[0]), key("fewer"), 20, b"older");
-    put_held(&mut client(&nodes[3]), key("fewer"), 1, b"newer");
+    put_confirmed(&mut client(&nodes[0]), key("fewer"), 20, b"older");
+    put_confirmed(&mut client(&nodes[3]), key("fewer"), 1, b"newer");
     for node in &nodes {
         eventually("the newer value is read", || client(node).get(key("fewer")).filter(|value| value == b"newer"));
     }

@@ -1,6 +1,6 @@
 //! Ways into a network: by name, by pin, late, and again.
 
-use super::{Observer, client, eventually_found, expect_one_network, put_held};
+use super::{Observer, client, eventually_found, expect_one_network, put_confirmed};
 use crate::common::client::{Answer, key};
 use crate::common::{Cluster, Scratch, Server, free_port};
 use crate::scripted_peer::message::hex;
@@ -29,7 +29,7 @@ fn a_pinned_bootstrap_is_joined_only_if_its_id_matches() {
 
     let node = join(&format!("{}#{right}", founder.p2p()), "");
     node.log_line("joined contacts=1");
-    put_held(&mut client(&founder), key("k"), 3, b"value");
+    put_confirmed(&mut client(&founder), key("k"), 3, b"value");
     assert_eq!(client(&node).get(key("k")), Some(b"value".to_vec()));
     assert_eq!(client(&misled).get(key("k")), None);
     assert!(!misled.log().iter().any(|line| line.contains("joined")), "{:#?}", misled.log());
@@ -78,7 +78,7 @@ fn a_node_that_lost_its_only_peer_joins_again_once_it_returns() {
     let mut founder = Server::start_in(&scratch, &lines);
     let node = join(&founder.p2p().to_string(), "");
     node.log_line("joined contacts=1");
-    put_held(&mut client(&node), key("before"), 3, b"value");
+    put_confirmed(&mut client(&node), key("before"), 3, b"value");
 
     founder.kill_hard();
     assert_eq!(client(&node).get(key("nobody")), None, "there is nobody to be asked");

@@ -15,7 +15,7 @@ mod values;
 
 use crate::common::client::{Answer, Client};
 use crate::common::{Server, eventually};
-use crate::scripted_peer::connection::Line;
+use crate::scripted_peer::connection::PeerConnection;
 use crate::scripted_peer::message::{self, Contact, Hello};
 use crate::scripted_peer::tls::{Dialect, Hash, KeyPair, hash, puzzle_bits};
 use dht::id::Key;
@@ -38,7 +38,7 @@ fn put_of(key: Key, replication: u8, value: &[u8], confirm: Confirm) -> ApiReque
 }
 
 /// PUTs `value` at `client`, and waits until so many nodes hold it.
-fn put_held(client: &mut Client, key: Key, replication: u8, value: &[u8]) {
+fn put_confirmed(client: &mut Client, key: Key, replication: u8, value: &[u8]) {
     let answer = client.ask(&put_of(key, replication, value, Confirm::Yes));
     assert_eq!(answer, Answer::Success(key, Vec::new()));
 }
@@ -53,7 +53,7 @@ fn eventually_found(server: &Server, key: Key) -> Vec<u8> {
 fn expect_one_network(servers: &[Server]) {
     for (number, putter) in servers.iter().enumerate() {
         let key = numbered(&putter.id(), number);
-        put_held(&mut client(putter), key, 20, putter.id().as_bytes());
+        put_confirmed(&mut client(putter), key, 20, putter.id().as_bytes());
         for getter in servers {
             assert_eq!(client(getter).get(key), Some(putter.id().into_bytes()), "PUT at {}", putter.id());
         }
@@ -62,7 +62,7 @@ fn expect_one_network(servers: &[Server]) {
 
 /// A peer of one server that cannot be dialled, and only asks.
 struct Observer {
-    line: Line,
+    conn: PeerConnection,
     /// The server's id.
     id: Hash,
 }
@@ -72,22 +72,22 @@ impl Observer {
     fn of(server: &Server) -> Self {
         let fit = |key: &KeyPair| puzzle_bits(&key.id()) >= 12;
         let key = KeyPair::named("the observer").find(fit).expect("there is no end of keys");
-        let mut line = Line::dial(server.p2p(), &Dialect::of_node(&key)).expect("a handshake");
-        line.greet(&Hello::of_client("voidphone"));
-        let (id, _) = line.met();
-        Self { line, id }
+        let mut conn = PeerConnection::dial(server.p2p(), &Dialect::of_node(&key)).expect("a handshake");
+        conn.greet(&Hello::of_client("voidphone"));
+        let (id, _) = conn.met();
+        Self { conn, id }
     }
 
     /// Whom the server knows: the 20 that are nearest to itself.
-    fn named(&mut self) -> Vec<Contact> {
-        let reply = self.line.ask(message::FIND_NODE, &self.id);
+    fn contacts(&mut self) -> Vec<Contact> {
+        let reply = self.conn.ask(message::FIND_NODE, &self.id);
         assert_eq!(reply.kind, message::FIND_NODE_REPLY);
         Contact::read_all(reply.rest())
     }
 
     /// Whether the server itself holds a record of `key`.
-    fn sees(&mut self, key: Key) -> bool {
-        let reply = self.line.ask(message::FIND_VALUE, &[&key.as_bytes()[..], &[2]].concat());
+    fn holds(&mut self, key: Key) -> bool {
+        let reply = self.conn.ask(message::FIND_VALUE, &[&key.as_bytes()[..], &[2]].concat());
         reply.kind == message::FIND_VALUE_REPLY
     }
 }
@@ -96,7 +96,7 @@ impl Observer {
 fn observe(servers: &[Server], known: usize) -> Vec<Observer> {
     let mut observers: Vec<_> = servers.iter().map(Observer::of).collect();
     for observer in &mut observers {
-        eventually("a table is filled", || (observer.named().len() >= known).then_some(()));
+        eventually("a table is filled", || (observer.contacts().len() >= known).then_some(()));
     }
     observers
 }

@@ -1,6 +1,6 @@
 //! Nodes that leave, die, or stand still for a while, and those who stay.
 
-use super::{client, expect_one_network, numbered, observe, put_held};
+use super::{client, expect_one_network, numbered, observe, put_confirmed};
 use crate::common::{Cluster, eventually};
 
 #[test]
@@ -8,7 +8,7 @@ fn stopped_nodes_leave_the_tables_and_no_value_is_lost() {
     let mut nodes = Cluster::start(6, |_| String::new()).servers;
     observe(&nodes, 5);
     for number in 0..20 {
-        put_held(&mut client(&nodes[number % 6]), numbered("leaving", number), 3, b"value");
+        put_confirmed(&mut client(&nodes[number % 6]), numbered("leaving", number), 3, b"value");
     }
     for at in [3, 0] {
         let mut leaver = nodes.remove(at);
@@ -19,7 +19,7 @@ fn stopped_nodes_leave_the_tables_and_no_value_is_lost() {
         }
     }
     for observer in &mut observe(&nodes, 3) {
-        assert_eq!(observer.named().len(), 3, "those who left are named no more");
+        assert_eq!(observer.contacts().len(), 3, "those who left are named no more");
     }
     expect_one_network(&nodes);
 }
@@ -29,14 +29,14 @@ fn a_suspended_node_does_not_fail_requests_and_is_a_contact_again_once_resumed()
     let nodes = Cluster::start(8, |_| "rpc_timeout = 300 ms".to_owned()).servers;
     observe(&nodes, 7);
     for number in 0..20 {
-        put_held(&mut client(&nodes[number % 8]), numbered("before", number), 8, b"value");
+        put_confirmed(&mut client(&nodes[number % 8]), numbered("before", number), 8, b"value");
     }
     let still = &nodes[3];
     still.signal("STOP");
     let others: Vec<_> = nodes.iter().filter(|node| node.pid() != still.pid()).collect();
     for number in 0..20 {
         let (one, another) = (others[number % 7], others[(number + 3) % 7]);
-        put_held(&mut client(one), numbered("meanwhile", number), 8, b"value");
+        put_confirmed(&mut client(one), numbered("meanwhile", number), 8, b"value");
         assert_eq!(client(another).get(numbered("meanwhile", number)), Some(b"value".to_vec()));
         assert_eq!(client(another).get(numbered("before", number)), Some(b"value".to_vec()));
     }
@@ -47,7 +47,7 @@ fn a_suspended_node_does_not_fail_requests_and_is_a_contact_again_once_resumed()
     let mut observers = observe(&nodes, 0);
     let id = observers[3].id;
     for observer in observers.iter_mut().filter(|observer| observer.id != id) {
-        eventually("it is named again", || observer.named().iter().any(|contact| contact.id == id).then_some(()));
+        eventually("it is named again", || observer.contacts().iter().any(|contact| contact.id == id).then_some(()));
     }
     expect_one_network(&nodes);
 }

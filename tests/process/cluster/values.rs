@@ -1,6 +1,6 @@
 //! Values of all sizes, in both forms of the wire, and a network with the puzzle of real ones.
 
-use super::{client, expect_one_network, numbered, observe, put_held};
+use super::{client, expect_one_network, numbered, observe, put_confirmed};
 use crate::common::Cluster;
 use crate::scripted_peer::tls::puzzle_bits;
 
@@ -19,8 +19,8 @@ fn values_of_all_sizes_are_read_whole_at_any_node() {
     let mut observers = observe(&nodes, 7);
     for (number, size) in SIZES.into_iter().enumerate() {
         let key = numbered("values", number);
-        put_held(&mut client(&nodes[number]), key, 3, &value_of(size));
-        let holders = observers.iter_mut().filter_map(|observer| observer.sees(key).then_some(())).count();
+        put_confirmed(&mut client(&nodes[number]), key, 3, &value_of(size));
+        let holders = observers.iter_mut().filter_map(|observer| observer.holds(key).then_some(())).count();
         assert!((3..8).contains(&holders), "{holders} hold {size} bytes: somebody must have to ask for them");
         for node in &nodes {
             assert!(client(node).get(key) == Some(value_of(size)), "{size} bytes at {}", node.id());

@@ -21,7 +21,7 @@ fn bytes_of(reply: &ApiReply<'_>) -> Vec<u8> {
 }
 
 /// A value of the right key, and of no more than that can be said.
-pub(super) fn honest(key: Key) -> Vec<u8> {
+pub(super) fn short_value(key: Key) -> Vec<u8> {
     bytes_of(&ApiReply::Success { key, value: b"value" })
 }
 
@@ -32,21 +32,21 @@ pub(super) fn wrong_value(key: Key) -> Vec<u8> {
 
 /// A value of another key.
 pub(super) fn wrong_key(_: Key) -> Vec<u8> {
-    honest(Key::new([0xee; KEY_SIZE]))
+    short_value(Key::new([0xee; KEY_SIZE]))
 }
 
 /// That there is none.
-pub(super) fn nothing(key: Key) -> Vec<u8> {
+pub(super) fn failure(key: Key) -> Vec<u8> {
     bytes_of(&ApiReply::Failure { key })
 }
 
-/// A running liar; its threads end with their connections, and with the test.
-pub(super) struct Liar {
+/// A running fake; its threads end with their connections, and with the test.
+pub(super) struct FakeServer {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
 }
 
-impl Liar {
+impl FakeServer {
     /// Starts one.
     pub(super) fn start(answering: Answering) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");

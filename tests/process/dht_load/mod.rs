@@ -12,7 +12,7 @@ use crate::common::client::{Answer, Client, get, key};
 use crate::common::process::{Finished, Process, run};
 use crate::common::{Scratch, Server, free_port};
 use dht::limits::VALUE_SIZE_MAX;
-use fake_server::Liar;
+use fake_server::FakeServer;
 
 fn command(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dht-load"));
@@ -34,7 +34,7 @@ fn load(server: SocketAddr, arguments: &str) -> Run {
 }
 
 /// The same, for a run in which every answer is right.
-fn right(server: SocketAddr, arguments: &str) -> Run {
+fn load_without_failures(server: SocketAddr, arguments: &str) -> Run {
     let run = load(server, arguments);
     assert_eq!(run.finished.code, Some(0), "{arguments}: {} {}", run.finished.stderr, run.json);
     assert_eq!(run.number("failures"), 0, "{}", run.json);
@@ -67,7 +67,7 @@ fn every_request_is_answered_and_counted() {
         ("mix -n 5000 -c 1 --keys 100 --verify --confirm", 5000),
         ("get -n 3 -c 10 -p 10 --keys 100 --verify", 3),
     ] {
-        let run = right(server.api(), arguments);
+        let run = load_without_failures(server.api(), arguments);
         assert_eq!(run.number("answers"), requests, "{arguments}: {}", run.json);
         assert_eq!((run.text("protocol"), run.text("keys"), run.text("value_bytes")), ("\"dht\"", "100", "64"));
         assert_eq!((run.text("behind"), run.text("server_cpu_seconds")), ("null", "null"), "nobody asked for it");
@@ -78,11 +78,11 @@ fn every_request_is_answered_and_counted() {
 #[test]
 fn byte_counts_match_the_protocol() {
     let server = Server::start("");
-    let run = right(server.api(), "get -n 1000 -c 2 -p 5 --keys 10 --value 100 --preload");
+    let run = load_without_failures(server.api(), "get -n 1000 -c 2 -p 5 --keys 10 --value 100 --preload");
     assert_eq!((run.number("bytes_out"), run.number("bytes_in")), (36_000, 136_000));
-    let run = right(server.api(), "put -n 1000 -c 2 -p 5 --keys 10 --value 100 --confirm");
+    let run = load_without_failures(server.api(), "put -n 1000 -c 2 -p 5 --keys 10 --value 100 --confirm");
     assert_eq!((run.number("bytes_out"), run.number("bytes_in")), (140_000, 36_000));
-    let run = right(server.api(), "put -n 1000 -c 1 -p 5 --keys 10 --value 100");
+    let run = load_without_failures(server.api(), "put -n 1000 -c 1 -p 5 --keys 10 --value 100");
     assert_eq!((run.number("bytes_out"), run.number("bytes_in")), (147_200, 27_200), "200 batches, a GET behind each");
 }
 
@@ -90,8 +90,11 @@ fn byte_counts_match_the_protocol() {
 fn values_of_the_largest_size_are_put_and_got_whole() {
     let server = Server::start("");
     let arguments = format!("-c 3 -p 4 --keys 5 --value {VALUE_SIZE_MAX} --verify");
-    assert_eq!(right(server.api(), &format!("mix -n 300 --preload --mix 50 {arguments}")).number("answers"), 300);
-    assert_eq!(right(server.api(), &format!("get -n 300 {arguments}")).number("answers"), 300);
+    assert_eq!(
+        load_without_failures(server.api(), &format!("mix -n 300 --preload --mix 50 {arguments}")).number("answers"),
+        300
+    );
+    assert_eq!(load_without_failures(server.api(), &format!("get -n 300 {arguments}")).number("answers"), 300);
 }
 
 #[test]
@@ -102,7 +105,7 @@ fn an_open_loop_sends_every_due_request() {
         "put -n 500 -c 3 -p 2 --keys 10 --rate 5000",
         "mix -n 500 -c 1 --keys 10 --verify --rate 100000000",
     ] {
-        let run = right(server.api(), arguments);
+        let run = load_without_failures(server.api(), arguments);
         assert_eq!(run.number("answers"), 500, "{arguments}: {}", run.json);
         assert_eq!(run.number("at_end"), 0, "all were sent: {}", run.json);
     }
@@ -111,7 +114,7 @@ fn an_open_loop_sends_every_due_request() {
 #[test]
 fn an_open_loop_above_the_capacity_reports_how_far_it_fell_behind() {
     let server = Server::start("");
-    let run = right(server.api(), "get -n 2000 -c 1 --keys 10 --preload --rate 100000000");
+    let run = load_without_failures(server.api(), "get -n 2000 -c 1 --keys 10 --preload --rate 100000000");
     assert!(run.number("requests_max") > 1000, "a request at a time, and all were due at once: {}", run.json);
     let micros = |name| run.text(name).parse::<f64>().expect("a number");
     assert!(micros("wait_max_us") > 0.0 && micros("max") >= micros("wait_max_us"), "waits count: {}", run.json);
@@ -120,7 +123,7 @@ fn an_open_loop_above_the_capacity_reports_how_far_it_fell_behind() {
 #[test]
 fn requests_of_an_open_loop_that_wait_past_the_timeout_are_given_up() {
     let server = Server::start("");
-    right(server.api(), "put -n 1000 -c 1 --keys 10");
+    load_without_failures(server.api(), "put -n 1000 -c 1 --keys 10");
     let run = load(server.api(), "get -n 1000000 -c 1 --keys 10 --rate 100000000 --timeout 0.2");
     assert_eq!(run.finished.code, Some(1), "{}", run.finished.stderr);
     assert!(run.number("unsent") > 0, "{}", run.json);
@@ -130,15 +133,15 @@ fn requests_of_an_open_loop_that_wait_past_the_timeout_are_given_up() {
 #[test]
 fn each_request_can_use_its_own_connection() {
     let mut server = Server::start("");
-    right(server.api(), "get -n 300 -c 4 --keys 10 --preload --verify --connect-each");
-    let run = right(server.api(), "get -n 300 -c 4 --keys 10 --verify --connect-each");
+    load_without_failures(server.api(), "get -n 300 -c 4 --keys 10 --preload --verify --connect-each");
+    let run = load_without_failures(server.api(), "get -n 300 -c 4 --keys 10 --verify --connect-each");
     assert_eq!((run.number("answers"), run.text("connect_each")), (300, "true"));
     assert!(server.terminate().success(), "{:?}", server.log());
 }
 
 #[test]
 fn connections_are_distributed_over_all_servers() {
-    let servers = [Liar::start(fake_server::honest), Liar::start(fake_server::honest)];
+    let servers = [FakeServer::start(fake_server::short_value), FakeServer::start(fake_server::short_value)];
     let both = format!("get -n 100 -c 4 -p 5 --keys 10 -a {},{}", servers[0].address(), servers[1].address());
     let finished = run(&mut command(&both), b"");
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
@@ -150,7 +153,7 @@ fn of_two_addresses_the_reachable_one_is_measured_although_the_other_fails() {
     let server = Server::start("");
     let gone = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let both = format!("get -n 1000 -c 4 --keys 10 --json -a {gone},{}", server.api());
-    right(server.api(), "put -n 1000 -c 1 --keys 10 --confirm");
+    load_without_failures(server.api(), "put -n 1000 -c 1 --keys 10 --confirm");
     let finished = run(&mut command(&both), b"");
     let json = String::from_utf8(finished.stdout.clone()).expect("text");
     let run = Run { json, finished };
@@ -167,7 +170,7 @@ fn keys_may_come_from_a_file() {
         assert_eq!(client.put_confirmed(key(text), b"value"), Answer::Success(key(text), Vec::new()));
     }
     let file = scratch.write("keys", &format!("{}\n{}\n", key("a"), key("b")));
-    let run = right(server.api(), &format!("get -n 100 -c 2 --keys-from {}", file.display()));
+    let run = load_without_failures(server.api(), &format!("get -n 100 -c 2 --keys-from {}", file.display()));
     assert_eq!((run.number("answers"), run.number("keys")), (100, 2));
     let file = scratch.write("other", &format!("{}\n", key("c")));
     let run = load(server.api(), &format!("get -n 100 -c 2 --keys-from {}", file.display()));
@@ -177,7 +180,10 @@ fn keys_may_come_from_a_file() {
 #[test]
 fn the_cpu_time_of_the_server_is_reported_if_its_pid_is_given() {
     let server = Server::start("");
-    let run = right(server.api(), &format!("put -n 5000 -c 5 -p 5 --keys 10 --confirm --pid {}", server.pid()));
+    let run = load_without_failures(
+        server.api(),
+        &format!("put -n 5000 -c 5 -p 5 --keys 10 --confirm --pid {}", server.pid()),
+    );
     for name in ["server_cpu_seconds", "server_cpu_ns_per_answer", "generator_cpu_ns_per_answer"] {
         assert!(run.text(name).parse::<f64>().expect("a number") > 0.0, "{name}: {}", run.json);
     }
@@ -204,26 +210,26 @@ fn without_json_a_report_is_printed_and_with_progress_a_line_each_second() {
 
 #[test]
 fn a_wrong_value_is_detected_only_with_verify() {
-    let liar = Liar::start(fake_server::wrong_value);
-    let seen = load(liar.address(), "get -n 100 -c 2 -p 5 --keys 10 --verify");
+    let fake = FakeServer::start(fake_server::wrong_value);
+    let seen = load(fake.address(), "get -n 100 -c 2 -p 5 --keys 10 --verify");
     assert_eq!((seen.finished.code, seen.number("answers"), seen.number("wrong_value")), (Some(1), 0, 100));
-    right(liar.address(), "get -n 100 -c 2 -p 5 --keys 10");
+    load_without_failures(fake.address(), "get -n 100 -c 2 -p 5 --keys 10");
 }
 
 #[test]
 fn answers_for_another_key_and_failures_are_counted_as_failures() {
-    let liar = Liar::start(fake_server::wrong_key);
-    let run = load(liar.address(), "get -n 100 -c 2 -p 5 --keys 10");
+    let fake = FakeServer::start(fake_server::wrong_key);
+    let run = load(fake.address(), "get -n 100 -c 2 -p 5 --keys 10");
     assert_eq!((run.finished.code, run.number("wrong_key"), run.number("failures")), (Some(1), 100, 100));
-    let liar = Liar::start(fake_server::nothing);
-    let run = load(liar.address(), "get -n 100 -c 2 -p 5 --keys 10");
+    let fake = FakeServer::start(fake_server::failure);
+    let run = load(fake.address(), "get -n 100 -c 2 -p 5 --keys 10");
     assert_eq!((run.finished.code, run.number("failure"), run.number("failures")), (Some(1), 100, 100));
 }
 
 #[test]
 fn a_server_that_refuses_the_preload_is_not_measured() {
-    let liar = Liar::start(fake_server::nothing);
-    let run = load(liar.address(), "get -n 100 --keys 10 --preload");
+    let fake = FakeServer::start(fake_server::failure);
+    let run = load(fake.address(), "get -n 100 --keys 10 --preload");
     assert_eq!((run.finished.code, run.json.as_str()), (Some(1), ""));
     let complaint = "preload: 10 of 10 keys could not be stored: failure=10";
     assert!(run.finished.stderr.contains(complaint), "{}", run.finished.stderr);
@@ -231,20 +237,20 @@ fn a_server_that_refuses_the_preload_is_not_measured() {
 
 #[test]
 fn an_answer_outside_the_protocol_ends_the_run() {
-    let liar = Liar::start(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
-    let run = load(liar.address(), "get -n 100 -c 2");
+    let fake = FakeServer::start(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
+    let run = load(fake.address(), "get -n 100 -c 2");
     assert_eq!(run.finished.code, Some(3), "{}", run.json);
-    let complaint = format!("{}: sent bytes that are not an answer", liar.address());
+    let complaint = format!("{}: sent bytes that are not an answer", fake.address());
     assert!(run.finished.stderr.contains(&complaint), "{}", run.finished.stderr);
 }
 
 #[test]
 fn a_server_that_never_answers_is_given_up() {
-    let liar = Liar::start(|_| Vec::new());
+    let fake = FakeServer::start(|_| Vec::new());
     for arguments in ["get -n 1000000 -c 4", "get -n 1000000 -c 4 -p 1000 --rate 200"] {
-        let run = load(liar.address(), &format!("{arguments} --timeout 0.05"));
+        let run = load(fake.address(), &format!("{arguments} --timeout 0.05"));
         assert_eq!(run.finished.code, Some(3), "{}", run.json);
-        let complaint = format!("{}: sent nothing for 0.05 s", liar.address());
+        let complaint = format!("{}: sent nothing for 0.05 s", fake.address());
         assert!(run.finished.stderr.contains(&complaint), "{}", run.finished.stderr);
     }
 }
@@ -301,8 +307,8 @@ fn the_echo_answers_every_get_and_ends_on_sigterm() {
     for text in ["a", "b"] {
         assert_eq!(client.answer(), Answer::Success(key(text), vec![b'v'; 64]));
     }
-    assert_eq!(right(address, "get -n 10000 -c 20 -p 16").number("bytes_in"), 1_000_000);
-    assert_eq!(right(address, "get -n 100 -c 5 --connect-each").number("answers"), 100);
+    assert_eq!(load_without_failures(address, "get -n 10000 -c 20 -p 16").number("bytes_in"), 1_000_000);
+    assert_eq!(load_without_failures(address, "get -n 100 -c 5 --connect-each").number("answers"), 100);
     echo.signal("TERM");
     echo.wait();
 }
@@ -312,6 +318,6 @@ fn the_echo_supports_values_of_any_size() {
     let echo = Process::spawn(&mut command("echo -a 127.0.0.1:0 --value 60000"));
     let listening = echo.stderr().line_with("listening api=");
     let address = listening.split_once("api=").expect("it was found by that").1.parse().expect("an address");
-    let run = right(address, "get -n 500 -c 5 -p 16 --value 60000");
+    let run = load_without_failures(address, "get -n 500 -c 5 -p 16 --value 60000");
     assert_eq!(run.number("bytes_in"), 500 * 60_036, "more than a kernel takes at once");
 }

@@ -8,9 +8,9 @@ use ed25519_dalek::{Signer, SigningKey};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Stage, client_of};
+use super::{Harness, client_of};
 use crate::common::client::{Answer, Client};
-use crate::scripted_peer::connection::Line;
+use crate::scripted_peer::connection::PeerConnection;
 use crate::scripted_peer::message::{self, Record};
 use crate::scripted_peer::tls::{Hash, hash};
 
@@ -74,13 +74,13 @@ fn read_stored(reply: &message::Message) -> Stored {
     }
 }
 
-fn store(line: &mut Line, record: &Record) -> Stored {
-    read_stored(&line.ask(message::STORE, &record.bytes()))
+fn store(conn: &mut PeerConnection, record: &Record) -> Stored {
+    read_stored(&conn.ask(message::STORE, &record.bytes()))
 }
 
 /// The record of `key` that the server holds.
-fn held(line: &mut Line, key: &Hash) -> Option<Record> {
-    let reply = line.ask(message::FIND_VALUE, &[&key[..], &[0]].concat());
+fn held(conn: &mut PeerConnection, key: &Hash) -> Option<Record> {
+    let reply = conn.ask(message::FIND_VALUE, &[&key[..], &[0]].concat());
     (reply.kind == message::FIND_VALUE_REPLY).then(|| Record::read(&reply.rest()[1..]))
 }
 
@@ -116,21 +116,21 @@ fn forge(rng: &mut StdRng, owner: &Owner, other: &Owner, salt: &[u8], genuine: &
 
 #[test]
 fn of_a_hundred_thousand_forged_and_replayed_records_none_is_stored() {
-    let stage = Stage::set("");
-    let mut line = client_of(stage.server.p2p(), "the forger");
+    let harness = Harness::start("");
+    let mut conn = client_of(harness.server.p2p(), "the forger");
     let (owner, other) = (Owner::named("the owner"), Owner::named("another"));
-    let genuine = owner.record(b"salt", stage.wall << 16, b"genuine");
-    assert_eq!(store(&mut line, &genuine), Stored::Held);
+    let genuine = owner.record(b"salt", harness.wall << 16, b"genuine");
+    assert_eq!(store(&mut conn, &genuine), Stored::Held);
 
     let mut rng = StdRng::seed_from_u64(4);
     let mut seen = std::collections::BTreeMap::new();
     for _ in 0..FORGED / PIPELINE {
         for _ in 0..PIPELINE {
             let forged = forge(&mut rng, &owner, &other, b"salt", &genuine);
-            line.request(message::STORE, &forged.bytes());
+            conn.request(message::STORE, &forged.bytes());
         }
         for _ in 0..PIPELINE {
-            let stored = read_stored(&line.receive().expect("a reply"));
+            let stored = read_stored(&conn.receive().expect("a reply"));
             assert!(
                 matches!(stored, Stored::Error(403) | Stored::Larger { flags: SIGNED, .. }),
                 "a forged record: {stored:?}"
@@ -139,40 +139,40 @@ fn of_a_hundred_thousand_forged_and_replayed_records_none_is_stored() {
         }
     }
     assert!(seen.values().all(|count| *count > FORGED / 10), "both refusals were met: {seen:?}");
-    let record = held(&mut line, &genuine.key).expect("it is still held");
+    let record = held(&mut conn, &genuine.key).expect("it is still held");
     assert_eq!((record.version, &record.value), (genuine.version, &genuine.value));
-    let found = Client::connect(stage.server.api()).get(Key::new(genuine.key));
+    let found = Client::connect(harness.server.api()).get(Key::new(genuine.key));
     assert_eq!(found, Some(genuine.value));
 }
 
 #[test]
 fn only_the_owner_replaces_or_deletes_a_signed_record() {
-    let stage = Stage::set("");
-    let mut line = client_of(stage.server.p2p(), "the messenger");
+    let harness = Harness::start("");
+    let mut conn = client_of(harness.server.p2p(), "the messenger");
     let owner = Owner::named("the owner");
-    let version = stage.wall << 16;
+    let version = harness.wall << 16;
     for (later, payload) in [(0, &b"first"[..]), (1, b"second")] {
         let record = owner.record(b"", version + later, payload);
-        assert_eq!(store(&mut line, &record), Stored::Held);
-        assert_eq!(Client::connect(stage.server.api()).get(Key::new(record.key)), Some(record.value));
+        assert_eq!(store(&mut conn, &record), Stored::Held);
+        assert_eq!(Client::connect(harness.server.api()).get(Key::new(record.key)), Some(record.value));
     }
     let last = owner.record(b"", version + 2, b"");
-    assert_eq!(store(&mut line, &last), Stored::Held);
-    assert_eq!(Client::connect(stage.server.api()).get(Key::new(last.key)), None, "an empty payload deletes");
+    assert_eq!(store(&mut conn, &last), Stored::Held);
+    assert_eq!(Client::connect(harness.server.api()).get(Key::new(last.key)), None, "an empty payload deletes");
     let replay = owner.record(b"", version + 1, b"second");
-    assert_eq!(store(&mut line, &replay), Stored::Larger { flags: SIGNED, version: version + 2 });
+    assert_eq!(store(&mut conn, &replay), Stored::Larger { flags: SIGNED, version: version + 2 });
 }
 
 #[test]
 fn a_plain_record_never_replaces_a_signed_one() {
-    let stage = Stage::set("");
-    let mut line = client_of(stage.server.p2p(), "the messenger");
-    let signed = Owner::named("the owner").record(b"", stage.wall << 16, b"signed");
-    assert_eq!(store(&mut line, &signed), Stored::Held);
+    let harness = Harness::start("");
+    let mut conn = client_of(harness.server.p2p(), "the messenger");
+    let signed = Owner::named("the owner").record(b"", harness.wall << 16, b"signed");
+    assert_eq!(store(&mut conn, &signed), Stored::Held);
 
-    let plain = Record::new(signed.key, b"plain".to_vec(), stage.wall + 60_000);
-    assert_eq!(store(&mut line, &plain), Stored::Larger { flags: SIGNED, version: signed.version });
-    let mut client = Client::connect(stage.server.api());
+    let plain = Record::new(signed.key, b"plain".to_vec(), harness.wall + 60_000);
+    assert_eq!(store(&mut conn, &plain), Stored::Larger { flags: SIGNED, version: signed.version });
+    let mut client = Client::connect(harness.server.api());
     assert_eq!(client.put_confirmed(Key::new(signed.key), b"plain"), Answer::Failure(Key::new(signed.key)));
     client.put(Key::new(signed.key), b"plain, and nobody is told");
     assert_eq!(client.get(Key::new(signed.key)), Some(signed.value));
@@ -180,15 +180,15 @@ fn a_plain_record_never_replaces_a_signed_one() {
 
 #[test]
 fn a_version_of_the_far_future_does_not_lock_a_key() {
-    let stage = Stage::set("");
-    let mut line = client_of(stage.server.p2p(), "the prophet");
-    let mut client = Client::connect(stage.server.api());
+    let harness = Harness::start("");
+    let mut conn = client_of(harness.server.p2p(), "the prophet");
+    let mut client = Client::connect(harness.server.api());
     let key = [9; 32];
-    for version in [u64::MAX, (stage.wall + 11 * 60_000) << 16] {
+    for version in [u64::MAX, (harness.wall + 11 * 60_000) << 16] {
         let record = Record { version, ..Record::new(key, b"future".to_vec(), 0) };
-        assert_eq!(store(&mut line, &record), Stored::Error(425));
+        assert_eq!(store(&mut conn, &record), Stored::Error(425));
         let signed = Owner::named("the owner").record(b"", version, b"future");
-        assert_eq!(store(&mut line, &signed), Stored::Error(425));
+        assert_eq!(store(&mut conn, &signed), Stored::Error(425));
     }
     assert_eq!(client.put_confirmed(Key::new(key), b"honest"), Answer::Success(Key::new(key), Vec::new()));
     assert_eq!(client.get(Key::new(key)), Some(b"honest".to_vec()));
@@ -196,9 +196,9 @@ fn a_version_of_the_far_future_does_not_lock_a_key() {
 
 #[test]
 fn a_put_that_does_not_verify_is_refused() {
-    let stage = Stage::set("");
-    let mut client = Client::connect(stage.server.api());
-    let signed = Owner::named("the owner").record(b"", stage.wall << 16, b"payload");
+    let harness = Harness::start("");
+    let mut client = Client::connect(harness.server.api());
+    let signed = Owner::named("the owner").record(b"", harness.wall << 16, b"payload");
     let mut ask = |class, key, value: &[u8]| {
         let key = Key::new(key);
         let put = Put { ttl: 0, replication: 0, confirm: Confirm::Yes, class, key, value };
@@ -218,27 +218,27 @@ fn a_put_that_does_not_verify_is_refused() {
 /// The bytes whose digest is an owner's key would sit there as a hashed record.
 #[test]
 fn a_hashed_record_at_the_key_of_an_owner_is_refused() {
-    let stage = Stage::set("");
-    let mut line = client_of(stage.server.p2p(), "the squatter");
+    let harness = Harness::start("");
+    let mut conn = client_of(harness.server.p2p(), "the squatter");
     let owner = Owner::named("the owner");
     let preimage = [b"dht-own-1", &owner.0.verifying_key().to_bytes()[..], &[0]].concat();
     assert_eq!(hash(&preimage), owner.key(b""));
     let squat = Record { flags: HASHED, version: 0, ..Record::new(owner.key(b""), preimage, 0) };
-    assert_eq!(store(&mut line, &squat), Stored::Error(403));
+    assert_eq!(store(&mut conn, &squat), Stored::Error(403));
 }
 
 #[test]
 fn a_forged_record_of_a_neighbour_is_not_relayed_to_a_client() {
-    let stage = Stage::set("");
+    let harness = Harness::start("");
     let owner = Owner::named("the owner");
-    let mut forged = owner.record(b"", stage.wall << 16, b"genuine");
+    let mut forged = owner.record(b"", harness.wall << 16, b"genuine");
     *forged.value.last_mut().expect("a payload") ^= 1;
     forged.check = crc32fast::hash(&forged.value);
-    let _liar = stage.introduce("the liar", Some(forged.clone()));
-    let mut client = Client::connect(stage.server.api());
+    let _liar = harness.introduce("the liar", Some(forged.clone()));
+    let mut client = Client::connect(harness.server.api());
     assert_eq!(client.get(Key::new(forged.key)), None);
 
-    let genuine = owner.record(b"", stage.wall << 16, b"genuine");
-    let _honest = stage.introduce("the honest one", Some(genuine.clone()));
+    let genuine = owner.record(b"", harness.wall << 16, b"genuine");
+    let _honest = harness.introduce("the honest one", Some(genuine.clone()));
     assert_eq!(client.get(Key::new(genuine.key)), Some(genuine.value));
 }

@@ -1,8 +1,8 @@
 //! What is no message of `PROTOCOL.md` 2, or may not come now, ends its connection: after ERROR
 //! 400 where it can be told what the error answers, and without harm to any other.
 
-use super::{NETWORK, Stage, client_of, node};
-use crate::scripted_peer::connection::{Ending, Line};
+use super::{Harness, NETWORK, client_of, node};
+use crate::scripted_peer::connection::{Ending, PeerConnection};
 use crate::scripted_peer::message::{self, Hello, Message, Record, long, rpc, short};
 use crate::scripted_peer::tls::Hash;
 
@@ -99,43 +99,43 @@ fn before_hello() -> Vec<(&'static str, Vec<u8>, Vec<Message>)> {
 
 #[test]
 fn a_malformed_message_ends_its_connection_and_no_other() {
-    let mut stage = Stage::set("");
-    let answered = wrong_fields(stage.wall).into_iter().map(|(name, bytes)| (name, bytes, vec![error_400()]));
-    let silent = wrong_headers(stage.wall).into_iter().map(|(name, bytes)| (name, bytes, vec![]));
+    let mut harness = Harness::start("");
+    let answered = wrong_fields(harness.wall).into_iter().map(|(name, bytes)| (name, bytes, vec![error_400()]));
+    let silent = wrong_headers(harness.wall).into_iter().map(|(name, bytes)| (name, bytes, vec![]));
     for (name, bytes, expected) in answered.chain(silent) {
-        let mut line = client_of(stage.server.p2p(), "the malformed");
-        line.send(&bytes);
-        assert_eq!(line.expect_end(), (expected, Ending::Closed), "{name}");
-        stage.observer.expect_pong();
+        let mut conn = client_of(harness.server.p2p(), "the malformed");
+        conn.send(&bytes);
+        assert_eq!(conn.expect_end(), (expected, Ending::Closed), "{name}");
+        harness.observer.expect_pong();
     }
     for (name, bytes, expected) in before_hello() {
-        let mut line = Line::dial(stage.server.p2p(), &node("the early")).expect("a handshake");
-        line.send(&bytes);
-        let (messages, ending) = line.expect_end();
+        let mut conn = PeerConnection::dial(harness.server.p2p(), &node("the early")).expect("a handshake");
+        conn.send(&bytes);
+        let (messages, ending) = conn.expect_end();
         let (hello, rest) = messages.split_first().expect("the server's HELLO");
         assert_eq!(hello.kind, message::HELLO, "{name}");
         assert_eq!((rest, ending), (&expected[..], Ending::Closed), "{name}");
-        stage.observer.expect_pong();
+        harness.observer.expect_pong();
     }
-    stage.expect_unmoved(&[], &[]);
+    harness.expect_no_trace(&[], &[]);
 }
 
 #[test]
 fn each_fault_that_ends_a_connection_is_logged_once() {
-    let stage = Stage::set("");
+    let harness = Harness::start("");
     let after_hello = |bytes: &[u8]| {
-        let mut line = client_of(stage.server.p2p(), "the malformed");
-        line.send(bytes);
-        line.expect_end();
-        line.local()
+        let mut conn = client_of(harness.server.p2p(), "the malformed");
+        conn.send(bytes);
+        conn.expect_end();
+        conn.local()
     };
     let field = after_hello(&rpc(message::FIND_VALUE, &RPC, &[&KEY[..], &[9]].concat()));
     let header = after_hello(&[0, 3, 2, 0x94]);
     let second = after_hello(&Hello::of_client(NETWORK).bytes());
-    let mut early = Line::dial(stage.server.p2p(), &node("the early")).expect("a handshake");
+    let mut early = PeerConnection::dial(harness.server.p2p(), &node("the early")).expect("a handshake");
     early.send(&rpc(message::PING, &RPC, &[]));
     early.expect_end();
-    let mut garbled = client_of(stage.server.p2p(), "the garbled");
+    let mut garbled = client_of(harness.server.p2p(), "the garbled");
     garbled.send_raw(b"\x17\x03\x03\x00\x20 these are no ciphertext of ours ");
     let (messages, ending) = garbled.expect_end();
     assert!(messages.is_empty() && matches!(ending, Ending::Alert(_)), "{messages:?} {ending:?}");
@@ -147,16 +147,16 @@ fn each_fault_that_ends_a_connection_is_logged_once() {
         (early.local(), "PING before HELLO"),
         (garbled.local(), "peer dropped"),
     ];
-    stage.expect_unmoved(&[], &refused);
+    harness.expect_no_trace(&[], &refused);
 }
 
 #[test]
 fn requests_before_a_malformed_message_are_answered() {
-    let stage = Stage::set("");
-    let mut line = client_of(stage.server.p2p(), "the malformed");
+    let harness = Harness::start("");
+    let mut conn = client_of(harness.server.p2p(), "the malformed");
     let (ping, wrong) = (rpc(message::PING, &[1; 32], &[]), rpc(message::FIND_VALUE, &RPC, &[&KEY[..], &[4]].concat()));
-    line.send(&[&ping[..], &wrong, &ping].concat());
-    let (messages, ending) = line.expect_end();
+    conn.send(&[&ping[..], &wrong, &ping].concat());
+    let (messages, ending) = conn.expect_end();
     let kinds: Vec<_> = messages.iter().map(|message| message.kind).collect();
     assert_eq!((kinds, ending), (vec![message::PING_REPLY, message::ERROR], Ending::Closed));
 }

@@ -1,18 +1,18 @@
 //! Who is named to others, and who is not any more. All of it seen from a peer, and across real
 //! servers.
 
-use super::{NETWORK, Stage, fit_key, node};
+use super::{Harness, NETWORK, fit_key, node};
 use crate::common::client::{Answer, Client, key};
 use crate::common::{Server, eventually};
 use crate::scripted_peer::connection::Ending;
 use crate::scripted_peer::message::{self, Contact, short};
-use crate::scripted_peer::neighbour::Manner;
+use crate::scripted_peer::neighbour::Behaviour;
 
 #[test]
 fn a_node_names_contacts_at_the_addresses_where_it_dialled_them() {
-    let mut stage = Stage::set("");
-    let nodes = ["one", "two", "three"].map(|name| (name, stage.introduce(name, None)));
-    let mut named = stage.named();
+    let mut harness = Harness::start("");
+    let nodes = ["one", "two", "three"].map(|name| (name, harness.introduce(name, None)));
+    let mut named = harness.named();
     named.sort_by_key(|contact| contact.id);
     let mut expected = nodes.each_ref().map(|(name, node)| Contact { address: node.address, id: fit_key(name).id() });
     expected.sort_by_key(|contact| contact.id);
@@ -21,11 +21,11 @@ fn a_node_names_contacts_at_the_addresses_where_it_dialled_them() {
 
 #[test]
 fn contacts_are_named_nearest_first_without_the_caller() {
-    let stage = Stage::set("rpc_timeout = 9 s");
+    let harness = Harness::start("rpc_timeout = 9 s");
     let nodes: Vec<_> = (0..4).map(|number| format!("node {number}")).collect();
-    let _held: Vec<_> = nodes.iter().map(|name| stage.introduce(name, None)).collect();
-    let [smaller, _] = stage.keys_around("the one who asks");
-    let (_asker, mut asker) = stage.meet(&smaller);
+    let _held: Vec<_> = nodes.iter().map(|name| harness.introduce(name, None)).collect();
+    let [smaller, _] = harness.keys_around("the one who asks");
+    let (_asker, mut asker) = harness.meet(&smaller);
     let target = [0x5a; 32];
     let distance = |id: [u8; 32]| std::array::from_fn::<u8, 32, _>(|at| id[at] ^ target[at]);
     let mut expected: Vec<_> = nodes.iter().map(|name| fit_key(name).id()).collect();
@@ -36,53 +36,54 @@ fn contacts_are_named_nearest_first_without_the_caller() {
 
 #[test]
 fn a_node_that_has_said_goodbye_is_no_longer_named() {
-    let mut stage = Stage::set("rpc_timeout = 9 s");
-    let [smaller, _] = stage.keys_around("the one who leaves");
-    let (_leaver, mut line) = stage.meet(&smaller);
-    assert_eq!(stage.named().len(), 1);
-    line.send(&short(message::GOODBYE, &[]));
-    line.expect_pong(); // a request may still be answered, and comes behind the GOODBYE
-    assert_eq!(stage.named(), []);
+    let mut harness = Harness::start("rpc_timeout = 9 s");
+    let [smaller, _] = harness.keys_around("the one who leaves");
+    let (_leaver, mut conn) = harness.meet(&smaller);
+    assert_eq!(harness.named().len(), 1);
+    conn.send(&short(message::GOODBYE, &[]));
+    conn.expect_pong(); // a request may still be answered, and comes behind the GOODBYE
+    assert_eq!(harness.named(), []);
 }
 
 #[test]
 fn a_server_that_stops_says_goodbye_to_all_peers_and_closes() {
-    let mut stage = Stage::set("");
-    let neighbour = stage.introduce("the one who stays", None);
-    assert!(stage.server.terminate().success());
+    let mut harness = Harness::start("");
+    let neighbour = harness.introduce("the one who stays", None);
+    assert!(harness.server.terminate().success());
     neighbour.expect(message::GOODBYE);
-    let (messages, ending) = stage.observer.expect_end();
+    let (messages, ending) = harness.observer.expect_end();
     let kinds: Vec<_> = messages.iter().map(|message| message.kind).collect();
     assert_eq!((kinds, ending), (vec![message::GOODBYE], Ending::Closed));
 }
 
 #[test]
 fn a_node_that_does_not_serve_uses_the_network_and_is_never_named() {
-    let mut stage = Stage::set("");
-    let bootstrap = format!("bootstrap = {}\n", stage.server.p2p());
+    let mut harness = Harness::start("");
+    let bootstrap = format!("bootstrap = {}\n", harness.server.p2p());
     let client = Server::start(&(bootstrap.clone() + "serving = no"));
     client.log_line("joined contacts=1");
     let mut api = Client::connect(client.api());
     assert_eq!(api.put_confirmed(key("by a client"), b"value"), Answer::Success(key("by a client"), Vec::new()));
     assert_eq!(api.get(key("by a client")), Some(b"value".to_vec()));
     assert_eq!(api.get(key("by nobody")), None);
-    assert_eq!(Client::connect(stage.server.api()).get(key("by a client")), Some(b"value".to_vec()));
-    assert_eq!(stage.named(), []);
+    assert_eq!(Client::connect(harness.server.api()).get(key("by a client")), Some(b"value".to_vec()));
+    assert_eq!(harness.named(), []);
 
     let server = Server::start(&bootstrap);
     server.log_line("joined contacts=1");
     api.put(key("by a client again"), b"value"); // with others about, it still holds nothing itself
     assert_eq!(api.get(key("by a client again")), Some(b"value".to_vec()));
-    let named = eventually("the server is dialled back", || Some(stage.named()).filter(|named| !named.is_empty()));
+    let named = eventually("the server is dialled back", || Some(harness.named()).filter(|named| !named.is_empty()));
     assert_eq!(named.iter().map(|contact| contact.address).collect::<Vec<_>>(), [server.p2p()]);
 }
 
 #[test]
 fn a_contact_named_by_a_peer_is_named_again_only_after_a_successful_dial() {
-    let mut stage = Stage::set("");
+    let mut harness = Harness::start("");
     let nobody = Contact { address: ([127, 0, 0, 1], 9).into(), id: [9; 32] };
-    let liar = stage.introduce_one(Manner { names: vec![nobody], ..Manner::of_node(node("the liar"), NETWORK) });
-    assert_eq!(Client::connect(stage.server.api()).get(key("anything")), None);
+    let liar =
+        harness.introduce_one(Behaviour { names: vec![nobody], ..Behaviour::of_node(node("the liar"), NETWORK) });
+    assert_eq!(Client::connect(harness.server.api()).get(key("anything")), None);
     liar.expect(message::FIND_VALUE);
-    assert_eq!(stage.named(), [Contact { address: liar.address, id: fit_key("the liar").id() }]);
+    assert_eq!(harness.named(), [Contact { address: liar.address, id: fit_key("the liar").id() }]);
 }

@@ -5,7 +5,7 @@
 //! connection whose script the test writes; a `neighbour` is a peer that can be dialled.
 //!
 //! Nothing here waits for time to pass. That something does *not* happen is seen by something
-//! that would have to come after it: see [`Stage::expect_unmoved`].
+//! that would have to come after it: see [`Harness::expect_no_trace`].
 
 mod forged_records;
 mod malformed;
@@ -17,9 +17,9 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 
 use crate::common::Server;
-use crate::scripted_peer::connection::Line;
+use crate::scripted_peer::connection::PeerConnection;
 use crate::scripted_peer::message::{self, Contact, Hello, Record};
-use crate::scripted_peer::neighbour::{Manner, Neighbour};
+use crate::scripted_peer::neighbour::{Behaviour, Neighbour};
 use crate::scripted_peer::tls::{Dialect, KeyPair, puzzle_bits};
 
 /// The puzzle of the network in these tests, as their configuration has it.
@@ -39,17 +39,17 @@ fn node(name: &str) -> Dialect {
 }
 
 /// A peer of the server at `address` that has met it, and cannot be dialled.
-fn client_of(address: SocketAddr, name: &str) -> Line {
-    let mut line = Line::dial(address, &node(name)).expect("a handshake");
-    line.greet(&Hello::of_client(NETWORK));
-    line
+fn client_of(address: SocketAddr, name: &str) -> PeerConnection {
+    let mut conn = PeerConnection::dial(address, &node(name)).expect("a handshake");
+    conn.greet(&Hello::of_client(NETWORK));
+    conn
 }
 
 /// A port that a hostile peer claims to listen on: whoever dials it is found out.
-struct Trap(TcpListener);
+struct UndialledPort(TcpListener);
 
-impl Trap {
-    fn set() -> Self {
+impl UndialledPort {
+    fn new() -> Self {
         Self(TcpListener::bind("127.0.0.1:0").expect("a free port"))
     }
 
@@ -57,7 +57,7 @@ impl Trap {
         self.0.local_addr().expect("it is bound").port()
     }
 
-    fn expect_untouched(&self) {
+    fn expect_undialled(&self) {
         self.0.set_nonblocking(true).expect("it is a socket");
         let error = self.0.accept().expect_err("nobody should have come");
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
@@ -65,18 +65,18 @@ impl Trap {
 }
 
 /// A server, and a peer that sees whom it names.
-struct Stage {
+struct Harness {
     server: Server,
-    observer: Line,
+    observer: PeerConnection,
     /// The server's wall clock, from its HELLO: milliseconds since 1970.
     wall: u64,
 }
 
-impl Stage {
+impl Harness {
     /// Starts a server with `lines` in its configuration.
-    fn set(lines: &str) -> Self {
+    fn start(lines: &str) -> Self {
         let server = Server::start(lines);
-        let mut observer = Line::dial(server.p2p(), &node("the observer")).expect("a handshake");
+        let mut observer = PeerConnection::dial(server.p2p(), &node("the observer")).expect("a handshake");
         let wall = observer.greet(&Hello::of_client(NETWORK)).wall;
         Self { server, observer, wall }
     }
@@ -91,12 +91,12 @@ impl Stage {
     /// Introduces the node `name`, which holds `record` alone, to the server. When this returns
     /// the server has dialled it back and met it there, and so names it from then on.
     fn introduce(&self, name: &str, record: Option<Record>) -> Neighbour {
-        self.introduce_one(Manner { record, ..Manner::of_node(node(name), NETWORK) })
+        self.introduce_one(Behaviour { record, ..Behaviour::of_node(node(name), NETWORK) })
     }
 
-    /// As [`Self::introduce`], for a node of that manner.
-    fn introduce_one(&self, manner: Manner) -> Neighbour {
-        let neighbour = Neighbour::start(manner);
+    /// As [`Self::introduce`], for a node of that behaviour.
+    fn introduce_one(&self, behaviour: Behaviour) -> Neighbour {
+        let neighbour = Neighbour::start(behaviour);
         neighbour.dial(self.server.p2p());
         neighbour.expect_met();
         neighbour
@@ -104,12 +104,12 @@ impl Stage {
 
     /// As [`Self::introduce`], for the node that `key` proves. It dials the server over a line
     /// that the test holds, and on which nobody answers what the server asks.
-    fn meet(&self, key: &KeyPair) -> (Neighbour, Line) {
-        let neighbour = Neighbour::start(Manner::of_node(Dialect::of_node(key), NETWORK));
-        let mut line = Line::dial(self.server.p2p(), &Dialect::of_node(key)).expect("a handshake");
-        line.greet(&Hello::of_node(NETWORK, neighbour.address.port()));
+    fn meet(&self, key: &KeyPair) -> (Neighbour, PeerConnection) {
+        let neighbour = Neighbour::start(Behaviour::of_node(Dialect::of_node(key), NETWORK));
+        let mut conn = PeerConnection::dial(self.server.p2p(), &Dialect::of_node(key)).expect("a handshake");
+        conn.greet(&Hello::of_node(NETWORK, neighbour.address.port()));
         neighbour.expect_met();
-        (neighbour, line)
+        (neighbour, conn)
     }
 
     /// Fit keys of `name` whose ids are smaller and larger than the server's. What the smaller
@@ -124,16 +124,16 @@ impl Stage {
     }
 
     /// Sees to it that all that came before has left no trace: a node that is introduced now is
-    /// the only one that the server names, and nobody went into a trap; had the server wanted
+    /// the only one that the server names, and nobody went into a port; had the server wanted
     /// to dial anybody it met before, it would have done so before it dialled this node.
     /// Then the server ends, and its log must hold one line about each of the addresses
     /// `refused`, with the text beside it.
-    fn expect_unmoved(mut self, traps: &[Trap], refused: &[(SocketAddr, &str)]) {
+    fn expect_no_trace(mut self, ports: &[UndialledPort], refused: &[(SocketAddr, &str)]) {
         assert_eq!(self.named(), []);
         let witness = self.introduce("the witness", None);
         assert_eq!(self.named(), [Contact { address: witness.address, id: fit_key("the witness").id() }]);
-        for trap in traps {
-            trap.expect_untouched();
+        for port in ports {
+            port.expect_undialled();
         }
         assert!(self.server.terminate().success());
         let log = self.server.log();

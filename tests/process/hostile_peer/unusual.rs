@@ -6,17 +6,17 @@ use dht::id::Key;
 use rustls::client::ClientSessionStore;
 use rustls::{CipherSuite, ClientConnection, HandshakeKind, NamedGroup, ProtocolVersion, ServerConnection};
 
-use super::{NETWORK, POW_BITS, Stage, client_of, node};
+use super::{Harness, NETWORK, POW_BITS, client_of, node};
 use crate::common::client::Client;
-use crate::scripted_peer::connection::{Ending, Line, connect};
+use crate::scripted_peer::connection::{Ending, PeerConnection, connect};
 use crate::scripted_peer::message::{self, Contact, Form, Hello, Record, hex};
-use crate::scripted_peer::neighbour::{Manner, Neighbour, Opened};
+use crate::scripted_peer::neighbour::{Behaviour, Neighbour, Opened};
 use crate::scripted_peer::tls::{Dialect, any_name, hash, puzzle_bits};
 
 #[test]
 fn the_tls_channel_matches_section_5() {
-    let stage = Stage::set("");
-    let tls = &stage.observer.tls;
+    let harness = Harness::start("");
+    let tls = &harness.observer.tls;
     assert_eq!(tls.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     assert_eq!(tls.alpn_protocol(), Some(&b"dht/1"[..]));
     // This side would rather have AES-256, which comes first in its list.
@@ -27,15 +27,15 @@ fn the_tls_channel_matches_section_5() {
     );
     let group = tls.negotiated_key_exchange_group().expect("the handshake is over").name();
     assert_eq!(group, NamedGroup::X25519);
-    let (id, key) = stage.observer.met();
+    let (id, key) = harness.observer.met();
     assert_eq!((key.len(), hex(&key[..12])), (44, "302a300506032b6570032100".to_owned()));
     assert!(puzzle_bits(&id) >= POW_BITS);
-    assert_eq!(hex(&id)[..8], stage.server.id());
+    assert_eq!(hex(&id)[..8], harness.server.id());
 }
 
 #[test]
 fn a_session_is_never_resumed() {
-    let mut stage = Stage::set("");
+    let mut harness = Harness::start("");
     let dialect = node("the one with a ticket");
     let config = dialect.client();
     // A ticket that is as good as any, from a server of our own.
@@ -61,59 +61,60 @@ fn a_session_is_never_resumed() {
     let tls = ClientConnection::new(config, any_name()).expect("a client");
     let offered = dialect.tickets.take_tls13_ticket(&any_name()).is_none();
     assert!(offered, "the ticket stands in this hello");
-    let mut line = Line::open(connect(stage.server.p2p()), tls.into(), usize::MAX).expect("a handshake");
-    line.greet(&Hello::of_client(NETWORK));
-    line.expect_pong();
-    assert_eq!(line.tls.handshake_kind(), Some(HandshakeKind::Full));
+    let mut conn = PeerConnection::open(connect(harness.server.p2p()), tls.into(), usize::MAX).expect("a handshake");
+    conn.greet(&Hello::of_client(NETWORK));
+    conn.expect_pong();
+    assert_eq!(conn.tls.handshake_kind(), Some(HandshakeKind::Full));
     assert!(dialect.tickets.take_tls13_ticket(&any_name()).is_none(), "the node gave a ticket");
-    stage.observer.expect_pong();
+    harness.observer.expect_pong();
 }
 
 #[test]
 fn a_peer_may_send_byte_by_byte() {
-    let stage = Stage::set("");
-    let mut slow = Line::dial_over(connect(stage.server.p2p()), &node("the slow one"), 1).expect("a handshake");
+    let harness = Harness::start("");
+    let mut slow =
+        PeerConnection::dial_over(connect(harness.server.p2p()), &node("the slow one"), 1).expect("a handshake");
     slow.greet(&Hello::of_client(NETWORK));
     slow.expect_pong();
-    let record = Record::new([7; 32], b"drop by drop".to_vec(), stage.wall);
+    let record = Record::new([7; 32], b"drop by drop".to_vec(), harness.wall);
     assert_eq!(slow.ask(message::STORE, &record.bytes()).kind, message::STORE_REPLY);
-    assert_eq!(Client::connect(stage.server.api()).get(Key::new([7; 32])), Some(record.value));
+    assert_eq!(Client::connect(harness.server.api()).get(Key::new([7; 32])), Some(record.value));
 }
 
 #[test]
 fn a_peer_may_send_requests_together_with_its_hello() {
-    let stage = Stage::set("");
-    let mut line = Line::dial(stage.server.p2p(), &node("the hasty one")).expect("a handshake");
+    let harness = Harness::start("");
+    let mut conn = PeerConnection::dial(harness.server.p2p(), &node("the hasty one")).expect("a handshake");
     let pings = (0..100).map(|number| message::rpc(message::PING, &[number; 32], &[]));
-    line.send(&[Hello::of_client(NETWORK).bytes(), pings.flatten().collect()].concat());
-    assert_eq!(line.receive().expect("a HELLO").kind, message::HELLO);
+    conn.send(&[Hello::of_client(NETWORK).bytes(), pings.flatten().collect()].concat());
+    assert_eq!(conn.receive().expect("a HELLO").kind, message::HELLO);
     for number in 0..100 {
-        let reply = line.receive().expect("a reply");
+        let reply = conn.receive().expect("a reply");
         assert_eq!((reply.kind, reply.rpc()), (message::PING_REPLY, [number; 32]));
     }
 }
 
 #[test]
 fn values_of_all_sizes_use_the_short_or_long_form_by_their_size() {
-    let stage = Stage::set("");
-    let mut line = client_of(stage.server.p2p(), "the one with a load");
-    let mut api = Client::connect(stage.server.api());
+    let harness = Harness::start("");
+    let mut conn = client_of(harness.server.p2p(), "the one with a load");
+    let mut api = Client::connect(harness.server.api());
     for size in [1_u32, 4060, 65_446, 65_447, 65_448, 65_495] {
         let key = hash(&size.to_be_bytes());
         let value: Vec<u8> = (0..size).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
-        let record = Record::new(key, value, stage.wall);
-        let stored = line.ask(message::STORE, &record.bytes());
+        let record = Record::new(key, value, harness.wall);
+        let stored = conn.ask(message::STORE, &record.bytes());
         let outcome = [&key[..], &[0, 0], &record.version.to_be_bytes()].concat();
         assert_eq!((stored.kind, stored.rest()), (message::STORE_REPLY, &outcome[..]), "{size} bytes");
 
-        let found = line.ask(message::FIND_VALUE, &[&key[..], &[0]].concat());
+        let found = conn.ask(message::FIND_VALUE, &[&key[..], &[0]].concat());
         let form = if size > 65_446 { Form::Long } else { Form::Short };
         assert_eq!((found.kind, found.form, found.rest()[0]), (message::FIND_VALUE_REPLY, form, 0), "{size} bytes");
         let block = Record::read(&found.rest()[1..]);
         assert!(block.age >= record.age, "it has become younger: {} ms", block.age);
         assert_eq!(Record { age: record.age, ..block }, record, "{size} bytes");
 
-        let head = line.ask(message::FIND_VALUE, &[&key[..], &[2]].concat());
+        let head = conn.ask(message::FIND_VALUE, &[&key[..], &[2]].concat());
         let block = Record::read(&head.rest()[1..]);
         assert_eq!((block.flags, block.check, block.value.len()), (8, record.check, 0), "{size} bytes");
         assert!(api.get(Key::new(key)) == Some(record.value), "{size} bytes");
@@ -122,26 +123,26 @@ fn values_of_all_sizes_use_the_short_or_long_form_by_their_size() {
 
 #[test]
 fn a_client_gets_the_value_of_a_peer_but_never_a_damaged_one() {
-    let stage = Stage::set("");
-    let whole = Record::new([1; 32], vec![b'w'; 65_495], stage.wall);
-    let damaged = Record { check: 1, ..Record::new([2; 32], b"damaged".to_vec(), stage.wall) };
-    let _holder = stage.introduce("the holder", Some(whole.clone()));
-    let mut api = Client::connect(stage.server.api());
+    let harness = Harness::start("");
+    let whole = Record::new([1; 32], vec![b'w'; 65_495], harness.wall);
+    let damaged = Record { check: 1, ..Record::new([2; 32], b"damaged".to_vec(), harness.wall) };
+    let _holder = harness.introduce("the holder", Some(whole.clone()));
+    let mut api = Client::connect(harness.server.api());
     assert!(api.get(Key::new(whole.key)) == Some(whole.value));
 
-    let _liar = stage.introduce("the liar", Some(damaged.clone()));
+    let _liar = harness.introduce("the liar", Some(damaged.clone()));
     assert_eq!(api.get(Key::new(damaged.key)), None);
-    stage.server.log_line("fault=\"FIND VALUE REPLY: ");
+    harness.server.log_line("fault=\"FIND VALUE REPLY: ");
 }
 
 #[test]
 fn an_expired_or_future_record_is_refused_with_its_error_code() {
-    let stage = Stage::set("");
-    let mut line = client_of(stage.server.p2p(), "the one with a load");
+    let harness = Harness::start("");
+    let mut conn = client_of(harness.server.p2p(), "the one with a load");
     let mut refusal = |change: fn(&mut Record)| {
-        let mut record = Record::new([3; 32], b"value".to_vec(), stage.wall);
+        let mut record = Record::new([3; 32], b"value".to_vec(), harness.wall);
         change(&mut record);
-        let reply = line.ask(message::STORE, &record.bytes());
+        let reply = conn.ask(message::STORE, &record.bytes());
         assert_eq!(reply.kind, message::ERROR);
         u16::from_be_bytes(reply.rest().try_into().expect("a code"))
     };
@@ -149,80 +150,80 @@ fn an_expired_or_future_record_is_refused_with_its_error_code() {
     assert_eq!(refusal(|record| record.version -= 67_000_000 << 16), 410); // whatever its TTL says
     assert_eq!(refusal(|record| record.version += 700_000 << 16), 425);
     assert_eq!(refusal(|record| record.version = u64::MAX), 425);
-    assert_eq!(Client::connect(stage.server.api()).get(Key::new([3; 32])), None);
+    assert_eq!(Client::connect(harness.server.api()).get(Key::new([3; 32])), None);
 }
 
 #[test]
 fn of_two_records_of_a_key_the_larger_is_held_in_any_order_of_arrival() {
-    let stage = Stage::set("");
-    let mut line = client_of(stage.server.p2p(), "the one with a load");
-    let newer = Record::new([4; 32], b"newer".to_vec(), stage.wall);
-    let older = Record::new([4; 32], b"older".to_vec(), stage.wall - 1000);
+    let harness = Harness::start("");
+    let mut conn = client_of(harness.server.p2p(), "the one with a load");
+    let newer = Record::new([4; 32], b"newer".to_vec(), harness.wall);
+    let older = Record::new([4; 32], b"older".to_vec(), harness.wall - 1000);
     let held = [&newer.key[..], &[1, 0], &newer.version.to_be_bytes()].concat();
-    assert_eq!(line.ask(message::STORE, &newer.bytes()).rest()[32], 0);
-    assert_eq!(line.ask(message::STORE, &older.bytes()).rest(), held, "a larger one is held");
-    assert_eq!(Client::connect(stage.server.api()).get(Key::new([4; 32])), Some(newer.value));
+    assert_eq!(conn.ask(message::STORE, &newer.bytes()).rest()[32], 0);
+    assert_eq!(conn.ask(message::STORE, &older.bytes()).rest(), held, "a larger one is held");
+    assert_eq!(Client::connect(harness.server.api()).get(Key::new([4; 32])), Some(newer.value));
 }
 
 #[test]
 fn replies_without_a_request_change_nothing() {
-    let mut stage = Stage::set("");
-    let mut line = client_of(stage.server.p2p(), "the talkative");
+    let mut harness = Harness::start("");
+    let mut conn = client_of(harness.server.p2p(), "the talkative");
     let contact = Contact { address: ([127, 0, 0, 1], 9).into(), id: [9; 32] }.bytes();
     for number in 0..1000_u64 {
         let id = hash(&number.to_be_bytes());
         match number % 4 {
-            0 => line.send(&message::rpc(message::PING_REPLY, &id, &[])),
-            1 => line.send(&message::rpc(message::FIND_NODE_REPLY, &id, &contact)),
-            2 => line.send(&message::rpc(message::STORE_REPLY, &id, &[&[5; 32][..], &[0; 10]].concat())),
-            _ => line.send(&message::rpc(message::ERROR, &id, &[1, 144])),
+            0 => conn.send(&message::rpc(message::PING_REPLY, &id, &[])),
+            1 => conn.send(&message::rpc(message::FIND_NODE_REPLY, &id, &contact)),
+            2 => conn.send(&message::rpc(message::STORE_REPLY, &id, &[&[5; 32][..], &[0; 10]].concat())),
+            _ => conn.send(&message::rpc(message::ERROR, &id, &[1, 144])),
         }
     }
-    line.expect_pong();
-    assert_eq!(stage.named(), []);
-    stage.expect_unmoved(&[], &[]);
+    conn.expect_pong();
+    assert_eq!(harness.named(), []);
+    harness.expect_no_trace(&[], &[]);
 }
 
 #[test]
 fn a_connection_that_ends_within_a_message_leaves_no_trace() {
-    let mut stage = Stage::set("");
+    let mut harness = Harness::start("");
     let half = &message::rpc(message::STORE, &[1; 32], &vec![0; 60_000])[..30_000];
-    let mut closing = client_of(stage.server.p2p(), "the one that closes");
+    let mut closing = client_of(harness.server.p2p(), "the one that closes");
     closing.send(half);
     closing.close();
     let (messages, ending) = closing.expect_end();
     assert!(messages.is_empty() && matches!(ending, Ending::Closed | Ending::Cut), "{messages:?} {ending:?}");
-    let mut vanishing = client_of(stage.server.p2p(), "the one that vanishes");
+    let mut vanishing = client_of(harness.server.p2p(), "the one that vanishes");
     vanishing.send(half);
     drop(vanishing);
-    stage.observer.expect_pong();
-    stage.expect_unmoved(&[], &[]);
+    harness.observer.expect_pong();
+    harness.expect_no_trace(&[], &[]);
 }
 
 #[test]
 fn half_open_connections_do_not_block_other_peers_or_clients() {
-    let stage = Stage::set("");
-    let mut halves: Vec<_> = (0..200).map(|_| connect(stage.server.p2p())).collect();
+    let harness = Harness::start("");
+    let mut halves: Vec<_> = (0..200).map(|_| connect(harness.server.p2p())).collect();
     for half in &mut halves[100..] {
         half.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").expect("the server reads");
     }
-    let mut api = Client::connect(stage.server.api());
+    let mut api = Client::connect(harness.server.api());
     for number in 0..100 {
         api.put(Key::new([number; 32]), &[number]);
         assert_eq!(api.get(Key::new([number; 32])), Some(vec![number]));
     }
-    client_of(stage.server.p2p(), "the one that means it").expect_pong();
+    client_of(harness.server.p2p(), "the one that means it").expect_pong();
 }
 
 #[test]
 fn of_two_connections_opened_by_one_peer_the_newer_survives() {
-    let stage = Stage::set("rpc_timeout = 200 ms");
-    for key in stage.keys_around("twice") {
+    let harness = Harness::start("rpc_timeout = 200 ms");
+    for key in harness.keys_around("twice") {
         let dial = || {
-            let mut line = Line::dial(stage.server.p2p(), &Dialect::of_node(&key)).expect("a handshake");
-            line.greet(&Hello::of_client(NETWORK));
-            line.expect_pong();
-            line
+            let mut conn = PeerConnection::dial(harness.server.p2p(), &Dialect::of_node(&key)).expect("a handshake");
+            conn.greet(&Hello::of_client(NETWORK));
+            conn.expect_pong();
+            conn
         };
         let (mut older, mut newer) = (dial(), dial());
         assert_eq!(older.expect_end(), (vec![], Ending::Closed));
@@ -232,14 +233,14 @@ fn of_two_connections_opened_by_one_peer_the_newer_survives() {
 
 #[test]
 fn of_two_connections_opened_by_both_sides_the_smaller_ids_survives() {
-    let stage = Stage::set("rpc_timeout = 200 ms");
-    let [smaller, larger] = stage.keys_around("from both sides");
+    let harness = Harness::start("rpc_timeout = 200 ms");
+    let [smaller, larger] = harness.keys_around("from both sides");
     let survivors = [(smaller, Opened::ByPeer, Opened::ByServer), (larger, Opened::ByServer, Opened::ByPeer)];
     for (key, survivor, loser) in survivors {
-        let neighbour = Neighbour::start(Manner::of_node(Dialect::of_node(&key), NETWORK));
-        neighbour.dial(stage.server.p2p());
+        let neighbour = Neighbour::start(Behaviour::of_node(Dialect::of_node(&key), NETWORK));
+        neighbour.dial(harness.server.p2p());
         assert_eq!(neighbour.expect_end(), (loser, Ending::Closed));
-        assert_eq!(Client::connect(stage.server.api()).get(Key::new(key.id())), None);
+        assert_eq!(Client::connect(harness.server.api()).get(Key::new(key.id())), None);
         assert_eq!(neighbour.expect(message::FIND_VALUE), survivor);
     }
 }

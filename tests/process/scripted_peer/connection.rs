@@ -41,7 +41,7 @@ fn bounded(socket: TcpStream) -> TcpStream {
 }
 
 /// One end of a connection, inside TLS.
-pub(crate) struct Line {
+pub(crate) struct PeerConnection {
     socket: TcpStream,
     pub(crate) tls: Connection,
     /// Bytes of the wire in one write.
@@ -51,7 +51,7 @@ pub(crate) struct Line {
     asked: u64,
 }
 
-impl Line {
+impl PeerConnection {
     /// Opens a connection to `address` in `dialect`; the server may not have judged it yet when
     /// this returns.
     pub(crate) fn dial(address: SocketAddr, dialect: &Dialect) -> Result<Self, Ending> {
@@ -72,12 +72,12 @@ impl Line {
 
     /// Shakes hands over `socket`.
     pub(crate) fn open(socket: TcpStream, tls: Connection, stride: usize) -> Result<Self, Ending> {
-        let mut line = Self { socket, tls, stride, inbox: Vec::new(), ending: None, asked: 0 };
-        line.flush();
-        while line.tls.is_handshaking() && line.ending.is_none() {
-            line.pump();
+        let mut conn = Self { socket, tls, stride, inbox: Vec::new(), ending: None, asked: 0 };
+        conn.flush();
+        while conn.tls.is_handshaking() && conn.ending.is_none() {
+            conn.pump();
         }
-        if line.tls.is_handshaking() { Err(line.ending.expect("it is over")) } else { Ok(line) }
+        if conn.tls.is_handshaking() { Err(conn.ending.expect("it is over")) } else { Ok(conn) }
     }
 
     /// The local end.

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use crate::common::PATIENCE;
-use crate::scripted_peer::connection::{Ending, Line};
+use crate::scripted_peer::connection::{Ending, PeerConnection};
 use crate::scripted_peer::message::{self, Contact, Hello, Message, Record};
 use crate::scripted_peer::tls::Dialect;
 
@@ -24,7 +24,7 @@ pub(crate) enum Opened {
 /// A peer that listens.
 pub(crate) struct Neighbour {
     pub(crate) address: SocketAddr,
-    manner: Manner,
+    behaviour: Behaviour,
     sender: Sender<Incoming>,
     incoming: Receiver<Incoming>,
     over: Arc<AtomicBool>,
@@ -32,7 +32,7 @@ pub(crate) struct Neighbour {
 
 /// How a neighbour answers, whoever asks.
 #[derive(Clone)]
-pub(crate) struct Manner {
+pub(crate) struct Behaviour {
     pub(crate) dialect: Dialect,
     pub(crate) hello: Hello,
     /// All that it holds.
@@ -43,20 +43,21 @@ pub(crate) struct Manner {
 
 impl Neighbour {
     /// Listens on a free port, which it puts into its HELLO.
-    pub(crate) fn start(mut manner: Manner) -> Self {
+    pub(crate) fn start(mut behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        manner.hello.port = address.port();
+        behaviour.hello.port = address.port();
         let (sender, incoming) = channel();
         let over = Arc::new(AtomicBool::new(false));
-        let neighbour = Self { address, manner: manner.clone(), sender: sender.clone(), incoming, over: over.clone() };
+        let neighbour =
+            Self { address, behaviour: behaviour.clone(), sender: sender.clone(), incoming, over: over.clone() };
         thread::spawn(move || {
             for socket in listener.incoming().map_while(Result::ok) {
                 if over.load(Ordering::Acquire) {
                     return;
                 }
-                let (manner, sender) = (manner.clone(), sender.clone());
-                thread::spawn(move || manner.attend(socket, &sender));
+                let (behaviour, sender) = (behaviour.clone(), sender.clone());
+                thread::spawn(move || behaviour.attend(socket, &sender));
             }
         });
         neighbour
@@ -64,10 +65,10 @@ impl Neighbour {
 
     /// Dials the server at `address`; what the server says over that connection comes in here too.
     pub(crate) fn dial(&self, address: SocketAddr) {
-        let mut line = Line::dial(address, &self.manner.dialect).expect("a handshake");
-        line.send(&self.manner.hello.bytes());
-        let (manner, sender) = (self.manner.clone(), self.sender.clone());
-        thread::spawn(move || manner.serve(line, Opened::ByPeer, &sender));
+        let mut conn = PeerConnection::dial(address, &self.behaviour.dialect).expect("a handshake");
+        conn.send(&self.behaviour.hello.bytes());
+        let (behaviour, sender) = (self.behaviour.clone(), self.sender.clone());
+        thread::spawn(move || behaviour.serve(conn, Opened::ByPeer, &sender));
     }
 
     /// Waits until a server that dialled this peer has heard its HELLO.
@@ -109,7 +110,7 @@ impl Drop for Neighbour {
     }
 }
 
-impl Manner {
+impl Behaviour {
     /// That of a lone node which speaks `dialect`, in the network `network`.
     pub(crate) fn of_node(dialect: Dialect, network: &str) -> Self {
         Self { dialect, hello: Hello::of_node(network, 0), record: None, names: Vec::new() }
@@ -117,22 +118,22 @@ impl Manner {
 
     /// Serves a connection that the server opened.
     fn attend(&self, socket: TcpStream, sender: &Sender<Incoming>) {
-        match Line::answer(socket, &self.dialect) {
-            Ok(mut line) => {
-                line.send(&self.hello.bytes());
-                line.request(message::PING, &[]); // for expect_met
-                self.serve(line, Opened::ByServer, sender);
+        match PeerConnection::answer(socket, &self.dialect) {
+            Ok(mut conn) => {
+                conn.send(&self.hello.bytes());
+                conn.request(message::PING, &[]); // for expect_met
+                self.serve(conn, Opened::ByServer, sender);
             }
             Err(ending) => drop(sender.send((Opened::ByServer, Err(ending)))), // the test may be over
         }
     }
 
     /// Serves a connection to its end.
-    fn serve(&self, mut line: Line, opened: Opened, sender: &Sender<Incoming>) {
+    fn serve(&self, mut conn: PeerConnection, opened: Opened, sender: &Sender<Incoming>) {
         loop {
-            let incoming = line.receive();
+            let incoming = conn.receive();
             if let Ok(request) = &incoming {
-                self.reply(request, &mut line);
+                self.reply(request, &mut conn);
             }
             let ended = incoming.is_err();
             if sender.send((opened, incoming)).is_err() || ended {
@@ -142,7 +143,7 @@ impl Manner {
     }
 
     /// Answers, if `request` is one.
-    fn reply(&self, request: &Message, line: &mut Line) {
+    fn reply(&self, request: &Message, conn: &mut PeerConnection) {
         let names = || self.names.iter().flat_map(Contact::bytes).collect();
         let (kind, rest) = match request.kind {
             message::PING => (message::PING_REPLY, Vec::new()),
@@ -160,6 +161,6 @@ impl Manner {
             }
             _ => return,
         };
-        line.send(&message::rpc(kind, &request.rpc(), &rest));
+        conn.send(&message::rpc(kind, &request.rpc(), &rest));
     }
 }

@@ -121,7 +121,7 @@ impl Dialect {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("suites of TLS 1.3")
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody(self.proof.clone())))
+            .with_custom_certificate_verifier(Arc::new(AnyKey(self.proof.clone())))
             .with_client_cert_resolver(Arc::new(self.proof.clone()));
         config.alpn_protocols = self.protocols();
         config.enable_sni = false;
@@ -134,7 +134,7 @@ impl Dialect {
         let mut config = ServerConfig::builder_with_provider(Arc::new(self.provider.clone()))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("suites of TLS 1.3")
-            .with_client_cert_verifier(Arc::new(Anybody(self.proof.clone())))
+            .with_client_cert_verifier(Arc::new(AnyKey(self.proof.clone())))
             .with_cert_resolver(Arc::new(self.proof.clone()));
         config.alpn_protocols = self.protocols();
         config.send_tls13_tickets = tickets;
@@ -199,9 +199,9 @@ impl server::ResolvesServerCert for Proof {
 /// Takes any key for granted, if its owner can sign with it. It asks for a raw key, unless its
 /// own side shows a certificate.
 #[derive(Debug)]
-struct Anybody(Proof);
+struct AnyKey(Proof);
 
-impl Anybody {
+impl AnyKey {
     fn wants_raw_keys(&self) -> bool {
         !matches!(self.0, Proof::Certificate)
     }
@@ -220,7 +220,7 @@ impl Anybody {
     }
 }
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyKey {
     fn verify_server_cert(
         &self,
         _key: &CertificateDer<'_>,
@@ -259,7 +259,7 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-impl ClientCertVerifier for Anybody {
+impl ClientCertVerifier for AnyKey {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

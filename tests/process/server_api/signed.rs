@@ -328,16 +328,16 @@ fn dht_cli_gets_its_hashed_value() {
 
 /// A node that answers the requests of one connection as a test says, and closes it where that
 /// says nothing.
-struct Actor {
+struct FakeNode {
     api: SocketAddr,
-    acting: JoinHandle<()>,
+    thread: JoinHandle<()>,
 }
 
-impl Actor {
+impl FakeNode {
     fn start(answer: impl Fn(ApiRequest<'_>) -> Option<Vec<u8>> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let api = listener.local_addr().expect("it is bound");
-        let acting = thread::spawn(move || {
+        let thread = thread::spawn(move || {
             let (mut client, _) = listener.accept().expect("somebody dials");
             client.set_read_timeout(Some(PATIENCE)).expect("a bound that is not zero");
             let mut inbox = Vec::new();
@@ -356,13 +356,13 @@ impl Actor {
                 }
             }
         });
-        Self { api, acting }
+        Self { api, thread }
     }
 
     /// Runs `dht-cli` against it.
-    fn asked(self, arguments: &[&str]) -> Finished {
+    fn run_cli(self, arguments: &[&str]) -> Finished {
         let finished = dht_cli(self.api, arguments);
-        self.acting.join().expect("it has played its part");
+        self.thread.join().expect("it has played its part");
         finished
     }
 }
@@ -374,8 +374,8 @@ fn bytes_of(reply: &ApiReply<'_>) -> Vec<u8> {
 }
 
 /// An actor that has `value` for whatever key.
-fn with_value(value: Vec<u8>) -> Actor {
-    Actor::start(move |request| match request {
+fn with_value(value: Vec<u8>) -> FakeNode {
+    FakeNode::start(move |request| match request {
         ApiRequest::Get { key } => Some(bytes_of(&ApiReply::Success { key, value: &value })),
         ApiRequest::Put(_) => None,
     })
@@ -392,25 +392,25 @@ fn dht_cli_rejects_a_value_that_does_not_verify() {
         (another, "the value belongs to the key"),
         (b"plain".to_vec(), "no envelope"),
     ] {
-        let refused = with_value(value).asked(&["get", "--signed", &public]);
+        let refused = with_value(value).run_cli(&["get", "--signed", &public]);
         assert_eq!((refused.code, &refused.stdout[..]), (Some(3), &b""[..]), "{fault}");
         assert!(refused.stderr.contains("does not verify") && refused.stderr.contains(fault), "{}", refused.stderr);
     }
-    let deleted = with_value(sealed(version_in(0), b"")).asked(&["get", "--signed", &public]);
+    let deleted = with_value(sealed(version_in(0), b"")).run_cli(&["get", "--signed", &public]);
     assert_eq!(deleted.code, Some(1), "{}", deleted.stderr);
 
     let digest = hashed_key(b"value").to_string();
-    let other = with_value(b"another value".to_vec()).asked(&["get", "--hashed", &digest]);
+    let other = with_value(b"another value".to_vec()).run_cli(&["get", "--hashed", &digest]);
     assert_eq!((other.code, &other.stdout[..]), (Some(3), &b""[..]));
     assert!(other.stderr.contains("the value belongs to the key"), "{}", other.stderr);
-    assert_eq!(with_value(b"value".to_vec()).asked(&["get", "--hashed", &digest]).stdout, b"value");
+    assert_eq!(with_value(b"value".to_vec()).run_cli(&["get", "--hashed", &digest]).stdout, b"value");
 }
 
 #[test]
 fn dht_cli_reports_a_node_that_does_not_know_the_flags() {
     let file = KeyFile::generate();
-    let of_older_days = || {
-        Actor::start(|request| match request {
+    let old_node = || {
+        FakeNode::start(|request| match request {
             ApiRequest::Get { key } => Some(bytes_of(&ApiReply::Failure { key })),
             ApiRequest::Put(put) => {
                 assert_ne!(put.class, Class::Plain);
@@ -424,7 +424,7 @@ fn dht_cli_reports_a_node_that_does_not_know_the_flags() {
         &["put", "--sign", &file.name(), "value"],
         &["delete", "--sign", &file.name(), "--confirm"],
     ] {
-        let closed = of_older_days().asked(arguments);
+        let closed = old_node().run_cli(arguments);
         assert_eq!((closed.code, &closed.stdout[..]), (Some(3), &b""[..]), "{arguments:?}");
         assert!(closed.stderr.contains("it may not know signed and hashed values"), "{}", closed.stderr);
     }

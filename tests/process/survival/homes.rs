@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::common::{Scratch, Server, free_port};
 
 /// Where one node lives.
-pub(crate) struct Place {
+pub(crate) struct Home {
     scratch: Scratch,
     lines: String,
     pub(crate) api: SocketAddr,
@@ -15,18 +15,18 @@ pub(crate) struct Place {
     pub(crate) server: Option<Server>,
 }
 
-impl Place {
+impl Home {
     fn new() -> Self {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (api, p2p) = (at(free_port()), at(free_port()));
         Self { scratch: Scratch::new(), lines: String::new(), api, p2p, server: None }
     }
 
-    /// A place for a node that founds a network and is never joined. `lines` go into its configuration.
+    /// A home for a node that founds a network and is never joined. `lines` go into its configuration.
     pub(crate) fn alone(lines: &str) -> Self {
-        let mut place = Self::new();
-        place.configure(lines);
-        place
+        let mut home = Self::new();
+        home.configure(lines);
+        home
     }
 
     /// From its next start on, `lines` are in the configuration of the node that lives here.
@@ -63,20 +63,20 @@ impl Place {
     }
 }
 
-/// So many places with a node in each, all of which have settled. `lines` go into the configuration
+/// So many homes with a node in each, all of which have settled. `lines` go into the configuration
 /// of each. The first founds the network, the next three are everybody's bootstraps with it.
-pub(crate) fn settle(count: usize, lines: &str) -> Vec<Place> {
-    let mut places: Vec<Place> = (0..count).map(|_| Place::new()).collect();
-    let addresses: Vec<SocketAddr> = places.iter().map(|place| place.p2p).collect();
-    for (at, place) in places.iter_mut().enumerate() {
-        let others = addresses.iter().take(4).filter(|address| **address != place.p2p);
+pub(crate) fn start_network(count: usize, lines: &str) -> Vec<Home> {
+    let mut homes: Vec<Home> = (0..count).map(|_| Home::new()).collect();
+    let addresses: Vec<SocketAddr> = homes.iter().map(|home| home.p2p).collect();
+    for (at, home) in homes.iter_mut().enumerate() {
+        let others = addresses.iter().take(4).filter(|address| **address != home.p2p);
         let bootstraps: Vec<String> = others.map(ToString::to_string).collect();
         let bootstrap = if at == 0 { String::new() } else { format!("bootstrap = {}\n", bootstraps.join(", ")) };
-        place.configure(&format!("{bootstrap}{lines}"));
-        place.start();
+        home.configure(&format!("{bootstrap}{lines}"));
+        home.start();
     }
-    for place in &places[1..] {
-        place.server().log_line("settled records=");
+    for home in &homes[1..] {
+        home.server().log_line("settled records=");
     }
-    places
+    homes
 }

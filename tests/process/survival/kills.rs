@@ -7,7 +7,7 @@ use std::thread;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::survival::homes::{self, Place};
+use crate::survival::homes::{self, Home};
 use crate::survival::writers::{Progress, Writer, expect_all};
 
 /// Nodes that are killed, all in all.
@@ -20,29 +20,29 @@ const DEAD_MAX: usize = 4;
 const PUTS_BETWEEN: u64 = 10;
 
 /// Kills and starts nodes at random, until so many were killed; all live at the end.
-fn upheaval(places: &mut [Place], kills: usize, rng: &mut StdRng, progress: &Progress) {
+fn kill_and_restart(homes: &mut [Home], kills: usize, rng: &mut StdRng, progress: &Progress) {
     let mut killed = 0;
     while killed < kills {
         progress.await_more(PUTS_BETWEEN);
-        let dead: Vec<usize> = (0..places.len()).filter(|at| places[*at].server.is_none()).collect();
+        let dead: Vec<usize> = (0..homes.len()).filter(|at| homes[*at].server.is_none()).collect();
         if dead.len() == DEAD_MAX || (!dead.is_empty() && rng.random_bool(0.5)) {
-            places[dead[rng.random_range(0..dead.len())]].start();
+            homes[dead[rng.random_range(0..dead.len())]].start();
         } else {
-            let alive: Vec<usize> = (0..places.len()).filter(|at| places[*at].server.is_some()).collect();
-            places[alive[rng.random_range(0..alive.len())]].kill();
+            let alive: Vec<usize> = (0..homes.len()).filter(|at| homes[*at].server.is_some()).collect();
+            homes[alive[rng.random_range(0..alive.len())]].kill();
             killed += 1;
         }
     }
-    for place in places.iter_mut().filter(|place| place.server.is_none()) {
-        place.start();
-        place.server().log_line("settled records=");
+    for home in homes.iter_mut().filter(|home| home.server.is_none()) {
+        home.start();
+        home.server().log_line("settled records=");
     }
 }
 
 #[test]
 fn two_hundred_kills_under_load_lose_no_confirmed_value() {
-    let mut places = homes::settle(16, "durability = always");
-    let apis: Vec<SocketAddr> = places.iter().map(|place| place.api).collect();
+    let mut homes = homes::start_network(16, "durability = always");
+    let apis: Vec<SocketAddr> = homes.iter().map(|home| home.api).collect();
     let (progress, over) = (Progress::default(), AtomicBool::new(false));
     let writers = thread::scope(|scope| {
         let spawn = |number| {
@@ -60,7 +60,7 @@ fn two_hundred_kills_under_load_lose_no_confirmed_value() {
         };
         let writers: Vec<_> = (0..4).map(spawn).collect();
         let _over = OnDrop(&over);
-        upheaval(&mut places, KILLS, &mut StdRng::seed_from_u64(200), &progress);
+        kill_and_restart(&mut homes, KILLS, &mut StdRng::seed_from_u64(200), &progress);
         over.store(true, Ordering::Relaxed);
         writers.into_iter().map(|writer| writer.join().expect("a writer")).collect::<Vec<_>>()
     });

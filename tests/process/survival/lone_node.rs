@@ -8,7 +8,7 @@ use dht::id::Key;
 
 use crate::common::client::{Answer, Client, key};
 use crate::common::eventually;
-use crate::survival::homes::Place;
+use crate::survival::homes::Home;
 
 /// Values that are confirmed.
 const VALUES: u8 = 20;
@@ -18,21 +18,21 @@ fn name(number: u8) -> Key {
 }
 
 fn write(api: SocketAddr, number: u8) {
-    let said = Client::connect(api).put_confirmed(name(number), &[number; 300]);
-    assert_eq!(said, Answer::Success(name(number), Vec::new()));
+    let outcome = Client::connect(api).put_confirmed(name(number), &[number; 300]);
+    assert_eq!(outcome, Answer::Success(name(number), Vec::new()));
 }
 
-fn expect_all(place: &Place) {
+fn expect_all(home: &Home) {
     for number in 0..VALUES {
-        let value = Client::connect(place.api).get(name(number));
+        let value = Client::connect(home.api).get(name(number));
         assert_eq!(value, Some(vec![number; 300]), "{number}");
     }
 }
 
 /// How many keys a killed node would find on disk now.
-fn keys_on_disk(place: &Place) -> Option<u64> {
-    let copy = place.data("copy.redb");
-    fs::copy(place.data("records.redb"), &copy).expect("a node that runs has its store");
+fn keys_on_disk(home: &Home) -> Option<u64> {
+    let copy = home.data("copy.redb");
+    fs::copy(home.data("records.redb"), &copy).expect("a node that runs has its store");
     // A copy that was made while it was written may be none.
     Store::reopen(&copy).and_then(|store| store.len()).ok()
 }
@@ -40,56 +40,56 @@ fn keys_on_disk(place: &Place) -> Option<u64> {
 /// Killed the very moment that a PUT is confirmed.
 #[test]
 fn with_durability_always_a_killed_lone_node_has_every_confirmed_value() {
-    let mut place = Place::alone("durability = always");
+    let mut home = Home::alone("durability = always");
     for number in 0..VALUES {
-        place.start();
-        write(place.api, number);
-        place.kill();
+        home.start();
+        write(home.api, number);
+        home.kill();
     }
-    place.start();
-    expect_all(&place);
+    home.start();
+    expect_all(&home);
 }
 
 #[test]
 fn with_an_interval_a_killed_lone_node_has_every_persisted_value() {
-    let mut place = Place::alone("durability = 50ms");
-    place.start();
-    (0..VALUES).for_each(|number| write(place.api, number));
-    eventually("all is saved of its own accord", || (keys_on_disk(&place) == Some(u64::from(VALUES))).then_some(()));
-    place.kill();
-    place.start();
-    expect_all(&place);
+    let mut home = Home::alone("durability = 50ms");
+    home.start();
+    (0..VALUES).for_each(|number| write(home.api, number));
+    eventually("all is saved of its own accord", || (keys_on_disk(&home) == Some(u64::from(VALUES))).then_some(()));
+    home.kill();
+    home.start();
+    expect_all(&home);
 }
 
 /// Stopped in peace it does not wait for the interval.
 #[test]
 fn a_stopped_lone_node_has_every_confirmed_value() {
-    let mut place = Place::alone("durability = 1m");
-    place.start();
-    (0..VALUES).for_each(|number| write(place.api, number));
-    place.stop();
-    place.start();
-    expect_all(&place);
+    let mut home = Home::alone("durability = 1m");
+    home.start();
+    (0..VALUES).for_each(|number| write(home.api, number));
+    home.stop();
+    home.start();
+    expect_all(&home);
 }
 
 #[test]
 fn with_durability_none_a_restart_begins_empty_and_moves_the_old_store_aside() {
-    let mut place = Place::alone("durability = always");
-    place.start();
-    (0..VALUES).for_each(|number| write(place.api, number));
-    place.stop();
-    place.configure("durability = none");
+    let mut home = Home::alone("durability = always");
+    home.start();
+    (0..VALUES).for_each(|number| write(home.api, number));
+    home.stop();
+    home.configure("durability = none");
     for _ in 0..2 {
-        place.start();
-        let mut client = Client::connect(place.api);
+        home.start();
+        let mut client = Client::connect(home.api);
         assert_eq!(client.get(name(0)), None);
         assert_eq!(client.put_confirmed(name(0), b"for now"), Answer::Success(name(0), Vec::new()));
         assert_eq!(client.get(name(0)).as_deref(), Some(&b"for now"[..]));
-        place.stop();
+        home.stop();
     }
-    assert!(!place.data("records.redb.aside.1").exists(), "only what holds something is moved");
-    fs::rename(place.data("records.redb.aside"), place.data("records.redb")).expect("it was moved aside");
-    place.configure("durability = always");
-    place.start();
-    expect_all(&place);
+    assert!(!home.data("records.redb.aside.1").exists(), "only what holds something is moved");
+    fs::rename(home.data("records.redb.aside"), home.data("records.redb")).expect("it was moved aside");
+    home.configure("durability = always");
+    home.start();
+    expect_all(&home);
 }

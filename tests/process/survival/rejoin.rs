@@ -4,27 +4,27 @@ use dht::id::Key;
 use dht::wire::api::ApiRequest;
 
 use crate::common::eventually;
-use crate::survival::homes::{self, Place};
-use crate::survival::writers::{Said, ask, put};
+use crate::survival::homes::{self, Home};
+use crate::survival::writers::{Outcome, ask, put};
 
 fn key(number: u8) -> Key {
     Key::new([number.wrapping_mul(37); 32])
 }
 
-fn found(place: &Place, number: u8) -> bool {
-    ask(place.api, &ApiRequest::Get { key: key(number) }) == Said::Success(vec![number])
+fn found(home: &Home, number: u8) -> bool {
+    ask(home.api, &ApiRequest::Get { key: key(number) }) == Outcome::Success(vec![number])
 }
 
-fn write(place: &Place, number: u8) {
-    let said = ask(place.api, &put(key(number), 3600, 20, &[number]));
-    assert_eq!(said, Said::Success(Vec::new()), "{number}");
+fn write(home: &Home, number: u8) {
+    let outcome = ask(home.api, &put(key(number), 3600, 20, &[number]));
+    assert_eq!(outcome, Outcome::Success(Vec::new()), "{number}");
 }
 
 /// PUT at each, and found at each.
-fn expect_one_network(places: &[Place], from: u8) {
-    for (number, putter) in (from..).zip(places) {
+fn expect_one_network(homes: &[Home], from: u8) {
+    for (number, putter) in (from..).zip(homes) {
         write(putter, number);
-        for getter in places {
+        for getter in homes {
             assert!(found(getter, number), "{number} at {}", getter.api);
         }
     }
@@ -32,82 +32,82 @@ fn expect_one_network(places: &[Place], from: u8) {
 
 #[test]
 fn a_node_whose_peers_all_die_serves_its_records_and_joins_again_once_they_return() {
-    let mut places = homes::settle(6, "");
+    let mut homes = homes::start_network(6, "");
     for number in 0..20 {
-        write(&places[usize::from(number) % 6], number);
+        write(&homes[usize::from(number) % 6], number);
     }
     for at in [0, 1, 2, 3, 5] {
-        places[at].kill();
+        homes[at].kill();
     }
     for number in 0..20 {
-        assert!(found(&places[4], number), "{number}, alone");
+        assert!(found(&homes[4], number), "{number}, alone");
     }
-    places[4].server().log_line("joining again");
+    homes[4].server().log_line("joining again");
     for at in [0, 1, 2, 3, 5] {
-        places[at].start();
+        homes[at].start();
     }
-    places[4].server().nth_log_line("joined contacts=", 1);
-    for place in &places {
-        eventually("all have settled", || found(place, 0).then_some(()));
+    homes[4].server().nth_log_line("joined contacts=", 1);
+    for home in &homes {
+        eventually("all have settled", || found(home, 0).then_some(()));
     }
-    expect_one_network(&places, 100);
+    expect_one_network(&homes, 100);
 }
 
 #[test]
 fn a_node_whose_peers_all_hang_serves_its_records_and_joins_again_once_they_continue() {
-    let places = homes::settle(6, "");
+    let homes = homes::start_network(6, "");
     for number in 0..20 {
-        write(&places[usize::from(number) % 6], number);
+        write(&homes[usize::from(number) % 6], number);
     }
-    let others = [0, 1, 2, 3, 5].map(|at: usize| &places[at]);
+    let others = [0, 1, 2, 3, 5].map(|at: usize| &homes[at]);
     for other in others {
         other.server().signal("STOP");
     }
     for number in 0..20 {
-        assert!(found(&places[4], number), "{number}, alone");
+        assert!(found(&homes[4], number), "{number}, alone");
     }
-    places[4].server().log_line("joining again");
+    homes[4].server().log_line("joining again");
     for other in others {
         other.server().signal("CONT");
     }
-    places[4].server().nth_log_line("joined contacts=", 1);
-    expect_one_network(&places, 100);
+    homes[4].server().nth_log_line("joined contacts=", 1);
+    expect_one_network(&homes, 100);
 }
 
 #[test]
 fn a_node_that_restarts_without_peers_serves_its_records() {
-    let mut places = homes::settle(6, "");
+    let mut homes = homes::start_network(6, "");
     for number in 0..20 {
-        write(&places[usize::from(number) % 6], number);
+        write(&homes[usize::from(number) % 6], number);
     }
-    for place in &mut places {
-        place.stop();
+    for home in &mut homes {
+        home.stop();
     }
-    places[4].start();
+    homes[4].start();
     for number in 0..20 {
-        assert!(found(&places[4], number), "{number}, alone");
+        assert!(found(&homes[4], number), "{number}, alone");
     }
 }
 
 /// Seed 000's "bootstrap recovery": the founder has no bootstraps, but it remembers.
 #[test]
 fn a_founder_that_restarts_joins_through_its_remembered_contacts() {
-    let mut places = homes::settle(6, "");
-    places[0].stop();
-    places[0].start();
-    places[0].server().log_line("settled records=");
-    expect_one_network(&places, 50);
+    let mut homes = homes::start_network(6, "");
+    homes[0].stop();
+    homes[0].start();
+    homes[0].server().log_line("settled records=");
+    expect_one_network(&homes, 50);
 }
 
 /// All bootstraps of everybody are dead, and a node that is not one of them restarts.
 #[test]
 fn a_node_whose_bootstraps_are_all_dead_joins_through_its_remembered_contacts() {
-    let mut places = homes::settle(8, "");
-    for bootstrap in &mut places[..4] {
+    let mut homes = homes::start_network(8, "");
+    for bootstrap in &mut homes[..4] {
         bootstrap.kill();
     }
-    places[6].stop();
-    places[6].start();
-    places[6].server().log_line("settled records=");
-    expect_one_network(&places[4..], 80);
+    homes[6].stop();
+    homes[6].start();
+    homes[6].server().log_line("settled records=");
+    expect_one_network(&homes[4..], 80);
 }

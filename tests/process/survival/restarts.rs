@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::common::eventually;
 use crate::survival::homes;
-use crate::survival::writers::{Progress, Said, Writer, ask, expect_all, put};
+use crate::survival::writers::{Outcome, Progress, Writer, ask, expect_all, put};
 
 /// Values that outlive the restart, and values that do not.
 const LASTING: usize = 200;
@@ -24,8 +24,8 @@ const NOBODY: usize = usize::MAX;
 
 #[test]
 fn a_rolling_restart_loses_no_value_and_fails_requests_only_at_the_restarting_node() {
-    let mut places = homes::settle(16, "");
-    let apis: Vec<SocketAddr> = places.iter().map(|place| place.api).collect();
+    let mut homes = homes::start_network(16, "");
+    let apis: Vec<SocketAddr> = homes.iter().map(|home| home.api).collect();
     let (progress, over) = (Progress::default(), AtomicBool::new(false));
     let restarting = AtomicUsize::new(NOBODY);
     let writers = thread::scope(|scope| {
@@ -36,23 +36,23 @@ fn a_rolling_restart_loses_no_value_and_fails_requests_only_at_the_restarting_no
                 while !over.load(Ordering::Relaxed) {
                     let at = writer.any_below(apis.len());
                     let before = restarting.load(Ordering::SeqCst);
-                    let said = [writer.write(apis[at], progress), writer.read(apis[at])];
+                    let outcome = [writer.write(apis[at], progress), writer.read(apis[at])];
                     let excused = [before, restarting.load(Ordering::SeqCst)].contains(&at);
                     let nothing_to_read = writer.confirmed.is_empty();
-                    let well = said.iter().all(|said| matches!(said, Said::Success(_)));
-                    assert!(well || excused || nothing_to_read, "node {at} said {said:?}");
+                    let well = outcome.iter().all(|outcome| matches!(outcome, Outcome::Success(_)));
+                    assert!(well || excused || nothing_to_read, "node {at} outcome {outcome:?}");
                 }
                 writer
             })
         };
         let writers: Vec<_> = (0..4).map(spawn).collect();
         let roll = thread::Builder::new().spawn_scoped(scope, || {
-            for (at, place) in places.iter_mut().enumerate() {
+            for (at, home) in homes.iter_mut().enumerate() {
                 progress.await_more(50);
                 restarting.store(at, Ordering::SeqCst);
-                place.stop();
-                place.start();
-                place.server().log_line("settled records=");
+                home.stop();
+                home.start();
+                home.server().log_line("settled records=");
                 restarting.store(NOBODY, Ordering::SeqCst);
             }
         });
@@ -68,39 +68,42 @@ fn a_rolling_restart_loses_no_value_and_fails_requests_only_at_the_restarting_no
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a value must not be found after the end of its life")]
 fn all_stopped_and_started_again_have_what_has_life_left_and_nothing_else() {
-    let mut places = homes::settle(16, "");
-    let apis: Vec<SocketAddr> = places.iter().map(|place| place.api).collect();
+    let mut homes = homes::start_network(16, "");
+    let apis: Vec<SocketAddr> = homes.iter().map(|home| home.api).collect();
     let mut rng = StdRng::seed_from_u64(16);
     let keys: Vec<Key> = (0..LASTING + BRIEF).map(|_| Key::new(rng.random())).collect();
     let write = |number: usize, ttl| {
         let value = number.to_be_bytes();
-        let said = ask(apis[number % 16], &put(keys[number], ttl, 8, &value));
-        assert_eq!(said, Said::Success(Vec::new()), "{number}");
+        let outcome = ask(apis[number % 16], &put(keys[number], ttl, 8, &value));
+        assert_eq!(outcome, Outcome::Success(Vec::new()), "{number}");
     };
     let read = |number: usize| ask(apis[(number + 5) % 16], &ApiRequest::Get { key: keys[number] });
     (0..LASTING).for_each(|number| write(number, 3600));
     (LASTING..LASTING + BRIEF).for_each(|number| write(number, 2));
     let brief_end = Instant::now() + Duration::from_secs(2);
     thread::scope(|scope| {
-        for place in &mut places {
-            scope.spawn(|| place.stop());
+        for home in &mut homes {
+            scope.spawn(|| home.stop());
         }
     });
-    for place in &mut places {
-        place.start();
+    for home in &mut homes {
+        home.start();
     }
-    for place in &places {
-        place.server().log_line("settled records=");
+    for home in &homes {
+        home.server().log_line("settled records=");
     }
     for number in 0..LASTING {
-        assert_eq!(read(number), Said::Success(number.to_be_bytes().to_vec()), "{number}");
+        assert_eq!(read(number), Outcome::Success(number.to_be_bytes().to_vec()), "{number}");
     }
     for number in LASTING..LASTING + BRIEF {
         eventually("a life ends", || {
             let begun = Instant::now();
-            let said = read(number);
-            assert!(said == Said::Failure || begun < brief_end, "{number}: {said:?} after the end of its life");
-            (said == Said::Failure).then_some(())
+            let outcome = read(number);
+            assert!(
+                outcome == Outcome::Failure || begun < brief_end,
+                "{number}: {outcome:?} after the end of its life"
+            );
+            (outcome == Outcome::Failure).then_some(())
         });
     }
 }

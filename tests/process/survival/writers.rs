@@ -16,20 +16,20 @@ use rand::rngs::StdRng;
 use crate::common::PATIENCE;
 use crate::common::client::encode;
 
-/// What a server said, if it lived to say it.
+/// What a server outcome, if it lived to say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum Outcome {
     /// SUCCESS, with this value.
     Success(Vec<u8>),
     /// FAILURE.
     Failure,
     /// Nothing: there was no connection, or it ended.
-    Nothing,
+    NoAnswer,
 }
 
 /// Asks whoever listens at `api`.
-pub(crate) fn ask(api: SocketAddr, request: &ApiRequest<'_>) -> Said {
-    let attempt = || -> std::io::Result<Said> {
+pub(crate) fn ask(api: SocketAddr, request: &ApiRequest<'_>) -> Outcome {
+    let attempt = || -> std::io::Result<Outcome> {
         let mut socket = TcpStream::connect_timeout(&api, PATIENCE)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.write_all(&encode(request))?;
@@ -37,22 +37,22 @@ pub(crate) fn ask(api: SocketAddr, request: &ApiRequest<'_>) -> Said {
         loop {
             if let Some((frame, _)) = next_frame(Source::Server, &inbox).expect("the server speaks its protocol") {
                 return Ok(match ApiReply::decode(frame).expect("the server speaks its protocol") {
-                    ApiReply::Success { value, .. } => Said::Success(value.to_vec()),
-                    ApiReply::Failure { .. } => Said::Failure,
+                    ApiReply::Success { value, .. } => Outcome::Success(value.to_vec()),
+                    ApiReply::Failure { .. } => Outcome::Failure,
                 });
             }
             match socket.read(&mut chunk)? {
-                0 => return Ok(Said::Nothing),
+                0 => return Ok(Outcome::NoAnswer),
                 count => inbox.extend_from_slice(&chunk[..count]),
             }
         }
     };
     match attempt() {
-        Ok(said) => said,
+        Ok(outcome) => outcome,
         Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
             panic!("{api} owes an answer")
         }
-        Err(_) => Said::Nothing,
+        Err(_) => Outcome::NoAnswer,
     }
 }
 
@@ -108,28 +108,28 @@ impl Writer {
     }
 
     /// Writes the next value at `api`.
-    pub(crate) fn write(&mut self, api: SocketAddr, progress: &Progress) -> Said {
+    pub(crate) fn write(&mut self, api: SocketAddr, progress: &Progress) -> Outcome {
         self.count += 1;
         let key = self.keys[self.rng.random_range(0..self.keys.len())];
         let value = [&self.count.to_be_bytes()[..], &[0xcd; 92]].concat();
-        let said = ask(api, &put(key, 3600, 8, &value));
-        if matches!(said, Said::Success(_)) {
+        let outcome = ask(api, &put(key, 3600, 8, &value));
+        if matches!(outcome, Outcome::Success(_)) {
             self.confirmed.insert(key, self.count);
             progress.add();
         }
-        said
+        outcome
     }
 
     /// Reads a key that was confirmed, if there is one, at `api`: its last confirmed value is there,
     /// or a later one. Whoever does not answer, or not in time, has broken no promise.
-    pub(crate) fn read(&mut self, api: SocketAddr) -> Said {
+    pub(crate) fn read(&mut self, api: SocketAddr) -> Outcome {
         let at = self.rng.random_range(0..self.confirmed.len().max(1));
-        let Some((key, confirmed)) = self.confirmed.iter().nth(at) else { return Said::Nothing };
-        let said = ask(api, &ApiRequest::Get { key: *key });
-        if let Said::Success(value) = &said {
+        let Some((key, confirmed)) = self.confirmed.iter().nth(at) else { return Outcome::NoAnswer };
+        let outcome = ask(api, &ApiRequest::Get { key: *key });
+        if let Outcome::Success(value) = &outcome {
             assert!(count_of(value) >= *confirmed, "{key}: {} read, {confirmed} confirmed", count_of(value));
         }
-        said
+        outcome
     }
 
     /// A number below `bound`, of the writer's own chance.
@@ -144,8 +144,8 @@ pub(crate) fn expect_all(writers: &[Writer], apis: &[SocketAddr]) {
         // Two nodes for each value: all of them for all values would ask 16 times as much.
         for api in [apis[number % apis.len()], apis[(number * 7 + 3) % apis.len()]] {
             match ask(api, &ApiRequest::Get { key: *key }) {
-                Said::Success(value) => assert!(count_of(&value) >= *confirmed, "{key} at {api} is older"),
-                said => panic!("{key} at {api}: {said:?}, {confirmed} was confirmed"),
+                Outcome::Success(value) => assert!(count_of(&value) >= *confirmed, "{key} at {api} is older"),
+                outcome => panic!("{key} at {api}: {outcome:?}, {confirmed} was confirmed"),
             }
         }
     }

@@ -1,9 +1,8 @@
-//! How often requests allocate. Served from here, a GET never does, and a PUT of an existing key once,
-//! for its value; nor does what a peer asks. What is asked of others allocates for the search, and
-//! nothing for a request of it.
+//! Allocations per request. A GET of a local record makes none, a PUT of an existing key one for its
+//! value, and a request of a peer none. A lookup allocates, but its requests to other nodes do not.
 //!
-//! A node is driven as the loop drives it: one [`Actions`] is lent to every verb, and the answers are
-//! taken out of it. What the kernel and TLS are handed is not part of this.
+//! The tests drive a node as the event loop does: they lend one [`Actions`] to every verb, and take the
+//! answers out of it. The kernel and TLS are not part of this.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
@@ -31,7 +30,7 @@ struct Lone {
 }
 
 impl Lone {
-    /// A founder that nobody has joined, with a value of `size` bytes under each key.
+    /// A founder without peers, with a value of `size` bytes under each key.
     fn holding(size: usize) -> Self {
         let me = Me { id: NodeId::new(Key::new([128; 32])), port: 7402 };
         let params = Params { durability: Durability::None, ..Params::default() };
@@ -52,7 +51,7 @@ impl Lone {
         assert!(self.out.is_empty(), "nobody waits for it");
     }
 
-    /// Returns how many bytes the answer has.
+    /// Returns the size of the answer.
     fn get(&mut self, key: u8) -> usize {
         self.ask(ApiRequest::Get { key: Key::new([key; 32]) });
         let bytes = self.out.answers().parts().map(<[u8]>::len).sum();
@@ -102,18 +101,18 @@ fn a_put_of_an_existing_key_allocates_only_its_value() {
     }
 }
 
-/// A node and peers that hold nothing: all requests to them are answered by nobody nearer.
+/// A node, and peers that hold nothing and reply to every request with no contacts.
 struct Crowd {
     node: Node,
     out: Actions,
     requests: u64,
-    /// Requests of the node that were not answered, by connection.
+    /// Requests of the node without a reply yet.
     asked: Vec<(ConnId, RpcId)>,
     bytes: Vec<u8>,
 }
 
 impl Crowd {
-    /// A node that was met by `peers` others, and has met them.
+    /// A node with connections in both directions to `peers` peers.
     fn of(peers: u8) -> Self {
         let me = Me { id: NodeId::new(Key::new([255; 32])), port: 7402 };
         let params = Params { durability: Durability::None, ..Params::default() };
@@ -152,7 +151,7 @@ impl Crowd {
         self.node.on_frame(NOW, conn, frame, &mut self.out);
     }
 
-    /// Answers what the node asks until it asks nothing more; returns how much that was.
+    /// Replies to all requests of the node until there are none; returns their number.
     fn settle(&mut self) -> u64 {
         let mut answered = 0;
         loop {
@@ -172,7 +171,7 @@ impl Crowd {
         }
     }
 
-    /// GETs at one time, which all are asked for in vain; returns how many requests that were.
+    /// GETs at the same time, all of which fail; returns how many requests they made.
     fn get_all(&mut self, keys: Range<u8>) -> u64 {
         for key in keys {
             self.requests += 1;
@@ -183,7 +182,7 @@ impl Crowd {
     }
 }
 
-/// Allocations and requests to others for each of many GETs at one time, which `peers` are asked for.
+/// Allocations and requests per GET of many at the same time, with `peers` peers.
 fn cost_of_a_search(peers: u8) -> (u64, u64) {
     let mut crowd = Crowd::of(peers);
     let mut asked = 0;
@@ -192,7 +191,7 @@ fn cost_of_a_search(peers: u8) -> (u64, u64) {
     (allocated.count_total / u64::from(KEYS), asked / u64::from(KEYS))
 }
 
-/// Two lists of a search grow by doubling: of those who may be asked, and of what they said.
+/// Two lists of a lookup grow by doubling: its candidates, and their replies.
 #[test]
 fn a_lookup_allocates_but_its_requests_do_not() {
     let (few, many) = (cost_of_a_search(8), cost_of_a_search(16));

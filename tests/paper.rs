@@ -24,7 +24,7 @@ mod routing {
         Key::new([0b0101_0101; KEY_SIZE])
     }
 
-    /// The `n`th contact of those that share exactly `shared` bits with us.
+    /// The `n`th contact of those that share exactly `shared` bits with the node's own id.
     fn contact_in(shared: usize, n: u8) -> Contact {
         let id = NodeId::new(me().diverging_at(shared, &Key::new([n; KEY_SIZE])));
         Contact::new(id, ([192, 0, 2, n], 7402).into())
@@ -49,7 +49,7 @@ mod routing {
         found
     }
 
-    /// Who would be asked to make room in bucket 0: the least recently seen.
+    /// The contact that would have to make room in bucket 0: the least recently seen.
     fn least_recently_seen(table: &mut Table) -> Contact {
         let probe = contact_in(0, 200);
         let Observed::Full { suspect } = table.observe(at(0), probe) else { panic!("bucket 0 must be full") };
@@ -100,7 +100,7 @@ mod routing {
         }
     }
 
-    /// Old contacts are worth more than new ones: who was up for long, stays up.
+    /// Old contacts are worth more than new ones: the longer a node has been up, the longer it stays up.
     #[test]
     fn s2_2_a_full_bucket_keeps_its_oldest_contact_while_it_answers() {
         let mut table = table_with_one_full_bucket();
@@ -189,12 +189,12 @@ mod routing {
             refreshed.push(bucket);
             table.looked_up(at(2), &me().diverging_at(bucket, &Key::new([0; KEY_SIZE])));
         }
-        // The lookup for ourselves has seen to buckets 4 to 6: they hold the K nearest.
+        // The self-lookup has refreshed buckets 4 to 6: they hold the K nearest.
         assert_eq!(refreshed, [3, 2, 1, 0]);
     }
 
-    /// The range that holds the own id is split, every other one never: one knows few of the
-    /// far half of the space, and everybody in the neighbourhood.
+    /// Only the range with the node's own id is split. So a node knows few nodes of the far half of the
+    /// space, and all of its neighbourhood.
     #[test]
     fn s2_4_only_the_range_of_the_nodes_own_id_is_split() {
         let mut table = table();
@@ -220,7 +220,7 @@ mod routing {
         assert!(!table.contains(&contact_in(0, 0).id), "its place is taken");
     }
 
-    /// When everything fails because the own link did, the table must not be lost.
+    /// If all requests fail because the node's own link did, the table must not be lost.
     #[test]
     fn s4_1_a_failed_contact_without_a_replacement_stays_but_is_not_named() {
         let mut table = table_with_one_full_bucket();
@@ -251,7 +251,7 @@ mod routing {
     }
 }
 
-/// The iterative search: section 2.3, and the proof of section 3.
+/// The iterative lookup: section 2.3, and the proof of section 3.
 mod lookup {
     use std::collections::VecDeque;
     use std::net::{Ipv4Addr, SocketAddr};
@@ -268,7 +268,7 @@ mod lookup {
     const ALPHA: usize = 3;
     const TARGET: Key = Key::new([0; 32]);
 
-    /// Nobody that is ever named.
+    /// An id that no reply names.
     fn outsider() -> NodeId {
         NodeId::new(Key::new([0xff; 32]))
     }
@@ -288,7 +288,7 @@ mod lookup {
         Lookup::new(outsider(), TARGET, K, ALPHA, &start.into_iter().map(at).collect::<Vec<_>>())
     }
 
-    /// Takes steps until there is nobody to ask; returns who was asked.
+    /// Takes steps until the lookup has no node to ask; returns the nodes that it asked.
     fn ask_all(lookup: &mut Lookup) -> Vec<Contact> {
         std::iter::from_fn(|| match lookup.step() {
             Step::Ask(contact) => Some(contact),
@@ -304,7 +304,7 @@ mod lookup {
         assert_eq!((lookup.step(), lookup.in_flight()), (Step::Wait, ALPHA));
     }
 
-    /// The initiator need not wait for all alpha before it asks those that it just heard of.
+    /// The lookup need not wait for all alpha replies before it asks new nodes.
     #[test]
     fn s2_3_nodes_learned_from_an_answer_are_asked_nearest_first() {
         let mut lookup = search([10, 20, 30, 40]);
@@ -328,7 +328,7 @@ mod lookup {
         assert_eq!(lookup.answered().collect::<Vec<_>>(), [&at(10), &at(20)]);
     }
 
-    /// Of 25 nodes that were seen the 20 closest are asked, and no others.
+    /// Of 25 known nodes the 20 closest are asked, and no others.
     #[test]
     fn s2_3_a_lookup_ends_once_the_k_closest_seen_nodes_have_answered() {
         let mut lookup = search(1..=25);
@@ -341,14 +341,14 @@ mod lookup {
         assert_eq!((usize::from(heard), lookup.asked()), (K, K));
     }
 
-    /// Nodes that know each other as section 2.2 has it: up to k of each bucket.
+    /// Nodes that know each other as in section 2.2: up to k of each bucket.
     struct Network {
         ids: Vec<NodeId>,
     }
 
     impl Network {
-        /// The k contacts closest to `target` that `node` knows. Of a bucket with more than k
-        /// nodes it knows k, and each node others.
+        /// The k contacts closest to `target` that `node` knows. Of a bucket with more than k nodes each
+        /// node knows another k.
         fn closest(&self, node: NodeId, target: &Key) -> Vec<Contact> {
             let mut buckets = vec![Vec::new(); 256];
             for id in &self.ids {
@@ -357,7 +357,7 @@ mod lookup {
                 }
             }
             for bucket in &mut buckets {
-                // The ids end in random bits: xor with the own ones shuffles them.
+                // The ids end in random bits: the xor with the node's own id shuffles them.
                 bucket.sort_by_cached_key(|id| reversed(id).distance(&reversed(&node)));
                 bucket.truncate(K);
             }
@@ -373,7 +373,7 @@ mod lookup {
         Key::new(bytes)
     }
 
-    /// What becomes of a request.
+    /// What happens to a request.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Fate {
         Answered,
@@ -386,8 +386,8 @@ mod lookup {
         any::<[u8; 32]>().prop_map(Key::new)
     }
 
-    /// As many answers as shall be found, and the fates of nodes that do not answer in time. Of
-    /// any k contacts at least as many as are wanted answer, even if oneself is among them.
+    /// The number of wanted answers, and the fates of nodes that do not answer in time. Of any k contacts
+    /// at least the wanted number answers, the node itself included.
     fn wanted_and_dead() -> impl Strategy<Value = (usize, Vec<(Index, Fate)>)> {
         let fate = || prop_oneof![Just(Fate::AnsweredLate), Just(Fate::Silent), Just(Fate::Failed)];
         (1..K).prop_flat_map(move |wanted| {
@@ -396,10 +396,10 @@ mod lookup {
     }
 
     proptest! {
-        /// Goal: a search finds the closest nodes that answer, all of them and in order.
+        /// Goal: a lookup finds the closest nodes that answer, all of them and in order.
         ///
-        /// Method: a network that stands still, some of whose nodes fail, never answer or answer
-        /// late; whatever is under way ends in any order.
+        /// Method: a static network, some of whose nodes fail, never answer or answer late; requests in
+        /// flight end in any order.
         #[test]
         fn s2_3_a_lookup_finds_the_closest_nodes_that_answer(
             ids in proptest::collection::btree_set(any_key(), K..250),
@@ -454,7 +454,7 @@ mod lookup {
         }
     }
 
-    /// Each hop halves what is left of the distance, at least.
+    /// Each hop at least halves the remaining distance.
     #[test]
     fn s3_a_lookup_takes_at_most_log_n_hops() {
         let key_of = |n: u32| Key::new(Sha256::digest(n.to_be_bytes()).into());

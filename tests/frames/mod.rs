@@ -129,7 +129,7 @@ fn meeting_frames() -> Vec<Golden> {
     let agent = "6468742d7365727665722f302e31";
     vec![
         frame("HELLO", &["0040 0298", "0001 0001", NETWORK, "1cea", "0000018bcfe56800", agent], 0),
-        // a client of another protocol, with flags that nobody knows yet, without an agent
+        // a client of another protocol, with unknown flags, without an agent
         frame("HELLO, shortest", &["0032 0298", "0002 8002", NETWORK, "0000", "0000000000000000"], 0),
         frame("HELLO, longest", &["0072 0298", "0001 0001", NETWORK, "1cea", "0000018bcfe56800"], 64),
         frame("GOODBYE", &["0004 0299"], 0),
@@ -183,7 +183,7 @@ fn reply_frames() -> Vec<Golden> {
         frame("SYNC REPLY, nothing", &["0025 02a5", RPC, "00"]),
         frame("SYNC REPLY, largest", &["5809 02a5", RPC, "00", &ENTRY.repeat(500)]),
         frame("ERROR", &["0026 02a8", RPC, "0196"]),
-        // an answer to no request, of a code that nobody knows yet
+        // an answer to no request, with an unknown code
         frame("ERROR, unknown", &["0026 02a8", &"00".repeat(32), "ffff"]),
     ]
 }

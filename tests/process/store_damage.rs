@@ -1,8 +1,9 @@
-//! A store file that was cut, flipped, zeroed or shuffled: it is refused, or all of it is right.
+//! A store file that was cut, flipped, zeroed or shuffled: the store refuses it, or reads all of it
+//! correctly.
 //!
-//! Each variant follows from one seed and its number. What counts as right is what some commit has
-//! left: the last, or the one before it, which is all that can be seen of a file whose very first
-//! bytes say that the last one never ended.
+//! Each variant follows from a seed and its number. Correct is the state of the last commit, or of the
+//! one before it: if the first bytes of the file say that the last commit never ended, no more can be
+//! seen.
 
 use std::fs;
 use std::path::Path;
@@ -21,18 +22,18 @@ const PAGE: usize = 4096;
 const VARIANTS: u64 = 1_000;
 const VARIANTS_OF_SERVERS: u64 = 20;
 
-/// Keys of the store, a tenth of them tombstones.
+/// Keys of the store; a tenth of them are tombstones.
 const KEYS: u64 = 400;
 
-/// A store file, and what was in it after its last two commits.
+/// A store file, and its content after its last two commits.
 struct Original {
     bytes: Vec<u8>,
     commits: [Vec<PersistedKey>; 2],
 }
 
 impl Original {
-    /// Writes the keys in two batches, the second of which replaces some of the first. The file is
-    /// as the store leaves it when it is closed, or as a process leaves it that is killed.
+    /// Writes the keys in two batches; the second replaces some of the first. The file is as the store
+    /// leaves it at a close, or as a killed process leaves it.
     fn write(path: &Path, end: End) -> Self {
         let mut store = Store::open(path).expect("a new store");
         let first: Vec<_> = (0..KEYS / 2).map(|number| state(number, 0)).collect();
@@ -47,7 +48,7 @@ impl Original {
         Self { bytes, commits: [in_order(first), in_order(last)] }
     }
 
-    /// The file, damaged in the way number `variant`.
+    /// The file with the damage number `variant`.
     fn damaged(&self, variant: u64) -> Vec<u8> {
         let mut rng = StdRng::seed_from_u64(variant);
         let mut bytes = self.bytes.clone();
@@ -68,7 +69,7 @@ impl Original {
         bytes
     }
 
-    /// Pages that hold anything.
+    /// Pages that are not all zero.
     fn used_pages(&self) -> Vec<usize> {
         let pages = self.bytes.chunks_exact(PAGE).enumerate();
         pages.filter(|(_, page)| page.iter().any(|byte| *byte != 0)).map(|(at, _)| at).collect()
@@ -115,7 +116,7 @@ fn read(path: &Path) -> Result<Vec<PersistedKey>, StoreError> {
     store.keys().collect()
 }
 
-/// What the file at `path` is, which was made of `original`.
+/// What the store makes of the file at `path`, which is a damaged `original`.
 fn judge(original: &Original, path: &Path) -> Judgement {
     match read(path) {
         Err(error) => {
@@ -136,7 +137,7 @@ enum Judgement {
     BeforeLast,
 }
 
-/// What became of the damaged variants of one original.
+/// The outcomes of the damaged variants of one original.
 #[derive(Debug, Default)]
 struct Tally {
     refused: u64,
@@ -154,7 +155,8 @@ fn tally(end: End) -> Tally {
         match judge(&original, &path) {
             Judgement::Refused => {
                 tally.refused += 1;
-                // To have tried harms nothing: a second start does not believe what the first refused.
+                // The refused attempt changes nothing: a second start does not accept what the first
+                // refused.
                 match judge(&original, &path) {
                     Judgement::Refused | Judgement::Last => {}
                     Judgement::BeforeLast => panic!("variant {variant} of {end:?} went back at its second start"),

@@ -1,4 +1,4 @@
-//! What survives a restart, and what a disk that fails does to a node.
+//! What survives a restart, and how a failing disk affects a node.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use dht::sim::{Answer, Death, Number, Room, Scenario, Violation, World};
 
 use crate::{Run, SECOND, await_all, found, key, node, put_many, value_of};
 
-/// A calm world of so many nodes that have joined, which save as `durability` says.
+/// A network without faults of `nodes` nodes that have joined and persist records as `durability` says.
 fn world(nodes: u32, seed: u64, durability: Durability) -> Result<World, Violation> {
     let params = Params { durability, ..Params::default() };
     let mut world = World::new(Scenario { params, ..Scenario::calm(nodes, seed) });
@@ -16,7 +16,7 @@ fn world(nodes: u32, seed: u64, durability: Durability) -> Result<World, Violati
     Ok(world)
 }
 
-/// All nodes are killed at once, and come back a minute later; each joins through another.
+/// Kills all nodes at once, and restarts them a minute later; each joins through another one.
 fn restart_all(world: &mut World) -> Run {
     let all: Vec<Number> = world.alive().collect();
     world.kill(Death::Process, all.iter().copied());
@@ -131,8 +131,8 @@ fn a_restarted_node_joins_through_its_remembered_contacts() -> Run {
     Ok(())
 }
 
-/// Goal: nobody is told that a record is held which no disk takes; what is held is served, and all
-/// is well again when there is room.
+/// Goal: a node never confirms a record that no disk stores, serves the records it has, and stores again
+/// once there is room.
 #[test]
 fn while_all_disks_are_full_puts_fail_and_gets_go_on() -> Run {
     let mut world = world(20, 2, Durability::Always)?;

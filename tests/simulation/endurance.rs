@@ -1,5 +1,4 @@
-//! Values that stay readable, in their newest version, whatever happens to single nodes: churn,
-//! crashes at once, partitions.
+//! Values stay readable in their newest version despite churn, simultaneous crashes and partitions.
 
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ fn anywhere(_: Number) -> bool {
     true
 }
 
-/// A world whose values were all confirmed.
+/// A network whose values are all confirmed.
 fn endow(nodes: u32, seed: u64, count: u32, replication: u8) -> Result<(World, Workload), Violation> {
     let mut world = world(nodes, seed)?;
     world.run_for(SECOND * 60)?;
@@ -22,10 +21,10 @@ fn endow(nodes: u32, seed: u64, count: u32, replication: u8) -> Result<(World, W
     Ok((world, trial))
 }
 
-/// Goal: nodes that live ten minutes on average do not take the values with them.
+/// Goal: values outlive nodes whose mean lifetime is ten minutes.
 ///
-/// Method: 200 nodes for three hours, eighteen lives; every ten minutes 100 GETs at nodes that
-/// take part. The program runs the large one: `dht-sim --nodes 1000 --session 60m --hours 24`.
+/// Method: 200 nodes and eighteen mean lifetimes, which is three hours; every ten minutes 100 GETs at
+/// nodes that take part. The program runs the large one: `dht-sim --nodes 1000 --session 60m --hours 24`.
 fn readable_under_churn(seed: u64, replication: u8) -> Result<Share, Violation> {
     let (mut world, trial) = endow(200, seed, 100, replication)?;
     world.begin_churn(Churn::of(HOUR / 6));
@@ -64,10 +63,10 @@ fn after_a_simultaneous_crash_of_a_third_of_the_nodes_all_values_are_readable() 
     Ok(())
 }
 
-/// Goal: after a partition all holders agree, and nobody went back in time meanwhile.
+/// Goal: after a partition all replicas agree, and no client ever reads an older value after a newer one.
 ///
-/// Method: 100 nodes, 30 of them cut off for 20 minutes. Both sides write all values and read
-/// them; the worlds heal, and all are read all the time until holders agree.
+/// Method: of 100 nodes 30 are cut off for 20 minutes. Both sides write and read all values. After the
+/// partition has healed the test reads all values until the replicas agree.
 #[test]
 fn after_a_partition_all_replicas_agree_within_an_interval_and_no_read_goes_back() -> Run {
     for seed in 0..3 {

@@ -1,6 +1,7 @@
-//! Whole networks under virtual time: loss, deaths, partitions, and what must hold nevertheless.
+//! Whole networks in virtual time with loss, failures and partitions, and the properties that must hold
+//! despite them.
 //!
-//! Every test names its seeds. What a [`World`] finds broken ends the test with the seed, the
+//! Every test names its seeds. A violation that a [`World`] finds ends the test with the seed, the
 //! virtual time and the node; the same test replays it.
 
 mod disks;
@@ -33,7 +34,7 @@ fn loss(chance: f64) -> Faults {
     Faults { loss: percent(chance), ..Faults::NONE }
 }
 
-/// A calm world of so many nodes that have joined.
+/// A network without faults of `nodes` nodes that have joined.
 fn world(nodes: u32, seed: u64) -> Result<World, Violation> {
     let mut world = World::new(Scenario::calm(nodes, seed));
     world.join_all()?;
@@ -52,7 +53,7 @@ fn found(value: &[u8]) -> Answer {
     Answer::Success(value.into())
 }
 
-/// `count` confirmed PUTs at random nodes, under random keys: the keys.
+/// `count` confirmed PUTs of random keys at random nodes; returns the keys.
 fn put_many(world: &mut World, count: usize, replication: u8) -> Result<Vec<Key>, Violation> {
     let keys: Vec<Key> = (0..count).map(|_| world.any_key()).collect();
     let mut asks = Vec::new();
@@ -66,7 +67,7 @@ fn put_many(world: &mut World, count: usize, replication: u8) -> Result<Vec<Key>
     Ok(keys)
 }
 
-/// `count` GETs of `keys` in turn, at random nodes: how many found what was put.
+/// `count` GETs of `keys` in turn at random nodes; returns how many found the value.
 fn get_many(world: &mut World, count: usize, keys: &[Key]) -> Result<usize, Violation> {
     let mut asks = Vec::new();
     for nth in 0..count {
@@ -83,7 +84,7 @@ fn await_all(world: &mut World, asks: &[Ask]) -> Result<Vec<Answer>, Violation> 
     asks.iter().map(|ask| world.await_answer(*ask)).collect()
 }
 
-/// Goes on until `goal` is reached, for at most `within`; says whether it was.
+/// Advances until `goal` is reached, for at most `within`; returns whether it was.
 fn run_until(world: &mut World, within: Duration, goal: impl Fn(&World) -> bool) -> Result<bool, Violation> {
     let latest = world.now() + within;
     while !goal(world) && world.now() < latest {
@@ -92,7 +93,7 @@ fn run_until(world: &mut World, within: Duration, goal: impl Fn(&World) -> bool)
     Ok(goal(world))
 }
 
-/// The nodes that can be found from `start`, going from table to table.
+/// The number of nodes that can be reached from `start` through the routing tables.
 fn findable(world: &World, start: Number) -> usize {
     let mut found = vec![start];
     let mut next = 0;
@@ -115,11 +116,10 @@ fn status(world: &World, number: Number) -> Status {
 
 // ── loss ─────────────────────────────────────────────────────────────────────────────────────
 
-/// Goal: lost messages cost time, and never an answer.
+/// Goal: lost messages cost time, but never an answer.
 ///
-/// Method: 1 000 nodes join over a network that loses one message and one dial in twenty, and
-/// goes on doing so. As soon as all have joined, 500 records are PUT and asked for 2 000 times,
-/// all at random nodes.
+/// Method: 1 000 nodes join while the network loses one message and one dial in twenty, and goes on to do
+/// so. As soon as all have joined, 500 records are PUT and read 2 000 times, all at random nodes.
 fn every_get_finds_its_record_at_five_percent_loss(seeds: Range<u64>) -> Run {
     for seed in seeds {
         let mut world = World::new(Scenario { faults: loss(5.0), ..Scenario::calm(1_000, seed) });
@@ -170,13 +170,13 @@ fn connections_that_stall_and_break_lose_no_record() -> Run {
     Ok(())
 }
 
-// ── deaths ───────────────────────────────────────────────────────────────────────────────────
+// ── failures ─────────────────────────────────────────────────────────────────────────────────
 
-/// Goal: a record outlives the sudden death of half the network.
+/// Goal: records survive the simultaneous failure of half the network.
 ///
-/// Method: 300 nodes join over a network that loses 5 % of all messages, and have a minute to
-/// fill their tables. PUTs with replication 20. Every second node then dies without a word.
-/// Faults stop; survivors ask.
+/// Method: 300 nodes join while the network loses 5 % of all messages, and have a minute to fill their
+/// tables. PUTs with replication 20. Then every second host fails silently. The loss ends; the other
+/// nodes read.
 #[test]
 fn records_survive_the_failure_of_half_the_nodes_under_loss() -> Run {
     for seed in 0..10 {
@@ -246,11 +246,11 @@ fn a_node_that_leaves_is_removed_from_all_tables_and_its_records_are_found() -> 
 
 // ── joining ──────────────────────────────────────────────────────────────────────────────────
 
-/// Goal: joining is a state, not a message. Whoever met nobody tries again, for ever.
+/// Goal: joining is a state, not a message. A node without a contact tries again without end.
 ///
-/// Method: 150 nodes join through one bootstrap each while three of ten messages and dials are
-/// lost; groups form that hardly know each other. Then the faults stop. A minute later nobody
-/// is out of reach, and when each has refreshed its buckets twice, all agree on who is near.
+/// Method: 150 nodes join through one bootstrap each while the network loses three of ten messages and
+/// dials; groups form that hardly know each other. Then the loss ends. A minute later every node can
+/// reach every other, and after two bucket refreshes all agree on the nearest nodes.
 #[test]
 fn the_network_does_not_split_when_join_messages_are_lost() -> Run {
     for seed in 0..5 {
@@ -346,7 +346,7 @@ fn the_halves_of_a_partitioned_network_merge_again() -> Run {
         (0..60).all(|number| live(number) < Some(30))
     };
     while !alone(&world) {
-        // Who is gone is noticed when it is asked.
+        // A node notices that a contact is gone when it sends it a request.
         for number in 0..60 {
             let key = world.any_key();
             world.ask(node(number), &ApiRequest::Get { key })?;
@@ -424,7 +424,7 @@ fn a_client_reads_its_own_put_while_the_copies_are_in_flight() -> Run {
 fn a_record_is_copied_to_a_new_node_that_is_nearer_than_its_replicas() -> Run {
     let mut world = world(60, 8)?;
     let late = node(60);
-    let key = *world.id_of(late).key(); // nobody will be nearer to this key
+    let key = *world.id_of(late).key(); // no node will be nearer to this key
     assert_eq!(world.put(node(1), key, b"handed over", 3)?, found(b""));
     assert_eq!(world.spawn(&[node(5)])?, late);
     assert!(run_until(&mut world, SECOND * 60, |world| world.replicas(&key).contains(&late))?);

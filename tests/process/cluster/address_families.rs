@@ -1,4 +1,4 @@
-//! IPv4, IPv6, and both.
+//! Networks over IPv4, over IPv6, and over both.
 
 use super::{expect_one_network, observe};
 use crate::common::{Cluster, Server, free_port};
@@ -13,7 +13,7 @@ fn a_network_can_use_ipv6_only() {
     expect_one_network(&nodes);
 }
 
-/// The lines of a node that listens on both families.
+/// The configuration lines of a node that listens on both address families.
 fn dual() -> String {
     let port = free_port();
     format!("p2p_address = 127.0.0.1:{port}, [::1]:{port}\n")

@@ -1,4 +1,4 @@
-//! A network of 32 nodes that loses its bootstrap, then a quarter of the others, and no value.
+//! A network of 32 nodes loses its bootstrap, then a quarter of the other nodes, but no value.
 
 use dht::id::Key;
 use dht::wire::api::Confirm;
@@ -12,13 +12,13 @@ use crate::common::{Cluster, Server, eventually};
 const PUTS: usize = 500;
 const REPLICATION: u8 = 8;
 
-/// What is PUT: values of 100 bytes at random keys.
+/// Values of 100 bytes for random keys.
 fn draw_values(rng: &mut StdRng) -> Vec<(Key, Vec<u8>)> {
     let draw = |_| (Key::new(rng.random()), rng.random::<[u8; 32]>().repeat(4)[..100].to_vec());
     (0..PUTS).map(draw).collect()
 }
 
-/// Sees to it that each of `values` is found at one of `nodes`, drawn anew for each.
+/// Expects each of `values` at one of `nodes`, drawn anew for each value.
 fn expect_found(rng: &mut StdRng, nodes: &[Server], values: &[(Key, Vec<u8>)]) {
     let mut clients: Vec<_> = nodes.iter().map(client).collect();
     for (number, (key, value)) in values.iter().enumerate() {
@@ -46,7 +46,7 @@ fn a_network_of_32_nodes_loses_its_bootstrap_and_eight_nodes_but_no_value() {
     }
     let mut observers = observe(&nodes, 20);
     for (key, _) in &values {
-        // Who confirmed has kept its word at once; what was not confirmed may still be spreading.
+        // A confirmed value has its replicas already; an unconfirmed one may still be in flight.
         eventually("a value is spread", || {
             let holders = observers.iter_mut().filter_map(|observer| observer.holds(*key).then_some(())).count();
             (holders >= usize::from(REPLICATION)).then_some(())

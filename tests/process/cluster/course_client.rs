@@ -1,4 +1,4 @@
-//! The habits of the course's client, against five nodes.
+//! The course's client, and its usual requests, with five nodes.
 
 use dht::wire::api::Confirm;
 
@@ -70,7 +70,7 @@ fn a_later_put_replaces_the_value_everywhere() {
     }
 }
 
-/// What all five hold is replaced at all five, though the later PUT asks for three copies.
+/// All five nodes hold the older value. The later PUT asks for three copies, yet replaces all five.
 #[test]
 fn a_later_put_with_fewer_copies_replaces_the_value_everywhere() {
     let nodes = five();

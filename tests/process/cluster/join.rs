@@ -1,11 +1,11 @@
-//! Ways into a network: by name, by pin, late, and again.
+//! Ways to join a network: by host name, by pin, late, and again.
 
 use super::{Observer, client, eventually_found, expect_one_network, put_confirmed};
 use crate::common::client::{Answer, key};
 use crate::common::{Cluster, Scratch, Server, free_port};
 use crate::scripted_peer::message::hex;
 
-/// A server that joins through `bootstrap`, with `lines` besides.
+/// A server that joins through `bootstrap`, with the configuration `lines`.
 fn join(bootstrap: &str, lines: &str) -> Server {
     Server::start(&format!("bootstrap = {bootstrap}\n{lines}"))
 }

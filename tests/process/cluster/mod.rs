@@ -1,10 +1,9 @@
-//! Networks of real `dht-server` processes that speak TLS over loopback: what the simulator
-//! cannot see.
+//! Networks of real `dht-server` processes that speak TLS over loopback: the part that the simulator does
+//! not cover.
 //!
-//! Nodes draw their ports and keys, so no two runs have the same network; keys and choices of the
-//! tests follow from fixed seeds. Nothing waits for time to pass: a confirmed PUT, a line of a
-//! log or an answer says that something has happened, and where only repeated questions tell,
-//! [`eventually`] asks them.
+//! Nodes draw their ports and keys, so each run has another network; the keys and choices of the tests
+//! follow from fixed seeds. Tests wait for events, not for time: a confirmed PUT, a log line or an
+//! answer. Where no event reports a change, [`eventually`] repeats the question.
 
 mod address_families;
 mod churn;
@@ -32,24 +31,24 @@ fn numbered(name: &str, number: usize) -> Key {
     Key::new(hash(format!("{name} {number}").as_bytes()))
 }
 
-/// A PUT of `value` for an hour, to so many nodes.
+/// A PUT of `value` for an hour to `replication` nodes.
 fn put_of(key: Key, replication: u8, value: &[u8], confirm: Confirm) -> ApiRequest<'_> {
     ApiRequest::Put(Put { ttl: 3600, replication, confirm, class: Class::Plain, key, value })
 }
 
-/// PUTs `value` at `client`, and waits until so many nodes hold it.
+/// PUTs `value`, and waits until `replication` nodes hold it.
 fn put_confirmed(client: &mut Client, key: Key, replication: u8, value: &[u8]) {
     let answer = client.ask(&put_of(key, replication, value, Confirm::Yes));
     assert_eq!(answer, Answer::Success(key, Vec::new()));
 }
 
-/// Waits until `key` is found at `server`.
+/// Waits until `server` finds `key`.
 fn eventually_found(server: &Server, key: Key) -> Vec<u8> {
     let mut client = client(server);
     eventually("the value is found", || client.get(key))
 }
 
-/// Sees to it that what is PUT at any of `servers` is found at each.
+/// Expects that each server finds a value that was PUT at any other.
 fn expect_one_network(servers: &[Server]) {
     for (number, putter) in servers.iter().enumerate() {
         let key = numbered(&putter.id(), number);
@@ -60,7 +59,7 @@ fn expect_one_network(servers: &[Server]) {
     }
 }
 
-/// A peer of one server that cannot be dialled, and only asks.
+/// A peer of one server that only sends requests, and cannot be dialled.
 struct Observer {
     conn: PeerConnection,
     /// The server's id.
@@ -68,7 +67,7 @@ struct Observer {
 }
 
 impl Observer {
-    /// A peer that solves the puzzle of 12 bits, which is more than most networks here ask for.
+    /// A peer whose id solves a puzzle of 12 bits, more than most networks here require.
     fn of(server: &Server) -> Self {
         let fit = |key: &KeyPair| puzzle_bits(&key.id()) >= 12;
         let key = KeyPair::named("the observer").find(fit).expect("there is no end of keys");
@@ -78,7 +77,7 @@ impl Observer {
         Self { conn, id }
     }
 
-    /// Whom the server knows: the 20 that are nearest to itself.
+    /// The contacts that the server names: the 20 nearest to itself.
     fn contacts(&mut self) -> Vec<Contact> {
         let reply = self.conn.ask(message::FIND_NODE, &self.id);
         assert_eq!(reply.kind, message::FIND_NODE_REPLY);
@@ -92,7 +91,7 @@ impl Observer {
     }
 }
 
-/// Observers of `servers`, each of which knows so many others by then.
+/// Observers of `servers`; each server knows at least `known` others when this returns.
 fn observe(servers: &[Server], known: usize) -> Vec<Observer> {
     let mut observers: Vec<_> = servers.iter().map(Observer::of).collect();
     for observer in &mut observers {

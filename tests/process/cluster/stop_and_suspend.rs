@@ -1,4 +1,4 @@
-//! Nodes that leave, die, or stand still for a while, and those who stay.
+//! Nodes that are stopped, or suspended for a while, and the nodes that stay.
 
 use super::{client, expect_one_network, numbered, observe, put_confirmed};
 use crate::common::{Cluster, eventually};

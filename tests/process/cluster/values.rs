@@ -1,14 +1,14 @@
-//! Values of all sizes, in both forms of the wire, and a network with the puzzle of real ones.
+//! Values of all sizes, in both forms of the wire format; and a network with the default puzzle.
 
 use super::{client, expect_one_network, numbered, observe, put_confirmed};
 use crate::common::Cluster;
 use crate::scripted_peer::tls::puzzle_bits;
 
-/// Where layouts or habits change: the smallest; what a client's one `recv(4096)` can hold; a
-/// page; around what a STORE, and a FIND VALUE REPLY, can say in its short form; the largest.
+/// Sizes at which a layout changes: the smallest; what one `recv(4096)` of a client can hold; a page;
+/// around the limits of the short form of STORE and FIND VALUE REPLY; the largest.
 const SIZES: [usize; 8] = [1, 4060, 4096, 65_446, 65_447, 65_448, 65_494, 65_495];
 
-/// Bytes that are all different from their neighbours, and from those of another size.
+/// Bytes that differ from their neighbours, and from those of other sizes.
 fn value_of(size: usize) -> Vec<u8> {
     (size..2 * size).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect()
 }

@@ -1,4 +1,4 @@
-//! A client of the module API that blocks, and that can misbehave.
+//! A blocking client of the module API that can also misbehave.
 
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
@@ -12,7 +12,7 @@ use dht::wire::frame::next_frame;
 
 use super::PATIENCE;
 
-/// The key that the course's client makes of `text`: its bytes, filled up with zeros.
+/// The key that the course's client makes of `text`: its bytes, padded with zeros.
 pub(crate) fn key(text: &str) -> Key {
     let mut bytes = [0; KEY_SIZE];
     bytes[..text.len()].copy_from_slice(text.as_bytes());
@@ -24,7 +24,7 @@ pub(crate) fn get(key: Key) -> Vec<u8> {
     encode(&ApiRequest::Get { key })
 }
 
-/// The bytes of a PUT of `value` for `ttl` seconds that is not answered, as most clients send it.
+/// The bytes of a PUT of `value` for `ttl` seconds without confirmation, as most clients send it.
 pub(crate) fn put(key: Key, ttl: u16, value: &[u8]) -> Vec<u8> {
     encode(&ApiRequest::Put(Put { ttl, replication: 1, confirm: Confirm::No, class: Class::Plain, key, value }))
 }
@@ -36,14 +36,14 @@ pub(crate) fn encode(request: &ApiRequest<'_>) -> Vec<u8> {
     bytes
 }
 
-/// What a server answers.
+/// The answer of a server.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     Success(Key, Vec<u8>),
     Failure(Key),
 }
 
-/// Short, since a value may be long.
+/// Short, since values can be long.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -73,17 +73,17 @@ impl Client {
         Self { socket, inbox: Vec::new(), taken: 0 }
     }
 
-    /// Sends `bytes`, whatever they mean.
+    /// Sends any `bytes`.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).expect("the server reads");
     }
 
-    /// Stores `value` for a minute; when this returns, the server may not have heard of it.
+    /// PUTs `value` for a minute; the server may not have read it yet when this returns.
     pub(crate) fn put(&mut self, key: Key, value: &[u8]) {
         self.send(&put(key, 60, value));
     }
 
-    /// Stores `value` for a minute, and waits until it is held.
+    /// PUTs `value` for a minute, and waits for the confirmation.
     pub(crate) fn put_confirmed(&mut self, key: Key, value: &[u8]) -> Answer {
         self.ask(&ApiRequest::Put(Put {
             ttl: 60,
@@ -101,7 +101,7 @@ impl Client {
         self.answer()
     }
 
-    /// Asks for `key`, and waits for the answer: the value, or `None` for FAILURE.
+    /// Sends a GET of `key`, and waits for the answer: the value, or `None` for FAILURE.
     pub(crate) fn get(&mut self, key: Key) -> Option<Vec<u8>> {
         match self.ask(&ApiRequest::Get { key }) {
             Answer::Success(of, value) => {
@@ -125,14 +125,14 @@ impl Client {
         }
     }
 
-    /// Waits for the end of the connection; nothing may come before it.
+    /// Waits for the end of the connection; no answer may come before it.
     pub(crate) fn expect_end(&mut self) {
         assert_eq!(self.inbox[self.taken..], [], "after the last answer");
         let read = self.read();
         assert_eq!(read, 0, "expected the end: {:?}", self.next_answer());
     }
 
-    /// Says that nothing more will be sent.
+    /// Closes the sending direction.
     pub(crate) fn finish(&self) {
         self.socket.shutdown(Shutdown::Write).expect("the connection stands");
     }
@@ -142,7 +142,7 @@ impl Client {
         self.socket.try_clone().expect("a file descriptor")
     }
 
-    /// Sends as many of `bytes` as the kernel takes at once; how many that were.
+    /// Sends as much of `bytes` as the kernel takes at once; returns the number of bytes.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> usize {
         self.socket.set_nonblocking(true).expect("it is a socket");
         let sent = match self.socket.write(bytes) {
@@ -154,20 +154,20 @@ impl Client {
         sent
     }
 
-    /// Waits for bytes, past those that were taken for answers already, and reads once; how many
-    /// came, 0 at the end.
+    /// Waits for bytes behind the answers read so far, and reads once; returns their number, 0 at the
+    /// end.
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> usize {
         loop {
             match self.socket.read(buffer) {
                 Ok(count) => return count,
-                // A read that has a bound is not begun again by the system.
+                // The system does not restart an interrupted read that has a timeout.
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => panic!("neither an answer nor the end in time: {error}"),
             }
         }
     }
 
-    /// Whether bytes, or the end, are there to be read.
+    /// Whether bytes, or the end, can be read now.
     pub(crate) fn is_readable(&self) -> bool {
         self.socket.set_nonblocking(true).expect("it is a socket");
         let peeked = self.socket.peek(&mut [0]);

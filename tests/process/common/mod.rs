@@ -1,9 +1,8 @@
-//! Real servers on loopback for the tests that need them.
+//! Real servers on loopback, for the tests that need them.
 //!
-//! Whoever waits here waits for an event: a line of a log, an answer, the end of a process. Each
-//! wait is bounded by [`PATIENCE`], and to run out of it is a failure, never a way to go on.
-//! Ports are drawn by the system, files live in a directory of each test's own, and processes
-//! are ended by their handles, also when a test fails.
+//! Every wait is for an event: a log line, an answer, the end of a process. Each is bounded by
+//! [`PATIENCE`]; to exceed that fails the test. The system draws the ports, each test has a directory of
+//! its own, and processes are ended by their handles, also if a test fails.
 
 pub(crate) mod client;
 pub(crate) mod process;
@@ -19,15 +18,15 @@ use std::time::{Duration, Instant};
 
 use process::Process;
 
-/// How long anything may take before a test fails: far beyond what a busy machine needs.
+/// Longest wait before a test fails: far more than a busy machine needs.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What the configuration of a test says unless the test says otherwise.
+/// Configuration of a server unless its test sets another value.
 const DEFAULTS: [(&str, &str); 4] =
     [("api_address", "127.0.0.1:0"), ("p2p_address", "127.0.0.1:0"), ("data_dir", "data"), ("pow_bits", "4")];
 
-/// A port that nobody listens on, outside of the range from which the system draws ports: unlike
-/// those it stays free after a server has let go of it.
+/// A port without a listener, outside the range from which the system draws ports: unlike those it stays
+/// free after a server has released it.
 pub(crate) fn free_port() -> u16 {
     static TRIED: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id().wrapping_mul(97);
@@ -67,7 +66,7 @@ pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) 
 
 // ── a directory ──────────────────────────────────────────────────────────────────────────────
 
-/// A directory of one test, gone with it.
+/// The directory of one test; the drop removes it.
 pub(crate) struct Scratch {
     path: PathBuf,
 }
@@ -89,8 +88,8 @@ impl Scratch {
         path
     }
 
-    /// Writes a configuration whose section `[dht]` has `lines`, and [`DEFAULTS`] for the keys
-    /// that these do not set.
+    /// Writes a configuration whose section `[dht]` has `lines`, and [`DEFAULTS`] for the keys that
+    /// `lines` does not set.
     pub(crate) fn write_config(&self, lines: &str) -> PathBuf {
         let is_set = |key: &str| lines.lines().any(|line| line.trim_start().starts_with(key));
         let defaults = DEFAULTS.into_iter().filter(|(key, _)| !is_set(key));
@@ -100,7 +99,7 @@ impl Scratch {
         self.write("config.ini", &(all.join("\n") + "\n"))
     }
 
-    /// Where the file `name` is, if it is there.
+    /// The path of the file `name`.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -114,15 +113,15 @@ impl Drop for Scratch {
 
 // ── a server ─────────────────────────────────────────────────────────────────────────────────
 
-/// The program under test, with the log that a user has by default.
+/// The program under test, with the default log level.
 pub(crate) fn dht_server() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dht-server"));
     command.env("RUST_LOG", "info");
     command
 }
 
-/// The client with the habits of the course's, about to speak to `api`; nothing if this machine
-/// cannot run it, which is said past the test's own capture of its output.
+/// The course-compatible client, connected to `api`. Without python3 it returns nothing, and says so on
+/// the real standard error: a test's own output is captured.
 pub(crate) fn dht_client(api: SocketAddr, arguments: &[&str]) -> Option<Command> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/dht_client.py");
     if Command::new("python3").arg("--version").output().is_err() {
@@ -134,7 +133,7 @@ pub(crate) fn dht_client(api: SocketAddr, arguments: &[&str]) -> Option<Command>
     Some(command)
 }
 
-/// A running `dht-server`, killed when it is dropped.
+/// A running `dht-server`; the drop kills it.
 pub(crate) struct Server {
     process: Process,
     listening: String,
@@ -142,25 +141,25 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts one in a directory of its own; it listens when this returns. See
-    /// [`Scratch::write_config`] for `lines`.
+    /// Starts a server in a new directory; it listens when this returns. See [`Scratch::write_config`]
+    /// for `lines`.
     pub(crate) fn start(lines: &str) -> Self {
         let scratch = Scratch::new();
         let server = Self::start_in(&scratch, lines);
         Self { _scratch: Some(scratch), ..server }
     }
 
-    /// Starts one in `scratch`, which may hold what an earlier one left there.
+    /// Starts a server in `scratch`, with the files of an earlier one if there are any.
     pub(crate) fn start_in(scratch: &Scratch, lines: &str) -> Self {
         Self::start_from(&scratch.write_config(lines))
     }
 
-    /// Starts one from a configuration of the caller's.
+    /// Starts a server with the configuration file `config`.
     pub(crate) fn start_from(config: &Path) -> Self {
         Self::listen(dht_server().arg("-c").arg(config))
     }
 
-    /// Starts one through a shell that runs `preparation` first, such as `ulimit -n 40`.
+    /// Starts a server through a shell that runs `preparation` first, such as `ulimit -n 40`.
     pub(crate) fn start_after(preparation: &str, lines: &str) -> Self {
         let scratch = Scratch::new();
         let mut shell = Command::new("sh");
@@ -176,17 +175,17 @@ impl Server {
         Self { process, listening, _scratch: None }
     }
 
-    /// Where it serves modules.
+    /// The address of the module API.
     pub(crate) fn api(&self) -> SocketAddr {
         self.field("api=")
     }
 
-    /// Where it serves peers; the first address, if there are several.
+    /// The address for peers; the first one, if there are several.
     pub(crate) fn p2p(&self) -> SocketAddr {
         self.field("p2p=")
     }
 
-    /// The beginning of its node id, as it stands in the log.
+    /// The first digits of its node id, as the log has them.
     pub(crate) fn id(&self) -> String {
         self.field("id=")
     }
@@ -217,7 +216,7 @@ impl Server {
         self.process.stderr().lines()
     }
 
-    /// Kilobytes of memory that it has in use.
+    /// Its resident memory in KiB.
     pub(crate) fn memory_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells");
@@ -234,29 +233,29 @@ impl Server {
         self.process.wait()
     }
 
-    /// Ends it as an operator does, and waits for its end.
+    /// Stops it as an operator does, and waits for its end.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.signal("TERM");
         self.wait()
     }
 
-    /// Kills it, which it cannot notice, and waits for its end.
+    /// Kills it, and waits for its end.
     pub(crate) fn kill_hard(&mut self) {
         self.process.kill();
     }
 }
 
-// ── several ──────────────────────────────────────────────────────────────────────────────────
+// ── several servers ──────────────────────────────────────────────────────────────────────────
 
 /// Servers that have joined one network.
 pub(crate) struct Cluster {
-    /// The first is the founder, and the others' bootstrap.
+    /// The first is the founder, and the bootstrap of the others.
     pub(crate) servers: Vec<Server>,
 }
 
 impl Cluster {
-    /// Starts `count` servers; all but the first have joined when this returns. `lines` are the
-    /// lines of the configuration of each, beside its bootstrap.
+    /// Starts `count` servers; all but the first have joined when this returns. `lines` are configuration
+    /// lines of each, besides its bootstrap.
     pub(crate) fn start(count: usize, lines: impl Fn(usize) -> String) -> Self {
         let mut servers = vec![Server::start(&lines(0))];
         for at in 1..count {

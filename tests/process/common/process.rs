@@ -1,4 +1,4 @@
-//! A child process: what it prints, how it ends, and that it ends.
+//! A child process: its output and its end.
 
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -7,7 +7,7 @@ use std::thread;
 
 use super::PATIENCE;
 
-/// Lines of its log that a process which a failed test leaves behind is worth.
+/// Log lines to print of a process that a failed test leaves behind.
 const TAIL_LINES: usize = 40;
 
 /// How a program ended, and what it printed.
@@ -21,13 +21,13 @@ pub(crate) struct Finished {
 pub(crate) fn run(command: &mut Command, input: &[u8]) -> Finished {
     let mut process = Process::spawn(command);
     if let Some(mut stdin) = process.stdin.take() {
-        let _ = stdin.write_all(input); // who refuses its arguments reads nothing
+        let _ = stdin.write_all(input); // a program that rejects its arguments reads nothing
     }
     let code = process.wait().code();
     Finished { code, stdout: process.stdout.to_end(), stderr: process.stderr.text() }
 }
 
-/// A running process, killed and reaped when it is dropped.
+/// A running process; the drop kills and reaps it.
 pub(crate) struct Process {
     child: Child,
     name: String,
@@ -53,23 +53,23 @@ impl Process {
         self.child.id()
     }
 
-    /// What it prints.
+    /// Its standard output.
     pub(crate) fn stdout(&self) -> &Output {
         &self.stdout
     }
 
-    /// What it complains of, or logs.
+    /// Its standard error: the log.
     pub(crate) fn stderr(&self) -> &Output {
         &self.stderr
     }
 
-    /// Gives it something to read.
+    /// Writes to its standard input.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         let stdin = self.stdin.as_mut().expect("its input was not ended");
         stdin.write_all(bytes).and_then(|()| stdin.flush()).expect("it reads");
     }
 
-    /// Ends what it has to read.
+    /// Closes its standard input.
     pub(crate) fn end_input(&mut self) {
         self.stdin = None;
     }
@@ -81,7 +81,7 @@ impl Process {
         assert!(status.success(), "{kill}");
     }
 
-    /// Waits for its end. It has ended when it has closed what it prints to.
+    /// Waits for its end: until it has closed its outputs and exited.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.stdout.to_end();
         self.stderr.to_end();
@@ -109,9 +109,9 @@ impl Drop for Process {
     }
 }
 
-// ── what it prints ───────────────────────────────────────────────────────────────────────────
+// ── output ───────────────────────────────────────────────────────────────────────────────────
 
-/// All that a process has printed to one of its outputs.
+/// What a process has printed to one of its outputs.
 pub(crate) struct Output {
     printed: Mutex<Printed>,
     more: Condvar,
@@ -124,7 +124,7 @@ struct Printed {
 }
 
 impl Printed {
-    /// The whole lines, and at the end whatever is left.
+    /// The complete lines; after the end also the rest.
     fn lines(&self) -> Vec<String> {
         let whole = self.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let bytes = if self.ended { &self.bytes[..] } else { &self.bytes[..whole] };

@@ -1,4 +1,4 @@
-//! A small server that answers GETs, and confirmed PUTs, as a test wants it to.
+//! A small server that answers GETs and confirmed PUTs as the test says.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use dht::wire::Source;
 use dht::wire::api::{ApiReply, ApiRequest};
 use dht::wire::frame::next_frame;
 
-/// What a request about a key is answered with.
+/// The answer to a request for a key.
 type Answering = fn(Key) -> Vec<u8>;
 
 fn bytes_of(reply: &ApiReply<'_>) -> Vec<u8> {
@@ -20,12 +20,12 @@ fn bytes_of(reply: &ApiReply<'_>) -> Vec<u8> {
     bytes
 }
 
-/// A value of the right key, and of no more than that can be said.
+/// A value of the right key, of 5 bytes.
 pub(super) fn short_value(key: Key) -> Vec<u8> {
     bytes_of(&ApiReply::Success { key, value: b"value" })
 }
 
-/// A value that is not the key's, of the right size.
+/// A wrong value of the right size.
 pub(super) fn wrong_value(key: Key) -> Vec<u8> {
     bytes_of(&ApiReply::Success { key, value: &[b'v'; 64] })
 }
@@ -35,12 +35,12 @@ pub(super) fn wrong_key(_: Key) -> Vec<u8> {
     short_value(Key::new([0xee; KEY_SIZE]))
 }
 
-/// That there is none.
+/// FAILURE.
 pub(super) fn failure(key: Key) -> Vec<u8> {
     bytes_of(&ApiReply::Failure { key })
 }
 
-/// A running fake; its threads end with their connections, and with the test.
+/// A running fake server. Its threads end with their connections, or with the test.
 pub(super) struct FakeServer {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -67,13 +67,13 @@ impl FakeServer {
         self.address
     }
 
-    /// Connections so far.
+    /// The number of connections so far.
     pub(super) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 }
 
-/// Answers all requests of one connection, until it ends.
+/// Answers all requests of one connection until it ends.
 fn serve(mut socket: TcpStream, answering: Answering) {
     let mut inbox = Vec::new();
     let mut chunk = vec![0; 16 << 10];
@@ -85,7 +85,7 @@ fn serve(mut socket: TcpStream, answering: Answering) {
             };
             inbox.drain(..size);
             if socket.write_all(&answering(key)).is_err() {
-                return; // nobody wants to know
+                return; // the client has closed
             }
         }
         match socket.read(&mut chunk) {

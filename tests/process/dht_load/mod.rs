@@ -1,7 +1,6 @@
-//! `dht-load`, the program, against the real server, its own echo, and servers that are not what
-//! they should be.
+//! The program `dht-load` with the real server, with its own echo, and with fake servers.
 //!
-//! Runs are of so many requests, not of so much time; what takes time is waited for by an event.
+//! A run has a number of requests rather than a duration; where a test must wait, it waits for an event.
 
 mod fake_server;
 
@@ -20,7 +19,7 @@ fn command(arguments: &str) -> Command {
     command
 }
 
-/// What a run printed as JSON, and how it ended.
+/// The JSON that a run printed, and how the program ended.
 struct Run {
     json: String,
     finished: Finished,
@@ -33,7 +32,7 @@ fn load(server: SocketAddr, arguments: &str) -> Run {
     Run { json, finished }
 }
 
-/// The same, for a run in which every answer is right.
+/// The same for a run that must have no failure.
 fn load_without_failures(server: SocketAddr, arguments: &str) -> Run {
     let run = load(server, arguments);
     assert_eq!(run.finished.code, Some(0), "{arguments}: {} {}", run.finished.stderr, run.json);
@@ -42,7 +41,7 @@ fn load_without_failures(server: SocketAddr, arguments: &str) -> Run {
 }
 
 impl Run {
-    /// What stands behind the first `name`, up to the end of the member.
+    /// The text behind the first `name`, up to the end of the member.
     fn text(&self, name: &str) -> &str {
         let (_, after) =
             self.json.split_once(&format!("\"{name}\": ")).unwrap_or_else(|| panic!("{name}: {}", self.json));
@@ -54,7 +53,7 @@ impl Run {
     }
 }
 
-// ── what it measures ─────────────────────────────────────────────────────────────────────────
+// ── measurements ─────────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn every_request_is_answered_and_counted() {
@@ -206,7 +205,7 @@ fn without_json_a_report_is_printed_and_with_progress_a_line_each_second() {
     assert!(report.contains("answers    10 = "), "{report}");
 }
 
-// ── servers that are not what they should be ─────────────────────────────────────────────────
+// ── faulty servers ───────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn a_wrong_value_is_detected_only_with_verify() {
@@ -291,7 +290,7 @@ fn a_wrong_command_line_exits_with_status_2() {
     assert!(String::from_utf8(help.stdout).expect("text").contains("--connect-each"));
 }
 
-// ── the yardstick ────────────────────────────────────────────────────────────────────────────
+// ── the echo ─────────────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn the_echo_answers_every_get_and_ends_on_sigterm() {

@@ -1,5 +1,5 @@
-//! Who may write where: records that certify themselves, and those who would rather have them say
-//! something else (`PROTOCOL.md` 3 and 4). The envelope is sealed here a second time, by hand.
+//! Signed and hashed records, and forgeries of them (`PROTOCOL.md` 3 and 4). The envelope is built here a
+//! second time, by hand.
 
 use dht::id::Key;
 use dht::record::Class;
@@ -17,13 +17,13 @@ use crate::scripted_peer::tls::{Hash, hash};
 const SIGNED: u8 = 1;
 const HASHED: u8 = 2;
 
-/// Forged and replayed records in one test: as many as the issue that asked for it wants.
+/// Forged and replayed records in one test.
 const FORGED: usize = 100_000;
 
-/// Requests on their way at the same time.
+/// Requests in flight at the same time.
 const PIPELINE: usize = 500;
 
-/// Somebody who owns keys.
+/// The owner of signed records.
 struct Owner(SigningKey);
 
 impl Owner {
@@ -36,12 +36,12 @@ impl Owner {
         hash(&[b"dht-own-1", &self.0.verifying_key().to_bytes()[..], &[size], salt].concat())
     }
 
-    /// A signed record that lives for an hour.
+    /// A signed record with a TTL of an hour.
     fn record(&self, salt: &[u8], sequence: u64, payload: &[u8]) -> Record {
         self.record_for(self.key(salt), salt, sequence, 3600, payload)
     }
 
-    /// As [`Self::record`], for whatever key and TTL.
+    /// As [`Self::record`], for any key and TTL.
     fn record_for(&self, key: Hash, salt: &[u8], sequence: u64, ttl: u16, payload: &[u8]) -> Record {
         let (sequence_bytes, ttl_bytes) = (sequence.to_be_bytes(), ttl.to_be_bytes());
         let signed = [b"dht-rec-1", &key[..], &sequence_bytes, &ttl_bytes, payload].concat();
@@ -53,7 +53,7 @@ impl Owner {
     }
 }
 
-/// What a STORE came to.
+/// The outcome of a STORE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stored {
     Held,
@@ -90,8 +90,8 @@ fn checked(mut record: Record, change: impl FnOnce(&mut Vec<u8>)) -> Record {
     record
 }
 
-/// One of the ways to put something else in the place of `genuine`, which `owner` signed with
-/// `salt`; never `genuine` itself, nor anything that `owner` signed later.
+/// One of the attempts to replace `genuine`, which `owner` signed with `salt`. It is never `genuine`
+/// itself, nor a record that `owner` signed later.
 fn forge(rng: &mut StdRng, owner: &Owner, other: &Owner, salt: &[u8], genuine: &Record) -> Record {
     let later = genuine.version + rng.random_range(1..1_000);
     let payload = rng.random::<[u8; 8]>();
@@ -215,7 +215,7 @@ fn a_put_that_does_not_verify_is_refused() {
     assert_eq!(client.get(Key::new(signed.key)), Some(signed.value));
 }
 
-/// The bytes whose digest is an owner's key would sit there as a hashed record.
+/// The bytes whose digest is an owner's key would otherwise occupy that key as a hashed record.
 #[test]
 fn a_hashed_record_at_the_key_of_an_owner_is_refused() {
     let harness = Harness::start("");

@@ -1,5 +1,5 @@
-//! What is no message of `PROTOCOL.md` 2, or may not come now, ends its connection: after ERROR
-//! 400 where it can be told what the error answers, and without harm to any other.
+//! A malformed or misplaced message ends its own connection and no other. ERROR 400 comes first if the
+//! message has an RPC id.
 
 use super::{Harness, NETWORK, client_of, node};
 use crate::scripted_peer::connection::{Ending, PeerConnection};
@@ -14,7 +14,7 @@ fn error_400() -> Message {
     Message { kind: message::ERROR, form: message::Form::Short, body: [&RPC[..], &[1, 144]].concat() }
 }
 
-/// Messages whose header is right, and whose fields are not.
+/// Messages with a valid header and invalid fields.
 fn wrong_fields(wall: u64) -> Vec<(&'static str, Vec<u8>)> {
     let store = |change: fn(&mut Record)| {
         let mut record = Record::new(KEY, b"value".to_vec(), wall);
@@ -45,7 +45,7 @@ fn wrong_fields(wall: u64) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Messages that no message of the protocol begins like.
+/// Messages with an invalid header.
 fn wrong_headers(wall: u64) -> Vec<(&'static str, Vec<u8>)> {
     let record = |size| Record::new(KEY, vec![b'v'; size], wall).bytes();
     let body = |rest: &[u8]| [&RPC[..], rest].concat();
@@ -79,7 +79,7 @@ fn wrong_headers(wall: u64) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// What comes too early.
+/// Messages that must not come before HELLO, and invalid HELLOs.
 fn before_hello() -> Vec<(&'static str, Vec<u8>, Vec<Message>)> {
     let hello = |change: fn(&mut Hello)| {
         let mut hello = Hello::of_client(NETWORK);

@@ -1,5 +1,4 @@
-//! Who is named to others, and who is not any more. All of it seen from a peer, and across real
-//! servers.
+//! Which nodes a server names to others, seen by a peer and by other servers.
 
 use super::{Harness, NETWORK, fit_key, node};
 use crate::common::client::{Answer, Client, key};

@@ -1,11 +1,10 @@
-//! A real `dht-server`, spoken to over its peer port by a second implementation of `PROTOCOL.md`
-//! 2 and 5: one that errs, lies, stalls and hangs up, and one that does not.
+//! A real `dht-server` and a hostile peer: one that sends errors, lies, stalls and disconnects. Some
+//! tests use an honest peer.
 //!
-//! `tls` and `message` are that implementation; they share no code with `src/`. A `line` is one
-//! connection whose script the test writes; a `neighbour` is a peer that can be dialled.
+//! The peer is the second implementation of `PROTOCOL.md` 2 and 5 in `scripted_peer`.
 //!
-//! Nothing here waits for time to pass. That something does *not* happen is seen by something
-//! that would have to come after it: see [`Harness::expect_no_trace`].
+//! Tests wait for events, not for time. To see that something does *not* happen, a test waits for an
+//! event that would have to come after it: see [`Harness::expect_no_trace`].
 
 mod forged_records;
 mod malformed;
@@ -22,30 +21,30 @@ use crate::scripted_peer::message::{self, Contact, Hello, Record};
 use crate::scripted_peer::neighbour::{Behaviour, Neighbour};
 use crate::scripted_peer::tls::{Dialect, KeyPair, puzzle_bits};
 
-/// The puzzle of the network in these tests, as their configuration has it.
+/// The bits of the puzzle, as the configuration of these tests has them.
 const POW_BITS: u32 = 4;
 
-/// The name of the network, which is the default one.
+/// The name of the network: the default.
 const NETWORK: &str = "voidphone";
 
-/// The first key of those that belong to `name` that solves the puzzle.
+/// The first key of the sequence `name` that solves the puzzle.
 fn fit_key(name: &str) -> KeyPair {
     KeyPair::named(name).find(|key| puzzle_bits(&key.id()) >= POW_BITS).expect("there is no end of keys")
 }
 
-/// How a node that `name` stands for speaks.
+/// The TLS dialect of a regular node with the key of `name`.
 fn node(name: &str) -> Dialect {
     Dialect::of_node(&fit_key(name))
 }
 
-/// A peer of the server at `address` that has met it, and cannot be dialled.
+/// A connection of a peer that has exchanged HELLO with the server at `address`, and cannot be dialled.
 fn client_of(address: SocketAddr, name: &str) -> PeerConnection {
     let mut conn = PeerConnection::dial(address, &node(name)).expect("a handshake");
     conn.greet(&Hello::of_client(NETWORK));
     conn
 }
 
-/// A port that a hostile peer claims to listen on: whoever dials it is found out.
+/// A port that a hostile peer claims to listen on, and that no server may dial.
 struct UndialledPort(TcpListener);
 
 impl UndialledPort {
@@ -64,7 +63,7 @@ impl UndialledPort {
     }
 }
 
-/// A server, and a peer that sees whom it names.
+/// A server, and a peer that observes which contacts it names.
 struct Harness {
     server: Server,
     observer: PeerConnection,
@@ -81,20 +80,20 @@ impl Harness {
         Self { server, observer, wall }
     }
 
-    /// Those whom the server names: all of its table, which is small here.
+    /// The contacts that the server names: its whole table, which is small here.
     fn named(&mut self) -> Vec<Contact> {
         let reply = self.observer.ask(message::FIND_NODE, &[0; 32]);
         assert_eq!(reply.kind, message::FIND_NODE_REPLY);
         Contact::read_all(reply.rest())
     }
 
-    /// Introduces the node `name`, which holds `record` alone, to the server. When this returns
-    /// the server has dialled it back and met it there, and so names it from then on.
+    /// Introduces the node `name`, which holds only `record`. When this returns the server has dialled it
+    /// back, and names it from then on.
     fn introduce(&self, name: &str, record: Option<Record>) -> Neighbour {
         self.introduce_one(Behaviour { record, ..Behaviour::of_node(node(name), NETWORK) })
     }
 
-    /// As [`Self::introduce`], for a node of that behaviour.
+    /// As [`Self::introduce`], for a node with that behaviour.
     fn introduce_one(&self, behaviour: Behaviour) -> Neighbour {
         let neighbour = Neighbour::start(behaviour);
         neighbour.dial(self.server.p2p());
@@ -102,8 +101,8 @@ impl Harness {
         neighbour
     }
 
-    /// As [`Self::introduce`], for the node that `key` proves. It dials the server over a line
-    /// that the test holds, and on which nobody answers what the server asks.
+    /// As [`Self::introduce`], for the node with the key `key`. The test holds the connection over which
+    /// the node dials the server, and answers no request on it.
     fn meet(&self, key: &KeyPair) -> (Neighbour, PeerConnection) {
         let neighbour = Neighbour::start(Behaviour::of_node(Dialect::of_node(key), NETWORK));
         let mut conn = PeerConnection::dial(self.server.p2p(), &Dialect::of_node(key)).expect("a handshake");
@@ -112,8 +111,8 @@ impl Harness {
         (neighbour, conn)
     }
 
-    /// Fit keys of `name` whose ids are smaller and larger than the server's. What the smaller
-    /// id opens survives.
+    /// Keys of `name` whose ids are smaller and larger than the server's. The connection that the smaller
+    /// id opened survives.
     fn keys_around(&self, name: &str) -> [KeyPair; 2] {
         let (server, _) = self.observer.met();
         let fit = |key: &KeyPair| puzzle_bits(&key.id()) >= POW_BITS;
@@ -123,11 +122,10 @@ impl Harness {
         ]
     }
 
-    /// Sees to it that all that came before has left no trace: a node that is introduced now is
-    /// the only one that the server names, and nobody went into a port; had the server wanted
-    /// to dial anybody it met before, it would have done so before it dialled this node.
-    /// Then the server ends, and its log must hold one line about each of the addresses
-    /// `refused`, with the text beside it.
+    /// Expects that all that came before has left no trace. A node that is introduced now is the only one
+    /// that the server names, and no connection came to any of `ports`: the server would have dialled an
+    /// earlier peer before this node. Then the server stops, and its log must have exactly one line for
+    /// each address in `refused`, with the text beside it.
     fn expect_no_trace(mut self, ports: &[UndialledPort], refused: &[(SocketAddr, &str)]) {
         assert_eq!(self.named(), []);
         let witness = self.introduce("the witness", None);

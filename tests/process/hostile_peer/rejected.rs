@@ -1,5 +1,5 @@
-//! Whoever cannot prove an id as `PROTOCOL.md` 5 wants it, or belongs to another network, is
-//! turned away: with one line in the log, and without a place in any table.
+//! A server rejects a peer that cannot prove an id as `PROTOCOL.md` 5 requires, or that belongs to
+//! another network. It logs one line, and adds no contact.
 
 use std::io::{Read, Write, read_to_string};
 use std::net::{SocketAddr, TcpListener};
@@ -14,18 +14,18 @@ use crate::scripted_peer::message::{self, Hello, hex, unhex};
 use crate::scripted_peer::neighbour::{Behaviour, Neighbour};
 use crate::scripted_peer::tls::{Dialect, Hash, KeyPair, Proof, hash, puzzle_bits};
 
-/// The hello of a TLS 1.2 client: its suites, curves and signatures, and no word of versions.
+/// The hello of a TLS 1.2 client: suites, curves and signatures, but no list of versions.
 const TLS12_HELLO: &str = "1603010054 01000050 0303 2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a 00 \
     0004 c02bc02f 0100 0023 000a0006 0004 001d0017 000d0006 0004 04030807 000b0002 0100 00170000 ff010001 00";
 
-/// Dials the server as a node would, but in `dialect`; it must be turned away. Returns from
-/// where it dialled, and how the connection ended.
+/// Dials the server like a node, but in `dialect`; the server must reject it. Returns the local address,
+/// and how the connection ended.
 fn dial_in_vain(harness: &Harness, dialect: &Dialect, port: &UndialledPort) -> (SocketAddr, Ending) {
     let socket = connect(harness.server.p2p());
     let local = socket.local_addr().expect("it is connected");
     let ending = match PeerConnection::dial_over(socket, dialect, usize::MAX) {
         Err(ending) => ending,
-        // In TLS 1.3 the dialler is done before the other side has judged it.
+        // In TLS 1.3 the side that dials completes its handshake before the other side has verified it.
         Ok(mut conn) => {
             conn.send(&Hello::of_node(NETWORK, port.port()).bytes());
             let (messages, ending) = conn.expect_end();
@@ -80,7 +80,7 @@ fn a_peer_with_another_alpn_protocol_is_rejected() {
     let port = UndialledPort::new();
     let with =
         |alpn: &'static [&'static str]| dial_in_vain(&harness, &Dialect { alpn, ..node("another protocol") }, &port);
-    // rustls lets whoever names no protocol pass: the node itself has to look.
+    // rustls accepts a peer that names no protocol: the node itself must check.
     let (none_at, none) = with(&[]);
     assert!(matches!(none, Ending::Closed | Ending::Cut), "{none:?}");
     let (other_at, other) = with(&["dht/2", "h2"]);
@@ -101,7 +101,7 @@ fn a_peer_whose_id_does_not_solve_the_puzzle_is_rejected() {
     let (near_at, near) = dial_in_vain(&harness, &Dialect::of_node(&unfit(POW_BITS - 1)), &port);
     let (far_at, far) = dial_in_vain(&harness, &Dialect::of_node(&unfit(0)), &port);
     assert!(matches!((near, far), (Ending::Alert(_), Ending::Alert(_))));
-    // One that solves exactly as much is welcome.
+    // An id with exactly the required bits is accepted.
     let mut enough =
         PeerConnection::dial(harness.server.p2p(), &Dialect::of_node(&unfit(POW_BITS))).expect("a handshake");
     enough.greet(&Hello::of_client(NETWORK));
@@ -142,7 +142,7 @@ fn a_peer_that_sends_nothing_or_half_a_message_is_disconnected_in_time() {
     let mut rude = PeerConnection::dial(harness.server.p2p(), &node("without a HELLO")).expect("a handshake");
     let mut halting = client_of(harness.server.p2p(), "with half a message");
     halting.send(&message::rpc(message::PING, &[1; 32], &[])[..20]);
-    // What stays silent for a reason is left alone.
+    // A peer without requests may stay silent.
     let mut patient = client_of(harness.server.p2p(), "with nothing to say");
 
     let said = Hello::read(&rude.receive().expect("the server's HELLO"));
@@ -194,7 +194,8 @@ fn a_bootstrap_with_a_wrong_identity_or_network_is_never_joined() {
     let unfit = KeyPair::named("unfit").find(|key| puzzle_bits(&key.id()) == 1).expect("there is no end of keys");
     let other = fit_key("other");
     let pinned: Hash = fit_key("pinned").id();
-    // Who finds out first says so: where it is the liar, its TLS turns the server away.
+    // The side that detects the fault first reports it; where that is the fake bootstrap, its TLS rejects
+    // the server.
     let liars = [
         (neighbour(Dialect { alpn: &[], ..Dialect::of_node(&other) }), Some("it did not agree on ALPN dht/1")),
         (neighbour(Dialect { alpn: &["dht/2"], ..Dialect::of_node(&other) }), None),
@@ -234,7 +235,7 @@ fn a_bootstrap_without_tls_is_never_joined() {
     let _held = accept(&mute);
     assert!(harness.server.log_line(&format!("addr={} ", at[0])).contains("not TLS"));
     assert_eq!(harness.named(), []);
-    // The server goes on trying; what it heard before has not broken it.
+    // The server dials again: the first answer has not broken it.
     let _again = accept(&plain);
     harness.observer.expect_pong();
     assert!(!harness.server.log().iter().any(|line| line.contains("joined")), "{:#?}", harness.server.log());

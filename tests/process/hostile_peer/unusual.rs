@@ -1,4 +1,4 @@
-//! What is strange and yet lawful works; what is strange and harmless does no harm.
+//! Unusual but valid behaviour works, and unusual harmless behaviour changes nothing.
 
 use std::io::Write;
 
@@ -19,7 +19,7 @@ fn the_tls_channel_matches_section_5() {
     let tls = &harness.observer.tls;
     assert_eq!(tls.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     assert_eq!(tls.alpn_protocol(), Some(&b"dht/1"[..]));
-    // This side would rather have AES-256, which comes first in its list.
+    // This side prefers AES-256, which comes first in its list.
     let suite = tls.negotiated_cipher_suite().expect("the handshake is over").suite();
     assert!(
         matches!(suite, CipherSuite::TLS13_AES_128_GCM_SHA256 | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256),
@@ -38,7 +38,7 @@ fn a_session_is_never_resumed() {
     let mut harness = Harness::start("");
     let dialect = node("the one with a ticket");
     let config = dialect.client();
-    // A ticket that is as good as any, from a server of our own.
+    // A valid ticket, from a server of this test.
     let mut client = ClientConnection::new(config.clone(), any_name()).expect("a client");
     let mut server = ServerConnection::new(dialect.server(1)).expect("a server");
     while client.wants_write() || server.wants_write() {

@@ -1,5 +1,5 @@
-//! One connection to the server under test, as a peer sees it that does exactly what its script
-//! says. It blocks, and fails the test rather than wait longer than [`PATIENCE`].
+//! One connection to the server under test, driven by a script. Calls block; a wait longer than
+//! [`PATIENCE`] fails the test.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,25 +10,25 @@ use crate::common::PATIENCE;
 use crate::scripted_peer::message::{self, Hello, Message};
 use crate::scripted_peer::tls::{Dialect, Hash, any_name, hash};
 
-/// How a connection came to its end.
+/// How a connection ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Ending {
-    /// The other side said that it has no more to say.
+    /// The other side closed TLS.
     Closed,
-    /// TCP ended, or was reset, without a word of TLS.
+    /// TCP ended, or was reset, without a close of TLS.
     Cut,
-    /// The other side complained.
+    /// The other side sent an alert.
     Alert(AlertDescription),
-    /// This side complained.
+    /// This side found a fault.
     Fault(rustls::Error),
 }
 
-/// A TCP connection whose waits are bounded.
+/// A TCP connection with bounded waits.
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     bounded(TcpStream::connect_timeout(&address, PATIENCE).expect("somebody listens"))
 }
 
-/// The next connection that comes in.
+/// The next incoming connection.
 pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
     bounded(listener.accept().expect("somebody comes").0)
 }
@@ -40,11 +40,11 @@ fn bounded(socket: TcpStream) -> TcpStream {
     socket
 }
 
-/// One end of a connection, inside TLS.
+/// One end of a TLS connection.
 pub(crate) struct PeerConnection {
     socket: TcpStream,
     pub(crate) tls: Connection,
-    /// Bytes of the wire in one write.
+    /// Bytes per write to the socket.
     stride: usize,
     inbox: Vec<u8>,
     ending: Option<Ending>,
@@ -52,25 +52,25 @@ pub(crate) struct PeerConnection {
 }
 
 impl PeerConnection {
-    /// Opens a connection to `address` in `dialect`; the server may not have judged it yet when
-    /// this returns.
+    /// Opens a connection to `address` in `dialect`. The server may not have verified it yet when this
+    /// returns.
     pub(crate) fn dial(address: SocketAddr, dialect: &Dialect) -> Result<Self, Ending> {
         Self::dial_over(connect(address), dialect, usize::MAX)
     }
 
-    /// As [`Self::dial`], over `socket`, which takes so many bytes at a time, now and later.
+    /// As [`Self::dial`], over `socket`, in writes of `stride` bytes.
     pub(crate) fn dial_over(socket: TcpStream, dialect: &Dialect, stride: usize) -> Result<Self, Ending> {
         let tls = ClientConnection::new(dialect.client(), any_name()).expect("a client");
         Self::open(socket, tls.into(), stride)
     }
 
-    /// Shakes hands with whoever dialled `socket`.
+    /// Completes the handshake with the side that dialled `socket`.
     pub(crate) fn answer(socket: TcpStream, dialect: &Dialect) -> Result<Self, Ending> {
         let tls = ServerConnection::new(dialect.server(0)).expect("a server");
         Self::open(bounded(socket), tls.into(), usize::MAX)
     }
 
-    /// Shakes hands over `socket`.
+    /// Completes the handshake over `socket`.
     pub(crate) fn open(socket: TcpStream, tls: Connection, stride: usize) -> Result<Self, Ending> {
         let mut conn = Self { socket, tls, stride, inbox: Vec::new(), ending: None, asked: 0 };
         conn.flush();
@@ -80,18 +80,18 @@ impl PeerConnection {
         if conn.tls.is_handshaking() { Err(conn.ending.expect("it is over")) } else { Ok(conn) }
     }
 
-    /// The local end.
+    /// The local address.
     pub(crate) fn local(&self) -> SocketAddr {
         self.socket.local_addr().expect("it is connected")
     }
 
-    /// The id that the other side has proven, and the key that it has shown.
+    /// The id that the other side has proven, and its public key.
     pub(crate) fn met(&self) -> (Hash, Vec<u8>) {
         let shown = self.tls.peer_certificates().and_then(<[_]>::first).expect("a node shows its key").to_vec();
         (hash(shown.last_chunk::<32>().expect("a key")), shown)
     }
 
-    /// Sends `bytes`, whatever they mean. A connection that has ended takes them too.
+    /// Sends any `bytes`; after the end of the connection they are dropped.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         for part in bytes.chunks(self.stride.min(16 << 10)) {
             self.tls.writer().write_all(part).expect("the session buffers");
@@ -99,12 +99,12 @@ impl PeerConnection {
         }
     }
 
-    /// Sends bytes that are not of TLS.
+    /// Sends bytes below TLS.
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).expect("the server reads");
     }
 
-    /// Announces the end.
+    /// Closes TLS.
     pub(crate) fn close(&mut self) {
         self.tls.send_close_notify();
         self.flush();
@@ -123,7 +123,7 @@ impl PeerConnection {
         }
     }
 
-    /// Waits for the end; returns the messages before it, and how it came.
+    /// Waits for the end; returns the messages before it, and the kind of end.
     pub(crate) fn expect_end(&mut self) -> (Vec<Message>, Ending) {
         let mut messages = Vec::new();
         loop {
@@ -137,13 +137,13 @@ impl PeerConnection {
         }
     }
 
-    /// Says `hello`, and waits for the server's, which must be the first message.
+    /// Sends `hello`, and waits for the server's, which must be the first message.
     pub(crate) fn greet(&mut self, hello: &Hello) -> Hello {
         self.send(&hello.bytes());
         Hello::read(&self.receive().expect("a HELLO"))
     }
 
-    /// Sends a request, and returns its rpc id.
+    /// Sends a request; returns its RPC id.
     pub(crate) fn request(&mut self, kind: u16, rest: &[u8]) -> Hash {
         self.asked += 1;
         let id = hash(&self.asked.to_be_bytes());
@@ -151,7 +151,7 @@ impl PeerConnection {
         id
     }
 
-    /// Sends a request, and waits for its reply; requests that come in meanwhile go unanswered.
+    /// Sends a request, and waits for its reply. Requests that come before it get no reply.
     pub(crate) fn ask(&mut self, kind: u16, rest: &[u8]) -> Message {
         let id = self.request(kind, rest);
         loop {
@@ -163,12 +163,12 @@ impl PeerConnection {
         }
     }
 
-    /// Whether the server answers a PING.
+    /// Expects a reply to a PING.
     pub(crate) fn expect_pong(&mut self) {
         assert_eq!(self.ask(message::PING, &[]).kind, message::PING_REPLY);
     }
 
-    /// Takes what comes off the wire, at least one byte of it, and answers on the level of TLS.
+    /// Reads from the socket, at least one byte, and lets TLS respond.
     fn pump(&mut self) {
         let mut chunk = vec![0; 64 << 10];
         let mut bytes = match self.socket.read(&mut chunk) {
@@ -202,7 +202,7 @@ impl PeerConnection {
             self.tls.write_tls(&mut wire).expect("memory takes all");
         }
         for part in wire.chunks(self.stride) {
-            // A server that has gone meanwhile is noticed by the next read.
+            // If the server has closed meanwhile, the next read reports it.
             if self.socket.write_all(part).is_err() {
                 return;
             }

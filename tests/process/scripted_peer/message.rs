@@ -1,5 +1,5 @@
-//! Section 2 of `PROTOCOL.md` a second time, byte by byte and by hand: what `src/wire` misreads,
-//! this does not. It writes whatever it is told to, right or wrong.
+//! The messages of `PROTOCOL.md` 2, implemented a second time and by hand, so that a fault of `src/wire`
+//! is not repeated here. It can also write invalid messages.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -21,7 +21,7 @@ pub(crate) const WANT: u16 = 676;
 pub(crate) const SYNC_REPLY: u16 = 677;
 pub(crate) const ERROR: u16 = 680;
 
-/// A message as it came in.
+/// A received message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     pub(crate) kind: u16,
@@ -29,7 +29,7 @@ pub(crate) struct Message {
     pub(crate) body: Vec<u8>,
 }
 
-/// Which header it had.
+/// The form of its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     Short,
@@ -52,7 +52,7 @@ impl Message {
         Some(Self { kind, form, body })
     }
 
-    /// The rpc id with which all but HELLO and GOODBYE begin.
+    /// The RPC id, with which all messages but HELLO and GOODBYE begin.
     pub(crate) fn rpc(&self) -> Hash {
         *self.body.first_chunk().expect("a message with an rpc id")
     }
@@ -75,13 +75,13 @@ pub(crate) fn long(kind: u16, body: &[u8]) -> Vec<u8> {
     [&[0, 0], &kind.to_be_bytes()[..], &size.to_be_bytes(), body].concat()
 }
 
-/// A request or a reply: short unless it is too large for that.
+/// A request or a reply: in the short form unless it is too large.
 pub(crate) fn rpc(kind: u16, id: &Hash, rest: &[u8]) -> Vec<u8> {
     let body = [&id[..], rest].concat();
     if body.len() + 4 > 65_535 { long(kind, &body) } else { short(kind, &body) }
 }
 
-/// What a HELLO says.
+/// The fields of a HELLO.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
     pub(crate) protocol: u16,
@@ -94,7 +94,7 @@ pub(crate) struct Hello {
 }
 
 impl Hello {
-    /// Of a client of the network `name`: one that nobody may dial.
+    /// Of a client of the network `name`, which cannot be dialled.
     pub(crate) fn of_client(name: &str) -> Self {
         let network = hash(name.as_bytes());
         Self { protocol: 1, flags: 0, network, port: 0, wall: 0, agent: b"scripted".to_vec() }
@@ -139,8 +139,8 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// A plain record that was PUT at `wall` (ms since 1970), shall live for an hour, and has
-    /// grown one second old.
+    /// A plain record that was PUT at `wall` (ms since 1970), with a TTL of an hour and an age of one
+    /// second.
     pub(crate) fn new(key: Hash, value: Vec<u8>, wall: u64) -> Self {
         let check = crc32fast::hash(&value);
         Self { ttl: 3600, replication: 3, flags: 0, key, version: wall << 16, age: 1000, check, value }
@@ -172,7 +172,7 @@ impl Record {
     }
 }
 
-/// Where a node is to be found.
+/// The address and id of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Contact {
     pub(crate) address: SocketAddr,
@@ -202,13 +202,13 @@ impl Contact {
     }
 }
 
-/// The bytes that the digits of `text` say.
+/// Decodes hexadecimal digits.
 pub(crate) fn unhex(text: &str) -> Vec<u8> {
     let pairs = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("hex is ASCII"));
     pairs.map(|pair| u8::from_str_radix(pair, 16).expect("two hex digits")).collect()
 }
 
-/// The digits that say `bytes`.
+/// Encodes `bytes` as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     digits.map(|digit| char::from_digit(digit.into(), 16).expect("four bits")).collect()

@@ -1,5 +1,5 @@
-//! A second implementation of `PROTOCOL.md` 2 and 5, which shares no code with `src/`: what one of
-//! them misreads, the other does not.
+//! A second implementation of `PROTOCOL.md` 2 and 5. It shares no code with `src/`, so that a fault of
+//! one is not repeated in the other.
 
 pub(crate) mod connection;
 pub(crate) mod message;

@@ -1,4 +1,4 @@
-//! A peer that can be dialled, and that answers whatever it is asked, in threads of its own.
+//! A peer that can be dialled, and that answers requests in threads of its own.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::scripted_peer::connection::{Ending, PeerConnection};
 use crate::scripted_peer::message::{self, Contact, Hello, Message, Record};
 use crate::scripted_peer::tls::Dialect;
 
-/// What comes in at a neighbour: a message, or the end of a connection; and over which one.
+/// A message, or the end of a connection, at a neighbour; and the side that opened the connection.
 pub(crate) type Incoming = (Opened, Result<Message, Ending>);
 
-/// Who opened a connection.
+/// The side that opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opened {
     ByServer,
@@ -30,14 +30,14 @@ pub(crate) struct Neighbour {
     over: Arc<AtomicBool>,
 }
 
-/// How a neighbour answers, whoever asks.
+/// How a neighbour answers requests.
 #[derive(Clone)]
 pub(crate) struct Behaviour {
     pub(crate) dialect: Dialect,
     pub(crate) hello: Hello,
-    /// All that it holds.
+    /// Its only record.
     pub(crate) record: Option<Record>,
-    /// Whom it names, whatever the target.
+    /// The contacts that it names for every target.
     pub(crate) names: Vec<Contact>,
 }
 
@@ -63,7 +63,7 @@ impl Neighbour {
         neighbour
     }
 
-    /// Dials the server at `address`; what the server says over that connection comes in here too.
+    /// Dials the server at `address`; messages over that connection arrive here too.
     pub(crate) fn dial(&self, address: SocketAddr) {
         let mut conn = PeerConnection::dial(address, &self.behaviour.dialect).expect("a handshake");
         conn.send(&self.behaviour.hello.bytes());
@@ -71,18 +71,17 @@ impl Neighbour {
         thread::spawn(move || behaviour.serve(conn, Opened::ByPeer, &sender));
     }
 
-    /// Waits until a server that dialled this peer has heard its HELLO.
+    /// Waits until a server that dialled this peer has read its HELLO.
     pub(crate) fn expect_met(&self) {
         self.expect(message::PING_REPLY);
     }
 
-    /// Waits for what comes in next over any connection.
+    /// Waits for the next event of any connection.
     pub(crate) fn next(&self) -> Incoming {
         self.incoming.recv_timeout(PATIENCE).expect("something comes in")
     }
 
-    /// Waits for a message of `kind`, whatever comes before it; who opened the connection over
-    /// which it comes?
+    /// Waits for a message of `kind`, and skips others; returns the side that opened its connection.
     pub(crate) fn expect(&self, kind: u16) -> Opened {
         loop {
             if let (opened, Ok(message)) = self.next()
@@ -93,7 +92,7 @@ impl Neighbour {
         }
     }
 
-    /// Waits for the end of a connection, whatever comes before it.
+    /// Waits for the end of a connection, and skips messages.
     pub(crate) fn expect_end(&self) -> (Opened, Ending) {
         loop {
             if let (opened, Err(ending)) = self.next() {
@@ -111,7 +110,7 @@ impl Drop for Neighbour {
 }
 
 impl Behaviour {
-    /// That of a lone node which speaks `dialect`, in the network `network`.
+    /// The behaviour of a lone node that speaks `dialect`, in the network `network`.
     pub(crate) fn of_node(dialect: Dialect, network: &str) -> Self {
         Self { dialect, hello: Hello::of_node(network, 0), record: None, names: Vec::new() }
     }
@@ -128,7 +127,7 @@ impl Behaviour {
         }
     }
 
-    /// Serves a connection to its end.
+    /// Serves a connection until its end.
     fn serve(&self, mut conn: PeerConnection, opened: Opened, sender: &Sender<Incoming>) {
         loop {
             let incoming = conn.receive();
@@ -142,7 +141,7 @@ impl Behaviour {
         }
     }
 
-    /// Answers, if `request` is one.
+    /// Replies if `request` is a request.
     fn reply(&self, request: &Message, conn: &mut PeerConnection) {
         let names = || self.names.iter().flat_map(Contact::bytes).collect();
         let (kind, rest) = match request.kind {

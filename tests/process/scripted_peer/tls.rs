@@ -1,8 +1,8 @@
-//! Section 5 of `PROTOCOL.md` a second time, written from the page and not from `src/net/tls.rs`:
-//! what one misreads, the other does not.
+//! The TLS of `PROTOCOL.md` 5, implemented a second time from the document and not from `src/net/tls.rs`,
+//! so that a fault is not repeated here.
 //!
-//! Unlike a node this side takes whatever it is offered: it is for each test to look at whom it
-//! met. And it speaks TLS as badly as it is told to, see [`Dialect`].
+//! Unlike a node this side accepts every key: each test checks the id itself. It can also speak TLS
+//! incorrectly, see [`Dialect`].
 
 use std::sync::Arc;
 
@@ -23,14 +23,15 @@ use crate::scripted_peer::message::unhex;
 /// SHA-256 of something.
 pub(crate) type Hash = [u8; 32];
 
-/// What precedes a public key: SEQUENCE { SEQUENCE { 1.3.101.112 }, BIT STRING }.
+/// The bytes before a public key: SEQUENCE { SEQUENCE { 1.3.101.112 }, BIT STRING }.
 const SPKI_HEAD: &[u8] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
 
-/// What precedes a secret key: SEQUENCE { 0, SEQUENCE { 1.3.101.112 }, OCTET STRING { OCTET STRING } }.
+/// The bytes before a secret key: SEQUENCE { 0, SEQUENCE { 1.3.101.112 }, OCTET STRING { OCTET STRING }
+/// }.
 const PKCS8_HEAD: &[u8] = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
 
-/// The certificate that `CN=peer.invalid` signed for itself with the secret key of 32 sevens;
-/// another program made it.
+/// A self-signed certificate of `CN=peer.invalid`, made by another program with the secret key of 32
+/// sevens.
 const CERTIFICATE: &str = "308201493081fca003020102020101300506032b657030173115301306035504030c0c706565722e696e76616c6964\
     3020170d3236313132313032303435345a180f32313236313032383032303435345a30173115301306035504030c0c706565722e696e7661\
     6c6964302a300506032b6570032100ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22ca36b3069301d060355\
@@ -44,7 +45,7 @@ pub(crate) fn hash(bytes: &[u8]) -> Hash {
     Sha256::digest(bytes).into()
 }
 
-/// Zero bits that the puzzle counts for an id.
+/// The puzzle bits of an id.
 pub(crate) fn puzzle_bits(id: &Hash) -> u32 {
     let digest = hash(id);
     let zeros = digest.iter().take_while(|byte| **byte == 0).count();
@@ -63,7 +64,7 @@ impl KeyPair {
         Self { secret, public: SigningKey::from_bytes(&secret).verifying_key().to_bytes() }
     }
 
-    /// The keys that belong to `name`, without end, and the same in every run.
+    /// An endless sequence of keys for `name`, the same in every run.
     pub(crate) fn named(name: &str) -> impl Iterator<Item = Self> {
         let seed = hash(name.as_bytes());
         (0_u64..).map(move |number| Self::of(hash(&[&seed[..], &number.to_be_bytes()].concat())))
@@ -74,7 +75,7 @@ impl KeyPair {
         hash(&self.public)
     }
 
-    /// The key as TLS shows it: behind `certificate`, or raw (RFC 7250).
+    /// The key as TLS sends it: in `certificate`, or raw (RFC 7250).
     fn shown(&self, certificate: Option<CertificateDer<'static>>) -> Arc<CertifiedKey> {
         let raw = || [SPKI_HEAD, &self.public].concat().into();
         let secret = PrivatePkcs8KeyDer::from([PKCS8_HEAD, &self.secret].concat());
@@ -89,18 +90,18 @@ pub(crate) struct Dialect {
     pub(crate) proof: Proof,
     pub(crate) alpn: &'static [&'static str],
     pub(crate) provider: CryptoProvider,
-    /// What it keeps of tickets that it is given.
+    /// The session tickets that it has received.
     pub(crate) tickets: Arc<ClientSessionMemoryCache>,
 }
 
-/// How a peer proves who it is.
+/// How a peer proves its id.
 #[derive(Clone)]
 pub(crate) enum Proof {
     /// As a node does.
     RawKey(KeyPair),
     /// By an X.509 certificate.
     Certificate,
-    /// Not at all. A server has to show something, so only a client can do this.
+    /// Not at all. Only the side that dials can do this: the other side must send a key.
     Nothing,
 }
 
@@ -115,7 +116,7 @@ impl Dialect {
         }
     }
 
-    /// What sessions that this peer opens are made of.
+    /// The configuration of sessions that this peer opens.
     pub(crate) fn client(&self) -> Arc<ClientConfig> {
         let mut config = ClientConfig::builder_with_provider(Arc::new(self.provider.clone()))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -129,7 +130,7 @@ impl Dialect {
         Arc::new(config)
     }
 
-    /// What sessions that this peer accepts are made of; it sends so many `tickets` in each.
+    /// The configuration of sessions that this peer accepts, with `tickets` tickets in each.
     pub(crate) fn server(&self, tickets: usize) -> Arc<ServerConfig> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(self.provider.clone()))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -146,7 +147,7 @@ impl Dialect {
     }
 }
 
-/// The name under which a peer dials a node that it does not know yet.
+/// The server name with which a peer dials a node that it does not know yet.
 pub(crate) fn any_name() -> ServerName<'static> {
     ServerName::try_from("any.invalid").expect("a host name")
 }
@@ -165,7 +166,7 @@ impl Proof {
     }
 }
 
-/// Never the secret key.
+/// Without the secret key.
 impl std::fmt::Debug for Proof {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Proof")
@@ -196,8 +197,8 @@ impl server::ResolvesServerCert for Proof {
     }
 }
 
-/// Takes any key for granted, if its owner can sign with it. It asks for a raw key, unless its
-/// own side shows a certificate.
+/// Accepts every key whose owner can sign with it. It asks for a raw key unless its own side uses a
+/// certificate.
 #[derive(Debug)]
 struct AnyKey(Proof);
 

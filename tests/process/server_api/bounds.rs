@@ -1,4 +1,4 @@
-//! Bounds and deadlines: clients that do not read, do not speak, or are too many.
+//! Bounds and deadlines: clients that do not read, clients that do not send, and too many clients.
 
 use std::thread;
 
@@ -36,8 +36,8 @@ fn a_client_that_reads_late_gets_all_its_answers_while_others_are_served() {
     writing.join().expect("it has sent all");
 }
 
-/// 10 MiB of GETs ask for 17 GB of answers. The server takes what fits its bounds and the
-/// kernel's buffers, and then stops reading until somebody reads.
+/// 10 MiB of GETs ask for 17 GB of answers. The server fills its bounds and the kernel's buffers, then
+/// stops reading until the client reads.
 #[test]
 fn the_server_stops_reading_from_a_client_that_never_reads_and_uses_little_memory() {
     const MEMORY_MAX_KIB: u64 = 32 << 10;
@@ -85,7 +85,7 @@ fn a_flood_of_values_costs_little_more_memory_than_storage_bytes_max() {
     assert!(grown < MEMORY_MAX_KIB, "{grown} KiB more");
 }
 
-// ── clients that do not speak ────────────────────────────────────────────────────────────────
+// ── clients that do not send ─────────────────────────────────────────────────────────────────
 
 #[test]
 fn an_idle_client_is_closed_also_within_a_request() {
@@ -120,7 +120,7 @@ fn a_client_with_a_pending_answer_is_not_closed_as_idle() {
     waiting.expect_end();
 }
 
-/// The bound is a constant, ten seconds: this test waits for them.
+/// The bound is a constant of ten seconds, so this test waits for ten seconds.
 #[test]
 fn a_client_with_half_a_request_is_closed_after_ten_seconds() {
     let server = Server::start("");

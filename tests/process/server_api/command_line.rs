@@ -1,4 +1,4 @@
-//! The command line, and what a configuration is told about its mistakes.
+//! The command line, and the reports about a faulty configuration.
 
 use std::ffi::OsStr;
 use std::path::Path;

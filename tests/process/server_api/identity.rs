@@ -1,4 +1,4 @@
-//! The node's key, and the directory that holds it.
+//! The node's key, and its data directory.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -5,7 +5,7 @@ use crate::common::client::{Answer, Client, get, key, put};
 use crate::common::process::run;
 use crate::common::{Scratch, Server, dht_server, eventually, free_port};
 
-// ── the end ──────────────────────────────────────────────────────────────────────────────────
+// ── stop ─────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn sigterm_and_sigint_stop_a_node_with_status_0() {
@@ -20,17 +20,17 @@ fn sigterm_and_sigint_stop_a_node_with_status_0() {
     }
 }
 
-/// A client of `joining` that is owed a FAILURE, and behind it a value.
+/// A client with two pending answers of `joining`: a FAILURE, then a value.
 fn owed(joining: &Joining) -> Client {
     let mut client = Client::connect(joining.server.api());
     client.send(&[put(key("held"), 60, b"here"), get(key("slow")), get(key("held"))].concat());
     let mut other = Client::connect(joining.server.api());
-    // Once others read what the first of these requests brought, the server has them all.
+    // Once another client reads the value of the first request, the server has read all three.
     eventually("the server has read it all", || other.get(key("held")));
     client
 }
 
-/// Tells a node with these settings to stop while it owes answers: all of them are sent.
+/// Stops a node with these settings while answers are pending: it sends all of them.
 fn expect_answers_at_the_end(settings: &str) {
     let mut joining = Joining::start(settings);
     let mut client = owed(&joining);
@@ -76,7 +76,7 @@ fn a_leaving_node_accepts_no_more_clients() {
     joining.server.kill_hard();
 }
 
-// ── the beginning ────────────────────────────────────────────────────────────────────────────
+// ── start ────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn a_node_starts_again_on_its_ports_at_once() {

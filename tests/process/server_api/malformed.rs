@@ -1,5 +1,5 @@
-//! What is no request: rule 10. Each closes its own connection and no other; answers owed before
-//! it are delivered, and one line of the log says what was wrong.
+//! Malformed requests: rule 10. Each closes its own connection and no other. Pending answers are
+//! delivered before, and one log line names the fault.
 
 use std::io::Write;
 use std::thread;
@@ -11,14 +11,14 @@ use super::Joining;
 use crate::common::client::{Answer, Client, get, key, put};
 use crate::common::{PATIENCE, Server};
 
-/// Bytes that are no request, and what the log says about them.
+/// Malformed bytes, and the fault in the log.
 struct Malformed {
     bytes: Vec<u8>,
     fault: String,
 }
 
 impl Malformed {
-    /// A message of type `kind` whose header announces `size`, with as many bytes as that.
+    /// A message of type `kind` with `size` in its header, and as many bytes.
     fn sized(kind: u16, size: u16, fault: &str) -> Self {
         let mut bytes = [size.to_be_bytes(), kind.to_be_bytes()].concat();
         bytes.resize(usize::from(size).max(4), 0);
@@ -118,8 +118,8 @@ fn slow_answers_are_sent_before_a_malformed_message_closes_the_connection() {
     client.expect_end();
 }
 
-/// A socket that is closed over unread bytes is reset, and takes with it what the client has not
-/// read yet.
+/// A close with unread bytes in the socket resets the connection, which discards answers that the client
+/// has not read yet.
 #[test]
 fn bytes_behind_a_malformed_message_do_not_discard_the_answers_before_it() {
     const GETS: usize = 20;
@@ -147,7 +147,7 @@ fn a_put_before_a_malformed_message_is_stored() {
     assert_eq!(Client::connect(server.api()).get(key("k")).as_deref(), Some(&b"value"[..]));
 }
 
-/// At most [`STRANGER_LOG_LINES_PER_SECOND`]: all of these lines would take more than a test may.
+/// At most [`STRANGER_LOG_LINES_PER_SECOND`]: to log all these lines would take longer than a test may.
 #[test]
 fn a_flood_of_malformed_messages_does_not_flood_the_log() {
     const FLOOD: u32 = 1_000;

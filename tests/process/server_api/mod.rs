@@ -1,8 +1,8 @@
-//! The real `dht-server`, spoken to over its module API: `PROTOCOL.md` 1 rule by rule, and what
-//! an operator sees of a node's life.
+//! The real `dht-server` over its module API: the rules of `PROTOCOL.md` 1, and what an operator sees of
+//! a node.
 //!
-//! Each test starts servers of its own, on ports that the system draws, and waits for answers,
-//! lines of the log and ends of connections, never for time to pass.
+//! Each test starts its own servers on ports that the system draws. Tests wait for answers, log lines and
+//! ends of connections, not for time.
 
 mod bounds;
 mod command_line;
@@ -18,15 +18,15 @@ use std::net::TcpListener;
 
 use crate::common::Server;
 
-/// A server that waits to join, and so answers no GET of what it does not hold before
-/// `request_timeout`: its one bootstrap takes connections and never says a word.
+/// A server that waits to join: it answers a GET of a record that it does not hold only at
+/// `request_timeout`. Its one bootstrap accepts connections and never sends a byte.
 struct Joining {
     server: Server,
     _mute: TcpListener,
 }
 
 impl Joining {
-    /// Starts one; `lines` are further lines of its configuration.
+    /// Starts the server; `lines` are further configuration lines.
     fn start(lines: &str) -> Self {
         let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let bootstrap = mute.local_addr().expect("it is bound");

@@ -1,5 +1,5 @@
-//! The programs that people use on a node: `dht-cli` and `scripts/dht_client.py`. What `dht-cli`
-//! signs and verifies stands in `signed.rs`.
+//! The client programs `dht-cli` and `scripts/dht_client.py`. Signed and hashed values of `dht-cli` are
+//! in `signed.rs`.
 
 use std::net::SocketAddr;
 use std::process::Command;

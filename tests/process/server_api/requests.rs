@@ -80,7 +80,7 @@ fn ten_thousand_pipelined_gets_are_answered_in_order() {
     for at in (0..GETS).step_by(2) {
         client.put(numbered(at), format!("value {at}").as_bytes());
     }
-    // Whoever sends them has not read an answer before the last is sent.
+    // The client sends all of them before it reads an answer.
     let requests: Vec<u8> = (0..GETS).flat_map(|at| get(numbered(at))).collect();
     client.send(&requests);
     for at in 0..GETS {
@@ -303,7 +303,7 @@ fn a_later_put_replaces_the_value_even_within_one_batch() {
     }
 }
 
-// ── rules 7 and 8: life and replication ──────────────────────────────────────────────────────
+// ── rules 7 and 8: TTL and replication ───────────────────────────────────────────────────────
 
 #[test]
 fn a_value_with_ttl_1_expires_despite_reads_and_one_with_ttl_0_stays() {

@@ -23,13 +23,13 @@ use crate::common::client::{Answer, Client, key};
 use crate::common::process::Finished;
 use crate::common::{PATIENCE, Scratch, Server};
 
-// ── what tests sign with ─────────────────────────────────────────────────────────────────────
+// ── signing ──────────────────────────────────────────────────────────────────────────────────
 
 fn owner() -> SigningKey {
     SigningKey::from_bytes(&[42; 32])
 }
 
-/// Where [`owner`] writes without a salt.
+/// The key of [`owner`] without a salt.
 fn own_key() -> Key {
     owned_key(&PublicKey::of(&owner()), b"")
 }
@@ -38,7 +38,7 @@ fn ttl(secs: u16) -> Ttl {
     Ttl::from_secs(secs).expect("not zero")
 }
 
-/// The version of a moment `millis` milliseconds away from now.
+/// The version of the moment `millis` milliseconds from now.
 #[expect(clippy::disallowed_methods, reason = "versions speak of the calendar, and the server reads it")]
 fn version_in(millis: i64) -> Version {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("later than 1970").as_millis();
@@ -46,12 +46,12 @@ fn version_in(millis: i64) -> Version {
     Version::draw(WallTime::from_millis(then), 0, None)
 }
 
-/// An envelope of [`owner`], for a minute.
+/// An envelope of [`owner`] with a TTL of a minute.
 fn sealed(version: Version, payload: &[u8]) -> Vec<u8> {
     seal(&owner(), version, ttl(60), b"", payload)
 }
 
-/// Puts `value` and waits for the answer: whether it was SUCCESS.
+/// PUTs `value` and waits for the answer; returns whether it was SUCCESS.
 fn is_taken(client: &mut Client, class: Class, key: Key, ttl: u16, value: &[u8]) -> bool {
     let answer = client.ask(&ApiRequest::Put(Put { ttl, replication: 1, confirm: Confirm::Yes, class, key, value }));
     assert!(
@@ -61,7 +61,7 @@ fn is_taken(client: &mut Client, class: Class, key: Key, ttl: u16, value: &[u8])
     answer != Answer::Failure(key)
 }
 
-// ── what the server takes ────────────────────────────────────────────────────────────────────
+// ── values that the server accepts ───────────────────────────────────────────────────────────
 
 #[test]
 fn a_signed_value_is_served_unchanged_and_only_its_owner_replaces_it() {
@@ -163,7 +163,7 @@ fn a_hashed_value_is_stored_only_at_its_digest_and_never_replaced() {
     assert!(is_taken(&mut client, Class::Hashed, digest, 60, value), "the same bytes may come again");
 }
 
-/// The bytes whose digest is an owner's key are no hashed value.
+/// The bytes whose digest is an owner's key are no valid hashed value.
 #[test]
 fn a_hashed_value_at_the_key_of_an_owner_is_refused() {
     let server = Server::start("");
@@ -183,7 +183,7 @@ struct KeyFile {
 }
 
 impl KeyFile {
-    /// Makes one, which needs no node.
+    /// Makes a key file, without a node.
     fn generate() -> Self {
         let scratch = Scratch::new();
         let made = dht_cli(nobody(), &["keygen", scratch.path("key.pem").to_str().expect("a plain name")]);
@@ -200,12 +200,12 @@ impl KeyFile {
     }
 }
 
-/// An address of which nobody may be asked.
+/// An address that `dht-cli` must not connect to.
 fn nobody() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 1))
 }
 
-/// The one line that a program printed.
+/// The only line that a program printed.
 fn line_of(finished: &Finished) -> String {
     let text = String::from_utf8(finished.stdout.clone()).expect("text");
     assert_eq!(text.lines().count(), 1, "{text}");
@@ -294,7 +294,7 @@ fn dht_cli_stores_values_of_one_owner_under_different_salts() {
     assert_eq!(dht_cli(server.api(), &["get", "--signed", &file.public]).code, Some(1));
 }
 
-/// Its own clock may be behind the one that wrote last.
+/// The local clock may be behind the clock of the last writer.
 #[test]
 fn dht_cli_signs_with_a_sequence_above_the_stored_one() {
     let server = Server::start("");
@@ -324,10 +324,10 @@ fn dht_cli_gets_its_hashed_value() {
     }
 }
 
-// ── dht-cli and a node that lies, or is of older days ────────────────────────────────────────
+// ── dht-cli with a lying or an old node ──────────────────────────────────────────────────────
 
-/// A node that answers the requests of one connection as a test says, and closes it where that
-/// says nothing.
+/// A node that answers the requests of one connection as the test says, and closes it where the test has
+/// no answer.
 struct FakeNode {
     api: SocketAddr,
     thread: JoinHandle<()>,
@@ -373,7 +373,7 @@ fn bytes_of(reply: &ApiReply<'_>) -> Vec<u8> {
     bytes
 }
 
-/// An actor that has `value` for whatever key.
+/// A fake node that has `value` for every key.
 fn with_value(value: Vec<u8>) -> FakeNode {
     FakeNode::start(move |request| match request {
         ApiRequest::Get { key } => Some(bytes_of(&ApiReply::Success { key, value: &value })),

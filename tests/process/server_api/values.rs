@@ -5,11 +5,11 @@ use dht::limits::VALUE_SIZE_MAX;
 use crate::common::Server;
 use crate::common::client::{Client, get, key};
 
-/// Where layouts or habits change: the smallest; what a client's one `recv(4096)` can hold; a
-/// page; around what a STORE between nodes can say in its short form; the largest.
+/// Sizes at which a layout changes: the smallest; what one `recv(4096)` of a client can hold; a page;
+/// around the limit of the short form of STORE; the largest.
 const SIZES: [usize; 7] = [1, 4_060, 4_096, 65_447, 65_448, 65_494, VALUE_SIZE_MAX];
 
-/// Bytes that are all different from their neighbours, and from those of another size.
+/// Bytes that differ from their neighbours, and from those of other sizes.
 fn value_of(size: usize) -> Vec<u8> {
     (size..2 * size).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect()
 }

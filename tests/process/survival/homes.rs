@@ -1,17 +1,17 @@
-//! Where nodes live: ports and directories that outlast processes.
+//! Homes of nodes: ports and directories that outlast processes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::common::{Scratch, Server, free_port};
 
-/// Where one node lives.
+/// The home of one node.
 pub(crate) struct Home {
     scratch: Scratch,
     lines: String,
     pub(crate) api: SocketAddr,
     pub(crate) p2p: SocketAddr,
-    /// The process that lives here, if one does.
+    /// The process of the node while it runs.
     pub(crate) server: Option<Server>,
 }
 
@@ -22,49 +22,50 @@ impl Home {
         Self { scratch: Scratch::new(), lines: String::new(), api, p2p, server: None }
     }
 
-    /// A home for a node that founds a network and is never joined. `lines` go into its configuration.
+    /// The home of a node that founds a network which no other node joins. `lines` go into its
+    /// configuration.
     pub(crate) fn alone(lines: &str) -> Self {
         let mut home = Self::new();
         home.configure(lines);
         home
     }
 
-    /// From its next start on, `lines` are in the configuration of the node that lives here.
+    /// Puts `lines` into the configuration, from the next start on.
     pub(crate) fn configure(&mut self, lines: &str) {
         self.lines = format!("api_address = {}\np2p_address = {}\n{lines}\n", self.api, self.p2p);
     }
 
-    /// Where the file `name` of the data directory is, if it is there.
+    /// The path of the file `name` in the data directory.
     pub(crate) fn data(&self, name: &str) -> PathBuf {
         self.scratch.path("data").join(name)
     }
 
-    /// Starts a process here; it listens when this returns.
+    /// Starts the process; it listens when this returns.
     pub(crate) fn start(&mut self) {
         assert!(self.server.is_none(), "somebody lives here");
         self.server = Some(Server::start_in(&self.scratch, &self.lines));
     }
 
-    /// The process that lives here.
+    /// The running process.
     pub(crate) fn server(&self) -> &Server {
         self.server.as_ref().expect("somebody lives here")
     }
 
-    /// Ends the process as an operator does; it must end well.
+    /// Stops the process as an operator does; it must exit with success.
     pub(crate) fn stop(&mut self) {
         let mut server = self.server.take().expect("somebody lives here");
         let status = server.terminate();
         assert!(status.success(), "{status} after SIGTERM");
     }
 
-    /// Kills the process, which it cannot notice.
+    /// Kills the process.
     pub(crate) fn kill(&mut self) {
         self.server.take().expect("somebody lives here").kill_hard();
     }
 }
 
-/// So many homes with a node in each, all of which have settled. `lines` go into the configuration
-/// of each. The first founds the network, the next three are everybody's bootstraps with it.
+/// Starts `count` nodes, each with `lines` in its configuration; all have settled when this returns. The
+/// first founds the network; the first four are the bootstraps of all.
 pub(crate) fn start_network(count: usize, lines: &str) -> Vec<Home> {
     let mut homes: Vec<Home> = (0..count).map(|_| Home::new()).collect();
     let addresses: Vec<SocketAddr> = homes.iter().map(|home| home.p2p).collect();

@@ -1,4 +1,4 @@
-//! kill -9, under load, again and again: what was confirmed under `durability = always` is there.
+//! Repeated kill -9 under load loses no value that was confirmed with `durability = always`.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,13 +13,13 @@ use crate::survival::writers::{Progress, Writer, expect_all};
 /// Nodes that are killed, all in all.
 const KILLS: usize = 200;
 
-/// Nodes that are dead at the same time, at most: fewer than hold a value.
+/// Nodes that are dead at the same time, at most: fewer than the replicas of a value.
 const DEAD_MAX: usize = 4;
 
-/// Confirmed PUTs between two deaths, at least.
+/// Confirmed PUTs between two kills or starts, at least.
 const PUTS_BETWEEN: u64 = 10;
 
-/// Kills and starts nodes at random, until so many were killed; all live at the end.
+/// Kills and starts nodes at random until `kills` were killed; all run at the end.
 fn kill_and_restart(homes: &mut [Home], kills: usize, rng: &mut StdRng, progress: &Progress) {
     let mut killed = 0;
     while killed < kills {
@@ -67,7 +67,7 @@ fn two_hundred_kills_under_load_lose_no_confirmed_value() {
     expect_all(&writers, &apis);
 }
 
-/// Ends the load also when the one who kills panics.
+/// Ends the load, also if the killing thread panics.
 struct OnDrop<'a>(&'a AtomicBool);
 
 impl Drop for OnDrop<'_> {

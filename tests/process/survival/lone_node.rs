@@ -1,4 +1,4 @@
-//! One node that was never in company: nobody else has what it confirmed.
+//! A node that never had a peer: only its own disk has its values.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use crate::common::client::{Answer, Client, key};
 use crate::common::eventually;
 use crate::survival::homes::Home;
 
-/// Values that are confirmed.
+/// Confirmed values of a test.
 const VALUES: u8 = 20;
 
 fn name(number: u8) -> Key {
@@ -29,15 +29,15 @@ fn expect_all(home: &Home) {
     }
 }
 
-/// How many keys a killed node would find on disk now.
+/// The number of keys that a node killed now would find on disk.
 fn keys_on_disk(home: &Home) -> Option<u64> {
     let copy = home.data("copy.redb");
     fs::copy(home.data("records.redb"), &copy).expect("a node that runs has its store");
-    // A copy that was made while it was written may be none.
+    // A copy that was made during a write may be unreadable.
     Store::reopen(&copy).and_then(|store| store.len()).ok()
 }
 
-/// Killed the very moment that a PUT is confirmed.
+/// The node is killed as soon as a PUT is confirmed.
 #[test]
 fn with_durability_always_a_killed_lone_node_has_every_confirmed_value() {
     let mut home = Home::alone("durability = always");
@@ -61,7 +61,7 @@ fn with_an_interval_a_killed_lone_node_has_every_persisted_value() {
     expect_all(&home);
 }
 
-/// Stopped in peace it does not wait for the interval.
+/// A regular stop does not wait for the interval.
 #[test]
 fn a_stopped_lone_node_has_every_confirmed_value() {
     let mut home = Home::alone("durability = 1m");

@@ -1,10 +1,10 @@
-//! Networks of real `dht-server` processes that are killed, stopped and started again: what they
-//! promised to keep is there.
+//! Networks of real `dht-server` processes that are killed, stopped and started again: every confirmed
+//! value must survive.
 //!
-//! A [`Home`] is where a node lives: its ports and its directory outlast its processes. Load is
-//! a number of [`Writer`]s, each with keys of its own, whose values count upwards: what is read
-//! later must be the last value that was confirmed, or a later one. Nothing waits for time to
-//! pass: whoever kills waits until enough was confirmed in between.
+//! The ports and the directory of a node outlast its processes: its [`homes::Home`]. The load is several
+//! [`writers::Writer`]s with separate keys, whose values count upwards: a later read must return the last
+//! confirmed value or a later one. Tests wait for events, not for time: before each kill a test waits for
+//! a number of confirmations.
 
 mod homes;
 mod kills;

@@ -1,4 +1,4 @@
-//! One node alone: it serves what it holds, and finds the others when they return.
+//! A node that has lost all peers serves its records, and joins again once the peers return.
 
 use dht::id::Key;
 use dht::wire::api::ApiRequest;
@@ -20,7 +20,7 @@ fn write(home: &Home, number: u8) {
     assert_eq!(outcome, Outcome::Success(Vec::new()), "{number}");
 }
 
-/// PUT at each, and found at each.
+/// Each node finds a value that was PUT at any other.
 fn expect_one_network(homes: &[Home], from: u8) {
     for (number, putter) in (from..).zip(homes) {
         write(putter, number);
@@ -89,7 +89,7 @@ fn a_node_that_restarts_without_peers_serves_its_records() {
     }
 }
 
-/// Seed 000's "bootstrap recovery": the founder has no bootstraps, but it remembers.
+/// The founder has no bootstraps, but it remembers contacts.
 #[test]
 fn a_founder_that_restarts_joins_through_its_remembered_contacts() {
     let mut homes = homes::start_network(6, "");
@@ -99,7 +99,7 @@ fn a_founder_that_restarts_joins_through_its_remembered_contacts() {
     expect_one_network(&homes, 50);
 }
 
-/// All bootstraps of everybody are dead, and a node that is not one of them restarts.
+/// All bootstraps are dead when another node restarts.
 #[test]
 fn a_node_whose_bootstraps_are_all_dead_joins_through_its_remembered_contacts() {
     let mut homes = homes::start_network(8, "");

@@ -1,4 +1,4 @@
-//! Stopped in peace and started again: one after the other, and all at once.
+//! Regular stops and starts: one node after the other, and all at once.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,12 +14,12 @@ use crate::common::eventually;
 use crate::survival::homes;
 use crate::survival::writers::{Outcome, Progress, Writer, ask, expect_all, put};
 
-/// Values that outlive the restart, and values that do not.
+/// Values whose TTL outlasts the restart; see also [`BRIEF`].
 const LASTING: usize = 200;
-/// See [`LASTING`].
+/// Values whose TTL ends during the restart.
 const BRIEF: usize = 20;
 
-/// Nobody restarts.
+/// No node is restarting.
 const NOBODY: usize = usize::MAX;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Load: clients that write values which count upwards, and survive the servers that they ask.
+//! Load: clients that write values which count upwards, and go on when a server dies.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -16,18 +16,18 @@ use rand::rngs::StdRng;
 use crate::common::PATIENCE;
 use crate::common::client::encode;
 
-/// What a server outcome, if it lived to say it.
+/// The outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// SUCCESS, with this value.
     Success(Vec<u8>),
     /// FAILURE.
     Failure,
-    /// Nothing: there was no connection, or it ended.
+    /// No connection, or it ended before the answer.
     NoAnswer,
 }
 
-/// Asks whoever listens at `api`.
+/// Sends one request to the server at `api`.
 pub(crate) fn ask(api: SocketAddr, request: &ApiRequest<'_>) -> Outcome {
     let attempt = || -> std::io::Result<Outcome> {
         let mut socket = TcpStream::connect_timeout(&api, PATIENCE)?;
@@ -56,17 +56,17 @@ pub(crate) fn ask(api: SocketAddr, request: &ApiRequest<'_>) -> Outcome {
     }
 }
 
-/// A confirmed PUT of `value` for `ttl` seconds to so many nodes.
+/// A confirmed PUT of `value` for `ttl` seconds to `replication` nodes.
 pub(crate) fn put(key: Key, ttl: u16, replication: u8, value: &[u8]) -> ApiRequest<'_> {
     ApiRequest::Put(Put { ttl, replication, confirm: Confirm::Yes, class: Class::Plain, key, value })
 }
 
-/// The count in a value that a [`Writer`] wrote.
+/// The count in the value of a [`Writer`].
 pub(crate) fn count_of(value: &[u8]) -> u64 {
     u64::from_be_bytes(*value.first_chunk().expect("a value that counts"))
 }
 
-/// How much was confirmed by all writers together: whoever kills waits for it.
+/// The number of confirmations of all writers together.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     confirmed: Mutex<u64>,
@@ -79,7 +79,7 @@ impl Progress {
         self.more.notify_all();
     }
 
-    /// Waits until so many more are confirmed.
+    /// Waits for `count` more confirmations.
     pub(crate) fn await_more(&self, count: u64) {
         let confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         let goal = *confirmed + count;
@@ -91,17 +91,17 @@ impl Progress {
     }
 }
 
-/// Somebody who writes, one value after the other.
+/// A writer, with one request at a time.
 pub(crate) struct Writer {
     keys: Vec<Key>,
     rng: StdRng,
     count: u64,
-    /// The last count that was confirmed, of each key.
+    /// The last confirmed count of each key.
     pub(crate) confirmed: BTreeMap<Key, u64>,
 }
 
 impl Writer {
-    /// A writer of so many keys.
+    /// A writer with `keys` keys.
     pub(crate) fn new(keys: usize, mut rng: StdRng) -> Self {
         let keys = (0..keys).map(|_| Key::new(rng.random())).collect();
         Self { keys, rng, count: 0, confirmed: BTreeMap::new() }
@@ -120,8 +120,8 @@ impl Writer {
         outcome
     }
 
-    /// Reads a key that was confirmed, if there is one, at `api`: its last confirmed value is there,
-    /// or a later one. Whoever does not answer, or not in time, has broken no promise.
+    /// Reads a confirmed key at `api`, if there is one. SUCCESS must carry its last confirmed value or a
+    /// later one; any other outcome is allowed.
     pub(crate) fn read(&mut self, api: SocketAddr) -> Outcome {
         let at = self.rng.random_range(0..self.confirmed.len().max(1));
         let Some((key, confirmed)) = self.confirmed.iter().nth(at) else { return Outcome::NoAnswer };
@@ -132,16 +132,16 @@ impl Writer {
         outcome
     }
 
-    /// A number below `bound`, of the writer's own chance.
+    /// A random number below `bound`.
     pub(crate) fn any_below(&mut self, bound: usize) -> usize {
         self.rng.random_range(0..bound)
     }
 }
 
-/// Sees to it that each of `apis` has all that was confirmed, or something later.
+/// Expects that `apis` have each confirmed value, or a later one.
 pub(crate) fn expect_all(writers: &[Writer], apis: &[SocketAddr]) {
     for (number, (key, confirmed)) in writers.iter().flat_map(|writer| &writer.confirmed).enumerate() {
-        // Two nodes for each value: all of them for all values would ask 16 times as much.
+        // Two nodes per value: all nodes would be 8 times as many requests.
         for api in [apis[number % apis.len()], apis[(number * 7 + 3) % apis.len()]] {
             match ask(api, &ApiRequest::Get { key: *key }) {
                 Outcome::Success(value) => assert!(count_of(&value) >= *confirmed, "{key} at {api} is older"),

@@ -23,13 +23,13 @@ fn endow(nodes: u32, seed: u64, count: u32, replication: u8) -> Result<(World, W
 
 /// Goal: values outlive nodes whose mean lifetime is ten minutes.
 ///
-/// Method: 200 nodes and eighteen mean lifetimes, which is three hours; every ten minutes 100 GETs at
-/// nodes that take part. The program runs the large one: `dht-sim --nodes 1000 --session 60m --hours 24`.
-fn readable_under_churn(seed: u64, replication: u8) -> Result<Share, Violation> {
+/// Method: 200 nodes for `hours`, six mean lifetimes each; every ten minutes 100 GETs at nodes that take
+/// part. The program runs the large one: `dht-sim --nodes 1000 --session 60m --hours 24`.
+fn readable_under_churn(hours: u32, seed: u64, replication: u8) -> Result<Share, Violation> {
     let (mut world, trial) = endow(200, seed, 100, replication)?;
     world.begin_churn(Churn::of(HOUR / 6));
     let mut readable = Share::default();
-    for _ in 0..18 {
+    for _ in 0..6 * hours {
         world.run_for(HOUR / 6)?;
         readable += trial.read(&mut world, 100, anywhere)?;
     }
@@ -37,18 +37,38 @@ fn readable_under_churn(seed: u64, replication: u8) -> Result<Share, Violation> 
     Ok(readable)
 }
 
-#[test]
-fn values_with_20_copies_stay_readable_under_churn() -> Run {
-    let readable = readable_under_churn(1, 20)?;
+fn values_with_20_copies_stay_readable_under_churn(hours: u32) -> Run {
+    let readable = readable_under_churn(hours, 1, 20)?;
     assert!(readable.is_at_least(999), "{readable}");
     Ok(())
 }
 
-#[test]
-fn values_with_5_copies_are_99_percent_readable_under_churn() -> Run {
-    let readable = readable_under_churn(2, 5)?;
+fn values_with_5_copies_are_99_percent_readable_under_churn(hours: u32) -> Run {
+    let readable = readable_under_churn(hours, 2, 5)?;
     assert!(readable.is_at_least(990), "{readable}");
     Ok(())
+}
+
+#[test]
+fn values_with_20_copies_stay_readable_under_an_hour_of_churn() -> Run {
+    values_with_20_copies_stay_readable_under_churn(1)
+}
+
+#[test]
+#[ignore = "long: 200 nodes for 18 mean lifetimes; scripts/check.sh --long runs it"]
+fn values_with_20_copies_stay_readable_under_three_hours_of_churn() -> Run {
+    values_with_20_copies_stay_readable_under_churn(3)
+}
+
+#[test]
+fn values_with_5_copies_are_99_percent_readable_under_an_hour_of_churn() -> Run {
+    values_with_5_copies_are_99_percent_readable_under_churn(1)
+}
+
+#[test]
+#[ignore = "long: 200 nodes for 18 mean lifetimes; scripts/check.sh --long runs it"]
+fn values_with_5_copies_are_99_percent_readable_under_three_hours_of_churn() -> Run {
+    values_with_5_copies_are_99_percent_readable_under_churn(3)
 }
 
 #[test]

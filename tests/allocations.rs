@@ -48,7 +48,7 @@ impl Lone {
     fn put(&mut self, key: u8, value: &[u8]) {
         let (confirm, class, key) = (Confirm::No, Class::Plain, Key::new([key; 32]));
         self.ask(ApiRequest::Put(Put { ttl: 3_600, replication: 1, confirm, class, key, value }));
-        assert!(self.out.is_empty(), "nobody waits for it");
+        assert!(self.out.is_empty(), "it has no answer");
     }
 
     /// Returns the size of the answer.

@@ -414,7 +414,7 @@ mod lookup {
                 dead.map_or(Fate::Answered, |(_, fate)| *fate)
             };
             let mut chances = chances.iter().cycle();
-            let (mut asked, mut heard, mut under_way) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut asked, mut heard, mut in_flight) = (Vec::new(), Vec::new(), Vec::new());
 
             let mut lookup = Lookup::new(me, target, wanted, ALPHA, &network.closest(me, &target));
             loop {
@@ -423,11 +423,11 @@ mod lookup {
                     Step::Ask(contact) => {
                         prop_assert!(contact.id != me && !asked.contains(&contact.id));
                         asked.push(contact.id);
-                        under_way.push((contact.id, fate(contact.id)));
+                        in_flight.push((contact.id, fate(contact.id)));
                     }
                     Step::Wait => {
                         let chance = chances.next().expect("a cycle has no end");
-                        let (id, fate) = under_way.swap_remove(chance.index(under_way.len()));
+                        let (id, fate) = in_flight.swap_remove(chance.index(in_flight.len()));
                         match fate {
                             Fate::Answered => {
                                 prop_assert!(lookup.on_answer(&id, network.closest(id, &target)));
@@ -435,7 +435,7 @@ mod lookup {
                             }
                             Fate::AnsweredLate => {
                                 lookup.on_timeout(&id);
-                                under_way.push((id, Fate::Answered));
+                                in_flight.push((id, Fate::Answered));
                             }
                             Fate::Silent => lookup.on_timeout(&id),
                             Fate::Failed => lookup.on_failure(&id),
@@ -462,18 +462,18 @@ mod lookup {
         for (me, target) in (0..1024).step_by(64).zip((5000..).map(key_of)) {
             let me = network.ids[me];
             let mut lookup = Lookup::new(me, target, K, ALPHA, &network.closest(me, &target)[..1]);
-            let mut under_way = VecDeque::new();
+            let mut in_flight = VecDeque::new();
             loop {
                 match lookup.step() {
                     Step::Done => break,
-                    Step::Ask(contact) => under_way.push_back(contact.id),
+                    Step::Ask(contact) => in_flight.push_back(contact.id),
                     Step::Wait => {
-                        let id = under_way.pop_front().expect("a search waits for somebody");
+                        let id = in_flight.pop_front().expect("a lookup waits for a reply");
                         lookup.on_answer(&id, network.closest(id, &target));
                     }
                 }
             }
-            let closest = lookup.answered().next().expect("everybody answers");
+            let closest = lookup.answered().next().expect("every node answers");
             let hops = lookup.path_of(&closest.id).expect("it is a candidate").hops;
             assert!(hops <= 10, "{hops} hops among 2^10 nodes");
         }

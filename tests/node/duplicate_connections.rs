@@ -137,5 +137,5 @@ fn a_request_that_is_lost_twice_fails() {
     let dial = harness.dial_of(1);
     let third = harness.complete_dial(dial, 1);
     assert!(harness.requests(third).iter().all(|(_, request)| *request == Request::Ping), "no third time");
-    assert!(harness.knows(1), "a close counts against nobody");
+    assert!(harness.knows(1), "a close is no failure of the contact");
 }

@@ -40,9 +40,9 @@ fn get(network: &mut MiniNetwork, at: u8, n: u8) -> Option<dht::wire::api::ApiRe
 fn assert_held_by_the_nearest(network: &MiniNetwork, value: &[u8]) {
     for n in keys() {
         let held = network.held(key(n));
-        let holders: BTreeSet<u8> = held.keys().copied().collect();
+        let replicas: BTreeSet<u8> = held.keys().copied().collect();
         let nearest = network.nearest(key(n), 3);
-        assert!(nearest.is_subset(&holders), "key {n} is held by {holders:?}, not by {nearest:?}");
+        assert!(nearest.is_subset(&replicas), "key {n} is held by {replicas:?}, not by {nearest:?}");
         assert!(held.values().all(|held| *held == value), "key {n}: {held:?}");
     }
 }
@@ -178,5 +178,5 @@ fn unchanged_records_cost_at_most_60_bytes_per_replica_and_interval() {
     let bytes = after.upkeep_bytes - before.upkeep_bytes;
     let each = bytes / (copies as u64 * u64::from(intervals));
     assert!(each <= 60, "{each} bytes");
-    assert!(each >= 40, "each record is offered once by each holder: {each} bytes");
+    assert!(each >= 40, "each record is offered once by each replica: {each} bytes");
 }

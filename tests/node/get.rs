@@ -192,7 +192,7 @@ fn a_value_with_a_wrong_crc_closes_the_connection() {
     assert!(harness.has_closed(conn));
     let dial = harness.dial_of(1);
     harness.fail(dial, DialError::Unreachable);
-    assert_eq!(harness.answer(client), failure(7), "nobody else is known");
+    assert_eq!(harness.answer(client), failure(7), "no other node is known");
 }
 
 /// Section 1, rule 7: TTL 1 is a whole second from receipt. A read never extends it.
@@ -225,13 +225,13 @@ fn a_value_is_not_read_past_its_ttl_while_its_put_is_in_flight() {
 #[test]
 fn a_lookup_with_a_silent_peer_is_repeated_once() {
     let mut harness = Harness::founder();
-    let (mute, holder) = (harness.add_contact(1), harness.add_contact(2));
+    let (silent, replica) = (harness.add_contact(1), harness.add_contact(2));
     harness.pass(millis(1));
     let client = harness.get(key(7));
-    answer_all(&mut harness, holder, nodes(&[]));
+    answer_all(&mut harness, replica, nodes(&[]));
     harness.make_scripted(1);
     harness.pass(secs(2));
-    assert!(harness.has_closed(mute));
-    answer_all(&mut harness, holder, value_of(block(7, b"by now")));
+    assert!(harness.has_closed(silent));
+    answer_all(&mut harness, replica, value_of(block(7, b"by now")));
     assert_eq!(harness.answer(client), success(7, b"by now"));
 }

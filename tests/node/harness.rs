@@ -125,7 +125,7 @@ impl Harness {
     }
 
     pub(crate) fn now(&self) -> Now {
-        let millis = u64::try_from(self.now.since(Time::ZERO).as_millis()).expect("a short play");
+        let millis = u64::try_from(self.now.since(Time::ZERO).as_millis()).expect("a short test");
         Now { mono: self.now, wall: WallTime::from_millis(EPOCH_MILLIS + millis + self.wall_ahead) }
     }
 

@@ -59,9 +59,9 @@ fn a_pending_get_may_still_dial_while_the_node_leaves() {
     let (rpc, _) = harness.only_request(conn);
     harness.reply(conn, rpc, nodes(&[contact(6)]));
     let dial = harness.dial_of(6);
-    let holder = harness.complete_dial(dial, 6);
-    let (rpc, _) = harness.only_request(holder);
-    harness.reply(holder, rpc, value_of(block(7, b"owed")));
+    let replica = harness.complete_dial(dial, 6);
+    let (rpc, _) = harness.only_request(replica);
+    harness.reply(replica, rpc, value_of(block(7, b"owed")));
     assert_eq!(harness.answer(client), success(7, b"owed"));
     assert!(harness.node.has_left());
 }
@@ -135,7 +135,7 @@ fn alone_with_a_record() -> (Harness, dht::node::action::ConnId) {
     let conn = harness.add_contact(2);
     harness.pass(millis(0));
     let offers = harness.offers();
-    assert_eq!(offers.len(), 1, "to whom it has just met");
+    assert_eq!(offers.len(), 1, "to the new contact");
     harness.reply(conn, offers[0].1, Reply::Error(ErrorCode::SERVER_ERROR));
     (harness, conn)
 }

@@ -126,13 +126,13 @@ fn a_get_whose_lookup_makes_no_progress_asks_at_most_alpha_at_a_time() {
     let client = harness.get(key(N));
     let [(_, conn, rpc, _)] = value_requests(&mut harness)[..] else { panic!("one is asked") };
     harness.reply(conn, rpc, nodes(&[contact(1)]));
-    let mut under_way = value_requests(&mut harness);
-    assert_eq!(peers(&under_way), [6, 5, 4]);
-    while let Some((_, conn, rpc, want)) = under_way.pop() {
-        assert!(!want.head_only || under_way.len() < 3);
+    let mut in_flight = value_requests(&mut harness);
+    assert_eq!(peers(&in_flight), [6, 5, 4]);
+    while let Some((_, conn, rpc, want)) = in_flight.pop() {
+        assert!(!want.head_only || in_flight.len() < 3);
         harness.reply(conn, rpc, nodes(&[contact(1)]));
-        under_way.extend(value_requests(&mut harness));
-        assert!(under_way.len() <= 3);
+        in_flight.extend(value_requests(&mut harness));
+        assert!(in_flight.len() <= 3);
     }
     assert_eq!(harness.answer(client), failure(N), "all were asked");
 }

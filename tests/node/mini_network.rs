@@ -60,7 +60,7 @@ impl MiniNetwork {
     /// Nodes with these parameters; the first founds the network, the others join through it.
     pub(crate) fn joined(members: impl IntoIterator<Item = u8>, params: &Params) -> Self {
         let mut members = members.into_iter();
-        let founder = members.next().expect("somebody founds it");
+        let founder = members.next().expect("a founder");
         let others = Params { bootstraps: vec![bootstrap(founder, None)], ..params.clone() };
         let mut network = Self::new([(founder, params.clone())]);
         for member in members {
@@ -113,7 +113,7 @@ impl MiniNetwork {
     }
 
     fn now(&self) -> Now {
-        let millis = u64::try_from(self.now.since(Time::ZERO).as_millis()).expect("a short play");
+        let millis = u64::try_from(self.now.since(Time::ZERO).as_millis()).expect("a short test");
         Now { mono: self.now, wall: WallTime::from_millis(1_700_000_000_000 + millis) }
     }
 

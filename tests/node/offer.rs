@@ -315,7 +315,7 @@ fn one_peer_cannot_suppress_the_offers_of_a_replica() {
         assert_eq!(harness.ask(liar, Request::Store(fresher)), stored(&fresher));
         wanted(&mut harness, liar, &[entry(1, version_at(0), b"value")]);
     }
-    panic!("half of its life is over, and nobody was offered it");
+    panic!("half of its lifetime has passed without an offer");
 }
 
 #[test]

@@ -77,16 +77,16 @@ fn a_reply_that_comes_twice_counts_once() {
 #[test]
 fn a_silent_contact_becomes_unresponsive_and_the_lookup_goes_on_without_it() {
     let mut harness = Harness::with_contacts(Params::default(), [1]);
-    let mute = harness.add_contact(2);
+    let silent = harness.add_contact(2);
     let helpful = harness.accept_client(3);
     harness.make_scripted(2);
     harness.pass(millis(1));
     let client = harness.put(crate::harness::confirmed(2, b"v"));
     harness.pass(secs(2));
     let copies = harness.copies();
-    assert_eq!(copies.len(), 1, "the search ended without the mute one");
+    assert_eq!(copies.len(), 1, "the lookup ended without the silent peer");
     assert_eq!(harness.id_at(copies[0].0), id(1));
-    assert!(harness.has_closed(mute), "a connection that died without a word");
+    assert!(harness.has_closed(silent), "a silent connection is closed");
     assert!(!harness.knows(2));
     harness.reply(copies[0].0, copies[0].1, crate::harness::stored(&copies[0].2));
     assert_eq!(harness.answer(client), success(2, b""));
@@ -202,7 +202,7 @@ fn a_contact_that_is_gone_from_its_address_leaves_the_table() {
 fn requests_without_a_reply_are_bounded() {
     let mut harness = Harness::with_contacts(Params::default(), [1, 2, 3]);
     let clients: Vec<_> = (0..PENDING_MAX / 3 + 500).map(|_| harness.get(key(7))).collect();
-    assert!(!harness.node.wants_requests(), "the host was told to stop long ago");
+    assert!(!harness.node.wants_requests(), "the node asked for no more requests before");
     assert_eq!(harness.node.requests(harness.now).0, PENDING_MAX);
     assert!(harness.node.counters().requests_dropped > 0);
     for peer in [1, 2, 3] {

@@ -101,11 +101,7 @@ fn a_stale_replica_gets_a_copy_too() {
     let asked = probes(&mut harness);
     let (peer, conn, rpc) = all_but_one(&mut harness, &asked);
     harness.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, older.version)]));
-    assert_eq!(
-        harness.answer(client),
-        None,
-        "as many hold it as shall, and two who agree on the older one can be read"
-    );
+    assert_eq!(harness.answer(client), None, "enough nodes hold it, but two stale replicas could still form a quorum");
     assert_eq!(storing_peers(&mut harness), [peer]);
     assert_eq!(harness.answer(client), success(1, b""));
     assert_eq!(harness.node.counters().puts_held, 1);
@@ -169,7 +165,7 @@ fn a_probed_version_ahead_of_the_local_clock_is_overtaken_once() {
     let client = harness.put(put_to_three());
     look_up(&mut harness);
     let first = harness.copies();
-    let [(_, conn, rpc), ..] = probes(&mut harness)[..] else { panic!("somebody is asked") };
+    let [(_, conn, rpc), ..] = probes(&mut harness)[..] else { panic!("there are version probes") };
     harness.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, version_at(300_000))]));
     look_up(&mut harness);
     for (conn, rpc, copy) in first {

@@ -96,14 +96,14 @@ fn a_get_ends_once_a_quorum_of_replicas_agrees() {
 /// And not only at `request_timeout`: no time passes here.
 #[test]
 fn fewer_replicas_than_the_quorum_suffice_once_all_nearest_nodes_have_answered() {
-    for holder in 1..=8 {
+    for replica in 1..=8 {
         let mut harness = with_eight_peers(2);
         let client = harness.get(key(N));
         let found = answer(&mut harness, client, |peer, want| match peer {
-            peer if peer == holder => Some(given(at(0, b"v"), want)),
+            peer if peer == replica => Some(given(at(0, b"v"), want)),
             _ => nothing(),
         });
-        assert_eq!(found, success(N, b"v"), "{holder} holds it");
+        assert_eq!(found, success(N, b"v"), "{replica} holds it");
     }
 }
 
@@ -119,8 +119,8 @@ fn a_record_with_replication_1_needs_one_replica() {
 #[test]
 fn the_local_record_counts_as_one_replica() {
     let mut harness = with_eight_peers(2);
-    let source = harness.accept_client(99);
-    harness.ask(source, Request::Store(at(0, b"v")));
+    let caller = harness.accept_client(99);
+    harness.ask(caller, Request::Store(at(0, b"v")));
     let client = harness.get(key(N));
     let asked = wants(&mut harness);
     assert!(asked.iter().all(|(_, _, want)| want.head_only), "the value is in hand");
@@ -131,28 +131,28 @@ fn the_local_record_counts_as_one_replica() {
 
 #[test]
 fn the_largest_record_wins_unless_a_quorum_agrees_on_an_older_one_first() {
-    for holder in 1..=8 {
+    for replica in 1..=8 {
         let mut harness = with_eight_peers(2);
         let client = harness.get(key(N));
         let found = answer(&mut harness, client, |peer, want| {
-            Some(given(if peer == holder { at(9, b"new") } else { at(0, b"old") }, want))
+            Some(given(if peer == replica { at(9, b"new") } else { at(0, b"old") }, want))
         });
         let early = found == success(N, b"old");
         assert!(early || found == success(N, b"new"), "{found:?}");
-        assert_eq!(early, ![6, 7].contains(&holder), "two who agree may be the first to be heard");
+        assert_eq!(early, ![6, 7].contains(&replica), "a quorum on the older record may answer first");
     }
 }
 
 #[test]
 fn a_secure_get_finds_the_largest_record_at_any_replica() {
-    for holder in 1..=8 {
+    for replica in 1..=8 {
         let mut harness = with_eight_peers_and(Params { reads: Reads::Secure, ..Params::default() });
         let client = harness.get(key(N));
         let found = answer(&mut harness, client, |peer, want| {
-            assert!(want.contacts || !want.head_only, "it goes on past holders");
-            Some(given(if peer == holder { at(9, b"new") } else { at(0, b"old") }, want))
+            assert!(want.contacts || !want.head_only, "it goes on past replicas");
+            Some(given(if peer == replica { at(9, b"new") } else { at(0, b"old") }, want))
         });
-        assert_eq!(found, success(N, b"new"), "{holder} has it");
+        assert_eq!(found, success(N, b"new"), "{replica} has it");
     }
 }
 
@@ -238,12 +238,12 @@ fn peers_that_claim_a_record_and_fall_silent_cost_a_get_one_timeout_in_total() {
         });
         if let Some(answer) = harness.answer(client) {
             assert_eq!(Some(answer), success(N, b"truth"));
-            assert!((200..=400).contains(&step), "the liars had their time");
+            assert!((200..=400).contains(&step), "the lying peers had one timeout");
             return;
         }
         harness.pass(millis(10));
     }
-    panic!("it is still waiting for liars");
+    panic!("it still waits for the lying peers");
 }
 
 #[test]
@@ -469,7 +469,7 @@ fn a_get_that_found_only_older_values_fails_at_its_deadline() {
     let client = harness.get(key(N));
     harness.answer_find_value(|peer, want| [7, 6].contains(&peer).then(|| given(at(0, b"old"), want)));
     harness.pass(millis(9_999));
-    assert_eq!(harness.answer(client), None, "there are some left to ask, who may know the newer one");
+    assert_eq!(harness.answer(client), None, "nodes that may hold the newer one are left to ask");
     harness.pass(millis(1));
     assert_eq!(harness.answer(client), failure(N));
 }
@@ -492,11 +492,11 @@ fn a_get_at_its_deadline_is_answered_with_the_value_found_so_far() {
 fn of_two_values_with_one_version_the_larger_is_served_from_any_replica() {
     let (small, large) = (at(0, b"a"), at(0, b"b"));
     assert_ne!(small.crc, crc_of(b"b"));
-    for holder in 1..=8 {
+    for replica in 1..=8 {
         let mut harness = with_eight_peers_and(Params { reads: Reads::Secure, ..Params::default() });
         let client = harness.get(key(N));
         let found =
-            answer(&mut harness, client, |peer, want| Some(given(if peer == holder { large } else { small }, want)));
+            answer(&mut harness, client, |peer, want| Some(given(if peer == replica { large } else { small }, want)));
         assert_eq!(found, success(N, b"b"));
     }
 }
@@ -544,6 +544,6 @@ fn a_local_record_is_compared_again_once_a_newer_version_was_seen_elsewhere() {
     let reader = harness.get(key(131));
     assert_eq!(harness.answer(reader), None, "it is in scope again, and others are asked all the same");
     harness.answer_find_value(|_, _| Some(nodes(&[])));
-    assert_eq!(harness.answer(reader), success(131, b"old"), "nobody knows of a newer one any more");
+    assert_eq!(harness.answer(reader), success(131, b"old"), "no asked node knows a newer one");
     assert_eq!(from_here(&mut harness), success(131, b"old"));
 }

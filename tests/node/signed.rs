@@ -291,7 +291,7 @@ fn a_plain_put_on_a_signed_key_fails_and_its_value_is_no_longer_served() {
     assert_eq!(
         harness.answer(reader),
         Some(ApiReply::Success { key: mine.key, value: b"plain" }),
-        "nobody knew better"
+        "no larger record was known"
     );
     let copies = harness.copies();
     harness.reply(copies[0].0, copies[0].1, beaten_by(&mine));

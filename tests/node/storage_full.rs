@@ -83,7 +83,7 @@ fn a_signed_record_without_room_removes_the_older_version_and_a_plain_record_doe
     harness.ask(conn, Request::Store(block(5, b"old")));
     let newer = RecordBlock { version: version_at(1), ..block(5, vec![7; LARGE].leak()) };
     assert_eq!(harness.ask(conn, Request::Store(newer)), Reply::Error(ErrorCode::FULL));
-    assert_eq!(harness.node.storage().len(), 1, "a plain record is anybody's claim");
+    assert_eq!(harness.node.storage().len(), 1, "any peer can send a plain record");
 }
 
 /// A peer that does not serve dials the node from `address`.

@@ -121,7 +121,7 @@ fn the_next_page_is_requested_until_the_last() {
     assert_eq!(request, Request::Sync { from, to: key(255) });
     harness.reply(conn, rpc, Reply::Synced { more: true, entries: List::lend(&page) });
     harness.pass(millis(0));
-    assert_eq!(harness.node.status(), Status::Settled, "who tells the same again has nothing to tell");
+    assert_eq!(harness.node.status(), Status::Settled, "a page that repeats entries ends the SYNC");
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_neighbour_that_does_not_know_sync_does_not_delay_settling() {
     let (rpc, _) = harness.only_request(conn);
     harness.reply(conn, rpc, Reply::Error(ErrorCode::SERVER_ERROR));
     harness.pass(millis(0));
-    assert_eq!(harness.node.status(), Status::Settled, "there is nobody else to ask");
+    assert_eq!(harness.node.status(), Status::Settled, "there is no other neighbour");
 }
 
 /// The local record may be stale, so the node asks its peers first.
@@ -248,7 +248,7 @@ fn a_settling_node_that_leaves_stays_left() {
     let (mut harness, conn) = settling();
     let (rpc, _) = harness.only_request(conn);
     harness.act(dht::node::Node::leave);
-    assert_eq!(harness.node.status(), Status::Leaving, "it holds what nobody else was heard to hold");
+    assert_eq!(harness.node.status(), Status::Leaving, "no other node is known to hold its record");
     harness.reply(conn, rpc, synced(&[entry(6, 0, b"other", Life::Alive)]));
     harness.pass(2 * SETTLE_TIMEOUT);
     assert_eq!(harness.node.status(), Status::Left);
@@ -315,7 +315,7 @@ fn a_node_that_lost_more_than_a_quarter_of_its_contacts_settles_again_once_a_qua
     connect(&mut harness, 14);
     assert_eq!(harness.node.status(), Status::Settling);
     harness.pass(millis(0));
-    assert_eq!(harness.node.status(), Status::Settled, "its neighbours have told all");
+    assert_eq!(harness.node.status(), Status::Settled, "its neighbours have sent all pages");
     assert_eq!(harness.node.counters().syncs, 3);
 }
 

@@ -125,6 +125,6 @@ fn churn_keeps_the_number_of_nodes_about_constant() -> Run {
     world.run_for(HOUR)?;
     let born = world.number_of(&world.id_of(node(100)));
     assert_eq!(born, Some(node(100)), "some are born anew");
-    assert_eq!(world.alive().count(), 100, "all who were to come have come");
+    assert_eq!(world.alive().count(), 100, "all restarts and births have happened");
     Ok(())
 }

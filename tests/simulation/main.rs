@@ -251,12 +251,12 @@ fn a_node_that_leaves_is_removed_from_all_tables_and_its_records_are_found() -> 
     for number in 10..15 {
         world.leave(node(number))?;
         world.run_for(SECOND * 2)?;
-        assert!(world.node(node(number)).is_none(), "it owed nobody anything, but for its disk");
+        assert!(world.node(node(number)).is_none(), "no request was pending; it waited only for its disk");
     }
     let gone: Vec<_> = (10..15).map(|number| world.id_of(node(number))).collect();
     for number in world.alive().collect::<Vec<_>>() {
         let table = world.node(number).expect("it lives").table();
-        assert!(gone.iter().all(|id| !table.contains(id)), "{number} remembers who said GOODBYE");
+        assert!(gone.iter().all(|id| !table.contains(id)), "{number} still has a contact that said GOODBYE");
     }
     assert_eq!(get_many(&mut world, 50, &keys)?, 50);
     Ok(())
@@ -354,7 +354,7 @@ fn a_node_that_does_not_serve_reads_and_writes_but_is_in_no_table() -> Run {
     assert_eq!(world.put(client, key(9), b"from a client", 0)?, found(b""));
     assert_eq!(world.get(node(20), key(9))?, found(b"from a client"));
     assert_eq!(world.get(client, key(9))?, found(b"from a client"));
-    assert!(!world.replicas(&key(9)).contains(&client), "it stores for nobody");
+    assert!(!world.replicas(&key(9)).contains(&client), "it stores no records");
     let id = world.id_of(client);
     for number in world.alive() {
         assert!(!world.node(number).expect("it lives").table().contains(&id), "the table of {number}");
@@ -543,7 +543,7 @@ fn dht_sim_exits_with_status_2_for_wrong_usage_and_1_for_a_failed_run() {
     assert_eq!(dht_sim("--nodes 50").status.code(), Some(2));
     assert_eq!(dht_sim("--nodes fifty --seed 1").status.code(), Some(2));
     let failed = dht_sim("--nodes 30 --seed 1 --puts 20 --gets 20 --loss 100");
-    assert_eq!(failed.status.code(), Some(1), "nobody can join a network that loses everything");
+    assert_eq!(failed.status.code(), Some(1), "no node can join a network that loses all messages");
     let said = String::from_utf8(failed.stderr).expect("text");
     assert!(said.contains("replay: dht-sim --nodes 30 --seed 1 --puts 20 --gets 20 --loss 100"), "{said}");
 }

@@ -81,7 +81,7 @@ fn a_node_that_lost_its_only_peer_joins_again_once_it_returns() {
     put_confirmed(&mut client(&node), key("before"), 3, b"value");
 
     founder.kill_hard();
-    assert_eq!(client(&node).get(key("nobody")), None, "there is nobody to be asked");
+    assert_eq!(client(&node).get(key("nobody")), None, "there is no node to ask");
     node.log_line("joining again");
     assert_eq!(client(&node).get(key("before")), Some(b"value".to_vec()), "it goes on serving");
     client(&node).put(key("meanwhile"), b"value");

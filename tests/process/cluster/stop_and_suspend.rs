@@ -19,7 +19,7 @@ fn stopped_nodes_leave_the_tables_and_no_value_is_lost() {
         }
     }
     for observer in &mut observe(&nodes, 3) {
-        assert_eq!(observer.contacts().len(), 3, "those who left are named no more");
+        assert_eq!(observer.contacts().len(), 3, "the stopped nodes are no longer named");
     }
     expect_one_network(&nodes);
 }

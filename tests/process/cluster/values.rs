@@ -21,7 +21,7 @@ fn values_of_all_sizes_are_read_whole_at_any_node() {
         let key = numbered("values", number);
         put_confirmed(&mut client(&nodes[number]), key, 3, &value_of(size));
         let holders = observers.iter_mut().filter_map(|observer| observer.holds(key).then_some(())).count();
-        assert!((3..8).contains(&holders), "{holders} hold {size} bytes: somebody must have to ask for them");
+        assert!((3..8).contains(&holders), "{holders} hold {size} bytes: some node must have to ask for them");
         for node in &nodes {
             assert!(client(node).get(key) == Some(value_of(size)), "{size} bytes at {}", node.id());
         }

@@ -66,7 +66,7 @@ pub(crate) struct Client {
 impl Client {
     /// Connects to a server.
     pub(crate) fn connect(api: SocketAddr) -> Self {
-        let socket = TcpStream::connect_timeout(&api, PATIENCE).expect("somebody listens");
+        let socket = TcpStream::connect_timeout(&api, PATIENCE).expect("a listener");
         socket.set_read_timeout(Some(PATIENCE)).expect("a bound that is not zero");
         socket.set_write_timeout(Some(PATIENCE)).expect("a bound that is not zero");
         socket.set_nodelay(true).expect("it is TCP");

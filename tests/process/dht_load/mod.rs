@@ -69,7 +69,7 @@ fn every_request_is_answered_and_counted() {
         let run = load_without_failures(server.api(), arguments);
         assert_eq!(run.number("answers"), requests, "{arguments}: {}", run.json);
         assert_eq!((run.text("protocol"), run.text("keys"), run.text("value_bytes")), ("\"dht\"", "100", "64"));
-        assert_eq!((run.text("behind"), run.text("server_cpu_seconds")), ("null", "null"), "nobody asked for it");
+        assert_eq!((run.text("behind"), run.text("server_cpu_seconds")), ("null", "null"), "neither option was given");
         assert!(run.text("p50").parse::<f64>().expect("a number") > 0.0, "{}", run.json);
     }
 }
@@ -173,7 +173,7 @@ fn keys_may_come_from_a_file() {
     assert_eq!((run.number("answers"), run.number("keys")), (100, 2));
     let file = scratch.write("other", &format!("{}\n", key("c")));
     let run = load(server.api(), &format!("get -n 100 -c 2 --keys-from {}", file.display()));
-    assert_eq!((run.finished.code, run.number("failure")), (Some(1), 100), "nobody has that one");
+    assert_eq!((run.finished.code, run.number("failure")), (Some(1), 100), "no node has that key");
 }
 
 #[test]

@@ -174,7 +174,7 @@ fn a_plain_record_never_replaces_a_signed_one() {
     assert_eq!(store(&mut conn, &plain), Stored::Larger { flags: SIGNED, version: signed.version });
     let mut client = Client::connect(harness.server.api());
     assert_eq!(client.put_confirmed(Key::new(signed.key), b"plain"), Answer::Failure(Key::new(signed.key)));
-    client.put(Key::new(signed.key), b"plain, and nobody is told");
+    client.put(Key::new(signed.key), b"plain, not confirmed");
     assert_eq!(client.get(Key::new(signed.key)), Some(signed.value));
 }
 

@@ -58,7 +58,7 @@ impl UndialledPort {
 
     fn expect_undialled(&self) {
         self.0.set_nonblocking(true).expect("it is a socket");
-        let error = self.0.accept().expect_err("nobody should have come");
+        let error = self.0.accept().expect_err("no connection may come");
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
     }
 }

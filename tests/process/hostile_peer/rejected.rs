@@ -29,7 +29,7 @@ fn dial_in_vain(harness: &Harness, dialect: &Dialect, port: &UndialledPort) -> (
         Ok(mut conn) => {
             conn.send(&Hello::of_node(NETWORK, port.port()).bytes());
             let (messages, ending) = conn.expect_end();
-            assert_eq!(messages, [], "the server spoke to somebody it should have turned away");
+            assert_eq!(messages, [], "the server sent messages to a peer that it should have rejected");
             ending
         }
     };
@@ -136,7 +136,7 @@ fn a_peer_of_another_network_or_protocol_version_is_rejected() {
 #[test]
 fn a_peer_that_sends_nothing_or_half_a_message_is_disconnected_in_time() {
     let harness = Harness::start("");
-    let mut mute = connect(harness.server.p2p());
+    let mut silent = connect(harness.server.p2p());
     let mut half_hello = connect(harness.server.p2p());
     half_hello.write_all(b"\x16\x03\x01\x02\x00\x01\x00").expect("the server reads");
     let mut rude = PeerConnection::dial(harness.server.p2p(), &node("without a HELLO")).expect("a handshake");
@@ -147,8 +147,8 @@ fn a_peer_that_sends_nothing_or_half_a_message_is_disconnected_in_time() {
 
     let said = Hello::read(&rude.receive().expect("the server's HELLO"));
     assert_eq!(said.protocol, 1);
-    let from = [&mute, &half_hello].map(|socket| socket.local_addr().expect("it is connected"));
-    for socket in [&mut mute, &mut half_hello] {
+    let from = [&silent, &half_hello].map(|socket| socket.local_addr().expect("it is connected"));
+    for socket in [&mut silent, &mut half_hello] {
         let mut rest = Vec::new();
         socket.read_to_end(&mut rest).expect("the end, in time");
     }
@@ -172,7 +172,7 @@ fn a_peer_that_proves_another_id_when_dialled_back_does_not_enter_the_table() {
     let mut conn = PeerConnection::dial(harness.server.p2p(), &node("somebody")).expect("a handshake");
     conn.greet(&Hello::of_node(NETWORK, impostor.address.port()));
 
-    let dialled = impostor.next().1.expect_err("the server must not speak to somebody else");
+    let dialled = impostor.next().1.expect_err("the server must not send messages to another id");
     assert!(matches!(dialled, Ending::Alert(_)), "{dialled:?}");
     let expected =
         format!("its id is {:.8}, expected {:.8}", hex(&fit_key("somebody else").id()), hex(&fit_key("somebody").id()));
@@ -228,11 +228,11 @@ fn a_bootstrap_with_a_wrong_identity_or_network_is_never_joined() {
 #[test]
 fn a_bootstrap_without_tls_is_never_joined() {
     let plain = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let at = [&plain, &mute].map(|listener| listener.local_addr().expect("it is bound"));
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let at = [&plain, &silent].map(|listener| listener.local_addr().expect("it is bound"));
     let mut harness = harness_with_bootstraps(&at.map(|address| address.to_string()));
     accept(&plain).write_all(b"SSH-2.0-sshd\r\n").expect("the server reads");
-    let _held = accept(&mute);
+    let _held = accept(&silent);
     assert!(harness.server.log_line(&format!("addr={} ", at[0])).contains("not TLS"));
     assert_eq!(harness.named(), []);
     // The server dials again: the first answer has not broken it.

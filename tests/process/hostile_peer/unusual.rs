@@ -126,7 +126,7 @@ fn a_client_gets_the_value_of_a_peer_but_never_a_damaged_one() {
     let harness = Harness::start("");
     let whole = Record::new([1; 32], vec![b'w'; 65_495], harness.wall);
     let damaged = Record { check: 1, ..Record::new([2; 32], b"damaged".to_vec(), harness.wall) };
-    let _holder = harness.introduce("the holder", Some(whole.clone()));
+    let _replica = harness.introduce("the replica", Some(whole.clone()));
     let mut api = Client::connect(harness.server.api());
     assert!(api.get(Key::new(whole.key)) == Some(whole.value));
 

@@ -25,12 +25,12 @@ pub(crate) enum Ending {
 
 /// A TCP connection with bounded waits.
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
-    bounded(TcpStream::connect_timeout(&address, PATIENCE).expect("somebody listens"))
+    bounded(TcpStream::connect_timeout(&address, PATIENCE).expect("a listener"))
 }
 
 /// The next incoming connection.
 pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
-    bounded(listener.accept().expect("somebody comes").0)
+    bounded(listener.accept().expect("a connection").0)
 }
 
 fn bounded(socket: TcpStream) -> TcpStream {

@@ -129,7 +129,7 @@ fn a_client_with_half_a_request_is_closed_after_ten_seconds() {
     let mut silent = Client::connect(server.api());
     halfway.expect_end();
     server.log_line("fault=\"half a message for 10 s\"");
-    assert_eq!(silent.get(key("k")), None, "who has begun no request may be silent");
+    assert_eq!(silent.get(key("k")), None, "a client without half a request may be silent");
 }
 
 // ── too many clients ─────────────────────────────────────────────────────────────────────────
@@ -160,12 +160,12 @@ fn without_free_file_descriptors_the_server_pauses_accepting_until_some_are_free
     server.log_line("accepting paused");
     for client in &mut clients[..10] {
         client.put(key("k"), b"value");
-        assert_eq!(client.get(key("k")).as_deref(), Some(&b"value"[..]), "who came early is served");
+        assert_eq!(client.get(key("k")).as_deref(), Some(&b"value"[..]), "an early client is served");
     }
     let mut latest = clients.split_off(CLIENTS - 10);
     drop(clients);
     for client in &mut latest {
-        assert_eq!(client.get(key("k")).as_deref(), Some(&b"value"[..]), "who came late has his turn");
+        assert_eq!(client.get(key("k")).as_deref(), Some(&b"value"[..]), "a late client is served in the end");
     }
     server.log_line("accepting again");
 }

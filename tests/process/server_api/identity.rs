@@ -79,7 +79,7 @@ fn an_ed25519_hostkey_becomes_the_node_key() {
     second.write("hostkey.pem", &key);
     let same = Server::start_from(&config_with_hostkey(&second, "hostkey.pem"));
     assert_eq!(same.id(), server.id());
-    assert!(!second.path("data/node_key.pem").exists(), "no key is made that nobody uses");
+    assert!(!second.path("data/node_key.pem").exists(), "no unused key is made");
 }
 
 #[test]

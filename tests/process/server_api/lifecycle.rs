@@ -71,7 +71,7 @@ fn a_leaving_node_accepts_no_more_clients() {
     let _client = owed(&joining);
     joining.server.signal("TERM");
     joining.server.log_line("leaving owed=1");
-    let refused = std::net::TcpStream::connect(joining.server.api()).expect_err("nobody listens");
+    let refused = std::net::TcpStream::connect(joining.server.api()).expect_err("there is no listener");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     joining.server.kill_hard();
 }

@@ -338,7 +338,7 @@ impl FakeNode {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let api = listener.local_addr().expect("it is bound");
         let thread = thread::spawn(move || {
-            let (mut client, _) = listener.accept().expect("somebody dials");
+            let (mut client, _) = listener.accept().expect("a client");
             client.set_read_timeout(Some(PATIENCE)).expect("a bound that is not zero");
             let mut inbox = Vec::new();
             let mut chunk = [0; 4096];

@@ -42,25 +42,25 @@ impl Home {
 
     /// Starts the process; it listens when this returns.
     pub(crate) fn start(&mut self) {
-        assert!(self.server.is_none(), "somebody lives here");
+        assert!(self.server.is_none(), "a process runs already");
         self.server = Some(Server::start_in(&self.scratch, &self.lines));
     }
 
     /// The running process.
     pub(crate) fn server(&self) -> &Server {
-        self.server.as_ref().expect("somebody lives here")
+        self.server.as_ref().expect("a process runs")
     }
 
     /// Stops the process as an operator does; it must exit with success.
     pub(crate) fn stop(&mut self) {
-        let mut server = self.server.take().expect("somebody lives here");
+        let mut server = self.server.take().expect("a process runs");
         let status = server.terminate();
         assert!(status.success(), "{status} after SIGTERM");
     }
 
     /// Kills the process.
     pub(crate) fn kill(&mut self) {
-        self.server.take().expect("somebody lives here").kill_hard();
+        self.server.take().expect("a process runs").kill_hard();
     }
 }
 

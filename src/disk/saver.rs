@@ -12,13 +12,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
 
 use log::{error, info};
 
 use crate::disk::store::{Store, StoreError};
-use crate::limits::BATCHES_WAITING_MAX;
 use crate::node::persisted::{Batch, Saved};
 
 /// The thread.
@@ -27,45 +26,42 @@ pub struct Saver {
     thread: JoinHandle<()>,
 }
 
-/// How it is told what to write, and tells what became of it.
-#[derive(Debug)]
-pub struct Ends {
-    /// What to write. To drop this ends the thread.
-    pub batches: SyncSender<Arc<Batch>>,
-    /// What became of each batch, in their order.
-    pub saved: Receiver<Saved>,
-}
-
 impl Saver {
-    /// Starts to write to `store`; calls `wake` whenever there is something to be heard.
+    /// Starts a thread that writes each of `batches` to `store`, sends the result to `results` in the
+    /// same order, and calls `wake` after each.
     ///
     /// # Errors
     ///
-    /// If the system has no thread to give.
-    pub fn start(store: Store, wake: impl Fn() + Send + 'static) -> io::Result<(Self, Ends)> {
+    /// If the system cannot start a thread.
+    pub fn start(
+        store: Store,
+        batches: Receiver<Arc<Batch>>,
+        results: SyncSender<Saved>,
+        wake: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
         let path = store.path().to_owned();
-        Self::start_with(store, move || Store::reopen(&path), wake)
+        Self::start_with(store, move || Store::reopen(&path), batches, results, wake)
     }
 
     fn start_with(
         store: Store,
         reopen: impl FnMut() -> Result<Store, StoreError> + Send + 'static,
+        batches: Receiver<Arc<Batch>>,
+        results: SyncSender<Saved>,
         wake: impl Fn() + Send + 'static,
-    ) -> io::Result<(Self, Ends)> {
-        let (batches, wanted) = sync_channel::<Arc<Batch>>(BATCHES_WAITING_MAX);
-        let (outcome, saved) = sync_channel(BATCHES_WAITING_MAX);
+    ) -> io::Result<Self> {
         let thread = thread::Builder::new().name("disk".to_owned()).spawn(move || {
             let parting = Parting(wake); // before all that it has to outlive
-            let (wanted, outcome) = (wanted, outcome);
+            let (batches, results) = (batches, results);
             let mut desk = Desk { store: Some(store), reopen, health: Health::Well };
-            for batch in wanted {
-                if outcome.send(desk.save(&batch)).is_err() {
+            for batch in batches {
+                if results.send(desk.save(&batch)).is_err() {
                     return;
                 }
                 (parting.0)();
             }
         })?;
-        Ok((Self { thread }, Ends { batches, saved }))
+        Ok(Self { thread })
     }
 
     /// Waits until the last batch is written and the store is closed: when the other end of its
@@ -146,6 +142,7 @@ mod tests {
     use std::io::ErrorKind;
     use std::ops::Range;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::sync_channel;
     use std::sync::{Mutex, MutexGuard};
 
     const PAGE: usize = 4096;
@@ -283,11 +280,24 @@ mod tests {
         }
     }
 
+    /// Starts a saver; returns it with the other ends of its channels.
+    fn start(
+        store: Store,
+        reopen: impl FnMut() -> Result<Store, StoreError> + Send + 'static,
+        wake: impl Fn() + Send + 'static,
+    ) -> (Saver, SyncSender<Arc<Batch>>, Receiver<Saved>) {
+        let (batches, wanted) = sync_channel(1);
+        let (results, saved) = sync_channel(1);
+        let writer = Saver::start_with(store, reopen, wanted, results, wake).expect("a thread");
+        (writer, batches, saved)
+    }
+
     /// A saver on a faulty disk, and what was said of its batches.
     struct Scene {
         disk: FaultyDisk,
-        saver: Saver,
-        ends: Ends,
+        writer: Saver,
+        batches: SyncSender<Arc<Batch>>,
+        saved: Receiver<Saved>,
         /// Records that were said to be durable.
         durable: BTreeSet<u64>,
         /// Batches of which nothing was promised.
@@ -300,17 +310,16 @@ mod tests {
             let disk = FaultyDisk::default();
             let store = Store::create_on(disk.clone()).expect("a new store");
             let again = disk.clone();
-            let (saver, ends) =
-                Saver::start_with(store, move || Store::reopen_on(again.clone()), || {}).expect("a thread");
+            let (writer, batches, saved) = start(store, move || Store::reopen_on(again.clone()), || {});
             let rng = StdRng::seed_from_u64(seed);
-            Self { disk, saver, ends, durable: BTreeSet::new(), failed: Vec::new(), rng }
+            Self { disk, writer, batches, saved, durable: BTreeSet::new(), failed: Vec::new(), rng }
         }
 
         /// Has the records `numbers` saved, and judges what would be left if all ended now.
         fn save(&mut self, numbers: Range<u64>) -> Saved {
             let records = batch(numbers.clone().map(record));
-            self.ends.batches.send(Arc::new(records)).expect("the thread runs");
-            let saved = self.ends.saved.recv().expect("the thread runs");
+            self.batches.send(Arc::new(records)).expect("the thread runs");
+            let saved = self.saved.recv().expect("the thread runs");
             match saved {
                 Saved::Durable => self.durable.extend(numbers),
                 Saved::Failed => self.failed.push(numbers),
@@ -333,8 +342,8 @@ mod tests {
         }
 
         fn end(self) {
-            drop(self.ends);
-            self.saver.join().expect("no panic");
+            drop(self.batches);
+            self.writer.join().expect("no panic");
         }
     }
 
@@ -380,14 +389,14 @@ mod tests {
         let wake = move || {
             count.fetch_add(1, Ordering::SeqCst);
         };
-        let (saver, ends) = Saver::start(store, wake).expect("a thread");
+        let (writer, batches, saved) = start(store, || unreachable!("no batch fails"), wake);
         for number in 0..3 {
-            ends.batches.send(Arc::new(batch([persisted(number, 10)]))).expect("the thread runs");
-            assert_eq!(ends.saved.recv(), Ok(Saved::Durable));
+            batches.send(Arc::new(batch([persisted(number, 10)]))).expect("the thread runs");
+            assert_eq!(saved.recv(), Ok(Saved::Durable));
         }
-        drop(ends.batches);
-        assert!(ends.saved.recv().is_err(), "it has ended");
-        saver.join().expect("no panic");
+        drop(batches);
+        assert!(saved.recv().is_err(), "it has ended");
+        writer.join().expect("no panic");
         assert_eq!(woken.load(Ordering::SeqCst), 4);
     }
 
@@ -397,13 +406,13 @@ mod tests {
         let store = Store::create_on(disk.clone()).expect("a new store");
         let (wake, woken) = std::sync::mpsc::channel();
         let wake = move || wake.send(()).expect("the test listens");
-        let (saver, ends) = Saver::start_with(store, || panic!("a fault of ours"), wake).expect("a thread");
+        let (writer, batches, saved) = start(store, || panic!("a fault of ours"), wake);
         disk.begin(Trouble { with: Call::Sync, calls_left: 0 });
         for outcome in [Ok(Saved::Failed), Err(std::sync::mpsc::RecvError)] {
-            ends.batches.send(Arc::new(batch([persisted(1, 10)]))).expect("the thread runs");
+            batches.send(Arc::new(batch([persisted(1, 10)]))).expect("the thread runs");
             woken.recv().expect("it wakes the loop");
-            assert_eq!(ends.saved.recv(), outcome);
+            assert_eq!(saved.recv(), outcome);
         }
-        assert!(saver.join().is_err());
+        assert!(writer.join().is_err());
     }
 }

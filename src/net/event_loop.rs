@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use log::{debug, warn};
@@ -20,7 +21,7 @@ use signal_hook_mio::v1_0::Signals;
 use crate::contact::canonical;
 use crate::counters::HostCounters;
 use crate::identity::Identity;
-use crate::limits::{ACCEPTS_PER_TURN, EVENTS_PER_TURN, READ_BUFFER_SIZE};
+use crate::limits::{ACCEPTS_PER_TURN, BATCHES_WAITING_MAX, EVENTS_PER_TURN, READ_BUFFER_SIZE};
 use crate::net::alarm::Alarm;
 use crate::net::client::Client;
 use crate::net::clock::Clock;
@@ -31,9 +32,9 @@ use crate::net::names::Names;
 use crate::net::peer::Peer;
 use crate::net::rate_limited_log::StrangerLog;
 use crate::net::tls::Tls;
-use crate::net::{DiskWriter, Options, Service};
+use crate::net::{Options, Service};
 use crate::node::action::{Actions, ConnId, DialError, DialId};
-use crate::node::persisted::Saved;
+use crate::node::persisted::{Batch, Saved};
 use crate::time::{Now, Time};
 
 /// Signals come in under this token.
@@ -57,8 +58,8 @@ pub struct EventLoop<S> {
     pub(super) poll: Poll,
     pub(super) connections: Connections,
     pub(super) names: Names,
-    /// Without one nothing can be saved.
-    pub(super) disk_writer: Option<DiskWriter>,
+    /// Without a disk writer every batch fails.
+    pub(super) disk_writer: Option<DiskChannels>,
     /// Lent to the service at each verb.
     pub(super) actions: Actions,
     /// What the service is to be told in step 8.
@@ -77,6 +78,12 @@ pub struct EventLoop<S> {
     /// When the service wants to be woken, as it said before this turn.
     service_due: Option<Time>,
     leaving_until: Option<Time>,
+}
+
+/// The loop's ends of the channels to the disk writer.
+pub(super) struct DiskChannels {
+    pub(super) batches: SyncSender<Arc<Batch>>,
+    pub(super) results: Receiver<Saved>,
 }
 
 /// Something that the service is told in step 8, and not in the middle of its own actions.
@@ -163,9 +170,14 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Has `disk_writer` save what the service wants saved from now on; without one, all of it fails.
-    pub fn write_with(&mut self, disk_writer: DiskWriter) {
-        self.disk_writer = Some(disk_writer);
+    /// Creates the channels to a disk writer and returns its ends: the batches to write, and a sender for
+    /// their results in the same order. The disk writer must call [`EventLoop::waker`] after each result
+    /// and when it ends. Without a disk writer every batch fails.
+    pub fn attach_disk_writer(&mut self) -> (Receiver<Arc<Batch>>, SyncSender<Saved>) {
+        let (batches, wanted) = sync_channel(BATCHES_WAITING_MAX);
+        let (saved, results) = sync_channel(BATCHES_WAITING_MAX);
+        self.disk_writer = Some(DiskChannels { batches, results });
+        (wanted, saved)
     }
 
     /// Turns until a signal ends it.

@@ -8,7 +8,6 @@ use std::cell::RefCell;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use mio::Events;
@@ -18,7 +17,7 @@ use crate::identity::Puzzle;
 use crate::limits::{API_OUTBOX_MAX, API_OWED_MAX, PEER_OUTBOX_MAX, VALUE_SIZE_MAX};
 use crate::net::clock::Clock;
 use crate::net::tls::tests::identity;
-use crate::net::{DiskWriter, Ended, EventLoop, Helper, Listeners, LoopError, Options, Service};
+use crate::net::{Ended, EventLoop, Helper, Listeners, LoopError, Options, Service};
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin};
 use crate::node::params::Endpoint;
 use crate::node::persisted::{Batch, Saved};
@@ -648,9 +647,7 @@ fn a_peer_that_sends_no_messages_is_dropped_and_the_service_told() {
 #[test]
 fn what_is_to_be_saved_reaches_the_keeper_and_the_outcome_comes_back() {
     let mut host = Host::new();
-    let (batches, wanted) = sync_channel(1);
-    let (outcome, saved) = sync_channel(1);
-    host.event_loop.write_with(DiskWriter { batches, saved });
+    let (wanted, outcome) = host.event_loop.attach_disk_writer();
     let wake = host.event_loop.waker();
     let batch = Batch { contacts: Some(Vec::new()), ..Batch::default() };
     host.echo().wishes.push(Wish::Save(batch.clone()));
@@ -679,10 +676,7 @@ fn without_a_keeper_nothing_is_saved() {
 #[test]
 fn a_keeper_that_is_gone_ends_the_loop() {
     let mut host = Host::new();
-    let (batches, wanted) = sync_channel(1);
-    let (outcome, saved) = sync_channel(1);
-    host.event_loop.write_with(DiskWriter { batches, saved });
-    drop((wanted, outcome));
+    drop(host.event_loop.attach_disk_writer());
     host.event_loop.waker()();
     let ended = (0..TURNS_MAX).find_map(|_| host.event_loop.turn(&mut host.events).err());
     assert!(matches!(ended, Some(LoopError::HelperGone { helper: Helper::DiskWriter })), "{ended:?}");

@@ -65,15 +65,13 @@ mod verifier;
 mod loop_tests;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
 
 use crate::id::{Key, NodeId};
 use crate::identity::Puzzle;
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin};
-use crate::node::persisted::{Batch, Saved};
+use crate::node::persisted::Saved;
 use crate::time::{Now, Time};
 use crate::wire::api::ApiRequest;
 use crate::wire::frame::Frame;
@@ -112,16 +110,6 @@ impl Default for Options {
             puzzle: Puzzle::new(12),
         }
     }
-}
-
-/// Whoever saves what the service wants saved, on a thread of its own, and wakes the loop by
-/// [`EventLoop::waker`] when it has something to tell or ends.
-#[derive(Debug)]
-pub struct DiskWriter {
-    /// What is to be saved, all of it or nothing.
-    pub batches: SyncSender<Arc<Batch>>,
-    /// What became of each batch, in their order.
-    pub saved: Receiver<Saved>,
 }
 
 /// What the loop serves: the verbs of a [`Node`], which says more about each.

@@ -124,7 +124,7 @@ impl<S: Service> EventLoop<S> {
     pub(super) fn take_saved(&mut self) -> Result<(), LoopError> {
         let Some(disk_writer) = &self.disk_writer else { return Ok(()) };
         loop {
-            match disk_writer.saved.try_recv() {
+            match disk_writer.results.try_recv() {
                 Ok(saved) => self.notices.push_back(Notice::Saved(saved)),
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(LoopError::HelperGone { helper: Helper::DiskWriter }),

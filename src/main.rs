@@ -13,8 +13,8 @@ use std::process::ExitCode;
 
 use dht::cli::{self, EXIT_USAGE, Parsed, UsageError};
 use dht::config::{ConfigError, Settings};
-use dht::disk::saver::Saver;
 use dht::disk::store::{Store, StoreError};
+use dht::disk::writer::DiskWriter;
 use dht::disk::{self, DataDir, DiskError, HostKey};
 use dht::identity::{Identity, Puzzle};
 use dht::net::clock::Clock;
@@ -133,14 +133,14 @@ fn run(settings: Settings) -> Result<Ended, RunError> {
     load(&store, clock, &mut node)?;
     let mut event_loop = EventLoop::new(options, listeners, &identity, clock, node)?;
     let (batches, results) = event_loop.attach_disk_writer();
-    let saver = Saver::start(store, batches, results, event_loop.waker())?;
+    let disk_writer = DiskWriter::start(store, batches, results, event_loop.waker())?;
     event_loop.watch_signals()?;
     info!("listening api={api} p2p={} id={:.8}", p2p.join(","), me.id);
     let ended = event_loop.run()?;
     info!("stopped {} {}", event_loop.service().counters(), event_loop.counters());
     if ended == Ended::Left {
-        drop(event_loop); // closes the channel that the saver reads
-        saver.join().map_err(|_| RunError::Saver)?;
+        drop(event_loop); // closes the channels, which ends the disk writer
+        disk_writer.join().map_err(|_| RunError::DiskWriter)?;
     }
     Ok(ended)
 }
@@ -220,8 +220,8 @@ enum RunError {
     Bind(BindError),
     Loop(LoopError),
     Io(io::Error),
-    /// The thread that writes to disk has panicked; its message is on standard error.
-    Saver,
+    /// The thread that writes to disk has panicked; the panic message is on standard error.
+    DiskWriter,
 }
 
 impl fmt::Display for RunError {
@@ -233,7 +233,7 @@ impl fmt::Display for RunError {
             Self::Bind(error) => error.fmt(f),
             Self::Loop(error) => error.fmt(f),
             Self::Io(error) => write!(f, "the event loop cannot start: {error}"),
-            Self::Saver => write!(f, "the thread that writes to disk has panicked"),
+            Self::DiskWriter => write!(f, "the thread that writes to disk has panicked"),
         }
     }
 }

@@ -1,13 +1,14 @@
-//! The layout of what is kept, inside the store: entries that prove that they are whole.
+//! The layout of the entries in the store.
 //!
-//! The store finds what it has written under a key; it does not notice every byte that has changed
-//! since. So each entry begins with a CRC-32 over its key and all that follows, and whoever reads
-//! it ends with exactly what was written, or with the reason why not. No bytes make this panic.
+//! redb finds an entry by its key but does not notice every changed byte in it. Each entry therefore
+//! begins with a CRC-32 over its key and all following bytes.
+//!
+//! Guarantee: a reader returns exactly what was written, or an error. No input makes it panic.
 //!
 //! ```text
 //! a key:     0   CRC-32 u32
-//!            4   what follows u8: bit 0 a record, bit 1 a signed version that is over, bit 2 a
-//!                plain one, bit 3 the record was brought by a client
+//!            4   flags u8: bit 0 a record, bit 1 a tombstone of signed versions, bit 2 one of plain
+//!                versions, bit 3 the record came from a client
 //!            5   signed version u64, if bit 1; plain version u64, if bit 2
 //!            ..  saved u64, ms since 1970, and the record block R of PROTOCOL.md 2, if bit 0
 //! contacts:  0   CRC-32 u32
@@ -24,32 +25,32 @@ use crate::wire::codec::{Item, Reader, WireError};
 use crate::wire::peer::RecordBlock;
 
 const RECORD: u8 = 1;
-const SIGNED_OVER: u8 = 1 << 1;
-const PLAIN_OVER: u8 = 1 << 2;
-const BY_CLIENT: u8 = 1 << 3;
+const SIGNED_TOMBSTONE: u8 = 1 << 1;
+const PLAIN_TOMBSTONE: u8 = 1 << 2;
+const FROM_CLIENT: u8 = 1 << 3;
 
-/// Bytes of the CRC-32 that an entry begins with.
+/// Size of the CRC-32 at the start of an entry.
 const CRC_SIZE: usize = 4;
 
-/// Writes the state of a key to `out`, which is emptied first; nothing, if the key is to be
-/// forgotten.
+/// Replaces the content of `out` by the entry of a key. The entry is empty if the key has neither a
+/// record nor a tombstone: then it must be removed from the store.
 pub(super) fn write_key(persisted: &PersistedKey, out: &mut Vec<u8>) {
     out.clear();
-    let over = persisted.tombstone.unwrap_or_default();
-    let by_client = persisted.record.as_ref().is_some_and(|record| record.source == Source::Client);
+    let tombstone = persisted.tombstone.unwrap_or_default();
+    let from_client = persisted.record.as_ref().is_some_and(|record| record.source == Source::Client);
     let bits = [
         (RECORD, persisted.record.is_some()),
-        (SIGNED_OVER, over.signed.is_some()),
-        (PLAIN_OVER, over.plain.is_some()),
-        (BY_CLIENT, by_client),
+        (SIGNED_TOMBSTONE, tombstone.signed.is_some()),
+        (PLAIN_TOMBSTONE, tombstone.plain.is_some()),
+        (FROM_CLIENT, from_client),
     ];
-    let what = bits.into_iter().filter(|(_, is_set)| *is_set).fold(0, |bits, (bit, _)| bits | bit);
-    if what == 0 {
+    let flags = bits.into_iter().filter(|(_, is_set)| *is_set).fold(0, |flags, (bit, _)| flags | bit);
+    if flags == 0 {
         return;
     }
     out.extend_from_slice(&[0; CRC_SIZE]);
-    out.push(what);
-    for version in [over.signed, over.plain].into_iter().flatten() {
+    out.push(flags);
+    for version in [tombstone.signed, tombstone.plain].into_iter().flatten() {
         out.extend_from_slice(&version.bits().to_be_bytes());
     }
     if let Some(PersistedRecord { record, age, saved, .. }) = &persisted.record {
@@ -57,62 +58,61 @@ pub(super) fn write_key(persisted: &PersistedKey, out: &mut Vec<u8>) {
         RecordBlock::of(record, *age).write_head(out);
         out.extend_from_slice(&record.value);
     }
-    seal(persisted.key.as_bytes(), out);
+    write_crc(persisted.key.as_bytes(), out);
 }
 
-/// Reads what [`write_key`] has written under `key`.
+/// Reads the entry that [`write_key`] wrote for `key`.
 ///
 /// # Errors
 ///
-/// What is wrong with it.
+/// What is wrong with the entry.
 pub(super) fn read_key(key: Key, entry: &[u8]) -> Result<PersistedKey, WireError> {
-    let mut reader = unseal(key.as_bytes(), entry)?;
-    let what = reader.u8("what follows")?;
-    let is_known = what & !(RECORD | SIGNED_OVER | PLAIN_OVER | BY_CLIENT) == 0;
-    if !is_known || what & !BY_CLIENT == 0 || what & (RECORD | BY_CLIENT) == BY_CLIENT {
-        let expected = "a record, perhaps of a client, or versions that are over";
-        return Err(WireError::Field { field: "what follows", found: what.into(), expected });
+    let mut reader = verified_crc(key.as_bytes(), entry)?;
+    let flags = reader.u8("flags")?;
+    let is_known = flags & !(RECORD | SIGNED_TOMBSTONE | PLAIN_TOMBSTONE | FROM_CLIENT) == 0;
+    if !is_known || flags & !FROM_CLIENT == 0 || flags & (RECORD | FROM_CLIENT) == FROM_CLIENT {
+        let expected = "a record, optionally from a client, or tombstones";
+        return Err(WireError::Field { field: "flags", found: flags.into(), expected });
     }
     let mut version = |bit, field| {
-        let is_there = what & bit != 0;
-        is_there.then(|| reader.u64(field).map(Version::from_bits)).transpose()
+        let is_present = flags & bit != 0;
+        is_present.then(|| reader.u64(field).map(Version::from_bits)).transpose()
     };
-    let over =
-        Tombstone { signed: version(SIGNED_OVER, "signed version")?, plain: version(PLAIN_OVER, "plain version")? };
-    let tombstone = (!over.is_empty()).then_some(over);
-    if what & RECORD == 0 {
+    let signed = version(SIGNED_TOMBSTONE, "signed version")?;
+    let plain = version(PLAIN_TOMBSTONE, "plain version")?;
+    let tombstone = Some(Tombstone { signed, plain }).filter(|tombstone| !tombstone.is_empty());
+    if flags & RECORD == 0 {
         reader.finish()?;
         return Ok(PersistedKey { key, record: None, tombstone });
     }
     let saved = WallTime::from_millis(reader.u64("saved")?);
-    let source = if what & BY_CLIENT == 0 { Source::Peer } else { Source::Client };
+    let source = if flags & FROM_CLIENT == 0 { Source::Peer } else { Source::Client };
     let block = RecordBlock::read_whole(&mut reader)?;
     if block.key != key {
         let found = block.key.as_bytes()[0].into();
-        return Err(WireError::Field { field: "key", found, expected: "the key that it is kept under" });
+        return Err(WireError::Field { field: "key", found, expected: "the key of the entry" });
     }
     let record = block.to_record().map(|record| PersistedRecord { record, age: block.age, saved, source });
     Ok(PersistedKey { key, record, tombstone })
 }
 
-/// Writes contacts to `out`, which is emptied first.
+/// Replaces the content of `out` by the entry of the contacts.
 pub(super) fn write_contacts(contacts: &[Contact], out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&[0; CRC_SIZE]);
     for contact in contacts {
         contact.write(out);
     }
-    seal(&[], out);
+    write_crc(&[], out);
 }
 
-/// Reads what [`write_contacts`] has written.
+/// Reads the entry that [`write_contacts`] wrote.
 ///
 /// # Errors
 ///
-/// What is wrong with it.
+/// What is wrong with the entry.
 pub(super) fn read_contacts(entry: &[u8]) -> Result<Vec<Contact>, WireError> {
-    let mut reader = unseal(&[], entry)?;
-    let contacts = reader.rest();
+    let contacts = verified_crc(&[], entry)?.rest();
     let left = contacts.len() % CONTACT_SIZE;
     if left != 0 {
         return Err(WireError::Trailing { left });
@@ -120,16 +120,16 @@ pub(super) fn read_contacts(entry: &[u8]) -> Result<Vec<Contact>, WireError> {
     contacts.chunks_exact(CONTACT_SIZE).map(|contact| Contact::read(&mut Reader::new(contact))).collect()
 }
 
-/// Puts the check of `key` and of what `entry` holds behind its place into that place.
-fn seal(key: &[u8], entry: &mut [u8]) {
-    let (crc, rest) = entry.split_at_mut(CRC_SIZE);
-    crc.copy_from_slice(&crc_of(key, rest).to_be_bytes());
+/// Writes the CRC of `key` and of the entry's content to the start of `entry`.
+fn write_crc(key: &[u8], entry: &mut [u8]) {
+    let (crc, content) = entry.split_at_mut(CRC_SIZE);
+    crc.copy_from_slice(&crc_of(key, content).to_be_bytes());
 }
 
-/// What follows the check of `entry`, if the check fits.
-fn unseal<'a>(key: &[u8], entry: &'a [u8]) -> Result<Reader<'a>, WireError> {
+/// Verifies the CRC of `entry`; returns a reader of the content behind it.
+fn verified_crc<'a>(key: &[u8], entry: &'a [u8]) -> Result<Reader<'a>, WireError> {
     let mut reader = Reader::new(entry);
-    let sent = reader.u32("check")?;
+    let sent = reader.u32("crc")?;
     let computed = crc_of(key, reader.rest());
     if computed != sent {
         return Err(WireError::Crc { sent, computed });
@@ -137,10 +137,10 @@ fn unseal<'a>(key: &[u8], entry: &'a [u8]) -> Result<Reader<'a>, WireError> {
     Ok(Reader::new(&entry[CRC_SIZE..]))
 }
 
-fn crc_of(key: &[u8], rest: &[u8]) -> u32 {
+fn crc_of(key: &[u8], content: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(key);
-    hasher.update(rest);
+    hasher.update(content);
     hasher.finalize()
 }
 
@@ -157,10 +157,10 @@ mod tests {
         let size = prop_oneof![1..300_usize, Just(VALUE_SIZE_MAX)];
         let fields = (class, any::<u64>(), 1..=u16::MAX, 1..=20_u8, any::<u32>(), any::<u64>(), source);
         let record = (fields, size, any::<u8>());
-        let over = (proptest::option::of(any::<u64>()), proptest::option::of(any::<u64>()));
-        (any::<[u8; 32]>(), proptest::option::of(record), over).prop_map(|(key, record, (signed, plain))| {
+        let versions = (proptest::option::of(any::<u64>()), proptest::option::of(any::<u64>()));
+        (any::<[u8; 32]>(), proptest::option::of(record), versions).prop_map(|(key, record, (signed, plain))| {
             let key = Key::new(key);
-            let over = Tombstone { signed: signed.map(Version::from_bits), plain: plain.map(Version::from_bits) };
+            let tombstone = Tombstone { signed: signed.map(Version::from_bits), plain: plain.map(Version::from_bits) };
             let record = record.map(|((class, version, ttl, replication, age, saved, source), size, fill)| {
                 let value: Vec<u8> = (0..size).map(|at| fill ^ u8::try_from(at % 251).expect("a byte")).collect();
                 let ttl = Ttl::from_secs(ttl).expect("not zero");
@@ -168,7 +168,7 @@ mod tests {
                 let record = Record { key, class, version, ttl, replication, crc, value: value.into() };
                 PersistedRecord { record, age: Age(age), saved: WallTime::from_millis(saved), source }
             });
-            PersistedKey { key, record, tombstone: (!over.is_empty()).then_some(over) }
+            PersistedKey { key, record, tombstone: Some(tombstone).filter(|tombstone| !tombstone.is_empty()) }
         })
     }
 
@@ -180,17 +180,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_key_comes_back_as_it_was_kept(persisted in any_persisted()) {
+        fn a_key_is_read_as_it_was_written(persisted in any_persisted()) {
             let entry = written(&persisted);
             if persisted.record.is_none() && persisted.tombstone.is_none() {
-                prop_assert!(entry.is_empty(), "there is nothing to keep");
+                prop_assert!(entry.is_empty(), "a key without a state has no entry");
             } else {
                 prop_assert_eq!(read_key(persisted.key, &entry), Ok(persisted));
             }
         }
 
         #[test]
-        fn an_entry_that_was_changed_or_cut_is_refused(
+        fn a_changed_or_truncated_entry_is_refused(
             persisted in any_persisted(),
             at in any::<prop::sample::Index>(),
             bit in 0..8_u8,
@@ -204,28 +204,28 @@ mod tests {
             prop_assert!(read_key(persisted.key, &changed).is_err());
             let mut other = *persisted.key.as_bytes();
             other[at % 32] ^= 1 << bit;
-            prop_assert!(read_key(Key::new(other), &entry).is_err(), "it stands under another key");
+            prop_assert!(read_key(Key::new(other), &entry).is_err(), "the entry of another key");
         }
 
-        /// A layout that no version of this writes, with a check that fits: the fields themselves
-        /// are judged too, and never past their end.
+        /// Random content with a valid CRC: the readers validate the fields too, and read none past
+        /// the end of the entry.
         #[test]
-        fn no_bytes_behind_a_right_check_make_a_reader_panic(
+        fn no_content_behind_a_valid_crc_makes_a_reader_panic(
             key in any::<[u8; 32]>(),
-            rest in proptest::collection::vec(any::<u8>(), 0..200),
+            content in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
-            let mut entry = [&[0; CRC_SIZE], &rest[..]].concat();
-            seal(&key, &mut entry);
+            let mut entry = [&[0; CRC_SIZE], &content[..]].concat();
+            write_crc(&key, &mut entry);
             if let Ok(persisted) = read_key(Key::new(key), &entry) {
                 prop_assert_eq!(&written(&persisted), &entry);
             }
-            seal(&[], &mut entry);
-            prop_assert_eq!(read_contacts(&entry).is_ok(), rest.len() % CONTACT_SIZE == 0);
+            write_crc(&[], &mut entry);
+            prop_assert_eq!(read_contacts(&entry).is_ok(), content.len() % CONTACT_SIZE == 0);
         }
     }
 
     #[test]
-    fn contacts_come_back_and_are_refused_when_changed() {
+    fn contacts_are_read_as_they_were_written_and_refused_when_changed() {
         let contact = |number: u8, at: &str| {
             Contact::new(crate::id::NodeId::new(Key::new([number; 32])), at.parse().expect("a literal"))
         };

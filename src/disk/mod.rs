@@ -1,17 +1,22 @@
-//! What survives a restart: the node's key, and what it held and knew.
+//! What survives a restart: the node's key, its records and its contacts.
 //!
-//! A data directory belongs to one process at a time, held by a lock that the system lets go of
-//! when the process ends, however it ends. What is written in it is there whole or not at all,
-//! after a crash at any point. Nothing in here reads a clock or draws randomness.
+//! Guarantees:
 //!
-//! The files: `key` the node's key; [`store`] the records and contacts, in one file that is
-//! checked to the last byte before any of it is believed; `entry` the layout of what is in there;
-//! [`saver`] the thread that writes while the event loop goes on.
+//! * A data directory belongs to one process at a time. The process holds a file lock, which the
+//!   system releases when the process ends, also after a crash.
+//! * After a crash at any point, each file is complete or does not exist.
+//! * This module reads no clock and draws no randomness.
+//!
+//! Non-goals: this module does not decide what to persist or when. The node does.
+//!
+//! The files: `key` has the node's key, [`store`] the database of records and contacts, which is
+//! verified to the last byte before any of it is used, `entry` the layout of a database entry, and
+//! [`writer`] the thread that writes to the database while the event loop runs.
 
 mod entry;
 mod key;
-pub mod saver;
 pub mod store;
+pub mod writer;
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -23,13 +28,13 @@ pub use key::{HostKey, host_key};
 
 use crate::disk::store::{Store, StoreError};
 
-/// The file that the holder of a data directory keeps locked; its text is the holder's pid.
+/// The file that the process with the data directory keeps locked. It contains the pid of the process.
 const LOCK_FILE: &str = "lock";
 
-/// What the node held and knew.
+/// The database of records and contacts.
 const STORE_FILE: &str = "records.redb";
 
-/// A node's directory, held as long as this lives.
+/// The data directory of a node, locked until this value is dropped.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
@@ -37,36 +42,28 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the directory at `path`, unless it is there, and takes hold of it for the process `pid`.
+    /// Creates the directory at `path` if it does not exist, and locks it for the process `pid`.
     ///
     /// # Errors
     ///
-    /// [`DiskError::Held`] if another process holds it, [`DiskError::Io`] if the system refuses.
+    /// [`DiskError::InUse`] if another process has the lock, [`DiskError::Io`] if the system refuses.
     pub fn open(path: &Path, pid: u32) -> Result<Self, DiskError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at(path))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error(path))?;
         let lock_path = path.join(LOCK_FILE);
-        let mut options = OpenOptions::new();
-        let mut lock = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(at(&lock_path))?;
+        let mut lock = owner_only().truncate(false).open(&lock_path).map_err(io_error(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(&lock_path).ok().and_then(|text| text.trim().parse().ok());
-                return Err(DiskError::Held { path: path.to_owned(), holder });
+                let pid = fs::read_to_string(&lock_path).ok().and_then(|text| text.trim().parse().ok());
+                return Err(DiskError::InUse { path: path.to_owned(), pid });
             }
-            Err(TryLockError::Error(source)) => return Err(at(&lock_path)(source)),
+            Err(TryLockError::Error(source)) => return Err(io_error(&lock_path)(source)),
         }
-        lock.set_len(0).and_then(|()| writeln!(lock, "{pid}")).map_err(at(&lock_path))?;
+        lock.set_len(0).and_then(|()| writeln!(lock, "{pid}")).map_err(io_error(&lock_path))?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
-    /// What the node held and knew when it was last here; nothing, if this is its first start.
+    /// Opens the store of this directory. On the first start it is created, and empty.
     ///
     /// # Errors
     ///
@@ -75,7 +72,7 @@ impl DataDir {
         Store::open(&self.path.join(STORE_FILE))
     }
 
-    /// Moves the store out of the way, unharmed, to a name that nothing has; says where it is.
+    /// Renames the store to a name that no file has, and returns that path. The file is not changed.
     ///
     /// # Errors
     ///
@@ -86,40 +83,55 @@ impl DataDir {
         let further = (1_u64..).map(|number| first.with_added_extension(number.to_string()));
         let mut names = std::iter::once(first.clone()).chain(further);
         let aside = names.find(|name| !name.exists()).expect("there are more names than files");
-        fs::rename(&path, &aside).map_err(at(&path))?;
+        fs::rename(&path, &aside).map_err(io_error(&path))?;
         Ok(aside)
     }
+}
+
+/// Options to create, read and write a file that only its owner may access.
+fn owner_only() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).mode(0o600);
+    options
+}
+
+/// Moves the complete file `new` to `path`, so that after a crash at any point `path` is complete
+/// or does not exist.
+fn move_into_place(new: &Path, path: &Path) -> io::Result<()> {
+    File::open(new)?.sync_all()?;
+    fs::rename(new, path)?;
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
 /// Why a data directory or a key cannot be used.
 #[derive(Debug)]
 pub enum DiskError {
-    /// The directory belongs to another process.
-    Held {
+    /// Another process has locked the directory.
+    InUse {
         /// The directory.
         path: PathBuf,
-        /// The other process, if it has said who it is.
-        holder: Option<u32>,
+        /// The other process, if the lock file contains its pid.
+        pid: Option<u32>,
     },
-    /// The file is no Ed25519 key.
+    /// The file contains no Ed25519 key.
     NotEd25519 {
         /// The file.
         path: PathBuf,
     },
-    /// The id of the key does not solve the puzzle of the network.
+    /// The id of the key does not solve the network's puzzle.
     Puzzle {
         /// The key's file.
         path: PathBuf,
-        /// Zero bits that its id has to show.
+        /// Leading zero bits of the id.
         found: u8,
-        /// Zero bits that the network asks for.
+        /// Leading zero bits that the network requires.
         expected: u8,
     },
-    /// The system refused.
+    /// The system refused an operation.
     Io {
-        /// What it was about.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -127,13 +139,11 @@ pub enum DiskError {
 impl fmt::Display for DiskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Held { path, holder: Some(pid) } => {
+            Self::InUse { path, pid: Some(pid) } => {
                 write!(f, "{} belongs to the running process {pid}", path.display())
             }
-            Self::Held { path, holder: None } => write!(f, "{} belongs to another running process", path.display()),
-            Self::NotEd25519 { path } => {
-                write!(f, "{} is no Ed25519 key, expected PKCS#8 in PEM", path.display())
-            }
+            Self::InUse { path, pid: None } => write!(f, "{} belongs to another running process", path.display()),
+            Self::NotEd25519 { path } => write!(f, "{} is no Ed25519 key, expected PKCS#8 in PEM", path.display()),
             Self::Puzzle { path, found, expected } => write!(
                 f,
                 "the id of {} shows {found} zero bits, expected pow_bits = {expected}; move the file away for a new key",
@@ -148,12 +158,13 @@ impl std::error::Error for DiskError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::Held { .. } | Self::NotEd25519 { .. } | Self::Puzzle { .. } => None,
+            Self::InUse { .. } | Self::NotEd25519 { .. } | Self::Puzzle { .. } => None,
         }
     }
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> DiskError {
+/// Makes a [`DiskError::Io`] about `path`.
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> DiskError {
     let path = path.to_owned();
     move |source| DiskError::Io { path, source }
 }
@@ -163,7 +174,7 @@ mod tests {
     use super::*;
     use crate::disk::store::tests::{batch, persisted};
 
-    /// A directory of this test alone, gone when the test ends.
+    /// A directory for one test, removed when the test ends.
     pub(in crate::disk) struct Scratch(pub(in crate::disk) PathBuf);
 
     impl Scratch {
@@ -187,28 +198,28 @@ mod tests {
     }
 
     #[test]
-    fn a_second_process_learns_who_holds_the_directory() {
-        let scratch = Scratch::new("held");
+    fn a_second_process_gets_the_pid_of_the_process_with_the_lock() {
+        let scratch = Scratch::new("in-use");
         let path = scratch.0.join("data");
-        let _held = DataDir::open(&path, 4711).expect("nobody holds it");
-        let error = DataDir::open(&path, 4712).expect_err("it is held");
-        assert!(matches!(error, DiskError::Held { holder: Some(4711), .. }), "{error}");
+        let _first = DataDir::open(&path, 4711).expect("no other process has the lock");
+        let error = DataDir::open(&path, 4712).expect_err("the first process has the lock");
+        assert!(matches!(error, DiskError::InUse { pid: Some(4711), .. }), "{error}");
     }
 
     #[test]
-    fn a_store_is_moved_aside_unharmed_and_never_onto_another() {
+    fn set_store_aside_keeps_the_store_intact_and_overwrites_no_file() {
         let scratch = Scratch::new("aside");
-        let dir = DataDir::open(&scratch.0, 1).expect("nobody holds it");
+        let dir = DataDir::open(&scratch.0, 1).expect("no other process has the lock");
         let mut moved = Vec::new();
         for number in 0..3 {
             let mut store = dir.store().expect("a new store");
-            assert!(store.is_empty().expect("it can be read"));
-            store.write(&batch([persisted(number, 10)])).expect("it is written");
+            assert!(store.is_empty().expect("the store is readable"));
+            store.write(&batch([persisted(number, 10)])).expect("the write succeeds");
             drop(store);
-            moved.push(dir.set_store_aside().expect("there are free names"));
+            moved.push(dir.set_store_aside().expect("the rename succeeds"));
         }
         for (number, path) in (0..).zip(&moved) {
-            assert_eq!(Store::open(path).expect("it is unharmed").all(), [persisted(number, 10)]);
+            assert_eq!(Store::open(path).expect("the store is intact").all(), [persisted(number, 10)]);
         }
         assert_eq!(moved[0], scratch.0.join("records.redb.aside"));
     }

@@ -1,27 +1,27 @@
-//! The records and contacts of a node in one file, which is believed whole or not at all.
+//! The database of a node's records and contacts: one file, used only if all of it is intact.
 //!
-//! Underneath is redb, an embedded store whose transactions survive the end of the process and of
-//! the power. Its laws here:
+//! The database engine is redb, an embedded store whose transactions survive a crash of the process
+//! and a power failure.
 //!
-//! * A batch is written in one transaction: all of it survives, or nothing. It is committed in two
-//!   phases, which costs a second flush of the file. So a commit that has failed is never taken up
-//!   again because the kernel, having failed to write it, still shows it to readers; and a commit
-//!   that was reported as done and is damaged later is refused, where one phase would silently go
-//!   back to the commit before.
-//! * Before anything is read, every checksum of the file is verified; then every entry's own
-//!   (`entry`). What fails is an error that names the file and the way out, and
-//!   never an empty store: a file is made beside its place and moved there, so a file that is
-//!   empty, or cut, was not left so by a start that was interrupted.
-//! * redb asserts what it takes for granted, and a file that was tampered with may take that away.
-//!   This is the one place of the house that catches a panic, and it turns it into that error.
+//! Guarantees:
 //!
-//! Who writes after an error must open the store anew: nothing is known of the state in between.
+//! * A batch is written in one transaction: all of it survives, or nothing. The commit has two phases,
+//!   which costs a second flush of the file. Because of this, a failed commit never becomes visible
+//!   later, although the kernel may still show its pages to readers. A successful commit that is damaged
+//!   later is refused; with one phase, redb would silently return to the previous commit.
+//! * All checksums of the file are verified before the first read, and the CRC of each entry when it is
+//!   read (`entry`). Damage is an error that names the file and tells the operator what to do. It never
+//!   looks like an empty store: a new file is created under another name and renamed when it is
+//!   complete, so an interrupted start leaves no empty or truncated store.
+//! * redb asserts its own invariants, which a damaged file can violate. This module catches such a panic
+//!   and returns it as the same kind of error. No other module of this crate catches panics.
+//!
+//! After an error in [`Store::write`] the state is unknown, and the caller must open the store again.
 
 use std::cell::Cell;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -31,88 +31,94 @@ use log::warn;
 use redb::{Builder, Database, ReadableDatabase, ReadableTableMetadata, TableDefinition};
 
 use crate::contact::Contact;
-use crate::disk::entry;
+use crate::disk::{entry, move_into_place, owner_only};
 use crate::id::Key;
-use crate::limits::{STORE_CACHE_SIZE, STORE_KEYS_PER_READ};
 use crate::node::persisted::{Batch, PersistedKey};
 use crate::wire::codec::WireError;
 
-/// The state of each key: see `entry`.
+/// One entry for each key: see `entry`.
 const KEYS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("keys");
 
-/// The contacts, all in one entry: see `entry`.
+/// One entry with all contacts: see `entry`.
 const CONTACTS: TableDefinition<'_, (), &[u8]> = TableDefinition::new("contacts");
 
-/// What kind of file this is: one number under [`FORMAT_KEY`].
+/// Identifies the file format: one number under [`FORMAT_KEY`].
 const ABOUT: TableDefinition<'_, &str, u32> = TableDefinition::new("about");
 
 const FORMAT_KEY: &str = "dht-server format";
 
-/// The layout of all tables. One that differs is refused, never guessed at.
+/// The version of the layout of all tables. A store with another version is refused.
 const FORMAT: u32 = 1;
 
-/// What a node has kept, open for reading and writing by one process.
+/// Memory for redb's page cache. The store is read once, at the start; afterwards each batch touches
+/// pages all over the file.
+const STORE_CACHE_SIZE: usize = 16 << 20;
+
+/// Keys per read transaction while the store is loaded: 16 MB if all have the largest value.
+const STORE_KEYS_PER_READ: usize = 256;
+
+/// The persisted state of a node, open for reading and writing by one process.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    /// There until it is dropped.
+    /// `None` only during drop.
     database: Option<Database>,
 }
 
 impl Store {
-    /// Opens the store at `path`; makes an empty one, if there is none.
+    /// Opens the store at `path`. Creates an empty store if the file does not exist.
     ///
     /// # Errors
     ///
-    /// [`StoreError`], which says how to start without the store if it cannot be believed.
+    /// [`StoreError`]. If the store is damaged, the text tells how to start without it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let exists = path.try_exists().map_err(|source| StoreError::new(path, StoreFault::Io(source)))?;
         if !exists {
-            guarded(path, || create(path))?;
+            catch_damage(path, || create(path))?;
         }
         Self::reopen(path)
     }
 
-    /// Opens the store at `path`, which was there before.
+    /// Opens the store at `path` again.
     ///
     /// # Errors
     ///
-    /// As [`Store::open`], and if there is none: then what it held is not to be had any more.
+    /// As [`Store::open`], and also if the file does not exist: then its records are lost.
     pub fn reopen(path: &Path) -> Result<Self, StoreError> {
-        guarded(path, || {
+        catch_damage(path, || {
             let file = OpenOptions::new().read(true).write(true).open(path).map_err(StoreFault::Io)?;
             if file.metadata().map_err(StoreFault::Io)?.len() == 0 {
                 return Err(StoreFault::Empty);
             }
-            let database = ask(|| Ok(builder().create_file(file)?))?;
+            let database = redb(|| Ok(builder().create_file(file)?))?;
             Self::verified(path, database)
         })
     }
 
-    /// The store in `database`, if all of it is as it was written.
+    /// Verifies the format and all checksums of `database`.
     fn verified(path: &Path, mut database: Database) -> Result<Self, StoreFault> {
-        judge_format(&database)?;
-        if !ask(|| Ok(database.check_integrity()?))? {
+        verify_format(&database)?;
+        if !redb(|| Ok(database.check_integrity()?))? {
             warn!("store repaired path={}", path.display());
         }
         Ok(Self { path: path.to_owned(), database: Some(database) })
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How many keys it has.
+    /// The number of keys.
     ///
     /// # Errors
     ///
     /// [`StoreError`].
     pub fn len(&self) -> Result<u64, StoreError> {
-        guarded(&self.path, || ask(|| Ok(self.database().begin_read()?.open_table(KEYS)?.len()?)))
+        catch_damage(&self.path, || redb(|| Ok(self.database().begin_read()?.open_table(KEYS)?.len()?)))
     }
 
-    /// Whether it has none.
+    /// Whether the store has no keys.
     ///
     /// # Errors
     ///
@@ -121,39 +127,39 @@ impl Store {
         self.len().map(|len| len == 0)
     }
 
-    /// All keys, in their order, read a few at a time. The first error is the last item.
+    /// All keys in ascending order, read in several transactions. The iterator ends after an error.
     pub fn keys(&self) -> Keys<'_> {
         Keys { store: self, next: Some([0; 32]), read: Vec::new().into_iter() }
     }
 
-    /// The contacts.
+    /// Reads the contacts.
     ///
     /// # Errors
     ///
     /// [`StoreError`].
     pub fn contacts(&self) -> Result<Vec<Contact>, StoreError> {
-        guarded(&self.path, || match ask(|| Ok(self.database().begin_read()?.open_table(CONTACTS)?.get(())?))? {
+        catch_damage(&self.path, || match redb(|| Ok(self.database().begin_read()?.open_table(CONTACTS)?.get(())?))? {
             None => Ok(Vec::new()),
             Some(entry) => entry::read_contacts(entry.value()).map_err(|error| StoreFault::Entry { key: None, error }),
         })
     }
 
-    /// Writes all of `batch`. When this returns it is on disk, and survives whatever follows.
+    /// Writes `batch`. After success it is on disk and survives a crash and a power failure.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; nothing of the batch is kept then, and the store is to be opened anew.
+    /// [`StoreError`]. Then nothing of the batch is written, and the caller must open the store again.
     pub fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        guarded(&self.path, || ask(|| write(self.database(), batch)))
+        catch_damage(&self.path, || redb(|| write(self.database(), batch)))
     }
 
-    /// Keys from `first` on, as many as are read at a time.
+    /// Reads up to [`STORE_KEYS_PER_READ`] keys, starting at `first`.
     fn read_keys(&self, first: &[u8; 32]) -> Result<Vec<PersistedKey>, StoreError> {
-        guarded(&self.path, || {
-            let range = ask(|| Ok(self.database().begin_read()?.open_table(KEYS)?.range::<&[u8; 32]>(first..)?))?;
+        catch_damage(&self.path, || {
+            let range = redb(|| Ok(self.database().begin_read()?.open_table(KEYS)?.range::<&[u8; 32]>(first..)?))?;
             let mut keys = Vec::with_capacity(STORE_KEYS_PER_READ);
             for item in range.take(STORE_KEYS_PER_READ) {
-                let (key, entry) = ask(|| Ok(item?))?;
+                let (key, entry) = redb(|| Ok(item?))?;
                 let key = Key::new(*key.value());
                 let persisted = entry::read_key(key, entry.value());
                 keys.push(persisted.map_err(|error| StoreFault::Entry { key: Some(key), error })?);
@@ -163,29 +169,29 @@ impl Store {
     }
 
     fn database(&self) -> &Database {
-        self.database.as_ref().expect("it is there until it is dropped")
+        self.database.as_ref().expect("the database is open until drop")
     }
 }
 
-/// Closing writes to the file as well, and may meet the same damage.
+/// redb writes to the file when it is closed, which can reveal damage too.
 impl Drop for Store {
     fn drop(&mut self) {
         let database = self.database.take();
-        let closed = guarded(&self.path, move || {
+        let closed = catch_damage(&self.path, move || {
             drop(database);
             Ok(())
         });
         if let Err(error) = closed {
-            warn!("store not closed in order: {error}");
+            warn!("store not closed cleanly: {error}");
         }
     }
 }
 
-/// The keys of a [`Store`], one after the other.
+/// Iterates over the keys of a [`Store`].
 #[derive(Debug)]
 pub struct Keys<'a> {
     store: &'a Store,
-    /// Where the next read begins; `None` when there is nothing more to read.
+    /// The start of the next read; `None` if there is nothing more to read.
     next: Option<[u8; 32]>,
     read: vec::IntoIter<PersistedKey>,
 }
@@ -209,7 +215,7 @@ impl Iterator for Keys<'_> {
     }
 }
 
-/// Why a store cannot be used: for the operator, with the way out.
+/// Why a store cannot be used. The text tells the operator how to continue.
 #[derive(Debug)]
 pub struct StoreError {
     path: PathBuf,
@@ -219,30 +225,30 @@ pub struct StoreError {
 /// What is wrong with a store.
 #[derive(Debug)]
 pub enum StoreFault {
-    /// The system refused.
+    /// The system refused an operation.
     Io(io::Error),
-    /// Another process has it open.
+    /// Another process has opened it.
     Held,
-    /// The file has no bytes.
+    /// The file is empty.
     Empty,
-    /// The file is none of redb's.
+    /// The file is not a redb database.
     NoStore,
     /// The file belongs to another program.
     Foreign,
-    /// The file was written in another format.
+    /// The file has another format version.
     Format {
-        /// Which.
+        /// The version in the file.
         found: u32,
     },
-    /// redb found what it could not have written.
+    /// redb found data that it cannot have written.
     Redb(redb::Error),
-    /// redb met what it held to be impossible, and has said so on standard error.
+    /// An assertion of redb failed; the panic message is on standard error.
     Panic,
     /// An entry is not what was written.
     Entry {
-        /// Under which key; none, if it is that of the contacts.
+        /// The key of the entry; `None` for the entry of the contacts.
         key: Option<Key>,
-        /// What is wrong with it.
+        /// What is wrong with the entry.
         error: WireError,
     },
 }
@@ -258,7 +264,7 @@ impl StoreError {
     }
 }
 
-/// An I/O error is the system's, unless it says that the bytes are wrong.
+/// Some kinds of I/O error mean that the bytes are wrong; all others come from the system.
 impl From<redb::Error> for StoreFault {
     fn from(error: redb::Error) -> Self {
         match error {
@@ -281,15 +287,15 @@ impl fmt::Display for StoreError {
             StoreFault::Io(source) => return write!(f, "{path}: {source}"),
             StoreFault::Held => return write!(f, "{path} is open in another process"),
             StoreFault::Empty => write!(f, "{path} is damaged: it is empty")?,
-            StoreFault::NoStore => write!(f, "{path} is damaged, or no store at all: it does not begin as one")?,
-            StoreFault::Foreign => write!(f, "{path} is damaged, or the store of another program")?,
+            StoreFault::NoStore => write!(f, "{path} is damaged or not a store: the file header is wrong")?,
+            StoreFault::Foreign => write!(f, "{path} is damaged or the store of another program")?,
             StoreFault::Format { found } => write!(f, "{path} has the format {found}, expected {FORMAT}")?,
             StoreFault::Redb(error) => write!(f, "{path} is damaged: {error}")?,
-            StoreFault::Panic => write!(f, "{path} is damaged: it contradicts itself")?,
+            StoreFault::Panic => write!(f, "{path} is damaged: its content is inconsistent")?,
             StoreFault::Entry { key: Some(key), error } => write!(f, "{path} is damaged: key {key}: {error}")?,
             StoreFault::Entry { key: None, error } => write!(f, "{path} is damaged: contacts: {error}")?,
         }
-        write!(f, "; move the file away to start without it, other nodes bring back the records that they hold too")
+        write!(f, "; move the file away to start without it, other nodes then send the records that they store too")
     }
 }
 
@@ -309,34 +315,33 @@ impl std::error::Error for StoreError {
     }
 }
 
-/// Does something with the store at `path`, and takes a panic for damage.
+/// Runs `act` on the store at `path` and turns a panic into [`StoreFault::Panic`].
 ///
-/// Nothing of ours is left half done by one: `act` owns what it makes, and whoever sees the error
-/// drops the store.
-fn guarded<T>(path: &Path, act: impl FnOnce() -> Result<T, StoreFault>) -> Result<T, StoreError> {
-    static HUSH: Once = Once::new();
-    HUSH.call_once(|| {
-        let loud = panic::take_hook();
+/// A panic leaves no inconsistent state behind: `act` owns what it creates, and the caller drops the
+/// store after an error.
+fn catch_damage<T>(path: &Path, act: impl FnOnce() -> Result<T, StoreFault>) -> Result<T, StoreError> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let print = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if !GUARDED.get() {
-                loud(info);
+            if !CATCHING.get() {
+                print(info);
             }
         }));
     });
-    GUARDED.set(true);
-    let done = catch_unwind(AssertUnwindSafe(act)).unwrap_or(Err(StoreFault::Panic));
-    GUARDED.set(false);
-    done.map_err(|fault| StoreError::new(path, fault))
+    CATCHING.set(true);
+    let result = catch_unwind(AssertUnwindSafe(act)).unwrap_or(Err(StoreFault::Panic));
+    CATCHING.set(false);
+    result.map_err(|fault| StoreError::new(path, fault))
 }
 
 thread_local! {
-    /// Whether a panic of this thread is caught, and so is told as an error: the trace of it would
-    /// only hide that.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread catches panics. Then the error is reported instead of the panic message.
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Asks redb, whose calls have a type of error each.
-fn ask<T>(act: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreFault> {
+/// Calls redb, whose methods have different error types.
+fn redb<T>(act: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreFault> {
     act().map_err(StoreFault::from)
 }
 
@@ -346,25 +351,18 @@ fn builder() -> Builder {
     builder
 }
 
-/// Makes an empty store so that after a crash at any point it is there whole or not at all.
+/// Creates an empty store, so that after a crash at any point it is complete or does not exist.
 fn create(path: &Path) -> Result<(), StoreFault> {
-    let beside = path.with_added_extension("new");
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(true).mode(0o600);
-    let file = options.open(&beside).map_err(StoreFault::Io)?;
-    let database = ask(|| Ok(builder().create_file(file)?))?;
-    ask(|| make_tables(&database))?;
+    let new = path.with_added_extension("new");
+    let file = owner_only().truncate(true).open(&new).map_err(StoreFault::Io)?;
+    let database = redb(|| Ok(builder().create_file(file)?))?;
+    redb(|| create_tables(&database))?;
     drop(database);
-    let put_in_place = || {
-        File::open(&beside)?.sync_all()?;
-        fs::rename(&beside, path)?;
-        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
-    };
-    put_in_place().map_err(StoreFault::Io)
+    move_into_place(&new, path).map_err(StoreFault::Io)
 }
 
-/// Makes the tables, so that one that is missing later is damage.
-fn make_tables(database: &Database) -> Result<(), redb::Error> {
+/// Creates all tables, so that a missing table always means damage.
+fn create_tables(database: &Database) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_two_phase_commit(true);
     transaction.open_table(ABOUT)?.insert(FORMAT_KEY, FORMAT)?;
@@ -373,8 +371,8 @@ fn make_tables(database: &Database) -> Result<(), redb::Error> {
     Ok(transaction.commit()?)
 }
 
-fn judge_format(database: &Database) -> Result<(), StoreFault> {
-    let found = ask(|| Ok(database.begin_read()?.open_table(ABOUT)?.get(FORMAT_KEY)?))?;
+fn verify_format(database: &Database) -> Result<(), StoreFault> {
+    let found = redb(|| Ok(database.begin_read()?.open_table(ABOUT)?.get(FORMAT_KEY)?))?;
     match found.map(|found| found.value()) {
         None => Err(StoreFault::Foreign),
         Some(FORMAT) => Ok(()),
@@ -404,7 +402,7 @@ fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
     Ok(transaction.commit()?)
 }
 
-/// The key behind `key`, if it is not the last.
+/// The next larger key; `None` for the largest one.
 fn successor(mut key: [u8; 32]) -> Option<[u8; 32]> {
     let at = key.iter().rposition(|byte| *byte != u8::MAX)?;
     key[at] += 1;
@@ -420,15 +418,16 @@ pub(in crate::disk) mod tests {
     use crate::node::persisted::PersistedRecord;
     use crate::record::{Age, Class, Record, Source, Tombstone, Ttl, Version, crc_of};
     use crate::time::WallTime;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     impl Store {
-        /// A new store on `backend`.
+        /// Creates a store on `backend`.
         pub(in crate::disk) fn create_on(backend: impl redb::StorageBackend) -> Result<Self, StoreError> {
-            Self::on(backend, make_tables)
+            Self::on(backend, create_tables)
         }
 
-        /// The store that is on `backend`.
+        /// Opens the store on `backend`.
         pub(in crate::disk) fn reopen_on(backend: impl redb::StorageBackend) -> Result<Self, StoreError> {
             Self::on(backend, |_| Ok(()))
         }
@@ -438,20 +437,20 @@ pub(in crate::disk) mod tests {
             prepare: impl FnOnce(&Database) -> Result<(), redb::Error>,
         ) -> Result<Self, StoreError> {
             let path = Path::new("a backend of a test");
-            guarded(path, || {
-                let database = ask(|| Ok(builder().create_with_backend(backend)?))?;
-                ask(|| prepare(&database))?;
+            catch_damage(path, || {
+                let database = redb(|| Ok(builder().create_with_backend(backend)?))?;
+                redb(|| prepare(&database))?;
                 Self::verified(path, database)
             })
         }
 
-        /// All that it holds.
+        /// All keys.
         pub(in crate::disk) fn all(&self) -> Vec<PersistedKey> {
-            self.keys().collect::<Result<_, _>>().expect("nothing is damaged")
+            self.keys().collect::<Result<_, _>>().expect("the store is intact")
         }
     }
 
-    /// The record number `number` of `size` bytes.
+    /// A key with the record number `number`, whose value has `size` bytes.
     pub(in crate::disk) fn persisted(number: u64, size: usize) -> PersistedKey {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
@@ -479,7 +478,7 @@ pub(in crate::disk) mod tests {
         Batch { keys: keys.into_iter().collect(), contacts: None }
     }
 
-    /// `keys` in the order in which a store gives them back.
+    /// `keys` in ascending order, as a store returns them.
     pub(in crate::disk) fn in_order(keys: impl IntoIterator<Item = PersistedKey>) -> Vec<PersistedKey> {
         let mut keys: Vec<_> = keys.into_iter().collect();
         keys.sort_by_key(|persisted| *persisted.key.as_bytes());
@@ -487,33 +486,33 @@ pub(in crate::disk) mod tests {
     }
 
     fn fault_of(path: &Path) -> StoreFault {
-        Store::open(path).expect_err("it cannot be believed").fault
+        Store::open(path).expect_err("the store is damaged").fault
     }
 
     #[test]
-    fn what_was_written_is_there_again_and_what_was_forgotten_is_not() {
+    fn written_keys_and_contacts_are_read_back_and_removed_keys_are_not() {
         let scratch = Scratch::new("store");
         let path = scratch.0.join("records.redb");
         let contacts = vec![Contact::new(NodeId::new(Key::new([3; 32])), "10.0.0.1:7".parse().expect("a literal"))];
-        let over = Tombstone { signed: None, plain: Some(Version::from_bits(9)) };
-        let ended = PersistedKey { record: None, tombstone: Some(over), ..persisted(2, 1) };
+        let tombstone = Tombstone { signed: None, plain: Some(Version::from_bits(9)) };
+        let ended = PersistedKey { record: None, tombstone: Some(tombstone), ..persisted(2, 1) };
         {
             let mut store = Store::open(&path).expect("a new store");
-            assert!(store.is_empty().expect("it can be read"));
+            assert!(store.is_empty().expect("the store is readable"));
             let first =
                 Batch { contacts: Some(contacts.clone()), ..batch((0..4).map(|number| persisted(number, 100))) };
-            store.write(&first).expect("it is written");
-            let forgotten = PersistedKey { record: None, tombstone: None, ..persisted(1, 1) };
-            store.write(&batch([forgotten, ended.clone(), persisted(3, 50)])).expect("it is written");
+            store.write(&first).expect("the write succeeds");
+            let removed = PersistedKey { record: None, tombstone: None, ..persisted(1, 1) };
+            store.write(&batch([removed, ended.clone(), persisted(3, 50)])).expect("the write succeeds");
         }
-        let store = Store::open(&path).expect("the store of before");
+        let store = Store::open(&path).expect("the store is intact");
         assert_eq!(store.all(), in_order([persisted(0, 100), ended, persisted(3, 50)]));
-        assert_eq!(store.contacts().expect("they can be read"), contacts);
-        assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(store.contacts().expect("the store is readable"), contacts);
+        assert_eq!(fs::metadata(&path).expect("the file exists").permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
-    fn many_keys_come_in_their_order_up_to_the_very_last() {
+    fn keys_are_read_in_ascending_order_up_to_the_largest_key() {
         let scratch = Scratch::new("store-order");
         let mut store = Store::open(&scratch.0.join("records.redb")).expect("a new store");
         let last = |record: PersistedKey| {
@@ -525,35 +524,35 @@ pub(in crate::disk) mod tests {
         };
         let numbers = 0..u64::try_from(2 * STORE_KEYS_PER_READ).expect("few") - 1;
         let all = in_order(numbers.map(|number| persisted(number, 10)).chain([last(persisted(0, 10))]));
-        store.write(&batch(all.clone())).expect("it is written");
+        store.write(&batch(all.clone())).expect("the write succeeds");
         assert_eq!(store.all(), all);
     }
 
-    /// The file as `kill -9` leaves it: never closed.
+    /// A copy of the open file is what `kill -9` leaves.
     #[test]
-    fn a_store_that_was_never_closed_holds_every_batch() {
+    fn a_store_that_was_not_closed_has_every_batch() {
         let scratch = Scratch::new("store-killed");
         let (path, copy) = (scratch.0.join("records.redb"), scratch.0.join("copy.redb"));
         let mut store = Store::open(&path).expect("a new store");
         for number in 0..20 {
-            store.write(&batch([persisted(number, 1_000)])).expect("it is written");
+            store.write(&batch([persisted(number, 1_000)])).expect("the write succeeds");
             fs::copy(&path, &copy).expect("a copy");
-            let killed = Store::open(&copy).expect("nothing is damaged");
+            let killed = Store::open(&copy).expect("the store is intact");
             assert_eq!(killed.all(), in_order((0..=number).map(|number| persisted(number, 1_000))));
         }
     }
 
     #[test]
-    fn a_start_that_was_interrupted_leaves_no_store() {
+    fn an_incomplete_new_store_is_ignored_and_replaced() {
         let scratch = Scratch::new("store-interrupted");
-        let beside = scratch.write("records.redb.new", "cut off in the mid");
+        let incomplete = scratch.write("records.redb.new", "cut off in the mid");
         let store = Store::open(&scratch.0.join("records.redb")).expect("a new store");
-        assert!(store.is_empty().expect("it can be read"));
-        assert!(!beside.exists());
+        assert!(store.is_empty().expect("the store is readable"));
+        assert!(!incomplete.exists());
     }
 
     #[test]
-    fn what_is_no_store_of_this_format_is_refused() {
+    fn a_file_that_is_not_a_store_of_this_format_is_refused() {
         let scratch = Scratch::new("store-refused");
         assert!(matches!(fault_of(&scratch.write("empty", "")), StoreFault::Empty));
         assert!(matches!(fault_of(&scratch.write("text", &"text ".repeat(9_000))), StoreFault::NoStore));
@@ -561,12 +560,12 @@ pub(in crate::disk) mod tests {
         let other = |name: &str, format: Option<u32>| {
             let path = scratch.0.join(name);
             let database = builder().create(&path).expect("a new file");
-            let transaction = database.begin_write().expect("nobody writes");
+            let transaction = database.begin_write().expect("no other transaction is open");
             if let Some(format) = format {
                 let mut about = transaction.open_table(ABOUT).expect("a new table");
-                about.insert(FORMAT_KEY, format).expect("it is written");
+                about.insert(FORMAT_KEY, format).expect("the write succeeds");
             }
-            transaction.commit().expect("it is written");
+            transaction.commit().expect("the write succeeds");
             drop(database);
             fault_of(&path)
         };
@@ -575,30 +574,30 @@ pub(in crate::disk) mod tests {
     }
 
     #[test]
-    fn a_store_that_was_there_is_not_made_anew() {
+    fn reopen_does_not_create_a_missing_store() {
         let scratch = Scratch::new("store-gone");
         let path = scratch.0.join("records.redb");
         drop(Store::open(&path).expect("a new store"));
-        fs::remove_file(&path).expect("it is there");
-        let error = Store::reopen(&path).expect_err("it is gone");
+        fs::remove_file(&path).expect("the file exists");
+        let error = Store::reopen(&path).expect_err("the file was removed");
         assert!(matches!(error.fault, StoreFault::Io(_)), "{error}");
         assert!(!path.exists());
     }
 
-    /// Behind all checksums of redb: an entry that was changed by whoever can compute them.
+    /// redb's checksums are valid here, as after a change by redb itself; only the CRC of the entry is wrong.
     #[test]
-    fn an_entry_that_is_not_what_was_written_is_named() {
+    fn the_error_names_the_key_of_a_changed_entry() {
         let scratch = Scratch::new("store-entry");
         let path = scratch.0.join("records.redb");
         let mut store = Store::open(&path).expect("a new store");
-        store.write(&batch([persisted(1, 10)])).expect("it is written");
-        let transaction = store.database().begin_write().expect("nobody writes");
+        store.write(&batch([persisted(1, 10)])).expect("the write succeeds");
+        let transaction = store.database().begin_write().expect("no other transaction is open");
         {
             let mut keys = transaction.open_table(KEYS).expect("a table");
-            keys.insert(persisted(1, 10).key.as_bytes(), &[0; 40][..]).expect("it is written");
+            keys.insert(persisted(1, 10).key.as_bytes(), &[0; 40][..]).expect("the write succeeds");
         }
-        transaction.commit().expect("it is written");
-        let error = store.keys().next().expect("one item").expect_err("it was changed");
+        transaction.commit().expect("the write succeeds");
+        let error = store.keys().next().expect("one item").expect_err("the entry was changed");
         assert!(
             matches!(error.fault, StoreFault::Entry { key: Some(key), .. } if key == persisted(1, 10).key),
             "{error}"
@@ -606,12 +605,13 @@ pub(in crate::disk) mod tests {
     }
 
     #[test]
-    fn a_panic_over_a_damaged_file_is_a_refusal_with_the_way_out() {
-        let error = guarded::<()>(Path::new("/data/records.redb"), || panic!("as redb does")).expect_err("it panics");
+    fn a_panic_of_redb_becomes_an_error_that_tells_how_to_continue() {
+        let error = catch_damage::<()>(Path::new("/data/records.redb"), || panic!("as redb does"))
+            .expect_err("the closure panics");
         assert_eq!(
             error.to_string(),
-            "/data/records.redb is damaged: it contradicts itself; move the file away to start without it, \
-             other nodes bring back the records that they hold too"
+            "/data/records.redb is damaged: its content is inconsistent; move the file away to start without it, \
+             other nodes then send the records that they store too"
         );
     }
 }

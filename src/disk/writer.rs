@@ -1,14 +1,16 @@
-//! The thread that writes, while the event loop goes on.
+//! The thread that writes to the store while the event loop runs.
 //!
-//! It takes one batch at a time and says what became of it; at the other end of its two channels
-//! is whoever performs what a node wants saved. What has failed is never said to be durable: the
-//! store is dropped and opened anew before the next batch, and begins there with the last commit
-//! that is known to be whole. A disk that is full or fails is logged when that begins and when it
-//! ends.
+//! It receives one batch at a time over a channel and reports the result of each over another.
 //!
-//! The thread ends when its batches end, with the store closed; [`Saver::join`] waits for that.
-//! However it ends, the waker is called once more after its channels are closed, so that nobody
-//! waits for a thread that is gone.
+//! Guarantees:
+//!
+//! * A batch is reported as durable only if it is on disk. After a failure the thread drops the store
+//!   and opens it again before the next batch, so it continues from the last complete commit.
+//! * A failing disk is logged once when the failures begin and once when they end.
+//! * The thread ends, with the store closed, when the sender of its batches is dropped.
+//!   [`DiskWriter::join`] waits for that.
+//! * However the thread ends, it calls the waker once more after its ends of the channels are closed, so
+//!   that the event loop notices a thread that has panicked.
 
 use std::io;
 use std::sync::Arc;
@@ -22,11 +24,11 @@ use crate::node::persisted::{Batch, Saved};
 
 /// The thread.
 #[derive(Debug)]
-pub struct Saver {
+pub struct DiskWriter {
     thread: JoinHandle<()>,
 }
 
-impl Saver {
+impl DiskWriter {
     /// Starts a thread that writes each of `batches` to `store`, sends the result to `results` in the
     /// same order, and calls `wake` after each.
     ///
@@ -51,66 +53,66 @@ impl Saver {
         wake: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         let thread = thread::Builder::new().name("disk".to_owned()).spawn(move || {
-            let parting = Parting(wake); // before all that it has to outlive
+            let waker = WakeOnDrop(wake); // declared first, so dropped after all that follows
             let (batches, results) = (batches, results);
-            let mut desk = Desk { store: Some(store), reopen, health: Health::Well };
+            let mut worker = Worker { store: Some(store), reopen, health: Health::Working };
             for batch in batches {
-                if results.send(desk.save(&batch)).is_err() {
+                if results.send(worker.save(&batch)).is_err() {
                     return;
                 }
-                (parting.0)();
+                (waker.0)();
             }
         })?;
         Ok(Self { thread })
     }
 
-    /// Waits until the last batch is written and the store is closed: when the other end of its
-    /// channels is gone.
+    /// Waits until the last batch is written and the store is closed. The caller must have dropped the
+    /// other ends of the channels.
     ///
     /// # Errors
     ///
-    /// What the thread has panicked with.
+    /// The payload of the thread's panic.
     pub fn join(self) -> thread::Result<()> {
         self.thread.join()
     }
 }
 
-/// Calls the waker when everything else of a thread is gone.
-struct Parting<W: Fn()>(W);
+/// Calls the waker when it is dropped.
+struct WakeOnDrop<W: Fn()>(W);
 
-impl<W: Fn()> Drop for Parting<W> {
+impl<W: Fn()> Drop for WakeOnDrop<W> {
     fn drop(&mut self) {
         (self.0)();
     }
 }
 
-/// What the thread works with.
-struct Desk<R> {
-    /// None after a failure.
+/// The state of the thread.
+struct Worker<R> {
+    /// `None` after a failure.
     store: Option<Store>,
     reopen: R,
     health: Health,
 }
 
-/// How the last batch went: the log is told of changes.
+/// The result of the last batch. Only a change is logged.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Health {
-    Well,
+    Working,
     Failing,
 }
 
-impl<R: FnMut() -> Result<Store, StoreError>> Desk<R> {
+impl<R: FnMut() -> Result<Store, StoreError>> Worker<R> {
     fn save(&mut self, batch: &Batch) -> Saved {
         match self.write(batch) {
             Ok(()) => {
                 if self.health == Health::Failing {
                     info!("saved again keys={}", batch.keys.len());
                 }
-                self.health = Health::Well;
+                self.health = Health::Working;
                 Saved::Durable
             }
             Err(error) => {
-                if self.health == Health::Well {
+                if self.health == Health::Working {
                     error!("not saved keys={} fault=\"{error}\"", batch.keys.len());
                 }
                 self.health = Health::Failing;
@@ -119,7 +121,7 @@ impl<R: FnMut() -> Result<Store, StoreError>> Desk<R> {
         }
     }
 
-    /// Writes `batch`; a store that has failed is dropped.
+    /// Writes `batch`. If that fails, the store is dropped.
     fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut store = match self.store.take() {
             Some(store) => store,
@@ -147,11 +149,11 @@ mod tests {
 
     const PAGE: usize = 4096;
 
-    /// How often the power fails at each point, with another part of the writes done.
-    const POWER_LOSSES: usize = 4;
+    /// Simulated power failures after each batch, each with another subset of the writes on disk.
+    const POWER_FAILURES: usize = 4;
 
-    /// A file on a disk that fails when it is told to, with the page cache of a kernel above it:
-    /// what could not be written is forgotten, and still shown to readers.
+    /// A file on a disk with fault injection, and the page cache of a kernel above it: pages that
+    /// could not be written are no longer dirty, but readers still see them.
     #[derive(Clone, Debug, Default)]
     struct FaultyDisk(Arc<Mutex<Pages>>);
 
@@ -160,13 +162,13 @@ mod tests {
         cache: Vec<u8>,
         disk: Vec<u8>,
         dirty: BTreeSet<usize>,
-        trouble: Option<Trouble>,
+        fault: Option<DiskFault>,
     }
 
-    /// What goes wrong after so many calls, and from then on.
+    /// Fails every call of one kind after `calls_left` successful ones.
     #[derive(Clone, Copy, Debug)]
-    struct Trouble {
-        with: Call,
+    struct DiskFault {
+        call: Call,
         calls_left: usize,
     }
 
@@ -177,13 +179,13 @@ mod tests {
     }
 
     impl Pages {
-        /// Whether `call` goes well.
-        fn meet(&mut self, call: Call) -> io::Result<()> {
-            let Some(trouble) = self.trouble.as_mut().filter(|trouble| trouble.with == call) else {
+        /// The injected error of `call`, if it must fail.
+        fn inject(&mut self, call: Call) -> io::Result<()> {
+            let Some(fault) = self.fault.as_mut().filter(|fault| fault.call == call) else {
                 return Ok(());
             };
-            if trouble.calls_left > 0 {
-                trouble.calls_left -= 1;
+            if fault.calls_left > 0 {
+                fault.calls_left -= 1;
                 return Ok(());
             }
             Err(match call {
@@ -192,7 +194,7 @@ mod tests {
             })
         }
 
-        /// Brings the page `at` to disk.
+        /// Writes the page `at` to disk.
         fn flush(&mut self, at: usize) {
             let end = self.cache.len().min((at + 1) * PAGE);
             if let Some(page) = self.cache.get(at * PAGE..end) {
@@ -203,27 +205,27 @@ mod tests {
 
     impl FaultyDisk {
         fn pages(&self) -> MutexGuard<'_, Pages> {
-            self.0.lock().expect("nobody panics over it")
+            self.0.lock().expect("no thread panics with the lock")
         }
 
-        fn begin(&self, trouble: Trouble) {
-            self.pages().trouble = Some(trouble);
+        fn inject(&self, fault: DiskFault) {
+            self.pages().fault = Some(fault);
         }
 
-        /// Ends the trouble; says whether it was met.
-        fn end(&self) -> bool {
-            self.pages().trouble.take().is_some_and(|trouble| trouble.calls_left == 0)
+        /// Removes the fault; returns whether any call failed.
+        fn repair(&self) -> bool {
+            self.pages().fault.take().is_some_and(|fault| fault.calls_left == 0)
         }
 
-        /// What is there after the process was killed.
+        /// The disk after a crash of the process: all writes reached the kernel.
         fn after_kill(&self) -> Self {
             let cache = self.pages().cache.clone();
             Self(Arc::new(Mutex::new(Pages { disk: cache.clone(), cache, ..Pages::default() })))
         }
 
-        /// What is there after the power failed: of what was not flushed, the kernel may have
-        /// written any part by then.
-        fn after_power_loss(&self, rng: &mut StdRng) -> Self {
+        /// The disk after a power failure: of the pages that were not flushed, the kernel has written
+        /// a random subset.
+        fn after_power_failure(&self, rng: &mut StdRng) -> Self {
             let pages = self.pages();
             let mut left = Pages { cache: pages.cache.clone(), disk: pages.disk.clone(), ..Pages::default() };
             left.disk.resize(left.cache.len(), 0);
@@ -252,7 +254,7 @@ mod tests {
 
         fn set_len(&self, len: u64) -> io::Result<()> {
             let mut pages = self.pages();
-            pages.meet(Call::Write)?;
+            pages.inject(Call::Write)?;
             let len = usize::try_from(len).expect("a small file");
             pages.cache.resize(len, 0);
             pages.disk.resize(len, 0);
@@ -262,7 +264,7 @@ mod tests {
         fn sync_data(&self) -> io::Result<()> {
             let mut pages = self.pages();
             let dirty = std::mem::take(&mut pages.dirty);
-            pages.meet(Call::Sync)?;
+            pages.inject(Call::Sync)?;
             for at in dirty {
                 pages.flush(at);
             }
@@ -271,7 +273,7 @@ mod tests {
 
         fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
             let mut pages = self.pages();
-            pages.meet(Call::Write)?;
+            pages.inject(Call::Write)?;
             let from = usize::try_from(offset).expect("a small file");
             let to = from + data.len();
             pages.cache.get_mut(from..to).ok_or(ErrorKind::UnexpectedEof)?.copy_from_slice(data);
@@ -280,42 +282,42 @@ mod tests {
         }
     }
 
-    /// Starts a saver; returns it with the other ends of its channels.
+    /// Starts a writer; returns it with the other ends of its channels.
     fn start(
         store: Store,
         reopen: impl FnMut() -> Result<Store, StoreError> + Send + 'static,
         wake: impl Fn() + Send + 'static,
-    ) -> (Saver, SyncSender<Arc<Batch>>, Receiver<Saved>) {
+    ) -> (DiskWriter, SyncSender<Arc<Batch>>, Receiver<Saved>) {
         let (batches, wanted) = sync_channel(1);
         let (results, saved) = sync_channel(1);
-        let writer = Saver::start_with(store, reopen, wanted, results, wake).expect("a thread");
+        let writer = DiskWriter::start_with(store, reopen, wanted, results, wake).expect("a thread");
         (writer, batches, saved)
     }
 
-    /// A saver on a faulty disk, and what was said of its batches.
-    struct Scene {
+    /// A writer on a faulty disk, and the results of its batches.
+    struct Harness {
         disk: FaultyDisk,
-        writer: Saver,
+        writer: DiskWriter,
         batches: SyncSender<Arc<Batch>>,
         saved: Receiver<Saved>,
-        /// Records that were said to be durable.
+        /// Records that were reported as durable.
         durable: BTreeSet<u64>,
-        /// Batches of which nothing was promised.
+        /// Batches that were reported as failed.
         failed: Vec<Range<u64>>,
         rng: StdRng,
     }
 
-    impl Scene {
+    impl Harness {
         fn new(seed: u64) -> Self {
             let disk = FaultyDisk::default();
             let store = Store::create_on(disk.clone()).expect("a new store");
-            let again = disk.clone();
-            let (writer, batches, saved) = start(store, move || Store::reopen_on(again.clone()), || {});
+            let same_disk = disk.clone();
+            let (writer, batches, saved) = start(store, move || Store::reopen_on(same_disk.clone()), || {});
             let rng = StdRng::seed_from_u64(seed);
             Self { disk, writer, batches, saved, durable: BTreeSet::new(), failed: Vec::new(), rng }
         }
 
-        /// Has the records `numbers` saved, and judges what would be left if all ended now.
+        /// Saves the records `numbers`, then verifies the disk after a kill and after power failures.
         fn save(&mut self, numbers: Range<u64>) -> Saved {
             let records = batch(numbers.clone().map(record));
             self.batches.send(Arc::new(records)).expect("the thread runs");
@@ -324,20 +326,20 @@ mod tests {
                 Saved::Durable => self.durable.extend(numbers),
                 Saved::Failed => self.failed.push(numbers),
             }
-            self.judge(&self.disk.after_kill());
-            for _ in 0..POWER_LOSSES {
-                let left = self.disk.after_power_loss(&mut self.rng);
-                self.judge(&left);
+            self.verify(&self.disk.after_kill());
+            for _ in 0..POWER_FAILURES {
+                let left = self.disk.after_power_failure(&mut self.rng);
+                self.verify(&left);
             }
             saved
         }
 
-        /// All that was said to be durable is there; of what failed, all of a batch or nothing.
-        fn judge(&self, disk: &FaultyDisk) {
-            let found = Store::reopen_on(disk.clone()).expect("nothing is damaged").all();
-            let is_there = |batch: &&Range<u64>| (*batch).clone().all(|number| found.contains(&record(number)));
-            let more = self.failed.iter().filter(is_there).flat_map(Range::clone);
-            let expected: BTreeSet<u64> = self.durable.iter().copied().chain(more).collect();
+        /// Every durable record is on `disk`, and each failed batch is there completely or not at all.
+        fn verify(&self, disk: &FaultyDisk) {
+            let found = Store::reopen_on(disk.clone()).expect("the store is intact").all();
+            let is_present = |batch: &&Range<u64>| (*batch).clone().all(|number| found.contains(&record(number)));
+            let failed = self.failed.iter().filter(is_present).flat_map(Range::clone);
+            let expected: BTreeSet<u64> = self.durable.iter().copied().chain(failed).collect();
             assert!(found == in_order(expected.iter().copied().map(record)), "{} of {:?}", found.len(), self.durable);
         }
 
@@ -351,43 +353,44 @@ mod tests {
         persisted(number, 700)
     }
 
-    /// Runs one trouble through; says whether it was met at all.
-    fn is_survived(trouble: Trouble) -> bool {
-        let mut scene = Scene::new(trouble.calls_left as u64);
-        assert_eq!(scene.save(0..30), Saved::Durable);
-        scene.disk.begin(trouble);
-        let first = scene.save(30..60);
-        let second = scene.save(60..90);
-        let met = scene.disk.end();
-        assert!(met || first == Saved::Durable && second == Saved::Durable, "it failed without a cause");
-        assert_eq!(scene.save(60..90), Saved::Durable, "the trouble is over");
-        assert_eq!(scene.save(90..100), Saved::Durable);
-        scene.end();
-        met
+    /// Injects `fault` during two batches; returns whether any call failed.
+    fn survives(fault: DiskFault) -> bool {
+        let mut harness = Harness::new(fault.calls_left as u64);
+        assert_eq!(harness.save(0..30), Saved::Durable);
+        harness.disk.inject(fault);
+        let first = harness.save(30..60);
+        let second = harness.save(60..90);
+        let failed = harness.disk.repair();
+        assert!(failed || first == Saved::Durable && second == Saved::Durable, "a batch failed without a fault");
+        assert_eq!(harness.save(60..90), Saved::Durable, "the disk is repaired");
+        assert_eq!(harness.save(90..100), Saved::Durable);
+        harness.end();
+        failed
     }
 
-    fn expect_survival_at_each(with: Call) {
-        let met = (0..10_000).take_while(|calls_left| is_survived(Trouble { with, calls_left: *calls_left })).count();
-        assert!((4..10_000).contains(&met), "met at {met} calls");
-    }
-
-    #[test]
-    fn a_disk_that_fills_up_at_any_write_never_makes_a_promise_that_does_not_hold() {
-        expect_survival_at_each(Call::Write);
+    /// Fails `call` at the first, the second, … time until a run ends before the fault occurs.
+    fn survives_a_fault_at_each(call: Call) {
+        let runs = (0..10_000).take_while(|calls_left| survives(DiskFault { call, calls_left: *calls_left })).count();
+        assert!((4..10_000).contains(&runs), "the fault occurred in {runs} runs");
     }
 
     #[test]
-    fn a_disk_that_fails_at_any_flush_never_makes_a_promise_that_does_not_hold() {
-        expect_survival_at_each(Call::Sync);
+    fn a_batch_reported_durable_survives_a_full_disk_at_any_write() {
+        survives_a_fault_at_each(Call::Write);
     }
 
     #[test]
-    fn each_batch_wakes_the_loop_and_so_does_the_end() {
+    fn a_batch_reported_durable_survives_a_failure_of_any_flush() {
+        survives_a_fault_at_each(Call::Sync);
+    }
+
+    #[test]
+    fn the_waker_is_called_after_each_batch_and_at_the_end() {
         let store = Store::create_on(FaultyDisk::default()).expect("a new store");
-        let woken = Arc::new(AtomicUsize::new(0));
-        let count = woken.clone();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
         let wake = move || {
-            count.fetch_add(1, Ordering::SeqCst);
+            counted.fetch_add(1, Ordering::SeqCst);
         };
         let (writer, batches, saved) = start(store, || unreachable!("no batch fails"), wake);
         for number in 0..3 {
@@ -395,23 +398,23 @@ mod tests {
             assert_eq!(saved.recv(), Ok(Saved::Durable));
         }
         drop(batches);
-        assert!(saved.recv().is_err(), "it has ended");
+        assert!(saved.recv().is_err(), "the thread has ended");
         writer.join().expect("no panic");
-        assert_eq!(woken.load(Ordering::SeqCst), 4);
+        assert_eq!(calls.load(Ordering::SeqCst), 4);
     }
 
     #[test]
-    fn a_thread_that_panics_wakes_the_loop_which_finds_it_gone() {
+    fn a_thread_that_panics_calls_the_waker_after_it_closed_its_channels() {
         let disk = FaultyDisk::default();
         let store = Store::create_on(disk.clone()).expect("a new store");
         let (wake, woken) = std::sync::mpsc::channel();
-        let wake = move || wake.send(()).expect("the test listens");
-        let (writer, batches, saved) = start(store, || panic!("a fault of ours"), wake);
-        disk.begin(Trouble { with: Call::Sync, calls_left: 0 });
-        for outcome in [Ok(Saved::Failed), Err(std::sync::mpsc::RecvError)] {
+        let wake = move || wake.send(()).expect("the test receives");
+        let (writer, batches, saved) = start(store, || panic!("for this test"), wake);
+        disk.inject(DiskFault { call: Call::Sync, calls_left: 0 });
+        for expected in [Ok(Saved::Failed), Err(std::sync::mpsc::RecvError)] {
             batches.send(Arc::new(batch([persisted(1, 10)]))).expect("the thread runs");
-            woken.recv().expect("it wakes the loop");
-            assert_eq!(saved.recv(), outcome);
+            woken.recv().expect("the thread calls the waker");
+            assert_eq!(saved.recv(), expected);
         }
         assert!(writer.join().is_err());
     }

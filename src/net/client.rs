@@ -1,14 +1,12 @@
-//! What a client of the API is owed.
+//! The replies to the clients of the API.
 //!
-//! The requests of one connection run at the same time and end in any order; their answers leave
-//! in the order of the requests (`PROTOCOL.md` 1, rule 3). An answer that comes before its turn
-//! is held here; one whose turn it is goes straight into the outbox. A request that is answered at
-//! once, while nothing is owed, passes by here.
+//! The requests of one connection run concurrently and end in any order. Their replies are sent in the
+//! order of the requests (`PROTOCOL.md` 1, rule 3): a reply that arrives too early is held until all
+//! replies before it have arrived. If no request is unanswered, an immediate reply bypasses this queue.
 //!
-//! A client is *full* at [`API_OWED_MAX`] requests without an answer, or at [`API_OUTBOX_MAX`]
-//! bytes of answers that it has not read; then no more of its requests are taken. Nothing that it
-//! is owed is ever dropped, so the bytes held may pass the bound by the answers that were owed
-//! when it was met.
+//! A client is *full* if it has [`API_OWED_MAX`] unanswered requests or [`API_OUTBOX_MAX`] bytes of
+//! unsent replies. Then no more of its requests are read. Replies are never dropped, so the bytes can
+//! exceed the bound by the replies to requests that were accepted before.
 
 use std::collections::VecDeque;
 
@@ -16,99 +14,101 @@ use crate::limits::{API_OUTBOX_MAX, API_OWED_MAX};
 use crate::net::outbox::Outbox;
 use crate::node::replies::Answers;
 
-/// The server's side of one connection to the API.
+/// The server's state of one connection to the API.
 #[derive(Debug, Default)]
 pub(super) struct Client {
     outbox: Outbox,
-    owed: VecDeque<Owed>,
-    minted: u64,
-    held: usize,
+    /// In the order of the requests.
+    unanswered: VecDeque<Unanswered>,
+    last_request: u64,
+    held_bytes: usize,
 }
 
-/// A request that has not been answered over the wire.
+/// A request without a reply in the outbox.
 #[derive(Debug)]
-struct Owed {
+struct Unanswered {
     request: u64,
-    answer: Option<Vec<u8>>,
+    /// The reply, if it arrived before its turn.
+    held: Option<Vec<u8>>,
 }
 
 impl Client {
-    /// The number of the next request, which is never used again.
-    pub(super) fn mint(&mut self) -> u64 {
-        self.minted += 1;
-        self.minted
+    /// The number of the next request. Each number is used once.
+    pub(super) fn next_request(&mut self) -> u64 {
+        self.last_request += 1;
+        self.last_request
     }
 
-    /// The answer to `request`, the one taken last, will come later.
-    pub(super) fn owe(&mut self, request: u64) {
-        self.owed.push_back(Owed { request, answer: None });
+    /// Notes that the reply to `request`, the latest one, will arrive later.
+    pub(super) fn expect_reply(&mut self, request: u64) {
+        self.unanswered.push_back(Unanswered { request, held: None });
     }
 
-    /// Takes `answers` to requests that nothing was owed before, but for the first `sent` bytes.
-    pub(super) fn answered(&mut self, answers: &Answers, mut sent: usize) {
-        for part in answers.parts() {
+    /// Appends immediate `replies` to the outbox, without the first `sent` bytes. No earlier request may
+    /// be unanswered.
+    pub(super) fn push_replies(&mut self, replies: &Answers, mut sent: usize) {
+        for part in replies.parts() {
             let skipped = sent.min(part.len());
             self.outbox.push(&part[skipped..], &[]);
             sent -= skipped;
         }
     }
 
-    /// Takes the answer to `request`: `head`, and the value that ends it. An answer that is not
-    /// owed is not taken.
-    pub(super) fn answer(&mut self, request: u64, head: &[u8], value: &[u8]) -> Answered {
-        let Ok(at) = self.owed.binary_search_by_key(&request, |owed| owed.request) else {
-            return Answered::NotOwed;
+    /// Takes the reply to `request`: its head and its value. A reply to a request that is not unanswered
+    /// is ignored.
+    pub(super) fn reply(&mut self, request: u64, head: &[u8], value: &[u8]) -> Replied {
+        let Ok(at) = self.unanswered.binary_search_by_key(&request, |unanswered| unanswered.request) else {
+            return Replied::NotExpected;
         };
         if at > 0 {
-            let owed = &mut self.owed[at];
-            if owed.answer.is_some() {
-                return Answered::NotOwed;
+            let unanswered = &mut self.unanswered[at];
+            if unanswered.held.is_some() {
+                return Replied::NotExpected;
             }
-            self.held += head.len() + value.len();
-            owed.answer = Some([head, value].concat());
-            return Answered::Held;
+            self.held_bytes += head.len() + value.len();
+            unanswered.held = Some([head, value].concat());
+            return Replied::Held;
         }
-        self.owed.pop_front();
+        self.unanswered.pop_front();
         self.outbox.push(head, value);
-        while let Some(answer) = self.owed.front_mut().and_then(|owed| owed.answer.take()) {
-            self.owed.pop_front();
-            self.held -= answer.len();
-            self.outbox.push(&answer, &[]);
+        while let Some(reply) = self.unanswered.front_mut().and_then(|unanswered| unanswered.held.take()) {
+            self.unanswered.pop_front();
+            self.held_bytes -= reply.len();
+            self.outbox.push(&reply, &[]);
         }
-        Answered::Released
+        Replied::Queued
     }
 
-    /// Whether no further request may be taken for now, while `answers` more bytes of answers wait
-    /// to be taken.
-    pub(super) fn is_full(&self, answers: usize) -> bool {
-        self.owed.len() >= API_OWED_MAX || self.outbox.len() + self.held + answers >= API_OUTBOX_MAX
+    /// Whether no further request may be read for now. `further` bytes of replies are about to be pushed.
+    pub(super) fn is_full(&self, further: usize) -> bool {
+        self.unanswered.len() >= API_OWED_MAX || self.outbox.len() + self.held_bytes + further >= API_OUTBOX_MAX
     }
 
-    /// Whether any request is without its answer.
-    pub(super) fn is_owed(&self) -> bool {
-        !self.owed.is_empty()
+    /// Whether any request is unanswered.
+    pub(super) fn has_unanswered(&self) -> bool {
+        !self.unanswered.is_empty()
     }
 
-    /// What waits to be written.
+    /// The unsent replies.
     pub(super) fn outbox(&mut self) -> &mut Outbox {
         &mut self.outbox
     }
 
-    /// Whether everything was answered and written.
+    /// Whether all requests are answered and all replies are sent.
     pub(super) fn is_done(&self) -> bool {
-        self.owed.is_empty() && self.outbox.is_empty()
+        self.unanswered.is_empty() && self.outbox.is_empty()
     }
 }
 
-/// What became of an answer.
+/// The result of [`Client::reply`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answered {
-    /// It waits to be written.
-    Released,
-    /// It waits for the answers before it.
+pub(super) enum Replied {
+    /// The reply is in the outbox.
+    Queued,
+    /// The reply waits for earlier ones.
     Held,
-    /// Nobody waits for it.
-    NotOwed,
+    /// The request is not unanswered.
+    NotExpected,
 }
 
 #[cfg(test)]
@@ -118,79 +118,79 @@ mod tests {
     use crate::wire::api::ApiReply;
     use proptest::prelude::*;
 
-    /// A request whose answer comes later.
-    fn admit(client: &mut Client) -> u64 {
-        let request = client.mint();
-        client.owe(request);
+    /// A request whose reply arrives later.
+    fn unanswered(client: &mut Client) -> u64 {
+        let request = client.next_request();
+        client.expect_reply(request);
         request
     }
 
     proptest! {
         #[test]
-        fn answers_leave_in_the_order_of_requests_whatever_order_they_come_in(
+        fn replies_are_sent_in_the_order_of_the_requests(
             order in Just((0_u8..20).collect::<Vec<_>>()).prop_shuffle(),
         ) {
             let mut client = Client::default();
-            let requests: Vec<u64> = order.iter().map(|_| admit(&mut client)).collect();
+            let requests: Vec<u64> = order.iter().map(|_| unanswered(&mut client)).collect();
             for &at in &order {
-                prop_assert_ne!(client.answer(requests[usize::from(at)], &[at], &[at]), Answered::NotOwed);
+                prop_assert_ne!(client.reply(requests[usize::from(at)], &[at], &[at]), Replied::NotExpected);
             }
             let expected: Vec<u8> = (0..20).flat_map(|at| [at, at]).collect();
-            prop_assert_eq!(client.outbox().waiting(), &expected[..]);
-            prop_assert_eq!((client.held, client.is_owed()), (0, false));
+            prop_assert_eq!(client.outbox().unsent(), &expected[..]);
+            prop_assert_eq!((client.held_bytes, client.has_unanswered()), (0, false));
         }
     }
 
     #[test]
-    fn what_was_answered_at_once_leaves_before_what_is_owed() {
+    fn immediate_replies_are_sent_before_later_ones() {
         let mut client = Client::default();
-        let (_, second) = (client.mint(), admit(&mut client));
-        let mut answers = Answers::default();
-        answers.push(&ApiReply::Failure { key: Key::new([7; 32]) }, None);
-        client.answered(&answers, 30);
-        assert_eq!(client.answer(second, b"second", b""), Answered::Released);
-        assert_eq!(client.outbox().waiting(), b"\x07\x07\x07\x07\x07\x07second", "but for what was sent");
+        let (_, second) = (client.next_request(), unanswered(&mut client));
+        let mut replies = Answers::default();
+        replies.push(&ApiReply::Failure { key: Key::new([7; 32]) }, None);
+        client.push_replies(&replies, 30);
+        assert_eq!(client.reply(second, b"second", b""), Replied::Queued);
+        assert_eq!(client.outbox().unsent(), b"\x07\x07\x07\x07\x07\x07second", "without the 30 bytes that were sent");
     }
 
     #[test]
-    fn an_unconfirmed_put_is_owed_nothing_and_holds_nobody_up() {
+    fn a_request_without_a_reply_does_not_delay_the_next_replies() {
         let mut client = Client::default();
-        let silent = client.mint();
-        let get = admit(&mut client);
-        let confirmed = admit(&mut client);
-        assert_eq!(client.answer(silent, b"never", b""), Answered::NotOwed);
-        assert_eq!(client.answer(confirmed, b"second", b""), Answered::Held);
-        assert_eq!(client.answer(confirmed, b"again", b""), Answered::NotOwed);
-        assert_eq!(client.answer(get, b"first", b"value"), Answered::Released);
-        assert_eq!(client.answer(get, b"again", b""), Answered::NotOwed);
-        assert_eq!(client.outbox().waiting(), b"firstvaluesecond");
-        assert!(!client.is_owed());
+        let silent = client.next_request();
+        let get = unanswered(&mut client);
+        let confirmed = unanswered(&mut client);
+        assert_eq!(client.reply(silent, b"never", b""), Replied::NotExpected);
+        assert_eq!(client.reply(confirmed, b"second", b""), Replied::Held);
+        assert_eq!(client.reply(confirmed, b"again", b""), Replied::NotExpected);
+        assert_eq!(client.reply(get, b"first", b"value"), Replied::Queued);
+        assert_eq!(client.reply(get, b"again", b""), Replied::NotExpected);
+        assert_eq!(client.outbox().unsent(), b"firstvaluesecond");
+        assert!(!client.has_unanswered());
     }
 
     #[test]
-    fn a_client_is_full_at_its_bound_of_requests_until_one_is_answered() {
+    fn a_client_is_full_at_its_bound_of_unanswered_requests() {
         let mut client = Client::default();
-        let first = admit(&mut client);
+        let first = unanswered(&mut client);
         for _ in 1..API_OWED_MAX {
             assert!(!client.is_full(0));
-            admit(&mut client);
+            unanswered(&mut client);
         }
         assert!(client.is_full(0));
-        assert_eq!(client.answer(first, b"a", b""), Answered::Released);
+        assert_eq!(client.reply(first, b"a", b""), Replied::Queued);
         assert!(!client.is_full(0));
     }
 
     #[test]
-    fn a_client_is_full_at_its_bound_of_bytes_held_or_unread() {
+    fn a_client_is_full_at_its_bound_of_held_and_unsent_bytes() {
         let mut client = Client::default();
-        let (first, second, third) = (admit(&mut client), admit(&mut client), admit(&mut client));
+        let (first, second, third) = (unanswered(&mut client), unanswered(&mut client), unanswered(&mut client));
         let half = vec![0; API_OUTBOX_MAX / 2];
-        assert_eq!(client.answer(second, &half, b""), Answered::Held);
+        assert_eq!(client.reply(second, &half, b""), Replied::Held);
         assert!(!client.is_full(0));
-        assert_eq!(client.answer(third, b"", &half), Answered::Held);
-        assert!(client.is_full(0), "what waits for its turn counts");
-        assert_eq!(client.answer(first, b"a", b""), Answered::Released);
-        assert!(client.is_full(0), "what waits to be read counts");
+        assert_eq!(client.reply(third, b"", &half), Replied::Held);
+        assert!(client.is_full(0), "held replies count");
+        assert_eq!(client.reply(first, b"a", b""), Replied::Queued);
+        assert!(client.is_full(0), "unsent replies count");
         client.outbox().advance(2);
         assert!(!client.is_full(0));
     }

@@ -1,19 +1,19 @@
-//! One connection: its socket, its phase, and what it waits for.
+//! One connection: its socket, its phase and its deadline.
 //!
 //! ```text
-//! dialled   Connecting ─► Handshaking ─► Open ─► Draining ─► Lingering ─► Over
-//! accepted                Handshaking ─► Open ─► Draining ─► Lingering ─► Over
-//! client                                 Open ─► Draining ─► Lingering ─► Over
+//! dialled   Connecting ─► Handshaking ─► Open ─► Draining ─► Lingering ─► Closed
+//! accepted                Handshaking ─► Open ─► Draining ─► Lingering ─► Closed
+//! client                                 Open ─► Draining ─► Lingering ─► Closed
 //! ```
 //!
-//! From any phase a connection may be over at once: the other side is gone, or was given enough
-//! time. The node knows of a connection to a peer exactly while it is *open*.
+//! A connection can go from any phase to *Closed* directly: the other side is gone, or a deadline has
+//! passed. The node knows a connection to a peer exactly while it is *Open*.
 //!
-//! *Draining*: nothing is read any more; what is owed and what waits is still written.
-//! *Lingering*: the end is announced; what still comes in is thrown away. A socket that is closed
-//! over unread bytes is reset by the kernel, and the other side would lose what it has not read.
+//! *Draining*: the connection is not read any more; replies that arrive later and all output are still
+//! written. *Lingering*: the end is announced, and further input is discarded. The kernel resets a socket
+//! that is closed with unread input, and then the other side would lose the output that it has not read.
 //!
-//! Nothing here calls the service or touches another connection.
+//! Guarantee: nothing here calls the service or changes another connection.
 
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
@@ -23,7 +23,7 @@ use std::time::Duration;
 use mio::Interest;
 use mio::net::TcpStream;
 
-use crate::limits::{DIAL_TIMEOUT, FLUSH_TIMEOUT, FRAME_TIMEOUT, HANDSHAKE_TIMEOUT, LINGER_TIMEOUT, VALUES_SHARED_MAX};
+use crate::limits::{DIAL_TIMEOUT, VALUES_SHARED_MAX};
 use crate::net::client::Client;
 use crate::net::outbox;
 use crate::net::peer::{Peer, Written};
@@ -33,73 +33,88 @@ use crate::node::replies::Answers;
 use crate::time::Time;
 use crate::wire::codec::WireError;
 
-/// How far a connection has come: see the head of this module.
+/// From the TCP connection to the end of the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// From the first byte of a message to its last byte.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// From the decision to close a connection to the last byte of its output.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time for the other side to notice the announced end. Until then its input is read and discarded: the
+/// kernel answers unread bytes with a reset, which would also delete the output that the other side has
+/// not read yet.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The phase of a connection: see the documentation of this module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// TCP is being opened.
+    /// TCP is connecting.
     Connecting,
-    /// TLS is being opened.
+    /// TLS is shaking hands.
     Handshaking,
-    /// Messages come and go.
+    /// Messages are exchanged.
     Open,
-    /// The last messages go.
+    /// The last output is written.
     Draining,
-    /// The other side is given time to read them.
+    /// The other side gets time to read the last output.
     Lingering,
-    /// Freed at the end of this turn.
-    Over,
+    /// The connection is freed at the end of this turn.
+    Closed,
 }
 
-/// Who is at the other end.
+/// The other side of a connection.
 pub(super) enum Side {
-    /// A module.
+    /// A client of the API.
     Client(Client),
     /// Another node.
     Peer(Box<Peer>),
 }
 
-/// What the socket may still have to be read. mio says so once, at the edge.
+/// What is known about unread bytes of a socket. mio reports a change only once, at the edge.
 ///
-/// In this order: a later state is not undone by what mio says, only by reading.
+/// The order matters: an event never resets a later state to an earlier one, only a read does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Incoming {
-    /// Nothing, until the next event.
-    Dry,
-    /// Something. A read that leaves room in its buffer has taken all of it.
+    /// No bytes until the next event.
+    Drained,
+    /// There may be bytes. A read that does not fill its buffer has drained the socket.
     Ready,
-    /// Something, and then the end or an error: to be read until that is seen.
+    /// There may be bytes, and then the end or an error, so reads continue until that is seen.
     Ending,
-    /// The end was seen.
+    /// The end was read.
     Ended,
 }
 
-/// Whether a connection stands in one of the loop's queues.
+/// Why a connection is queued by [`Connections`](crate::net::connections::Connections).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queued {
-    /// In none.
+    /// It is not queued.
     No,
-    /// To be served.
+    /// It will be served.
     Ready,
-    /// To be served once the service wants requests again.
-    Unwelcome,
-    /// To be served once the client has read answers; in no list, flushing will see to it.
+    /// It will be served when the service wants requests again.
+    Parked,
+    /// It will be served when the client has read replies. It is in no queue: the flush of its outbox
+    /// queues it.
     Full,
 }
 
-/// What is left in an inbox for whose rest the other side is responsible.
+/// The bytes in an inbox for which the other side must send the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
-    /// No half message.
-    Nothing,
-    /// The same half message as before, or a little more of it.
-    SameHalf,
-    /// Half of another message.
-    NewHalf,
+pub(super) enum Partial {
+    /// No incomplete message.
+    No,
+    /// The same incomplete message as before, possibly with more bytes.
+    Same,
+    /// Another incomplete message.
+    New,
 }
 
-/// A connection of this host.
+/// The state of a connection.
 pub(super) struct ConnectionInfo {
-    /// Never used for another one; says in which slot it is.
+    /// Contains the slot of the connection. Each id is used once.
     pub(super) id: u64,
     pub(super) socket: Socket,
     pub(super) address: SocketAddr,
@@ -107,51 +122,42 @@ pub(super) struct ConnectionInfo {
     pub(super) phase: Phase,
     pub(super) incoming: Incoming,
     pub(super) queued: Queued,
-    /// To be flushed in this turn.
-    pub(super) touched: bool,
-    /// Whether bytes that were sent here went unread; then the other side needs time at the end.
+    /// Whether it is queued for a flush in this turn.
+    pub(super) flush_queued: bool,
+    /// Whether input was discarded. Then the other side needs time to notice the end.
     pub(super) discarded: bool,
-    /// What was read (and decrypted) and not taken yet.
+    /// Input that was read (and decrypted) but not processed yet.
     pub(super) inbox: Vec<u8>,
-    /// What mio was asked to tell.
+    /// The events that mio reports.
     pub(super) interest: Interest,
-    /// When the deadlines look at it next.
+    /// The time of its entry in the queue of deadlines.
     pub(super) scheduled: Option<Time>,
     /// When the phase began.
     since: Time,
-    /// When bytes last came or went.
+    /// When bytes were last read or written.
     active: Time,
-    /// When the half message in the inbox began.
+    /// When the incomplete message in the inbox began.
     frame_since: Option<Time>,
 }
 
-/// How long the connections of a host may stay silent.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    /// For a client that is owed nothing.
-    pub(super) api_idle: Duration,
-}
-
 impl ConnectionInfo {
-    /// The connection `id` over `socket` to `address`, which mio watches for `interest`.
-    pub(super) fn new(
-        id: u64,
-        socket: TcpStream,
-        address: SocketAddr,
-        side: Side,
-        phase: Phase,
-        interest: Interest,
-        now: Time,
-    ) -> Self {
+    /// The connection `id` to `address`. A dialled peer is registered for reading and writing, all others
+    /// for reading.
+    pub(super) fn new(id: u64, socket: TcpStream, address: SocketAddr, side: Side, now: Time) -> Self {
+        let (phase, interest) = match &side {
+            Side::Client(_) => (Phase::Open, Interest::READABLE),
+            Side::Peer(peer) if peer.dial.is_some() => (Phase::Connecting, Interest::READABLE | Interest::WRITABLE),
+            Side::Peer(_) => (Phase::Handshaking, Interest::READABLE),
+        };
         Self {
             id,
             socket: Socket::new(socket),
             address,
             side,
             phase,
-            incoming: Incoming::Dry,
+            incoming: Incoming::Drained,
             queued: Queued::No,
-            touched: false,
+            flush_queued: false,
             discarded: false,
             inbox: Vec::new(),
             interest,
@@ -162,39 +168,43 @@ impl ConnectionInfo {
         }
     }
 
-    /// The client at the other end, where only a client can be.
+    /// The client of this connection.
+    ///
+    /// # Panics
+    ///
+    /// If the other side is a peer.
     pub(super) fn client(&mut self) -> &mut Client {
         match &mut self.side {
             Side::Client(client) => client,
-            Side::Peer(_) => unreachable!("only clients have requests"),
+            Side::Peer(_) => unreachable!("only clients send requests"),
         }
     }
 
-    /// Goes on to `phase`.
+    /// Enters `phase`.
     pub(super) fn enter(&mut self, phase: Phase, now: Time) {
-        assert!(self.phase != Phase::Over, "a connection that is over stays so");
+        assert!(self.phase != Phase::Closed, "a closed connection stays closed");
         self.phase = phase;
         self.since = now;
         self.frame_since = None;
-        if matches!(phase, Phase::Draining | Phase::Lingering | Phase::Over) {
+        if matches!(phase, Phase::Draining | Phase::Lingering | Phase::Closed) {
             self.discarded |= !self.inbox.is_empty();
             outbox::empty(&mut self.inbox);
         }
     }
 
-    /// Takes note of what mio said about the socket.
-    pub(super) fn mark(&mut self, news: Incoming) {
-        self.incoming = self.incoming.max(news);
+    /// Notes an event of the socket.
+    pub(super) fn mark(&mut self, incoming: Incoming) {
+        self.incoming = self.incoming.max(incoming);
     }
 
-    /// Whether the socket may have something to be read.
+    /// Whether the socket may have unread bytes.
     pub(super) fn is_readable(&self) -> bool {
         matches!(self.incoming, Incoming::Ready | Incoming::Ending)
     }
 
-    /// Reads once into `buffer`; returns how many bytes, 0 if there are none for now or the end
-    /// has come: see `incoming`.
-    pub(super) fn fill(&mut self, buffer: &mut [u8], now: Time) -> io::Result<usize> {
+    /// Reads once into `buffer` and returns the number of bytes. 0 means no bytes for now or the end:
+    /// `incoming` tells which.
+    pub(super) fn read(&mut self, buffer: &mut [u8], now: Time) -> io::Result<usize> {
         let len = loop {
             match self.socket.read(buffer) {
                 Ok(0) => {
@@ -203,7 +213,7 @@ impl ConnectionInfo {
                 }
                 Ok(len) => break len,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.incoming = Incoming::Dry;
+                    self.incoming = Incoming::Drained;
                     return Ok(0);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -211,17 +221,18 @@ impl ConnectionInfo {
             }
         };
         if len < buffer.len() && self.incoming == Incoming::Ready {
-            self.incoming = Incoming::Dry; // and the next byte is the next edge: one read less
+            self.incoming = Incoming::Drained; // the next byte causes an event: this saves one read
         }
         self.active = now;
         Ok(len)
     }
 
-    /// Writes answers that nothing waits before; returns how much of them is out.
-    pub(super) fn write_answers(&mut self, answers: &Answers, now: Time) -> io::Result<usize> {
-        let written = match answers.in_one() {
+    /// Writes immediate replies to the socket; returns the number of bytes that were written. The outbox
+    /// must be empty.
+    pub(super) fn write_replies(&mut self, replies: &Answers, now: Time) -> io::Result<usize> {
+        let written = match replies.in_one() {
             Some(bytes) => self.socket.write(bytes),
-            None => write_parts(&mut self.socket, answers),
+            None => write_parts(&mut self.socket, replies),
         };
         match written {
             Ok(len) => {
@@ -233,14 +244,14 @@ impl ConnectionInfo {
         }
     }
 
-    /// Writes what waits for the other side.
+    /// Writes the output of this connection.
     pub(super) fn write(&mut self, now: Time) -> io::Result<Written> {
         let outbox = match &mut self.side {
             Side::Peer(peer) => return peer.write(&mut self.socket),
             Side::Client(client) => client.outbox(),
         };
         while !outbox.is_empty() {
-            match self.socket.write(outbox.waiting()) {
+            match self.socket.write(outbox.unsent()) {
                 Ok(len) => {
                     self.active = now;
                     outbox.advance(len);
@@ -256,7 +267,7 @@ impl ConnectionInfo {
         Ok(Written::All)
     }
 
-    /// Whether a connection that was dialled is open by now.
+    /// Whether TCP has connected.
     pub(super) fn has_connected(&self) -> io::Result<bool> {
         if let Some(error) = self.socket.take_error()? {
             return Err(error);
@@ -268,7 +279,7 @@ impl ConnectionInfo {
         }
     }
 
-    /// Whether everything is said that there was to say.
+    /// Whether all replies have arrived and all output is written.
     pub(super) fn is_done(&self) -> bool {
         match &self.side {
             Side::Client(client) => client.is_done(),
@@ -276,17 +287,17 @@ impl ConnectionInfo {
         }
     }
 
-    /// Tells the other side that nothing more will come.
-    pub(super) fn shut(&mut self) -> io::Result<()> {
+    /// Announces the end of the output to the other side.
+    pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
         self.socket.shutdown(Shutdown::Write)
     }
 
-    /// Throws away up to `budget` bytes; whether the other side can be left alone now: it has
-    /// ended too, or it has sent nothing that went unread.
+    /// Discards up to `budget` bytes of input. Returns whether the socket can be closed without a reset:
+    /// the other side has ended too, or no input was discarded.
     pub(super) fn discard(&mut self, buffer: &mut [u8], budget: usize, now: Time) -> io::Result<bool> {
         let mut taken = 0;
         while taken < budget {
-            match self.fill(buffer, now)? {
+            match self.read(buffer, now)? {
                 0 => return Ok(self.incoming == Incoming::Ended || !self.discarded),
                 len => taken += len,
             }
@@ -295,46 +306,47 @@ impl ConnectionInfo {
         Ok(false)
     }
 
-    /// Takes note of what the inbox was left with.
-    pub(super) fn note_rest(&mut self, rest: Rest, now: Time) {
-        self.frame_since = match rest {
-            Rest::Nothing => None,
-            Rest::SameHalf => self.frame_since.or(Some(now)),
-            Rest::NewHalf => Some(now),
+    /// Notes what is left in the inbox.
+    pub(super) fn note_partial(&mut self, partial: Partial, now: Time) {
+        self.frame_since = match partial {
+            Partial::No => None,
+            Partial::Same => self.frame_since.or(Some(now)),
+            Partial::New => Some(now),
         };
     }
 
-    /// Whether its deadline may have come nearer: only a new phase, or half a message, does that.
-    pub(super) fn is_pressed(&self) -> bool {
+    /// Whether the deadline may have become earlier: only a new phase or an incomplete message does that.
+    pub(super) fn may_be_due_earlier(&self) -> bool {
         self.phase != Phase::Open || self.frame_since.is_some()
     }
 
-    /// When something must have happened here, and what else to call it.
-    pub(super) fn deadline(&self, patience: Patience) -> Option<(Time, Overdue)> {
-        let frame = self.frame_since.map(|since| (since + FRAME_TIMEOUT, Overdue::Frame));
+    /// The deadline of this connection, and what times out then. A client without unanswered requests
+    /// times out after `api_idle_timeout`.
+    pub(super) fn deadline(&self, api_idle_timeout: Duration) -> Option<(Time, Timeout)> {
+        let frame = self.frame_since.map(|since| (since + FRAME_TIMEOUT, Timeout::Frame));
         match (self.phase, &self.side) {
-            (Phase::Connecting, _) => Some((self.since + DIAL_TIMEOUT, Overdue::Connect)),
-            (Phase::Handshaking, _) => Some((self.since + HANDSHAKE_TIMEOUT, Overdue::Handshake)),
+            (Phase::Connecting, _) => Some((self.since + DIAL_TIMEOUT, Timeout::Connect)),
+            (Phase::Handshaking, _) => Some((self.since + HANDSHAKE_TIMEOUT, Timeout::Handshake)),
             (Phase::Open, Side::Peer(_)) => frame,
-            (Phase::Open, Side::Client(_)) if self.queued == Queued::Unwelcome => None,
+            (Phase::Open, Side::Client(_)) if self.queued == Queued::Parked => None,
             (Phase::Open, Side::Client(client)) => {
-                let idle = (!client.is_owed()).then(|| (self.active + patience.api_idle, Overdue::Silence));
+                let idle = (!client.has_unanswered()).then(|| (self.active + api_idle_timeout, Timeout::Idle));
                 frame.into_iter().chain(idle).min_by_key(|(at, _)| *at)
             }
-            (Phase::Draining, Side::Client(client)) if client.is_owed() => None,
-            (Phase::Draining, Side::Client(_)) => Some((self.since.max(self.active) + FLUSH_TIMEOUT, Overdue::End)),
-            (Phase::Draining, Side::Peer(_)) => Some((self.since + FLUSH_TIMEOUT, Overdue::End)),
-            (Phase::Lingering, _) => Some((self.since + LINGER_TIMEOUT, Overdue::End)),
-            (Phase::Over, _) => None,
+            (Phase::Draining, Side::Client(client)) if client.has_unanswered() => None,
+            (Phase::Draining, Side::Client(_)) => Some((self.since.max(self.active) + FLUSH_TIMEOUT, Timeout::Close)),
+            (Phase::Draining, Side::Peer(_)) => Some((self.since + FLUSH_TIMEOUT, Timeout::Close)),
+            (Phase::Lingering, _) => Some((self.since + LINGER_TIMEOUT, Timeout::Close)),
+            (Phase::Closed, _) => None,
         }
     }
 }
 
-/// One write of all parts of `answers`.
-fn write_parts(socket: &mut Socket, answers: &Answers) -> io::Result<usize> {
+/// Writes all parts of `replies` in one system call.
+fn write_parts(socket: &mut Socket, replies: &Answers) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); 2 * VALUES_SHARED_MAX + 1];
     let mut len = 0;
-    for (slice, part) in slices.iter_mut().zip(answers.parts()) {
+    for (slice, part) in slices.iter_mut().zip(replies.parts()) {
         *slice = IoSlice::new(part);
         len += 1;
     }
@@ -343,52 +355,52 @@ fn write_parts(socket: &mut Socket, answers: &Answers) -> io::Result<usize> {
 
 /// What the other side of a connection did not do in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Overdue {
-    /// Answer to a dial.
+pub(super) enum Timeout {
+    /// Accept a dial.
     Connect,
     /// Complete its handshake.
     Handshake,
     /// Complete a message.
     Frame,
-    /// Say anything at all.
-    Silence,
-    /// Read what was left to be read.
-    End,
+    /// Send or read any byte.
+    Idle,
+    /// Read the last output.
+    Close,
 }
 
-impl fmt::Display for Overdue {
+impl fmt::Display for Timeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connect => write!(f, "no connection within {} s", DIAL_TIMEOUT.as_secs()),
             Self::Handshake => write!(f, "no handshake within {} s", HANDSHAKE_TIMEOUT.as_secs()),
             Self::Frame => write!(f, "half a message for {} s", FRAME_TIMEOUT.as_secs()),
-            Self::Silence => f.write_str("silent for too long"),
-            Self::End => f.write_str("does not read to the end"),
+            Self::Idle => f.write_str("idle for too long"),
+            Self::Close => f.write_str("it did not read the last output"),
         }
     }
 }
 
 /// Why a connection ends.
 #[derive(Debug)]
-pub(super) enum Fault {
-    /// What it sent is no message.
+pub(super) enum CloseReason {
+    /// The other side sent bytes that are not a message.
     Wire(WireError),
-    /// It is not who it should be, or does not speak TLS as we do.
+    /// The peer has the wrong key, or violates the TLS profile of this protocol.
     Tls(TlsFault),
-    /// It did not do something in time.
-    Overdue(Overdue),
-    /// The system says that it cannot be reached.
+    /// The other side missed a deadline.
+    Timeout(Timeout),
+    /// The system reports an error of the socket.
     Io(io::Error),
-    /// It closed. No fault of a peer that was open.
+    /// The other side closed the connection. That is no fault of an open peer.
     Closed,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Wire(error) => error.fmt(f),
             Self::Tls(fault) => fault.fmt(f),
-            Self::Overdue(overdue) => overdue.fmt(f),
+            Self::Timeout(timeout) => timeout.fmt(f),
             Self::Io(error) => error.fmt(f),
             Self::Closed => f.write_str("it closed the connection"),
         }

@@ -1,81 +1,73 @@
-//! All connections of a host: by slot, by id, and by what is to be done about them.
+//! All connections of an event loop: by slot, by id, and in queues of pending work.
 //!
-//! A slot is used again; an id never is. It carries its slot in its low bits and a count in its
-//! high ones, so it is found in one step and a stale one finds nobody.
+//! A slot is reused; an id is not. An id has the slot in its low bits and a counter in its high bits, so
+//! it is found in one step, and the id of a freed connection finds nothing.
 //!
-//! A connection stands at most once in each list, and its deadline at most once in the order of
-//! deadlines. That order is lazy: a deadline that moves into the future is not touched until the
-//! old one has come, so that a request costs nothing there.
+//! Each connection is at most once in each queue and at most once in the ordered set of deadlines. The
+//! set is lazy: if a deadline becomes later, its entry is updated only when the old deadline has passed.
+//! So a request costs nothing there.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use mio::Interest;
 use mio::net::TcpStream;
 use slab::Slab;
 
-use crate::net::conn::{ConnectionInfo, Overdue, Patience, Phase, Queued, Side};
+use crate::net::conn::{ConnectionInfo, Phase, Queued, Side, Timeout};
 use crate::net::listener::Pool;
 use crate::time::Time;
 
-/// Bits of an id that say its slot; the 40 others count all connections of a process's life.
+/// Bits of an id for its slot. The other 40 bits count all connections of the process.
 const SLOT_BITS: u32 = 24;
 
-/// The connections of a host.
+/// The connections of an event loop.
 pub(super) struct Connections {
     slots: Slab<ConnectionInfo>,
-    minted: u64,
+    opened: u64,
     clients: usize,
-    patience: Patience,
+    api_idle_timeout: Duration,
     ready: VecDeque<usize>,
-    unwelcome: Vec<usize>,
-    touched: Vec<usize>,
-    over: Vec<usize>,
+    parked: Vec<usize>,
+    to_flush: Vec<usize>,
+    closed: Vec<usize>,
     deadlines: BTreeSet<(Time, usize)>,
 }
 
 impl Connections {
-    /// None yet.
-    pub(super) fn new(patience: Patience) -> Self {
+    /// No connections. An idle client times out after `api_idle_timeout`.
+    pub(super) fn new(api_idle_timeout: Duration) -> Self {
         Self {
             slots: Slab::new(),
-            minted: 0,
+            opened: 0,
             clients: 0,
-            patience,
+            api_idle_timeout,
             ready: VecDeque::new(),
-            unwelcome: Vec::new(),
-            touched: Vec::new(),
-            over: Vec::new(),
+            parked: Vec::new(),
+            to_flush: Vec::new(),
+            closed: Vec::new(),
             deadlines: BTreeSet::new(),
         }
     }
 
-    /// The slot that the next connection will have.
+    /// The slot of the next connection.
     pub(super) fn next_slot(&self) -> usize {
         self.slots.vacant_key()
     }
 
     /// Adds a connection.
-    pub(super) fn insert(
-        &mut self,
-        socket: TcpStream,
-        address: SocketAddr,
-        side: Side,
-        phase: Phase,
-        interest: Interest,
-        now: Time,
-    ) -> usize {
+    pub(super) fn insert(&mut self, socket: TcpStream, address: SocketAddr, side: Side, now: Time) -> usize {
         let slot = self.slots.vacant_key();
         assert!(slot < 1 << SLOT_BITS, "the bounds on connections are far below");
-        self.minted += 1;
+        self.opened += 1;
         self.clients += usize::from(matches!(side, Side::Client(_)));
-        let id = self.minted << SLOT_BITS | slot as u64;
-        self.slots.insert(ConnectionInfo::new(id, socket, address, side, phase, interest, now));
+        let id = self.opened << SLOT_BITS | slot as u64;
+        self.slots.insert(ConnectionInfo::new(id, socket, address, side, now));
         self.arm(slot);
         slot
     }
 
-    /// How many there are in `pool`.
+    /// The number of connections in `pool`.
     pub(super) fn len(&self, pool: Pool) -> usize {
         match pool {
             Pool::Clients => self.clients,
@@ -83,12 +75,12 @@ impl Connections {
         }
     }
 
-    /// Whether there is none.
+    /// Whether there are no connections.
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// The slot of the connection `id`, if it is not gone.
+    /// The slot of the connection `id`; `None` if it was freed.
     pub(super) fn find(&self, id: u64) -> Option<usize> {
         let slot = usize::try_from(id & ((1 << SLOT_BITS) - 1)).ok()?;
         self.slots.get(slot).is_some_and(|conn| conn.id == id).then_some(slot)
@@ -99,8 +91,11 @@ impl Connections {
         self.slots.get_mut(slot)
     }
 
-    /// The connection in `slot`, which the caller knows to be there: none is freed before the
-    /// end of a turn.
+    /// The connection in `slot`.
+    ///
+    /// # Panics
+    ///
+    /// If the slot is free. No connection is freed before the end of a turn.
     pub(super) fn at(&mut self, slot: usize) -> &mut ConnectionInfo {
         &mut self.slots[slot]
     }
@@ -110,8 +105,8 @@ impl Connections {
         self.slots.iter().map(|(slot, _)| slot).collect()
     }
 
-    /// Has `slot` served soon, after all that wait already.
-    pub(super) fn wake(&mut self, slot: usize) {
+    /// Queues `slot` to be served.
+    pub(super) fn queue_ready(&mut self, slot: usize) {
         let conn = &mut self.slots[slot];
         if conn.queued == Queued::No {
             conn.queued = Queued::Ready;
@@ -119,97 +114,97 @@ impl Connections {
         }
     }
 
-    /// Has `slot` served once the service wants requests again.
+    /// Queues `slot` to be served when the service wants requests again.
     pub(super) fn park(&mut self, slot: usize) {
         let conn = &mut self.slots[slot];
         if conn.queued == Queued::No {
-            conn.queued = Queued::Unwelcome;
-            self.unwelcome.push(slot);
+            conn.queued = Queued::Parked;
+            self.parked.push(slot);
         }
     }
 
-    /// The service wants requests again.
+    /// Queues all parked connections to be served.
     pub(super) fn unpark(&mut self) {
-        for slot in self.unwelcome.drain(..) {
+        for slot in self.parked.drain(..) {
             self.slots[slot].queued = Queued::Ready;
             self.ready.push_back(slot);
         }
     }
 
-    /// Whether anything can be done without waiting for an event.
+    /// Whether any connection can be served or flushed without waiting for an event.
     pub(super) fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.touched.is_empty()
+        !self.ready.is_empty() || !self.to_flush.is_empty()
     }
 
-    /// Whether anybody waits for the service to want requests again.
+    /// Whether any connection is parked.
     pub(super) fn has_parked(&self) -> bool {
-        !self.unwelcome.is_empty()
+        !self.parked.is_empty()
     }
 
-    /// How many wait to be served.
+    /// The number of connections that are ready to be served.
     pub(super) fn ready(&self) -> usize {
         self.ready.len()
     }
 
-    /// The next that is to be served.
+    /// Removes the next connection from the queue of ready connections.
     pub(super) fn next_ready(&mut self) -> Option<usize> {
         let slot = self.ready.pop_front()?;
         self.slots[slot].queued = Queued::No;
         Some(slot)
     }
 
-    /// Has `slot` flushed in this turn.
-    pub(super) fn touch(&mut self, slot: usize) {
+    /// Queues `slot` to be flushed in this turn.
+    pub(super) fn queue_flush(&mut self, slot: usize) {
         let conn = &mut self.slots[slot];
-        if !conn.touched {
-            conn.touched = true;
-            self.touched.push(slot);
+        if !conn.flush_queued {
+            conn.flush_queued = true;
+            self.to_flush.push(slot);
         }
     }
 
-    /// The next that is to be flushed.
-    pub(super) fn next_touched(&mut self) -> Option<usize> {
-        let slot = self.touched.pop()?;
-        self.slots[slot].touched = false;
+    /// Removes the next connection from the queue of connections to flush.
+    pub(super) fn next_to_flush(&mut self) -> Option<usize> {
+        let slot = self.to_flush.pop()?;
+        self.slots[slot].flush_queued = false;
         Some(slot)
     }
 
-    /// Has `slot` freed at the end of this turn.
-    pub(super) fn finish(&mut self, slot: usize, now: Time) {
+    /// Closes the connection in `slot`. It is freed at the end of this turn.
+    pub(super) fn close(&mut self, slot: usize, now: Time) {
         let conn = &mut self.slots[slot];
-        if conn.phase != Phase::Over {
-            conn.enter(Phase::Over, now);
-            self.over.push(slot);
+        if conn.phase != Phase::Closed {
+            conn.enter(Phase::Closed, now);
+            self.closed.push(slot);
         }
     }
 
-    /// Frees what is over; returns how many.
-    pub(super) fn reap(&mut self) -> usize {
-        if self.over.is_empty() {
+    /// Frees all closed connections; returns their number.
+    pub(super) fn free_closed(&mut self) -> usize {
+        if self.closed.is_empty() {
             return 0;
         }
         let slots = &self.slots;
-        self.ready.retain(|slot| slots[*slot].phase != Phase::Over);
-        self.unwelcome.retain(|slot| slots[*slot].phase != Phase::Over);
-        self.touched.retain(|slot| slots[*slot].phase != Phase::Over);
-        let reaped = self.over.len();
-        for slot in self.over.drain(..) {
+        self.ready.retain(|slot| slots[*slot].phase != Phase::Closed);
+        self.parked.retain(|slot| slots[*slot].phase != Phase::Closed);
+        self.to_flush.retain(|slot| slots[*slot].phase != Phase::Closed);
+        let freed = self.closed.len();
+        for slot in self.closed.drain(..) {
             let conn = self.slots.remove(slot);
             self.clients -= usize::from(matches!(conn.side, Side::Client(_)));
             if let Some(at) = conn.scheduled {
                 self.deadlines.remove(&(at, slot));
             }
         }
-        reaped
+        freed
     }
 
-    /// Sees to it that the deadline of `slot` is looked at in time.
+    /// Updates the entry of `slot` in the set of deadlines, if its deadline has become earlier.
     pub(super) fn arm(&mut self, slot: usize) {
         let conn = &mut self.slots[slot];
-        if conn.scheduled.is_some() && !conn.is_pressed() {
-            return; // it has only moved into the future
+        if conn.scheduled.is_some() && !conn.may_be_due_earlier() {
+            return;
         }
-        let Some((at, _)) = conn.deadline(self.patience) else {
+        let Some((at, _)) = conn.deadline(self.api_idle_timeout) else {
             return;
         };
         if let Some(scheduled) = conn.scheduled {
@@ -222,19 +217,19 @@ impl Connections {
         self.deadlines.insert((at, slot));
     }
 
-    /// A moment not later than the first deadline.
+    /// A time that is not later than the first deadline.
     pub(super) fn next_deadline(&self) -> Option<Time> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// The next connection whose deadline has passed, and which one it was.
-    pub(super) fn next_overdue(&mut self, now: Time) -> Option<(usize, Overdue)> {
+    /// The next connection whose deadline has passed, and what timed out.
+    pub(super) fn next_timeout(&mut self, now: Time) -> Option<(usize, Timeout)> {
         while self.deadlines.first().is_some_and(|(at, _)| *at <= now) {
             let (_, slot) = self.deadlines.pop_first()?;
             let conn = &mut self.slots[slot];
             conn.scheduled = None;
-            match conn.deadline(self.patience) {
-                Some((at, overdue)) if at <= now => return Some((slot, overdue)),
+            match conn.deadline(self.api_idle_timeout) {
+                Some((at, timeout)) if at <= now => return Some((slot, timeout)),
                 _ => self.arm(slot),
             }
         }
@@ -246,35 +241,34 @@ impl Connections {
 mod tests {
     use super::*;
     use crate::net::client::Client;
-    use crate::net::conn::Rest;
-    use std::time::Duration;
+    use crate::net::conn::Partial;
 
     fn connections() -> Connections {
-        Connections::new(Patience { api_idle: Duration::from_mins(1) })
+        Connections::new(Duration::from_mins(1))
     }
 
     fn at(secs: u64) -> Time {
         Time::ZERO + Duration::from_secs(secs)
     }
 
-    /// A connection to nobody: nothing in these tests reads or writes.
+    /// A connection of a client that never sends anything.
     fn insert(connections: &mut Connections, now: Time) -> usize {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
-        let socket = TcpStream::connect(address).expect("somebody listens");
+        let address = listener.local_addr().expect("the listener is bound");
+        let socket = TcpStream::connect(address).expect("the listener has room");
         let client = Side::Client(Client::default());
-        connections.insert(socket, address, client, Phase::Open, Interest::READABLE, now)
+        connections.insert(socket, address, client, now)
     }
 
     #[test]
-    fn an_id_that_is_gone_finds_nobody_although_its_slot_is_used_again() {
+    fn the_id_of_a_freed_connection_finds_nothing_although_its_slot_is_reused() {
         let mut connections = connections();
         let slot = insert(&mut connections, at(0));
         let id = connections.at(slot).id;
         assert_eq!(connections.find(id), Some(slot));
-        connections.finish(slot, at(1));
-        assert_eq!(connections.find(id), Some(slot), "nothing is freed within a turn");
-        assert_eq!(connections.reap(), 1);
+        connections.close(slot, at(1));
+        assert_eq!(connections.find(id), Some(slot), "no connection is freed within a turn");
+        assert_eq!(connections.free_closed(), 1);
         assert_eq!(connections.find(id), None);
         assert_eq!(connections.next_deadline(), None);
         assert_eq!(insert(&mut connections, at(2)), slot);
@@ -283,45 +277,45 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_is_in_no_list() {
+    fn a_freed_connection_is_in_no_queue() {
         let mut connections = connections();
         let (a, b, c) =
             (insert(&mut connections, at(0)), insert(&mut connections, at(0)), insert(&mut connections, at(0)));
-        connections.wake(a);
-        connections.wake(a);
-        connections.wake(b);
+        connections.queue_ready(a);
+        connections.queue_ready(a);
+        connections.queue_ready(b);
         connections.park(c);
-        connections.touch(a);
-        connections.finish(a, at(0));
-        connections.finish(c, at(0));
-        connections.reap();
+        connections.queue_flush(a);
+        connections.close(a, at(0));
+        connections.close(c, at(0));
+        connections.free_closed();
         connections.unpark();
         assert_eq!((connections.next_ready(), connections.next_ready()), (Some(b), None));
-        assert_eq!(connections.next_touched(), None);
+        assert_eq!(connections.next_to_flush(), None);
     }
 
     #[test]
-    fn a_deadline_that_moved_into_the_future_is_found_there() {
+    fn a_deadline_that_becomes_later_fires_at_its_new_time() {
         let mut connections = connections();
         let slot = insert(&mut connections, at(0));
-        assert_eq!(connections.next_overdue(at(59)), None);
-        connections.at(slot).note_rest(Rest::NewHalf, at(55));
+        assert_eq!(connections.next_timeout(at(59)), None);
+        connections.at(slot).note_partial(Partial::New, at(55));
         connections.arm(slot);
         assert_eq!(connections.deadlines.len(), 1);
-        connections.at(slot).note_rest(Rest::Nothing, at(58));
-        let answered = connections.next_overdue(at(60));
-        assert_eq!(answered, Some((slot, Overdue::Silence)), "a minute of silence");
-        assert_eq!(connections.next_overdue(at(60)), None);
+        connections.at(slot).note_partial(Partial::No, at(58));
+        let timeout = connections.next_timeout(at(60));
+        assert_eq!(timeout, Some((slot, Timeout::Idle)), "a minute without traffic");
+        assert_eq!(connections.next_timeout(at(60)), None);
     }
 
     #[test]
-    fn half_a_message_must_become_whole_in_time() {
+    fn an_incomplete_message_times_out() {
         let mut connections = connections();
         let slot = insert(&mut connections, at(0));
-        connections.at(slot).note_rest(Rest::NewHalf, at(3));
-        connections.at(slot).note_rest(Rest::SameHalf, at(12));
+        connections.at(slot).note_partial(Partial::New, at(3));
+        connections.at(slot).note_partial(Partial::Same, at(12));
         connections.arm(slot);
-        assert_eq!(connections.next_overdue(at(12)), None);
-        assert_eq!(connections.next_overdue(at(13)), Some((slot, Overdue::Frame)));
+        assert_eq!(connections.next_timeout(at(12)), None);
+        assert_eq!(connections.next_timeout(at(13)), Some((slot, Timeout::Frame)));
     }
 }

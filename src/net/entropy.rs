@@ -1,25 +1,25 @@
-//! The operating system's randomness, of which a node is made.
+//! The operating system's randomness, for the seed of a node.
 //!
-//! A node draws everything from the one seed it is given, so this is asked a few times at start
-//! and never again. (TLS draws its own, by `provider`.)
+//! A node derives all its randomness from one seed, so this module is called only at the start. (TLS
+//! reads randomness through `provider`.)
 
 use std::fmt;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-/// 32 bytes that nobody can guess.
+/// 32 unpredictable bytes.
 ///
 /// # Errors
 ///
-/// [`EntropyError`] if the system has none to give; nothing can be started without.
+/// [`EntropyError`] if the system has no randomness.
 pub fn seed() -> Result<[u8; 32], EntropyError> {
     let mut bytes = [0; 32];
     SysRng.try_fill_bytes(&mut bytes).map_err(|source| EntropyError { source })?;
     Ok(bytes)
 }
 
-/// The operating system gave no randomness.
+/// The operating system has no randomness.
 #[derive(Debug)]
 pub struct EntropyError {
     source: rand::rngs::SysError,
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_seeds_are_alike() {
+    fn two_seeds_differ() {
         assert_ne!(seed().expect("this system has randomness"), seed().expect("this system has randomness"));
     }
 }

@@ -1,7 +1,7 @@
-//! The loop itself: one turn after the other, as the head of [`net`](crate::net) describes it.
+//! The event loop: one turn after the other, as described in [`net`](crate::net).
 //!
-//! This file waits, accepts, watches deadlines and leaves. Input is in `input`, output
-//! in `output`; both are parts of [`EventLoop`].
+//! This file waits, accepts, watches deadlines and leaves. `input` and `output` contain the other methods
+//! of [`EventLoop`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,32 +21,43 @@ use signal_hook_mio::v1_0::Signals;
 use crate::contact::canonical;
 use crate::counters::HostCounters;
 use crate::identity::Identity;
-use crate::limits::{ACCEPTS_PER_TURN, BATCHES_WAITING_MAX, EVENTS_PER_TURN, READ_BUFFER_SIZE};
-use crate::net::alarm::Alarm;
+use crate::limits::READ_BUFFER_SIZE;
 use crate::net::client::Client;
 use crate::net::clock::Clock;
-use crate::net::conn::{Fault, Incoming, Patience, Phase, Side};
+use crate::net::conn::{CloseReason, Incoming, Phase, Side};
 use crate::net::connections::Connections;
 use crate::net::listener::{Listeners, Pool};
-use crate::net::names::Names;
 use crate::net::peer::Peer;
-use crate::net::rate_limited_log::StrangerLog;
+use crate::net::rate_limited_log::RateLimitedLog;
+use crate::net::resolver::Resolver;
+use crate::net::timer::WakeTimer;
 use crate::net::tls::Tls;
 use crate::net::{Options, Service};
 use crate::node::action::{Actions, ConnId, DialError, DialId};
 use crate::node::persisted::{Batch, Saved};
 use crate::time::{Now, Time};
 
-/// Signals come in under this token.
+/// Events taken from the kernel in one turn.
+const EVENTS_PER_TURN: usize = 1_024;
+
+/// Connections accepted in one turn from one listener.
+const ACCEPTS_PER_TURN: usize = 64;
+
+/// Batches in the channel to the disk writer, besides the one that it writes, and results in the channel
+/// back: the node waits for the result of a batch before it sends the next one.
+const BATCHES_WAITING_MAX: usize = 1;
+
+/// The token of signals.
 const SIGNALS: Token = Token(usize::MAX - 1);
 
-/// Helper threads wake the loop under this token.
+/// The token by which helper threads wake the loop.
 const HELPERS: Token = Token(usize::MAX - 2);
 
-/// The alarm rings under this token.
-const ALARM: Token = Token(usize::MAX - 3);
+/// The token of the timer.
+const TIMER: Token = Token(usize::MAX - 3);
 
-/// The first listener's token; all above it are listeners or the three above, all below are slots.
+/// The token of the first listener. Larger ones are listeners or the three tokens above, smaller ones are
+/// slots.
 const LISTENERS: Token = Token(usize::MAX / 2);
 
 /// One service, its sockets and its clock.
@@ -57,25 +68,25 @@ pub struct EventLoop<S> {
     pub(super) now: Now,
     pub(super) poll: Poll,
     pub(super) connections: Connections,
-    pub(super) names: Names,
+    pub(super) resolver: Resolver,
     /// Without a disk writer every batch fails.
     pub(super) disk_writer: Option<DiskChannels>,
-    /// Lent to the service at each verb.
+    /// Passed to the service at each call.
     pub(super) actions: Actions,
-    /// What the service is to be told in step 8.
+    /// Reported to the service in step 8.
     pub(super) notices: VecDeque<Notice>,
-    /// All sockets are read into this.
+    /// The buffer for the reads of all sockets.
     pub(super) buffer: Vec<u8>,
     pub(super) counters: HostCounters,
-    pub(super) strangers: StrangerLog,
+    pub(super) limited_log: RateLimitedLog,
     clock: Clock,
-    alarm: Alarm,
+    timer: WakeTimer,
     waker: Arc<Waker>,
     listeners: Listeners,
-    /// Pools that are full and have been said to be.
+    /// Full pools whose first refusal was logged.
     full: Vec<Pool>,
     signals: Option<Signals>,
-    /// When the service wants to be woken, as it said before this turn.
+    /// The deadline of the service at the start of this turn.
     service_due: Option<Time>,
     leaving_until: Option<Time>,
 }
@@ -86,33 +97,33 @@ pub(super) struct DiskChannels {
     pub(super) results: Receiver<Saved>,
 }
 
-/// Something that the service is told in step 8, and not in the middle of its own actions.
+/// An event that is reported to the service in step 8, and not while its actions are performed.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Notice {
-    /// No connection came of a dial.
+    /// A dial failed.
     DialFailed(DialId, DialError),
     /// A connection ended.
     Closed(ConnId),
-    /// What became of a batch.
+    /// A batch was written, or was not.
     Saved(Saved),
 }
 
 /// How a loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Asked to, the service has left; what it owed is sent, as far as time allowed.
+    /// After the first signal: the service has left and all output is sent, or the time for that is over.
     Left,
-    /// Asked twice, the loop ended at once.
+    /// After a second signal: the loop ended at once.
     Forced,
 }
 
 impl<S: Service> EventLoop<S> {
-    /// A loop that serves `service` behind `listeners`, as the node that `identity` proves.
-    /// `clock` is the one whose time the service was made with.
+    /// An event loop for `service` with the sockets of `listeners` and the key of `identity`. The service
+    /// must have been created with the time of `clock`.
     ///
     /// # Errors
     ///
-    /// [`LoopError`] if the system refuses, or if `identity` cannot prove itself.
+    /// [`LoopError`] if the system refuses or the key of `identity` is invalid.
     pub fn new(
         options: Options,
         mut listeners: Listeners,
@@ -124,22 +135,22 @@ impl<S: Service> EventLoop<S> {
         let poll = Poll::new()?;
         listeners.register(poll.registry(), LISTENERS)?;
         let waker = Arc::new(Waker::new(poll.registry(), HELPERS)?);
-        let alarm = Alarm::new(poll.registry(), ALARM)?;
+        let timer = WakeTimer::new(poll.registry(), TIMER)?;
         Ok(Self {
             service,
             tls,
             now: clock.now(),
             poll,
-            connections: Connections::new(Patience { api_idle: options.api_idle_timeout }),
-            names: Names::new(waker.clone()),
+            connections: Connections::new(options.api_idle_timeout),
+            resolver: Resolver::new(waker.clone()),
             disk_writer: None,
             actions: Actions::new(),
             notices: VecDeque::new(),
             buffer: vec![0; READ_BUFFER_SIZE],
             counters: HostCounters::default(),
-            strangers: StrangerLog::default(),
+            limited_log: RateLimitedLog::default(),
             clock,
-            alarm,
+            timer,
             waker,
             listeners,
             full: Vec::new(),
@@ -150,7 +161,7 @@ impl<S: Service> EventLoop<S> {
         })
     }
 
-    /// Has SIGINT and SIGTERM stop this loop, instead of ending the process.
+    /// Makes SIGINT and SIGTERM stop this loop instead of ending the process.
     ///
     /// # Errors
     ///
@@ -162,11 +173,11 @@ impl<S: Service> EventLoop<S> {
         Ok(())
     }
 
-    /// What a helper thread calls to have this loop listen to it; may be called from anywhere.
+    /// A function that wakes this loop. Helper threads call it.
     pub fn waker(&self) -> impl Fn() + Send + use<S> {
         let waker = self.waker.clone();
         move || {
-            let _ = waker.wake(); // it fails only for a loop that is gone
+            let _ = waker.wake(); // fails only if the loop is gone
         }
     }
 
@@ -180,11 +191,11 @@ impl<S: Service> EventLoop<S> {
         (wanted, saved)
     }
 
-    /// Turns until a signal ends it.
+    /// Runs until a signal ends the loop.
     ///
     /// # Errors
     ///
-    /// If the system can no longer tell what is ready, or a helper thread is gone.
+    /// If the poll fails, or a helper thread has panicked.
     pub fn run(&mut self) -> Result<Ended, LoopError> {
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         loop {
@@ -194,17 +205,17 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// What is served.
+    /// The service.
     pub fn service(&self) -> &S {
         &self.service
     }
 
-    /// What was counted.
+    /// The counters of this loop.
     pub fn counters(&self) -> &HostCounters {
         &self.counters
     }
 
-    /// One turn: the numbers are those of the head of [`net`](crate::net).
+    /// One turn. The numbers are those in the documentation of [`net`](crate::net).
     pub(super) fn turn(&mut self, events: &mut Events) -> Result<Option<Ended>, LoopError> {
         let timeout = self.timeout()?; // 1
         if let Err(error) = self.poll.poll(events, timeout) {
@@ -215,32 +226,32 @@ impl<S: Service> EventLoop<S> {
         }
         self.now = self.clock.now(); // 3
         for event in events.iter() {
-            if self.note(event)? == Some(Ended::Forced) {
+            if self.on_event(event)? == Some(Ended::Forced) {
                 return Ok(Some(Ended::Forced));
             }
         } // 4
         self.accept(); // 5
         self.serve_ready(); // 6
-        self.expire(); // 7
-        self.tell(); // 8
-        self.part_if_left();
-        self.flush_touched(); // 9
-        if self.connections.reap() > 0 {
+        self.handle_deadlines(); // 7
+        self.report_notices(); // 8
+        self.close_all_if_left();
+        self.flush_queued(); // 9
+        if self.connections.free_closed() > 0 {
             self.listeners.resume();
         } // 10
         Ok(self.leaving_until.and_then(|until| {
-            let is_over = self.service.has_left() && self.connections.is_empty();
-            (is_over || until <= self.now.mono).then_some(Ended::Left)
+            let is_done = self.service.has_left() && self.connections.is_empty();
+            (is_done || until <= self.now.mono).then_some(Ended::Left)
         }))
     }
 
-    /// Calls a verb of the service and performs what follows.
-    pub(super) fn call(&mut self, verb: impl FnOnce(&mut S, Now, &mut Actions)) {
-        verb(&mut self.service, self.now, &mut self.actions);
+    /// Calls a method of the service and performs its actions.
+    pub(super) fn call(&mut self, method: impl FnOnce(&mut S, Now, &mut Actions)) {
+        method(&mut self.service, self.now, &mut self.actions);
         self.perform();
     }
 
-    /// Begins to leave: nobody is accepted and no request is read any more.
+    /// Begins to leave: no connection is accepted and no request is read any more.
     pub(super) fn leave(&mut self) {
         debug!("leaving clients={} peers={}", self.connections.len(Pool::Clients), self.connections.len(Pool::Peers));
         self.leaving_until = Some(self.now.mono + self.options.leave_timeout);
@@ -254,8 +265,8 @@ impl<S: Service> EventLoop<S> {
         self.call(S::leave);
     }
 
-    /// How long to wait for what happens outside: not at all while there is work; else for ever, for
-    /// the alarm will ring by the first deadline.
+    /// The timeout of the poll: zero if there is work, else none, since the timer fires at the first
+    /// deadline.
     fn timeout(&mut self) -> io::Result<Option<Duration>> {
         self.service_due = self.service.next_deadline();
         let unparks = self.connections.has_parked() && self.service.wants_requests();
@@ -266,17 +277,17 @@ impl<S: Service> EventLoop<S> {
             [self.service_due, self.connections.next_deadline(), self.listeners.next_deadline(), self.leaving_until];
         match Time::first_of(deadlines) {
             Some(at) if at <= self.now.mono => return Ok(Some(Duration::ZERO)),
-            Some(at) => self.alarm.ring_by(self.now.mono, at)?,
+            Some(at) => self.timer.fire_by(self.now.mono, at)?,
             None => {}
         }
         Ok(None)
     }
 
-    /// Takes note of what mio has to tell.
-    fn note(&mut self, event: &Event) -> Result<Option<Ended>, LoopError> {
+    /// Handles an event of the poll.
+    fn on_event(&mut self, event: &Event) -> Result<Option<Ended>, LoopError> {
         match event.token() {
             SIGNALS => return Ok(self.on_signals()),
-            ALARM => self.alarm.rang(),
+            TIMER => self.timer.fired(),
             HELPERS => {
                 self.dial_resolved()?;
                 self.take_saved()?;
@@ -287,17 +298,17 @@ impl<S: Service> EventLoop<S> {
                 let ending = event.is_read_closed() || event.is_error();
                 if ending || event.is_readable() {
                     conn.mark(if ending { Incoming::Ending } else { Incoming::Ready });
-                    self.connections.wake(slot);
+                    self.connections.queue_ready(slot);
                 }
                 if event.is_writable() || event.is_error() {
-                    self.connections.touch(slot);
+                    self.connections.queue_flush(slot);
                 }
             }
         }
         Ok(None)
     }
 
-    /// The first signal asks to leave, the second to end.
+    /// The first signal begins to leave, the second one ends the loop.
     fn on_signals(&mut self) -> Option<Ended> {
         let signals = self.signals.as_mut().map_or(0, |signals| signals.pending().count());
         for _ in 0..signals {
@@ -321,7 +332,7 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Takes a connection in, if its pool has room.
+    /// Adds an accepted connection, if its pool is not full.
     fn admit(&mut self, mut socket: TcpStream, address: SocketAddr, pool: Pool) {
         let max = match pool {
             Pool::Clients => self.options.api_connections_max,
@@ -331,38 +342,42 @@ impl<S: Service> EventLoop<S> {
             self.counters.refused += 1;
             if !self.full.contains(&pool) {
                 self.full.push(pool);
-                self.strangers.warn(self.now.mono, format_args!("{pool} refused connected={max} addr={address}"));
+                self.limited_log.warn(self.now.mono, format_args!("{pool} refused connected={max} addr={address}"));
             }
             return;
         }
         self.full.retain(|full| *full != pool);
-        let token = Token(self.connections.next_slot());
-        let _ = socket.set_nodelay(true); // it works without, only slower
-        if self.poll.registry().register(&mut socket, token, Interest::READABLE).is_err() {
+        if self.register(&mut socket, Interest::READABLE).is_err() {
             self.counters.refused += 1;
             return;
         }
         self.counters.accepted += 1;
-        let (side, phase) = match pool {
-            Pool::Clients => (Side::Client(Client::default()), Phase::Open),
-            Pool::Peers => (Side::Peer(Box::new(Peer::new(self.tls.accept(), None))), Phase::Handshaking),
+        let side = match pool {
+            Pool::Clients => Side::Client(Client::default()),
+            Pool::Peers => Side::Peer(Box::new(Peer::new(self.tls.accept(), None))),
         };
-        self.connections.insert(socket, address, side, phase, Interest::READABLE, self.now.mono);
+        self.connections.insert(socket, address, side, self.now.mono);
     }
 
-    fn expire(&mut self) {
-        while let Some((slot, overdue)) = self.connections.next_overdue(self.now.mono) {
-            self.end(slot, &Fault::Overdue(overdue));
+    /// Registers the socket of the next connection.
+    pub(super) fn register(&self, socket: &mut TcpStream, interest: Interest) -> io::Result<()> {
+        let _ = socket.set_nodelay(true); // without it the connection works, but slower
+        self.poll.registry().register(socket, Token(self.connections.next_slot()), interest)
+    }
+
+    fn handle_deadlines(&mut self) {
+        while let Some((slot, timeout)) = self.connections.next_timeout(self.now.mono) {
+            self.end(slot, &CloseReason::Timeout(timeout));
             self.connections.arm(slot);
         }
-        // What has become due in this turn is seen in the next one, which does not wait.
+        // A deadline that became due in this turn is handled in the next one, whose poll does not wait.
         if self.service_due.is_some_and(|at| at <= self.now.mono) {
             self.call(S::on_timeout);
         }
     }
 
-    /// Tells the service what has happened since. What follows from that is told in the next turn.
-    fn tell(&mut self) {
+    /// Reports the notices so far to the service. New ones are reported in the next turn.
+    fn report_notices(&mut self) {
         for _ in 0..self.notices.len() {
             match self.notices.pop_front() {
                 Some(Notice::DialFailed(dial, error)) => {
@@ -375,47 +390,47 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Closes all connections once the service has said its last word.
-    fn part_if_left(&mut self) {
+    /// Closes all connections once the service has left.
+    fn close_all_if_left(&mut self) {
         if self.leaving_until.is_none() || !self.service.has_left() {
             return;
         }
         for slot in self.connections.slots() {
             match self.connections.at(slot).phase {
                 Phase::Open => self.drain(slot),
-                Phase::Connecting | Phase::Handshaking => self.connections.finish(slot, self.now.mono),
-                Phase::Draining | Phase::Lingering | Phase::Over => {}
+                Phase::Connecting | Phase::Handshaking => self.connections.close(slot, self.now.mono),
+                Phase::Draining | Phase::Lingering | Phase::Closed => {}
             }
         }
     }
 }
 
-/// Why a loop cannot be made, or go on.
+/// Why a loop cannot be created, or ended with an error.
 #[derive(Debug)]
 pub enum LoopError {
-    /// The system refused.
+    /// The system refused an operation.
     Io {
-        /// What it said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The key pair of the node is none.
+    /// The key pair of the node is invalid.
     Identity {
-        /// What TLS said.
+        /// The error of TLS.
         source: rustls::Error,
     },
-    /// A helper thread has ended, by a panic: what it was asked will never be answered.
+    /// A helper thread has panicked, so its pending results will never arrive.
     HelperGone {
-        /// Which.
+        /// The thread.
         helper: Helper,
     },
 }
 
-/// A thread that does what would block the loop.
+/// A thread for operations that would block the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Helper {
-    /// It resolves names.
-    Names,
-    /// It saves batches.
+    /// Resolves names.
+    Resolver,
+    /// Writes batches to disk.
     DiskWriter,
 }
 
@@ -430,7 +445,7 @@ impl fmt::Display for LoopError {
         match self {
             Self::Io { source } => write!(f, "the event loop failed: {source}"),
             Self::Identity { source } => write!(f, "the node's key cannot be used: {source}"),
-            Self::HelperGone { helper: Helper::Names } => write!(f, "the thread that resolves names is gone"),
+            Self::HelperGone { helper: Helper::Resolver } => write!(f, "the thread that resolves names is gone"),
             Self::HelperGone { helper: Helper::DiskWriter } => write!(f, "the thread that writes to disk is gone"),
         }
     }

@@ -1,17 +1,17 @@
-//! Step 6 of a turn: what comes in.
+//! Step 6 of a turn: input.
 //!
-//! A client's bytes are split where the socket's read has put them; only half a message is
-//! copied, into the inbox, until the rest comes. A peer's bytes pass through its session into the
-//! inbox. Either way the connection is read only when all whole messages before were taken, so an
-//! inbox never holds more than one read and half a message.
+//! A client's bytes are split into messages in the read buffer; only an incomplete message is copied, into
+//! the inbox, until its rest arrives. A peer's bytes pass through its TLS session into the inbox. A
+//! connection is read only after all complete messages before were processed, so an inbox never has more
+//! than one read and one incomplete message.
 
 use std::{io, mem};
 
 use arrayvec::ArrayVec;
 
-use crate::limits::{BATCH_MAX, FRAMES_PER_TURN, HANDSHAKES_PER_TURN, READ_BYTES_PER_TURN};
+use crate::limits::{BATCH_MAX, READ_BYTES_PER_TURN};
 use crate::net::Service;
-use crate::net::conn::{Fault, Incoming, Phase, Queued, Rest, Side};
+use crate::net::conn::{CloseReason, Incoming, Partial, Phase, Queued, Side};
 use crate::net::event_loop::EventLoop;
 use crate::node::action::{ClientId, ConnId, Origin};
 use crate::wire::Source;
@@ -19,24 +19,31 @@ use crate::wire::api::ApiRequest;
 use crate::wire::codec::WireError;
 use crate::wire::frame::next_frame;
 
-/// Why no further message was taken from a connection.
+/// Messages processed from one connection in one turn.
+const FRAMES_PER_TURN: usize = 1_024;
+
+/// TLS handshakes that advance in one turn. One costs some 200 microseconds, as much as a hundred requests
+/// of an established peer, and a flood of handshakes must not starve those.
+const HANDSHAKES_PER_TURN: usize = 4;
+
+/// Why no further message of a connection was processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// What is left is half a message, or nothing.
-    Dry,
-    /// It has had its share of this turn.
-    Spent,
-    /// It must read its answers first.
-    Full,
+    /// The rest is an incomplete message, or nothing.
+    Incomplete,
+    /// Its budget of this turn is spent.
+    BudgetSpent,
+    /// The client must read its replies first.
+    ClientFull,
     /// The service wants no requests for now.
-    Unwelcome,
-    /// It was closed meanwhile.
+    Unwanted,
+    /// The connection is closing.
     Closing,
-    /// What comes next is no message.
+    /// The next bytes are not a message.
     Malformed(WireError),
 }
 
-/// What a connection may still take of a turn.
+/// The bytes and messages that one connection may still use in this turn.
 struct Budget {
     bytes: usize,
     frames: usize,
@@ -48,15 +55,15 @@ impl Budget {
     }
 }
 
-/// Requests that are decoded before the first of them is served, each with its size.
+/// Requests that are decoded together before the first of them is served, each with its size.
 type Batch<'a> = ArrayVec<(ApiRequest<'a>, usize), BATCH_MAX>;
 
-/// Decodes whole requests of `bytes` until `batch` is full, or returns why there are no more.
+/// Decodes complete requests of `bytes` until `batch` is full; otherwise returns why there are no more.
 fn decode<'a>(mut bytes: &'a [u8], batch: &mut Batch<'a>) -> Option<Stop> {
     while !batch.is_full() {
         let (frame, len) = match next_frame(Source::Module, bytes) {
             Ok(Some(whole)) => whole,
-            Ok(None) => return Some(Stop::Dry),
+            Ok(None) => return Some(Stop::Incomplete),
             Err(error) => return Some(Stop::Malformed(error)),
         };
         match ApiRequest::decode(frame) {
@@ -69,7 +76,7 @@ fn decode<'a>(mut bytes: &'a [u8], batch: &mut Batch<'a>) -> Option<Stop> {
 }
 
 impl<S: Service> EventLoop<S> {
-    /// Serves all connections that are ready, each within its budget.
+    /// Serves all ready connections, each within its budget.
     pub(super) fn serve_ready(&mut self) {
         if self.service.wants_requests() {
             self.connections.unpark();
@@ -81,7 +88,7 @@ impl<S: Service> EventLoop<S> {
             };
             let conn = self.connections.at(slot);
             match (conn.phase, &conn.side) {
-                (Phase::Handshaking, _) if handshakes == 0 => self.connections.wake(slot),
+                (Phase::Handshaking, _) if handshakes == 0 => self.connections.queue_ready(slot),
                 (Phase::Handshaking, _) => {
                     handshakes -= 1;
                     self.serve_peer(slot);
@@ -89,7 +96,7 @@ impl<S: Service> EventLoop<S> {
                 (Phase::Open, Side::Peer(_)) => self.serve_peer(slot),
                 (Phase::Open, Side::Client(_)) => self.serve_client(slot),
                 (Phase::Lingering, _) => self.linger(slot),
-                (Phase::Connecting | Phase::Draining | Phase::Over, _) => {}
+                (Phase::Connecting | Phase::Draining | Phase::Closed, _) => {}
             }
         }
     }
@@ -100,15 +107,14 @@ impl<S: Service> EventLoop<S> {
         let mut inbox = mem::take(&mut self.connections.at(slot).inbox);
         let served = self.serve_requests(slot, &mut buffer, &mut inbox, &mut budget);
         self.buffer = buffer;
-        let written = self.write_answers(slot);
+        let written = self.write_replies(slot);
         match written.and(served) {
-            Ok((taken, stop)) => self.put_back(slot, inbox, taken, stop),
-            Err(error) => self.end(slot, &Fault::Io(error)),
+            Ok((taken, stop)) => self.finish_input(slot, inbox, taken, stop),
+            Err(error) => self.end(slot, &CloseReason::Io(error)),
         }
     }
 
-    /// Takes requests until there are no more, or no more may be; returns how many bytes they were,
-    /// and why it stopped.
+    /// Reads and processes requests; returns the number of bytes that were processed, and why it stopped.
     fn serve_requests(
         &mut self,
         slot: usize,
@@ -117,16 +123,16 @@ impl<S: Service> EventLoop<S> {
         budget: &mut Budget,
     ) -> io::Result<(usize, Stop)> {
         let now = self.now.mono;
-        let (mut taken, mut stop) = (0, Stop::Dry);
+        let (mut taken, mut stop) = (0, Stop::Incomplete);
         if !inbox.is_empty() {
             (taken, stop) = self.take_requests(slot, inbox, budget);
             inbox.drain(..taken);
         }
-        while stop == Stop::Dry && self.connections.at(slot).is_readable() {
+        while stop == Stop::Incomplete && self.connections.at(slot).is_readable() {
             if budget.bytes == 0 {
-                return Ok((taken, Stop::Spent));
+                return Ok((taken, Stop::BudgetSpent));
             }
-            let len = self.connections.at(slot).fill(buffer, now)?;
+            let len = self.connections.at(slot).read(buffer, now)?;
             if len == 0 {
                 break;
             }
@@ -145,19 +151,19 @@ impl<S: Service> EventLoop<S> {
         Ok((taken, stop))
     }
 
-    /// Hands whole requests of `bytes` to the service; returns how many bytes they were, and why
-    /// there are no more. Of several it is told the keys first.
+    /// Passes complete requests of `bytes` to the service; returns the number of bytes that were processed,
+    /// and why it stopped. For several requests, the service may prefetch their keys first.
     fn take_requests(&mut self, slot: usize, bytes: &[u8], budget: &mut Budget) -> (usize, Stop) {
         let mut taken = 0;
         loop {
             let mut batch = Batch::new();
             let end = decode(&bytes[taken..], &mut batch);
             if batch.len() > 1 {
-                self.service.foresee(batch.iter().map(|(request, _)| request.key()));
+                self.service.prefetch(batch.iter().map(|(request, _)| request.key()));
             }
-            // By reference: the list itself is a thousand bytes, however few it holds.
+            // By reference: the list takes a thousand bytes, even if it has few elements.
             for &(request, len) in &batch {
-                if let Some(stop) = self.stops(slot, budget) {
+                if let Some(stop) = self.stop_before_request(slot, budget) {
                     return (taken, stop);
                 }
                 taken += len;
@@ -171,69 +177,69 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Why no further request of a client may be taken; `None` if one may.
-    fn stops(&mut self, slot: usize, budget: &Budget) -> Option<Stop> {
+    /// Why the next request of a client must wait; `None` if it can be processed.
+    fn stop_before_request(&mut self, slot: usize, budget: &Budget) -> Option<Stop> {
         let conn = self.connections.at(slot);
         if conn.phase != Phase::Open {
             Some(Stop::Closing)
         } else if conn.client().is_full(self.actions.answers().len()) {
-            Some(Stop::Full)
+            Some(Stop::ClientFull)
         } else if budget.frames == 0 {
-            Some(Stop::Spent)
+            Some(Stop::BudgetSpent)
         } else if !self.service.wants_requests() {
-            Some(Stop::Unwelcome)
+            Some(Stop::Unwanted)
         } else {
             None
         }
     }
 
-    /// Hands a request to the service. Its answer waits to be written with those before it, if it
-    /// comes at once and none of those is missing.
+    /// Passes a request to the service. An immediate reply is collected with those before it, unless an
+    /// earlier request is unanswered.
     fn take_request(&mut self, slot: usize, request: ApiRequest<'_>) {
         let conn = self.connections.at(slot);
         let connection = conn.id;
         let client = conn.client();
-        let asked = ClientId { connection, request: client.mint() };
-        match (request.is_answered(), client.is_owed()) {
-            (true, false) => self.actions.expect(asked),
-            (true, true) => client.owe(asked.request),
+        let id = ClientId { connection, request: client.next_request() };
+        match (request.is_answered(), client.has_unanswered()) {
+            (true, false) => self.actions.expect(id),
+            (true, true) => client.expect_reply(id.request),
             (false, _) => {}
         }
-        self.service.on_request(self.now, asked, request, &mut self.actions);
+        self.service.on_request(self.now, id, request, &mut self.actions);
         if self.actions.is_awaited() {
-            // It comes later, and so do all that follow it; those before it are first in the outbox.
-            let answers = self.actions.answers();
+            // The reply arrives later, so the replies before it go to the outbox now.
+            let replies = self.actions.answers();
             let client = self.connections.at(slot).client();
-            client.answered(answers, 0);
-            client.owe(asked.request);
-            answers.clear();
-            self.connections.touch(slot);
+            client.push_replies(replies, 0);
+            client.expect_reply(id.request);
+            replies.clear();
+            self.connections.queue_flush(slot);
         }
-        // Most requests are answered at once: looking here saves them a call, 22 instructions of 800.
+        // Most requests are answered immediately. This check saves a call, 22 of 800 instructions.
         if !self.actions.is_empty() {
             self.perform();
         }
     }
 
-    /// Writes the answers that came at once, behind those that wait already.
-    fn write_answers(&mut self, slot: usize) -> io::Result<()> {
-        let answers = self.actions.answers();
-        if answers.is_empty() {
+    /// Writes the immediate replies after all earlier output.
+    fn write_replies(&mut self, slot: usize) -> io::Result<()> {
+        let replies = self.actions.answers();
+        if replies.is_empty() {
             return Ok(());
         }
         let conn = self.connections.at(slot);
         let written = if conn.phase == Phase::Open && conn.client().outbox().is_empty() {
-            conn.write_answers(answers, self.now.mono)
+            conn.write_replies(replies, self.now.mono)
         } else {
             Ok(0)
         };
         if let Ok(len) = written
-            && len < answers.len()
+            && len < replies.len()
         {
-            conn.client().answered(answers, len);
-            self.connections.touch(slot);
+            conn.client().push_replies(replies, len);
+            self.connections.queue_flush(slot);
         }
-        answers.clear();
+        replies.clear();
         written.map(drop)
     }
 
@@ -244,59 +250,59 @@ impl<S: Service> EventLoop<S> {
         let mut inbox = mem::take(&mut self.connections.at(slot).inbox);
         let (mut taken, mut stop) = self.take_frames(slot, &inbox, &mut budget);
         inbox.drain(..taken);
-        let mut fault = None;
-        while stop == Stop::Dry && fault.is_none() && self.connections.at(slot).is_readable() {
+        let mut failure = None;
+        while stop == Stop::Incomplete && failure.is_none() && self.connections.at(slot).is_readable() {
             if budget.bytes == 0 {
-                stop = Stop::Spent;
+                stop = Stop::BudgetSpent;
                 break;
             }
-            match self.connections.at(slot).fill(&mut buffer, now) {
+            match self.connections.at(slot).read(&mut buffer, now) {
                 Ok(0) => break,
                 Ok(len) => {
                     budget.bytes = budget.bytes.saturating_sub(len);
-                    fault = self.decrypt(slot, &buffer[..len], &mut inbox).err();
+                    failure = self.decrypt(slot, &buffer[..len], &mut inbox).err();
                 }
-                Err(error) => fault = Some(Fault::Io(error)),
+                Err(error) => failure = Some(CloseReason::Io(error)),
             }
-            // What came before a fault came from the peer all the same.
+            // Messages before a failure are valid.
             let used;
             (used, stop) = self.take_frames(slot, &inbox, &mut budget);
             inbox.drain(..used);
             taken += used;
         }
         self.buffer = buffer;
-        match fault {
-            Some(fault) => self.end(slot, &fault),
-            None => self.put_back(slot, inbox, taken, stop),
+        match failure {
+            Some(reason) => self.end(slot, &reason),
+            None => self.finish_input(slot, inbox, taken, stop),
         }
     }
 
-    /// Passes `bytes` through the session of a peer, and tells the service once it is proven who
-    /// that is.
-    fn decrypt(&mut self, slot: usize, bytes: &[u8], inbox: &mut Vec<u8>) -> Result<(), Fault> {
+    /// Passes `bytes` through the session of a peer into `inbox`. When the handshake has verified the id of
+    /// the peer, reports the connection to the service.
+    fn decrypt(&mut self, slot: usize, bytes: &[u8], inbox: &mut Vec<u8>) -> Result<(), CloseReason> {
         let now = self.now.mono;
         let conn = self.connections.at(slot);
         let Side::Peer(peer) = &mut conn.side else {
             unreachable!("only peers speak TLS");
         };
-        let received = peer.session.receive(bytes, inbox).map_err(Fault::Tls);
+        let received = peer.session.receive(bytes, inbox).map_err(CloseReason::Tls);
         if peer.session.has_ended() {
             conn.incoming = Incoming::Ended;
         }
-        let proven = peer.session.peer().filter(|_| conn.phase == Phase::Handshaking);
+        let verified = peer.session.peer().filter(|_| conn.phase == Phase::Handshaking);
         let (id, address) = (ConnId(conn.id), conn.address);
-        if let Some(node) = proven {
+        if let Some(node) = verified {
             let origin = peer.dial.take().map_or(Origin::Accepted, |dial| Origin::Dialled(dial.id));
             conn.enter(Phase::Open, now);
-            self.connections.touch(slot);
+            self.connections.queue_flush(slot);
             self.call(|service, now, out| service.on_secured(now, id, node, address, origin, out));
         } else if conn.phase == Phase::Handshaking {
-            self.connections.touch(slot); // the handshake's next flight
+            self.connections.queue_flush(slot); // sends the next message of the handshake
         }
         received
     }
 
-    /// Hands whole messages of `bytes` to the service, as `take_requests` does.
+    /// Passes complete messages of `bytes` to the service, as `take_requests` does.
     fn take_frames(&mut self, slot: usize, bytes: &[u8], budget: &mut Budget) -> (usize, Stop) {
         let mut taken = 0;
         loop {
@@ -306,8 +312,8 @@ impl<S: Service> EventLoop<S> {
             }
             let id = ConnId(conn.id);
             let (frame, len) = match next_frame(Source::Peer, &bytes[taken..]) {
-                Ok(None) => return (taken, Stop::Dry),
-                Ok(Some(_)) if budget.frames == 0 => return (taken, Stop::Spent),
+                Ok(None) => return (taken, Stop::Incomplete),
+                Ok(Some(_)) if budget.frames == 0 => return (taken, Stop::BudgetSpent),
                 Ok(Some(whole)) => whole,
                 Err(error) => return (taken, Stop::Malformed(error)),
             };
@@ -317,30 +323,31 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Leaves a connection until the next time.
-    fn put_back(&mut self, slot: usize, inbox: Vec<u8>, taken: usize, stop: Stop) {
+    /// Stores the rest of the input, and queues the connection for the next turn if necessary.
+    fn finish_input(&mut self, slot: usize, inbox: Vec<u8>, taken: usize, stop: Stop) {
         let now = self.now.mono;
         let conn = self.connections.at(slot);
-        let rest = match (stop, taken) {
-            (Stop::Dry, _) if inbox.is_empty() => Rest::Nothing,
-            (Stop::Dry, 0) => Rest::SameHalf,
-            (Stop::Dry, _) => Rest::NewHalf,
-            _ => Rest::Nothing, // what is left waits for us
+        let partial = match (stop, taken) {
+            (Stop::Incomplete, _) if inbox.is_empty() => Partial::No,
+            (Stop::Incomplete, 0) => Partial::Same,
+            (Stop::Incomplete, _) => Partial::New,
+            _ => Partial::No, // the rest waits for this node, not for the other side
         };
         if stop != Stop::Closing {
             conn.inbox = inbox;
         } else if !inbox.is_empty() {
             conn.discarded = true;
         }
-        conn.note_rest(rest, now);
+        conn.note_partial(partial, now);
         let is_full = matches!(&conn.side, Side::Client(client) if client.is_full(0));
         match stop {
-            Stop::Dry if conn.incoming == Incoming::Ended => return self.end(slot, &Fault::Closed),
-            Stop::Dry | Stop::Closing => {}
-            Stop::Full if is_full => conn.queued = Queued::Full,
-            Stop::Spent | Stop::Full => self.connections.wake(slot), // who was full has its answers by now
-            Stop::Unwelcome => self.connections.park(slot),
-            Stop::Malformed(error) => return self.end(slot, &Fault::Wire(error)),
+            Stop::Incomplete if conn.incoming == Incoming::Ended => return self.end(slot, &CloseReason::Closed),
+            Stop::Incomplete | Stop::Closing => {}
+            Stop::ClientFull if is_full => conn.queued = Queued::Full,
+            // A client that was full and is not any more has got its replies meanwhile.
+            Stop::BudgetSpent | Stop::ClientFull => self.connections.queue_ready(slot),
+            Stop::Unwanted => self.connections.park(slot),
+            Stop::Malformed(error) => return self.end(slot, &CloseReason::Wire(error)),
         }
         self.connections.arm(slot);
     }

@@ -1,29 +1,34 @@
-//! Where others connect: bound before the node is made, because its HELLO names the port.
+//! The listening sockets. They are bound before the node is created, because its HELLO contains the port.
 //!
-//! mio is edge-triggered: a listener that was not drained is remembered as ready, and nobody else
-//! will remind us. Out of file descriptors, or of whatever else the kernel needs for a
-//! connection, accepting pauses for all listeners; it is tried again after [`ACCEPT_PAUSE`] and as
-//! soon as a connection is closed, while everything else goes on.
+//! mio is edge-triggered: it reports a listener only once, so a listener that was not drained stays marked
+//! as ready. If the kernel lacks file descriptors or another resource, all listeners pause. They try again
+//! after [`ACCEPT_PAUSE`] and as soon as a connection is closed; established connections are not affected.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use log::{info, warn};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Socket, Type};
 
-use crate::limits::{ACCEPT_PAUSE, LISTEN_BACKLOG};
 use crate::net::Options;
 use crate::time::Time;
 
-/// Which connections come in by a listener, and which bound counts them.
+/// Connections that the kernel may hold for one listener until they are accepted.
+const LISTEN_BACKLOG: i32 = 1_024;
+
+/// Pause of accepting when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The kind of connections that a listener accepts. Each pool has its own bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pool {
-    /// Modules.
+    /// Connections of clients to the API.
     Clients,
-    /// Other nodes.
+    /// Connections between nodes.
     Peers,
 }
 
@@ -36,7 +41,7 @@ impl fmt::Display for Pool {
     }
 }
 
-/// All listeners of a host.
+/// All listeners of an event loop.
 #[derive(Debug)]
 pub struct Listeners {
     list: Vec<Listener>,
@@ -52,12 +57,12 @@ struct Listener {
 }
 
 impl Listeners {
-    /// Binds all addresses of `options`. Port 0 is any free port; every further 0 of the peers'
-    /// addresses is the port that the first one got, since a HELLO can name only one.
+    /// Binds all addresses of `options`. Port 0 means any free port. Every further port 0 of the peers'
+    /// addresses becomes the port of the first one, since a HELLO contains only one port.
     ///
     /// # Errors
     ///
-    /// [`BindError`] with the first address that cannot be had.
+    /// [`BindError`] with the first address that cannot be bound.
     pub fn bind(options: &Options) -> Result<Self, BindError> {
         let mut list = vec![Listener::bind(options.api_address, Pool::Clients)?];
         let mut port = 0;
@@ -73,17 +78,17 @@ impl Listeners {
         Ok(Self { list, paused_until: None })
     }
 
-    /// Where modules connect.
+    /// The address for clients.
     pub fn api_address(&self) -> SocketAddr {
         self.list[0].address
     }
 
-    /// Where peers connect.
+    /// The addresses for peers.
     pub fn p2p_addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.list.iter().filter(|listener| listener.pool == Pool::Peers).map(|listener| listener.address)
     }
 
-    /// Wants to be told of connections under `token` and those after it.
+    /// Registers the listeners under `token` and the tokens after it.
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         for (at, listener) in self.list.iter_mut().enumerate() {
             registry.register(&mut listener.socket, Token(token.0 + at), Interest::READABLE)?;
@@ -91,35 +96,35 @@ impl Listeners {
         Ok(())
     }
 
-    /// How many there are.
+    /// The number of listeners.
     pub(super) fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// Somebody waits at the listener `at`.
+    /// Marks the listener `at` as ready: a connection waits there.
     pub(super) fn mark(&mut self, at: usize) {
         if let Some(listener) = self.list.get_mut(at) {
             listener.ready = true;
         }
     }
 
-    /// The next moment at which somebody can be accepted, if anybody waits.
+    /// The next time at which a connection can be accepted, if one waits.
     pub(super) fn next_deadline(&self) -> Option<Time> {
         let waits = self.list.iter().any(|listener| listener.ready);
         waits.then(|| self.paused_until.unwrap_or(Time::ZERO))
     }
 
-    /// A connection was closed: there may be room now.
+    /// Ends a pause after a connection was closed and its descriptor is free.
     pub(super) fn resume(&mut self) {
         self.paused_until = self.paused_until.map(|_| Time::ZERO);
     }
 
-    /// Stops listening.
+    /// Closes all listeners.
     pub(super) fn close(&mut self) {
         self.list.clear();
     }
 
-    /// The next connection that waits at the listener `at`.
+    /// Accepts the next connection at the listener `at`.
     pub(super) fn accept(&mut self, at: usize, now: Time) -> Option<(TcpStream, SocketAddr, Pool)> {
         let listener = self.list.get_mut(at).filter(|listener| listener.ready)?;
         if self.paused_until.is_some_and(|until| now < until) {
@@ -138,7 +143,7 @@ impl Listeners {
                         listener.ready = false;
                         return None;
                     }
-                    // Each of these took one connection off the queue, or none was lost.
+                    // Each of these removed one connection from the queue or left the queue unchanged.
                     ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset => {}
                     _ => {
                         if self.paused_until.is_none() {
@@ -159,7 +164,7 @@ impl Listener {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             if address.is_ipv6() {
-                // So that a node may listen on both families under one port.
+                // Allows a node to listen on one port with both address families.
                 socket.set_only_v6(true)?;
             }
             socket.set_nonblocking(true)?;
@@ -173,7 +178,7 @@ impl Listener {
     }
 }
 
-/// An address at which this host cannot listen.
+/// An address cannot be bound.
 #[derive(Debug)]
 pub struct BindError {
     address: SocketAddr,
@@ -206,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn port_zero_becomes_one_port_for_both_families() {
+    fn port_zero_becomes_the_same_port_for_both_families() {
         let listeners = Listeners::bind(&options(&["127.0.0.1:0", "[::1]:0"])).expect("free ports");
         let bound: Vec<_> = listeners.p2p_addresses().collect();
         assert_eq!(bound.len(), 2);
@@ -216,10 +221,10 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_address_is_named() {
-        let held = Listeners::bind(&options(&["127.0.0.1:0"])).expect("free ports");
-        let taken = held.p2p_addresses().next().expect("one address").to_string();
-        let error = Listeners::bind(&options(&[&taken])).expect_err("taken");
+    fn the_error_names_an_address_that_is_in_use() {
+        let first = Listeners::bind(&options(&["127.0.0.1:0"])).expect("free ports");
+        let taken = first.p2p_addresses().next().expect("one address").to_string();
+        let error = Listeners::bind(&options(&[&taken])).expect_err("the address is in use");
         assert!(error.to_string().starts_with(&format!("cannot listen at {taken}: ")), "{error}");
     }
 }

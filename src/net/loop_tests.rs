@@ -1,8 +1,8 @@
-//! The loop over real sockets of this machine, with a small service behind it.
+//! Tests of the event loop with real sockets on the loopback interface and a small service.
 //!
-//! Loop and clients share the test's thread: [`until`] lets all of them move in turn, as often as
-//! it takes. The service always wants to be woken at once, so no turn waits; nothing sleeps, and
-//! what never happens ends in a panic after a bounded number of turns.
+//! The loop and the clients run in the test's thread: [`run_until`] runs them alternately until a condition
+//! holds. The deadline of the service is always due, so no turn blocks. No test sleeps. A condition that
+//! never holds causes a panic after a bounded number of turns.
 
 use std::cell::RefCell;
 use std::io::{ErrorKind, Read, Write};
@@ -27,37 +27,37 @@ use crate::wire::api::{ApiReply, ApiRequest, Confirm};
 use crate::wire::frame::{Frame, next_frame};
 use crate::wire::peer::{PeerMessage, Request};
 
-/// Turns after which a test has failed: seconds, where milliseconds are expected.
+/// Turns before a test fails. They take seconds; a passing test takes milliseconds.
 const TURNS_MAX: usize = 2_000_000;
 
-/// Answers every GET with one value, at once or when it is told to, and notes what happens.
+/// Answers every GET with the same value, and records the calls of the loop.
 struct Echo {
     value: Arc<[u8]>,
-    manner: Manner,
-    foreseen: RefCell<Vec<Key>>,
-    asked: Vec<(ClientId, Key)>,
+    behaviour: Behaviour,
+    prefetched: RefCell<Vec<Key>>,
+    gets: Vec<(ClientId, Key)>,
     puts: usize,
-    met: Vec<(ConnId, NodeId, Origin)>,
-    heard: Vec<(ConnId, u16, usize)>,
+    secured: Vec<(ConnId, NodeId, Origin)>,
+    frames: Vec<(ConnId, u16, usize)>,
     closed: Vec<ConnId>,
-    failed: Vec<(DialId, DialError)>,
+    failed_dials: Vec<(DialId, DialError)>,
     saved: Vec<Saved>,
-    wishes: Vec<Wish>,
-    left: bool,
+    commands: Vec<Command>,
+    has_left: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Manner {
-    /// GETs are answered as they come.
-    Prompt,
-    /// GETs wait for [`Wish::Answer`].
-    Patient,
+enum Behaviour {
+    /// GETs are answered immediately.
+    Immediate,
+    /// GETs are answered by [`Command::Answer`].
+    Deferred,
     /// No request is wanted.
     Busy,
 }
 
-/// What the service does when it is woken next.
-enum Wish {
+/// What the service does at its next timeout.
+enum Command {
     Dial(Endpoint, Option<NodeId>),
     Send(ConnId, usize),
     Close(ConnId),
@@ -67,18 +67,18 @@ enum Wish {
 
 impl Service for Echo {
     fn wants_requests(&self) -> bool {
-        self.manner != Manner::Busy
+        self.behaviour != Behaviour::Busy
     }
 
-    fn foresee<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
-        self.foreseen.borrow_mut().extend(keys);
+    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        self.prefetched.borrow_mut().extend(keys);
     }
 
     fn on_request(&mut self, _: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) {
         match request {
             ApiRequest::Get { key } => {
-                self.asked.push((client, key));
-                if self.manner == Manner::Prompt {
+                self.gets.push((client, key));
+                if self.behaviour == Behaviour::Immediate {
                     self.answer(client, key, out);
                 }
             }
@@ -92,15 +92,15 @@ impl Service for Echo {
     }
 
     fn on_secured(&mut self, _: Now, conn: ConnId, peer: NodeId, _: SocketAddr, origin: Origin, _: &mut Actions) {
-        self.met.push((conn, peer, origin));
+        self.secured.push((conn, peer, origin));
     }
 
     fn on_dial_failed(&mut self, _: Now, dial: DialId, error: DialError, _: &mut Actions) {
-        self.failed.push((dial, error));
+        self.failed_dials.push((dial, error));
     }
 
     fn on_frame(&mut self, _: Now, conn: ConnId, frame: Frame<'_>, _: &mut Actions) {
-        self.heard.push((conn, frame.kind.number, frame.body.len()));
+        self.frames.push((conn, frame.kind.number, frame.body.len()));
     }
 
     fn on_closed(&mut self, _: Now, conn: ConnId, _: &mut Actions) {
@@ -112,17 +112,17 @@ impl Service for Echo {
     }
 
     fn on_timeout(&mut self, _: Now, out: &mut Actions) {
-        for wish in std::mem::take(&mut self.wishes) {
-            match wish {
-                Wish::Dial(to, expect) => out.dial(DialId(7), to, expect),
-                Wish::Send(conn, times) => {
+        for command in std::mem::take(&mut self.commands) {
+            match command {
+                Command::Dial(to, expect) => out.dial(DialId(7), to, expect),
+                Command::Send(conn, times) => {
                     for _ in 0..times {
                         out.send(conn, &PeerMessage::Request(RpcId::new([9; 32]), Request::Ping), None);
                     }
                 }
-                Wish::Close(conn) => out.close(conn, None),
-                Wish::Answer(client, key) => self.answer(client, key, out),
-                Wish::Save(batch) => out.save(batch),
+                Command::Close(conn) => out.close(conn, None),
+                Command::Answer(client, key) => self.answer(client, key, out),
+                Command::Save(batch) => out.save(batch),
             }
         }
     }
@@ -132,24 +132,30 @@ impl Service for Echo {
     }
 
     fn leave(&mut self, _: Now, out: &mut Actions) {
-        for (client, key) in std::mem::take(&mut self.asked) {
+        for (client, key) in std::mem::take(&mut self.gets) {
             self.answer(client, key, out);
         }
-        self.left = true;
+        self.has_left = true;
     }
 
     fn has_left(&self) -> bool {
-        self.left
+        self.has_left
     }
 }
 
 impl Echo {
+    /// Answers the recorded GETs at the next timeout.
+    fn answer_gets(&mut self) {
+        let gets = std::mem::take(&mut self.gets);
+        self.commands.extend(gets.into_iter().map(|(id, key)| Command::Answer(id, key)));
+    }
+
     fn answer(&self, client: ClientId, key: Key, out: &mut Actions) {
         out.reply_value(client, key, &self.value);
     }
 }
 
-/// A loop with its echo.
+/// An event loop with an echo service.
 struct Host {
     event_loop: EventLoop<Echo>,
     events: Events,
@@ -163,7 +169,7 @@ impl Host {
         Self::with(1, |_| {})
     }
 
-    /// The host whose secret is `byte`, on free ports.
+    /// A host with the secret key `byte`, on free ports.
     fn with(byte: u8, change: fn(&mut Options)) -> Self {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("a literal");
         let mut options =
@@ -173,17 +179,17 @@ impl Host {
         let (api, p2p) = (listeners.api_address(), listeners.p2p_addresses().next().expect("one address"));
         let echo = Echo {
             value: Arc::from(&b"bernd"[..]),
-            manner: Manner::Prompt,
-            foreseen: RefCell::default(),
-            asked: Vec::new(),
+            behaviour: Behaviour::Immediate,
+            prefetched: RefCell::default(),
+            gets: Vec::new(),
             puts: 0,
-            met: Vec::new(),
-            heard: Vec::new(),
+            secured: Vec::new(),
+            frames: Vec::new(),
             closed: Vec::new(),
-            failed: Vec::new(),
+            failed_dials: Vec::new(),
             saved: Vec::new(),
-            wishes: Vec::new(),
-            left: false,
+            commands: Vec::new(),
+            has_left: false,
         };
         let identity = identity(byte);
         let event_loop = EventLoop::new(options, listeners, &identity, Clock::start(), echo).expect("a loop");
@@ -199,12 +205,12 @@ impl Host {
     }
 
     fn dial(&mut self, to: SocketAddr, expect: Option<NodeId>) {
-        self.echo().wishes.push(Wish::Dial(Endpoint::Address(to), expect));
+        self.echo().commands.push(Command::Dial(Endpoint::Address(to), expect));
     }
 }
 
-/// A client of the API, which never waits.
-struct Module {
+/// A client of the API that never blocks.
+struct Client {
     socket: TcpStream,
     unsent: Vec<u8>,
     received: Vec<u8>,
@@ -212,26 +218,27 @@ struct Module {
     ended: bool,
 }
 
-impl Module {
+impl Client {
     fn new(api: SocketAddr) -> Self {
         let socket = TcpStream::connect(api).expect("the backlog has room");
         socket.set_nonblocking(true).expect("a socket");
         Self { socket, unsent: Vec::new(), received: Vec::new(), reads: true, ended: false }
     }
 
-    fn asking(host: &Host, requests: &[Vec<u8>]) -> Self {
-        let mut module = Self::new(host.api);
-        module.ask(requests);
-        module
+    /// A client that sends `requests`.
+    fn with_requests(host: &Host, requests: &[Vec<u8>]) -> Self {
+        let mut client = Self::new(host.api);
+        client.send(requests);
+        client
     }
 
-    fn ask(&mut self, requests: &[Vec<u8>]) {
+    fn send(&mut self, requests: &[Vec<u8>]) {
         for request in requests {
             self.unsent.extend(request);
         }
     }
 
-    /// Writes and reads what it can.
+    /// Writes and reads until the socket would block.
     fn pump(&mut self) {
         while !self.unsent.is_empty() {
             match self.socket.write(&self.unsent) {
@@ -252,39 +259,47 @@ impl Module {
                 }
                 Ok(len) => self.received.extend_from_slice(&buffer[..len]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => panic!("a connection must end in order, not by {error}"),
+                Err(error) => panic!("a connection must end without an error: {error}"),
             }
         }
     }
 
-    /// The keys and the lengths of the values of the answers so far.
-    fn answers(&self) -> Vec<(Key, Option<usize>)> {
-        let (mut at, mut answers) = (0, Vec::new());
-        while let Some((frame, len)) = next_frame(Source::Server, &self.received[at..]).expect("answers") {
+    /// The replies so far: the key, and the length of the value after success.
+    fn replies(&self) -> Vec<(Key, Option<usize>)> {
+        let (mut at, mut replies) = (0, Vec::new());
+        while let Some((frame, len)) = next_frame(Source::Server, &self.received[at..]).expect("replies") {
             at += len;
-            answers.push(match ApiReply::decode(frame).expect("an answer") {
+            replies.push(match ApiReply::decode(frame).expect("a reply") {
                 ApiReply::Success { key, value } => (key, Some(value.len())),
                 ApiReply::Failure { key } => (key, None),
             });
         }
-        answers
+        replies
     }
 }
 
-/// Lets the host and its client move until `done`.
-fn until(host: &mut Host, module: &mut Module, mut done: impl FnMut(&Host, &Module) -> bool) {
+/// A host whose service has `behaviour`, and a client that sends `requests`.
+fn start(behaviour: Behaviour, requests: &[Vec<u8>]) -> (Host, Client) {
+    let mut host = Host::new();
+    host.echo().behaviour = behaviour;
+    let client = Client::with_requests(&host, requests);
+    (host, client)
+}
+
+/// Runs the host and its client until `done`.
+fn run_until(host: &mut Host, client: &mut Client, mut done: impl FnMut(&Host, &Client) -> bool) {
     for _ in 0..TURNS_MAX {
-        if done(host, module) {
+        if done(host, client) {
             return;
         }
         host.turn();
-        module.pump();
+        client.pump();
     }
-    panic!("it never happened");
+    panic!("the condition never held");
 }
 
-/// Lets two hosts move until `done`.
-fn until_both(a: &mut Host, b: &mut Host, mut done: impl FnMut(&mut Echo, &mut Echo) -> bool) {
+/// Runs two hosts until `done`.
+fn run_both_until(a: &mut Host, b: &mut Host, mut done: impl FnMut(&mut Echo, &mut Echo) -> bool) {
     for _ in 0..TURNS_MAX {
         if done(a.echo(), b.echo()) {
             return;
@@ -292,17 +307,17 @@ fn until_both(a: &mut Host, b: &mut Host, mut done: impl FnMut(&mut Echo, &mut E
         a.turn();
         b.turn();
     }
-    panic!("it never happened");
+    panic!("the condition never held");
 }
 
-/// Two hosts, the first of which has dialled the second, and their ends of the connection.
-fn two_that_met() -> (Host, Host, ConnId, ConnId) {
+/// Two hosts after the first one has dialled the second, and both ids of their connection.
+fn connected_hosts() -> (Host, Host, ConnId, ConnId) {
     let (mut a, mut b) = (Host::new(), Host::with(2, |_| {}));
     let (to, expect) = (b.p2p, Some(b.id));
     a.dial(to, expect);
-    until_both(&mut a, &mut b, |a, b| !a.met.is_empty() && !b.met.is_empty());
-    let (of_a, met_b, dialled) = a.echo().met[0];
-    let (of_b, met_a, accepted) = b.echo().met[0];
+    run_both_until(&mut a, &mut b, |a, b| !a.secured.is_empty() && !b.secured.is_empty());
+    let (of_a, met_b, dialled) = a.echo().secured[0];
+    let (of_b, met_a, accepted) = b.echo().secured[0];
     assert_eq!((met_b, met_a), (b.id, a.id));
     assert_eq!((dialled, accepted), (Origin::Dialled(DialId(7)), Origin::Accepted));
     (a, b, of_a, of_b)
@@ -325,82 +340,73 @@ fn put(flags: u8) -> Vec<u8> {
 }
 
 #[test]
-fn a_put_is_not_answered_and_the_get_behind_it_is() {
-    let mut host = Host::new();
-    let mut module = Module::asking(&host, &[put(0), get(1)]);
-    until(&mut host, &mut module, |_, module| module.received.len() >= 41);
-    assert_eq!(module.answers(), [(key(1), Some(5))]);
+fn a_put_without_confirmation_gets_no_reply_and_the_next_get_does() {
+    let (mut host, mut client) = start(Behaviour::Immediate, &[put(0), get(1)]);
+    run_until(&mut host, &mut client, |_, client| client.received.len() >= 41);
+    assert_eq!(client.replies(), [(key(1), Some(5))]);
     assert_eq!(host.echo().puts, 1);
 }
 
 #[test]
-fn ten_thousand_pipelined_gets_are_answered_in_their_order() {
-    let mut host = Host::new();
+fn ten_thousand_pipelined_gets_are_answered_in_order() {
     let gets: Vec<_> = (0..10_000).map(get).collect();
-    let mut module = Module::asking(&host, &gets);
-    until(&mut host, &mut module, |_, module| module.received.len() >= 10_000 * 41);
+    let (mut host, mut client) = start(Behaviour::Immediate, &gets);
+    run_until(&mut host, &mut client, |_, client| client.received.len() >= 10_000 * 41);
     let expected: Vec<_> = (0..10_000).map(|number| (key(number), Some(5))).collect();
-    assert_eq!(module.answers(), expected);
+    assert_eq!(client.replies(), expected);
 }
 
 #[test]
-fn the_service_is_told_what_will_come_when_several_requests_have_come_together() {
-    let mut host = Host::new();
-    let mut alone = Module::asking(&host, &[get(1)]);
-    until(&mut host, &mut alone, |_, module| module.answers().len() == 1);
-    assert_eq!(*host.echo().foreseen.borrow(), []);
-    let mut together = Module::asking(&host, &[get(2), put(0), get(3)]);
-    until(&mut host, &mut together, |_, module| module.answers().len() == 2);
-    assert_eq!(*host.echo().foreseen.borrow(), [key(2), key(0), key(3)]);
+fn the_service_prefetches_the_keys_of_requests_that_arrive_together() {
+    let (mut host, mut alone) = start(Behaviour::Immediate, &[get(1)]);
+    run_until(&mut host, &mut alone, |_, client| client.replies().len() == 1);
+    assert_eq!(*host.echo().prefetched.borrow(), []);
+    let mut together = Client::with_requests(&host, &[get(2), put(0), get(3)]);
+    run_until(&mut host, &mut together, |_, client| client.replies().len() == 2);
+    assert_eq!(*host.echo().prefetched.borrow(), [key(2), key(0), key(3)]);
 }
 
 #[test]
-fn a_get_may_come_byte_by_byte() {
-    let mut host = Host::new();
-    let mut module = Module::asking(&host, &[get(3)]);
-    let bytes = std::mem::take(&mut module.unsent);
+fn a_get_can_arrive_byte_by_byte() {
+    let (mut host, mut client) = start(Behaviour::Immediate, &[get(3)]);
+    let bytes = std::mem::take(&mut client.unsent);
     for byte in bytes {
-        assert!(module.received.is_empty());
-        module.unsent.push(byte);
-        module.pump();
+        assert!(client.received.is_empty());
+        client.unsent.push(byte);
+        client.pump();
         host.turn();
         host.turn();
     }
-    until(&mut host, &mut module, |_, module| module.received.len() >= 41);
-    assert_eq!(module.answers(), [(key(3), Some(5))]);
+    run_until(&mut host, &mut client, |_, client| client.received.len() >= 41);
+    assert_eq!(client.replies(), [(key(3), Some(5))]);
 }
 
 #[test]
-fn answers_keep_the_order_of_requests_when_the_service_does_not() {
-    let mut host = Host::new();
-    host.echo().manner = Manner::Patient;
-    let mut module = Module::asking(&host, &[get(0), get(1), put(1), get(3)]);
-    until(&mut host, &mut module, |host, _| host.event_loop.service.asked.len() == 3);
-    assert!(module.received.is_empty());
-    let asked = host.echo().asked.clone();
-    host.echo().wishes.extend(asked.into_iter().rev().map(|(client, key)| Wish::Answer(client, key)));
-    until(&mut host, &mut module, |_, module| module.answers().len() == 4);
-    assert_eq!(module.answers(), [(key(0), Some(5)), (key(1), Some(5)), (key(0), None), (key(3), Some(5))]);
+fn replies_are_sent_in_the_order_of_requests_although_the_service_answers_in_another() {
+    let (mut host, mut client) = start(Behaviour::Deferred, &[get(0), get(1), put(1), get(3)]);
+    run_until(&mut host, &mut client, |host, _| host.event_loop.service.gets.len() == 3);
+    assert!(client.received.is_empty());
+    host.echo().gets.reverse();
+    host.echo().answer_gets();
+    run_until(&mut host, &mut client, |_, client| client.replies().len() == 4);
+    assert_eq!(client.replies(), [(key(0), Some(5)), (key(1), Some(5)), (key(0), None), (key(3), Some(5))]);
 }
 
 #[test]
-fn what_precedes_a_half_close_is_answered_before_the_end() {
-    let mut host = Host::new();
-    host.echo().manner = Manner::Patient;
-    let mut module = Module::asking(&host, &[put(0), get(1), get(2)]);
-    module.unsent.extend([0, 36, 2]); // and half a request
-    module.pump();
-    module.socket.shutdown(Shutdown::Write).expect("it is open");
-    until(&mut host, &mut module, |host, _| host.event_loop.service.asked.len() == 2);
-    let asked = host.echo().asked.clone();
-    host.echo().wishes.extend(asked.into_iter().map(|(client, key)| Wish::Answer(client, key)));
-    until(&mut host, &mut module, |_, module| module.ended);
-    assert_eq!(module.answers(), [(key(1), Some(5)), (key(2), Some(5))]);
+fn requests_before_a_half_close_are_answered_before_the_end() {
+    let (mut host, mut client) = start(Behaviour::Deferred, &[put(0), get(1), get(2)]);
+    client.unsent.extend([0, 36, 2]); // an incomplete request
+    client.pump();
+    client.socket.shutdown(Shutdown::Write).expect("the connection is open");
+    run_until(&mut host, &mut client, |host, _| host.event_loop.service.gets.len() == 2);
+    host.echo().answer_gets();
+    run_until(&mut host, &mut client, |_, client| client.ended);
+    assert_eq!(client.replies(), [(key(1), Some(5)), (key(2), Some(5))]);
     assert!(host.event_loop.connections.is_empty());
 }
 
 #[test]
-fn a_malformed_request_ends_its_connection_after_the_answers_before_it_and_no_other() {
+fn a_malformed_request_ends_only_its_connection_and_only_after_the_earlier_replies() {
     let malformed: [Vec<u8>; 8] = [
         vec![0, 3, 2, 0x8b],
         vec![0, 36, 0, 1],
@@ -411,165 +417,161 @@ fn a_malformed_request_ends_its_connection_after_the_answers_before_it_and_no_ot
         put(6),
         put(0x80),
     ];
-    let mut host = Host::new();
-    let mut honest = Module::asking(&host, &[get(0)]);
-    until(&mut host, &mut honest, |_, module| module.answers().len() == 1);
+    let (mut host, mut honest) = start(Behaviour::Immediate, &[get(0)]);
+    run_until(&mut host, &mut honest, |_, client| client.replies().len() == 1);
     for (number, bytes) in malformed.into_iter().enumerate() {
-        host.echo().manner = Manner::Patient;
-        host.echo().asked.clear();
-        let mut module = Module::asking(&host, &[get(1)]);
-        module.unsent.extend(bytes);
-        module.ask(&[get(2), get(3)]); // and goes on as if nothing were
-        until(&mut host, &mut module, |host, _| host.event_loop.counters.faults == number as u64 + 1);
-        let (client, asked) = host.echo().asked[0];
-        host.echo().wishes.push(Wish::Answer(client, asked));
-        until(&mut host, &mut module, |_, module| module.ended);
-        assert_eq!(module.answers(), [(key(1), Some(5))], "malformed message {number}");
-        assert_eq!(host.echo().asked.len(), 1, "nothing behind it is heard");
+        host.echo().behaviour = Behaviour::Deferred;
+        host.echo().gets.clear();
+        let mut client = Client::with_requests(&host, &[get(1)]);
+        client.unsent.extend(bytes);
+        client.send(&[get(2), get(3)]); // these are not processed
+        run_until(&mut host, &mut client, |host, _| host.event_loop.counters.faults == number as u64 + 1);
+        let (id, requested) = host.echo().gets[0];
+        host.echo().commands.push(Command::Answer(id, requested));
+        run_until(&mut host, &mut client, |_, client| client.ended);
+        assert_eq!(client.replies(), [(key(1), Some(5))], "malformed message {number}");
+        assert_eq!(host.echo().gets.len(), 1, "no request after it is processed");
     }
-    host.echo().manner = Manner::Prompt;
-    honest.ask(&[get(9)]);
-    until(&mut host, &mut honest, |_, module| module.answers().len() == 2);
+    host.echo().behaviour = Behaviour::Immediate;
+    honest.send(&[get(9)]);
+    run_until(&mut host, &mut honest, |_, client| client.replies().len() == 2);
 }
 
 #[test]
-fn a_client_that_does_not_read_is_not_read_from_and_loses_nothing() {
+fn a_client_that_does_not_read_is_not_read_and_loses_no_reply() {
     let mut host = Host::new();
     host.echo().value = vec![7; VALUE_SIZE_MAX].into();
     let gets: Vec<_> = (0..2_000).map(get).collect();
-    let mut module = Module::asking(&host, &gets);
-    module.reads = false;
+    let mut client = Client::with_requests(&host, &gets);
+    client.reads = false;
     let mut last = (usize::MAX, 0);
-    // It has come to rest when many turns change nothing.
-    until(&mut host, &mut module, |host, _| {
-        let asked = host.event_loop.service.asked.len();
-        last = if last.0 == asked { (asked, last.1 + 1) } else { (asked, 0) };
+    // The loop has stopped reading when the number of GETs stays the same for many turns.
+    run_until(&mut host, &mut client, |host, _| {
+        let gets = host.event_loop.service.gets.len();
+        last = if last.0 == gets { (gets, last.1 + 1) } else { (gets, 0) };
         last.1 == 1_000
     });
-    let asked = host.echo().asked.len();
-    assert!(asked < 2_000, "{asked} requests taken from somebody who does not read");
+    let count = host.echo().gets.len();
+    assert!(count < 2_000, "{count} requests read from a client that does not read replies");
     let slot = host.event_loop.connections.slots()[0];
     let conn = host.event_loop.connections.at(slot);
-    let crate::net::conn::Side::Client(client) = &mut conn.side else { panic!("a client") };
-    assert!(client.outbox().len() <= API_OUTBOX_MAX + 65_535, "{} bytes held", client.outbox().len());
-    module.reads = true;
-    until(&mut host, &mut module, |_, module| module.received.len() == 2_000 * (36 + VALUE_SIZE_MAX));
+    let crate::net::conn::Side::Client(state) = &mut conn.side else { panic!("a client") };
+    assert!(state.outbox().len() <= API_OUTBOX_MAX + 65_535, "{} unsent bytes", state.outbox().len());
+    client.reads = true;
+    run_until(&mut host, &mut client, |_, client| client.received.len() == 2_000 * (36 + VALUE_SIZE_MAX));
     let expected: Vec<_> = (0..2_000).map(|number| (key(number), Some(VALUE_SIZE_MAX))).collect();
-    assert_eq!(module.answers(), expected);
+    assert_eq!(client.replies(), expected);
 }
 
 #[test]
-fn no_more_requests_are_taken_than_may_be_owed() {
-    let mut host = Host::new();
-    host.echo().manner = Manner::Patient;
+fn no_more_requests_are_read_than_may_be_unanswered() {
     let gets: Vec<_> = (0..API_OWED_MAX + 10).map(get).collect();
-    let mut module = Module::asking(&host, &gets);
-    until(&mut host, &mut module, |host, _| host.event_loop.service.asked.len() >= API_OWED_MAX);
+    let (mut host, mut client) = start(Behaviour::Deferred, &gets);
+    run_until(&mut host, &mut client, |host, _| host.event_loop.service.gets.len() >= API_OWED_MAX);
     for _ in 0..100 {
         host.turn();
     }
-    let asked = std::mem::take(&mut host.echo().asked);
-    assert_eq!(asked.len(), API_OWED_MAX);
-    host.echo().manner = Manner::Prompt;
-    host.echo().wishes.extend(asked.into_iter().map(|(client, key)| Wish::Answer(client, key)));
-    until(&mut host, &mut module, |_, module| module.answers().len() == API_OWED_MAX + 10);
+    assert_eq!(host.echo().gets.len(), API_OWED_MAX);
+    host.echo().behaviour = Behaviour::Immediate;
+    host.echo().answer_gets();
+    run_until(&mut host, &mut client, |_, client| client.replies().len() == API_OWED_MAX + 10);
 }
 
 #[test]
-fn nobody_is_read_while_the_service_wants_no_requests() {
-    let mut host = Host::new();
-    host.echo().manner = Manner::Busy;
-    let mut module = Module::asking(&host, &[get(1), get(2)]);
+fn no_client_is_read_while_the_service_wants_no_requests() {
+    let (mut host, mut client) = start(Behaviour::Busy, &[get(1), get(2)]);
     for _ in 0..100 {
         host.turn();
-        module.pump();
+        client.pump();
     }
-    assert!(host.echo().asked.is_empty());
-    assert!(!host.event_loop.connections.has_work(), "and nothing spins meanwhile");
-    host.echo().manner = Manner::Prompt;
-    until(&mut host, &mut module, |_, module| module.answers().len() == 2);
+    assert!(host.echo().gets.is_empty());
+    assert!(!host.event_loop.connections.has_work(), "and the loop does not spin");
+    host.echo().behaviour = Behaviour::Immediate;
+    run_until(&mut host, &mut client, |_, client| client.replies().len() == 2);
 }
 
 #[test]
-fn an_answer_for_a_client_that_is_gone_finds_nobody() {
-    let mut host = Host::new();
-    host.echo().manner = Manner::Patient;
-    let mut module = Module::asking(&host, &[get(1)]);
-    until(&mut host, &mut module, |host, _| host.event_loop.service.asked.len() == 1);
-    let (client, asked) = host.echo().asked[0];
-    host.echo().wishes.push(Wish::Answer(client, asked));
-    drop(module);
-    let mut other = Module::new(host.api);
-    until(&mut host, &mut other, |host, _| host.event_loop.connections.slots().len() == 1);
-    host.echo().wishes.push(Wish::Answer(client, asked));
-    until(&mut host, &mut other, |host, _| host.event_loop.counters.replies_late == 1);
-    assert!(other.received.is_empty(), "least of all a stranger in the same slot");
+fn a_reply_to_a_closed_connection_is_dropped_and_counted() {
+    let (mut host, mut client) = start(Behaviour::Deferred, &[get(1)]);
+    run_until(&mut host, &mut client, |host, _| host.event_loop.service.gets.len() == 1);
+    let (id, requested) = host.echo().gets[0];
+    host.echo().commands.push(Command::Answer(id, requested));
+    drop(client);
+    let mut other = Client::new(host.api);
+    run_until(&mut host, &mut other, |host, _| host.event_loop.connections.slots().len() == 1);
+    host.echo().commands.push(Command::Answer(id, requested));
+    run_until(&mut host, &mut other, |host, _| host.event_loop.counters.replies_late == 1);
+    assert!(other.received.is_empty(), "the new connection in the same slot must not get the reply");
 }
 
 #[test]
-fn a_full_pool_closes_its_door_and_opens_it_again() {
+fn a_full_pool_refuses_connections_until_one_is_closed() {
     let mut host = Host::with(1, |options| options.api_connections_max = 1);
-    let mut first = Module::asking(&host, &[get(1)]);
-    until(&mut host, &mut first, |_, module| module.answers().len() == 1);
-    let mut second = Module::new(host.api);
-    until(&mut host, &mut second, |_, module| module.ended);
+    let mut first = Client::with_requests(&host, &[get(1)]);
+    run_until(&mut host, &mut first, |_, client| client.replies().len() == 1);
+    let mut second = Client::new(host.api);
+    run_until(&mut host, &mut second, |_, client| client.ended);
     assert_eq!(host.event_loop.counters.refused, 1);
     drop(first);
-    let mut third = Module::new(host.api);
-    until(&mut host, &mut third, |host, _| host.event_loop.connections.is_empty());
-    let mut fourth = Module::asking(&host, &[get(1)]);
-    until(&mut host, &mut fourth, |_, module| module.answers().len() == 1);
+    let mut third = Client::new(host.api);
+    run_until(&mut host, &mut third, |host, _| host.event_loop.connections.is_empty());
+    let mut fourth = Client::with_requests(&host, &[get(1)]);
+    run_until(&mut host, &mut fourth, |_, client| client.replies().len() == 1);
 }
 
 #[test]
-fn a_silent_client_is_closed() {
+fn an_idle_client_is_closed() {
     let mut host = Host::with(1, |options| options.api_idle_timeout = Duration::ZERO);
-    let mut module = Module::new(host.api);
-    until(&mut host, &mut module, |_, module| module.ended);
+    let mut client = Client::new(host.api);
+    run_until(&mut host, &mut client, |_, client| client.ended);
 }
 
 #[test]
-fn leaving_sends_what_is_owed_and_ends() {
+fn leaving_sends_the_outstanding_replies_and_ends() {
     let mut host = Host::new();
-    host.echo().manner = Manner::Patient;
-    let mut idle = Module::new(host.api);
-    let mut module = Module::asking(&host, &[get(1), get(2)]);
-    until(&mut host, &mut module, |host, _| host.event_loop.service.asked.len() == 2);
-    module.ask(&[get(3)]);
-    module.pump();
+    host.echo().behaviour = Behaviour::Deferred;
+    let mut idle = Client::new(host.api);
+    let mut client = Client::with_requests(&host, &[get(1), get(2)]);
+    run_until(&mut host, &mut client, |host, _| host.event_loop.service.gets.len() == 2);
+    client.send(&[get(3)]);
+    client.pump();
     host.event_loop.leave();
     let mut ended = None;
     for _ in 0..TURNS_MAX {
         ended = ended.or(host.turn());
-        module.pump();
+        client.pump();
         idle.pump();
-        if ended.is_some() && module.ended && idle.ended {
+        if ended.is_some() && client.ended && idle.ended {
             break;
         }
     }
     assert_eq!(ended, Some(Ended::Left));
-    assert_eq!(module.answers(), [(key(1), Some(5)), (key(2), Some(5))], "the third came too late");
+    assert_eq!(
+        client.replies(),
+        [(key(1), Some(5)), (key(2), Some(5))],
+        "the third request was sent after the loop began to leave"
+    );
     assert!(idle.ended);
 }
 
 #[test]
-fn two_nodes_prove_themselves_and_messages_come_whole() {
-    let (mut a, mut b, of_a, of_b) = two_that_met();
-    a.echo().wishes.push(Wish::Send(of_a, 3_000));
-    b.echo().wishes.push(Wish::Send(of_b, 1));
-    until_both(&mut a, &mut b, |a, b| b.heard.len() == 3_000 && a.heard.len() == 1);
-    assert!(b.echo().heard.iter().all(|heard| *heard == (of_b, 660, 32)));
-    assert_eq!(a.echo().heard, [(of_a, 660, 32)]);
+fn two_nodes_verify_each_other_and_exchange_complete_messages() {
+    let (mut a, mut b, of_a, of_b) = connected_hosts();
+    a.echo().commands.push(Command::Send(of_a, 3_000));
+    b.echo().commands.push(Command::Send(of_b, 1));
+    run_both_until(&mut a, &mut b, |a, b| b.frames.len() == 3_000 && a.frames.len() == 1);
+    assert!(b.echo().frames.iter().all(|frame| *frame == (of_b, 660, 32)));
+    assert_eq!(a.echo().frames, [(of_a, 660, 32)]);
 }
 
 #[test]
-fn an_action_closes_after_what_was_sent_and_only_the_other_side_is_told() {
-    let (mut a, mut b, of_a, of_b) = two_that_met();
-    a.echo().wishes.extend([Wish::Send(of_a, 100), Wish::Close(of_a), Wish::Send(of_a, 1)]);
-    until_both(&mut a, &mut b, |_, b| !b.closed.is_empty());
+fn a_close_action_takes_effect_after_all_messages_and_is_reported_only_to_the_peer() {
+    let (mut a, mut b, of_a, of_b) = connected_hosts();
+    a.echo().commands.extend([Command::Send(of_a, 100), Command::Close(of_a), Command::Send(of_a, 1)]);
+    run_both_until(&mut a, &mut b, |_, b| !b.closed.is_empty());
     assert_eq!(b.echo().closed, [of_b]);
-    assert_eq!(b.echo().heard.len(), 100);
-    until_both(&mut a, &mut b, |_, _| true);
+    assert_eq!(b.echo().frames.len(), 100);
+    run_both_until(&mut a, &mut b, |_, _| true);
     for _ in 0..TURNS_MAX {
         if a.event_loop.connections.is_empty() && b.event_loop.connections.is_empty() {
             break;
@@ -582,99 +584,99 @@ fn an_action_closes_after_what_was_sent_and_only_the_other_side_is_told() {
 }
 
 #[test]
-fn an_outbox_at_its_bound_drops_whole_messages_and_counts_them() {
-    let (mut a, mut b, of_a, _) = two_that_met();
+fn a_full_outbox_drops_complete_messages_and_counts_them() {
+    let (mut a, mut b, of_a, _) = connected_hosts();
     let ping = 36;
     let fits = PEER_OUTBOX_MAX / ping;
-    a.echo().wishes.push(Wish::Send(of_a, fits + 10));
-    until_both(&mut a, &mut b, |_, b| b.heard.len() == fits);
+    a.echo().commands.push(Command::Send(of_a, fits + 10));
+    run_both_until(&mut a, &mut b, |_, b| b.frames.len() == fits);
     assert_eq!(a.event_loop.counters.outbox_drops, 10);
 }
 
 #[test]
-fn nobody_and_somebody_else_are_told_apart() {
+fn a_dial_distinguishes_an_unreachable_from_an_unexpected_peer() {
     let (mut a, mut b) = (Host::new(), Host::with(2, |_| {}));
     let nowhere = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.local_addr().expect("it is bound")
+        listener.local_addr().expect("the listener is bound")
     };
     a.dial(nowhere, None);
-    until_both(&mut a, &mut b, |a, _| !a.failed.is_empty());
-    assert_eq!(a.echo().failed, [(DialId(7), DialError::Unreachable)]);
+    run_both_until(&mut a, &mut b, |a, _| !a.failed_dials.is_empty());
+    assert_eq!(a.echo().failed_dials, [(DialId(7), DialError::Unreachable)]);
 
-    a.echo().failed.clear();
+    a.echo().failed_dials.clear();
     let (to, other) = (b.p2p, identity(3).id());
     a.dial(to, Some(other));
-    until_both(&mut a, &mut b, |a, _| !a.failed.is_empty());
-    assert_eq!(a.echo().failed, [(DialId(7), DialError::NotAuthentic)]);
-    assert!(a.echo().met.is_empty());
+    run_both_until(&mut a, &mut b, |a, _| !a.failed_dials.is_empty());
+    assert_eq!(a.echo().failed_dials, [(DialId(7), DialError::NotAuthentic)]);
+    assert!(a.echo().secured.is_empty());
 }
 
 #[test]
-fn a_name_is_dialled_at_one_address_after_the_other() {
+fn a_name_is_dialled_at_all_its_addresses() {
     let (mut a, mut b) = (Host::new(), Host::with(2, |_| {}));
-    // Where localhost has an IPv6 address too, nobody listens there.
+    // If localhost also has an IPv6 address, no node listens there.
     let to = Endpoint::Name { host: Arc::from("localhost"), port: b.p2p.port() };
-    a.echo().wishes.push(Wish::Dial(to, None));
-    until_both(&mut a, &mut b, |a, _| !a.met.is_empty());
-    assert_eq!(a.echo().met[0].1, b.id);
-    assert!(a.echo().failed.is_empty());
+    a.echo().commands.push(Command::Dial(to, None));
+    run_both_until(&mut a, &mut b, |a, _| !a.secured.is_empty());
+    assert_eq!(a.echo().secured[0].1, b.id);
+    assert!(a.echo().failed_dials.is_empty());
 }
 
 #[test]
-fn a_stranger_who_speaks_no_tls_is_turned_away_and_never_met() {
+fn a_connection_without_tls_is_refused_and_not_reported() {
     let mut host = Host::new();
-    let mut stranger = Module::new(host.p2p);
-    stranger.ask(&[get(1)]);
-    until(&mut host, &mut stranger, |_, module| module.ended);
+    let mut stranger = Client::new(host.p2p);
+    stranger.send(&[get(1)]);
+    run_until(&mut host, &mut stranger, |_, client| client.ended);
     assert_eq!(host.event_loop.counters.faults, 1);
-    assert!(host.echo().met.is_empty());
+    assert!(host.echo().secured.is_empty());
     assert!(host.echo().closed.is_empty());
 }
 
 #[test]
-fn a_peer_that_sends_no_messages_is_dropped_and_the_service_told() {
-    let (mut a, mut b, of_a, of_b) = two_that_met();
-    let slot = a.event_loop.connections.find(of_a.0).expect("it is open");
+fn a_peer_with_a_malformed_message_is_dropped_and_reported() {
+    let (mut a, mut b, of_a, of_b) = connected_hosts();
+    let slot = a.event_loop.connections.find(of_a.0).expect("the connection is open");
     let crate::net::conn::Side::Peer(peer) = &mut a.event_loop.connections.at(slot).side else { panic!("a peer") };
     peer.push(&[0, 3, 0, 0], &[]);
-    a.event_loop.connections.touch(slot);
-    until_both(&mut a, &mut b, |a, b| !a.closed.is_empty() && !b.closed.is_empty());
+    a.event_loop.connections.queue_flush(slot);
+    run_both_until(&mut a, &mut b, |a, b| !a.closed.is_empty() && !b.closed.is_empty());
     assert_eq!((&a.echo().closed[..], &b.echo().closed[..]), (&[of_a][..], &[of_b][..]));
     assert_eq!(b.event_loop.counters.faults, 1);
 }
 
 #[test]
-fn what_is_to_be_saved_reaches_the_keeper_and_the_outcome_comes_back() {
+fn a_batch_reaches_the_disk_writer_and_its_result_reaches_the_service() {
     let mut host = Host::new();
-    let (wanted, outcome) = host.event_loop.attach_disk_writer();
+    let (batches, results) = host.event_loop.attach_disk_writer();
     let wake = host.event_loop.waker();
     let batch = Batch { contacts: Some(Vec::new()), ..Batch::default() };
-    host.echo().wishes.push(Wish::Save(batch.clone()));
-    let mut module = Module::new(host.api);
+    host.echo().commands.push(Command::Save(batch.clone()));
+    let mut client = Client::new(host.api);
     let mut found = None;
-    until(&mut host, &mut module, |_, _| {
-        found = found.take().or_else(|| wanted.try_recv().ok());
+    run_until(&mut host, &mut client, |_, _| {
+        found = found.take().or_else(|| batches.try_recv().ok());
         found.is_some()
     });
     assert_eq!(found.as_deref(), Some(&batch));
-    outcome.send(Saved::Durable).expect("the loop listens");
+    results.send(Saved::Durable).expect("the loop has the receiver");
     wake();
-    until(&mut host, &mut module, |host, _| !host.event_loop.service().saved.is_empty());
+    run_until(&mut host, &mut client, |host, _| !host.event_loop.service().saved.is_empty());
     assert_eq!(host.echo().saved, [Saved::Durable]);
 }
 
 #[test]
-fn without_a_keeper_nothing_is_saved() {
+fn without_a_disk_writer_every_batch_fails() {
     let mut host = Host::new();
-    host.echo().wishes.push(Wish::Save(Batch::default()));
-    let mut module = Module::new(host.api);
-    until(&mut host, &mut module, |host, _| !host.event_loop.service().saved.is_empty());
+    host.echo().commands.push(Command::Save(Batch::default()));
+    let mut client = Client::new(host.api);
+    run_until(&mut host, &mut client, |host, _| !host.event_loop.service().saved.is_empty());
     assert_eq!(host.echo().saved, [Saved::Failed]);
 }
 
 #[test]
-fn a_keeper_that_is_gone_ends_the_loop() {
+fn the_loop_ends_when_the_disk_writer_has_panicked() {
     let mut host = Host::new();
     drop(host.event_loop.attach_disk_writer());
     host.event_loop.waker()();

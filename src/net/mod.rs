@@ -1,63 +1,66 @@
-//! The real host of a service: sockets, TLS and time, on one thread.
+//! The event loop that connects a service to the network: sockets, TLS and time, on one thread.
 //!
-//! [`EventLoop`] moves bytes and proves ids; whatever a message means, and what follows from it,
-//! is decided by its [`Service`]. A node is one; an echo or a gossip module would be others.
+//! [`EventLoop`] moves bytes and verifies the ids of peers. Its [`Service`] decides what a message means
+//! and what to do about it. A [`Node`] is one service; the tests use another.
 //!
 //! # One turn of the loop
 //!
 //! ```text
-//! 1   until something happens, or not at all if anything is left to do; an alarm rings by the first deadline
-//! 2   poll; interrupted → go on
+//! 1   choose the timeout: none if work is left, else until an event or the timer of the first deadline
+//! 2   poll; continue if a signal interrupts it
 //! 3   now = clock.now()                                   once
-//! 4   each event marks its connection; a signal → leave
-//! 5   accept, so many from each listener                  out of descriptors: pause, keep serving
+//! 4   each event marks its connection; a signal begins to leave
+//! 5   accept a bounded number from each listener          out of descriptors: pause, keep serving
 //! 6   each ready connection, round robin:
-//!       read so many bytes into its inbox                 TLS: socket → session → plaintext, until dry
-//!       split so many frames → decode, some at a time → service
-//!       write the answers that came at once           one write for all of them
-//!       not dry? it stays ready: mio is edge-triggered, nobody will remind us
+//!       read up to its byte budget into the inbox         TLS: socket → session → plaintext, until drained
+//!       split up to its frame budget → decode in batches → service
+//!       write the immediate replies                       one write for all of them
+//!       not drained? it stays ready: mio is edge-triggered and reports it only once
 //! 7   deadlines: of connections, of the service
-//! 8   tell the service what became of its dials and of connections that ended
-//! 9   flush each touched connection, once; ask to be told of room only if something is left
-//! 10  free what is over
+//! 8   report failed dials, ended connections and saved batches to the service
+//! 9   flush each connection with new output, once; wait for writability only if output is left
+//! 10  free the closed connections
 //! ```
 //!
-//! After every verb its actions are performed: messages go into outboxes, and step 9 writes them,
-//! so that all that one turn has for one connection shares a write (and TLS records). Only what a
-//! client is answered at once, with nothing owed before it, takes a shorter way: into one buffer
-//! that is lent to the service, and from there to the socket before the next connection. Nothing is
-//! freed before step 10, so a slot means one connection for a whole turn.
+//! After each call of the service, the loop performs its actions: messages go into outboxes, and step 9
+//! writes them, so that all output of one turn for one connection shares a write (and TLS records). Only
+//! an immediate reply to a client, with no unanswered request before it, takes a shorter path: the service
+//! writes it into one shared buffer, and the loop writes that to the socket before it serves the next
+//! connection. No connection is freed before step 10, so a slot identifies one connection for a whole turn.
 //!
-//! # Laws
+//! # Guarantees
 //!
-//! * One read, one write and a share of one poll serve a request; a GET that the service answers
-//!   at once allocates nothing here, and its value is copied once; a large one by the kernel alone.
-//! * Whatever comes from outside has a bound in [`limits`](crate::limits) and a deadline: reading
-//!   a connection ends at its budget of a turn, an API connection that does not read its answers
-//!   is not read from either, and a peer's outbox at its bound drops and counts.
-//! * The pools of clients and peers are separate. A full pool closes its door to strangers; what
-//!   the node dials itself is bounded by the node.
+//! * A request costs one read, one write and a part of one poll. A GET that the service answers
+//!   immediately allocates nothing here. Its value is copied once, a large value only by the kernel.
+//! * All input has a bound (a constant beside its user, or in [`limits`](crate::limits)) and a deadline.
+//!   Reading a connection ends when its budget of the turn is spent. A client that does not read its
+//!   replies is not read either. A peer's outbox drops and counts messages that exceed its bound.
+//! * Clients and peers have separate pools. A full pool refuses new connections; the node bounds the
+//!   connections that it dials.
 //!
-//! What this does not do: decide whom to dial, judge a HELLO, keep one of two connections to one
-//! peer, close idle peers. All that is the node's, so that the simulator sees it.
+//! # Non-goals
+//!
+//! The event loop does not decide which contact to dial, does not evaluate a HELLO, does not choose one of
+//! two connections to the same peer, and does not close idle peers. The node does all of that, so that the
+//! simulator covers it.
 
 pub mod clock;
 pub mod entropy;
 
-mod alarm;
 mod client;
 mod conn;
 mod connections;
 mod event_loop;
 mod input;
 mod listener;
-mod names;
 mod outbox;
 mod output;
 mod peer;
 mod provider;
 mod rate_limited_log;
+mod resolver;
 mod socket;
+mod timer;
 mod tls;
 mod verifier;
 
@@ -79,22 +82,22 @@ use crate::wire::frame::Frame;
 pub use event_loop::{Ended, EventLoop, Helper, LoopError};
 pub use listener::{BindError, Listeners};
 
-/// What a user may set of a host.
+/// The configuration of an event loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Where modules connect.
+    /// Address for clients.
     pub api_address: SocketAddr,
-    /// Where peers connect; none, if nobody shall.
+    /// Addresses for peers; empty if the node accepts none.
     pub p2p_addresses: Vec<SocketAddr>,
-    /// An API connection that is owed nothing is closed after so long a silence.
+    /// An API connection without unanswered requests is closed after this time without traffic.
     pub api_idle_timeout: Duration,
-    /// API connections at once.
+    /// Maximum number of API connections.
     pub api_connections_max: usize,
-    /// Connections to peers at once, before no more are accepted.
+    /// Maximum number of connections to peers; at the bound no more are accepted.
     pub peer_connections_max: usize,
-    /// From the wish to stop to the end.
+    /// Maximum time for a graceful shutdown.
     pub leave_timeout: Duration,
-    /// What a peer's id must solve.
+    /// The puzzle that a peer's id must solve.
     pub puzzle: Puzzle,
 }
 
@@ -112,18 +115,18 @@ impl Default for Options {
     }
 }
 
-/// What the loop serves: the verbs of a [`Node`], which says more about each.
+/// What the event loop serves: the methods of a [`Node`], whose documentation has the details.
 pub trait Service {
-    /// Whether another request of a client is welcome; if not, no API connection is read.
+    /// Whether the service accepts another request of a client. If not, no API connection is read.
     fn wants_requests(&self) -> bool;
-    /// Requests for these keys are about to come, in this order: what it takes to answer them may be
-    /// brought near. Nothing else follows from it.
-    fn foresee<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+    /// Announces requests for these keys, in this order, so that the service can load their data into
+    /// the processor's cache. Has no other effect.
+    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         drop(keys);
     }
-    /// A client asks.
+    /// A client sent a request.
     fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions);
-    /// A connection to `peer`, seen at `address`, is open; its id is proven.
+    /// A connection to `peer` at `address` is open, and TLS has verified the peer's id.
     fn on_secured(
         &mut self,
         now: Now,
@@ -133,21 +136,21 @@ pub trait Service {
         origin: Origin,
         out: &mut Actions,
     );
-    /// No connection came of a dial.
+    /// A dial failed.
     fn on_dial_failed(&mut self, now: Now, dial: DialId, error: DialError, out: &mut Actions);
-    /// A whole message arrived from a peer, which is not decoded.
+    /// A peer sent a complete message, which is not decoded yet.
     fn on_frame(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions);
-    /// A connection that was open ended otherwise than by an action.
+    /// An open connection ended for another reason than an action of the service.
     fn on_closed(&mut self, now: Now, conn: ConnId, out: &mut Actions);
-    /// The batch that was wanted saved is on disk, or is not.
+    /// The batch of the last save action is on disk, or could not be written.
     fn on_saved(&mut self, now: Now, saved: Saved, out: &mut Actions);
-    /// The moment of `next_deadline` has come.
+    /// The time of `next_deadline` has come.
     fn on_timeout(&mut self, now: Now, out: &mut Actions);
-    /// When `on_timeout` must be called.
+    /// When to call `on_timeout`.
     fn next_deadline(&self) -> Option<Time>;
-    /// The process wants to end.
+    /// The process must end: the service begins to leave.
     fn leave(&mut self, now: Now, out: &mut Actions);
-    /// Whether the service is ready for that.
+    /// Whether the service has left.
     fn has_left(&self) -> bool;
 }
 
@@ -156,7 +159,7 @@ impl Service for Node {
         self.wants_requests()
     }
 
-    fn foresee<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         self.storage().bring_near(keys);
     }
 

@@ -1,8 +1,8 @@
-//! Bytes that wait to be sent, first in, first out.
+//! A queue of bytes to send.
 
 use crate::limits::BUFFER_KEPT_MAX;
 
-/// The bytes that wait for one connection.
+/// The unsent bytes of one connection, first in, first out.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     bytes: Vec<u8>,
@@ -10,52 +10,52 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Bytes that wait.
+    /// The number of unsent bytes.
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.sent
     }
 
-    /// Whether none wait.
+    /// Whether all bytes are sent.
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Appends a message: its head, and the value that ends it.
+    /// Appends a message: its head and its value.
     pub(super) fn push(&mut self, head: &[u8], value: &[u8]) {
         self.bytes.extend_from_slice(head);
         self.bytes.extend_from_slice(value);
     }
 
-    /// All bytes that wait.
-    pub(super) fn waiting(&self) -> &[u8] {
+    /// All unsent bytes.
+    pub(super) fn unsent(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
 
-    /// Forgets the first `len` bytes: they are sent.
+    /// Removes the first `len` bytes after they were sent.
     ///
     /// # Panics
     ///
-    /// If fewer wait.
+    /// If there are fewer unsent bytes.
     pub(super) fn advance(&mut self, len: usize) {
         assert!(len <= self.len(), "{len} bytes sent of {}", self.len());
         self.sent += len;
         if self.is_empty() {
             self.clear();
         } else if self.sent > BUFFER_KEPT_MAX.max(self.len()) {
-            // What is moved is less than what was sent since the last time.
+            // The bytes that are moved are fewer than the bytes that were sent since the last move.
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
     }
 
-    /// Forgets all of them.
+    /// Removes all bytes.
     pub(super) fn clear(&mut self) {
         self.sent = 0;
         empty(&mut self.bytes);
     }
 }
 
-/// Empties `buffer`, which may keep a little memory for the next time and no more.
+/// Empties `buffer`. Its memory is freed if the capacity exceeds [`BUFFER_KEPT_MAX`].
 pub(super) fn empty(buffer: &mut Vec<u8>) {
     buffer.clear();
     if buffer.capacity() > BUFFER_KEPT_MAX {
@@ -70,7 +70,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_leave_in_the_order_in_which_they_came(
+        fn bytes_are_sent_in_the_order_in_which_they_were_pushed(
             steps in prop::collection::vec((0_usize..100_000, 0_usize..200_000), 1..20),
         ) {
             let mut outbox = Outbox::default();
@@ -81,7 +81,7 @@ mod tests {
                 pushed += push;
                 let take = take.min(outbox.len());
                 let expected: Vec<u8> = (left..left + take).map(|at| at.to_le_bytes()[0]).collect();
-                prop_assert_eq!(&outbox.waiting()[..take], &expected[..]);
+                prop_assert_eq!(&outbox.unsent()[..take], &expected[..]);
                 outbox.advance(take);
                 left += take;
                 prop_assert_eq!(outbox.len(), pushed - left);
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_emptied_outbox_keeps_little_memory() {
+    fn an_empty_outbox_frees_a_large_buffer() {
         let mut outbox = Outbox::default();
         outbox.push(&[1; 1000], &vec![2; 4 * BUFFER_KEPT_MAX]);
         outbox.advance(outbox.len());

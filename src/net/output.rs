@@ -1,5 +1,6 @@
-//! What goes out: the service's actions, the outboxes of step 9, and the ends of connections.
+//! Output: the service's actions, the flush of step 9, and the end of connections.
 
+use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,19 +13,19 @@ use mio::{Interest, Token};
 use crate::id::NodeId;
 use crate::limits::{DIALS_MAX, READ_BYTES_PER_TURN};
 use crate::net::Service;
-use crate::net::client::Answered;
-use crate::net::conn::{Fault, Incoming, Overdue, Phase, Queued, Side};
+use crate::net::client::Replied;
+use crate::net::conn::{CloseReason, Incoming, Phase, Queued, Side, Timeout};
 use crate::net::event_loop::{EventLoop, Helper, LoopError, Notice};
 use crate::net::listener::Pool;
-use crate::net::names::Question;
 use crate::net::peer::{Dial, Peer, Pushed, Written};
+use crate::net::resolver::Question;
 use crate::net::tls::TlsFault;
 use crate::node::action::{Action, ClientId, ConnId, DialError, DialId};
 use crate::node::params::Endpoint;
 use crate::node::persisted::{Batch, Saved};
 
 impl<S: Service> EventLoop<S> {
-    /// Does what the service wants done, in its order.
+    /// Performs the service's actions in their order.
     pub(super) fn perform(&mut self) {
         if self.actions.is_empty() {
             return;
@@ -48,7 +49,7 @@ impl<S: Service> EventLoop<S> {
                         if let Some(fault) = fault {
                             let address = self.connections.at(slot).address;
                             let now = self.now.mono;
-                            self.strangers.warn(now, format_args!("peer refused addr={address} fault=\"{fault}\""));
+                            self.limited_log.warn(now, format_args!("peer refused addr={address} fault=\"{fault}\""));
                         }
                         self.drain(slot);
                     }
@@ -59,7 +60,7 @@ impl<S: Service> EventLoop<S> {
         self.actions = actions;
     }
 
-    /// Sends a message to a peer, if that is still there and reads what it is sent.
+    /// Appends a message to the outbox of a peer. It is lost if the connection has ended.
     fn send(&mut self, conn: ConnId, head: &[u8], value: &[u8]) {
         let Some(slot) = self.connections.find(conn.0) else {
             return;
@@ -67,64 +68,61 @@ impl<S: Service> EventLoop<S> {
         let conn = self.connections.at(slot);
         if let (Phase::Open, Side::Peer(peer)) = (conn.phase, &mut conn.side) {
             match peer.push(head, value) {
-                Pushed::Taken => self.connections.touch(slot),
+                Pushed::Queued => self.connections.queue_flush(slot),
                 Pushed::Dropped => self.counters.outbox_drops += 1,
             }
         }
     }
 
-    /// Answers a client, if that is still there.
+    /// Sends a reply to a client. It is lost if the connection has ended.
     fn reply(&mut self, client: ClientId, head: &[u8], value: &[u8]) {
-        let mut answered = Answered::NotOwed;
+        let mut replied = Replied::NotExpected;
         if let Some(slot) = self.connections.find(client.connection) {
             let conn = self.connections.at(slot);
-            if let (Phase::Open | Phase::Draining, Side::Client(owed)) = (conn.phase, &mut conn.side) {
-                answered = owed.answer(client.request, head, value);
-                if answered == Answered::Released {
-                    self.connections.touch(slot);
+            if let (Phase::Open | Phase::Draining, Side::Client(state)) = (conn.phase, &mut conn.side) {
+                replied = state.reply(client.request, head, value);
+                if replied == Replied::Queued {
+                    self.connections.queue_flush(slot);
                 }
             }
         }
-        if answered == Answered::NotOwed {
+        if replied == Replied::NotExpected {
             self.counters.replies_late += 1;
         }
     }
 
-    /// Begins to open a connection.
+    /// Begins to connect to a peer.
     fn dial(&mut self, id: DialId, to: &Endpoint, expect: Option<NodeId>) {
         match to {
-            Endpoint::Address(address) => {
-                self.dial_next(Dial { id, expect, left: vec![*address], error: DialError::Unreachable });
-            }
+            Endpoint::Address(address) => self.dial_next(Dial::new(id, expect, vec![*address])),
             Endpoint::Name { host, port } => {
-                let question = Question { dial: id, expect, host: host.clone(), port: *port };
-                if let Err(question) = self.names.ask(question) {
+                let question = Question { dial: Dial::new(id, expect, Vec::new()), host: host.clone(), port: *port };
+                if let Err(question) = self.resolver.ask(question) {
                     warn!("name not resolved name={} fault=\"too many wait\"", question.host);
-                    self.notices.push_back(Notice::DialFailed(id, DialError::Unreachable));
+                    self.dial_next(question.dial);
                 }
             }
         }
     }
 
-    /// Has a batch saved. The service wants one at a time, so there is a place for it, unless
-    /// nobody saves here; that the keeper is gone, it says itself.
+    /// Sends a batch to the disk writer. The service sends one at a time, so the channel has room. If the
+    /// thread has panicked, [`Self::take_saved`] finds that.
     fn save(&mut self, batch: &Arc<Batch>) {
-        let taken =
-            self.disk_writer.as_ref().is_some_and(|disk_writer| disk_writer.batches.try_send(batch.clone()).is_ok());
-        if !taken {
+        let is_sent = self.disk_writer.as_ref().is_some_and(|writer| writer.batches.try_send(batch.clone()).is_ok());
+        if !is_sent {
             self.notices.push_back(Notice::Saved(Saved::Failed));
         }
     }
 
-    /// Takes note of what became of batches.
+    /// Receives the results of the disk writer.
     ///
     /// # Errors
     ///
-    /// If the keeper is gone.
+    /// If its thread has panicked.
     pub(super) fn take_saved(&mut self) -> Result<(), LoopError> {
-        let Some(disk_writer) = &self.disk_writer else { return Ok(()) };
+        let Some(writer) = &self.disk_writer else { return Ok(()) };
         loop {
-            match disk_writer.results.try_recv() {
+            match writer.results.try_recv() {
                 Ok(saved) => self.notices.push_back(Notice::Saved(saved)),
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(LoopError::HelperGone { helper: Helper::DiskWriter }),
@@ -132,38 +130,35 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Dials the addresses of the names that were resolved.
+    /// Dials the addresses of resolved names.
     ///
     /// # Errors
     ///
-    /// If the thread that resolves them is gone.
+    /// If the thread of the resolver has panicked.
     pub(super) fn dial_resolved(&mut self) -> Result<(), LoopError> {
         loop {
-            let answer = match self.names.next_answer() {
+            let answer = match self.resolver.next_answer() {
                 Ok(answer) => answer,
                 Err(TryRecvError::Empty) => return Ok(()),
-                Err(TryRecvError::Disconnected) => return Err(LoopError::HelperGone { helper: Helper::Names }),
+                Err(TryRecvError::Disconnected) => return Err(LoopError::HelperGone { helper: Helper::Resolver }),
             };
-            let question = answer.question;
-            let mut left = answer.addresses.unwrap_or_else(|error| {
-                warn!("name not resolved name={} fault=\"{error}\"", question.host);
-                Vec::new()
-            });
-            left.reverse();
-            let (id, expect) = (question.dial, question.expect);
-            self.dial_next(Dial { id, expect, left, error: DialError::Unreachable });
+            let Question { mut dial, host, .. } = answer.question;
+            match answer.addresses {
+                Ok(addresses) => dial.left.extend(addresses.into_iter().rev()),
+                Err(error) => warn!("name not resolved name={host} fault=\"{error}\""),
+            }
+            self.dial_next(dial);
         }
     }
 
-    /// Tries the next address of `dial`, or says that there is none.
+    /// Tries the next address of `dial`, or reports that the dial has failed.
     fn dial_next(&mut self, mut dial: Dial) {
         while let Some(address) = dial.left.pop() {
             match self.connect(address) {
                 Ok(socket) => {
                     let session = self.tls.dial(dial.expect.as_ref());
                     let side = Side::Peer(Box::new(Peer::new(session, Some(dial))));
-                    let interest = Interest::READABLE | Interest::WRITABLE;
-                    self.connections.insert(socket, address, side, Phase::Connecting, interest, self.now.mono);
+                    self.connections.insert(socket, address, side, self.now.mono);
                     return;
                 }
                 Err(error) => debug!("dial failed addr={address} fault=\"{error}\""),
@@ -172,20 +167,18 @@ impl<S: Service> EventLoop<S> {
         self.notices.push_back(Notice::DialFailed(dial.id, dial.error));
     }
 
-    fn connect(&mut self, address: SocketAddr) -> std::io::Result<TcpStream> {
+    fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
         if self.connections.len(Pool::Peers) >= self.options.peer_connections_max + DIALS_MAX {
-            return Err(std::io::ErrorKind::QuotaExceeded.into());
+            return Err(io::ErrorKind::QuotaExceeded.into());
         }
         let mut socket = TcpStream::connect(address)?;
-        let _ = socket.set_nodelay(true); // it works without, only slower
-        let token = Token(self.connections.next_slot());
-        self.poll.registry().register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        self.register(&mut socket, Interest::READABLE | Interest::WRITABLE)?;
         Ok(socket)
     }
 
-    /// Step 9: writes what this turn has brought for each connection.
-    pub(super) fn flush_touched(&mut self) {
-        while let Some(slot) = self.connections.next_touched() {
+    /// Step 9: writes the output of this turn.
+    pub(super) fn flush_queued(&mut self) {
+        while let Some(slot) = self.connections.next_to_flush() {
             self.flush(slot);
         }
     }
@@ -201,7 +194,7 @@ impl<S: Service> EventLoop<S> {
         }
         let written = match conn.write(now) {
             Ok(written) => written,
-            Err(error) => return self.end(slot, &Fault::Io(error)),
+            Err(error) => return self.end(slot, &CloseReason::Io(error)),
         };
         let interest = match written {
             Written::All => Interest::READABLE,
@@ -210,20 +203,20 @@ impl<S: Service> EventLoop<S> {
         if interest != conn.interest {
             conn.interest = interest;
             if let Err(error) = self.poll.registry().reregister(&mut conn.socket, Token(slot), interest) {
-                return self.end(slot, &Fault::Io(error));
+                return self.end(slot, &CloseReason::Io(error));
             }
         }
         if conn.phase == Phase::Draining && conn.is_done() {
-            return self.part(slot);
+            return self.end_output(slot);
         }
         if conn.queued == Queued::Full && matches!(&conn.side, Side::Client(client) if !client.is_full(0)) {
             conn.queued = Queued::No;
-            self.connections.wake(slot);
+            self.connections.queue_ready(slot);
         }
         self.connections.arm(slot);
     }
 
-    /// Goes on to TLS, if TCP is open.
+    /// Enters the TLS handshake, if TCP has connected.
     fn finish_connecting(&mut self, slot: usize) {
         let now = self.now.mono;
         let conn = self.connections.at(slot);
@@ -231,129 +224,129 @@ impl<S: Service> EventLoop<S> {
             Ok(false) => {}
             Ok(true) => {
                 conn.enter(Phase::Handshaking, now);
-                self.connections.wake(slot);
+                self.connections.queue_ready(slot);
             }
-            Err(error) => self.end(slot, &Fault::Io(error)),
+            Err(error) => self.end(slot, &CloseReason::Io(error)),
         }
     }
 
-    /// Reads no more from a connection; closes it once all that it is owed is out.
+    /// Stops reading a connection, and closes it after its last output.
     pub(super) fn drain(&mut self, slot: usize) {
         let now = self.now.mono;
         let conn = self.connections.at(slot);
         conn.enter(Phase::Draining, now);
         if let Side::Peer(peer) = &mut conn.side {
-            peer.announce_end();
+            peer.close_after_output();
         }
-        self.connections.touch(slot);
+        self.connections.queue_flush(slot);
         self.connections.arm(slot);
     }
 
-    /// All is out: closes the connection as soon as that does no harm to it.
-    fn part(&mut self, slot: usize) {
+    /// Announces the end of the output, and closes the connection when that causes no reset.
+    fn end_output(&mut self, slot: usize) {
         let now = self.now.mono;
         let conn = self.connections.at(slot);
-        if conn.incoming == Incoming::Ended || conn.shut().is_err() {
-            return self.connections.finish(slot, now);
+        if conn.incoming == Incoming::Ended || conn.shutdown_write().is_err() {
+            return self.connections.close(slot, now);
         }
         conn.enter(Phase::Lingering, now);
         self.linger(slot);
     }
 
-    /// Throws away what a connection still sends, until it ends or its time is over.
+    /// Discards input until the other side ends or the time for that is over.
     pub(super) fn linger(&mut self, slot: usize) {
         let now = self.now.mono;
         let conn = self.connections.at(slot);
         match conn.discard(&mut self.buffer, READ_BYTES_PER_TURN, now) {
-            Ok(true) | Err(_) => self.connections.finish(slot, now),
+            Ok(true) | Err(_) => self.connections.close(slot, now),
             Ok(false) => {
                 if conn.is_readable() {
-                    self.connections.wake(slot);
+                    self.connections.queue_ready(slot);
                 }
                 self.connections.arm(slot);
             }
         }
     }
 
-    /// A connection ends, by the other side or for a fault of it.
-    pub(super) fn end(&mut self, slot: usize, fault: &Fault) {
+    /// Ends a connection for `reason`.
+    pub(super) fn end(&mut self, slot: usize, reason: &CloseReason) {
         let conn = self.connections.at(slot);
         match (conn.phase, &conn.side) {
-            (Phase::Connecting | Phase::Handshaking, _) => self.refuse(slot, fault),
-            (Phase::Open, Side::Peer(_)) => self.drop_peer(slot, fault),
-            (Phase::Open, Side::Client(_)) => self.drop_client(slot, fault),
-            (Phase::Draining | Phase::Lingering | Phase::Over, _) => self.connections.finish(slot, self.now.mono),
+            (Phase::Connecting | Phase::Handshaking, _) => self.refuse_peer(slot, reason),
+            (Phase::Open, Side::Peer(_)) => self.drop_peer(slot, reason),
+            (Phase::Open, Side::Client(_)) => self.drop_client(slot, reason),
+            (Phase::Draining | Phase::Lingering | Phase::Closed, _) => self.connections.close(slot, self.now.mono),
         }
     }
 
-    /// Nobody was met, or nobody that is welcome.
-    fn refuse(&mut self, slot: usize, fault: &Fault) {
+    /// Ends a connection to a peer before its handshake is complete. A dial continues with its next address.
+    fn refuse_peer(&mut self, slot: usize, reason: &CloseReason) {
         let now = self.now.mono;
         let conn = self.connections.at(slot);
         let address = conn.address;
         let Side::Peer(peer) = &mut conn.side else {
-            unreachable!("only peers are dialled and shake hands");
+            unreachable!("only peers connect and shake hands");
         };
         let dial = peer.dial.take();
-        let is_false = matches!(fault, Fault::Tls(fault) if !matches!(fault, TlsFault::Alert(_)));
-        if dial.is_none() || is_false {
+        let is_not_authentic = matches!(reason, CloseReason::Tls(fault) if !matches!(fault, TlsFault::Alert(_)));
+        if dial.is_none() || is_not_authentic {
             self.counters.faults += 1;
-            self.strangers.warn(now, format_args!("peer refused addr={address} fault=\"{fault}\""));
+            self.limited_log.warn(now, format_args!("peer refused addr={address} fault=\"{reason}\""));
         } else {
-            debug!("dial failed addr={address} fault=\"{fault}\"");
+            debug!("dial failed addr={address} fault=\"{reason}\"");
         }
-        if peer.session.wants_write() && matches!(fault, Fault::Tls(_)) {
-            self.drain(slot); // the alert
+        if peer.session.wants_write() && matches!(reason, CloseReason::Tls(_)) {
+            self.drain(slot); // sends the alert
         } else {
-            self.connections.finish(slot, now);
+            self.connections.close(slot, now);
         }
         if let Some(mut dial) = dial {
-            if is_false {
+            if is_not_authentic {
                 dial.error = DialError::NotAuthentic;
             }
             self.dial_next(dial);
         }
     }
 
-    /// A peer that the node knows is gone, or has to go.
-    fn drop_peer(&mut self, slot: usize, fault: &Fault) {
+    /// Ends an open connection to a peer, which the service knows.
+    fn drop_peer(&mut self, slot: usize, reason: &CloseReason) {
         let now = self.now.mono;
         let conn = self.connections.at(slot);
         let (id, address) = (ConnId(conn.id), conn.address);
         let Side::Peer(peer) = &mut conn.side else {
-            unreachable!("the caller has looked");
+            unreachable!("the caller has matched the side");
         };
         self.notices.push_back(Notice::Closed(id));
-        match fault {
-            Fault::Closed | Fault::Io(_) => {
-                debug!("peer gone addr={address} fault=\"{fault}\"");
-                self.connections.finish(slot, now);
+        match reason {
+            CloseReason::Closed | CloseReason::Io(_) => {
+                debug!("peer gone addr={address} fault=\"{reason}\"");
+                self.connections.close(slot, now);
             }
-            Fault::Wire(_) | Fault::Tls(_) | Fault::Overdue(_) => {
+            CloseReason::Wire(_) | CloseReason::Tls(_) | CloseReason::Timeout(_) => {
                 self.counters.faults += 1;
-                let node = peer.session.peer().expect("an open connection has a proven peer");
-                self.strangers.warn(now, format_args!("peer dropped addr={address} id={node:.8} fault=\"{fault}\""));
-                if matches!(fault, Fault::Tls(_)) {
-                    peer.abandon();
+                let node = peer.session.peer().expect("an open connection has a verified peer");
+                self.limited_log.warn(now, format_args!("peer dropped addr={address} id={node:.8} fault=\"{reason}\""));
+                if matches!(reason, CloseReason::Tls(_)) {
+                    peer.drop_outbox();
                 }
                 self.drain(slot);
             }
         }
     }
 
-    /// A client is gone, or has to go; what it is owed is still sent, if it can be.
-    fn drop_client(&mut self, slot: usize, fault: &Fault) {
+    /// Ends an open connection of a client. Its replies are still sent, unless the socket has failed.
+    fn drop_client(&mut self, slot: usize, reason: &CloseReason) {
         let now = self.now.mono;
         let conn = self.connections.at(slot);
         let address = conn.address;
-        match fault {
-            Fault::Io(_) => return self.connections.finish(slot, now),
-            Fault::Closed => {}
-            Fault::Overdue(Overdue::Silence) => debug!("client dropped addr={address} fault=\"{fault}\""),
-            Fault::Wire(_) | Fault::Tls(_) | Fault::Overdue(_) => {
+        match reason {
+            CloseReason::Io(_) => return self.connections.close(slot, now),
+            CloseReason::Closed => {}
+            CloseReason::Timeout(Timeout::Idle) => debug!("client dropped addr={address} fault=\"{reason}\""),
+            CloseReason::Wire(_) | CloseReason::Tls(_) | CloseReason::Timeout(_) => {
                 conn.discarded = true;
                 self.counters.faults += 1;
-                self.strangers.warn(now, format_args!("client dropped addr={address} fault=\"{fault}\""));
+                self.limited_log.warn(now, format_args!("client dropped addr={address} fault=\"{reason}\""));
             }
         }
         self.drain(slot);

@@ -1,4 +1,4 @@
-//! This node's side of a connection to a peer: a TLS session, and what waits in front of it.
+//! One connection to a peer: its TLS session, and the messages that are not encrypted yet.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -10,71 +10,78 @@ use crate::net::socket::Socket;
 use crate::net::tls::Session;
 use crate::node::action::{DialError, DialId};
 
-/// One end of a connection between nodes.
+/// The state of one connection to a peer.
 pub(super) struct Peer {
     pub(super) session: Session,
-    /// What is still to be told of the dial that led here; taken when it is.
+    /// The dial that opened this connection, until its result is reported; `None` if the peer dialled.
     pub(super) dial: Option<Dial>,
     outbox: Outbox,
     is_ending: bool,
 }
 
-/// An attempt to reach a node, over all addresses of its name.
+/// An attempt to connect to a node, at one address of its name after the other.
 #[derive(Debug)]
 pub(super) struct Dial {
-    /// What the node calls it.
+    /// The node's id of this dial.
     pub(super) id: DialId,
-    /// Who must be met.
+    /// The expected id of the peer.
     pub(super) expect: Option<NodeId>,
-    /// Where it has not been tried yet, the next one last.
+    /// The addresses that were not tried yet, the next one last.
     pub(super) left: Vec<SocketAddr>,
-    /// What to say if no address is left.
+    /// The error to report if no address is left.
     pub(super) error: DialError,
 }
 
-/// How far writing got.
+/// The result of writing to a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Written {
-    /// Nothing is left.
+    /// All output is written.
     All,
-    /// The socket takes no more for now.
+    /// The socket accepts no more bytes for now.
     Blocked,
 }
 
+impl Dial {
+    /// The dial `id`, which expects the peer `expect` at one of the addresses `left`.
+    pub(super) fn new(id: DialId, expect: Option<NodeId>, left: Vec<SocketAddr>) -> Self {
+        Self { id, expect, left, error: DialError::Unreachable }
+    }
+}
+
 impl Peer {
-    /// A connection over `session`, opened for `dial`, if this node opened it.
+    /// A connection over `session`, opened by `dial` or accepted.
     pub(super) fn new(session: Session, dial: Option<Dial>) -> Self {
         Self { session, dial, outbox: Outbox::default(), is_ending: false }
     }
 
-    /// Takes a message to be sent, unless it does not fit: then none of it is taken.
+    /// Appends a message to the outbox, or drops the whole message if it would exceed the bound.
     pub(super) fn push(&mut self, head: &[u8], value: &[u8]) -> Pushed {
         if self.outbox.len() + head.len() + value.len() > PEER_OUTBOX_MAX {
             return Pushed::Dropped;
         }
         self.outbox.push(head, value);
-        Pushed::Taken
+        Pushed::Queued
     }
 
-    /// Whether anything waits to be written.
+    /// Whether any output is not written yet.
     pub(super) fn wants_write(&self) -> bool {
         !self.outbox.is_empty() || self.session.wants_write()
     }
 
-    /// Says goodbye to the other side's TLS once all that waits is written.
-    pub(super) fn announce_end(&mut self) {
+    /// Sends a TLS `close_notify` after all output.
+    pub(super) fn close_after_output(&mut self) {
         self.is_ending = true;
     }
 
-    /// Forgets what was not encrypted yet: nobody will read it.
-    pub(super) fn abandon(&mut self) {
+    /// Drops the messages that are not encrypted yet, since the peer will not read them.
+    pub(super) fn drop_outbox(&mut self) {
         self.outbox.clear();
     }
 
-    /// Writes what waits. Messages of one turn share TLS records, and records share writes.
+    /// Writes the output. Messages of one turn share TLS records, and records share writes.
     pub(super) fn write(&mut self, socket: &mut Socket) -> io::Result<Written> {
         loop {
-            self.feed();
+            self.encrypt();
             if !self.session.wants_write() {
                 return Ok(Written::All);
             }
@@ -87,25 +94,25 @@ impl Peer {
         }
     }
 
-    /// Hands the session as much as it may hold.
-    fn feed(&mut self) {
+    /// Moves messages from the outbox into the session, up to the bound of its buffer.
+    fn encrypt(&mut self) {
         while !self.outbox.is_empty() {
-            match self.session.send(self.outbox.waiting()) {
+            match self.session.send(self.outbox.unsent()) {
                 0 => return,
                 taken => self.outbox.advance(taken),
             }
         }
         if self.is_ending {
-            self.session.close(); // once; and not after an alert
+            self.session.close(); // repeated calls, and calls after an alert, have no effect
         }
     }
 }
 
-/// What became of a message for a peer.
+/// The result of [`Peer::push`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pushed {
-    /// It waits to be written.
-    Taken,
-    /// Too much waits already.
+    /// The message is in the outbox.
+    Queued,
+    /// The outbox is full.
     Dropped,
 }

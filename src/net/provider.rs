@@ -1,7 +1,7 @@
-//! The cryptography of the channel: one signature, one key exchange, two ciphers (`PROTOCOL.md` 5).
+//! The cryptography of TLS: one signature, one key exchange, two ciphers (`PROTOCOL.md` 5).
 //!
-//! What rustls offers by default brings RSA and three more curves along, which nobody here would be
-//! let in with: they would only be there to be attacked, and to fill memory.
+//! The default provider of rustls also supports RSA and three more curves. The protocol accepts none of
+//! them, so they would only add attack surface and memory.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(super) fn provider() -> CryptoProvider {
     }
 }
 
-/// A certificate of a closed network, and a handshake, are signed in the same way.
+/// The signature algorithm of certificates and of handshakes.
 static SIGNATURES: WebPkiSupportedAlgorithms =
     WebPkiSupportedAlgorithms { all: &[ED25519], mapping: &[(SignatureScheme::ED25519, &[ED25519])] };
 
@@ -40,7 +40,7 @@ impl SecureRandom for System {
     }
 }
 
-/// Secret keys of Ed25519, as PKCS#8.
+/// Loads Ed25519 secret keys in PKCS#8.
 #[derive(Debug)]
 struct Ed25519;
 
@@ -48,7 +48,7 @@ impl KeyProvider for Ed25519 {
     fn load_private_key(&self, key: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
         match key {
             PrivateKeyDer::Pkcs8(key) => any_eddsa_type(&key),
-            _ => Err(Error::General("a secret key that is not PKCS#8".to_owned())),
+            _ => Err(Error::General("the secret key is not PKCS#8".to_owned())),
         }
     }
 }

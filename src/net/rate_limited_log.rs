@@ -1,4 +1,4 @@
-//! Log lines that strangers can cause: so many a second, and then a number.
+//! Rate limit for warnings that any client or peer can cause.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,27 +8,27 @@ use log::warn;
 use crate::limits::STRANGER_LOG_LINES_PER_SECOND;
 use crate::time::Time;
 
-/// Warnings about those at the other end of connections.
+/// Warnings about clients and peers: a bounded number in each second, and the number of the others.
 #[derive(Debug, Default)]
-pub(super) struct StrangerLog {
+pub(super) struct RateLimitedLog {
     second: Option<Time>,
     lines: u32,
     suppressed: u64,
 }
 
-impl StrangerLog {
-    /// Writes `line`, unless this second has had its share; then it is counted.
+impl RateLimitedLog {
+    /// Logs `line`, or counts it if this second has no line left.
     pub(super) fn warn(&mut self, now: Time, line: fmt::Arguments<'_>) {
         let (admitted, suppressed) = self.admit(now);
         if suppressed > 0 {
-            warn!("{suppressed} lines about strangers suppressed");
+            warn!("log lines about clients and peers suppressed lines={suppressed}");
         }
         if admitted {
             warn!("{line}");
         }
     }
 
-    /// Whether another line may be written, and how many were not before this second.
+    /// Whether another line may be logged, and how many lines were suppressed before this second.
     fn admit(&mut self, now: Time) -> (bool, u64) {
         let mut suppressed = 0;
         if self.second.is_none_or(|second| now - second >= Duration::from_secs(1)) {
@@ -50,8 +50,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_has_its_share_of_lines_and_the_next_one_says_what_was_left_out() {
-        let mut log = StrangerLog::default();
+    fn each_second_has_a_bounded_number_of_lines_and_the_next_one_reports_the_suppressed_lines() {
+        let mut log = RateLimitedLog::default();
         let at = |millis| Time::ZERO + Duration::from_millis(millis);
         for _ in 0..STRANGER_LOG_LINES_PER_SECOND {
             assert_eq!(log.admit(at(5)), (true, 0));

@@ -1,8 +1,8 @@
-//! A TCP socket that is read and written by the system's calls, not by the C library's.
+//! A TCP socket that is read and written by direct system calls instead of the C library.
 //!
-//! Those are points at which a thread may be cancelled. In a process of several threads, as this one
-//! is when something saves, each of them says so before and takes it back after, by operations that
-//! all processors have to agree on. Nobody cancels threads here.
+//! The C library's `recv` and `send` are cancellation points: in a process with several threads (this one
+//! has a disk writer) they execute atomic operations before and after each system call. This crate never
+//! cancels a thread, so it avoids that cost.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -12,7 +12,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use rustix::net::{RecvFlags, SendFlags};
 
-/// A connected socket, or one that is being connected; never blocks.
+/// A non-blocking socket that is connected or connecting.
 #[derive(Debug)]
 pub(super) struct Socket(TcpStream);
 
@@ -21,17 +21,17 @@ impl Socket {
         Self(stream)
     }
 
-    /// What went wrong since this was last asked.
+    /// The error since the last call, if any.
     pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
         self.0.take_error()
     }
 
-    /// Who is at the other end, if it is connected.
+    /// The address of the other end, if the socket is connected.
     pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.0.peer_addr()
     }
 
-    /// Ends one direction, or both.
+    /// Shuts down one direction or both.
     pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.0.shutdown(how)
     }

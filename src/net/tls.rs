@@ -1,15 +1,17 @@
-//! TLS as a byte stream that knows who is at its other end.
+//! TLS sessions that verify the id of the peer.
 //!
-//! Source: `PROTOCOL.md` 5. TLS 1.3 alone, both sides with raw public keys (RFC 7250), X25519,
-//! AES-128-GCM or ChaCha20-Poly1305, ALPN `dht/1`. No session is ever resumed and nothing is sent
-//! early: either would pass by the verifier, and with it everything that this module promises.
+//! Source: `PROTOCOL.md` 5. TLS 1.3 only, both sides with raw public keys (RFC 7250), X25519,
+//! AES-128-GCM or ChaCha20-Poly1305, ALPN `dht/1`. Session resumption and early data are disabled, since
+//! both bypass the verifier.
 //!
-//! A [`Session`] has no socket. Bytes of the wire go in and come out of it, and what it has
-//! decrypted leaves it in the same call. [`Session::peer`] is `Some` once the handshake is
-//! complete *and* the ALPN was agreed, never before: rustls lets a peer without ALPN pass.
+//! A [`Session`] has no socket: the caller passes encrypted bytes in and out, and decrypted bytes leave in
+//! the same call.
 //!
-//! In TLS 1.3 the client is done before the server has judged it. So a dialler may hold a proven
-//! id and still be turned away; whether it is welcome it learns from the first message.
+//! Guarantee: [`Session::peer`] is `Some` only after the handshake is complete *and* the ALPN was agreed.
+//! rustls itself accepts a peer without ALPN.
+//!
+//! In TLS 1.3 the client completes the handshake before the server has verified the client. So a dialler
+//! can have a verified peer that refuses it; the first message after the handshake tells.
 
 use std::fmt;
 use std::io::{self, BufRead, Write};
@@ -23,25 +25,27 @@ use rustls::{CertificateError, ClientConnection, Connection, InconsistentKeys, O
 
 use crate::id::NodeId;
 use crate::identity::{Identity, Puzzle};
-use crate::limits::TLS_BUFFER_MAX;
 use crate::net::provider::provider;
 use crate::net::verifier::{KeyFault, Verifier, public_key, server_name, spki};
 
-/// What both sides must agree on.
+/// The application protocol that both sides must agree on.
 const ALPN: &[u8] = b"dht/1";
 
-/// What every session of this node is made of.
+/// Bytes of TLS records that may wait for one socket. Further plaintext waits in the outbox.
+const TLS_BUFFER_MAX: usize = 64 << 10;
+
+/// The TLS configurations of this node.
 pub(super) struct Tls {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
 
 impl Tls {
-    /// Sessions that prove `identity` and want `puzzle` solved by the other side.
+    /// Configurations that present the key of `identity` and require that the peer's id solves `puzzle`.
     ///
     /// # Errors
     ///
-    /// If the secret key of `identity` is none, or not the one of its public key.
+    /// If the secret key of `identity` is invalid or does not match its public key.
     pub(super) fn new(identity: &Identity, puzzle: Puzzle) -> Result<Self, rustls::Error> {
         let provider = Arc::new(provider());
         let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.pkcs8().to_vec()));
@@ -75,16 +79,16 @@ impl Tls {
         Ok(Self { client: Arc::new(client), server: Arc::new(server) })
     }
 
-    /// The session of a connection that this node opens, to meet `expect` there.
+    /// A session for a connection that this node dialled. The peer must have the id `expect`.
     pub(super) fn dial(&self, expect: Option<&NodeId>) -> Session {
         let name = ServerName::try_from(server_name(expect)).expect("hex digits and letters make a host name");
-        let tls = ClientConnection::new(self.client.clone(), name).expect("this configuration makes clients");
+        let tls = ClientConnection::new(self.client.clone(), name).expect("the configuration is valid");
         Session::new(tls.into())
     }
 
-    /// The session of a connection that a peer opened.
+    /// A session for a connection that a peer dialled.
     pub(super) fn accept(&self) -> Session {
-        Session::new(ServerConnection::new(self.server.clone()).expect("this configuration makes servers").into())
+        Session::new(ServerConnection::new(self.server.clone()).expect("the configuration is valid").into())
     }
 }
 
@@ -101,55 +105,55 @@ impl Session {
         Self { tls, peer: None, has_ended: false }
     }
 
-    /// Who is at the other end, once that is proven.
+    /// The id of the peer, once it is verified.
     pub(super) fn peer(&self) -> Option<NodeId> {
         self.peer
     }
 
-    /// Takes `bytes` off the wire and appends what they hide to `inbox`.
+    /// Decrypts `bytes` and appends the plaintext to `inbox`.
     ///
     /// # Errors
     ///
-    /// [`TlsFault`] of the other side. An alert may wait to be written; after that the connection
-    /// must be closed. What was decrypted before the fault is in `inbox`.
+    /// [`TlsFault`] of the peer. Then the caller must write the output, which may have an alert, and close
+    /// the connection. Plaintext before the fault is in `inbox`.
     pub(super) fn receive(&mut self, mut bytes: &[u8], inbox: &mut Vec<u8>) -> Result<(), TlsFault> {
-        // After a close_notify nothing is taken any more, and nothing that follows is heard.
+        // After a close_notify, rustls reads no more bytes.
         while !bytes.is_empty() {
             match self.tls.read_tls(&mut bytes) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(_) => return Err(TlsFault::Overlong),
             }
-            let taken = self.tls.process_new_packets().map_err(TlsFault::from);
-            self.drain(inbox);
-            self.has_ended = taken?.peer_has_closed();
-            self.prove()?;
+            let state = self.tls.process_new_packets().map_err(TlsFault::from);
+            self.take_plaintext(inbox);
+            self.has_ended = state?.peer_has_closed();
+            self.identify_peer()?;
         }
         Ok(())
     }
 
-    /// Whether the other side has announced its end: nothing will come after.
+    /// Whether the peer has announced the end of its output.
     pub(super) fn has_ended(&self) -> bool {
         self.has_ended
     }
 
-    /// Takes as much of `plaintext` as may wait to be written; returns how much. A session that
-    /// met a fault takes nothing.
+    /// Encrypts the start of `plaintext`, up to the bound of the buffer; returns its length, which is 0
+    /// after a fault.
     pub(super) fn send(&mut self, plaintext: &[u8]) -> usize {
         self.tls.writer().write(plaintext).unwrap_or(0)
     }
 
-    /// Announces the end to the other side.
+    /// Announces the end of the output to the peer.
     pub(super) fn close(&mut self) {
         self.tls.send_close_notify();
     }
 
-    /// Whether anything waits to be written.
+    /// Whether there are encrypted bytes to write.
     pub(super) fn wants_write(&self) -> bool {
         self.tls.wants_write()
     }
 
-    /// Writes to `wire` what waits; may have to be called again.
+    /// Writes encrypted bytes to `wire`, not necessarily all.
     ///
     /// # Errors
     ///
@@ -158,9 +162,9 @@ impl Session {
         self.tls.write_tls(wire)
     }
 
-    fn drain(&mut self, inbox: &mut Vec<u8>) {
+    fn take_plaintext(&mut self, inbox: &mut Vec<u8>) {
         let mut reader = self.tls.reader();
-        // An error only says that there is nothing more for now.
+        // An error only means that there is no more plaintext for now.
         while let Ok(chunk) = reader.fill_buf() {
             let len = chunk.len();
             if len == 0 {
@@ -171,32 +175,32 @@ impl Session {
         }
     }
 
-    /// Learns who the peer is as soon as the handshake is complete.
-    fn prove(&mut self) -> Result<(), TlsFault> {
+    /// Stores the id of the peer when the handshake is complete.
+    fn identify_peer(&mut self) -> Result<(), TlsFault> {
         if self.peer.is_some() || self.tls.is_handshaking() {
             return Ok(());
         }
         if self.tls.alpn_protocol() != Some(ALPN) {
             return Err(TlsFault::NoAlpn);
         }
-        let proven = self.tls.peer_certificates().and_then(<[_]>::first).ok_or(KeyFault::NotEd25519)?;
-        self.peer = Some(public_key(proven)?.id());
+        let key = self.tls.peer_certificates().and_then(<[_]>::first).ok_or(KeyFault::NotEd25519)?;
+        self.peer = Some(public_key(key)?.id());
         Ok(())
     }
 }
 
-/// What was wrong with the other side of a session.
+/// What the peer of a session did wrong.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum TlsFault {
-    /// Its key is not acceptable.
+    /// Its key was refused.
     Key(KeyFault),
     /// It did not agree on the ALPN.
     NoAlpn,
-    /// It sent a message that TLS has no room for.
+    /// It sent a record that is longer than TLS allows.
     Overlong,
-    /// It turned this node away.
+    /// It refused this node.
     Alert(rustls::AlertDescription),
-    /// It does not speak TLS as this network does.
+    /// It violated TLS or this network's profile of it.
     Tls(rustls::Error),
 }
 
@@ -245,15 +249,15 @@ pub(super) mod tests {
     pub(in crate::net) fn identity(byte: u8) -> Identity {
         let key = SigningKey::from_bytes(&[byte; 32]);
         let pair = KeypairBytes { secret_key: key.to_bytes(), public_key: None };
-        let der = pair.to_pkcs8_der().expect("a secret can be written");
+        let der = pair.to_pkcs8_der().expect("a secret key can be encoded");
         Identity::new(der.as_bytes().to_vec(), PublicKey::new(key.verifying_key().to_bytes()))
     }
 
     fn tls(byte: u8, puzzle: Puzzle) -> Tls {
-        Tls::new(&identity(byte), puzzle).expect("a key that fits")
+        Tls::new(&identity(byte), puzzle).expect("a valid key pair")
     }
 
-    /// One end of a conversation in memory.
+    /// One end of a connection in memory.
     struct End {
         session: Session,
         inbox: Vec<u8>,
@@ -265,8 +269,8 @@ pub(super) mod tests {
             Self { session, inbox: Vec::new(), fault: None }
         }
 
-        /// A dialler of `config`: what no honest node would be.
-        fn odd(config: ClientConfig) -> Self {
+        /// A dialler with a `config` that differs from a node's.
+        fn with_config(config: ClientConfig) -> Self {
             let name = ServerName::try_from(server_name(None)).expect("a name");
             Self::new(Session::new(ClientConnection::new(Arc::new(config), name).expect("a client").into()))
         }
@@ -274,131 +278,131 @@ pub(super) mod tests {
         fn written(&mut self) -> Vec<u8> {
             let mut wire = Vec::new();
             while self.session.wants_write() {
-                self.session.write_to(&mut wire).expect("a vector takes all");
+                self.session.write_to(&mut wire).expect("a vector accepts all bytes");
             }
             wire
         }
 
-        fn hear(&mut self, bytes: &[u8]) {
+        fn receive(&mut self, bytes: &[u8]) {
             if self.fault.is_none() {
                 self.fault = self.session.receive(bytes, &mut self.inbox).err();
             }
         }
     }
 
-    /// Moves bytes both ways until nothing moves.
-    fn talk(dialler: &mut End, acceptor: &mut End) {
+    /// Exchanges bytes in both directions until neither side has output.
+    fn exchange(dialler: &mut End, acceptor: &mut End) {
         loop {
             let (there, back) = (dialler.written(), acceptor.written());
             if there.is_empty() && back.is_empty() {
                 return;
             }
-            acceptor.hear(&there);
-            dialler.hear(&back);
+            acceptor.receive(&there);
+            dialler.receive(&back);
         }
     }
 
-    /// What an honest node, number 2, thinks of `dialler` in the end.
-    fn judged(mut dialler: End) -> Option<TlsFault> {
+    /// The fault that node number 2 finds in `dialler`.
+    fn fault_of(mut dialler: End) -> Option<TlsFault> {
         let mut acceptor = End::new(tls(2, NO_PUZZLE).accept());
-        talk(&mut dialler, &mut acceptor);
-        assert_eq!(acceptor.fault.is_none(), acceptor.session.peer().is_some(), "proven or refused");
+        exchange(&mut dialler, &mut acceptor);
+        assert_eq!(acceptor.fault.is_none(), acceptor.session.peer().is_some(), "verified or refused");
         acceptor.fault
     }
 
     #[test]
-    fn both_sides_learn_who_the_other_is_and_hear_each_other() {
+    fn both_sides_verify_the_id_of_the_other_and_exchange_bytes() {
         let mut dialler = End::new(tls(1, NO_PUZZLE).dial(Some(&identity(2).id())));
         let mut acceptor = End::new(tls(2, NO_PUZZLE).accept());
-        talk(&mut dialler, &mut acceptor);
+        exchange(&mut dialler, &mut acceptor);
         assert_eq!(dialler.session.peer(), Some(identity(2).id()));
         assert_eq!(acceptor.session.peer(), Some(identity(1).id()));
 
         let long = vec![7; 50_000];
         assert_eq!(dialler.session.send(&long), long.len());
         assert_eq!(acceptor.session.send(b"short"), 5);
-        talk(&mut dialler, &mut acceptor);
+        exchange(&mut dialler, &mut acceptor);
         assert_eq!((acceptor.inbox, dialler.inbox), (long, b"short".to_vec()));
         assert_eq!((dialler.fault, acceptor.fault), (None, None));
     }
 
     #[test]
-    fn nothing_is_proven_before_the_last_byte_of_the_handshake() {
+    fn no_id_is_verified_before_the_last_byte_of_the_handshake() {
         let mut dialler = End::new(tls(1, NO_PUZZLE).dial(None));
         let mut acceptor = End::new(tls(2, NO_PUZZLE).accept());
-        acceptor.hear(&dialler.written());
-        dialler.hear(&acceptor.written());
-        assert_eq!(dialler.session.peer(), Some(identity(2).id()), "the dialler is done first");
+        acceptor.receive(&dialler.written());
+        dialler.receive(&acceptor.written());
+        assert_eq!(dialler.session.peer(), Some(identity(2).id()), "the dialler completes the handshake first");
         let last = dialler.written();
         for byte in &last[..last.len() - 1] {
-            acceptor.hear(&[*byte]);
+            acceptor.receive(&[*byte]);
             assert_eq!(acceptor.session.peer(), None);
         }
-        acceptor.hear(&last[last.len() - 1..]);
+        acceptor.receive(&last[last.len() - 1..]);
         assert_eq!(acceptor.session.peer(), Some(identity(1).id()));
     }
 
     #[test]
-    fn a_session_takes_no_more_than_it_may_hold() {
+    fn a_session_encrypts_no_more_than_its_buffer_has_room_for() {
         let mut dialler = End::new(tls(1, NO_PUZZLE).dial(None));
         let mut acceptor = End::new(tls(2, NO_PUZZLE).accept());
-        talk(&mut dialler, &mut acceptor);
+        exchange(&mut dialler, &mut acceptor);
         let taken = dialler.session.send(&vec![0; 2 * TLS_BUFFER_MAX]);
         assert!(taken <= TLS_BUFFER_MAX, "{taken} bytes taken");
         assert_eq!(dialler.session.send(b"more"), 0);
     }
 
     #[test]
-    fn another_node_than_the_expected_one_is_refused() {
+    fn a_peer_with_an_unexpected_id_is_refused() {
         let (found, expected) = (identity(2).id(), identity(3).id());
         let mut dialler = End::new(tls(1, NO_PUZZLE).dial(Some(&expected)));
         let mut acceptor = End::new(tls(2, NO_PUZZLE).accept());
-        talk(&mut dialler, &mut acceptor);
-        assert_eq!(dialler.fault, Some(TlsFault::Key(KeyFault::Stranger { found, expected })));
+        exchange(&mut dialler, &mut acceptor);
+        assert_eq!(dialler.fault, Some(TlsFault::Key(KeyFault::UnexpectedId { found, expected })));
         assert!(matches!(acceptor.fault, Some(TlsFault::Alert(_))), "{:?}", acceptor.fault);
         assert_eq!((dialler.session.peer(), acceptor.session.peer()), (None, None));
     }
 
     #[test]
-    fn an_id_that_falls_short_of_the_puzzle_is_refused_by_either_side() {
+    fn an_id_that_does_not_solve_the_puzzle_is_refused_by_both_sides() {
         let shown = Puzzle::solved_bits(&identity(1).id());
         let wanted = Puzzle::new(shown + 1);
         let fault = Some(TlsFault::Key(KeyFault::Puzzle { found: shown, expected: shown + 1 }));
 
         let mut dialler = End::new(tls(1, NO_PUZZLE).dial(None));
         let mut acceptor = End::new(tls(2, wanted).accept());
-        talk(&mut dialler, &mut acceptor);
+        exchange(&mut dialler, &mut acceptor);
         assert_eq!(acceptor.fault, fault);
 
         let mut dialler = End::new(tls(2, wanted).dial(None));
         let mut acceptor = End::new(tls(1, NO_PUZZLE).accept());
-        talk(&mut dialler, &mut acceptor);
+        exchange(&mut dialler, &mut acceptor);
         assert_eq!(dialler.fault, fault);
     }
 
     #[test]
-    fn a_key_that_the_dialler_cannot_sign_for_is_refused() {
-        let honest = tls(1, NO_PUZZLE);
+    fn a_key_without_its_secret_key_is_refused() {
+        let valid = tls(1, NO_PUZZLE);
         let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity(1).pkcs8().to_vec()));
         let signing = provider().key_provider.load_private_key(secret).expect("a key");
         let swapped = CertifiedKey::new(vec![CertificateDer::from(spki(identity(3).public()))], signing);
-        let mut config = (*honest.client).clone();
+        let mut config = (*valid.client).clone();
         config.client_auth_cert_resolver = Arc::new(AlwaysResolvesClientRawPublicKeys::new(Arc::new(swapped)));
-        assert!(matches!(judged(End::odd(config)), Some(TlsFault::Tls(_))));
+        assert!(matches!(fault_of(End::with_config(config)), Some(TlsFault::Tls(_))));
     }
 
     #[test]
-    fn a_secret_of_another_public_key_makes_no_identity() {
+    fn a_secret_key_of_another_public_key_is_refused() {
         let mixed = Identity::new(identity(1).pkcs8().to_vec(), *identity(2).public());
         assert!(Tls::new(&mixed, NO_PUZZLE).is_err());
     }
 
     #[test]
-    fn the_alpn_must_have_been_agreed() {
+    fn a_peer_without_the_alpn_is_refused() {
         let with_alpn = |alpn: &[&[u8]]| {
             let mut config = (*tls(1, NO_PUZZLE).client).clone();
             config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-            judged(End::odd(config))
+            fault_of(End::with_config(config))
         };
         assert_eq!(with_alpn(&[b"dht/1"]), None);
         assert_eq!(with_alpn(&[]), Some(TlsFault::NoAlpn));
@@ -408,28 +412,28 @@ pub(super) mod tests {
         config.alpn_protocols.clear();
         let mut acceptor = End::new(Session::new(ServerConnection::new(Arc::new(config)).expect("a server").into()));
         let mut dialler = End::new(tls(1, NO_PUZZLE).dial(None));
-        talk(&mut dialler, &mut acceptor);
-        assert_eq!(dialler.fault, Some(TlsFault::NoAlpn), "the dialler checks too");
+        exchange(&mut dialler, &mut acceptor);
+        assert_eq!(dialler.fault, Some(TlsFault::NoAlpn), "the dialler verifies the ALPN too");
     }
 
     #[test]
-    fn certificates_are_not_spoken_here() {
+    fn x509_certificates_are_refused() {
         let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("TLS 1.3")
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
         config.alpn_protocols = vec![ALPN.to_vec()];
-        let fault = judged(End::odd(config)).expect("refused");
+        let fault = fault_of(End::with_config(config)).expect("refused");
         let expected = rustls::Error::PeerIncompatible(PeerIncompatible::IncorrectCertificateTypeExtension);
         assert_eq!(fault, TlsFault::Tls(expected));
     }
 
     #[test]
-    fn what_is_not_tls_1_3_is_refused_with_an_alert_at_most() {
+    fn bytes_other_than_tls_1_3_are_refused_with_at_most_an_alert() {
         let refused = |bytes: &[u8]| {
             let mut acceptor = End::new(tls(2, NO_PUZZLE).accept());
-            acceptor.hear(bytes);
+            acceptor.receive(bytes);
             assert!(acceptor.session.peer().is_none());
             let answer = acceptor.written();
             assert!(answer.is_empty() || answer[0] == 0x15, "an alert record: {answer:02x?}");
@@ -440,7 +444,7 @@ pub(super) mod tests {
         assert!(matches!(refused(&tls12_hello()), TlsFault::Tls(rustls::Error::PeerIncompatible(_))));
     }
 
-    /// The `ClientHello` of a peer that knows TLS 1.2 alone (RFC 5246, section 7.4.1.2).
+    /// The `ClientHello` of a peer that supports only TLS 1.2 (RFC 5246, section 7.4.1.2).
     fn tls12_hello() -> Vec<u8> {
         let groups = [0x00, 0x0a, 0, 4, 0, 2, 0x00, 0x1d]; // X25519
         let signatures = [0x00, 0x0d, 0, 4, 0, 2, 0x08, 0x07]; // Ed25519
@@ -457,7 +461,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_blocked_peer_cannot_resume() {
+    fn sessions_are_never_resumed() {
         let mut config = (*tls(1, NO_PUZZLE).client).clone();
         config.resumption = Resumption::in_memory_sessions(8);
         let config = Arc::new(config);
@@ -467,7 +471,7 @@ pub(super) mod tests {
             let connection = ClientConnection::new(config.clone(), name).expect("a client");
             let mut dialler = End::new(Session::new(connection.into()));
             let mut acceptor = End::new(acceptors.accept());
-            talk(&mut dialler, &mut acceptor);
+            exchange(&mut dialler, &mut acceptor);
             assert_eq!(acceptor.session.tls.handshake_kind(), Some(HandshakeKind::Full), "attempt {attempt}");
             assert_eq!(dialler.session.tls.handshake_kind(), Some(HandshakeKind::Full), "attempt {attempt}");
         }

@@ -295,9 +295,6 @@ pub const REMEMBERED_DIALS: usize = 8;
 
 // ── layer 3: hosts ───────────────────────────────────────────────────────────────────────────────
 
-/// Connections accepted in one turn from one listener.
-pub const ACCEPTS_PER_TURN: usize = 64;
-
 /// Bytes read from one connection in one turn, so that a peer that sends without a pause does not delay the
 /// others.
 pub const READ_BYTES_PER_TURN: usize = 256 << 10;
@@ -306,9 +303,6 @@ pub const READ_BYTES_PER_TURN: usize = 256 << 10;
 /// processor can wait for about this many reads of memory at once; with more, the first ones would leave
 /// the cache before they are used.
 pub const BATCH_MAX: usize = 16;
-
-/// Messages served from one connection in one turn.
-pub const FRAMES_PER_TURN: usize = 1_024;
 
 /// Requests of one API connection without an answer (`PROTOCOL.md` 1, rule 3).
 pub const API_OWED_MAX: usize = 1_024;
@@ -322,33 +316,6 @@ pub const PEER_OUTBOX_MAX: usize = 4 << 20;
 
 /// From the start of a dial to the TCP connection.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// From the TCP connection to the end of the TLS handshake.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// From the first byte of a message to its last.
-pub const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Pause of accepting when the process is out of file descriptors.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// TLS handshakes taken a step further in one turn: one costs some 200 microseconds, a hundred
-/// times a request of an established peer, whom a flood of them must not starve.
-pub const HANDSHAKES_PER_TURN: usize = 4;
-
-/// From the decision to close a connection to the last byte that it still had to send.
-pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long the other side may take to hear that a connection has ended. Until then what it
-/// still sends is read and thrown away: the kernel answers bytes that nobody reads with a reset,
-/// which would take with it what the other side has not read yet.
-pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Connections that the kernel may hold for one listener until they are accepted.
-pub const LISTEN_BACKLOG: i32 = 1_024;
-
-/// Events taken from the kernel in one turn.
-pub const EVENTS_PER_TURN: usize = 1_024;
 
 /// The size of the one buffer for reads of all sockets, in bytes. It is larger than any message, so a read
 /// that does not fill it has emptied the socket.
@@ -365,29 +332,12 @@ pub const VALUE_COPIED_MAX: usize = 8 << 10;
 /// connection may be owed.
 pub const VALUES_SHARED_MAX: usize = 16;
 
-/// Bytes of TLS records that may wait for one socket; the plaintext waits in front of them.
-pub const TLS_BUFFER_MAX: usize = 64 << 10;
-
 /// Log lines per second about unknown peers and clients; further ones are counted, and the log states their
 /// number.
 pub const STRANGER_LOG_LINES_PER_SECOND: u32 = 10;
 
-/// Addresses of one host name that are tried, in their order.
-pub const NAME_ADDRESSES_MAX: usize = 8;
-
 /// Host names that wait to be resolved; more than a configuration can have bootstraps.
 pub const NAMES_WAITING_MAX: usize = 64;
-
-/// Memory that the store on disk may use for pages of its file. It is read once, at the start, and
-/// then written batch after batch, each of which touches pages all over it.
-pub const STORE_CACHE_SIZE: usize = 16 << 20;
-
-/// Keys read from the store at a time while it is loaded: 16 MB, if all have the largest value.
-pub const STORE_KEYS_PER_READ: usize = 256;
-
-/// Batches on their way to disk, beside the one that is being written, and reports on their way
-/// back: the node waits for what became of one before it wants the next.
-pub const BATCHES_WAITING_MAX: usize = 1;
 
 // ── layer 4: programs ────────────────────────────────────────────────────────────────────────────
 

@@ -626,9 +626,9 @@ fn a_name_is_dialled_at_all_its_addresses() {
 #[test]
 fn a_connection_without_tls_is_refused_and_not_reported() {
     let mut host = Host::new();
-    let mut stranger = Client::new(host.p2p);
-    stranger.send(&[get(1)]);
-    run_until(&mut host, &mut stranger, |_, client| client.ended);
+    let mut client = Client::new(host.p2p);
+    client.send(&[get(1)]);
+    run_until(&mut host, &mut client, |_, client| client.ended);
     assert_eq!(host.event_loop.counters.faults, 1);
     assert!(host.echo().secured.is_empty());
     assert!(host.echo().closed.is_empty());

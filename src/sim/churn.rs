@@ -1,9 +1,9 @@
-//! Nodes that come and go, for as long as a world wants it.
+//! Churn: nodes stop and start continuously.
 //!
-//! Sessions are exponentially distributed: whoever lives is as likely to end in the next minute as
-//! whoever has lived for a day. For each that ended one comes after a pause, the same one with its
-//! disk or one that was never there, so that the population stays about the same. Measured networks
-//! have longer tails (a node that is old stays); this is the harder case.
+//! Session lengths are exponentially distributed, so the age of a node does not change how probably it stops
+//! in the next minute. After a pause, each stopped node is replaced: by itself with its old disk, or by a new
+//! node. So the population stays about the same. Session lengths in measured networks have longer tails
+//! (old nodes tend to stay); the exponential distribution is harder for the protocol.
 
 use std::time::Duration;
 
@@ -13,41 +13,40 @@ use rand::rngs::StdRng;
 use crate::sim::Chance;
 use crate::sim::network::{Death, happens};
 
-/// How nodes come and go.
+/// The parameters of churn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Churn {
-    /// How long a node lives, on average.
+    /// Average session of a node.
     pub session: Duration,
-    /// How long the place of a node that ended stays empty, on average: beyond the time that a
-    /// node may take to leave.
+    /// Average pause before a stopped node is replaced, in addition to the leave timeout.
     pub pause: Duration,
-    /// Of the nodes that end, those that leave in peace.
+    /// How many of the stopping nodes leave gracefully.
     pub leave: Chance,
-    /// Of all others, those whose host is gone without a word; the process of the rest is killed.
+    /// How many of the others lose their host; the processes of the rest are killed.
     pub vanish: Chance,
-    /// Of the nodes that come, those that were there before, and have their disk.
+    /// How many of the replacements are the stopped node with its old disk.
     pub returning: Chance,
 }
 
 impl Churn {
-    /// Sessions of `session` on average: every second node leaves in peace, every second of the
-    /// others is killed, and every second comes back, five minutes later.
+    /// Sessions of `session` on average. Half of the nodes leave gracefully, half of the others are killed,
+    /// and half of all nodes return after five minutes on average.
     pub const fn of(session: Duration) -> Self {
         let half = Chance::HALF;
         Self { session, pause: Duration::from_mins(5), leave: half, vanish: half, returning: half }
     }
 
-    /// How long a node lives that is born now.
+    /// Draws the session of a node that starts.
     pub(super) fn draw_session(&self, rng: &mut StdRng) -> Duration {
         exponential(rng, self.session)
     }
 
-    /// How long the place of a node that ends now stays empty.
+    /// Draws the pause before a node is replaced.
     pub(super) fn draw_pause(&self, rng: &mut StdRng) -> Duration {
         exponential(rng, self.pause)
     }
 
-    /// How a node ends; `None` if it leaves in peace.
+    /// Draws how a node stops; `None` if it leaves gracefully.
     pub(super) fn draw_end(&self, rng: &mut StdRng) -> Option<Death> {
         if happens(rng, self.leave) {
             return None;
@@ -55,7 +54,7 @@ impl Churn {
         Some(if happens(rng, self.vanish) { Death::Host } else { Death::Process })
     }
 
-    /// Whether the one that comes was there before.
+    /// Draws whether a stopped node returns.
     pub(super) fn draw_return(&self, rng: &mut StdRng) -> bool {
         happens(rng, self.returning)
     }
@@ -72,7 +71,7 @@ mod tests {
     use rand::SeedableRng;
 
     #[test]
-    fn sessions_have_their_mean_and_about_a_third_outlives_it() {
+    fn sessions_are_exponentially_distributed() {
         let mut rng = StdRng::seed_from_u64(1);
         let mean = Duration::from_hours(1);
         let drawn: Vec<Duration> = (0..10_000).map(|_| exponential(&mut rng, mean)).collect();

@@ -1,52 +1,52 @@
-//! What of a node survives in its place: the disk, in memory.
+//! The simulated disk of a host.
 //!
-//! The law: a batch is all or nothing. It is on the disk from the moment at which its node is told
-//! so, and not before: whoever is killed earlier loses it, and nothing that came before it. While
-//! a disk is full no batch gets there, and what is there stays.
+//! Guarantees: all of a batch is on the disk, or nothing. It is there from the moment at which its node gets
+//! the result. If the process stops earlier, the batch is lost, and earlier batches are not affected. On a
+//! full disk every batch fails, and earlier content stays.
 //!
-//! What is not decided here: how long a batch takes, and who is told.
+//! Non-goals: the disk does not decide how long a batch takes or when its node gets the result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::contact::Contact;
-use crate::id::Key;
+use crate::id::{Key, NodeId};
 use crate::node::params::Endpoint;
 use crate::node::persisted::{Batch, PersistedKey, Saved};
 use crate::record::Precedence;
 use crate::sim::{Number, network};
 
-/// Whether a disk has room for more.
+/// Whether a disk has space for a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Room {
-    /// It has.
+pub enum DiskSpace {
+    /// Every batch succeeds.
     #[default]
-    Enough,
-    /// It is full: every batch fails.
-    None,
+    Available,
+    /// Every batch fails.
+    Full,
 }
 
-/// The disk of one place. Small while nothing is on it: a large world has very many.
+/// The disk of one host. Small while it is empty, since a large world has many.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
-    pub(super) room: Room,
+    pub(super) space: DiskSpace,
     keys: BTreeMap<Key, PersistedKey>,
-    /// The contacts, as the numbers of their places: a tenth of what they take otherwise.
+    /// The contacts as numbers of nodes, which takes a tenth of the memory of [`Contact`]s.
     contacts: Box<[Number]>,
-    under_way: Option<Arc<Batch>>,
+    in_flight: Option<Arc<Batch>>,
 }
 
 impl Disk {
-    /// A batch is on its way to the disk. Returns how many are now; there should never be two.
+    /// Begins to write a batch. Returns the number of batches in flight; there should never be two.
     pub(super) fn begin(&mut self, batch: &Arc<Batch>) -> usize {
-        let before = self.under_way.replace(Arc::clone(batch));
+        let before = self.in_flight.replace(Arc::clone(batch));
         1 + usize::from(before.is_some())
     }
 
-    /// The batch arrives, if there is room; `None` if none is under way.
+    /// Ends the write of the batch in flight; `None` if there is none.
     pub(super) fn end(&mut self) -> Option<Saved> {
-        let batch = self.under_way.take()?;
-        if self.room == Room::None {
+        let batch = self.in_flight.take()?;
+        if self.space == DiskSpace::Full {
             return Some(Saved::Failed);
         }
         for persisted in &batch.keys {
@@ -63,27 +63,26 @@ impl Disk {
         Some(Saved::Durable)
     }
 
-    /// The process dies: what is under way is lost.
+    /// The process stops: the batch in flight is lost.
     pub(super) fn crash(&mut self) {
-        self.under_way = None;
+        self.in_flight = None;
     }
 
-    /// All that is on the disk of a key: for a restart.
+    /// All persisted keys.
     pub(super) fn keys(&self) -> impl Iterator<Item = &PersistedKey> {
         self.keys.values()
     }
 
-    /// Who is remembered on the disk; `id_of` knows their ids.
-    pub(super) fn contacts(&self, id_of: impl Fn(Number) -> crate::id::NodeId) -> Vec<Contact> {
+    /// The persisted contacts. `id_of` returns the id of a node.
+    pub(super) fn contacts(&self, id_of: impl Fn(Number) -> NodeId) -> Vec<Contact> {
         self.contacts.iter().map(|number| Contact::new(id_of(*number), network::address_of(*number))).collect()
     }
 
-    /// Whether what is on the disk of `key` is `seen`, something larger, or the end of either.
-    pub(super) fn covers(&self, key: &Key, seen: Precedence) -> bool {
+    /// Whether the disk has a record of `key` with this or a larger precedence, or a tombstone of that.
+    pub(super) fn covers(&self, key: &Key, precedence: Precedence) -> bool {
         self.keys.get(key).is_some_and(|persisted| {
             let record = persisted.record.as_ref().map(|persisted| persisted.record.rank().precedence());
-            let over = persisted.tombstone.is_some_and(|tombstone| tombstone.beats(seen).is_some());
-            over || record.is_some_and(|record| record >= seen)
+            persisted.tombstone.unwrap_or_default().beats(precedence).is_some() || record >= Some(precedence)
         })
     }
 }
@@ -117,12 +116,20 @@ mod tests {
         Arc::new(Batch { keys, contacts: None })
     }
 
-    fn seen(version: u64) -> Precedence {
+    fn plain(version: u64) -> Precedence {
         Rank { class: Class::Plain, life: Life::Alive, version: Version::from_bits(version) }.precedence()
     }
 
+    /// A disk with version 5 of key 1.
+    fn disk() -> Disk {
+        let mut disk = Disk::default();
+        disk.begin(&batch(vec![persisted(1, 5)]));
+        assert_eq!(disk.end(), Some(Saved::Durable));
+        disk
+    }
+
     #[test]
-    fn a_batch_is_there_when_it_ends_and_not_before() {
+    fn a_batch_is_on_the_disk_from_its_end_on() {
         let mut disk = Disk::default();
         assert_eq!(disk.begin(&batch(vec![persisted(1, 5), persisted(2, 5)])), 1);
         assert_eq!(disk.keys().count(), 0);
@@ -132,10 +139,8 @@ mod tests {
     }
 
     #[test]
-    fn whoever_crashes_loses_what_is_under_way_and_nothing_else() {
-        let mut disk = Disk::default();
-        disk.begin(&batch(vec![persisted(1, 5)]));
-        disk.end();
+    fn a_crash_loses_only_the_batch_in_flight() {
+        let mut disk = disk();
         disk.begin(&batch(vec![persisted(1, 6), persisted(2, 6)]));
         disk.crash();
         assert_eq!(disk.end(), None);
@@ -143,38 +148,34 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_takes_nothing_and_keeps_what_it_has() {
-        let mut disk = Disk::default();
-        disk.begin(&batch(vec![persisted(1, 5)]));
-        disk.end();
-        disk.room = Room::None;
+    fn a_batch_fails_on_a_full_disk_and_earlier_content_stays() {
+        let mut disk = disk();
+        disk.space = DiskSpace::Full;
         disk.begin(&batch(vec![persisted(1, 6), persisted(2, 6)]));
         assert_eq!(disk.end(), Some(Saved::Failed));
         assert_eq!(disk.keys().cloned().collect::<Vec<_>>(), [persisted(1, 5)]);
     }
 
     #[test]
-    fn a_key_without_a_state_is_forgotten() {
-        let mut disk = Disk::default();
-        disk.begin(&batch(vec![persisted(1, 5)]));
-        disk.end();
+    fn a_key_without_a_state_is_removed() {
+        let mut disk = disk();
         disk.begin(&batch(vec![PersistedKey { record: None, ..persisted(1, 0) }]));
         disk.end();
         assert_eq!(disk.keys().count(), 0);
     }
 
     #[test]
-    fn a_version_is_covered_by_itself_by_a_later_one_and_by_the_end_of_either() {
+    fn a_version_is_covered_by_itself_a_later_version_and_their_tombstones() {
         let mut disk = Disk::default();
-        let over =
+        let ended =
             Rank { life: crate::record::Life::Over, ..persisted(2, 5).record.expect("it has one").record.rank() };
-        let buried = PersistedKey { record: None, tombstone: Some(Tombstone::of(over)), ..persisted(2, 5) };
+        let buried = PersistedKey { record: None, tombstone: Some(Tombstone::of(ended)), ..persisted(2, 5) };
         disk.begin(&batch(vec![persisted(1, 5), buried]));
         disk.end();
         for key in [1, 2].map(|key| Key::new([key; 32])) {
-            assert!(disk.covers(&key, seen(4)) && disk.covers(&key, seen(5)));
-            assert!(!disk.covers(&key, seen(6)));
+            assert!(disk.covers(&key, plain(4)) && disk.covers(&key, plain(5)));
+            assert!(!disk.covers(&key, plain(6)));
         }
-        assert!(!disk.covers(&Key::new([3; 32]), seen(1)));
+        assert!(!disk.covers(&Key::new([3; 32]), plain(1)));
     }
 }

@@ -1,28 +1,27 @@
-//! The simulator: very many nodes in one thread, and nothing left to chance.
+//! The simulator: a deterministic network of many nodes in one thread.
 //!
-//! A [`World`] runs the very same [`Node`](crate::node::Node) as the server does, under a clock
-//! that jumps from event to event. All chaos of the real world comes from one seed: latencies,
-//! lost messages, stalls, broken connections, skewed wall clocks, and the nodes' own seeds.
-//! Whoever runs the same scenario with the same seed sees the same events in the same order, and
-//! a digest of them proves it.
+//! A [`World`] runs the same [`Node`](crate::node::Node) as the server, with a clock that jumps from event to
+//! event. All randomness comes from one seed: latencies, lost messages, stalls, broken connections, skewed
+//! wall clocks, and the seeds of the nodes.
 //!
-//! The law: a node sees here nothing that it could not see in the server. What it sends is
-//! encoded, carried as bytes, told apart into frames and decoded; a connection keeps the order of
-//! its messages; a close arrives after what was sent before it. What goes wrong does so as it
-//! does outside: an outbox that is full loses single messages, but never the first of a
-//! connection, and whatever else is lost is lost with the whole connection.
+//! Guarantees:
 //!
-//! What a node wants kept is on the disk of its place a little later, all of a batch or nothing;
-//! whoever is killed before has lost it, and comes back with what is there ([`World::restart`]).
-//! Nodes come and go by themselves where [`Churn`] says so; a [`Workload`] says how many values can
-//! be read meanwhile.
+//! * The same scenario with the same seed produces the same events in the same order. A digest of the events
+//!   proves it.
+//! * A node observes nothing that it could not observe in the server. Messages are encoded, transferred as
+//!   bytes, split into frames and decoded. A connection keeps the order of its messages, and a close arrives
+//!   after them. Faults are those of real networks: a full outbox loses single messages, but never the first
+//!   one of a connection; otherwise a message is lost only with its whole connection.
+//! * A batch that a node persists reaches the simulated disk a little later, completely or not at all. A node
+//!   that is killed before has lost it and restarts from the content of the disk ([`World::restart`]).
+//! * After each event the [`checker`] checks the invariants of the node of that event; every virtual minute,
+//!   and in [`World::check_invariants`], those of all nodes. A broken invariant is a [`Violation`], which
+//!   ends the run.
 //!
-//! After each event the [`checker`] looks at the node that it touched; every virtual minute, and
-//! whenever [`World::survey`] is called, at all of them. What it finds is a [`Violation`], which
-//! ends the run.
+//! [`Churn`] makes nodes stop and start. A [`Workload`] measures how many values are readable meanwhile.
 //!
-//! Not simulated: TLS (an id is simply proven), half-received frames, slow readers, and disks that
-//! give back something else than was written.
+//! Not simulated: TLS (ids are assumed to be verified), incomplete frames, slow readers, and disks that
+//! return other bytes than were written.
 
 pub mod checker;
 pub mod churn;
@@ -40,19 +39,19 @@ use std::time::Duration;
 use crate::node::params::Params;
 use crate::time::Time;
 
-pub use checker::Breach;
+pub use checker::BrokenInvariant;
 pub use churn::Churn;
-pub use disk::Room;
+pub use disk::DiskSpace;
 pub use network::Death;
 pub use workload::{Share, Workload};
-pub use world::{Answer, Ask, World};
+pub use world::{Answer, RequestId, World};
 
-/// Which node of a world: they are numbered in the order of their birth, from zero.
+/// The number of a node in a world, from zero, in the order in which they start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Number(pub u32);
 
 impl Number {
-    /// Where the node stands in a list of all.
+    /// The index of the node in a list of all nodes.
     fn index(self) -> usize {
         self.0 as usize
     }
@@ -64,15 +63,15 @@ impl fmt::Display for Number {
     }
 }
 
-/// How often something happens: 0 never, 1 always.
+/// A probability: 0 never, 1 always.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Chance(f64);
 
 impl Chance {
-    /// It does not happen.
+    /// Never.
     pub const NEVER: Self = Self(0.0);
 
-    /// It happens every second time.
+    /// Every second time on average.
     pub const HALF: Self = Self(0.5);
 
     /// `None` if `percent` is not in 0..=100.
@@ -81,66 +80,65 @@ impl Chance {
     }
 }
 
-/// What goes wrong, and how often.
+/// The faults of the network, and how often they happen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Faults {
-    /// For each message, that it is lost; for each dial, that nobody answers it.
+    /// For each message, that it is lost; for each dial, that it times out.
     pub loss: Chance,
-    /// For each message, that it and all that follow it on its connection come seconds later.
+    /// For each message, that it and the following messages of its connection are delayed by seconds.
     pub stalls: Chance,
-    /// For each message, that its connection breaks instead of carrying it.
+    /// For each message, that its connection breaks.
     pub breaks: Chance,
 }
 
 impl Faults {
-    /// Nothing goes wrong.
+    /// No faults.
     pub const NONE: Self = Self { loss: Chance::NEVER, stalls: Chance::NEVER, breaks: Chance::NEVER };
 }
 
-/// What a world is made of.
+/// The parameters of a world.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// How many nodes [`World::join_all`] starts.
+    /// The number of nodes that [`World::join_all`] starts.
     pub nodes: u32,
-    /// What all chance comes from.
+    /// The seed of all randomness.
     pub seed: u64,
-    /// What goes wrong until [`World::heal`].
+    /// The faults until [`World::heal`].
     pub faults: Faults,
-    /// How far a node's wall clock may be off, in either direction.
+    /// Maximum error of a node's wall clock, in both directions.
     pub skew_max: Duration,
-    /// The parameters of all nodes, except for where they join.
+    /// The parameters of all nodes, except for their bootstraps.
     pub params: Params,
 }
 
 impl Scenario {
-    /// Nothing goes wrong, the wall clocks are some seconds apart, and all else is as it is
-    /// in the server.
+    /// No faults, wall clocks with errors of some seconds, and the server's default parameters.
     pub fn calm(nodes: u32, seed: u64) -> Self {
         Self { nodes, seed, faults: Faults::NONE, skew_max: Duration::from_secs(5), params: Params::default() }
     }
 }
 
-/// A law was broken: when, by whom, and which.
+/// A broken invariant of a node, with what is necessary to replay it.
 #[derive(Clone, PartialEq)]
 pub struct Violation {
-    /// The seed that replays it.
+    /// The seed of the run.
     pub seed: u64,
-    /// When, in virtual time.
+    /// The virtual time.
     pub at: Time,
-    /// Which node broke it.
+    /// The node.
     pub node: Number,
-    /// What it did.
-    pub breach: Breach,
+    /// The invariant.
+    pub broken: BrokenInvariant,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, at, node, breach } = self;
-        write!(f, "seed={seed} time={at} node={node}: {breach}")
+        let Self { seed, at, node, broken } = self;
+        write!(f, "seed={seed} time={at} node={node}: {broken}")
     }
 }
 
-/// As [`fmt::Display`]: a test that ends in a violation prints this.
+/// As [`fmt::Display`], since a test that ends with a violation prints this.
 impl fmt::Debug for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -154,15 +152,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_violation_says_how_to_find_it_again() {
-        let breach = Breach::BucketOverfull { bucket: 3, found: 21, k: 20 };
-        let violation = Violation { seed: 7, at: Time::from_nanos(12_345_000_000), node: Number(41), breach };
+    fn a_violation_prints_the_seed_the_time_and_the_node() {
+        let broken = BrokenInvariant::BucketOverfull { bucket: 3, found: 21, k: 20 };
+        let violation = Violation { seed: 7, at: Time::from_nanos(12_345_000_000), node: Number(41), broken };
         assert_eq!(violation.to_string(), "seed=7 time=12.345s node=41: bucket 3 has 21 contacts, k is 20");
         assert_eq!(format!("{violation:?}"), violation.to_string());
     }
 
     #[test]
-    fn a_chance_is_between_never_and_always() {
+    fn a_chance_is_at_least_0_and_at_most_100_percent() {
         assert_eq!(Chance::percent(0.0), Some(Chance::NEVER));
         assert!(Chance::percent(100.0).is_some());
         for wrong in [-0.1, 100.1, f64::NAN] {

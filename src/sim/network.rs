@@ -1,11 +1,11 @@
-//! What lies between the nodes: latency, loss, and connections that break.
+//! The simulated network between the nodes: latency, loss, and connections that break.
 //!
-//! Every host has an address of its own; a pair of hosts is always as far apart. A connection
-//! carries messages both ways, each way in order: what is delayed delays all that follow it.
-//! It ends twice, once for each end, and its place is used again when both have ended.
+//! Each host has its own address, and the latency between two hosts is constant. A connection carries
+//! messages in both directions, in order: a delayed message delays all messages after it. A connection ends
+//! at each of its two ends separately; when both ends are closed, its index is reused.
 //!
-//! Nothing here runs anything: the world asks when something arrives, puts it into its queue, and
-//! asks again, when the time has come, whether anybody is there to receive it.
+//! Non-goals: the network runs no node. The world asks when a message arrives, schedules the arrival, and
+//! asks again at that time whether the receiver is still there.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
@@ -20,27 +20,27 @@ use crate::node::params::Endpoint;
 use crate::sim::{Chance, Faults, Number};
 use crate::time::Time;
 
-/// Where every serving node listens.
+/// The port of every serving node.
 pub(super) const PORT: u16 = 4000;
 
-/// Where a dialler dials from, as the other side sees it: nobody listens there.
+/// The port that a dialler uses. No node listens there.
 const EPHEMERAL_PORT: u16 = 50_000;
 
-/// Microseconds that lie between two hosts, one way.
+/// One-way latencies between two hosts, in microseconds.
 const LATENCY_MICROS: Range<u32> = 10_000..100_000;
 
-/// A message takes up to this part of the latency longer than the last one.
+/// The jitter of a message is at most this part of the latency.
 const JITTER_PART: u32 = 8;
 
-/// How long a stalled connection carries nothing.
+/// How long a stalled connection delays its messages.
 const STALL: Range<Duration> = Duration::from_millis(200)..Duration::from_secs(5);
 
-/// How a host ends.
+/// How a node stops without leaving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
-    /// The process is killed: its connections are reset, dials to it are refused.
+    /// The process is killed: its connections are reset, and dials to it are refused.
     Process,
-    /// The whole host is gone: nobody hears a thing.
+    /// The host fails: no other host is notified, and dials to it time out.
     Host,
 }
 
@@ -51,35 +51,37 @@ pub(super) struct Network {
     pub(super) faults: Faults,
     hosts: Vec<Host>,
     links: Vec<Link>,
+    /// Indexes of links whose ends are both closed.
     free: Vec<u32>,
 }
 
-/// What became of a dial, and when the dialler will know.
+/// The result of a dial.
 pub(super) struct Dial {
+    /// When the dialler learns the result.
     pub(super) at: Time,
-    /// Who is to be met there; nobody, if the dial failed.
-    pub(super) met: Option<Number>,
+    /// The node that accepts the connection; `None` if the dial failed.
+    pub(super) acceptor: Option<Number>,
 }
 
 /// A connection that is open at the dialler's end.
 pub(super) struct Connected {
     pub(super) dialler: ConnId,
     pub(super) acceptor: ConnId,
-    /// When the handshake ends at the acceptor's end: before anything that is sent over it.
+    /// When the handshake ends at the acceptor's end, which is before any message arrives there.
     pub(super) accepted_at: Time,
 }
 
-/// What becomes of a message.
-pub(super) enum Fate {
-    /// It arrives then, at that end of its connection.
+/// The result of sending a message.
+pub(super) enum Delivery {
+    /// It arrives at this time, at this end of the connection.
     Arrives(Time, ConnId),
-    /// It does not.
+    /// It is lost.
     Lost,
-    /// Its connection breaks, which both ends hear.
+    /// The connection breaks; both ends learn that.
     Broken([(Time, ConnId); 2]),
 }
 
-/// What a machine on the network does when it is dialled.
+/// How a host responds to a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Condition {
     Listens,
@@ -90,22 +92,22 @@ enum Condition {
 #[derive(Clone, Debug)]
 struct Host {
     condition: Condition,
-    /// Only hosts of one side reach each other.
+    /// The side of a partition. Only hosts of the same side reach each other.
     side: u8,
-    /// Ends of connections that are open here.
+    /// The number of connections that are open at this host.
     open: u32,
-    /// The connections with an end here that is not gone, in no particular order: whoever dies is
-    /// asked for them, and nobody else.
+    /// The connections with an end at this host that is not closed, in no particular order. Only a kill of
+    /// this host uses them.
     links: Vec<u32>,
 }
 
-/// A connection. Small: a large world has a million of them.
+/// A connection. Small, since a large world has a million of them.
 #[derive(Clone, Debug)]
 struct Link {
-    /// How often this place was used.
+    /// How often this index was used.
     generation: u32,
     latency_micros: u32,
-    /// Carries nothing any more, and says so to nobody.
+    /// The connection carries nothing any more, and no end is notified.
     silent: bool,
     ends: [End; 2],
 }
@@ -114,33 +116,33 @@ struct Link {
 struct End {
     host: Number,
     state: EndState,
-    /// Whether something was sent from here: the first message of a connection finds an empty
-    /// outbox, and is never lost alone.
-    spoken: bool,
-    /// When what was sent last from here arrives: nothing overtakes it.
+    /// Whether this end has sent a message. The outbox is empty before the first message of a connection, so
+    /// that one is never lost alone.
+    has_sent: bool,
+    /// When the last message from this end arrives. Later messages arrive later.
     arrival: Time,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EndState {
-    /// The handshake has not ended here.
+    /// The handshake is not complete at this end.
     Opening,
     Open,
-    Gone,
+    Closed,
 }
 
-/// The address of the node `number`.
+/// The address at which the node `number` listens.
 pub(super) fn address_of(number: Number) -> SocketAddr {
     let [_, x, y, z] = (number.0 + 1).to_be_bytes();
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, x, y, z)), PORT)
 }
 
-/// The place that `number` dials from.
+/// The address from which the node `number` dials.
 pub(super) fn source_of(number: Number) -> SocketAddr {
     SocketAddr::new(address_of(number).ip(), EPHEMERAL_PORT)
 }
 
-/// Who has the address `to`.
+/// The node that listens at the address `to`.
 pub(super) fn number_at(to: &Endpoint) -> Option<Number> {
     let Endpoint::Address(address) = to else { return None };
     let IpAddr::V4(ip) = address.ip() else { return None };
@@ -155,41 +157,41 @@ impl Network {
         Self { seed, faults, hosts: Vec::new(), links: Vec::new(), free: Vec::new() }
     }
 
-    /// Adds the host of the next number, which listens or does not.
+    /// Adds the host of the next number.
     pub(super) fn add_host(&mut self, listens: bool) {
         let condition = if listens { Condition::Listens } else { Condition::Refuses };
         self.hosts.push(Host { condition, side: 0, open: 0, links: Vec::new() });
     }
 
-    /// A host that was dead is there again.
+    /// Makes a stopped host listen again.
     pub(super) fn revive(&mut self, number: Number) {
         self.hosts[number.index()].condition = Condition::Listens;
     }
 
-    /// `from` dials `to`: two round trips of TCP and TLS, nothing, or a refusal.
+    /// Dials `to`: success after two round trips for TCP and TLS, a refusal after one, or a timeout.
     pub(super) fn dial(&self, rng: &mut StdRng, now: Time, from: Number, to: &Endpoint) -> Dial {
-        let silence = Dial { at: now + DIAL_TIMEOUT, met: None };
+        let timeout = Dial { at: now + DIAL_TIMEOUT, acceptor: None };
         let lost = happens(rng, self.faults.loss);
-        let known = number_at(to).filter(|met| met.index() < self.hosts.len());
-        let Some(met) = known.filter(|met| !lost && self.reach(from, *met)) else {
-            return silence;
+        let known = number_at(to).filter(|number| number.index() < self.hosts.len());
+        let Some(acceptor) = known.filter(|number| !lost && self.can_reach(from, *number)) else {
+            return timeout;
         };
-        let one_way = Duration::from_micros(self.latency_micros(from, met).into());
-        match self.hosts[met.index()].condition {
-            Condition::Listens => Dial { at: now + one_way * 4, met: Some(met) },
-            Condition::Refuses => Dial { at: now + one_way * 2, met: None },
-            Condition::Silent => silence,
+        let one_way = Duration::from_micros(self.latency_micros(from, acceptor).into());
+        match self.hosts[acceptor.index()].condition {
+            Condition::Listens => Dial { at: now + one_way * 4, acceptor: Some(acceptor) },
+            Condition::Refuses => Dial { at: now + one_way * 2, acceptor: None },
+            Condition::Silent => timeout,
         }
     }
 
-    /// The handshake of a dial ends at the dialler's end. `None` if `to` was lost meanwhile.
+    /// Completes the handshake of a dial at the dialler's end. `None` if `to` has stopped meanwhile.
     pub(super) fn connect(&mut self, now: Time, from: Number, to: Number) -> Option<Connected> {
-        if self.hosts[to.index()].condition != Condition::Listens || !self.reach(from, to) {
+        if self.hosts[to.index()].condition != Condition::Listens || !self.can_reach(from, to) {
             return None;
         }
         let latency_micros = self.latency_micros(from, to);
         let accepted_at = now + Duration::from_micros(latency_micros.into());
-        let end = |host, state, arrival| End { host, state, spoken: false, arrival };
+        let end = |host, state, arrival| End { host, state, has_sent: false, arrival };
         let ends = [end(from, EndState::Open, accepted_at), end(to, EndState::Opening, now)];
         let index = self.free.pop().unwrap_or_else(|| {
             let index = u32::try_from(self.links.len()).expect("fewer than 2^32 connections at once");
@@ -206,65 +208,65 @@ impl Network {
         Some(connected)
     }
 
-    /// The handshake ends at the acceptor's end `conn`: who is there, and who is at the other
-    /// end. `None` if the connection is lost already.
+    /// Completes the handshake at the acceptor's end `conn`; returns the acceptor and the dialler. `None` if
+    /// the connection has ended.
     pub(super) fn accept(&mut self, conn: ConnId) -> Option<(Number, Number)> {
-        let (link, side) = self.link_mut(conn)?;
-        if link.silent || link.ends[side].state != EndState::Opening {
+        let (link, end) = self.link_mut(conn)?;
+        if link.silent || link.ends[end].state != EndState::Opening {
             return None;
         }
-        link.ends[side].state = EndState::Open;
-        let (acceptor, dialler) = (link.ends[side].host, link.ends[1 - side].host);
+        link.ends[end].state = EndState::Open;
+        let (acceptor, dialler) = (link.ends[end].host, link.ends[1 - end].host);
         self.hosts[acceptor.index()].open += 1;
         Some((acceptor, dialler))
     }
 
-    /// Something is sent from the end `conn`.
-    pub(super) fn send(&mut self, rng: &mut StdRng, now: Time, conn: ConnId) -> Fate {
+    /// Sends a message from the end `conn`.
+    pub(super) fn send(&mut self, rng: &mut StdRng, now: Time, conn: ConnId) -> Delivery {
         let faults = self.faults;
-        let Some((link, side)) = self.link_mut(conn) else { return Fate::Lost };
-        if link.silent || link.ends[side].state != EndState::Open {
-            return Fate::Lost;
+        let Some((link, end)) = self.link_mut(conn) else { return Delivery::Lost };
+        if link.silent || link.ends[end].state != EndState::Open {
+            return Delivery::Lost;
         }
-        if std::mem::replace(&mut link.ends[side].spoken, true) && happens(rng, faults.loss) {
-            return Fate::Lost;
+        if std::mem::replace(&mut link.ends[end].has_sent, true) && happens(rng, faults.loss) {
+            return Delivery::Lost;
         }
         if happens(rng, faults.breaks) {
-            let here = link.arrive(rng, now, 1 - side, Duration::ZERO);
-            let there = link.arrive(rng, now, side, Duration::ZERO);
+            let here = link.arrive(rng, now, 1 - end, Duration::ZERO);
+            let there = link.arrive(rng, now, end, Duration::ZERO);
             link.silent = true;
-            return Fate::Broken([(here, conn), (there, other_end(conn))]);
+            return Delivery::Broken([(here, conn), (there, other_end(conn))]);
         }
         let stall = if happens(rng, faults.stalls) { rng.random_range(STALL) } else { Duration::ZERO };
-        Fate::Arrives(link.arrive(rng, now, side, stall), other_end(conn))
+        Delivery::Arrives(link.arrive(rng, now, end, stall), other_end(conn))
     }
 
-    /// Something arrives at the end `conn`: who receives it, if anybody is there.
+    /// The node that receives a message at the end `conn`; `None` if the end is closed.
     pub(super) fn receive(&mut self, conn: ConnId) -> Option<Number> {
-        let (link, side) = self.link_mut(conn)?;
-        let end = &link.ends[side];
-        (!link.silent && end.state == EndState::Open).then_some(end.host)
+        let (link, end) = self.link_mut(conn)?;
+        let End { host, state, .. } = link.ends[end];
+        (!link.silent && state == EndState::Open).then_some(host)
     }
 
-    /// The end `conn` is closed by its own host: when the other end will hear of it.
+    /// Closes the end `conn` by its own host; returns when the other end is notified.
     pub(super) fn close(&mut self, rng: &mut StdRng, now: Time, conn: ConnId) -> Option<(Time, ConnId)> {
-        let (link, side) = self.link_mut(conn)?;
-        let heard = !link.silent && link.ends[1 - side].state != EndState::Gone;
-        let heard = heard.then(|| (link.arrive(rng, now, side, Duration::ZERO), other_end(conn)));
-        self.end(conn);
-        heard
+        let (link, end) = self.link_mut(conn)?;
+        let is_notified = !link.silent && link.ends[1 - end].state != EndState::Closed;
+        let notified = is_notified.then(|| (link.arrive(rng, now, end, Duration::ZERO), other_end(conn)));
+        self.close_end(conn);
+        notified
     }
 
-    /// The end `conn` hears that its connection is over: who learns it, if it is news.
-    pub(super) fn hear_close(&mut self, conn: ConnId) -> Option<Number> {
-        let (link, side) = self.link_mut(conn)?;
-        let host = link.ends[side].host;
-        let news = link.ends[side].state == EndState::Open;
-        self.end(conn);
-        news.then_some(host)
+    /// Notifies the end `conn` that the other end has closed; returns its node if the connection was open.
+    pub(super) fn receive_close(&mut self, conn: ConnId) -> Option<Number> {
+        let (link, end) = self.link_mut(conn)?;
+        let host = link.ends[end].host;
+        let was_open = link.ends[end].state == EndState::Open;
+        self.close_end(conn);
+        was_open.then_some(host)
     }
 
-    /// Hosts die: which ends hear of it, and when.
+    /// Stops hosts; returns the ends of connections that are notified, and when.
     pub(super) fn kill(
         &mut self,
         rng: &mut StdRng,
@@ -278,40 +280,39 @@ impl Network {
                 Death::Host => Condition::Silent,
             };
         }
-        let mut heard = Vec::new();
+        let mut notified = Vec::new();
         for number in numbers {
             for index in std::mem::take(&mut self.hosts[number.index()].links) {
                 let link = &mut self.links[index as usize];
                 link.silent |= death == Death::Host;
                 let first = first_end(link.generation, index);
                 for conn in [first, other_end(first)] {
-                    if self.links[index as usize].ends[side_of(conn)].is_open_at(*number) {
-                        heard.extend(self.close(rng, now, conn));
+                    if self.links[index as usize].ends[end_of(conn)].is_open_at(*number) {
+                        notified.extend(self.close(rng, now, conn));
                     }
                 }
             }
         }
-        heard
+        notified
     }
 
-    /// Parts the hosts: whatever connects two sides falls silent, and dials between them find
-    /// nobody.
-    pub(super) fn part(&mut self, side_of: impl Fn(Number) -> u8) {
+    /// Partitions the hosts: connections between two sides become silent, and dials between them time out.
+    pub(super) fn partition(&mut self, side_of: impl Fn(Number) -> u8) {
         for (host, number) in self.hosts.iter_mut().zip(0..) {
             host.side = side_of(Number(number));
         }
         for link in &mut self.links {
-            let [a, b] = [0, 1].map(|side| self.hosts[link.ends[side].host.index()].side);
+            let [a, b] = [0, 1].map(|end| self.hosts[link.ends[end].host.index()].side);
             link.silent |= a != b;
         }
     }
 
-    /// Whether there is more than one side.
-    pub(super) fn is_parted(&self) -> bool {
+    /// Whether there is a partition.
+    pub(super) fn is_partitioned(&self) -> bool {
         self.hosts.iter().any(|host| host.side != self.hosts[0].side)
     }
 
-    /// Connections that are open at one end at least.
+    /// Connections that are open at one end or both.
     pub(super) fn connections(&self) -> usize {
         self.links.len() - self.free.len()
     }
@@ -321,32 +322,32 @@ impl Network {
         self.hosts[number.index()].open as usize
     }
 
-    fn reach(&self, a: Number, b: Number) -> bool {
+    fn can_reach(&self, a: Number, b: Number) -> bool {
         self.hosts[a.index()].side == self.hosts[b.index()].side
     }
 
-    /// How far two hosts are apart, one way: drawn from their numbers, so that it stays.
+    /// The one-way latency between two hosts. It is derived from their numbers, so it is constant.
     fn latency_micros(&self, a: Number, b: Number) -> u32 {
         let pair = u64::from(a.min(b).0) << 32 | u64::from(a.max(b).0);
         let Range { start, end } = LATENCY_MICROS;
         let drawn = mixed(self.seed ^ mixed(pair)) % u64::from(end - start);
-        start + u32::try_from(drawn).expect("it is below a number of 32 bits")
+        start + u32::try_from(drawn).expect("the remainder is below a 32-bit number")
     }
 
-    /// The connection of the end `conn`, and which of its ends that is; `None` if both have ended.
+    /// The connection of the end `conn`, and the index of that end; `None` if both ends are closed.
     fn link_mut(&mut self, conn: ConnId) -> Option<(&mut Link, usize)> {
         let link = self.links.get_mut(index_of(conn) as usize)?;
-        let over = link.ends.iter().all(|end| end.state == EndState::Gone);
-        (u64::from(link.generation) == conn.0 >> 33 && !over).then_some((link, side_of(conn)))
+        let is_closed = link.ends.iter().all(|end| end.state == EndState::Closed);
+        (u64::from(link.generation) == conn.0 >> 33 && !is_closed).then_some((link, end_of(conn)))
     }
 
-    /// The end `conn` is gone; when both are, their place is free.
-    fn end(&mut self, conn: ConnId) {
-        let Some((link, side)) = self.link_mut(conn) else { return };
-        let host = link.ends[side].host;
-        let before = std::mem::replace(&mut link.ends[side].state, EndState::Gone);
-        let over = link.ends[1 - side].state == EndState::Gone;
-        if before != EndState::Gone && over {
+    /// Closes the end `conn`. When both ends are closed, the index of the connection becomes free.
+    fn close_end(&mut self, conn: ConnId) {
+        let Some((link, end)) = self.link_mut(conn) else { return };
+        let host = link.ends[end].host;
+        let before = std::mem::replace(&mut link.ends[end].state, EndState::Closed);
+        let is_other_closed = link.ends[1 - end].state == EndState::Closed;
+        if before != EndState::Closed && is_other_closed {
             self.free.push(index_of(conn));
         }
         let host = &mut self.hosts[host.index()];
@@ -360,35 +361,35 @@ impl Network {
 }
 
 impl Link {
-    /// When something sent now from the end `side` arrives at the other one, after `stall`:
-    /// never before what was sent earlier.
-    fn arrive(&mut self, rng: &mut StdRng, now: Time, side: usize, stall: Duration) -> Time {
+    /// When a message that is sent now from the end `end` arrives at the other end. `stall` delays it, and it
+    /// never arrives before an earlier one.
+    fn arrive(&mut self, rng: &mut StdRng, now: Time, end: usize, stall: Duration) -> Time {
         let jitter = rng.random_range(0..=self.latency_micros / JITTER_PART);
-        let on_the_way = Duration::from_micros((self.latency_micros + jitter).into());
-        let arrival = &mut self.ends[side].arrival;
-        *arrival = (*arrival).max(now + on_the_way + stall);
+        let transfer = Duration::from_micros((self.latency_micros + jitter).into());
+        let arrival = &mut self.ends[end].arrival;
+        *arrival = (*arrival).max(now + transfer + stall);
         *arrival
     }
 }
 
 impl End {
-    /// Whether the connection is there, or will be, for `number` at this end.
+    /// Whether this is an end at the host `number` that is not closed.
     fn is_open_at(&self, number: Number) -> bool {
-        self.host == number && self.state != EndState::Gone
+        self.host == number && self.state != EndState::Closed
     }
 }
 
-/// The dialler's end of the connection that is the `generation`th in the place `index`.
+/// The dialler's end of the connection `index` in its `generation`.
 fn first_end(generation: u32, index: u32) -> ConnId {
     ConnId(u64::from(generation) << 33 | u64::from(index) << 1)
 }
 
 fn index_of(conn: ConnId) -> u32 {
-    u32::try_from(conn.0 >> 1 & u64::from(u32::MAX)).expect("32 bits are left")
+    u32::try_from(conn.0 >> 1 & u64::from(u32::MAX)).expect("masked to 32 bits")
 }
 
-/// Which of the two ends of its connection it is.
-fn side_of(conn: ConnId) -> usize {
+/// The index of the end `conn` within its connection.
+fn end_of(conn: ConnId) -> usize {
     (conn.0 & 1) as usize
 }
 
@@ -396,11 +397,12 @@ fn other_end(conn: ConnId) -> ConnId {
     ConnId(conn.0 ^ 1)
 }
 
+/// Draws whether an event of this chance happens.
 pub(super) fn happens(rng: &mut StdRng, chance: Chance) -> bool {
     chance > Chance::NEVER && rng.random_bool(chance.0)
 }
 
-/// Spreads the bits of `x` (the finaliser of `SplitMix64`).
+/// A hash of `x` (the finaliser of `SplitMix64`).
 fn mixed(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -416,12 +418,12 @@ mod tests {
     const A: Number = Number(0);
     const B: Number = Number(1);
 
-    /// Two hosts, and a connection that A opened and B has accepted.
+    /// Two hosts, and a connection that A dialled and B accepted.
     fn connected(faults: Faults) -> (Network, StdRng, Connected) {
         let mut network = Network::new(1, faults);
         network.add_host(true);
         network.add_host(true);
-        let connected = network.connect(Time::ZERO, A, B).expect("nothing is in the way");
+        let connected = network.connect(Time::ZERO, A, B).expect("both hosts listen");
         assert_eq!(network.accept(connected.acceptor), Some((B, A)));
         (network, StdRng::seed_from_u64(1), connected)
     }
@@ -430,24 +432,24 @@ mod tests {
         Endpoint::Address(address_of(endpoint))
     }
 
-    fn arrival(fate: &Fate) -> Time {
-        match fate {
-            Fate::Arrives(at, _) => *at,
-            Fate::Lost | Fate::Broken(_) => panic!("it arrives"),
+    fn arrival(delivery: &Delivery) -> Time {
+        match delivery {
+            Delivery::Arrives(at, _) => *at,
+            Delivery::Lost | Delivery::Broken(_) => panic!("the message arrives"),
         }
     }
 
     #[test]
-    fn an_address_leads_back_to_its_node_and_no_other_does() {
+    fn an_address_identifies_the_node_that_listens_there() {
         for number in [0, 1, 255, 65_535, 1_000_000].map(Number) {
             assert_eq!(number_at(&at(number)), Some(number));
-            assert_eq!(number_at(&Endpoint::Address(source_of(number))), None, "nobody listens where one dials from");
+            assert_eq!(number_at(&Endpoint::Address(source_of(number))), None, "no node listens at an ephemeral port");
         }
         assert_eq!(number_at(&Endpoint::Name { host: "localhost".into(), port: PORT }), None);
     }
 
     #[test]
-    fn nothing_overtakes_what_was_sent_before_on_the_same_connection() {
+    fn messages_and_the_close_of_a_connection_arrive_in_order() {
         let stalls = Chance::percent(20.0).expect("a percentage");
         let (mut network, mut rng, ends) = connected(Faults { stalls, ..Faults::NONE });
         let mut last = ends.accepted_at;
@@ -456,8 +458,8 @@ mod tests {
             assert!(next >= last, "{next} is before {last}");
             last = next;
         }
-        let (heard, conn) = network.close(&mut rng, Time::ZERO, ends.dialler).expect("the other end is there");
-        assert!(heard >= last, "what was sent before the close arrives before it");
+        let (notified, conn) = network.close(&mut rng, Time::ZERO, ends.dialler).expect("the other end is open");
+        assert!(notified >= last, "the close arrives after the messages");
         assert_eq!(conn, ends.acceptor);
     }
 
@@ -466,73 +468,73 @@ mod tests {
         let loss = Chance::percent(100.0).expect("a percentage");
         let (mut network, mut rng, ends) = connected(Faults { loss, ..Faults::NONE });
         for conn in [ends.dialler, ends.acceptor] {
-            assert!(matches!(network.send(&mut rng, Time::ZERO, conn), Fate::Arrives(..)));
-            assert!(matches!(network.send(&mut rng, Time::ZERO, conn), Fate::Lost));
+            assert!(matches!(network.send(&mut rng, Time::ZERO, conn), Delivery::Arrives(..)));
+            assert!(matches!(network.send(&mut rng, Time::ZERO, conn), Delivery::Lost));
         }
-        assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).met, None, "a lost dial meets nobody");
+        assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, None, "a lost dial fails");
     }
 
     #[test]
-    fn a_broken_connection_carries_nothing_and_both_ends_hear_of_it() {
+    fn a_broken_connection_carries_nothing_and_both_ends_are_notified() {
         let breaks = Chance::percent(100.0).expect("a percentage");
         let (mut network, mut rng, ends) = connected(Faults { breaks, ..Faults::NONE });
-        let Fate::Broken(heard) = network.send(&mut rng, Time::ZERO, ends.dialler) else { panic!("it breaks") };
-        assert_eq!(heard.map(|(_, conn)| conn), [ends.dialler, ends.acceptor]);
+        let Delivery::Broken(notified) = network.send(&mut rng, Time::ZERO, ends.dialler) else { panic!("it breaks") };
+        assert_eq!(notified.map(|(_, conn)| conn), [ends.dialler, ends.acceptor]);
         assert_eq!(network.receive(ends.acceptor), None);
-        assert_eq!(network.hear_close(ends.dialler), Some(A));
-        assert_eq!(network.hear_close(ends.acceptor), Some(B));
+        assert_eq!(network.receive_close(ends.dialler), Some(A));
+        assert_eq!(network.receive_close(ends.acceptor), Some(B));
         assert_eq!((network.connections(), network.open_at(A), network.open_at(B)), (0, 0, 0));
     }
 
     #[test]
-    fn a_dead_process_is_heard_of_and_refuses_and_a_dead_host_is_silent() {
-        for (death, hears, within) in [(Death::Process, 1, DIAL_TIMEOUT / 2), (Death::Host, 0, DIAL_TIMEOUT)] {
+    fn a_killed_process_notifies_its_peers_and_refuses_dials_and_a_failed_host_is_silent() {
+        for (death, count, within) in [(Death::Process, 1, DIAL_TIMEOUT / 2), (Death::Host, 0, DIAL_TIMEOUT)] {
             let (mut network, mut rng, ends) = connected(Faults::NONE);
-            let heard = network.kill(&mut rng, Time::ZERO, death, &[B]);
-            assert_eq!(heard.len(), hears, "{death:?}");
+            let notified = network.kill(&mut rng, Time::ZERO, death, &[B]);
+            assert_eq!(notified.len(), count, "{death:?}");
             assert_eq!(network.receive(ends.acceptor), None, "{death:?}");
             let dial = network.dial(&mut rng, Time::ZERO, A, &at(B));
-            assert_eq!(dial.met, None, "{death:?}");
+            assert_eq!(dial.acceptor, None, "{death:?}");
             assert!(dial.at.since(Time::ZERO) <= within, "{death:?}");
             assert!(network.connect(Time::ZERO, A, B).is_none(), "{death:?}");
             network.revive(B);
-            assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).met, Some(B), "{death:?}");
+            assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, Some(B), "{death:?}");
         }
     }
 
     #[test]
-    fn whoever_dies_takes_its_connections_along_those_to_itself_and_to_others_that_die_included() {
+    fn a_kill_closes_all_connections_of_its_hosts_including_those_among_them() {
         for death in [Death::Process, Death::Host] {
             let (mut network, mut rng, ends) = connected(Faults::NONE);
-            let own = network.connect(Time::ZERO, A, A).expect("nothing is in the way");
+            let own = network.connect(Time::ZERO, A, A).expect("both hosts listen");
             network.accept(own.acceptor);
-            network.connect(Time::ZERO, A, B).expect("its other end has not heard of it yet");
+            network.connect(Time::ZERO, A, B).expect("both hosts listen"); // not accepted yet
             network.kill(&mut rng, Time::ZERO, death, &[A, B]);
             assert_eq!((network.connections(), network.open_at(A), network.open_at(B)), (0, 0, 0), "{death:?}");
-            assert_eq!(network.hear_close(ends.acceptor), None, "{death:?}");
+            assert_eq!(network.receive_close(ends.acceptor), None, "{death:?}");
         }
     }
 
     #[test]
-    fn what_connects_two_sides_falls_silent_for_good() {
+    fn a_connection_across_a_partition_stays_silent_after_the_heal() {
         let (mut network, mut rng, ends) = connected(Faults::NONE);
-        network.part(|number| u8::from(number == A));
-        assert!(matches!(network.send(&mut rng, Time::ZERO, ends.dialler), Fate::Lost));
-        assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).met, None);
-        network.part(|_| 0);
-        assert!(matches!(network.send(&mut rng, Time::ZERO, ends.dialler), Fate::Lost));
-        assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).met, Some(B));
+        network.partition(|number| u8::from(number == A));
+        assert!(matches!(network.send(&mut rng, Time::ZERO, ends.dialler), Delivery::Lost));
+        assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, None);
+        network.partition(|_| 0);
+        assert!(matches!(network.send(&mut rng, Time::ZERO, ends.dialler), Delivery::Lost));
+        assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, Some(B));
     }
 
     #[test]
-    fn the_name_of_a_connection_is_never_used_again() {
+    fn the_id_of_a_connection_is_never_reused() {
         let (mut network, mut rng, old) = connected(Faults::NONE);
         network.close(&mut rng, Time::ZERO, old.dialler);
-        network.hear_close(old.acceptor);
-        let new = network.connect(Time::ZERO, A, B).expect("nothing is in the way");
-        assert_eq!(network.connections(), 1, "its place is used again");
+        network.receive_close(old.acceptor);
+        let new = network.connect(Time::ZERO, A, B).expect("both hosts listen");
+        assert_eq!(network.connections(), 1, "the index is reused");
         assert_ne!((new.dialler, new.acceptor), (old.dialler, old.acceptor));
         assert_eq!(network.receive(old.dialler), None);
-        assert!(matches!(network.send(&mut rng, Time::ZERO, old.dialler), Fate::Lost));
+        assert!(matches!(network.send(&mut rng, Time::ZERO, old.dialler), Delivery::Lost));
     }
 }

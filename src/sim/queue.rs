@@ -1,96 +1,58 @@
-//! What will happen, and in which order.
+//! The queue of future events.
 //!
-//! The law: what happens next is what is due first, and of several things due at one moment
-//! what was foreseen first. So equal runs have equal orders, whatever the heap does inside.
+//! Guarantee: the next event is the one with the earliest time and, of several events with the same time,
+//! the one that was scheduled first. So the order is the same in every run of the same scenario.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::BTreeMap;
 
 use crate::node::action::{ConnId, DialError, DialId};
 use crate::sim::Number;
 use crate::time::Time;
 
-/// All that is foreseen.
+/// All future events.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    heap: BinaryHeap<Event>,
-    foreseen: u64,
+    /// By time, and then by the order of scheduling.
+    events: BTreeMap<(Time, u64), Event>,
+    scheduled: u64,
 }
 
-/// Something that will happen.
+/// A future event. Where it names an incarnation of a node, it has no effect on a later one.
 #[derive(Debug)]
-pub(super) enum What {
-    /// The node asked to be woken.
+pub(super) enum Event {
+    /// The deadline of a node.
     Wake(Number),
-    /// A dial ends, of the node that lived its `life`th life then.
-    Dialled { from: Number, life: u32, dial: DialId, outcome: Outcome },
-    /// A handshake ends at the acceptor's end.
+    /// The end of a dial. The acceptor listens, unless it stops before the handshake ends.
+    Dialled { from: Number, incarnation: u32, dial: DialId, acceptor: Result<Number, DialError> },
+    /// The end of a handshake at the acceptor's end.
     Accepted(ConnId),
-    /// Bytes arrive.
+    /// The arrival of a message.
     Arrives(ConnId, Box<[u8]>),
-    /// The other side has closed.
+    /// The arrival of the news that the other side has closed.
     Closed(ConnId),
-    /// A batch of the node that lived its `life`th life then is through.
-    Saved { at: Number, life: u32 },
-    /// The session of that node is over.
-    Ends { at: Number, life: u32 },
-    /// The node of that number comes back, or somebody new comes.
-    Comes(Option<Number>),
-}
-
-/// How a dial ends.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Outcome {
-    /// Somebody is there.
-    Met(Number),
-    /// Nobody is, or somebody else.
-    Failed(DialError),
-}
-
-impl Queue {
-    /// `what` will happen at `at`.
-    pub(super) fn foresee(&mut self, at: Time, what: What) {
-        let nth = self.foreseen;
-        self.foreseen += 1;
-        self.heap.push(Event { at, nth, what });
-    }
-
-    /// Takes the next event out, if there is one, and one by `until`.
-    pub(super) fn next(&mut self, until: Option<Time>) -> Option<(Time, What)> {
-        self.heap.peek().filter(|event| until.is_none_or(|until| event.at <= until))?;
-        self.heap.pop().map(|event| (event.at, event.what))
-    }
-}
-
-#[derive(Debug)]
-struct Event {
-    at: Time,
-    /// How many events were foreseen before it.
-    nth: u64,
-    what: What,
+    /// The end of a write to disk.
+    Saved { at: Number, incarnation: u32 },
+    /// The end of a node's session.
+    SessionEnds { at: Number, incarnation: u32 },
+    /// The return of a node, or the start of a new one.
+    Starts(Option<Number>),
 }
 
 // A world of 20 000 nodes has half a million of them in its queue.
-const _: () = assert!(size_of::<Event>() <= 48);
+const _: () = assert!(size_of::<((Time, u64), Event)>() <= 48);
 
-impl PartialEq for Event {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
+impl Queue {
+    /// Schedules `event` at `at`.
+    pub(super) fn schedule(&mut self, at: Time, event: Event) {
+        self.events.insert((at, self.scheduled), event);
+        self.scheduled += 1;
     }
-}
 
-impl Eq for Event {}
-
-impl PartialOrd for Event {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Event {
-    /// The greatest is the next one, as the heap wants it.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.nth).cmp(&(self.at, self.nth))
+    /// Removes the next event, if it is due by `until`.
+    pub(super) fn next(&mut self, until: Option<Time>) -> Option<(Time, Event)> {
+        let next = self.events.first_entry()?;
+        let (at, _) = *next.key();
+        until.is_none_or(|until| at <= until).then(|| (at, next.remove()))
     }
 }
 
@@ -99,16 +61,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_due_first_comes_first_and_then_what_was_foreseen_first() {
+    fn events_are_ordered_by_time_and_then_by_scheduling() {
         let at = Time::from_nanos;
         let mut queue = Queue::default();
         for (nanos, number) in [(7, 1), (5, 2), (7, 3), (5, 4)] {
-            queue.foresee(at(nanos), What::Wake(Number(number)));
+            queue.schedule(at(nanos), Event::Wake(Number(number)));
         }
-        assert!(queue.next(Some(at(4))).is_none(), "it is not due yet");
-        let order = std::iter::from_fn(|| queue.next(None)).map(|(at, what)| match what {
-            What::Wake(number) => (at.as_nanos(), number.0),
-            _ => unreachable!("this test foresees nothing else"),
+        assert!(queue.next(Some(at(4))).is_none(), "no event is due yet");
+        let order = std::iter::from_fn(|| queue.next(None)).map(|(at, event)| match event {
+            Event::Wake(number) => (at.as_nanos(), number.0),
+            _ => unreachable!("this test schedules no other events"),
         });
         assert_eq!(order.collect::<Vec<_>>(), [(5, 2), (5, 4), (7, 1), (7, 3)]);
     }

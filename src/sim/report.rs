@@ -1,4 +1,4 @@
-//! What a run is told by: its figures, and the digest of its events.
+//! The result of a run: its figures and the digest of its events.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use crate::counters::NodeCounters;
 use crate::sim::Number;
 use crate::time::Time;
 
-/// What a world has counted.
+/// The counters of a world.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Events, whatever their kind.
+    /// Events at nodes.
     pub events: u64,
     /// Messages sent between nodes.
     pub messages: u64,
@@ -19,16 +19,15 @@ pub struct Figures {
     pub bytes: u64,
     /// Messages that did not arrive.
     pub messages_lost: u64,
-    /// Connections wanted.
+    /// Dials.
     pub dials: u64,
-    /// Connections made.
+    /// Dials that led to a connection.
     pub connections_made: u64,
-    /// Connections that are open at one end at least.
+    /// Connections that are open at one end or both.
     pub connections: u64,
-    /// GETs that were answered with an older value than one before, through the same life of the
-    /// same node.
-    pub reads_back: u64,
-    /// What the nodes that live have counted, added up.
+    /// GETs that returned an older value than an earlier GET through the same incarnation of the same node.
+    pub stale_reads: u64,
+    /// The sum of the counters of all nodes, including stopped ones.
     pub nodes: NodeCounters,
 }
 
@@ -39,20 +38,20 @@ impl fmt::Display for Figures {
         writeln!(f, "dials {} connections {} open {}", self.dials, self.connections_made, self.connections)?;
         let NodeCounters { rpcs_sent, rpcs_served, rpcs_silent, gets_found, gets_local, gets_hops, .. } = self.nodes;
         writeln!(f, "rpcs {rpcs_sent} served {rpcs_served} silent {rpcs_silent}")?;
-        let asked = gets_found.saturating_sub(gets_local);
-        let tenths = (10 * gets_hops).checked_div(asked).unwrap_or(0);
-        writeln!(f, "hops {}.{} on the way of each of {asked} GETs", tenths / 10, tenths % 10)?;
-        writeln!(f, "older values after newer ones {}", self.reads_back)
+        let lookups = gets_found.saturating_sub(gets_local);
+        let tenths = (10 * gets_hops).checked_div(lookups).unwrap_or(0);
+        writeln!(f, "hops {}.{} on the way of each of {lookups} GETs", tenths / 10, tenths % 10)?;
+        writeln!(f, "older values after newer ones {}", self.stale_reads)
     }
 }
 
-/// What kind an event is, as the digest knows it.
+/// The kind of an event in the digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Born = 1,
+pub(super) enum EventKind {
+    Started = 1,
     Killed,
     Woken,
-    Asked,
+    Requested,
     Answered,
     Dialled,
     DialFailed,
@@ -63,15 +62,15 @@ pub(super) enum Kind {
     SaveFailed,
 }
 
-/// SHA-256 over all events of a run, in their order.
+/// A SHA-256 digest over all events of a run, in their order.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Log {
+pub(super) struct EventDigest {
     hasher: Sha256,
 }
 
-impl Log {
-    /// Adds an event: when, what, at which node, and the bytes that came with it.
-    pub(super) fn add(&mut self, at: Time, kind: Kind, node: Number, bytes: &[u8]) {
+impl EventDigest {
+    /// Adds an event at a node, with the bytes that belong to it.
+    pub(super) fn add(&mut self, at: Time, kind: EventKind, node: Number, bytes: &[u8]) {
         let mut line = [0; 21];
         line[..8].copy_from_slice(&at.as_nanos().to_be_bytes());
         line[8] = kind as u8;
@@ -82,7 +81,7 @@ impl Log {
     }
 
     /// The digest of all events so far, as 64 hex digits.
-    pub(super) fn digest(&self) -> String {
+    pub(super) fn hex(&self) -> String {
         let digest = self.hasher.clone().finalize();
         crate::id::Key::new(digest.into()).to_string()
     }

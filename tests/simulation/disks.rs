@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dht::node::params::{Durability, Params};
-use dht::sim::{Answer, Death, Number, Room, Scenario, Violation, World};
+use dht::sim::{Answer, Death, DiskSpace, Number, Scenario, Violation, World};
 
 use crate::{Run, SECOND, await_all, found, key, node, put_many, value_of};
 
@@ -38,7 +38,7 @@ fn with_durability_always_confirmed_values_survive_the_kill_of_all_nodes() -> Ru
             let at = world.any_alive();
             assert_eq!(world.get(at, *key)?, found(&value_of(nth)), "value {nth} at node {at}, seed {seed}");
         }
-        world.survey()?;
+        world.check_invariants()?;
     }
     Ok(())
 }
@@ -138,7 +138,7 @@ fn while_all_disks_are_full_puts_fail_and_gets_go_on() -> Run {
     let mut world = world(20, 2, Durability::Always)?;
     let keys = put_many(&mut world, 20, 5)?;
     for number in 0..20 {
-        world.make_room(node(number), Room::None);
+        world.set_disk_space(node(number), DiskSpace::Full);
     }
     assert_eq!(world.put(node(3), key(1), b"nowhere", 5)?, Answer::Failure);
     for (nth, key) in keys.iter().enumerate() {
@@ -146,19 +146,19 @@ fn while_all_disks_are_full_puts_fail_and_gets_go_on() -> Run {
         assert_eq!(world.get(at, *key)?, found(&value_of(nth)), "value {nth} at node {at}");
     }
     for number in 0..20 {
-        world.make_room(node(number), Room::Enough);
+        world.set_disk_space(node(number), DiskSpace::Available);
     }
     world.run_for(SECOND * 10)?;
     assert_eq!(world.put(node(3), key(1), b"at last", 5)?, found(b""));
     assert_eq!(world.get(node(12), key(1))?, found(b"at last"));
-    world.survey()
+    world.check_invariants()
 }
 
 #[test]
 fn nodes_with_full_disks_refuse_copies_and_others_store_them() -> Run {
     let mut world = world(30, 3, Durability::Always)?;
     for number in (0..30).step_by(3) {
-        world.make_room(node(number), Room::None);
+        world.set_disk_space(node(number), DiskSpace::Full);
     }
     world.run_for(Duration::from_mins(2))?;
     let asks = (0..40).map(|nth| {
@@ -187,7 +187,7 @@ fn a_seed_replays_disks_and_churn() -> Run {
         put_many(&mut world, 20, 5)?;
         world.begin_churn(dht::sim::Churn::of(Duration::from_mins(10)));
         world.run_for(Duration::from_mins(30))?;
-        world.make_room(node(3), Room::None);
+        world.set_disk_space(node(3), DiskSpace::Full);
         world.run_for(Duration::from_mins(5))?;
         Ok(world.digest())
     };

@@ -33,7 +33,7 @@ fn readable_under_churn(hours: u32, seed: u64, replication: u8) -> Result<Share,
         world.run_for(HOUR / 6)?;
         readable += trial.read(&mut world, 100, anywhere)?;
     }
-    assert_eq!(world.figures().reads_back, 0, "seed {seed}");
+    assert_eq!(world.figures().stale_reads, 0, "seed {seed}");
     Ok(readable)
 }
 
@@ -78,7 +78,7 @@ fn after_a_simultaneous_crash_of_a_third_of_the_nodes_all_values_are_readable() 
         world.kill(death, (0..300).step_by(10).flat_map(|tenth| (tenth..tenth + 3).map(Number)));
         let readable = trial.read(&mut world, 1_000, anywhere)?;
         assert!(readable.is_at_least(999), "{death:?}: {readable}");
-        world.survey()?;
+        world.check_invariants()?;
     }
     Ok(())
 }
@@ -92,7 +92,7 @@ fn after_a_partition_all_replicas_agree_within_an_interval_and_no_read_goes_back
     for seed in 0..3 {
         let (mut world, mut trial) = endow(100, seed, 30, 20)?;
         let small = |number: Number| number.0 < 30;
-        world.part(|number| u8::from(small(number)));
+        world.partition(|number| u8::from(small(number)));
         world.run_for(HOUR / 6)?;
         trial.put_all(&mut world, small)?;
         world.run_for(SECOND * 30)?; // wall clocks here are less apart than that
@@ -106,8 +106,8 @@ fn after_a_partition_all_replicas_agree_within_an_interval_and_no_read_goes_back
         trial.await_agreement(&mut world, interval)?;
         let readable = trial.read(&mut world, 500, anywhere)?;
         assert!(readable.is_at_least(1_000), "seed {seed}: {readable}");
-        assert_eq!(world.figures().reads_back, 0, "seed {seed}");
-        world.survey()?;
+        assert_eq!(world.figures().stale_reads, 0, "seed {seed}");
+        world.check_invariants()?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use dht::id::Key;
 use dht::node::Status;
 use dht::node::params::Serving;
 use dht::record::Class;
-use dht::sim::{Answer, Ask, Chance, Death, Faults, Number, Scenario, Violation, World};
+use dht::sim::{Answer, Chance, Death, Faults, Number, RequestId, Scenario, Violation, World};
 use dht::wire::api::{ApiRequest, Confirm, Put};
 
 type Run = Result<(), Violation>;
@@ -80,7 +80,7 @@ fn get_many(world: &mut World, count: usize, keys: &[Key]) -> Result<usize, Viol
     Ok(answers.into_iter().enumerate().map(right).filter(|right| *right).count())
 }
 
-fn await_all(world: &mut World, asks: &[Ask]) -> Result<Vec<Answer>, Violation> {
+fn await_all(world: &mut World, asks: &[RequestId]) -> Result<Vec<Answer>, Violation> {
     asks.iter().map(|ask| world.await_answer(*ask)).collect()
 }
 
@@ -130,7 +130,7 @@ fn every_get_finds_its_record_at_five_percent_loss(seeds: Range<u64>) -> Run {
             2_000,
             "dht-sim --nodes 1000 --loss 5 --puts 500 --gets 2000 --seed {seed} is much the same"
         );
-        world.survey()?;
+        world.check_invariants()?;
     }
     Ok(())
 }
@@ -165,7 +165,7 @@ fn connections_that_stall_and_break_lose_no_record() -> Run {
         world.join_all()?;
         let keys = put_many(&mut world, 100, 0)?;
         assert_eq!(get_many(&mut world, 200, &keys)?, 200, "seed {seed}");
-        world.survey()?;
+        world.check_invariants()?;
     }
     Ok(())
 }
@@ -190,7 +190,7 @@ fn records_survive_the_failure_of_half_the_nodes_under_loss(seeds: Range<u64>) -
             40,
             "dht-sim --nodes 300 --loss 5 --vanish 50 --replication 20 --seed {seed} is much the same"
         );
-        world.survey()?;
+        world.check_invariants()?;
     }
     Ok(())
 }
@@ -368,7 +368,7 @@ fn a_node_that_does_not_serve_reads_and_writes_but_is_in_no_table() -> Run {
 fn the_halves_of_a_partitioned_network_merge_again() -> Run {
     let mut world = world(60, 4)?;
     let old = put_many(&mut world, 20, 20)?;
-    world.part(|number| u8::from(number.0 < 30));
+    world.partition(|number| u8::from(number.0 < 30));
     let alone = |world: &World| {
         let live = |number| world.node(node(number)).map(|node| node.table().live());
         (0..60).all(|number| live(number) < Some(30))
@@ -390,7 +390,7 @@ fn the_halves_of_a_partitioned_network_merge_again() -> Run {
     assert_eq!(get_many(&mut world, 60, &old)?, 60);
     assert_eq!(world.get(node(40), key(1))?, found(b"one side"));
     assert_eq!(world.get(node(4), key(2))?, found(b"the other"));
-    world.survey()
+    world.check_invariants()
 }
 
 #[test]
@@ -398,7 +398,7 @@ fn a_node_that_loses_all_contacts_goes_on_serving_and_joins_again_once_they_retu
     let mut world = world(20, 6)?;
     let lonely = node(7);
     assert_eq!(world.put(node(2), key(3), b"kept", 20)?, found(b""));
-    world.part(|number| u8::from(number == lonely));
+    world.partition(|number| u8::from(number == lonely));
     let mut ask = 0;
     while status(&world, lonely) == Status::Settled && ask < 60 {
         let key = world.any_key();

@@ -65,7 +65,7 @@ impl Endurance {
         let (percent, span) = self.partition;
         let population = world.alive().last().map_or(0, |last| last.0 + 1);
         let small = |number: Number| f64::from(number.0) < f64::from(population) * percent / 100.0;
-        world.part(|number| u8::from(small(number)));
+        world.partition(|number| u8::from(small(number)));
         world.run_for(span / 2)?;
         let few = trial.put_all(world, small)?;
         world.run_for(REST)?; // longer than the skew of the wall clocks

@@ -19,7 +19,7 @@ use dht::cli::{self, Parsed, UsageError, number};
 use dht::id::Key;
 use dht::limits::K_MAX;
 use dht::record::Class;
-use dht::sim::{Answer, Ask, Chance, Death, Faults, Number, Scenario, Violation, World};
+use dht::sim::{Answer, Chance, Death, Faults, Number, RequestId, Scenario, Violation, World};
 use dht::wire::api::{ApiRequest, Confirm, Put};
 use getopts::{Matches, Options};
 
@@ -224,7 +224,7 @@ fn run(plan: &Plan) -> Result<(), Failure> {
             0
         }
     };
-    world.survey()?;
+    world.check_invariants()?;
     print!("{}", world.figures());
     println!("digest {}", world.digest());
     println!(
@@ -251,8 +251,8 @@ fn put_and_get(world: &mut World, plan: &Plan) -> Result<u32, Failure> {
 fn pace(
     world: &mut World,
     count: u32,
-    mut begin: impl FnMut(&mut World, u32) -> Result<Ask, Violation>,
-) -> Result<Vec<Ask>, Violation> {
+    mut begin: impl FnMut(&mut World, u32) -> Result<RequestId, Violation>,
+) -> Result<Vec<RequestId>, Violation> {
     let mut asks = Vec::new();
     for nth in 0..count {
         asks.push(begin(world, nth)?);

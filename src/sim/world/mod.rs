@@ -1,9 +1,10 @@
-//! The world: nodes, one clock that jumps, and one queue of what is to happen.
+//! The world: nodes, a virtual clock, and a queue of future events.
 //!
-//! Each event touches one node; whatever that node then wants done becomes further events.
+//! Each event calls one node; the actions of the node become further events.
 //!
-//! The files: `lifecycle` who lives, and what is on its disk; `clients` who asks; `host` what nodes
-//! want done; `invariants` what must hold of all that. Here: what the world is, and how time passes.
+//! This file has the state of the world and the passing of time. `lifecycle` starts and stops nodes and has
+//! their disks, `clients` sends requests, `host` performs the actions of nodes, and `invariants` checks the
+//! results.
 
 mod clients;
 mod host;
@@ -26,36 +27,36 @@ use crate::sim::churn::Churn;
 use crate::sim::disk::Disk;
 use crate::sim::history::History;
 use crate::sim::network::{self, Network};
-use crate::sim::queue::{Outcome, Queue, What};
-use crate::sim::report::{Figures, Kind, Log};
+use crate::sim::queue::{Event, Queue};
+use crate::sim::report::{EventDigest, EventKind, Figures};
 use crate::sim::{Number, Scenario, Violation};
 use crate::time::{Now, Time, WallTime};
 use crate::wire::Source;
 use crate::wire::frame::next_frame;
 
-/// Milliseconds since 1970 at which every world begins.
+/// The wall clock at the start of every world, in milliseconds since 1970.
 const EPOCH_MILLIS: u64 = 1_700_000_000_000;
 
-/// The whole world is surveyed so often.
-const SURVEY_INTERVAL: Duration = Duration::from_mins(1);
+/// Interval at which the invariants of all nodes are checked.
+const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 
-/// From a batch for a disk to its being there.
+/// The time to write a batch to disk.
 const DISK_WRITE: Range<Duration> = Duration::from_millis(2)..Duration::from_millis(300);
 
-/// A request of a client; says which one its answer belongs to.
+/// The id of a client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ask(usize);
+pub struct RequestId(usize);
 
-/// What a client was told.
+/// The reply to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// SUCCESS: the value of a GET, nothing for a PUT.
+    /// SUCCESS: the value of a GET; empty for a PUT.
     Success(Box<[u8]>),
     /// FAILURE.
     Failure,
 }
 
-/// Nodes under virtual time. See the [module](crate::sim).
+/// Nodes with a virtual clock. See the [module](crate::sim).
 pub struct World {
     scenario: Scenario,
     rng: StdRng,
@@ -64,63 +65,58 @@ pub struct World {
     network: Network,
     hosts: Vec<SimHost>,
     requests: Vec<Request>,
-    /// Requests that are owed an answer, and some that got it, in the order of asking.
-    owed: VecDeque<Ask>,
-    next_survey: Time,
-    /// How nodes come and go, if they do so by themselves.
+    /// The requests that expect a reply, in the order of sending. Answered ones are removed at the front.
+    unanswered: VecDeque<RequestId>,
+    next_check: Time,
     churn: Option<Churn>,
-    /// What clients PUT and read.
+    /// The values that clients PUT and read.
     history: History,
-    /// When somebody came, for the last time.
-    born: Time,
-    /// When somebody went, or something began or ceased to go wrong, for the last time.
-    harmed: Option<Time>,
+    /// When a node last started.
+    last_start: Time,
+    /// When a node last stopped, or faults or a partition last changed.
+    last_disruption: Option<Time>,
     actions: Actions,
     bytes: Vec<u8>,
     figures: Figures,
-    log: Log,
+    digest: EventDigest,
 }
 
-/// Where a node lives, or lived.
+/// A host, which runs at most one node.
 struct SimHost {
     id: NodeId,
     node: Option<Box<Node>>,
-    /// How many nodes lived here before: what one began does not concern the next.
-    life: u32,
-    /// When it will be woken. Of the wake-ups in the queue only this one counts.
+    /// How often the node was stopped. Events of an earlier incarnation have no effect on the next one.
+    incarnation: u32,
+    /// When the node will be woken. Other wake-ups in the queue have no effect.
     wake: Option<Time>,
-    /// How often it was woken since time went on.
-    turns: u32,
-    /// How often its table had changed when it was last looked at.
-    changes: u64,
-    /// What survives a death.
+    /// How often the node was woken while time stood still.
+    wakes: u32,
+    /// How often the table had changed at the last check.
+    table_changes: u64,
+    /// Survives a stop of the node.
     disk: Disk,
     wall_ahead_millis: i64,
 }
 
-/// What a client asked.
+/// A client's request.
 struct Request {
     at: Number,
-    life: u32,
+    incarnation: u32,
     key: Key,
-    wish: Wish,
+    operation: Operation,
     since: Time,
-    owed: bool,
+    expects_reply: bool,
     answer: Option<Answer>,
 }
 
-/// What a client wants of a key.
+/// The operation of a request.
 #[derive(Clone, Copy, Debug)]
-enum Wish {
+enum Operation {
     Get,
-    /// A value of that check, held by so many nodes.
-    Put {
-        crc: u32,
-        replication: u8,
-    },
+    Put { crc: u32, replication: u8 },
 }
 
-/// Making worlds, and looking at them.
+/// Creation and inspection.
 impl World {
     /// A world without nodes.
     pub fn new(scenario: Scenario) -> Self {
@@ -131,21 +127,21 @@ impl World {
             network: Network::new(scenario.seed, scenario.faults),
             hosts: Vec::new(),
             requests: Vec::new(),
-            owed: VecDeque::new(),
-            next_survey: Time::ZERO + SURVEY_INTERVAL,
+            unanswered: VecDeque::new(),
+            next_check: Time::ZERO + CHECK_INTERVAL,
             churn: None,
             history: History::default(),
-            born: Time::ZERO,
-            harmed: None,
+            last_start: Time::ZERO,
+            last_disruption: None,
             actions: Actions::new(),
             bytes: Vec::new(),
             figures: Figures::default(),
-            log: Log::default(),
+            digest: EventDigest::default(),
             scenario,
         }
     }
 
-    /// What it is made of.
+    /// The parameters of this world.
     pub fn scenario(&self) -> &Scenario {
         &self.scenario
     }
@@ -155,35 +151,35 @@ impl World {
         self.now
     }
 
-    /// The node `number`, if it lives.
+    /// The node `number`, if it runs.
     pub fn node(&self, number: Number) -> Option<&Node> {
         self.hosts.get(number.index())?.node.as_deref()
     }
 
-    /// The id of the node `number`, alive, dead, or yet to be born.
+    /// The id of the node `number`, also before it starts and after it stops.
     pub fn id_of(&self, number: Number) -> NodeId {
         NodeId::new(Key::new(derived(self.scenario.seed, "id", number.0, 0)))
     }
 
-    /// Who has the id, alive or dead. Looks at all: for tests.
+    /// The node with the id, also if it is stopped. Searches all nodes: for tests.
     pub fn number_of(&self, id: &NodeId) -> Option<Number> {
         let at = self.hosts.iter().position(|host| host.id == *id)?;
         u32::try_from(at).ok().map(Number)
     }
 
-    /// The numbers of all nodes that live.
+    /// The numbers of all running nodes.
     pub fn alive(&self) -> impl Iterator<Item = Number> {
         let all = (0..).map(Number).zip(&self.hosts);
         all.filter(|(_, host)| host.node.is_some()).map(|(number, _)| number)
     }
 
-    /// A node that lives, drawn from the world's own chance.
+    /// A random running node.
     ///
     /// # Panics
     ///
-    /// If nobody lives.
+    /// If no node runs.
     pub fn any_alive(&mut self) -> Number {
-        assert!(self.alive().next().is_some(), "nobody lives in this world");
+        assert!(self.alive().next().is_some(), "no node runs");
         loop {
             let number = Number(self.rng.random_range(0..self.population()));
             if self.node(number).is_some() {
@@ -192,16 +188,16 @@ impl World {
         }
     }
 
-    /// A node that takes part and that clients may ask, drawn from the world's own chance among
-    /// those that `fit`; `None` if there is none.
-    pub fn any_of(&mut self, fit: impl Fn(Number) -> bool) -> Option<Number> {
+    /// A random node that has joined, accepts requests of clients, and is one of `nodes`; `None` if there is
+    /// none.
+    pub fn any_of(&mut self, nodes: impl Fn(Number) -> bool) -> Option<Number> {
         let wants = |number: &Number| self.node(*number).is_some_and(Node::wants_requests);
         let all: Vec<Number> =
-            self.alive().filter(|number| fit(*number) && self.has_joined(*number)).filter(wants).collect();
+            self.alive().filter(|number| nodes(*number) && self.has_joined(*number)).filter(wants).collect();
         if all.is_empty() { None } else { Some(all[self.any_below(all.len())]) }
     }
 
-    /// A number below `bound`, drawn from the world's own chance.
+    /// A random number below `bound`.
     ///
     /// # Panics
     ///
@@ -210,24 +206,24 @@ impl World {
         self.rng.random_range(0..bound)
     }
 
-    /// A key drawn from the world's own chance.
+    /// A random key.
     pub fn any_key(&mut self) -> Key {
         Key::new(self.rng.random())
     }
 
-    /// How many nodes there ever were.
+    /// The number of nodes that were ever started.
     fn population(&self) -> u32 {
         u32::try_from(self.hosts.len()).expect("numbers have 32 bits")
     }
 
-    /// The nodes that hold `key`.
+    /// The replicas of `key`.
     pub fn replicas(&self, key: &Key) -> Vec<Number> {
-        let holds =
+        let stores =
             |number: &Number| self.node(*number).is_some_and(|node| node.storage().find(self.now, key).is_some());
-        self.alive().filter(holds).collect()
+        self.alive().filter(stores).collect()
     }
 
-    /// What was counted.
+    /// The counters of this world.
     pub fn figures(&self) -> Figures {
         let mut figures = self.figures;
         figures.connections = self.network.connections() as u64;
@@ -239,15 +235,15 @@ impl World {
         figures
     }
 
-    /// The digest of all that has happened: equal for equal runs.
+    /// The digest of all events: equal for equal runs.
     pub fn digest(&self) -> String {
-        self.log.digest()
+        self.digest.hex()
     }
 }
 
-/// Time.
+/// Passing of time.
 impl World {
-    /// Lets `span` pass.
+    /// Runs for `span` of virtual time.
     pub fn run_for(&mut self, span: Duration) -> Result<(), Violation> {
         let until = self.now + span;
         while self.step(Some(until))? {}
@@ -255,49 +251,49 @@ impl World {
         Ok(())
     }
 
-    /// Lets the next event happen, if there is one, and one by `until`.
+    /// Handles the next event, if there is one by `until`. Returns whether there was.
     fn step(&mut self, until: Option<Time>) -> Result<bool, Violation> {
-        let Some((at, what)) = self.queue.next(until) else { return Ok(false) };
-        assert!(at >= self.now, "time goes on");
-        if at > self.next_survey {
-            self.survey()?;
-            self.next_survey = at + SURVEY_INTERVAL;
+        let Some((at, event)) = self.queue.next(until) else { return Ok(false) };
+        assert!(at >= self.now, "time never goes backwards");
+        if at > self.next_check {
+            self.check_invariants()?;
+            self.next_check = at + CHECK_INTERVAL;
         }
         self.now = at;
-        self.happen(what)?;
-        self.look_for_the_unanswered()?;
+        self.handle(event)?;
+        self.check_unanswered()?;
         Ok(true)
     }
 
-    fn happen(&mut self, what: What) -> Result<(), Violation> {
-        match what {
-            What::Wake(number) => self.wake(number),
-            What::Dialled { from, life, dial, outcome } => self.end_dial(from, life, dial, outcome),
-            What::Accepted(conn) => {
+    fn handle(&mut self, event: Event) -> Result<(), Violation> {
+        match event {
+            Event::Wake(number) => self.wake(number),
+            Event::Dialled { from, incarnation, dial, acceptor } => self.end_dial(from, incarnation, dial, acceptor),
+            Event::Accepted(conn) => {
                 let Some((acceptor, dialler)) = self.network.accept(conn) else { return Ok(()) };
-                self.log.add(self.now, Kind::Accepted, acceptor, &[]);
+                self.digest.add(self.now, EventKind::Accepted, acceptor, &[]);
                 let (peer, address) = (self.hosts[dialler.index()].id, network::source_of(dialler));
-                self.touch(acceptor, |node, now, out| {
+                self.call(acceptor, |node, now, out| {
                     node.on_secured(now, conn, peer, address, Origin::Accepted, out);
                 })
             }
-            What::Arrives(conn, bytes) => {
+            Event::Arrives(conn, bytes) => {
                 let Some(number) = self.network.receive(conn) else {
                     self.figures.messages_lost += 1;
                     return Ok(());
                 };
-                self.log.add(self.now, Kind::Received, number, &bytes);
+                self.digest.add(self.now, EventKind::Received, number, &bytes);
                 let frame = next_frame(Source::Peer, &bytes);
-                let (frame, _) = frame.expect("it was one when it was sent").expect("all of it was sent");
-                self.touch(number, |node, now, out| node.on_frame(now, conn, frame, out))
+                let (frame, _) = frame.expect("one frame was sent").expect("the frame is complete");
+                self.call(number, |node, now, out| node.on_frame(now, conn, frame, out))
             }
-            What::Saved { at, life } => self.end_save(at, life),
-            What::Ends { at, life } => self.end_session(at, life),
-            What::Comes(back) => self.come(back),
-            What::Closed(conn) => {
-                let Some(number) = self.network.hear_close(conn) else { return Ok(()) };
-                self.log.add(self.now, Kind::Closed, number, &[]);
-                self.touch(number, |node, now, out| node.on_closed(now, conn, out))
+            Event::Saved { at, incarnation } => self.end_save(at, incarnation),
+            Event::SessionEnds { at, incarnation } => self.end_session(at, incarnation),
+            Event::Starts(returning) => self.start_replacement(returning),
+            Event::Closed(conn) => {
+                let Some(number) = self.network.receive_close(conn) else { return Ok(()) };
+                self.digest.add(self.now, EventKind::Closed, number, &[]);
+                self.call(number, |node, now, out| node.on_closed(now, conn, out))
             }
         }
     }
@@ -310,52 +306,58 @@ impl World {
         host.wake = None;
         let next = host.node.as_ref().and_then(|node| node.next_deadline());
         if next.is_none_or(|next| next > self.now) {
-            return self.settle(number); // it has come to want it later
+            return self.after_event(number); // its deadline has become later
         }
-        self.log.add(self.now, Kind::Woken, number, &[]);
-        self.hosts[number.index()].turns += 1;
-        let turns = self.hosts[number.index()].turns;
-        self.judge(number, checker::no_node_is_restless(turns))?;
-        self.touch(number, Node::on_timeout)
+        self.digest.add(self.now, EventKind::Woken, number, &[]);
+        self.hosts[number.index()].wakes += 1;
+        let wakes = self.hosts[number.index()].wakes;
+        self.require(number, checker::no_node_spins(wakes))?;
+        self.call(number, Node::on_timeout)
     }
 
-    fn end_dial(&mut self, from: Number, life: u32, dial: DialId, outcome: Outcome) -> Result<(), Violation> {
-        if self.hosts[from.index()].life != life {
+    fn end_dial(
+        &mut self,
+        from: Number,
+        incarnation: u32,
+        dial: DialId,
+        acceptor: Result<Number, DialError>,
+    ) -> Result<(), Violation> {
+        if self.hosts[from.index()].incarnation != incarnation {
             return Ok(());
         }
-        let met = match outcome {
-            Outcome::Met(to) => self.network.connect(self.now, from, to).map(|connected| (to, connected)),
-            Outcome::Failed(_) => None,
-        };
-        let Some((to, connected)) = met else {
-            let error = match outcome {
-                Outcome::Met(_) => DialError::Unreachable,
-                Outcome::Failed(error) => error,
-            };
-            self.log.add(self.now, Kind::DialFailed, from, &[]);
-            return self.touch(from, |node, now, out| node.on_dial_failed(now, dial, error, out));
+        let connected = acceptor.and_then(|to| {
+            let connected = self.network.connect(self.now, from, to).ok_or(DialError::Unreachable)?;
+            Ok((to, connected))
+        });
+        let (to, connected) = match connected {
+            Ok(connected) => connected,
+            Err(error) => {
+                self.digest.add(self.now, EventKind::DialFailed, from, &[]);
+                return self.call(from, |node, now, out| node.on_dial_failed(now, dial, error, out));
+            }
         };
         self.figures.connections_made += 1;
-        self.log.add(self.now, Kind::Dialled, from, &[]);
-        self.queue.foresee(connected.accepted_at, What::Accepted(connected.acceptor));
+        self.digest.add(self.now, EventKind::Dialled, from, &[]);
+        self.queue.schedule(connected.accepted_at, Event::Accepted(connected.acceptor));
         let (peer, address) = (self.hosts[to.index()].id, network::address_of(to));
         let (conn, origin) = (connected.dialler, Origin::Dialled(dial));
-        self.touch(from, |node, now, out| node.on_secured(now, conn, peer, address, origin, out))
+        self.call(from, |node, now, out| node.on_secured(now, conn, peer, address, origin, out))
     }
 
     fn now_at(&self, number: Number) -> Now {
-        let millis = u64::try_from(self.now.since(Time::ZERO).as_millis()).expect("five hundred million years");
+        let millis =
+            u64::try_from(self.now.since(Time::ZERO).as_millis()).expect("virtual time has 64 bits of nanoseconds");
         let wall = (EPOCH_MILLIS + millis).saturating_add_signed(self.hosts[number.index()].wall_ahead_millis);
         Now { mono: self.now, wall: WallTime::from_millis(wall) }
     }
 }
 
-/// 32 bytes that follow from the world's seed and from what they are for.
-fn derived(seed: u64, purpose: &str, number: u32, life: u32) -> [u8; 32] {
+/// 32 bytes derived from the seed of the world and their purpose.
+fn derived(seed: u64, purpose: &str, number: u32, incarnation: u32) -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update(seed.to_be_bytes());
     hasher.update(number.to_be_bytes());
-    hasher.update(life.to_be_bytes());
+    hasher.update(incarnation.to_be_bytes());
     hasher.update(purpose);
     hasher.finalize().into()
 }

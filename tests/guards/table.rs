@@ -32,26 +32,26 @@ pub(crate) const SUITES: &[Suite] = &[
 const RECORD: &str = "src/record/mod.rs";
 const STORAGE: &str = "src/storage/mod.rs";
 const LOOKUP: &str = "src/lookup/mod.rs";
-const GET: &str = "src/node/reading.rs";
-const PUT: &str = "src/node/jobs.rs";
+const GET: &str = "src/node/query/read_quorum.rs";
+const PUT: &str = "src/node/query/put_spread.rs";
 
 pub(crate) const GUARDS: &[Guard] = &[
     // ── which of two records wins
     Guard {
         name: "order of records: a class that certifies itself comes first",
         file: RECORD,
-        line: "let order = (self.class.certifies_itself(), self.version, value);",
-        mutation: "let order = (other.class.certifies_itself(), self.version, value);",
+        line: "(self.precedence(), value).cmp(&(other.rank().precedence(), &other.value))",
+        mutation: "(other.rank().precedence(), value).cmp(&(other.rank().precedence(), &other.value))",
         tests: &[
-            "a_class_that_certifies_itself_wins_over_any_plain_version",
+            "a_certified_record_wins_over_every_plain_version",
             "merging_is_commutative_associative_and_idempotent",
         ],
     },
     Guard {
         name: "order of records: the value decides between equal versions",
         file: RECORD,
-        line: "let order = (self.class.certifies_itself(), self.version, value);",
-        mutation: "let order = (self.class.certifies_itself(), self.version, &*other.value); let _ = value;",
+        line: "(self.precedence(), value).cmp(&(other.rank().precedence(), &other.value))",
+        mutation: "let _ = value; self.precedence().cmp(&other.rank().precedence())",
         tests: &["merging_is_commutative_associative_and_idempotent", "ten_thousand_schedules_keep_every_promise"],
     },
     Guard {
@@ -59,14 +59,14 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: STORAGE,
         line: "if expires > held.expires {",
         mutation: "if expires > held.expires && false {",
-        tests: &["of_equal_records_the_later_end_and_the_larger_replication_are_kept"],
+        tests: &["of_equal_records_the_later_end_and_the_larger_replication_remain"],
     },
     Guard {
         name: "equal records: an earlier end is not taken over",
         file: STORAGE,
         line: "if expires > held.expires {",
         mutation: "if expires != held.expires {",
-        tests: &["a_storage_does_what_two_lists_would"],
+        tests: &["a_storage_behaves_like_two_plain_lists"],
     },
     // ── lives
     Guard {
@@ -74,35 +74,35 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: RECORD,
         line: "self.time().as_millis() > wall.as_millis().saturating_add(skew)",
         mutation: "self.time().as_millis() > wall.as_millis().saturating_add(skew) && false",
-        tests: &["a_version_is_too_early_only_beyond_the_skew", "ten_thousand_schedules_keep_every_promise"],
+        tests: &["a_version_is_too_early_only_if_it_is_beyond_the_clock_skew", "ten_thousand_schedules_keep_every_promise"],
     },
     Guard {
         name: "life: it is bounded by the version",
         file: RECORD,
         line: "Class::Plain | Class::Signed => left.min(left_by_version(now.wall, version)),",
         mutation: "Class::Plain | Class::Signed => left.max(left_by_version(now.wall, version).min(left)),",
-        tests: &["a_life_ends_with_its_ttl_or_with_its_version", "ten_thousand_schedules_keep_every_promise"],
+        tests: &["a_life_ends_with_its_ttl_or_by_the_time_in_its_version", "ten_thousand_schedules_keep_every_promise"],
     },
     Guard {
         name: "life: a copy carries its age",
         file: RECORD,
         line: "let age = ttl.millis().saturating_sub(left);",
         mutation: "let age = ttl.millis().saturating_sub(left).min(0);",
-        tests: &["no_number_of_hops_prolongs_a_life", "ten_thousand_schedules_keep_every_promise"],
+        tests: &["passing_a_record_on_never_prolongs_its_life", "ten_thousand_schedules_keep_every_promise"],
     },
     Guard {
         name: "restart: the time since the record was saved counts",
         file: STORAGE,
         line: "let age = age.after(now.wall.since(saved));",
         mutation: "let _ = saved;",
-        tests: &["time_spent_switched_off_counts_and_what_ended_meanwhile_is_buried"],
+        tests: &["the_time_between_two_runs_counts_as_age_and_an_ended_record_leaves_a_tombstone"],
     },
     Guard {
         name: "restart: a record that ended meanwhile leaves a tombstone",
         file: STORAGE,
         line: "None => self.bury(now, record.key, Tombstone::of(record.rank())),",
         mutation: "None => {}",
-        tests: &["time_spent_switched_off_counts_and_what_ended_meanwhile_is_buried"],
+        tests: &["the_time_between_two_runs_counts_as_age_and_an_ended_record_leaves_a_tombstone"],
     },
     Guard {
         name: "disk: a changed key is named",
@@ -110,7 +110,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "self.changed.drain(..)",
         mutation: "self.changed.drain(..0)",
         tests: &[
-            "a_tombstone_lapses_when_no_older_version_can_be_alive_anywhere",
+            "a_tombstone_lapses_when_no_older_version_can_be_alive",
             "ten_thousand_schedules_keep_every_promise",
         ],
     },
@@ -121,63 +121,63 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "if both != before && lapses > now.mono {",
         mutation: "if both != before && lapses > now.mono && now.mono < Time::ZERO {",
         tests: &[
-            "a_version_that_is_over_stops_itself_and_those_before_it_swept_or_not",
+            "an_ended_version_blocks_itself_and_older_ones_before_and_after_the_sweep",
             "ten_thousand_schedules_keep_every_promise",
         ],
     },
     Guard {
         name: "tombstone: a record that ended leaves one",
         file: STORAGE,
-        line: "self.remove_for(now, place, Tombstone::of(rank));",
-        mutation: "self.remove_for(now, place, Tombstone::below(rank));",
+        line: "self.remove_for(now, slot, Tombstone::of(rank));",
+        mutation: "self.remove_for(now, slot, Tombstone::of_older(rank));",
         tests: &[
-            "a_version_that_is_over_stops_itself_and_those_before_it_swept_or_not",
+            "an_ended_version_blocks_itself_and_older_ones_before_and_after_the_sweep",
             "ten_thousand_schedules_keep_every_promise",
         ],
     },
     Guard {
         name: "tombstone: a record that ended leaves one before the sweep",
         file: STORAGE,
-        line: "let place = self.live_place(now, &key);",
-        mutation: "let place = self.records.place(&key); \
-                   let ended = place.filter(|place| self.records[*place].expires <= now.mono); \
+        line: "let slot = self.live_slot(now, &key);",
+        mutation: "let slot = self.records.slot(&key); \
+                   let ended = slot.filter(|slot| self.records[*slot].expires <= now.mono); \
                    if let Some(ended) = ended { self.remove_for(now, ended, Tombstone::default()); } \
-                   let place = self.records.place(&key);",
+                   let slot = self.records.slot(&key);",
         tests: &[
-            "a_version_that_is_over_stops_itself_and_those_before_it_swept_or_not",
-            "a_signed_version_that_is_over_stops_every_plain_one",
+            "an_ended_version_blocks_itself_and_older_ones_before_and_after_the_sweep",
+            "an_ended_signed_version_blocks_every_plain_one",
         ],
     },
     Guard {
         name: "tombstone: it beats its own plain version",
         file: RECORD,
-        line: "Class::Plain => signed.or(plain.filter(|plain| plain.version >= version)),",
-        mutation: "Class::Plain => signed.or(plain.filter(|plain| plain.version > version)),",
-        tests: &["a_version_that_is_over_stops_itself_and_those_before_it_swept_or_not"],
+        line: "signed.or(plain.filter(|plain| plain.version >= record.version))",
+        mutation: "signed.or(plain.filter(|plain| plain.version > record.version))",
+        tests: &["an_ended_version_blocks_itself_and_older_ones_before_and_after_the_sweep"],
     },
     Guard {
         name: "tombstone: it beats its own signed version",
         file: RECORD,
-        line: "Class::Signed | Class::Hashed => signed.filter(|signed| signed.version >= version),",
-        mutation: "Class::Signed | Class::Hashed => signed.filter(|signed| signed.version > version),",
+        line: "signed.filter(|signed| signed.version >= record.version)",
+        mutation: "signed.filter(|signed| signed.version > record.version)",
         tests: &[
-            "a_replay_is_settled_or_proven_before_anything_is_verified",
+            "a_replay_of_a_known_record_needs_no_signature_check",
             "ten_thousand_schedules_keep_every_promise",
         ],
     },
     Guard {
         name: "tombstone: a signed one beats plain records",
         file: RECORD,
-        line: "Class::Plain => signed.or(plain.filter(|plain| plain.version >= version)),",
-        mutation: "Class::Plain => plain.filter(|plain| plain.version >= version),",
-        tests: &["a_signed_version_that_is_over_stops_every_plain_one"],
+        line: "signed.or(plain.filter(|plain| plain.version >= record.version))",
+        mutation: "plain.filter(|plain| plain.version >= record.version)",
+        tests: &["an_ended_signed_version_blocks_every_plain_one"],
     },
     Guard {
         name: "tombstone: a plain version beneath a signed record is a floor",
         file: RECORD,
-        line: "let is_floor = upper.class.certifies_itself() && !lower.class.certifies_itself();",
-        mutation: "let is_floor = upper.class.certifies_itself() && !lower.class.certifies_itself() && false;",
-        tests: &["a_plain_version_seen_beneath_what_certifies_itself_is_a_floor_whichever_came_first"],
+        line: "let is_hidden = upper.class.certifies_itself() && !lower.class.certifies_itself();",
+        mutation: "let is_hidden = upper.class.certifies_itself() && !lower.class.certifies_itself() && false;",
+        tests: &["a_plain_version_beside_a_certified_record_leaves_a_tombstone_in_either_order"],
     },
     // ── lookups
     Guard {
@@ -186,17 +186,17 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "Some(at) if self.in_flight < self.alpha => self.ask(at),",
         mutation: "Some(at) if self.in_flight <= self.alpha => self.ask(at),",
         tests: &[
-            "no_more_than_alpha_are_asked_until_one_answers_fails_or_falls_silent",
+            "at_most_alpha_requests_are_in_flight_until_one_ends",
             "the_rules_hold_whatever_is_reported",
         ],
     },
     Guard {
         name: "lookup: it waits for the nearest, however many others have answered",
         file: LOOKUP,
-        line: "None if self.needed().any(owes) || self.hopes_for_the_tardy() => Step::Wait,",
-        mutation: "None if self.in_flight > 0 && self.needed().all(owes) || self.hopes_for_the_tardy() => Step::Wait,",
+        line: "None if self.needed().any(owes) || self.may_need_given_up() => Step::Wait,",
+        mutation: "None if self.in_flight > 0 && self.needed().all(owes) || self.may_need_given_up() => Step::Wait,",
         tests: &[
-            "far_answers_do_not_end_a_search_while_a_nearer_candidate_is_pending",
+            "answers_of_far_nodes_do_not_end_a_lookup_while_a_closer_candidate_is_pending",
             "the_rules_hold_whatever_is_reported",
         ],
     },
@@ -206,27 +206,27 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "match self.candidates.iter().rposition(|candidate| candidate.state == State::Fresh) {",
         mutation: "match self.candidates.iter().rposition(|candidate| candidate.state != State::Failed) {",
         tests: &[
-            "a_full_list_forgets_its_farthest_fresh_candidate_and_never_one_that_was_asked",
-            "a_search_ends_however_many_nearer_nodes_are_invented",
+            "a_full_list_drops_its_farthest_fresh_candidate_and_never_one_that_was_asked",
+            "a_lookup_ends_although_a_peer_invents_ever_closer_nodes",
         ],
     },
     Guard {
-        name: "lookup: a tardy candidate is passed over",
+        name: "lookup: an overdue candidate is passed over",
         file: LOOKUP,
-        line: "let out = |state: State| state.is_given_up() || state == State::Tardy;",
-        mutation: "let out = |state: State| state.is_given_up();",
+        line: "let out = |state: State| state.is_unresponsive() || state == State::GivenUp;",
+        mutation: "let out = |state: State| state.is_unresponsive();",
         tests: &[
-            "a_tardy_one_is_passed_over_and_waited_for_only_while_too_few_have_answered",
+            "an_overdue_candidate_is_skipped_and_awaited_only_while_too_few_have_answered",
             "the_rules_hold_whatever_is_reported",
         ],
     },
     Guard {
-        name: "lookup: it waits for a tardy candidate while too few have answered",
+        name: "lookup: it waits for an overdue candidate while too few have answered",
         file: LOOKUP,
-        line: "None if self.needed().any(owes) || self.hopes_for_the_tardy() => Step::Wait,",
+        line: "None if self.needed().any(owes) || self.may_need_given_up() => Step::Wait,",
         mutation: "None if self.needed().any(owes) => Step::Wait,",
         tests: &[
-            "a_tardy_one_is_passed_over_and_waited_for_only_while_too_few_have_answered",
+            "an_overdue_candidate_is_skipped_and_awaited_only_while_too_few_have_answered",
             "the_rules_hold_whatever_is_reported",
         ],
     },
@@ -235,7 +235,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: LOOKUP,
         line: "if self.in_flight >= enough.clamp(1, self.alpha) {",
         mutation: "if self.in_flight >= enough.max(self.alpha) {",
-        tests: &["as_many_are_asked_as_will_do_while_all_is_well", "the_rules_hold_whatever_is_reported"],
+        tests: &["frugal_steps_ask_no_more_candidates_than_answers_are_needed", "the_rules_hold_whatever_is_reported"],
     },
     Guard {
         name: "frugal lookup: the quickest of those about as near is asked",
@@ -243,7 +243,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "if best.is_none_or(|(least, _)| cost < least) {",
         mutation: "if best.is_none_or(|(least, _): (u128, usize)| cost < least && false) {",
         tests: &[
-            "the_quickest_of_the_three_nearest_is_asked_and_of_the_next_three_one_that_is_twice_as_quick",
+            "the_quickest_of_the_three_closest_is_asked_unless_one_of_the_next_three_is_twice_as_quick",
             "the_rules_hold_whatever_is_reported",
         ],
     },
@@ -252,7 +252,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: LOOKUP,
         line: "let Some(rtt) = rtt else { break };",
         mutation: "let Some(rtt) = rtt else { continue };",
-        tests: &["one_that_is_not_known_is_never_passed_over", "the_rules_hold_whatever_is_reported"],
+        tests: &["a_candidate_of_unknown_speed_is_never_skipped", "the_rules_hold_whatever_is_reported"],
     },
     Guard {
         name: "frugal lookup: an answer that names nobody nearer makes it hurry",
@@ -260,7 +260,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "self.hurries |= named && self.candidates[0].distance == nearest;",
         mutation: "let _ = (named, nearest);",
         tests: &[
-            "an_answer_that_names_nobody_nearer_makes_a_search_hurry_and_one_without_contacts_does_not",
+            "an_answer_that_names_only_farther_nodes_makes_a_lookup_hurry_and_an_empty_one_does_not",
             "the_rules_hold_whatever_is_reported",
         ],
     },
@@ -269,7 +269,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: LOOKUP,
         line: "self.hurries = false;",
         mutation: "",
-        tests: &["what_was_found_somewhere_ends_the_hurry", "the_rules_hold_whatever_is_reported"],
+        tests: &["calming_down_returns_to_as_few_requests_as_are_needed", "the_rules_hold_whatever_is_reported"],
     },
     // ── GET
     Guard {
@@ -309,20 +309,20 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: PUT,
         line: "self.is_held() && self.bystanders == 0 && (self.outdated.is_empty() || self.in_flight == 0)",
         mutation: "self.is_held() && self.bystanders == 0",
-        tests: &["whoever_holds_an_older_record_gets_a_copy_too"],
+        tests: &["a_stale_replica_gets_a_copy_too"],
     },
     Guard {
         name: "PUT: it is confirmed only when the version probes have ended",
         file: PUT,
         line: "self.is_held() && self.bystanders == 0 && (self.outdated.is_empty() || self.in_flight == 0)",
         mutation: "self.is_held() && (self.outdated.is_empty() || self.in_flight == 0)",
-        tests: &["a_put_searches_as_many_as_shall_hold_it_and_asks_the_others_while_its_copies_are_under_way"],
+        tests: &["a_put_sends_version_probes_to_the_other_close_nodes_while_its_copies_are_in_flight"],
     },
     Guard {
         name: "PUT: a single claim of a newer record does not end it",
         file: PUT,
         line: "largest.filter(|_| self.claims.len() > self.holders.len())",
         mutation: "largest",
-        tests: &["a_signed_put_is_not_ended_by_one_who_claims_a_larger_record"],
+        tests: &["one_claim_of_a_larger_record_does_not_end_a_signed_put"],
     },
 ];

@@ -324,7 +324,7 @@ fn a_full_list_drops_its_farthest_fresh_candidate_and_never_one_that_was_asked()
 /// How many nodes a random lookup can meet: more than it can remember.
 const NODES: u16 = 200;
 
-/// What a driver may report, sensible or not.
+/// What a driver may report, plausible or not.
 #[derive(Clone, Debug)]
 enum Report {
     Answer(About, Vec<u16>),
@@ -346,10 +346,10 @@ enum About {
 /// How the steps before a report are taken: frugally, with this many answers missing, or plainly.
 type Missing = Option<usize>;
 
-/// What is known of the speed of each node, by its distance.
+/// The round-trip time of each node by its distance, if it is known.
 type Rtts = [Option<Duration>];
 
-/// The candidates that a lookup begins with, and what happens then: of few nodes or of many.
+/// The candidates at the start of a lookup, and what happens then, in a network of few or of many nodes.
 fn course() -> impl Strategy<Value = (Vec<u16>, Vec<(Missing, Report)>)> {
     prop_oneof![1..30_u16, Just(NODES)].prop_flat_map(|nodes| {
         let turn = (proptest::option::of(0..6_usize), report(nodes));
@@ -375,27 +375,27 @@ fn rtts() -> impl Strategy<Value = Vec<Option<Duration>>> {
     proptest::collection::vec(proptest::option::weighted(0.95, rtt), usize::from(NODES))
 }
 
-/// What became of a candidate, as its driver knows it.
+/// The state of a candidate, as its driver knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Fresh,
     InFlight,
-    Late,
+    Hedged,
     GivenUp,
     Answered,
-    Silent,
+    TimedOut,
     Failed,
 }
 
-/// A driver that keeps its own record of what it asked and reported, and checks each step of a lookup
-/// against the rules of the module's page. It never looks into the lookup.
+/// A driver that notes what it has asked and reported, and checks each step of a lookup against the rules in
+/// the module docs. It never reads the state of the lookup.
 struct Driver {
     width: usize,
     alpha: usize,
     /// By distance.
     candidates: BTreeMap<u16, Fate>,
     asked: BTreeSet<u16>,
-    /// Whether something went wrong since the lookup began, or was calmed down.
+    /// Whether the lookup hurries.
     hurries: bool,
 }
 
@@ -408,7 +408,7 @@ impl Driver {
         driver
     }
 
-    /// A candidate is forgotten only if it is fresh, the farthest such one, and gives way to a nearer one.
+    /// Adds a candidate. A full list drops its farthest fresh candidate, if that one is farther away.
     fn add(&mut self, distance: u16) {
         if self.candidates.contains_key(&distance) {
             return;
@@ -433,13 +433,13 @@ impl Driver {
         }
     }
 
-    /// Reports to `lookup`, and notes what follows from it.
+    /// Reports to `lookup`, and notes the consequences.
     fn report(&mut self, lookup: &mut Lookup, report: Report) -> Result<(), TestCaseError> {
-        use Fate::{Answered, Failed, Fresh, GivenUp, InFlight, Late, Silent};
+        use Fate::{Answered, Failed, Fresh, GivenUp, Hedged, InFlight, TimedOut};
         match report {
             Report::Answer(from, named) => {
                 let from = self.distance_of(&from);
-                let counts = self.change(from, &[InFlight, Late, GivenUp, Silent], Answered);
+                let counts = self.change(from, &[InFlight, Hedged, GivenUp, TimedOut], Answered);
                 prop_assert_eq!(answer(lookup, from, named.iter().copied()), counts);
                 if counts {
                     let nearest = self.candidates.keys().next().copied();
@@ -452,25 +452,25 @@ impl Driver {
             Report::Hedge(from) => {
                 let from = self.distance_of(&from);
                 lookup.on_hedge(&id(from));
-                self.change(from, &[InFlight], Late);
+                self.change(from, &[InFlight], Hedged);
             }
             Report::GiveUp(from) => {
                 let from = self.distance_of(&from);
                 lookup.on_give_up(&id(from));
                 self.hurries |= self.candidates.contains_key(&from);
-                self.change(from, &[InFlight, Late], GivenUp);
+                self.change(from, &[InFlight, Hedged], GivenUp);
             }
             Report::Timeout(from) => {
                 let from = self.distance_of(&from);
                 lookup.on_timeout(&id(from));
                 self.hurries |= self.candidates.contains_key(&from);
-                self.change(from, &[InFlight, Late, GivenUp], Silent);
+                self.change(from, &[InFlight, Hedged, GivenUp], TimedOut);
             }
             Report::Failure(from) => {
                 let from = self.distance_of(&from);
                 lookup.on_failure(&id(from));
                 self.hurries |= self.candidates.contains_key(&from);
-                self.change(from, &[Fresh, InFlight, Late, GivenUp, Silent], Failed);
+                self.change(from, &[Fresh, InFlight, Hedged, GivenUp, TimedOut], Failed);
             }
             Report::CalmDown => {
                 lookup.calm_down();
@@ -480,7 +480,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Gives a candidate whose fate is one of `before` the fate `after`; returns whether there is one.
+    /// Changes the fate of the candidate at `distance` to `after` if it is one of `before`; returns whether it was.
     fn change(&mut self, distance: u16, before: &[Fate], after: Fate) -> bool {
         let fate = self.candidates.get_mut(&distance).filter(|fate| before.contains(fate));
         fate.map(|fate| *fate = after).is_some()
@@ -522,12 +522,12 @@ impl Driver {
     }
 
     fn check_wait(&self, missing: Missing) -> Result<(), TestCaseError> {
-        let owes = |fate: &Fate| matches!(fate, Fate::InFlight | Fate::Late);
+        let owes = |fate: &Fate| matches!(fate, Fate::InFlight | Fate::Hedged);
         if !self.fresh().is_empty() {
             prop_assert!(self.count(Fate::InFlight) >= self.most_in_flight(missing), "another may be asked");
         } else if !self.needed().any(|(_, fate)| owes(fate)) {
             prop_assert!(self.count(Fate::GivenUp) > 0, "no answer is awaited");
-            prop_assert!(self.count(Fate::Answered) < self.width, "enough have answered without the tardy ones");
+            prop_assert!(self.count(Fate::Answered) < self.width, "enough have answered without those given up");
         }
         Ok(())
     }
@@ -535,11 +535,11 @@ impl Driver {
     fn check_done(&self) -> Result<(), TestCaseError> {
         prop_assert!(self.needed().all(|(_, fate)| *fate == Fate::Answered), "a nearer one is pending");
         let enough = self.count(Fate::GivenUp) == 0 || self.count(Fate::Answered) >= self.width;
-        prop_assert!(enough, "a tardy one may still answer, and too few others have");
+        prop_assert!(enough, "a candidate that was given up may still answer, and too few others have");
         Ok(())
     }
 
-    /// How many requests may be in flight. A lookup with a candidate to ask waits only at this number.
+    /// The largest number of requests in flight. A lookup waits only at this number, if it has a candidate to ask.
     fn most_in_flight(&self, missing: Missing) -> usize {
         match missing {
             Some(missing) if !self.hurries => missing.clamp(1, self.alpha),
@@ -547,9 +547,9 @@ impl Driver {
         }
     }
 
-    /// The nearest `width` candidates that are neither given up nor tardy.
+    /// The closest `width` candidates that are neither unresponsive nor given up.
     fn needed(&self) -> impl Iterator<Item = (&u16, &Fate)> {
-        let out = |fate: &Fate| matches!(fate, Fate::GivenUp | Fate::Silent | Fate::Failed);
+        let out = |fate: &Fate| matches!(fate, Fate::GivenUp | Fate::TimedOut | Fate::Failed);
         self.candidates.iter().filter(move |(_, fate)| !out(fate)).take(self.width)
     }
 
@@ -567,14 +567,14 @@ impl Driver {
     }
 }
 
-/// Checks the choice of a lookup that does not hurry, among its `fresh` candidates, nearest first. It
-/// asks the quickest, where one that is about twice as far away has to be twice as quick, and none
-/// that is farther away than a candidate of unknown speed.
+/// Checks the choice of a lookup that does not hurry, among its `fresh` candidates, the closest first. It asks
+/// the quickest one; a candidate about twice as far away has to be twice as quick. It asks none behind a
+/// candidate of unknown speed.
 fn check_choice(chosen: u16, fresh: &[u16], rtts: &Rtts) -> Result<(), TestCaseError> {
     let known = fresh.iter().take(COMPARED_MAX).map_while(|distance| rtts[usize::from(*distance)]);
     let known: Vec<Duration> = known.collect();
     let index = fresh.iter().position(|distance| *distance == chosen).expect("a fresh candidate is asked");
-    prop_assert!(index < known.len().max(1), "one of unknown speed is passed over");
+    prop_assert!(index < known.len().max(1), "a candidate of unknown speed is skipped");
     let weighed = |index: usize, rtt: Duration| rtt * (1 << (index / EQUALLY_NEAR));
     for (other, rtt) in known.iter().enumerate().filter(|(other, _)| *other != index) {
         prop_assert!(weighed(index, known[index]) < weighed(other, *rtt + EQUALLY_QUICK), "another is quicker");
@@ -589,10 +589,10 @@ fn distance_of(id: &NodeId) -> u16 {
 }
 
 proptest! {
-    /// Goal: the rules of the module's page hold, whatever is reported, about any node and in any order.
+    /// Goal: the rules in the module docs hold for all reports, about any node and in any order.
     ///
-    /// Method: a [`Driver`] checks each step. At the end all that are asked answer, the tardy ones last,
-    /// so that each case comes to its end.
+    /// Method: a [`Driver`] checks each step. At the end all candidates that were asked answer, those given up
+    /// last, so that each lookup ends.
     #[test]
     fn the_rules_hold_whatever_is_reported(
         (start, turns) in course(),
@@ -610,13 +610,13 @@ proptest! {
             prop_assert!(lookup.candidates.len() <= CANDIDATES_MAX);
         }
         while driver.drive(&mut lookup, missing, &rtts)? == Step::Wait {
-            let pending = [driver.with(&[Fate::InFlight, Fate::Late]), driver.with(&[Fate::GivenUp])].concat();
+            let pending = [driver.with(&[Fate::InFlight, Fate::Hedged]), driver.with(&[Fate::GivenUp])].concat();
             let from = About::Any(distance_of(&pending[0].id));
             driver.report(&mut lookup, Report::Answer(from, Vec::new()))?;
         }
         prop_assert_eq!(answered(&lookup), driver.with(&[Fate::Answered]));
-        let hopeful = driver.with(&[Fate::Fresh, Fate::InFlight, Fate::Late, Fate::GivenUp, Fate::Answered]);
-        prop_assert_eq!(lookup.nearest().copied().collect::<Vec<_>>(), hopeful);
+        let responsive = driver.with(&[Fate::Fresh, Fate::InFlight, Fate::Hedged, Fate::GivenUp, Fate::Answered]);
+        prop_assert_eq!(lookup.nearest().copied().collect::<Vec<_>>(), responsive);
     }
 
     /// A peer that invents ever closer nodes cannot make a lookup run for ever.

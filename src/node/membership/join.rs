@@ -1,11 +1,14 @@
-//! Joining, and settling.
+//! Joining and settling.
 //!
-//! Joining is a state, not a message: a node whose contacts are all gone is joining, and goes on
-//! dialling its bootstraps and whom it remembers of earlier days, with back-off, for ever. When a
-//! peer has answered it has *joined*, and requests of its clients go on; but what it holds may be
-//! older than what its neighbours hold, so it *settles* first ([`crate::node::replication::sync`]). A node without
-//! anybody to join through founds a network and is settled at once; it asks nobody to wait for
-//! others that it may never meet.
+//! Joining is a state, not a message. A node without a responsive contact is *joining*: it dials its
+//! bootstraps and its remembered contacts of an earlier run, with back-off, until a peer answers. From then
+//! on it has joined, and client requests proceed. But its records may be older than those of its
+//! neighbours, so it *settles* first ([`crate::node::replication::sync`]).
+//!
+//! A node that has no other node to join through is a *founder*: it is settled at once, and its clients
+//! wait for no other node.
+//!
+//! Joining does not guarantee one network: two groups of nodes that know no common bootstrap stay apart.
 
 use std::time::Duration;
 
@@ -21,47 +24,46 @@ use crate::node::Node;
 use crate::node::action::Actions;
 use crate::node::params::Serving;
 use crate::node::query::Query;
-use crate::node::replication::schedule::Unsettled;
+use crate::node::replication::schedule::Selection;
 use crate::node::status::{Access, Status};
 use crate::node::timers::Timer;
 use crate::time::{Now, Time};
 
-/// Through whom a node joins.
+/// The nodes that this node joins through, and how far it has come.
 #[derive(Debug)]
 pub(crate) struct Join {
-    /// Attempts since the last one that succeeded, or since somebody else was met.
+    /// Attempts since the last one that succeeded.
     attempts: u32,
     bootstraps: Vec<BootstrapState>,
     /// Contacts of an earlier run; a node without any, and without bootstraps, founds a network.
     pub(crate) remembered: Vec<Contact>,
-    /// Until when, nobody having answered yet, clients wait for somebody rather than read what is
-    /// held of an earlier run.
+    /// Until then clients wait for the first answer of a peer rather than read records of an earlier run.
     starts_until: Time,
-    /// When somebody answered.
+    /// When a peer answered and settling began.
     joined: Option<Time>,
 }
 
-/// What is known of a bootstrap.
+/// The state of a bootstrap.
 #[derive(Clone, Copy, Debug)]
 struct BootstrapState {
-    /// Whether this node itself sits there: a configuration may be shared by all.
+    /// Whether its address is that of this node: all nodes may share one configuration.
     is_me: bool,
-    /// Who was met there.
-    met: Option<Contact>,
-    /// When this node joins through it once more, while it is settled: later only if a search
-    /// for the own id was answered there.
+    /// The node that was last reached there.
+    contact: Option<Contact>,
+    /// When this node, if settled, joins through it again. It moves on only when the bootstrap has
+    /// answered a lookup of the own id.
     next: Time,
-    /// How much later: little at first, for a network that has just come together, or together
-    /// again, does not know itself yet.
+    /// By how much `next` moves on. Short at first: where a network has just formed, or a partition has
+    /// healed, the nodes do not know all of each other yet.
     pause: Duration,
 }
 
 impl Join {
     pub(crate) fn new(now: Now, bootstraps: usize) -> Self {
-        let unmet = BootstrapState { is_me: false, met: None, next: Time::ZERO, pause: JOIN_BACKOFF_MAX };
+        let unreached = BootstrapState { is_me: false, contact: None, next: Time::ZERO, pause: JOIN_BACKOFF_MAX };
         Self {
             attempts: 0,
-            bootstraps: vec![unmet; bootstraps],
+            bootstraps: vec![unreached; bootstraps],
             remembered: Vec::new(),
             starts_until: now.mono + START_PATIENCE,
             joined: None,
@@ -85,24 +87,25 @@ impl Node {
         }
     }
 
-    /// Whether there has never been another node to send a record to.
+    /// Whether this node is a founder and has never known another node.
     pub(crate) fn is_founder_alone(&self) -> bool {
         self.is_founder() && self.table.is_empty()
     }
 
-    /// Whether there is no node to join through but this one.
+    /// Whether there is no other node to join through.
     fn is_founder(&self) -> bool {
         self.join.remembered.is_empty() && self.join.bootstraps.iter().all(|bootstrap| bootstrap.is_me)
     }
 
-    /// There is somebody to join through, before anything else has happened.
+    /// A restored contact is there to join through. Called before any other event.
     pub(crate) fn begin_to_join(&mut self, now: Now) {
         self.status = Status::Joining;
         self.timers.hasten(Timer::Join, now.mono);
     }
 
-    /// Joins through the bootstraps that are due, and whom the table remembers if it has nobody
-    /// else. A node that is settled does so too: those who answered it may be an island.
+    /// Joins through the bootstraps that are due and, while joining, through the contacts that this node
+    /// knows. A settled node goes on with bootstraps: after a partition its contacts may be only a part of
+    /// the network.
     pub(crate) fn join(&mut self, now: Now, out: &mut Actions) {
         let joining = self.status == Status::Joining;
         for number in 0..self.join.bootstraps.len() {
@@ -110,26 +113,26 @@ impl Node {
             if state.is_me || (!joining && state.next > now.mono) {
                 continue;
             }
-            match state.met.filter(|met| self.peers.route(&met.id).is_some()) {
-                Some(met) => self.join_through(now, met, out),
+            match state.contact.filter(|contact| self.peers.route(&contact.id).is_some()) {
+                Some(contact) => self.look_up_self(now, Some(contact), out),
                 None => self.dial_bootstrap(number, out),
             }
         }
         if joining {
             self.dial_remembered(out);
             self.ping_unresponsive(now, out);
-            if self.table.live() > 0 && !self.queries.is_looking_up_self() {
-                self.look_up_self(now, out);
+            if self.table.live() > 0 {
+                self.look_up_self(now, None, out);
             }
         }
         if joining || !self.join.bootstraps.is_empty() {
-            let pause = self.pause_of_joining(now);
+            let pause = self.next_join_pause(now);
             let pause = self.jitter(pause);
             self.timers.set(Timer::Join, now.mono + pause);
         }
     }
 
-    /// Dials some of those whom this node knew in an earlier run; others the next time.
+    /// Dials some remembered contacts, chosen at random.
     fn dial_remembered(&mut self, out: &mut Actions) {
         let mut remembered = std::mem::take(&mut self.join.remembered);
         let (some, _) = remembered.partial_shuffle(&mut self.rng, REMEMBERED_DIALS);
@@ -139,11 +142,11 @@ impl Node {
         self.join.remembered = remembered;
     }
 
-    /// How long this node waits before it looks for somebody to join through again: ever longer,
-    /// but not long at once while no bootstrap has done its part.
-    fn pause_of_joining(&mut self, now: Now) -> Duration {
-        let waits = self.join.bootstraps.iter().all(|state| state.next <= now.mono);
-        if !waits && self.status != Status::Joining {
+    /// The pause before the next attempt. It doubles with each attempt; a node that is not joining pauses
+    /// for the maximum as soon as a bootstrap has answered a lookup of the own id.
+    fn next_join_pause(&mut self, now: Now) -> Duration {
+        let all_due = self.join.bootstraps.iter().all(|state| state.next <= now.mono);
+        if !all_due && self.status != Status::Joining {
             return JOIN_BACKOFF_MAX;
         }
         let doubled = JOIN_BACKOFF_MIN * 2_u32.saturating_pow(self.join.attempts.min(16));
@@ -151,7 +154,7 @@ impl Node {
         doubled.min(JOIN_BACKOFF_MAX)
     }
 
-    /// This node met itself at a bootstrap; if that was the only one, it founds the network.
+    /// This node reached itself at a bootstrap; if there is no other, it is a founder.
     pub(crate) fn bootstrap_is_me(&mut self, now: Now, number: usize, out: &mut Actions) {
         info!("bootstrap is this node at={}", self.params.bootstraps[number].at);
         self.join.bootstraps[number].is_me = true;
@@ -162,25 +165,25 @@ impl Node {
         }
     }
 
-    /// Somebody was met at a bootstrap.
-    pub(crate) fn bootstrap_met(&mut self, number: usize, met: Contact) {
-        self.join.bootstraps[number].met = Some(met);
+    /// This node reached `contact` at a bootstrap.
+    pub(crate) fn bootstrap_reached(&mut self, number: usize, contact: Contact) {
+        self.join.bootstraps[number].contact = Some(contact);
     }
 
-    /// `contact` was dialled and said HELLO; if it is a bootstrap that is due, it is asked for
-    /// others.
+    /// `contact`, which this node dialled, sent its HELLO; if it is a bootstrap that is due, this node
+    /// joins through it.
     pub(crate) fn contact_reached(&mut self, now: Now, contact: Contact, out: &mut Actions) {
         let joining = self.status == Status::Joining;
         let due = |state: &BootstrapState| {
-            (joining || state.next <= now.mono) && state.met.is_some_and(|met| met.id == contact.id)
+            (joining || state.next <= now.mono) && state.contact.is_some_and(|known| known.id == contact.id)
         };
         if self.join.bootstraps.iter().any(due) {
-            self.join_through(now, contact, out);
+            self.look_up_self(now, Some(contact), out);
         }
     }
 
-    /// A peer answered: whoever was joining has joined, and settles.
-    pub(crate) fn someone_answered(&mut self, now: Now, out: &mut Actions) {
+    /// A peer has answered a request: if this node was joining, it has joined now, and settles.
+    pub(crate) fn peer_answered(&mut self, now: Now, out: &mut Actions) {
         if self.status != Status::Joining || self.table.live() == 0 {
             return;
         }
@@ -189,8 +192,8 @@ impl Node {
         self.resume(now, out);
     }
 
-    /// Some come back of whom this node had lost more than a quarter: meanwhile they may have
-    /// heard of what it has missed.
+    /// Contacts respond again after more than a quarter was lost: they may store records that this node
+    /// has missed.
     pub(crate) fn settle_again(&mut self, now: Now, out: &mut Actions) {
         info!("settling again reason=\"contacts that were lost answer\" contacts={}", self.table.live());
         self.table.all_stale();
@@ -201,22 +204,19 @@ impl Node {
         self.status = Status::Settling;
         self.join.joined = Some(now.mono);
         if self.params.serving == Serving::No {
-            return self.settle(now); // it holds nothing that could be old
+            return self.settle(now); // it stores no records that could be old
         }
         self.timers.set(Timer::Settle, now.mono + SETTLE_TIMEOUT);
-        // Who the neighbours are, the search for the own id will say.
-        if !self.queries.is_looking_up_self() {
-            self.look_up_self(now, out);
-        }
+        // The lookup finds the neighbours, which this node then asks for records.
+        self.look_up_self(now, None, out);
     }
 
-    /// What waited for somebody to be there goes on.
+    /// The node has joined: what waited for that continues.
     fn resume(&mut self, now: Now, out: &mut Actions) {
         self.join.attempts = 0;
         self.timers.hasten(Timer::Replicate, now.mono);
         self.wake_for_retries();
-        let pause = self.jitter(REFRESH_PAUSE);
-        self.timers.hasten(Timer::Refresh, now.mono + pause);
+        self.hasten_after(Timer::Refresh, now, REFRESH_PAUSE);
         for query in self.queries.parked() {
             match self.queries.find(query) {
                 Some(Query::Get(_)) => self.look_up_value(now, query, out),
@@ -226,8 +226,8 @@ impl Node {
         }
     }
 
-    /// Takes part from now on. What nobody was heard to hold is offered; all is, if this node was
-    /// cut off.
+    /// The node is settled from now on. It offers the records that no peer is known to store, or all if
+    /// it was cut off from the network.
     pub(crate) fn settle(&mut self, now: Now) {
         self.status = Status::Settled;
         self.timers.cancel(Timer::Settle);
@@ -235,12 +235,12 @@ impl Node {
         let joined = self.join.joined.unwrap_or(now.mono);
         let took = now.mono.since(joined).as_millis();
         info!("settled records={} took_ms={took}", self.storage.len());
-        let what = if self.take_cut_off() { Unsettled::All } else { Unsettled::Unheard };
-        self.offer_after_settling(now, what);
+        let selection = if self.take_cut_off() { Selection::All } else { Selection::Unreplicated };
+        self.offer_after_settling(now, selection);
     }
 
-    /// All contacts are gone: this node is joining again, and goes on serving what it holds.
-    pub(crate) fn lost_everybody(&mut self, now: Now) {
+    /// No contact is live: this node is joining again, and goes on serving its records.
+    pub(crate) fn join_again(&mut self, now: Now) {
         if self.status.has_joined() {
             info!("joining again reason=\"no contact answers\"");
             self.status = Status::Joining;
@@ -250,32 +250,30 @@ impl Node {
         }
     }
 
-    pub(crate) fn look_up_self(&mut self, now: Now, out: &mut Actions) {
-        let lookup = self.look_up(*self.me.id.key(), self.params.k);
-        let query = self.queries.insert(Query::SelfLookup(lookup));
-        self.advance(now, query, out);
-    }
-
-    /// Looks up the own id, beginning with `contact` alone: it is asked even if those whom this
-    /// node knows are all nearer.
-    fn join_through(&mut self, now: Now, contact: Contact, out: &mut Actions) {
+    /// Looks up the own id, unless that is in flight: from the contacts of the table, or from
+    /// `bootstrap` alone. A bootstrap is asked even if all known contacts are nearer: it may know others.
+    pub(crate) fn look_up_self(&mut self, now: Now, bootstrap: Option<Contact>, out: &mut Actions) {
         if self.queries.is_looking_up_self() {
             return;
         }
-        let lookup = Lookup::new(self.me.id, *self.me.id.key(), self.params.k, self.params.alpha, &[contact]);
+        let (me, k) = (self.me.id, self.params.k);
+        let lookup = match bootstrap {
+            Some(contact) => Lookup::new(me, *me.key(), k, self.params.alpha, &[contact]),
+            None => self.look_up(*me.key(), k),
+        };
         let query = self.queries.insert(Query::SelfLookup(lookup));
         self.advance(now, query, out);
     }
 
-    /// A search for the own id was answered by `answered`: the bootstraps among them have done
-    /// their part, for a while. Not if they are few: then much was lost, or the network is
-    /// small, and asking it once more costs little.
+    /// A lookup of the own id was answered by `answered`: the bootstraps among them are not due for a
+    /// while. If fewer than k nodes answered they stay due: either many replies were lost, or the network
+    /// is small and another attempt costs little.
     pub(crate) fn joined_through(&mut self, now: Now, answered: &[Contact]) {
         if answered.len() < self.params.k {
             return;
         }
         for state in &mut self.join.bootstraps {
-            if answered.iter().any(|contact| state.met.is_some_and(|met| met.id == contact.id)) {
+            if answered.iter().any(|contact| state.contact.is_some_and(|known| known.id == contact.id)) {
                 state.next = now.mono + state.pause;
                 state.pause = (2 * state.pause).min(self.params.refresh_interval);
                 self.join.attempts = 0;

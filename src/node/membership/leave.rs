@@ -1,9 +1,11 @@
-//! Leaving: what is owed to clients is answered, records that few others hold are handed to the
-//! nearest live nodes, what is not on disk is written; then GOODBYE. All within `leave_timeout`,
-//! and at once where nothing of it is to be done, or nobody is there to take it.
+//! Leaving: the node answers the requests of its clients, hands records that few other nodes store to the
+//! nearest live nodes, and writes its changes to disk; then it says GOODBYE.
 //!
-//! At `leave_timeout` a GET whose search is not over is answered by what is held here, or by
-//! FAILURE: its search ends with this node, and it is owed one answer (`PROTOCOL.md` 1, rule 2).
+//! It leaves within `leave_timeout`, and at once where nothing is left to do or no contact is live. It does
+//! not guarantee that its records are handed over in that time.
+//!
+//! At `leave_timeout` a GET whose lookup has not ended is answered with the record of this node, or with
+//! FAILURE: the lookup ends with the node, and the client is owed one answer (`PROTOCOL.md` 1, rule 2).
 
 use log::info;
 
@@ -18,7 +20,7 @@ use crate::wire::peer::PeerMessage;
 
 /// Leaving.
 impl Node {
-    /// Begins to leave: the node answers what it owes, says GOODBYE, and ends within `leave_timeout`.
+    /// Begins to leave: the node answers its clients, says GOODBYE, and ends within `leave_timeout`.
     pub fn leave(&mut self, now: Now, out: &mut Actions) {
         if self.status.is_leaving() {
             return;
@@ -35,7 +37,7 @@ impl Node {
         self.leave_if_done(now, out);
     }
 
-    /// Goes, once nothing is owed to clients, nothing is left to hand over, and all is on disk.
+    /// Leaves if no client waits, nothing is left to hand over, and all changes are on disk.
     pub(crate) fn leave_if_done(&mut self, now: Now, out: &mut Actions) {
         let is_done = || self.queries.clients() == 0 && !self.is_replicating() && self.saving.is_done();
         if self.status == Status::Leaving && is_done() {
@@ -43,7 +45,7 @@ impl Node {
         }
     }
 
-    /// Ends what is owed as it stands, says GOODBYE to all, and goes.
+    /// Answers all clients with what it knows now, says GOODBYE to all peers, and has left.
     pub(crate) fn go(&mut self, now: Now, out: &mut Actions) {
         self.status = Status::Left;
         for query in self.queries.ids() {

@@ -1,12 +1,11 @@
-//! What a node does of its own accord, a bounded little in every turn: how it stands to its
-//! network, contacts that come and go, and tables that are kept fresh.
+//! Liveness: which contacts respond, and which buckets need a lookup. A bounded amount of work in a turn.
 //!
-//! `joining`, `leaving`, `replicating`, `offering` and `syncing` are the other files of upkeep; what
-//! they remember is kept here, together.
+//! An unresponsive neighbour is detected in about a minute, one whose connection breaks at once: this node
+//! pings it, because a record that it stored has one replica fewer now. Other contacts are not pinged
+//! unless a request to them fails; lookups detect them.
 //!
-//! A contact that falls silent is missed in about a minute, one whose connection breaks at once:
-//! who is near is asked whether it is there, for the records that it holds are then held by one
-//! node fewer. What is far is left to searches.
+//! A node that loses many contacts was perhaps cut off from the network. When contacts respond again, it
+//! settles again: the network may store newer records.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,24 +23,24 @@ use crate::node::action::{Actions, ConnId, DialError};
 use crate::node::params::Serving;
 use crate::node::purpose::Purpose;
 use crate::node::query::Query;
+use crate::node::replication::schedule::Change;
 use crate::node::status::Status;
 use crate::node::timers::Timer;
 use crate::time::{Now, Time};
 
-/// What this node knows of its contacts beyond the table.
+/// What this node knows of its contacts besides the routing table.
 #[derive(Debug)]
 pub(crate) struct Liveness {
-    /// The most live contacts there were since this node settled last.
+    /// The maximum number of live contacts since this node last settled.
     most_live: usize,
-    /// The fewest there were since more than a quarter of those were lost. When there are many more
-    /// again, the node was cut off from a network that may have newer records.
+    /// The minimum since more than a quarter of `most_live` was lost; `None` if that did not happen.
     fewest_live: Option<usize>,
-    /// When this node may settle again for that.
-    settles_again: Time,
-    /// Contacts that have been sent a PING.
+    /// When this node may settle again because contacts respond again.
+    settle_again_at: Time,
+    /// Contacts with a PING in flight.
     pinging: BTreeSet<NodeId>,
-    /// When a near contact whose connection breaks is pinged at once again.
-    suspected: BTreeMap<NodeId, Time>,
+    /// When a broken connection to a neighbour may trigger a PING again.
+    ping_again_at: BTreeMap<NodeId, Time>,
 }
 
 impl Liveness {
@@ -49,33 +48,32 @@ impl Liveness {
         Self {
             most_live: 0,
             fewest_live: None,
-            settles_again: Time::ZERO,
+            settle_again_at: Time::ZERO,
             pinging: BTreeSet::new(),
-            suspected: BTreeMap::new(),
+            ping_again_at: BTreeMap::new(),
         }
     }
 }
 
-/// Contacts that come and go.
+/// Contacts that are added, respond, and are lost.
 impl Node {
-    /// A contact entered the table, or woke up in it.
+    /// A contact entered the table, or became responsive again.
     pub(crate) fn contact_found(&mut self, now: Now, contact: Contact, out: &mut Actions) {
         debug!("contact found {contact}");
-        if self.status == Status::Joining && !self.queries.is_looking_up_self() {
-            self.look_up_self(now, out);
+        if self.status == Status::Joining {
+            self.look_up_self(now, None, out);
         }
-        self.settle_if_cut_off(now, out);
+        self.settle_after_reconnecting(now, out);
         self.liveness.most_live = self.liveness.most_live.max(self.table.live());
-        self.offer_to_newcomer(now, &contact.id);
+        self.offer_after_change(now, &contact.id, Change::Added);
         if self.params.serving == Serving::Yes && !self.timers.is_set(Timer::Watch) {
-            self.plan_watch(now);
+            self.hasten_after(Timer::Watch, now, NEIGHBOUR_SILENCE_MAX);
         }
-        let pause = self.jitter(REFRESH_PAUSE);
-        self.timers.hasten(Timer::Refresh, now.mono + pause);
+        self.hasten_after(Timer::Refresh, now, REFRESH_PAUSE);
     }
 
-    /// A request or a reply of `id` came in over `conn`. If it is a contact, and slept, it woke
-    /// up; if it is none, it may become one.
+    /// A request or a reply of `id` arrived on `conn`. An unresponsive contact is responsive again; a peer
+    /// that is no contact may become one.
     pub(crate) fn contact_heard(&mut self, now: Now, conn: ConnId, id: &NodeId, out: &mut Actions) {
         let was_unresponsive = self.table.is_unresponsive(id);
         if !self.table.heard(id) {
@@ -87,20 +85,20 @@ impl Node {
 
     /// A request to a contact, or a dial of it, failed.
     pub(crate) fn contact_failed(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
-        let (was_live, lived) = (self.table.live(), self.is_live(id));
-        // When nobody answers, the fault is likely on our side: nobody is forgotten for it.
-        if was_live > 0
+        let was_live = self.is_live(id);
+        // If no contact responds, the fault is probably on this side: no contact is removed for it.
+        if self.table.live() > 0
             && let Some(candidate) = self.table.failed(id)
         {
             self.probe(candidate, out);
         }
-        self.after_a_loss(now, id, lived);
+        self.after_loss(now, id, was_live);
     }
 
-    /// `contact` was not met where it was dialled. Whoever named it may have named a wrong address,
-    /// so this counts against nobody who was met elsewhere.
-    pub(crate) fn not_met(&mut self, now: Now, contact: Contact, error: DialError, out: &mut Actions) {
-        if self.table.find(&contact.id).is_some_and(|met| met.address != contact.address) {
+    /// `contact` was not reached at its address. The peer that named it may have named a wrong address, so
+    /// this does not count against a contact that was reached at another one.
+    pub(crate) fn not_reached(&mut self, now: Now, contact: Contact, error: DialError, out: &mut Actions) {
+        if self.table.find(&contact.id).is_some_and(|known| known.address != contact.address) {
             return;
         }
         match error {
@@ -109,57 +107,54 @@ impl Node {
         }
     }
 
-    /// A contact took its leave, or is not who it was.
+    /// A contact has left, or another node is at its address.
     pub(crate) fn contact_lost(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
-        let lived = self.is_live(id);
+        let was_live = self.is_live(id);
         if let Some(candidate) = self.table.remove(id) {
             self.probe(candidate, out);
         }
-        self.after_a_loss(now, id, lived);
+        self.after_loss(now, id, was_live);
     }
 
     fn is_live(&self, id: &NodeId) -> bool {
         self.table.contains(id) && !self.table.is_unresponsive(id)
     }
 
-    /// `id` is not asked any more; `lived` says whether it was until now.
-    fn after_a_loss(&mut self, now: Now, id: &NodeId, lived: bool) {
+    /// `id` gets no more requests; `was_live` says whether it was live until now.
+    fn after_loss(&mut self, now: Now, id: &NodeId, was_live: bool) {
         self.offers.forget(id);
         self.copies.forget(id);
-        if lived {
-            self.offer_in_place_of(now, id);
+        if was_live {
+            self.offer_after_change(now, id, Change::Lost);
         }
-        if self.table.unresponsive().next().is_some() {
-            let pause = self.jitter(UNRESPONSIVE_PAUSE);
-            self.timers.hasten(Timer::Refresh, now.mono + pause);
-        }
-        if lived && self.table.live() == 0 {
-            self.lost_everybody(now);
-        }
+        self.plan_pings(now);
         let live = self.table.live();
+        if was_live && live == 0 {
+            self.join_again(now);
+        }
         let lost = self.liveness.most_live.saturating_sub(live);
         if lost > 1 && 4 * lost > self.liveness.most_live {
             self.liveness.fewest_live = Some(self.liveness.fewest_live.map_or(live, |fewest| fewest.min(live)));
         }
     }
 
-    /// Settles again if this node was cut off, and many are there again; not time and again.
-    fn settle_if_cut_off(&mut self, now: Now, out: &mut Actions) {
-        let grown = self.liveness.fewest_live.is_some_and(|fewest| 4 * self.table.live() > 5 * fewest);
-        if grown && self.status.is_settled() && self.liveness.settles_again <= now.mono {
-            self.liveness.settles_again = now.mono + SETTLE_PAUSE;
+    /// Settles again if this node was cut off and has a quarter more live contacts again; at most once
+    /// in [`SETTLE_PAUSE`].
+    fn settle_after_reconnecting(&mut self, now: Now, out: &mut Actions) {
+        let has_grown = self.liveness.fewest_live.is_some_and(|fewest| 4 * self.table.live() > 5 * fewest);
+        if has_grown && self.status.is_settled() && self.liveness.settle_again_at <= now.mono {
+            self.liveness.settle_again_at = now.mono + SETTLE_PAUSE;
             self.settle_again(now, out);
         }
     }
 
-    /// Whether this node was cut off from more than a quarter of its contacts since this was last
-    /// asked.
+    /// Whether this node has lost more than a quarter of its contacts since the last call.
     pub(crate) fn take_cut_off(&mut self) -> bool {
         self.liveness.most_live = self.table.live();
         self.liveness.fewest_live.take().is_some()
     }
 
-    /// Asks a contact whether it is there.
+    /// Sends a PING to a contact, unless one is in flight.
     pub(crate) fn ping(&mut self, now: Now, contact: Contact, out: &mut Actions) {
         if self.liveness.pinging.insert(contact.id) && !self.call(now, contact, Purpose::Ping, out) {
             self.liveness.pinging.remove(&contact.id);
@@ -171,6 +166,7 @@ impl Node {
         self.liveness.pinging.remove(id);
     }
 
+    /// Pings unresponsive contacts, at most [`UNRESPONSIVE_PER_TURN_MAX`], from a random one on.
     pub(crate) fn ping_unresponsive(&mut self, now: Now, out: &mut Actions) {
         let unresponsive: Vec<Contact> = self.table.unresponsive().copied().collect();
         if unresponsive.is_empty() {
@@ -182,45 +178,40 @@ impl Node {
         }
     }
 
-    /// A connection to `peer` broke. If it is a near contact, it may have died: that is asked now.
-    /// Not time and again: a peer that has too many connections would close this one at once.
+    /// A connection to `peer` broke. If it is a neighbour, it may have failed: this node pings it, at most
+    /// once in [`SUSPECT_PAUSE`]. A peer that has too many connections closes each new one at once.
     pub(crate) fn suspect(&mut self, now: Now, peer: &NodeId, out: &mut Actions) {
         if !self.status.has_joined() || self.peers.route(peer).is_some() || !self.is_live(peer) {
             return;
         }
-        let near = self.table.closer_than(self.me.id.key(), peer) < self.params.k;
-        self.liveness.suspected.retain(|_, again| *again > now.mono);
-        let Some(contact) = self.table.find(peer).copied().filter(|_| near) else { return };
-        if !self.liveness.suspected.contains_key(peer) {
-            self.liveness.suspected.insert(*peer, now.mono + SUSPECT_PAUSE);
+        self.liveness.ping_again_at.retain(|_, at| *at > now.mono);
+        let is_neighbour = self.table.closer_than(self.me.id.key(), peer) < self.params.k;
+        let Some(contact) = self.table.find(peer).copied().filter(|_| is_neighbour) else { return };
+        if !self.liveness.ping_again_at.contains_key(peer) {
+            self.liveness.ping_again_at.insert(*peer, now.mono + SUSPECT_PAUSE);
             self.ping(now, contact, out);
         }
     }
 
-    /// Asks the nearest contacts that were not heard for a while whether they are there.
+    /// Pings the neighbours from which no message came for a while.
     pub(crate) fn watch(&mut self, now: Now, out: &mut Actions) {
         let mut nearest = std::mem::take(&mut self.nearby);
         self.table.closest(self.me.id.key(), self.params.k, &mut nearest);
         for contact in &nearest {
-            // Half: who was heard a moment ago would otherwise be missed for almost twice as long.
-            let silent = self.peers.last_heard(&contact.id).is_none_or(|at| now.mono - at >= NEIGHBOUR_SILENCE_MAX / 2);
-            if silent {
+            // Half of the limit: the timer comes again only after the whole limit.
+            let last_heard = self.peers.last_heard(&contact.id);
+            if last_heard.is_none_or(|at| now.mono - at >= NEIGHBOUR_SILENCE_MAX / 2) {
                 self.ping(now, *contact, out);
             }
         }
         self.nearby = nearest;
-        self.settle_if_cut_off(now, out);
+        self.settle_after_reconnecting(now, out);
         if self.table.live() > 0 {
-            self.plan_watch(now);
+            self.hasten_after(Timer::Watch, now, NEIGHBOUR_SILENCE_MAX);
         }
     }
 
-    fn plan_watch(&mut self, now: Now) {
-        let pause = self.jitter(NEIGHBOUR_SILENCE_MAX);
-        self.timers.hasten(Timer::Watch, now.mono + pause);
-    }
-
-    /// Looks up a random point of the bucket that needs it most, and asks those who sleep.
+    /// Looks up a random key of the most stale bucket, and pings unresponsive contacts.
     pub(crate) fn refresh(&mut self, now: Now, out: &mut Actions) {
         if self.status.has_joined() {
             self.ping_unresponsive(now, out);
@@ -239,19 +230,23 @@ impl Node {
 
     fn plan_refresh(&mut self, now: Now) {
         let pause = self.jitter(REFRESH_PAUSE);
-        let free = self.queries.maintenance() < UPKEEP_LOOKUPS_MAX;
-        if let Some(stale) = self.table.next_refresh(self.params.refresh_interval).filter(|_| free) {
+        let has_room = self.queries.maintenance() < UPKEEP_LOOKUPS_MAX;
+        if let Some(stale) = self.table.next_refresh(self.params.refresh_interval).filter(|_| has_room) {
             self.timers.hasten(Timer::Refresh, stale.max(now.mono + pause));
         }
+        self.plan_pings(now);
+    }
+
+    /// Schedules the next PINGs to unresponsive contacts, if there are any.
+    fn plan_pings(&mut self, now: Now) {
         if self.table.unresponsive().next().is_some() {
-            let pause = self.jitter(UNRESPONSIVE_PAUSE);
-            self.timers.hasten(Timer::Refresh, now.mono + pause);
+            self.hasten_after(Timer::Refresh, now, UNRESPONSIVE_PAUSE);
         }
     }
 
-    /// A search for upkeep has ended.
+    /// A lookup of the own id, or of a stale bucket, has ended.
     pub(crate) fn maintenance_done(&mut self, now: Now, target: Key, answered: &[Contact]) {
-        debug!("search done target={target:.8} answered={} contacts={}", answered.len(), self.table.live());
+        debug!("lookup done target={target:.8} answered={} contacts={}", answered.len(), self.table.live());
         if target == *self.me.id.key() {
             self.table.looked_up(now.mono, &target);
             self.joined_through(now, answered);

@@ -1,7 +1,7 @@
-//! Membership: how this node enters its network, stays in it, and leaves it.
+//! Membership: how this node joins its network, stays in it, and leaves it.
 //!
-//! [`crate::node::status`] names the states; [`join`] enters through bootstraps and remembered contacts;
-//! [`liveness`] pings near contacts and refreshes buckets; [`leave`] hands over and says GOODBYE.
+//! [`crate::node::status`] names the states. [`join`] joins through bootstraps and remembered contacts;
+//! [`liveness`] pings near contacts and refreshes buckets; [`leave`] hands records over and says GOODBYE.
 
 pub(crate) mod join;
 pub(crate) mod leave;

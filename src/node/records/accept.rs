@@ -1,9 +1,9 @@
-//! What this node holds: one way in for every record, whoever brought it.
+//! Which records this node accepts: every record enters the storage through [`Node::hold`].
 //!
-//! A record that there is no room for must not leave an older one to be served in its stead. Where
-//! the newer one is sure to be elsewhere, because its owner signed it and a peer brought it, or
-//! because a peer confirmed the copy of a PUT, the older one is given up. A plain record that a
-//! peer cannot place here changes nothing: it is anybody's claim.
+//! If a record finds no room, an older one of the same key must not be served instead. So this node
+//! deletes the older one where the newer one certainly exists elsewhere: a peer sent it with its owner's
+//! signature, or a peer confirmed it as a copy of a PUT. A plain record that finds no room deletes nothing:
+//! any peer can claim any version.
 
 use crate::contact::{Contact, Group, is_private};
 use crate::id::Key;
@@ -13,18 +13,19 @@ use crate::node::params::AddressGroups;
 use crate::record::{Rank, Record, Source, Tombstone};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
+use crate::wire::peer::ErrorCode;
 
-/// Who holds a copy, or is asked to.
+/// A node that stores a copy, or is asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Replica {
     /// This node.
     Me,
-    /// Another one.
+    /// Another node.
     Peer(Contact),
 }
 
 impl Replica {
-    /// Whether both are one node.
+    /// Whether both are the same node.
     pub(crate) fn is(&self, other: &Replica) -> bool {
         match (self, other) {
             (Replica::Me, Replica::Me) => true,
@@ -35,10 +36,10 @@ impl Replica {
 }
 
 impl Node {
-    /// Holds `record`, which is verified and no later than the clocks allow, until `expires`.
+    /// Stores `record` until `expires`. The caller has verified it, and that its version is not too early.
     pub(crate) fn hold(&mut self, now: Now, record: Record, expires: Time, source: Source) -> Stored {
         let (key, rank) = (record.key, record.rank());
-        // Whoever writes a key time and again does not put off that it is offered to others.
+        // A client that writes a key again and again must not postpone its offers to other replicas.
         let due = match self.storage.find(now.mono, &key) {
             Some(held) => held.due(),
             None => self.first_offer(now.mono, &key, record.replication, expires),
@@ -52,7 +53,7 @@ impl Node {
         stored
     }
 
-    /// A record of `key` and `rank` is held elsewhere: what is older is not served here any more.
+    /// A record of `key` and `rank` is stored elsewhere: this node deletes an older one of its own.
     pub(crate) fn give_up_older(&mut self, now: Now, key: &Key, rank: Rank) {
         let held = self.storage.find(now.mono, key).map(|held| held.record.rank());
         if let Some(older) = held.filter(|held| held.precedence() < rank.precedence()) {
@@ -60,21 +61,32 @@ impl Node {
         }
     }
 
-    /// Whether a record of `key` is taken, be it of whatever replication: fewer than 2k contacts are
-    /// nearer, so that nodes whose tables differ a little agree on it. A node that has not settled
-    /// does not know; and who holds an older one takes the newer, or would keep the older for ever.
-    pub(crate) fn may_hold(&self, now: Now, key: &Key) -> bool {
+    /// Whether this node accepts records of `key` now, whatever their replication; otherwise the error
+    /// code for the peer.
+    ///
+    /// Accepted are keys to which fewer than 2k contacts are nearer, so that nodes whose tables differ a
+    /// little agree. A node that has not settled does not know the nearest contacts, and accepts any key. A
+    /// node that stores an older record accepts the newer one: otherwise it would serve the older one.
+    pub(crate) fn accepts(&self, now: Now, key: &Key) -> Result<(), ErrorCode> {
         let in_scope = || self.table.fewer_closer(key, 2 * self.params.k);
-        !self.status.is_settled() || in_scope() || self.storage.find(now.mono, key).is_some()
+        if self.status.is_settled() && !in_scope() && self.storage.find(now.mono, key).is_none() {
+            Err(ErrorCode::OUT_OF_SCOPE)
+        } else if self.saving.is_failing() {
+            Err(ErrorCode::FULL)
+        } else if self.saving.is_full() {
+            Err(ErrorCode::TOO_MANY)
+        } else {
+            Ok(())
+        }
     }
 
-    /// Whether `key` is in scope for a record of that `replication`: too few known nodes are nearer
-    /// to it for another one to be responsible (`PROTOCOL.md` 2, Scope).
+    /// Whether this node is a replica of a record of `key` with that `replication`: fewer than
+    /// `replication` known nodes are nearer to the key (`PROTOCOL.md` 2, Scope).
     pub(crate) fn in_scope(&self, key: &Key, replication: u8) -> bool {
         self.table.fewer_closer(key, usize::from(replication))
     }
 
-    /// What the peer at the other end of `conn` is to the storage.
+    /// The source to which the storage charges records that arrive on `conn`.
     pub(crate) fn source_at(&self, conn: ConnId) -> Source {
         let Some(conn) = self.peers.find(conn) else { return Source::Peer };
         let ip = conn.address.ip();

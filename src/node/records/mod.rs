@@ -1,4 +1,4 @@
-//! The records of this node: what it accepts, and what survives a restart.
+//! The records of this node: which it accepts, and which survive a restart.
 //!
 //! [`accept`] is the one way into the storage; [`persistence`] queues changed keys for the disk of
 //! the host, in the form of [`crate::node::persisted`].

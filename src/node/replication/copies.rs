@@ -1,10 +1,10 @@
-//! Copies of records on their way to other nodes: those of PUTs, of read repairs, and those that
-//! this node hands over to a peer that lacks a record.
+//! Copies of records in flight to other nodes: those of PUTs, of read repairs, and hand-overs to a peer
+//! that lacks a record.
 //!
-//! One table counts all copies in flight, and one function takes the end of each. A hand-over waits
-//! here until it may leave: a bounded number is in flight to each peer and over all, so that
-//! maintenance never fills an outbox. What is sent is what is stored when the copy leaves, with the
-//! life that is left.
+//! One table counts all copies in flight, and one function receives the outcome of each. A hand-over
+//! waits here until it may leave: at most [`COPIES_TO_ONE_MAX`] are in flight to a peer and
+//! [`COPIES_IN_FLIGHT_MAX`] in total, so that maintenance never fills an outbox. A hand-over sends the
+//! record that is stored when it leaves, with its remaining life.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -21,66 +21,66 @@ use crate::record::{Rank, Record};
 use crate::time::{Now, Time};
 use crate::wire::peer::{PeerMessage, Reply, Request, StoreOutcome};
 
-/// Copies that wait, and copies in flight.
+/// Hand-overs that wait, and copies in flight.
 #[derive(Debug, Default)]
 pub(crate) struct Copies {
     /// Hand-overs that have not left, with the contacts that they go to.
     waiting: BTreeMap<(NodeId, Key), Contact>,
-    /// How many copies are in flight, by what they serve; never zero.
-    in_flight: BTreeMap<Serves, usize>,
-    /// The records of read repairs with a copy in flight, and when their lives end.
+    /// How many copies are in flight, by group; never zero.
+    in_flight: BTreeMap<CopyGroup, usize>,
+    /// The records of read repairs that have a copy in flight, and when their lives end.
     repairs: BTreeMap<RepairId, (Record, Time)>,
     next_repair: u64,
 }
 
-/// What copies are counted by.
+/// The copies that are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Serves {
-    /// An attempt of a PUT.
+enum CopyGroup {
+    /// Those of an attempt of a PUT.
     Put(QueryId, u32),
-    /// A read repair.
+    /// Those of a read repair.
     Repair(RepairId),
     /// Hand-overs to this peer.
     HandOver(NodeId),
 }
 
-impl Serves {
+impl CopyGroup {
     fn of(copied: Copied, to: &NodeId) -> Self {
         match copied {
-            Copied::Put(query, attempt) => Serves::Put(query, attempt),
-            Copied::Repair(id) => Serves::Repair(id),
-            Copied::HandOver(_) => Serves::HandOver(*to),
+            Copied::Put(query, attempt) => CopyGroup::Put(query, attempt),
+            Copied::Repair(id) => CopyGroup::Repair(id),
+            Copied::HandOver(_) => CopyGroup::HandOver(*to),
         }
     }
 }
 
 impl Copies {
-    /// A copy leaves for `to`.
+    /// Counts a copy to `to` as in flight.
     pub(crate) fn begin(&mut self, copied: Copied, to: &NodeId) {
-        *self.in_flight.entry(Serves::of(copied, to)).or_default() += 1;
+        *self.in_flight.entry(CopyGroup::of(copied, to)).or_default() += 1;
     }
 
-    /// A copy to `to` has been answered, or will not be. Nothing, if it was forgotten.
+    /// A copy to `to` has been answered, or will not be. Does nothing if it was forgotten.
     pub(crate) fn end(&mut self, copied: Copied, to: &NodeId) {
-        let serves = Serves::of(copied, to);
-        let Some(in_flight) = self.in_flight.get_mut(&serves) else { return };
+        let group = CopyGroup::of(copied, to);
+        let Some(in_flight) = self.in_flight.get_mut(&group) else { return };
         *in_flight -= 1;
         if *in_flight == 0 {
-            self.in_flight.remove(&serves);
+            self.in_flight.remove(&group);
             if let Copied::Repair(id) = copied {
                 self.repairs.remove(&id);
             }
         }
     }
 
-    /// Copies of this attempt of a PUT that are in flight.
+    /// How many copies of this attempt of a PUT are in flight.
     pub(crate) fn of_put(&self, query: QueryId, attempt: u32) -> usize {
-        self.in_flight.get(&Serves::Put(query, attempt)).copied().unwrap_or_default()
+        self.in_flight.get(&CopyGroup::Put(query, attempt)).copied().unwrap_or_default()
     }
 
-    /// Nobody waits for the copies of this attempt of a PUT any more.
+    /// The PUT does not wait for the copies of this attempt any more.
     pub(crate) fn forget_put(&mut self, query: QueryId, attempt: u32) {
-        self.in_flight.remove(&Serves::Put(query, attempt));
+        self.in_flight.remove(&CopyGroup::Put(query, attempt));
     }
 
     /// Begins a read repair, to which copies are added by [`Copies::begin`]; `None` if too many are
@@ -95,14 +95,14 @@ impl Copies {
         Some(id)
     }
 
-    /// Notes that `to` lacks the record of `key`; not beyond the bound.
+    /// Queues a hand-over of the record of `key` to `to`; does nothing beyond [`COPIES_WAITING_MAX`].
     pub(crate) fn hand_over(&mut self, to: Contact, key: Key) {
         if self.waiting.len() < COPIES_WAITING_MAX {
             self.waiting.insert((to.id, key), to);
         }
     }
 
-    /// Nothing is handed over to `id` any more.
+    /// Drops the waiting hand-overs to `id`.
     pub(crate) fn forget(&mut self, id: &NodeId) {
         self.waiting.retain(|(to, _), _| to != id);
     }
@@ -118,7 +118,7 @@ impl Copies {
     }
 
     fn hand_overs_in_flight(&self) -> usize {
-        let first = Serves::HandOver(NodeId::new(Key::new([0; KEY_SIZE])));
+        let first = CopyGroup::HandOver(NodeId::new(Key::new([0; KEY_SIZE])));
         self.in_flight.range(first..).map(|(_, in_flight)| in_flight).sum()
     }
 
@@ -129,7 +129,7 @@ impl Copies {
         }
         let mut from = Bound::Unbounded;
         while let Some((&(to, key), &contact)) = self.waiting.range((from, Bound::Unbounded)).next() {
-            let in_flight = self.in_flight.get(&Serves::HandOver(to)).copied().unwrap_or_default();
+            let in_flight = self.in_flight.get(&CopyGroup::HandOver(to)).copied().unwrap_or_default();
             if in_flight < COPIES_TO_ONE_MAX {
                 self.waiting.remove(&(to, key));
                 return Some((contact, key));
@@ -141,7 +141,7 @@ impl Copies {
 }
 
 impl Node {
-    /// Sends a copy to `to`; nothing is in flight if a bound was met.
+    /// Sends a copy to `to`; no copy is in flight if a bound refuses it.
     pub(crate) fn send_copy(&mut self, now: Now, to: Contact, copied: Copied, out: &mut Actions) {
         self.copies.begin(copied, &to.id);
         if !self.call(now, to, Purpose::Copy(copied), out) {
@@ -149,7 +149,7 @@ impl Node {
         }
     }
 
-    /// Sends hand-overs that wait, as many as may be in flight.
+    /// Sends waiting hand-overs, as many as may be in flight.
     pub(crate) fn send_hand_overs(&mut self, now: Now, out: &mut Actions) {
         while let Some((to, key)) = self.copies.take_waiting() {
             self.send_copy(now, to, Copied::HandOver(key), out);
@@ -173,8 +173,7 @@ impl Node {
         }
     }
 
-    /// A copy was answered, or will not be. That a peer stores the record counts also when it says so
-    /// late.
+    /// A copy was answered, or will not be. A late reply counts too: the peer stores the record.
     pub(crate) fn on_copy_outcome(
         &mut self,
         now: Now,
@@ -208,8 +207,8 @@ impl Node {
         }
     }
 
-    /// `peer` stores a record of `key` of that rank; it counts as a replica if this node stores the
-    /// same.
+    /// `peer` stores a record of `key` of that rank; it counts as a replica if this node stores a record
+    /// of the same rank.
     pub(crate) fn on_replica(&mut self, now: Now, key: &Key, rank: Rank, peer: &NodeId) {
         if self.storage.find(now.mono, key).is_some_and(|held| held.record.rank() == rank) {
             self.storage.heard(key, peer);

@@ -1,9 +1,11 @@
-//! OFFER, WANT, and the hand-overs that follow: an OFFER names records by their versions, and only what
-//! the peer wants is copied to it. A copy carries its age, so no life is prolonged.
+//! OFFER and WANT: an OFFER names records by their versions, the peer answers with a WANT for those that
+//! it lacks, and only these are handed over to it. A copy carries its age, so no life is prolonged.
 //!
-//! [`crate::node::replication::schedule`] decides what is offered, to which contact and when. One
-//! OFFER is in flight to each peer at a time, and a bounded number over all. What is encoded is what
-//! is stored when it leaves.
+//! [`crate::node::replication::schedule`] decides what is offered, to which contact and when. At most
+//! one OFFER is in flight to each peer, and at most [`OFFERS_IN_FLIGHT_MAX`] in total. An OFFER is encoded
+//! when it leaves, from the records that are stored then.
+//!
+//! Nothing here guarantees delivery: an offer that fails, or exceeds a bound, is left to the next round.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +28,7 @@ use crate::wire::peer::{Entry, PeerMessage, Reply, Request};
 /// Offers that wait, and offers in flight.
 #[derive(Debug, Default)]
 pub(crate) struct Offers {
-    /// What is to be offered, by the contact that it is offered to.
+    /// The records to be offered, by contact.
     waiting: BTreeMap<NodeId, Offer>,
     /// Entries in `waiting`.
     entries: usize,
@@ -41,32 +43,40 @@ struct Offer {
     keys: BTreeMap<Key, Reach>,
 }
 
-/// Whom a record is offered to.
+/// How many replicas a record is offered to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// One of its replicas; all the others too, if that one wants it.
+    /// One. If that one wants it, it is offered to all the others too.
     One,
-    /// Each replica that may need it: one that wants it gets a copy, and that is all.
+    /// Each that may need it. A WANT is answered with a copy and triggers no further offers.
     Each,
 }
 
-/// What an entry of a peer is to this node.
+/// How the record that an entry of a peer names compares with what this node stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Merit {
-    /// A record larger than what is stored.
+pub(crate) enum Comparison {
+    /// It is larger.
     Larger,
-    /// Exactly what is stored.
+    /// It is the same record.
     Same,
-    /// Of the version that is stored, with another value: the values decide, and must meet.
-    Rival,
-    /// Smaller than what is stored.
+    /// It has the version of the stored record and another value. The values decide which is larger,
+    /// so each side sends its own to the other.
+    SameVersion,
+    /// It is smaller.
     Smaller,
-    /// Nothing that may be stored: over, too early, or no record.
-    Void,
+    /// It must not be stored: it has ended, or its version is too early for the clock of this node.
+    Invalid,
+}
+
+impl Comparison {
+    /// Whether this node lacks the record.
+    pub(crate) fn is_missing_here(self) -> bool {
+        matches!(self, Comparison::Larger | Comparison::SameVersion)
+    }
 }
 
 impl Offers {
-    /// Notes that the record of `key` is to be offered to `to`; not beyond the bound.
+    /// Queues an offer of the record of `key` to `to`; does nothing beyond [`ENTRIES_WAITING_MAX`].
     pub(crate) fn add(&mut self, to: Contact, key: Key, reach: Reach) {
         if self.entries >= ENTRIES_WAITING_MAX {
             return;
@@ -77,19 +87,19 @@ impl Offers {
         }
     }
 
-    /// Nothing is offered to `id` any more.
+    /// Drops the waiting offers to `id`.
     pub(crate) fn forget(&mut self, id: &NodeId) {
         if let Some(offer) = self.waiting.remove(id) {
             self.entries -= offer.keys.len();
         }
     }
 
-    /// Entries that wait.
+    /// How many entries wait.
     pub(crate) fn entries(&self) -> usize {
         self.entries
     }
 
-    /// Whether there is room for all that one record may add.
+    /// Whether there is room for all offers of one record.
     pub(crate) fn has_room(&self) -> bool {
         self.entries + K_MAX <= ENTRIES_WAITING_MAX
     }
@@ -104,8 +114,7 @@ impl Offers {
         !self.in_flight.is_empty()
     }
 
-    /// Peers to which an offer may leave now. While a scan may still add to offers, only full ones
-    /// leave.
+    /// Peers to which an offer may leave now. While a scan may add to the offers, only full ones leave.
     fn ready(&self, is_scanning: bool) -> Vec<NodeId> {
         let busy: BTreeSet<NodeId> = self.in_flight.values().map(|offer| offer.to.id).collect();
         let is_ready =
@@ -114,15 +123,11 @@ impl Offers {
         self.waiting.iter().filter(is_ready).map(|(id, _)| *id).take(free).collect()
     }
 
-    /// Takes one full OFFER at most out of what waits for `to`; it is in flight from now on.
+    /// Moves the waiting entries for `to`, at most one full OFFER of them, to the offers in flight.
     fn begin(&mut self, to: &NodeId) -> Option<(OfferId, Contact)> {
-        let waiting = self.waiting.get_mut(to)?;
-        let contact = waiting.to;
-        let rest = waiting.keys.keys().nth(ENTRIES_MAX).copied().map(|first| waiting.keys.split_off(&first));
-        let keys = std::mem::take(&mut waiting.keys);
-        match rest {
-            Some(rest) => waiting.keys = rest,
-            None => drop(self.waiting.remove(to)),
+        let Offer { to: contact, mut keys } = self.waiting.remove(to)?;
+        if let Some(first) = keys.keys().nth(ENTRIES_MAX).copied() {
+            self.waiting.insert(*to, Offer { to: contact, keys: keys.split_off(&first) });
         }
         self.entries -= keys.len();
         let id = OfferId(self.next);
@@ -132,19 +137,19 @@ impl Offers {
     }
 }
 
-/// Offering.
+/// OFFERs of this node.
 impl Node {
     /// Sends the OFFERs that may leave now.
     pub(crate) fn send_offers(&mut self, now: Now, out: &mut Actions) {
         for to in self.offers.ready(self.is_scanning(now.mono)) {
             let Some((id, contact)) = self.offers.begin(&to) else { continue };
             if !self.call(now, contact, Purpose::Offer(id), out) {
-                self.offer_over(now, id);
+                self.end_offer(now, id);
             }
         }
     }
 
-    /// Writes the OFFER `id`, of what is still held. Returns whether there was anything to offer.
+    /// Writes the OFFER `id`, of the records that are still stored. `false` if none is.
     pub(crate) fn write_offer(&mut self, now: Now, conn: ConnId, rpc: RpcId, id: OfferId, out: &mut Actions) -> bool {
         let Some(offer) = self.offers.in_flight.get(&id) else { return false };
         let held = offer.keys.keys().filter_map(|key| self.storage.find(now.mono, key));
@@ -158,12 +163,12 @@ impl Node {
         true
     }
 
-    /// Counts a message of upkeep with so many bytes behind its rpc id.
+    /// Counts a maintenance message with `bytes` bytes after its RPC id.
     pub(crate) fn count_upkeep(&mut self, bytes: usize) {
         self.counters.upkeep_bytes += (HEADER_SIZE + RPC_ID_SIZE + bytes) as u64;
     }
 
-    /// The peer has answered an OFFER by a WANT, or will not. Keys that were not offered do not count.
+    /// The peer has answered an OFFER with a WANT, or will not. Keys that were not offered are ignored.
     pub(crate) fn on_offer_outcome(&mut self, now: Now, id: OfferId, outcome: Outcome<'_>) {
         if let Outcome::Reply { reply: Reply::Wanted(keys), .. } = outcome
             && let Some(mut offer) = self.offers.in_flight.remove(&id)
@@ -172,14 +177,14 @@ impl Node {
                 let Some(reach) = offer.keys.remove(&key) else { continue };
                 self.copies.hand_over(offer.to, key);
                 if reach == Reach::One {
-                    self.widen(now, &key, &offer.to.id);
+                    self.offer_to_all_replicas(now, &key, &offer.to.id);
                 }
             }
         }
-        self.offer_over(now, id);
+        self.end_offer(now, id);
     }
 
-    fn offer_over(&mut self, now: Now, id: OfferId) {
+    fn end_offer(&mut self, now: Now, id: OfferId) {
         self.offers.in_flight.remove(&id);
         if self.has_replication_work() {
             self.timers.hasten(Timer::Replicate, now.mono);
@@ -187,11 +192,12 @@ impl Node {
     }
 }
 
-/// Being offered.
+/// OFFERs of peers.
 impl Node {
-    /// Answers an OFFER: wanted is what is larger than what is held, belongs here, and is not on
-    /// its way already. Who is behind is sent what is held here, and so are all who may be.
-    pub(crate) fn take_offer(
+    /// Answers the OFFER of `from`. This node wants a record that it lacks, would accept, and does not
+    /// expect already. Where the peer's record is smaller, the peer gets a copy and all other replicas
+    /// an offer.
+    pub(crate) fn serve_offer(
         &mut self,
         now: Now,
         conn: ConnId,
@@ -204,21 +210,22 @@ impl Node {
         let mut wanted = Vec::new();
         let mut room = self.wanted.room(now.mono, from);
         for entry in entries.iter() {
-            let merit = self.merit_of(now, &entry);
-            if merit == Merit::Same && offerer.is_some() {
+            let comparison = self.compare(now, &entry);
+            if comparison == Comparison::Same && offerer.is_some() {
                 self.storage.heard(&entry.key, from);
             }
-            if matches!(merit, Merit::Larger | Merit::Rival)
-                && self.belongs_here(now, &entry.key)
+            if comparison.is_missing_here()
+                && self.params.serving == Serving::Yes
+                && self.accepts(now, &entry.key).is_ok()
                 && self.may_want(now, from, &entry, &mut room)
             {
                 wanted.push(entry.key);
             }
-            if matches!(merit, Merit::Smaller | Merit::Rival)
+            if matches!(comparison, Comparison::Smaller | Comparison::SameVersion)
                 && let Some(offerer) = offerer
             {
                 self.copies.hand_over(offerer, entry.key);
-                self.widen(now, &entry.key, from);
+                self.offer_to_all_replicas(now, &entry.key, from);
                 self.timers.hasten(Timer::Replicate, now.mono);
             }
         }
@@ -227,37 +234,29 @@ impl Node {
         out.send(conn, &PeerMessage::Reply(rpc, Reply::Wanted(List::lend(&wanted))), None);
     }
 
-    /// What `entry`, which somebody holds, is to this node.
-    pub(crate) fn merit_of(&self, now: Now, entry: &Entry) -> Merit {
+    /// Compares the record that `entry` names with what this node stores.
+    pub(crate) fn compare(&self, now: Now, entry: &Entry) -> Comparison {
         let Rank { life, version, .. } = entry.rank;
         if life == Life::Over || version.is_too_early(now.wall) {
-            return Merit::Void;
+            return Comparison::Invalid;
         }
         if let Some(held) = self.storage.find(now.mono, &entry.key) {
             match entry.rank.precedence().cmp(&held.record.rank().precedence()) {
-                Ordering::Less => return Merit::Smaller,
-                Ordering::Equal if entry.crc == held.record.crc => return Merit::Same,
-                Ordering::Equal => return Merit::Rival,
+                Ordering::Less => return Comparison::Smaller,
+                Ordering::Equal if entry.crc == held.record.crc => return Comparison::Same,
+                Ordering::Equal => return Comparison::SameVersion,
                 Ordering::Greater => {}
             }
         }
         let buried = self.storage.tombstone(now.mono, &entry.key);
         match buried.and_then(|buried| buried.beats(entry.rank.precedence())) {
-            Some(_) => Merit::Void,
-            None => Merit::Larger,
+            Some(_) => Comparison::Invalid,
+            None => Comparison::Larger,
         }
     }
 
-    /// Whether a copy of a record of `key` would be taken, as a STORE of it would.
-    fn belongs_here(&self, now: Now, key: &Key) -> bool {
-        self.params.serving == Serving::Yes
-            && self.may_hold(now, key)
-            && !self.saving.is_failing()
-            && !self.saving.is_full()
-    }
-
-    /// Whether the record of `entry`, which `peer` offers, may be asked for: not while the same or a
-    /// larger one is on its way. If it may, it is on its way from now on.
+    /// Whether this node may want the record of `entry`, which `peer` offers: not while the same or a
+    /// larger one is expected. If it may, the record is expected from now on.
     fn may_want(&mut self, now: Now, peer: &NodeId, entry: &Entry, room: &mut usize) -> bool {
         if *room == 0 || self.wanted.is_awaited(now.mono, &entry.key, entry.rank) {
             return false;

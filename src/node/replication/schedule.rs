@@ -1,24 +1,29 @@
-//! Keeping records held by those who shall hold them: what is offered, to whom, and when.
+//! Which record is offered to which contact, and when.
 //!
-//! Offers have four occasions, and each is a *walk* over the storage, a bounded bit of it in a
-//! turn:
+//! Replication keeps each record on its replicas, the nodes nearest to its key, while nodes come and go.
+//! Offers have four triggers. Each trigger starts a *scan* over the storage, which handles a bounded
+//! number of records in a turn:
 //!
-//! * A *round*: a record is due at half of its remaining life or after `replicate_interval`. Then it
-//!   is offered to one of those who shall hold it, the next farther one, and by the last one to
-//!   the nearest: in this ring each is offered it once, for 45 bytes. What is due soon is taken
-//!   along, and due together ever after, so that records share their OFFERs.
-//! * *Changes*: a contact came, or went. It is offered what it shall hold now, or whoever holds in
-//!   its place is: by the two nearest holders, and by the farthest, who would know best.
-//! * After *settling*, what no neighbour was heard to hold.
-//! * Before *leaving*, what too few others were heard to hold, to all who shall hold it.
+//! * [`Trigger::Round`]: a record is due after `replicate_interval`, or after half of its remaining life
+//!   if that is less. Each replica then offers it to one other replica, the next farther one; the
+//!   farthest offers it to the nearest. So each replica gets one offer in a round, of 45 bytes. A round
+//!   includes records that are due soon and gives all of them the same next due time: from then on they
+//!   share their OFFERs.
+//! * [`Trigger::Changes`]: contacts were added or lost. A new contact is offered the records that it
+//!   should store; the replica that follows a lost contact is offered the records of that contact. Only
+//!   the two nearest replicas and the farthest one make these offers: they know the range best.
+//! * [`Trigger::Settled`]: this node has settled. It offers the records that no neighbour is known to store.
+//! * [`Trigger::Leaving`]: this node leaves. It offers the records that too few other nodes are known to
+//!   store, to all their replicas.
 //!
-//! Whoever of two holds the larger record when an offer shows that they differ, offers it to *all*
-//! who shall hold it; so one disagreement found anywhere in the ring ends all of them.
+//! If an OFFER reveals a difference, the node with the larger record offers it to *all* replicas. So one
+//! difference found between any two replicas repairs all of them.
 //!
-//! Targets come from the own table, never from a search. How an offer is made, answered and
-//! followed by copies is the business of [`crate::node::replication::offer`].
+//! Targets come from the routing table of this node, never from a lookup: where the table is wrong, a
+//! record may be offered to a node that is not its replica, and that node does not want it.
+//! [`crate::node::replication::offer`] sends the offers, answers those of peers and hands records over.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use log::debug;
@@ -37,100 +42,113 @@ use crate::node::timers::Timer;
 use crate::storage::Held;
 use crate::time::{Now, Time};
 
-/// What is due within this part of `replicate_interval` is taken along in a round.
-const TAKEN_ALONG: f64 = 0.2;
+/// A round includes the records that are due within this part of `replicate_interval`.
+const DUE_SOON: f64 = 0.2;
 
-/// Scans of the storage, and when each may go on.
+/// Scans of the storage, and when each may continue.
 #[derive(Debug)]
 pub(crate) struct Schedule {
-    /// The first that need not rest goes on; of each kind there is one that has not begun.
+    /// The first scan that need not wait continues. At most one scan of each kind has not begun.
     scans: VecDeque<Scan>,
-    /// When the scan may go on.
-    rested: Time,
-    /// When the next scan after changes may begin.
-    changes_rested: Time,
-    /// When a record may be offered to all its replicas once more.
-    widened: BTreeMap<Key, Time>,
+    /// When the current scan may continue.
+    scan_at: Time,
+    /// When the next scan for changes may begin.
+    changes_at: Time,
+    /// When a record may next be offered to all its replicas.
+    all_replicas_at: BTreeMap<Key, Time>,
 }
 
-/// A walk over all records, in the order of their keys.
+/// A pass over all records, in the order of their keys.
 #[derive(Debug)]
 struct Scan {
-    why: Trigger,
-    /// When it began, once it has.
+    trigger: Trigger,
+    /// When it began; `None` if it has not.
     began: Option<Time>,
-    /// The last key that it has looked at.
+    /// The last key that it has visited.
     after: Option<Key>,
 }
 
 /// Why records are offered.
 #[derive(Debug)]
 enum Trigger {
-    /// What is due by `until` is offered now, and again at `next`.
+    /// Records that are due by `until` are offered now, and are due again at `next`.
     Round { until: Time, next: Time },
-    /// Contacts came and went.
-    Changes { met: BTreeSet<NodeId>, gone: BTreeSet<NodeId> },
+    /// Contacts were added or lost.
+    Changes(BTreeMap<NodeId, Change>),
     /// This node has settled.
-    Settled(Unsettled),
+    Settled(Selection),
     /// This node is leaving.
     Leaving,
 }
 
-/// What is offered once this node has settled.
+/// What has happened to a contact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unsettled {
-    /// What nobody was heard to hold.
-    Unheard,
-    /// Everything: it may all be old.
+pub(crate) enum Change {
+    /// It entered the table, or became responsive again: it is offered the records that it should store.
+    Added,
+    /// It left, or became unresponsive: the replicas that follow it are offered the records that it stored.
+    Lost,
+}
+
+/// Which records are offered once this node has settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Selection {
+    /// Those that no peer is known to store.
+    Unreplicated,
+    /// All: each of them may be old.
     All,
 }
 
-/// What a walk sees of a record.
+/// What a scan reads of a record.
 #[derive(Clone, Copy, Debug)]
 struct ScanEntry {
     key: Key,
     replication: usize,
     due: Time,
     expires: Time,
-    heard_from: usize,
+    known_replicas: usize,
 }
 
 impl Scan {
-    fn new(why: Trigger) -> Self {
-        Self { why, began: None, after: None }
+    fn new(trigger: Trigger) -> Self {
+        Self { trigger, began: None, after: None }
+    }
+
+    /// Whether it is for changes and can take more of them: one that has begun has visited some keys.
+    fn takes_changes(&self) -> bool {
+        self.began.is_none() && matches!(self.trigger, Trigger::Changes(_))
     }
 }
 
 impl Schedule {
     pub(crate) fn new() -> Self {
-        Self { scans: VecDeque::new(), rested: Time::ZERO, changes_rested: Time::ZERO, widened: BTreeMap::new() }
+        Self { scans: VecDeque::new(), scan_at: Time::ZERO, changes_at: Time::ZERO, all_replicas_at: BTreeMap::new() }
     }
 
-    /// Which scan goes on now: the first, but for one after changes that must not begin yet.
+    /// The index of the scan that continues now: the first, except one for changes that must not begin yet.
     fn next_scan(&self, now: Time) -> Option<usize> {
-        let rests = |scan: &Scan| {
-            scan.began.is_none() && matches!(scan.why, Trigger::Changes { .. }) && now < self.changes_rested
-        };
-        self.scans.iter().position(|scan| !rests(scan))
+        self.scans.iter().position(|scan| !scan.takes_changes() || now >= self.changes_at)
     }
 
-    /// The walk over changes that has not begun; it may be too late for one that has.
-    fn changes(&mut self) -> Option<(&mut BTreeSet<NodeId>, &mut BTreeSet<NodeId>)> {
-        let fresh = |scan: &Scan| scan.began.is_none() && matches!(scan.why, Trigger::Changes { .. });
-        if !self.scans.iter().any(fresh) {
-            let why = Trigger::Changes { met: BTreeSet::new(), gone: BTreeSet::new() };
-            self.scans.push_back(Scan::new(why));
+    /// Adds a change to the next scan for changes, up to a bound; a later change of a contact replaces
+    /// an earlier one.
+    fn add_change(&mut self, id: NodeId, change: Change) {
+        if !self.scans.iter().any(Scan::takes_changes) {
+            self.scans.push_back(Scan::new(Trigger::Changes(BTreeMap::new())));
         }
-        self.scans.iter_mut().rev().find_map(|scan| match &mut scan.why {
-            Trigger::Changes { met, gone } => Some((met, gone)),
-            Trigger::Round { .. } | Trigger::Settled(_) | Trigger::Leaving => None,
-        })
+        let scan = self.scans.iter_mut().find(|scan| scan.takes_changes());
+        if let Some(Scan { trigger: Trigger::Changes(changes), .. }) = scan {
+            changes.remove(&id);
+            if changes.values().filter(|other| **other == change).count() < CHANGES_MAX {
+                changes.insert(id, change);
+            }
+        }
     }
 }
 
-/// Occasions.
+/// Triggers.
 impl Node {
-    /// The record of `key` is due anew: when others may need it again.
+    /// Schedules the first offer of the record of `key`.
     pub(crate) fn plan_offer(&mut self, now: Now, key: &Key) {
         let Some(held) = self.storage.find(now.mono, key) else { return };
         let (expires, replication) = (held.expires, held.record.replication);
@@ -138,26 +156,26 @@ impl Node {
         self.storage.schedule(key, at);
     }
 
-    /// When a record of `key` that is new here, with this replication and this end, is due: when
-    /// others may need it again.
+    /// When a record of `key` that is new on this node is due, if it has this replication and ends at
+    /// `expires`.
     pub(crate) fn first_offer(&mut self, now: Time, key: &Key, replication: u8, expires: Time) -> Time {
         let Some(half) = half_worth_an_offer(now, expires) else { return expires };
         let mut next = self.params.replicate_interval.min(half);
         if self.status.is_settled() && !self.in_scope(key, replication) {
-            // Whoever brought it did not know those who are responsible for it; they may know better.
+            // Its source did not know the replicas; this node may know them.
             next = next.min(STRAY_PAUSE);
         }
         now + self.jitter(next).max(OFFER_PAUSE_MIN)
     }
 
-    /// When a record whose life ends at `expires` is due after now: at `next`, or at half of the
-    /// life that is left; never again, if that is not worth it.
+    /// When a record whose life ends at `expires` is due again: at `next`, or after half of the
+    /// remaining life if that is earlier; never, if the remaining life is too short for an offer.
     fn next_offer(&mut self, now: Time, expires: Time, next: Time) -> Time {
         let Some(half) = half_worth_an_offer(now, expires) else { return expires };
         next.max(now + OFFER_PAUSE_MIN).min(now + self.jitter(half))
     }
 
-    /// Records are due: a round begins, or goes on with them.
+    /// The records `due` are due: a round begins, or the current one offers them.
     pub(crate) fn begin_round(&mut self, now: Now, due: &[Key]) {
         if due.is_empty() {
             return;
@@ -165,22 +183,22 @@ impl Node {
         if !self.status.is_settled() {
             return due.iter().for_each(|key| self.plan_offer(now, key));
         }
-        let in_flight = self.schedule.scans.iter().find_map(|scan| match scan.why {
+        let in_flight = self.schedule.scans.iter().find_map(|scan| match scan.trigger {
             Trigger::Round { next, .. } => Some(next),
-            Trigger::Changes { .. } | Trigger::Settled(_) | Trigger::Leaving => None,
+            Trigger::Changes(_) | Trigger::Settled(_) | Trigger::Leaving => None,
         });
         let next = in_flight.unwrap_or_else(|| {
             let interval = self.params.replicate_interval;
             let next = now.mono + self.jitter(interval);
-            let why = Trigger::Round { until: now.mono + interval.mul_f64(TAKEN_ALONG), next };
-            self.schedule.scans.push_back(Scan::new(why));
+            let trigger = Trigger::Round { until: now.mono + interval.mul_f64(DUE_SOON), next };
+            self.schedule.scans.push_back(Scan::new(trigger));
             next
         });
         for key in due {
             let Some(held) = self.storage.find(now.mono, key) else { continue };
-            let seen = ScanEntry::of(held);
+            let entry = ScanEntry::of(held);
             if self.offers.has_room() {
-                self.offer_in_round(now, seen, next);
+                self.offer_in_round(now, entry, next);
             } else {
                 self.storage.schedule(key, now.mono + OFFER_PAUSE_MIN);
             }
@@ -188,38 +206,27 @@ impl Node {
         self.timers.hasten(Timer::Replicate, now.mono);
     }
 
-    /// A contact entered the table, or woke up: it is offered what it shall hold.
-    pub(crate) fn offer_to_newcomer(&mut self, now: Now, id: &NodeId) {
-        self.note_change(now, |met, gone| move_over(id, gone, met));
-    }
-
-    /// A contact died, or left: whoever holds in its place is offered what it held.
-    pub(crate) fn offer_in_place_of(&mut self, now: Now, id: &NodeId) {
-        self.note_change(now, |met, gone| move_over(id, met, gone));
-    }
-
-    /// Contacts came or went: the next walk over changes is told by `note`, of whom it knows as met
-    /// and as gone.
-    fn note_change(&mut self, now: Now, note: impl FnOnce(&mut BTreeSet<NodeId>, &mut BTreeSet<NodeId>)) {
+    /// A contact was added or lost: its records are offered. Until this node settles it has nothing to
+    /// offer; [`Node::offer_after_settling`] follows.
+    pub(crate) fn offer_after_change(&mut self, now: Now, id: &NodeId, change: Change) {
         if self.status.is_settled() && !self.storage.is_empty() {
-            if let Some((met, gone)) = self.schedule.changes() {
-                note(met, gone);
-            }
+            self.schedule.add_change(*id, change);
             self.timers.hasten(Timer::Replicate, now.mono);
         }
     }
 
-    /// This node has settled: `what` is offered; everything, if that is under way yet.
-    pub(crate) fn offer_after_settling(&mut self, now: Now, what: Unsettled) {
+    /// This node has settled: it offers the records of `selection`, or all if a scan that offers all
+    /// has not ended yet.
+    pub(crate) fn offer_after_settling(&mut self, now: Now, selection: Selection) {
         let scans = &mut self.schedule.scans;
-        let all = scans.iter().any(|scan| matches!(scan.why, Trigger::Settled(Unsettled::All)));
-        let what = if all { Unsettled::All } else { what };
-        scans.retain(|scan| !matches!(scan.why, Trigger::Settled(_)));
-        scans.push_back(Scan::new(Trigger::Settled(what)));
+        let is_offering_all = scans.iter().any(|scan| matches!(scan.trigger, Trigger::Settled(Selection::All)));
+        let selection = if is_offering_all { Selection::All } else { selection };
+        scans.retain(|scan| !matches!(scan.trigger, Trigger::Settled(_)));
+        scans.push_back(Scan::new(Trigger::Settled(selection)));
         self.timers.hasten(Timer::Replicate, now.mono);
     }
 
-    /// This node leaves: what too few hold is offered, if there is anybody.
+    /// This node leaves: it offers the records that too few peers store, if a contact is live.
     pub(crate) fn offer_before_leaving(&mut self, now: Now) {
         self.schedule.scans.clear();
         if self.table.live() > 0 && !self.storage.is_empty() {
@@ -233,13 +240,13 @@ impl Node {
         !self.schedule.scans.is_empty() || self.offers.is_waiting() || self.copies.is_waiting()
     }
 
-    /// Whether anything is left to offer or to hand over, and a contact to take it.
+    /// Whether anything is left to offer or to hand over, and a contact is live.
     pub(crate) fn is_replicating(&self) -> bool {
         let in_flight = self.offers.is_offering() || self.copies.is_handing_over();
         (self.has_replication_work() || in_flight) && self.table.live() > 0
     }
 
-    /// Whether a scan can go on, and may add to the offers that wait.
+    /// Whether a scan can continue and may add to the waiting offers.
     pub(crate) fn is_scanning(&self, now: Time) -> bool {
         self.schedule.next_scan(now).is_some() && self.offers.has_room()
     }
@@ -247,21 +254,21 @@ impl Node {
 
 /// One turn.
 impl Node {
-    /// Goes on with the first scan, and sends what there is to send.
+    /// Continues the current scan, and sends the offers and hand-overs that may leave.
     pub(crate) fn replicate(&mut self, now: Now, out: &mut Actions) {
-        self.scan_on(now);
+        self.continue_scan(now);
         self.send_offers(now, out);
         self.send_hand_overs(now, out);
         if self.is_scanning(now.mono) {
-            self.timers.hasten(Timer::Replicate, now.mono.max(self.schedule.rested));
+            self.timers.hasten(Timer::Replicate, now.mono.max(self.schedule.scan_at));
         } else if !self.schedule.scans.is_empty() && self.offers.has_room() {
-            self.timers.hasten(Timer::Replicate, self.schedule.changes_rested);
+            self.timers.hasten(Timer::Replicate, self.schedule.changes_at);
         }
     }
 
-    /// Looks at the next records on behalf of the walk that is under way.
-    fn scan_on(&mut self, now: Now) {
-        if !self.offers.has_room() || now.mono < self.schedule.rested {
+    /// Visits the next records of the current scan.
+    fn continue_scan(&mut self, now: Now) {
+        if !self.offers.has_room() || now.mono < self.schedule.scan_at {
             return;
         }
         let Some(at) = self.schedule.next_scan(now.mono) else { return };
@@ -269,139 +276,150 @@ impl Node {
         let began = *scan.began.get_or_insert(now.mono);
         let next = self.storage.walk(scan.after.as_ref()).take(SCANNED_PER_TURN_MAX).map(ScanEntry::of);
         let next: Vec<ScanEntry> = next.collect();
-        let over = next.len() < SCANNED_PER_TURN_MAX;
-        for seen in next {
+        let is_last = next.len() < SCANNED_PER_TURN_MAX;
+        for entry in next {
             if !self.offers.has_room() {
                 return self.schedule.scans.insert(at, scan);
             }
-            scan.after = Some(seen.key);
-            if seen.expires > now.mono {
-                self.look_at(now, seen, &scan.why);
+            scan.after = Some(entry.key);
+            if entry.expires > now.mono {
+                self.visit(now, entry, &scan.trigger);
             }
         }
-        if over {
-            debug!("walk done entries={}", self.offers.entries());
-            if matches!(scan.why, Trigger::Changes { .. }) {
-                self.schedule.changes_rested = now.mono + now.mono.since(began) * CHANGES_REST;
+        if is_last {
+            debug!("scan done entries={}", self.offers.entries());
+            if matches!(scan.trigger, Trigger::Changes(_)) {
+                self.schedule.changes_at = now.mono + now.mono.since(began) * CHANGES_REST;
             }
         } else {
             let pause = if self.status.is_leaving() { Duration::ZERO } else { SCAN_PAUSE };
-            self.schedule.rested = now.mono + pause;
+            self.schedule.scan_at = now.mono + pause;
             self.schedule.scans.insert(at, scan);
         }
     }
 
-    fn look_at(&mut self, now: Now, seen: ScanEntry, why: &Trigger) {
-        match why {
-            // Not what has just been offered and is due again soon, for its life is short.
-            Trigger::Round { until, next } if seen.due <= *until && seen.is_due_soon(now.mono) => {
-                self.offer_in_round(now, seen, *next);
+    /// Offers a record that a scan visits, if its trigger applies to the record.
+    fn visit(&mut self, now: Now, entry: ScanEntry, trigger: &Trigger) {
+        match trigger {
+            // A record with a short life that has just been offered is due before `until` again: not now.
+            Trigger::Round { until, next } if entry.due <= *until && entry.is_due_soon(now.mono) => {
+                self.offer_in_round(now, entry, *next);
             }
-            Trigger::Changes { met, gone } => self.offer_after_changes(seen, met, gone),
-            Trigger::Settled(Unsettled::All) => {
-                self.offer_to_nearest(seen);
+            Trigger::Changes(changes) => self.offer_after_changes(entry, changes),
+            Trigger::Settled(Selection::All) => {
+                self.offer_to_nearest(entry);
                 let again = self.jitter(ROUND_AFTER_CUT_OFF);
-                self.storage.hasten(&seen.key, now.mono + again);
+                self.storage.hasten(&entry.key, now.mono + again);
             }
-            Trigger::Settled(Unsettled::Unheard) if seen.heard_from == 0 => self.offer_along_the_ring(seen),
-            Trigger::Round { .. } | Trigger::Settled(Unsettled::Unheard) => {}
+            Trigger::Settled(Selection::Unreplicated) if entry.known_replicas == 0 => self.offer_to_next(entry),
+            Trigger::Round { .. } | Trigger::Settled(Selection::Unreplicated) => {}
             Trigger::Leaving => {
-                if seen.heard_from < seen.replication.min(self.table.live()) {
-                    self.offer_to_all(&seen.key, seen.replication, None);
+                if entry.known_replicas < entry.replication.min(self.table.live()) {
+                    self.offer_to_replicas(&entry.key, entry.replication, None);
                 }
             }
         }
     }
 
-    /// The record is offered in its round, unless enough others were heard to hold it. Where this
-    /// node shall not hold it those may be as wrong as itself.
-    fn offer_in_round(&mut self, now: Now, seen: ScanEntry, next: Time) {
-        let enough = seen.heard_from >= HEARD_ENOUGH.min(seen.replication);
-        if !enough || !self.table.fewer_closer(&seen.key, seen.replication) {
-            self.offer_along_the_ring(seen);
+    /// Offers a record in its round, unless enough other replicas are known. A node that is no replica
+    /// offers it in any case: the peers that are known to store it may be no replicas either.
+    fn offer_in_round(&mut self, now: Now, entry: ScanEntry, next: Time) {
+        let is_enough = entry.known_replicas >= HEARD_ENOUGH.min(entry.replication);
+        if !is_enough || !self.table.fewer_closer(&entry.key, entry.replication) {
+            self.offer_to_next(entry);
         }
-        let at = self.next_offer(now.mono, seen.expires, next);
-        self.storage.schedule(&seen.key, at);
+        let at = self.next_offer(now.mono, entry.expires, next);
+        self.storage.schedule(&entry.key, at);
     }
 
-    /// Offers the record to the next farther one of those who shall hold it; the last one, and
-    /// whoever shall not hold it at all, to the nearest.
-    fn offer_along_the_ring(&mut self, seen: ScanEntry) {
-        let own_index = self.find_nearest(&seen.key, seen.replication);
-        let others = replicas_beside(&self.nearby, own_index, seen.replication);
+    /// Offers the record to the next farther replica. The farthest replica, and a node that is no
+    /// replica, offer it to the nearest.
+    fn offer_to_next(&mut self, entry: ScanEntry) {
+        let own_index = self.find_nearest(&entry.key, entry.replication);
+        let others = other_replicas(&self.nearby, own_index, entry.replication);
         if let Some(to) = others.get(own_index).or(others.first()).copied() {
-            self.offers.add(to, seen.key, Reach::One);
+            self.offers.add(to, entry.key, Reach::One);
         }
     }
 
-    /// Offers the record to the nearest one, who knows best who else shall hold it.
-    fn offer_to_nearest(&mut self, seen: ScanEntry) {
-        self.find_nearest(&seen.key, 1);
+    /// Offers the record to the contact nearest to it, which knows its replicas best.
+    fn offer_to_nearest(&mut self, entry: ScanEntry) {
+        self.find_nearest(&entry.key, 1);
         if let Some(to) = self.nearby.first().copied() {
-            self.offers.add(to, seen.key, Reach::One);
+            self.offers.add(to, entry.key, Reach::One);
         }
     }
 
-    /// Offers the record to those of `met` who shall hold it, and to those who shall hold it now
-    /// because some of `gone` do not.
-    fn offer_after_changes(&mut self, seen: ScanEntry, met: &BTreeSet<NodeId>, gone: &BTreeSet<NodeId>) {
-        let ScanEntry { key, replication, .. } = seen;
+    /// Offers the record to each added contact that is a replica of it, and to each node that is a
+    /// replica only since a nearer contact was lost.
+    fn offer_after_changes(&mut self, entry: ScanEntry, changes: &BTreeMap<NodeId, Change>) {
+        let ScanEntry { key, replication, .. } = entry;
         let own_index = self.find_nearest(&key, replication);
-        let others = replicas_beside(&self.nearby, own_index, replication);
-        let is_met = |contact: &&Contact| met.contains(&contact.id);
-        let nearer_before = own_index - self.nearby[..own_index].iter().filter(is_met).count();
-        let farthest = own_index + 2 >= replication;
-        if nearer_before > 1 && !farthest {
+        let others = other_replicas(&self.nearby, own_index, replication);
+        let is_added = |contact: &&Contact| changes.get(&contact.id) == Some(&Change::Added);
+        let nearer_before = own_index - self.nearby[..own_index].iter().filter(is_added).count();
+        let is_farthest = own_index + 2 >= replication;
+        if nearer_before > 1 && !is_farthest {
             return;
         }
-        for contact in others.iter().filter(is_met) {
+        for contact in others.iter().filter(is_added) {
             self.offers.add(*contact, key, Reach::Each);
         }
         let Some(last) = others.last() else { return };
         let limit = last.id.key().distance(&key);
-        let places = gone.iter().filter(|id| id.key().distance(&key) < limit).count();
-        for contact in others.iter().rev().take(places) {
+        let is_nearer_lost =
+            |(id, change): &(&NodeId, &Change)| **change == Change::Lost && id.key().distance(&key) < limit;
+        let lost = changes.iter().filter(is_nearer_lost).count();
+        for contact in others.iter().rev().take(lost) {
             self.offers.add(*contact, key, Reach::Each);
         }
     }
 
-    /// Offers the record of `key` to all who shall hold it, but for this node and `except`.
-    fn offer_to_all(&mut self, key: &Key, replication: usize, except: Option<&NodeId>) {
+    /// Offers the record of `key` to all other replicas except `except`.
+    fn offer_to_replicas(&mut self, key: &Key, replication: usize, except: Option<&NodeId>) {
         let own_index = self.find_nearest(key, replication);
+        // A leaving node counts itself out: one more contact is a replica.
         let replication = if self.status.is_leaving() { replication + 1 } else { replication };
-        for contact in replicas_beside(&self.nearby, own_index, replication) {
+        for contact in other_replicas(&self.nearby, own_index, replication) {
             if Some(&contact.id) != except {
                 self.offers.add(*contact, *key, Reach::Each);
             }
         }
     }
 
-    /// Somebody was found to hold less than this node does: all who shall hold the record of `key`
-    /// are offered it, but for `except`, who is taken care of.
-    pub(crate) fn widen(&mut self, now: Now, key: &Key, except: &NodeId) {
-        let schedule = &mut self.schedule;
-        if schedule.widened.len() >= ENTRIES_WAITING_MAX {
-            schedule.widened.retain(|_, again| *again > now.mono);
+    /// A peer stores a smaller record of `key` than this node, or none: all replicas are offered it
+    /// except that peer, which gets a copy. A record is not offered to all again within
+    /// [`WIDEN_PAUSE`].
+    pub(crate) fn offer_to_all_replicas(&mut self, now: Now, key: &Key, except: &NodeId) {
+        let all_replicas_at = &mut self.schedule.all_replicas_at;
+        if all_replicas_at.len() >= ENTRIES_WAITING_MAX {
+            all_replicas_at.retain(|_, at| *at > now.mono);
         }
-        let too_soon = schedule.widened.get(key).is_some_and(|again| *again > now.mono);
-        let crowded = schedule.widened.len() >= ENTRIES_WAITING_MAX || !self.offers.has_room();
-        let Some(held) = self.storage.find(now.mono, key).filter(|_| !too_soon && !crowded) else { return };
-        let replication = usize::from(held.record.replication);
-        schedule.widened.insert(*key, now.mono + WIDEN_PAUSE);
-        self.offer_to_all(key, replication, Some(except));
+        let is_too_soon = all_replicas_at.get(key).is_some_and(|at| *at > now.mono);
+        if is_too_soon || all_replicas_at.len() >= ENTRIES_WAITING_MAX || !self.offers.has_room() {
+            return;
+        }
+        let Some(held) = self.storage.find(now.mono, key) else { return };
+        all_replicas_at.insert(*key, now.mono + WIDEN_PAUSE);
+        self.offer_to_replicas(key, usize::from(held.record.replication), Some(except));
     }
 
-    /// Gathers the `n` contacts nearest to `key`, and says how many of them are nearer to it than
-    /// this node.
+    /// Gathers the `n` contacts nearest to `key`. Returns how many of them are nearer to it than this node.
     fn find_nearest(&mut self, key: &Key, n: usize) -> usize {
         self.table.closest(key, n, &mut self.nearby);
         let own = self.me.id.key().distance(key);
         self.nearby.partition_point(|contact| contact.id.key().distance(key) < own)
     }
 
-    /// `span`, 20 % more or less, so that nodes that started together do not stay in step.
+    /// `span`, 20 % more or less, so that nodes that started together do not act together.
     pub(crate) fn jitter(&mut self, span: Duration) -> Duration {
         span.mul_f64(self.rng.random_range(0.8..1.2))
+    }
+
+    /// Sets `timer` to `pause` from now, with jitter, unless it is set to an earlier moment.
+    pub(crate) fn hasten_after(&mut self, timer: Timer, now: Now, pause: Duration) {
+        let pause = self.jitter(pause);
+        self.timers.hasten(timer, now.mono + pause);
     }
 }
 
@@ -412,33 +430,24 @@ impl ScanEntry {
             replication: usize::from(held.record.replication),
             due: held.due(),
             expires: held.expires,
-            heard_from: held.heard_from() as usize,
+            known_replicas: held.heard_from() as usize,
         }
     }
 
-    /// Whether it is due before long, for the life that it has left.
+    /// Whether it is due soon compared with its remaining life.
     fn is_due_soon(&self, now: Time) -> bool {
-        self.due < self.expires && self.due.since(now) <= self.expires.since(now).mul_f64(TAKEN_ALONG / 2.0)
+        self.due < self.expires && self.due.since(now) <= self.expires.since(now).mul_f64(DUE_SOON / 2.0)
     }
 }
 
-/// `id` is one of `to` from now on, if there is room, and none of `from`.
-fn move_over(id: &NodeId, from: &mut BTreeSet<NodeId>, to: &mut BTreeSet<NodeId>) {
-    from.remove(id);
-    if to.len() < CHANGES_MAX {
-        to.insert(*id);
-    }
-}
-
-/// Those of `nearest`, the contacts nearest to a key, who shall hold its record besides this node,
-/// if that is among the `replication` nearest itself.
-fn replicas_beside(nearest: &[Contact], own_index: usize, replication: usize) -> &[Contact] {
+/// The replicas of a record besides this node. `nearest` are the contacts nearest to its key; this node
+/// is a replica if fewer than `replication` of them are nearer than it.
+fn other_replicas(nearest: &[Contact], own_index: usize, replication: usize) -> &[Contact] {
     let others = if own_index < replication { replication - 1 } else { replication };
     &nearest[..others.min(nearest.len())]
 }
 
-/// Half of the life that is left to a record which ends at `expires`, if that is long enough for
-/// the record to be offered.
+/// Half of the remaining life of a record that ends at `expires`, if that is long enough for an offer.
 fn half_worth_an_offer(now: Time, expires: Time) -> Option<Duration> {
     let half = expires.since(now) / 2;
     (half >= OFFER_PAUSE_MIN).then_some(half)

@@ -1,7 +1,7 @@
-//! Answering peers: what they ask is given, or refused with a reason. Source: `PROTOCOL.md` 2.
+//! Requests of peers: each is answered, or refused with an error code. Source: `PROTOCOL.md` 2.
 //!
-//! Each request is answered at once, in one message, whoever asks; nothing here keeps state
-//! between two requests but the records themselves.
+//! Each request gets one reply at once, except a STORE that waits for the disk. The answer depends on the
+//! request and the state of this node, not on the peer: nothing is remembered of it between two requests.
 
 use crate::id::{Key, NodeId, RpcId};
 use crate::limits::K_MAX;
@@ -30,30 +30,30 @@ impl Node {
     ) {
         self.counters.rpcs_served += 1;
         if self.status.is_leaving() {
-            return out.send(conn, &error(rpc, ErrorCode::LEAVING), None);
+            return out.send(conn, &PeerMessage::Reply(rpc, Reply::Error(ErrorCode::LEAVING)), None);
         }
         match request {
             Request::Ping => out.send(conn, &PeerMessage::Reply(rpc, Reply::Pong), None),
-            Request::FindNode { target } => self.give_nodes(conn, from, rpc, &target, out),
-            Request::FindValue { key, want } => self.give_value(now, conn, from, rpc, &key, want, out),
+            Request::FindNode { target } => self.send_nodes(conn, from, rpc, &target, out),
+            Request::FindValue { key, want } => self.send_value(now, conn, from, rpc, &key, want, out),
             Request::Store(block) => {
-                self.take_copy(now, conn, rpc, &block, out);
+                self.serve_store(now, conn, rpc, &block, out);
                 if self.peers.contact_at(conn).is_some() {
                     self.on_replica(now, &block.key, block.rank(), from);
                 }
             }
-            Request::Offer(entries) => self.take_offer(now, conn, from, rpc, entries, out),
-            Request::Sync { from, to } if from == to => self.tell_entry(now, conn, rpc, from, out),
-            Request::Sync { from, to } => self.tell_page(now, conn, rpc, from..=to, out),
+            Request::Offer(entries) => self.serve_offer(now, conn, from, rpc, entries, out),
+            Request::Sync { from, to } if from == to => self.send_entry(now, conn, rpc, from, out),
+            Request::Sync { from, to } => self.send_page(now, conn, rpc, from..=to, out),
         }
     }
 
-    fn give_nodes(&mut self, conn: ConnId, to: &NodeId, rpc: RpcId, target: &Key, out: &mut Actions) {
+    fn send_nodes(&mut self, conn: ConnId, to: &NodeId, rpc: RpcId, target: &Key, out: &mut Actions) {
         self.nearest_for(to, target);
         out.send(conn, &PeerMessage::Reply(rpc, Reply::Nodes(List::lend(&self.nearby))), None);
     }
 
-    /// Gathers the k contacts nearest to `target`, but for the one who asks.
+    /// Gathers the k contacts nearest to `target`, without the asker itself.
     fn nearest_for(&mut self, asker: &NodeId, target: &Key) {
         let k = self.params.k;
         self.table.closest(target, k + 1, &mut self.nearby);
@@ -61,8 +61,8 @@ impl Node {
         self.nearby.truncate(k.min(K_MAX));
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one request and where its answer goes")]
-    fn give_value(
+    #[expect(clippy::too_many_arguments, reason = "one request and the connection of its reply")]
+    fn send_value(
         &mut self,
         now: Now,
         conn: ConnId,
@@ -76,8 +76,8 @@ impl Node {
             self.nearest_for(to, key);
         }
         let held = self.storage.find(now.mono, key);
-        let over = self.storage.tombstone(now.mono, key).and_then(|tombstone| tombstone.plain);
-        let (record, value) = match (held, over) {
+        let ended = self.storage.tombstone(now.mono, key).and_then(|tombstone| tombstone.plain);
+        let (record, value) = match (held, ended) {
             (Some(held), _) if want.head_only => {
                 (RecordBlock { content: Content::Head, ..block_of(&held.record, held.expires, now.mono) }, None)
             }
@@ -88,79 +88,71 @@ impl Node {
                 return out.send(conn, &PeerMessage::Reply(rpc, nodes), None);
             }
         };
-        // No search ends with a tombstone: it is given contacts whether it wants them or not.
-        let named = want.contacts || held.is_none();
-        let contacts = List::lend(if named { &self.nearby[..] } else { &[] });
+        // No lookup ends with a tombstone, so the reply carries contacts in any case.
+        let with_contacts = want.contacts || held.is_none();
+        let contacts = List::lend(if with_contacts { &self.nearby[..] } else { &[] });
         out.send(conn, &PeerMessage::Reply(rpc, Reply::Value { contacts, record }), value);
     }
 
-    fn take_copy(&mut self, now: Now, conn: ConnId, rpc: RpcId, block: &RecordBlock<'_>, out: &mut Actions) {
+    fn serve_store(&mut self, now: Now, conn: ConnId, rpc: RpcId, block: &RecordBlock<'_>, out: &mut Actions) {
+        let (key, held) = (block.key, block.rank());
         let reply = match self.store_copy(now, block, self.source_at(conn)) {
-            Ok(rank) => {
-                let waits = self.wait_for_disk(now, block.key, Waiter::Copy(conn, rpc, rank));
-                if waits == OnDisk::Later {
-                    return;
-                }
-                Reply::Stored { key: block.key, outcome: StoreOutcome::Held, held: rank }
-            }
-            Err(NotStored::Larger(held)) => Reply::Stored { key: block.key, outcome: StoreOutcome::Larger, held },
+            Ok(()) if self.wait_for_disk(now, key, Waiter::Copy(conn, rpc, held)) == OnDisk::Later => return,
+            Ok(()) => Reply::Stored { key, outcome: StoreOutcome::Held, held },
+            Err(NotStored::Larger(held)) => Reply::Stored { key, outcome: StoreOutcome::Larger, held },
             Err(NotStored::Refused(code)) => Reply::Error(code),
         };
         out.send(conn, &PeerMessage::Reply(rpc, reply), None);
     }
 
-    /// Holds a copy that a peer handed to this node, and returns its rank, or says why not: the
-    /// cheap reasons first, the signature last. What is held already, or over, costs none.
-    pub(crate) fn store_copy(&mut self, now: Now, block: &RecordBlock<'_>, source: Source) -> Result<Rank, NotStored> {
+    /// Stores a copy that a peer has sent. Cheap checks come first, the signature last: no signature is
+    /// verified for a record that this node already stores or that has ended.
+    pub(crate) fn store_copy(&mut self, now: Now, block: &RecordBlock<'_>, source: Source) -> Result<(), NotStored> {
         if self.params.serving == Serving::No {
-            return Err(NotStored::Refused(ErrorCode::OUT_OF_SCOPE));
+            return Err(ErrorCode::OUT_OF_SCOPE.into());
         }
         if block.version.is_too_early(now.wall) {
-            return Err(NotStored::Refused(ErrorCode::TOO_EARLY));
+            return Err(ErrorCode::TOO_EARLY.into());
         }
         let end = end_of_life(now, block.ttl, block.age, block.class, block.version);
-        let expires = end.ok_or(NotStored::Refused(ErrorCode::GONE))?;
-        if !self.may_hold(now, &block.key) {
-            return Err(NotStored::Refused(ErrorCode::OUT_OF_SCOPE));
-        }
-        if self.saving.is_failing() {
-            return Err(NotStored::Refused(ErrorCode::FULL));
-        }
-        if self.saving.is_full() {
-            return Err(NotStored::Refused(ErrorCode::TOO_MANY));
-        }
-        let rank = block.rank();
-        match self.storage.judge(now.mono, &block.key, rank, block.ttl, block.value()) {
-            Judgement::Settled(stored) => return outcome(stored, rank),
+        let expires = end.ok_or(ErrorCode::GONE)?;
+        self.accepts(now, &block.key)?;
+        match self.storage.judge(now.mono, &block.key, block.rank(), block.ttl, block.value()) {
+            Judgement::Settled(stored) => return result_of(stored),
             Judgement::Proven => {}
             Judgement::Unproven => verify(&block.key, block.class, block.version, block.ttl, block.value())
-                .map_err(|_| NotStored::Refused(ErrorCode::NOT_VERIFIED))?,
+                .map_err(|_| ErrorCode::NOT_VERIFIED)?,
         }
-        let record = block.to_record().ok_or(NotStored::Refused(ErrorCode::MALFORMED))?;
-        outcome(self.hold(now, record, expires, source), rank)
+        let record = block.to_record().ok_or(ErrorCode::MALFORMED)?;
+        result_of(self.hold(now, record, expires, source))
     }
 }
 
-/// Why a copy is not held.
+/// Why a copy is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotStored {
-    /// A larger record is.
+    /// A larger record is stored, of this rank.
     Larger(Rank),
-    /// It is refused.
+    /// This node refuses it.
     Refused(ErrorCode),
 }
 
-/// What became of a copy of this rank, as its sender is told.
-fn outcome(stored: Stored, rank: Rank) -> Result<Rank, NotStored> {
-    match stored {
-        Stored::Held => Ok(rank),
-        Stored::Larger(held) => Err(NotStored::Larger(held)),
-        Stored::Over => Err(NotStored::Refused(ErrorCode::GONE)),
-        Stored::Full => Err(NotStored::Refused(ErrorCode::FULL)),
+impl From<ErrorCode> for NotStored {
+    fn from(code: ErrorCode) -> Self {
+        NotStored::Refused(code)
     }
 }
 
-/// How `version` of `key`, which was plain and is over, is told to whoever asks for it.
+fn result_of(stored: Stored) -> Result<(), NotStored> {
+    match stored {
+        Stored::Held => Ok(()),
+        Stored::Larger(held) => Err(NotStored::Larger(held)),
+        Stored::Over => Err(ErrorCode::GONE.into()),
+        Stored::Full => Err(ErrorCode::FULL.into()),
+    }
+}
+
+/// Tombstone record block for an ended plain `version`.
 fn tombstone_block(key: Key, version: Version) -> RecordBlock<'static> {
     RecordBlock {
         ttl: Ttl::from_secs(1).expect("not zero"),
@@ -172,8 +164,4 @@ fn tombstone_block(key: Key, version: Version) -> RecordBlock<'static> {
         crc: 0,
         content: Content::Tombstone,
     }
-}
-
-fn error(rpc: RpcId, code: ErrorCode) -> PeerMessage<'static> {
-    PeerMessage::Reply(rpc, Reply::Error(code))
 }

@@ -1,6 +1,6 @@
 //! Requests between nodes, in both directions, and the connections that carry them.
 //!
-//! [`outbound`] sends requests to peers and routes each reply, failure and timeout back to the part of the
+//! [`outbound`] sends requests to peers and passes each reply, failure and timeout back to the part of the
 //! node that asked; [`inbound`] serves the requests of peers; [`peers`] owns the connections and dials;
 //! [`rtt`] estimates how quickly each peer replies.
 

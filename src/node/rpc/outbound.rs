@@ -181,7 +181,7 @@ impl Node {
             let rtt = if call.purpose.copied().is_some() { &mut rtts.copies } else { &mut rtts.answers };
             rtt.observe(now.mono - call.since);
         }
-        self.someone_answered(now, out);
+        self.peer_answered(now, out);
         if self.is_answered_by(call.purpose, &reply) {
             return self.on_outcome(now, &call, Outcome::Reply { reply, address }, out);
         }
@@ -292,7 +292,7 @@ impl Node {
                     self.ping(now, call.to, out);
                 }
             }
-            None => self.not_met(now, call.to, DialError::Unreachable, out),
+            None => self.not_reached(now, call.to, DialError::Unreachable, out),
         }
     }
 }

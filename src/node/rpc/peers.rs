@@ -331,7 +331,7 @@ impl Node {
             DialReason::Request(contact) | DialReason::Probe(contact) => {
                 debug!("dial failed contact={contact} error={error:?}");
                 self.calls_failed(now, dial.waiting, &contact.id, out);
-                self.not_met(now, contact, error, out);
+                self.not_reached(now, contact, error, out);
             }
         }
         self.finish(now, out);
@@ -380,7 +380,7 @@ impl Node {
         }
         if let Some(dial) = dial {
             if let DialReason::Bootstrap(number) = dial.why {
-                self.bootstrap_met(number, Contact::new(peer, address));
+                self.bootstrap_reached(number, Contact::new(peer, address));
             }
             for rpc in dial.waiting {
                 self.transmit_waiting(now, id, rpc, out);

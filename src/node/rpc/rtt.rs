@@ -1,33 +1,34 @@
-//! How quick a peer is: a smoothed round trip time and how much it varies (RFC 6298, section 2),
-//! and what follows from it for how long its answers are waited for.
+//! Round trip times: the smoothed time and its variation for a peer (RFC 6298, section 2), and the
+//! deadlines of requests that follow from them.
 //!
-//! A [`Rtts`] is of one connection, lives as long as that, and is fed by every reply to what was asked
-//! over it. Each request has an id of its own, so none is taken for that to another (Karn's rule).
+//! [`Rtts`] holds the estimates of one connection; every reply on it updates them. Each request has an id
+//! of its own, so a reply is never attributed to another request (Karn's rule).
 //!
-//! It knows no clock, and decides nothing: `ask` says what is late, [`crate::lookup`] whom to ask.
+//! The estimates read no clock and decide nothing: [`crate::node::rpc::outbound`] sets the deadlines,
+//! [`crate::lookup`] chooses the next candidate when one passes.
 
 use std::time::Duration;
 
 use crate::limits::{GIVE_UP_MIN, HEDGE_MIN};
 
-/// How quick a peer is.
+/// The round trip times of one connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rtts {
-    /// In answering.
+    /// Of requests that a peer answers from memory.
     pub(crate) answers: Rtt,
-    /// In taking copies, for which it may wait for its disk.
+    /// Of copies: the peer may wait for its disk before it replies.
     pub(crate) copies: Rtt,
 }
 
 impl Rtts {
-    /// When whoever waits for a copy to be held goes on without it.
+    /// When a PUT goes on without the reply to a copy.
     pub(crate) fn give_up_on_copy_after(&self, rpc_timeout: Duration) -> Duration {
         let answers = self.answers.give_up_after(rpc_timeout);
         self.copies.estimate.map_or(answers, |_| self.copies.give_up_after(rpc_timeout).max(answers))
     }
 }
 
-/// A round trip time, as far as it is known.
+/// An estimate of a round trip time; empty until the first reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rtt {
     estimate: Option<Estimate>,
@@ -40,7 +41,7 @@ struct Estimate {
 }
 
 impl Rtt {
-    /// An answer took so long.
+    /// A reply took `took`.
     pub(crate) fn observe(&mut self, took: Duration) {
         self.estimate = Some(match self.estimate {
             None => Estimate { smoothed: took, variation: took / 2 },
@@ -51,20 +52,20 @@ impl Rtt {
         });
     }
 
-    /// What an answer takes on the average; `None` if none was heard.
+    /// The smoothed round trip time; `None` before the first reply.
     pub(crate) fn smoothed(&self) -> Option<Duration> {
         self.estimate.map(|estimate| estimate.smoothed)
     }
 
-    /// When an answer is later than usual: at a quarter of `rpc_timeout`, if nothing is usual, and
-    /// never later.
+    /// When a lookup asks another candidate too: when the reply is later than usual, and at a quarter of
+    /// `rpc_timeout` at the latest.
     pub(crate) fn hedge_after(&self, rpc_timeout: Duration) -> Duration {
-        let most = rpc_timeout / 4;
-        self.estimate.map_or(most, |estimate| estimate.usual().max(HEDGE_MIN).min(most))
+        let latest = rpc_timeout / 4;
+        self.estimate.map_or(latest, |estimate| estimate.usual().max(HEDGE_MIN).min(latest))
     }
 
-    /// When whoever wants an answer goes on without it: four times later than usual at the
-    /// earliest, and at `rpc_timeout` if nothing is usual.
+    /// When a query goes on without the reply: after four times the smoothed time at the earliest, and
+    /// after `rpc_timeout` if no reply has been observed.
     pub(crate) fn give_up_after(&self, rpc_timeout: Duration) -> Duration {
         let patience = |estimate: Estimate| (4 * estimate.smoothed).max(estimate.usual()).max(GIVE_UP_MIN);
         self.estimate.map_or(rpc_timeout, |estimate| patience(estimate).min(rpc_timeout))
@@ -72,7 +73,7 @@ impl Rtt {
 }
 
 impl Estimate {
-    /// Few answers take longer.
+    /// Few replies take longer.
     fn usual(self) -> Duration {
         self.smoothed + 4 * self.variation
     }
@@ -98,7 +99,7 @@ mod tests {
 
     /// RFC 6298, (2.2) and (2.3), worked by hand.
     #[test]
-    fn the_first_answer_is_believed_and_each_later_one_by_an_eighth() {
+    fn the_first_reply_sets_the_estimate_and_each_later_one_changes_it_by_an_eighth() {
         let first = Estimate { smoothed: millis(80), variation: millis(40) };
         assert_eq!(observed([80]).estimate, Some(first));
         let second = Estimate { smoothed: millis(90), variation: millis(50) };
@@ -106,14 +107,14 @@ mod tests {
     }
 
     #[test]
-    fn of_a_peer_that_never_answered_a_quarter_of_the_timeout_is_late_and_all_of_it_missed() {
+    fn before_the_first_reply_a_request_is_hedged_at_a_quarter_of_the_timeout_and_given_up_at_the_timeout() {
         let rtt = Rtt::default();
         assert_eq!(rtt.smoothed(), None);
         assert_eq!((rtt.hedge_after(RPC_TIMEOUT), rtt.give_up_after(RPC_TIMEOUT)), (millis(500), RPC_TIMEOUT));
     }
 
     #[test]
-    fn what_is_late_follows_what_is_usual() {
+    fn the_deadlines_follow_the_observed_round_trip_times() {
         let steady = observed([60; 40]);
         assert!(steady.hedge_after(RPC_TIMEOUT) <= millis(61), "{steady:?}");
         assert!((millis(239)..=millis(241)).contains(&steady.give_up_after(RPC_TIMEOUT)), "{steady:?}");
@@ -123,12 +124,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_bounds_hold_whatever_was_heard(all in proptest::collection::vec(0..20_000_u64, 0..40)) {
+        fn the_deadlines_stay_in_their_bounds_for_any_round_trip_times(all in proptest::collection::vec(0..20_000_u64, 0..40)) {
             let rtt = observed(all);
-            let (late, missed) = (rtt.hedge_after(RPC_TIMEOUT), rtt.give_up_after(RPC_TIMEOUT));
-            prop_assert!(HEDGE_MIN <= late && late <= RPC_TIMEOUT / 4);
-            prop_assert!(GIVE_UP_MIN <= missed && missed <= RPC_TIMEOUT);
-            prop_assert!(late <= missed);
+            let (hedge, give_up) = (rtt.hedge_after(RPC_TIMEOUT), rtt.give_up_after(RPC_TIMEOUT));
+            prop_assert!(HEDGE_MIN <= hedge && hedge <= RPC_TIMEOUT / 4);
+            prop_assert!(GIVE_UP_MIN <= give_up && give_up <= RPC_TIMEOUT);
+            prop_assert!(hedge <= give_up);
         }
     }
 }

@@ -1,10 +1,11 @@
-//! Requests to peers: from a purpose to a message on a connection, and from what becomes of it back
-//! to the part of the node that asked.
+//! Requests to peers: a purpose becomes a message on a connection, and its outcome returns to the part of
+//! the node that asked.
 //!
-//! A message is composed when it leaves, from its purpose alone. So a request that waits for a
-//! connection, or is sent a second time, never carries an outdated age of a record.
+//! A message is composed from its purpose when it leaves. So a request that waits for a connection, or is
+//! sent a second time, never carries an outdated age of a record.
 //!
-//! Every outcome passes through [`Node::on_outcome`], which knows the owner of each purpose.
+//! Every outcome passes through [`Node::on_outcome`], which knows the owner of each purpose. The owner gets
+//! exactly one final outcome of each request that [`Node::call`] has accepted.
 
 use std::net::SocketAddr;
 
@@ -26,18 +27,18 @@ use crate::wire::peer::{PeerMessage, RecordBlock, Reply, Request, Want};
 pub(crate) struct Call {
     pub(crate) to: Contact,
     pub(crate) purpose: Purpose,
-    /// The connection it went out on; `None` while it waits for one.
+    /// The connection that carries it; `None` while it waits for one.
     pub(crate) conn: Option<ConnId>,
-    /// Whether this is the second try, after the connection of the first one ended.
+    /// Whether it was sent again because its first connection ended.
     pub(crate) is_retry: bool,
     /// When it was sent, or began to wait for a connection.
     since: Time,
-    /// Whether it has had its final outcome: a reply still helps, and nothing waits for it.
+    /// Whether its owner has had the final outcome: a late reply is still used, but not awaited.
     pub(crate) expired: bool,
 }
 
 impl Purpose {
-    /// The copy that it is for, if it is for one: then a peer may wait for its disk before it answers.
+    /// The copy that the request carries, if it does: then the peer may wait for its disk before it replies.
     fn copied(self) -> Option<Copied> {
         if let Purpose::Copy(copied) = self { Some(copied) } else { None }
     }
@@ -45,17 +46,15 @@ impl Purpose {
 
 /// Sending.
 impl Node {
-    /// Sends a request to `to`. `false` if a bound was met and nothing is sent; then no outcome
-    /// follows.
+    /// Sends a request to `to`. `false` if a bound refuses it; then no outcome follows.
     pub(crate) fn call(&mut self, now: Now, to: Contact, purpose: Purpose, out: &mut Actions) -> bool {
         let call = Call { to, purpose, conn: None, is_retry: false, since: now.mono, expired: false };
         self.send_or_dial(now, call, out)
     }
 
     /// Sends a request again whose connection ended.
-    pub(crate) fn call_again(&mut self, now: Now, request: &PendingRequest<Call>, out: &mut Actions) -> bool {
-        let call = Call { conn: None, is_retry: true, since: now.mono, expired: false, ..request.why };
-        self.send_or_dial(now, call, out)
+    pub(crate) fn call_again(&mut self, now: Now, call: &Call, out: &mut Actions) -> bool {
+        self.send_or_dial(now, Call { conn: None, is_retry: true, since: now.mono, ..*call }, out)
     }
 
     fn send_or_dial(&mut self, now: Now, call: Call, out: &mut Actions) -> bool {
@@ -89,8 +88,8 @@ impl Node {
         true
     }
 
-    /// The deadlines of a request that goes out over `conn`. Only lookups and copies of PUTs have
-    /// any before `timeout_at`: for the others no other peer could help meanwhile.
+    /// The deadlines of a request that leaves on `conn`. Only lookups and copies of PUTs have some before
+    /// `timeout_at`: for the others no other peer could help meanwhile.
     fn deadlines(&self, now: Now, conn: ConnId, purpose: Purpose, timeout_at: Time) -> Deadlines {
         let (rtts, rpc_timeout) = (self.peers.rtts(conn), self.params.rpc_timeout);
         let give_up_after = match purpose {
@@ -109,7 +108,7 @@ impl Node {
         Deadlines { hedge_at, give_up_at, timeout_at }
     }
 
-    /// Sends a request that has waited for `conn`, unless it has ended meanwhile.
+    /// Sends a request that has waited for `conn`, if it is still pending.
     pub(crate) fn transmit_waiting(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions) {
         if let Some(&PendingRequest { why: call, deadlines, .. }) = self.pending.find(&rpc) {
             self.pending.put_off(&rpc, self.deadlines(now, conn, call.purpose, deadlines.timeout_at));
@@ -117,7 +116,7 @@ impl Node {
         }
     }
 
-    /// Sends a pending request over `conn`, unless it has ended or what it was for is gone.
+    /// Sends a pending request on `conn`; it fails if its purpose no longer exists.
     fn transmit(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions) {
         let Some(call) = self.pending.get_mut(&rpc).filter(|call| !call.expired) else { return };
         call.conn = Some(conn);
@@ -132,7 +131,7 @@ impl Node {
         }
     }
 
-    /// Writes the message of a request. `false` if what it was for is gone.
+    /// Writes the message of a request. `false` if its purpose no longer exists.
     fn compose(&mut self, now: Now, conn: ConnId, rpc: RpcId, call: &Call, out: &mut Actions) -> bool {
         let request = match call.purpose {
             Purpose::Copy(copied) => return self.write_copy(now, conn, rpc, copied, out),
@@ -152,9 +151,9 @@ impl Node {
     }
 }
 
-/// What becomes of a request.
+/// Outcomes.
 impl Node {
-    /// A reply came in from the node `from`, which sits at `address`.
+    /// A reply of the node `from` at `address` has arrived.
     pub(crate) fn on_reply(
         &mut self,
         now: Now,
@@ -166,8 +165,7 @@ impl Node {
         let call = match self.pending.take(&rpc, &from) {
             Taken::InFlight(call) => {
                 if let Some(conn) = call.conn {
-                    self.peers.ended(conn);
-                    self.close_if_retired(now, conn, out);
+                    self.end_call(now, conn, out);
                 }
                 call
             }
@@ -191,7 +189,7 @@ impl Node {
         self.on_outcome(now, &call, Outcome::Failed, out);
     }
 
-    /// Whether `reply` is of the kind that a request for `purpose` is answered by.
+    /// Whether a reply of this kind answers a request for `purpose`.
     fn is_answered_by(&self, purpose: Purpose, reply: &Reply<'_>) -> bool {
         match purpose {
             Purpose::Lookup(query) => match reply {
@@ -210,9 +208,9 @@ impl Node {
         }
     }
 
-    /// Hands what has become of a request to the part of the node that asked.
+    /// Passes the outcome of a request to the part of the node that asked.
     ///
-    /// A request that has expired has had its final outcome; after that only a reply counts.
+    /// A request that has expired has had its final outcome; after that only a reply is passed on.
     fn on_outcome(&mut self, now: Now, call: &Call, outcome: Outcome<'_>, out: &mut Actions) {
         if call.expired && !matches!(outcome, Outcome::Reply { .. }) {
             return;
@@ -231,24 +229,21 @@ impl Node {
         }
     }
 
-    /// No reply to this request will come: it was cut off, or its connection could not be opened.
+    /// No reply to this request will arrive: its connection ended, or could not be opened.
     pub(crate) fn call_failed(&mut self, now: Now, call: &Call, out: &mut Actions) {
         self.on_outcome(now, call, Outcome::Failed, out);
     }
 
-    /// Those of `requests` to `to` that have not ended fail.
-    pub(crate) fn calls_failed(&mut self, now: Now, requests: Vec<RpcId>, to: &NodeId, out: &mut Actions) {
-        for rpc in requests {
-            match self.pending.take(&rpc, to) {
-                Taken::InFlight(call) | Taken::Expired(call) => self.call_failed(now, &call, out),
-                Taken::Unknown => {}
-            }
+    /// The requests in flight to `to` that `which` selects fail, in the order in which they were made.
+    pub(crate) fn fail_calls(&mut self, now: Now, to: &NodeId, which: impl Fn(&Call) -> bool, out: &mut Actions) {
+        for (_, request) in self.pending.cut_off(to, which) {
+            self.call_failed(now, &request.why, out);
         }
     }
 
-    /// Does what follows from deadlines that have passed by `now`.
+    /// Handles the deadlines that have passed by `now`.
     ///
-    /// Only lookups are told of a reply that is slow: they ask another peer meanwhile.
+    /// A slow reply matters to lookups only: they ask another peer meanwhile.
     pub(crate) fn pass_deadlines(&mut self, now: Now, out: &mut Actions) {
         while let Some((rpc, passed, request)) = self.pending.passed(now.mono) {
             let call = request.why;
@@ -273,19 +268,18 @@ impl Node {
         }
     }
 
-    /// Nothing has come of a request for `rpc_timeout`: that counts against its peer.
+    /// A request has no reply after `rpc_timeout`: that counts against its peer.
     fn peer_timed_out(&mut self, now: Now, call: &Call, out: &mut Actions) {
         match call.conn {
-            // Nothing at all came since it was sent: the connection died without notice, to a peer
-            // that may have come back since.
+            // No message at all has arrived since it was sent: the connection is dead, but the peer may have
+            // restarted meanwhile.
             Some(conn) if self.peers.quiet_since(conn, call.since) => {
                 self.hang_up(now, conn, Ending::Failed, out);
                 self.probe(call.to, out);
             }
-            // It sends, but does not answer: a PING decides whether it stays in the table.
+            // The peer sends, but does not answer: a PING decides whether it stays in the table.
             Some(conn) => {
-                self.peers.ended(conn);
-                self.close_if_retired(now, conn, out);
+                self.end_call(now, conn, out);
                 if call.purpose == Purpose::Ping {
                     self.contact_failed(now, &call.to.id, out);
                 } else {
@@ -301,7 +295,7 @@ fn value_request(key: Key) -> Request<'static> {
     Request::FindValue { key, want: Want::default() }
 }
 
-/// `record` as it is sent at `now`.
+/// The record block of `record`, sent at `now`.
 pub(crate) fn block_of(record: &Record, expires: Time, now: Time) -> RecordBlock<'_> {
     RecordBlock::of(record, age_at(now, record.ttl, expires))
 }

@@ -1,12 +1,15 @@
-//! Who is connected, who is being dialled, and which of two connections survives.
+//! Connections to peers: dialling, HELLO, duplicates, and the end of a connection.
 //!
-//! A peer is *reached* when its HELLO has arrived; it enters the table only once this node
-//! itself dialled an address and met that id there. A peer that dialled us is therefore dialled
-//! back, if the table has room for it (`PROTOCOL.md` 2).
+//! A peer is *reached* when its HELLO has arrived. It enters the routing table only when this node has
+//! dialled its address and found its id there; so a peer that dials this node is dialled back, if the table
+//! has room for it (`PROTOCOL.md` 2).
 //!
-//! Of two connections to one peer the one that the smaller id opened survives, of two by the
-//! same opener the newer; the other retires: it takes no new requests and is closed by the
-//! smaller id's side when nothing is owed on it, at the latest after `rpc_timeout`.
+//! Of two connections to one peer the one that the smaller id opened survives, of two that the same node
+//! opened the newer one. The other one *retires*: it carries no new requests, and the node with the smaller
+//! id closes it when no reply is outstanding on it, at the latest after `rpc_timeout`.
+//!
+//! Not guaranteed: that a request outlives its connection more than once. A request whose connection was
+//! closed is sent again on another one, once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -14,7 +17,7 @@ use std::time::Duration;
 
 use log::{debug, warn};
 
-use crate::contact::Contact;
+use crate::contact::{Contact, canonical};
 use crate::id::{KeyMap, KeySeed, NodeId, RpcId};
 use crate::limits::{
     DIALS_MAX, HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, PROBES_MAX, UNRESPONSIVE_PAUSE, WAITING_PER_PEER_MAX,
@@ -37,78 +40,89 @@ pub(crate) struct Conn {
     pub(crate) address: SocketAddr,
     origin: Origin,
     phase: Phase,
-    /// When the last message came in.
-    heard: Time,
-    /// Requests of ours that went out on it and are not over.
+    /// When the last message arrived.
+    last_heard: Time,
+    /// Requests of this node that are in flight on it.
     calls: u32,
-    /// How quick the peer is.
+    /// The round trip times of the peer.
     rtts: Rtts,
-    /// When its HELLO is due, or it may have been idle, or it is closed.
+    /// When its HELLO is due, or it is idle for too long, or it is closed.
     deadline: Time,
-    /// Where the peer says that others may dial it; 0 if they may not.
+    /// Where other nodes may dial the peer: the port that was dialled, or the one that its HELLO states.
+    /// 0 if it does not accept connections.
     port: u16,
-    /// When it may be dialled back once more.
-    dial_back: Time,
+    /// When the peer may be dialled back again.
+    dial_back_at: Time,
+}
+
+impl Conn {
+    fn is_dialled(&self) -> bool {
+        matches!(self.origin, Origin::Dialled(_))
+    }
+
+    /// The peer as a contact, if it accepts connections.
+    fn contact(&self) -> Option<Contact> {
+        let address = SocketAddr::new(self.address.ip(), self.port);
+        (self.port != 0).then(|| Contact::new(self.peer, address))
+    }
 }
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The peer has not said HELLO.
+    /// The HELLO of the peer has not arrived.
     Greeting,
-    /// It has.
+    /// It has arrived.
     Open,
-    /// Another one took its place, or the peer said GOODBYE.
+    /// Another connection replaces it, or the peer has said GOODBYE.
     Retiring,
 }
 
 /// A connection that is being opened.
 #[derive(Debug)]
 struct Dial {
-    why: DialReason,
+    reason: DialReason,
     /// Requests that wait for it.
     waiting: Vec<RpcId>,
 }
 
-/// Why somebody is dialled.
+/// Why this node dials.
 #[derive(Clone, Copy, Debug)]
 enum DialReason {
-    /// To join, through the bootstrap of that number.
+    /// To join through the bootstrap of that number.
     Bootstrap(usize),
-    /// To ask it something.
+    /// To send a request.
     Request(Contact),
-    /// To see whether it is there: it dialled us, or a place in the table is free.
+    /// To verify the address of a contact: it dialled this node, or the table has room for it.
     Probe(Contact),
 }
 
-impl DialReason {
-    fn contact(self) -> Option<Contact> {
-        match self {
-            DialReason::Bootstrap(_) => None,
-            DialReason::Request(contact) | DialReason::Probe(contact) => Some(contact),
+impl Dial {
+    fn is_to(&self, id: &NodeId) -> bool {
+        match self.reason {
+            DialReason::Bootstrap(_) => false,
+            DialReason::Request(contact) | DialReason::Probe(contact) => contact.id == *id,
         }
     }
 }
 
-/// How a connection came to its end.
+/// How a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// It was closed, which says nothing about the peer: what was asked is asked once more.
+    /// It was closed, which does not count against the peer: its requests are sent again once.
     Closed,
-    /// The peer failed: what was asked of it will not be answered.
+    /// The peer failed: the requests to it fail.
     Failed,
 }
 
-/// All connections, and those to come.
+/// All connections and dials.
 #[derive(Debug)]
 pub(crate) struct Peers {
     conns: BTreeMap<ConnId, Conn>,
     by_id: KeyMap<NodeId, Vec<ConnId>>,
-    /// Of all connections, the earliest first.
+    /// Those of all connections, the earliest first.
     deadlines: BTreeSet<(Time, ConnId)>,
     dials: BTreeMap<DialId, Dial>,
-    dialling: KeyMap<NodeId, DialId>,
-    probes: usize,
     next_dial: u64,
 }
 
@@ -116,22 +130,20 @@ impl Peers {
     pub(crate) fn new(seed: KeySeed) -> Self {
         Self {
             conns: BTreeMap::new(),
-            by_id: KeyMap::with_hasher(seed.clone()),
+            by_id: KeyMap::with_hasher(seed),
             deadlines: BTreeSet::new(),
             dials: BTreeMap::new(),
-            dialling: KeyMap::with_hasher(seed),
-            probes: 0,
             next_dial: 0,
         }
     }
 
-    /// The connection, if it is still there.
+    /// The connection, if it has not ended.
     pub(crate) fn find(&self, conn: ConnId) -> Option<&Conn> {
         self.conns.get(&conn)
     }
 
-    /// The connection over which `id` can be asked now. The dialler need not wait for the
-    /// peer's HELLO: what it sends is handled after its own HELLO has been judged.
+    /// The connection that carries requests to `id` now. A dialler need not wait for the HELLO of the
+    /// peer: the peer handles its requests after its HELLO.
     pub(crate) fn route(&self, id: &NodeId) -> Option<ConnId> {
         let preference = |conn: &Conn| match (conn.phase, conn.origin) {
             (Phase::Open, _) => Some(1),
@@ -139,64 +151,50 @@ impl Peers {
             (Phase::Greeting, Origin::Accepted) | (Phase::Retiring, _) => None,
         };
         let usable = self.by_id.get(id)?.iter().filter_map(|conn| Some((preference(&self.conns[conn])?, conn)));
-        // Of several the newest, which comes last.
+        // Of several the newest, which is the last.
         usable.max_by_key(|(preference, _)| *preference).map(|(_, conn)| *conn)
     }
 
-    /// Notes that a request went out.
+    /// Counts a request that was sent on `conn`.
     pub(crate) fn sent(&mut self, conn: ConnId) {
         if let Some(conn) = self.conns.get_mut(&conn) {
             conn.calls += 1;
         }
     }
 
-    /// Notes that a request is over: answered, or missed.
-    pub(crate) fn ended(&mut self, conn: ConnId) {
-        if let Some(conn) = self.conns.get_mut(&conn) {
-            conn.calls = conn.calls.saturating_sub(1);
-        }
-    }
-
-    /// How quick the peer at the other end of `conn` is.
+    /// The round trip times of the peer on `conn`.
     pub(crate) fn rtts(&self, conn: ConnId) -> Rtts {
         self.conns.get(&conn).map_or_else(Rtts::default, |conn| conn.rtts)
     }
 
-    /// The same, for whoever learns more of it.
+    /// The same, to be updated.
     pub(crate) fn rtts_mut(&mut self, conn: ConnId) -> Option<&mut Rtts> {
         self.conns.get_mut(&conn).map(|conn| &mut conn.rtts)
     }
 
-    /// What an answer of `id` takes on the average; `None` if it cannot be asked now, or was not yet.
+    /// The smoothed round trip time of `id`; `None` without a usable connection or before the first reply.
     pub(crate) fn smoothed_rtt(&self, id: &NodeId) -> Option<Duration> {
         self.rtts(self.route(id)?).answers.smoothed()
     }
 
-    /// Whether nothing came on `conn` since `since`.
+    /// Whether no message has arrived on `conn` since `since`.
     pub(crate) fn quiet_since(&self, conn: ConnId, since: Time) -> bool {
-        self.conns.get(&conn).is_some_and(|conn| conn.heard < since)
+        self.conns.get(&conn).is_some_and(|conn| conn.last_heard < since)
     }
 
-    /// When something last came from `id`; `None` without a connection to it.
+    /// When the last message of `id` arrived; `None` without a connection to it.
     pub(crate) fn last_heard(&self, id: &NodeId) -> Option<Time> {
-        self.by_id.get(id)?.iter().map(|conn| self.conns[conn].heard).max()
+        self.by_id.get(id)?.iter().map(|conn| self.conns[conn].last_heard).max()
     }
 
-    /// Where the peer at the other end of `conn` may be dialled, if it may.
+    /// The peer on `conn` as a contact, if it accepts connections.
     pub(crate) fn contact_at(&self, conn: ConnId) -> Option<Contact> {
-        let conn = self.conns.get(&conn)?;
-        match conn.origin {
-            Origin::Dialled(_) => Some(Contact::new(conn.peer, conn.address)),
-            Origin::Accepted => {
-                let address = SocketAddr::new(conn.address.ip(), conn.port);
-                (conn.port != 0).then(|| Contact::new(conn.peer, address))
-            }
-        }
+        self.find(conn)?.contact()
     }
 
-    /// Sets the deadline of a connection, whatever it was.
+    /// Replaces the deadline of a connection.
     fn set_deadline(&mut self, id: ConnId, at: Time) {
-        let conn = self.conns.get_mut(&id).expect("only what is there has a deadline");
+        let conn = self.conns.get_mut(&id).expect("the caller found the connection");
         self.deadlines.remove(&(conn.deadline, id));
         conn.deadline = at;
         self.deadlines.insert((at, id));
@@ -207,7 +205,7 @@ impl Peers {
         self.deadlines.first().map(|&(at, _)| at)
     }
 
-    /// The next connection whose deadline has come by `now`; it has none until another is set.
+    /// Takes a connection whose deadline has passed by `now`; it has no deadline until another is set.
     pub(crate) fn due(&mut self, now: Time) -> Option<ConnId> {
         let &(at, id) = self.deadlines.first().filter(|(at, _)| *at <= now)?;
         self.deadlines.remove(&(at, id));
@@ -219,7 +217,7 @@ impl Peers {
         self.conns.iter().filter(|(id, conn)| !self.deadlines.contains(&(conn.deadline, **id))).count()
     }
 
-    /// Connections over which the peer can be told something, in the order they were made.
+    /// Connections on which a HELLO has arrived, in the order of their ids.
     pub(crate) fn reached(&self) -> Vec<ConnId> {
         self.conns.iter().filter(|(_, conn)| conn.phase != Phase::Greeting).map(|(id, _)| *id).collect()
     }
@@ -234,110 +232,94 @@ impl Peers {
         self.conns.keys().copied()
     }
 
-    /// Puts a request among those that wait for the dial of `id` that is under way. `false` if
-    /// too many do, or none is under way.
+    fn is_dialling(&self, id: &NodeId) -> bool {
+        self.dials.values().any(|dial| dial.is_to(id))
+    }
+
+    /// Lets a request wait for the dial of `id` that is in flight. `false` if none is, or too many
+    /// requests wait for it.
     pub(crate) fn wait_for_dial(&mut self, id: &NodeId, rpc: RpcId) -> bool {
-        let Some(dial) = self.dialling.get(id).and_then(|dial| self.dials.get_mut(dial)) else { return false };
-        if dial.waiting.len() >= WAITING_PER_PEER_MAX {
-            return false;
-        }
+        let dial = self.dials.values_mut().find(|dial| dial.is_to(id));
+        let Some(dial) = dial.filter(|dial| dial.waiting.len() < WAITING_PER_PEER_MAX) else { return false };
         dial.waiting.push(rpc);
         true
     }
 
-    /// The least recently heard open connection on which nothing is awaited.
+    /// The open connection without a request in flight whose last message is the oldest.
     fn idlest(&self) -> Option<ConnId> {
         let idle = self.conns.iter().filter(|(_, conn)| conn.phase == Phase::Open && conn.calls == 0);
-        idle.min_by_key(|(id, conn)| (conn.heard, **id)).map(|(id, _)| *id)
+        idle.min_by_key(|(id, conn)| (conn.last_heard, **id)).map(|(id, _)| *id)
     }
 }
 
 /// Opening connections.
 impl Node {
-    /// Dials `contact` because it is to be asked something. `false` if too many dials are under
-    /// way.
+    /// Dials `contact` to send it a request, unless a dial is in flight. `false` if too many dials are.
     pub(crate) fn dial_to_ask(&mut self, contact: Contact, out: &mut Actions) -> bool {
-        self.peers.dialling.contains_key(&contact.id) || self.dial(DialReason::Request(contact), out)
+        self.peers.is_dialling(&contact.id) || self.dial(DialReason::Request(contact), out)
     }
 
-    /// Dials `contact` to see whether it is there, unless that is known or under way.
+    /// Dials `contact` to verify its address, unless that is verified or a dial is in flight.
     pub(crate) fn probe(&mut self, contact: Contact, out: &mut Actions) {
-        let dialled = |conn: &ConnId| {
+        let verifies = |conn: &ConnId| {
             let conn = &self.peers.conns[conn];
-            matches!(conn.origin, Origin::Dialled(_)) && conn.address == contact.address
+            conn.is_dialled() && conn.address == contact.address
         };
-        let known = self.peers.by_id.get(&contact.id).is_some_and(|conns| conns.iter().any(dialled));
-        let in_flight = self.peers.dialling.contains_key(&contact.id);
-        if !known && !in_flight && self.peers.probes < PROBES_MAX && contact.id != self.me.id {
+        let is_verified = self.peers.by_id.get(&contact.id).is_some_and(|conns| conns.iter().any(verifies));
+        let is_known = is_verified || self.peers.is_dialling(&contact.id) || contact.id == self.me.id;
+        let probes = self.peers.dials.values().filter(|dial| matches!(dial.reason, DialReason::Probe(_)));
+        if !is_known && probes.count() < PROBES_MAX {
             self.dial(DialReason::Probe(contact), out);
         }
     }
 
-    /// Dials the bootstrap of that number.
+    /// Dials the bootstrap of that number, unless a dial of it is in flight.
     pub(crate) fn dial_bootstrap(&mut self, number: usize, out: &mut Actions) {
-        let in_flight = |dial: &Dial| matches!(dial.why, DialReason::Bootstrap(other) if other == number);
+        let in_flight = |dial: &Dial| matches!(dial.reason, DialReason::Bootstrap(other) if other == number);
         if !self.peers.dials.values().any(in_flight) {
             self.dial(DialReason::Bootstrap(number), out);
         }
     }
 
-    fn dial(&mut self, why: DialReason, out: &mut Actions) -> bool {
-        // Who leaves still looks for what it owes, and for nothing else.
-        let unwanted = self.status.is_leaving() && !matches!(why, DialReason::Request(_));
-        if self.peers.dials.len() >= DIALS_MAX || unwanted {
+    fn dial(&mut self, reason: DialReason, out: &mut Actions) -> bool {
+        // A leaving node dials only to hand over records and to finish the queries of its clients.
+        let is_unwanted = self.status.is_leaving() && !matches!(reason, DialReason::Request(_));
+        if self.peers.dials.len() >= DIALS_MAX || is_unwanted {
             self.counters.requests_dropped += 1;
             return false;
         }
         let id = DialId(self.peers.next_dial);
         self.peers.next_dial += 1;
-        let (to, expect) = match why {
+        self.peers.dials.insert(id, Dial { reason, waiting: Vec::new() });
+        match reason {
             DialReason::Bootstrap(number) => {
                 let bootstrap = &self.params.bootstraps[number];
-                (bootstrap.at.clone(), bootstrap.pin)
+                out.dial(id, bootstrap.at.clone(), bootstrap.pin);
             }
             DialReason::Request(contact) | DialReason::Probe(contact) => {
-                (Endpoint::Address(contact.address), Some(contact.id))
+                out.dial(id, Endpoint::Address(contact.address), Some(contact.id));
             }
-        };
-        if let Some(contact) = why.contact() {
-            self.peers.dialling.insert(contact.id, id);
         }
-        if matches!(why, DialReason::Probe(_)) {
-            self.peers.probes += 1;
-        }
-        self.peers.dials.insert(id, Dial { why, waiting: Vec::new() });
-        out.dial(id, to, expect);
         true
     }
 
-    fn end_dial(&mut self, id: DialId) -> Option<Dial> {
-        let dial = self.peers.dials.remove(&id)?;
-        if let Some(contact) = dial.why.contact() {
-            self.peers.dialling.remove(&contact.id);
-        }
-        if matches!(dial.why, DialReason::Probe(_)) {
-            self.peers.probes -= 1;
-        }
-        Some(dial)
-    }
-
-    /// No connection came of a dial.
+    /// A dial has failed.
     pub fn on_dial_failed(&mut self, now: Now, id: DialId, error: DialError, out: &mut Actions) {
-        let Some(dial) = self.end_dial(id) else { return };
-        match dial.why {
+        let Some(dial) = self.peers.dials.remove(&id) else { return };
+        match dial.reason {
             DialReason::Bootstrap(number) => {
                 warn!("bootstrap unreachable at={} error={error:?}", self.params.bootstraps[number].at);
             }
             DialReason::Request(contact) | DialReason::Probe(contact) => {
                 debug!("dial failed contact={contact} error={error:?}");
-                self.calls_failed(now, dial.waiting, &contact.id, out);
+                self.fail_calls(now, &contact.id, |call| call.conn.is_none(), out);
                 self.not_reached(now, contact, error, out);
             }
         }
         self.finish(now, out);
     }
 
-    /// A TLS handshake has ended: `peer` is at the other end of the connection `id`, seen at `address`.
+    /// A TLS handshake has succeeded: the connection `id` leads to `peer` at `address`.
     pub fn on_secured(
         &mut self,
         now: Now,
@@ -348,28 +330,28 @@ impl Node {
         out: &mut Actions,
     ) {
         let dial = match origin {
-            Origin::Dialled(dial) => self.end_dial(dial),
+            Origin::Dialled(dial) => self.peers.dials.remove(&dial),
             Origin::Accepted => None,
         };
         if peer == self.me.id {
             out.close(id, None);
-            if let Some(Dial { why: DialReason::Bootstrap(number), .. }) = dial {
+            if let Some(Dial { reason: DialReason::Bootstrap(number), .. }) = dial {
                 self.bootstrap_is_me(now, number, out);
             }
             return;
         }
-        let address = crate::contact::canonical(address);
+        let address = canonical(address);
         let conn = Conn {
             peer,
             address,
             origin,
             phase: Phase::Greeting,
-            heard: now.mono,
+            last_heard: now.mono,
             calls: 0,
             rtts: Rtts::default(),
             deadline: Time::ZERO,
-            port: 0,
-            dial_back: Time::ZERO,
+            port: if matches!(origin, Origin::Dialled(_)) { address.port() } else { 0 },
+            dial_back_at: Time::ZERO,
         };
         self.peers.conns.insert(id, conn);
         self.peers.by_id.entry(peer).or_default().push(id);
@@ -379,7 +361,7 @@ impl Node {
             out.send(id, &PeerMessage::Goodbye, None);
         }
         if let Some(dial) = dial {
-            if let DialReason::Bootstrap(number) = dial.why {
+            if let DialReason::Bootstrap(number) = dial.reason {
                 self.bootstrap_reached(number, Contact::new(peer, address));
             }
             for rpc in dial.waiting {
@@ -399,22 +381,22 @@ impl Node {
 
 /// Using and ending connections.
 impl Node {
-    /// Notes that a message came in on `conn`. Returns the peer, and whether it has said HELLO;
-    /// `None` if the connection is not ours any more.
+    /// Notes that a message arrived on `conn`. Returns the connection, and whether the HELLO of the peer has
+    /// arrived; `None` if the connection has ended.
     pub(crate) fn heard_on(&mut self, now: Now, conn: ConnId) -> Option<(Conn, bool)> {
         let entry = self.peers.conns.get_mut(&conn)?;
-        entry.heard = now.mono;
+        entry.last_heard = now.mono;
         Some((*entry, entry.phase != Phase::Greeting))
     }
 
-    /// A peer's HELLO, its first message.
+    /// The HELLO of a peer, its first message.
     pub(crate) fn on_hello(&mut self, now: Now, id: ConnId, hello: &Hello<'_>, out: &mut Actions) {
         let conn = self.peers.conns[&id];
         if hello.protocol != PROTOCOL {
-            return self.turn_away(now, id, Fault::Protocol { found: hello.protocol }, out);
+            return self.refuse(now, id, Fault::Protocol { found: hello.protocol }, out);
         }
         if hello.network != self.params.network {
-            return self.turn_away(now, id, Fault::OtherNetwork, out);
+            return self.refuse(now, id, Fault::OtherNetwork, out);
         }
         debug!("peer reached addr={} id={:.8} agent={:?}", conn.address, conn.peer, hello.agent);
         let entry = self.peers.conns.get_mut(&id).expect("it was just found");
@@ -424,14 +406,14 @@ impl Node {
         self.bound_connections(now, out);
         if hello.flags & FLAG_SERVING == 0 {
             if self.table.contains(&conn.peer) {
-                self.contact_lost(now, &conn.peer, out); // it served once
+                self.contact_lost(now, &conn.peer, out); // it does not serve any more
             }
             return;
         }
         match conn.origin {
             Origin::Dialled(_) => {
                 let contact = Contact::new(conn.peer, conn.address);
-                self.met(now, contact, out);
+                self.add_contact(now, contact, out);
                 self.contact_reached(now, contact, out);
             }
             Origin::Accepted => {
@@ -441,63 +423,63 @@ impl Node {
         }
     }
 
-    /// Dials whoever is at the other end of `id`, if it dialled this node and could be a contact;
-    /// now and then, for a dial may be lost.
+    /// Dials back the peer on `id`, if it dialled this node and the table may take it. Repeated after a
+    /// pause: a dial may fail.
     pub(crate) fn dial_back(&mut self, now: Now, id: ConnId, out: &mut Actions) {
-        let Some(conn) = self.peers.conns.get_mut(&id) else { return };
-        let contact = Contact::new(conn.peer, SocketAddr::new(conn.address.ip(), conn.port));
-        if conn.port == 0 || now.mono < conn.dial_back || !self.params.families.reach(contact.address) {
+        let Some(conn) = self.peers.conns.get_mut(&id).filter(|conn| !conn.is_dialled()) else { return };
+        let Some(contact) = conn.contact().filter(|contact| self.params.families.reach(contact.address)) else {
+            return;
+        };
+        if now.mono < conn.dial_back_at {
             return;
         }
-        conn.dial_back = now.mono + UNRESPONSIVE_PAUSE;
-        let unresponsive = self.table.is_unresponsive(&contact.id);
-        if self.table.suggest(contact) == Suggested::Room || unresponsive {
+        conn.dial_back_at = now.mono + UNRESPONSIVE_PAUSE;
+        let is_unresponsive = self.table.is_unresponsive(&contact.id);
+        if self.table.suggest(contact) == Suggested::Room || is_unresponsive {
             self.probe(contact, out);
         }
     }
 
-    /// This node dialled `contact` and met it there: it may enter the table.
-    fn met(&mut self, now: Now, contact: Contact, out: &mut Actions) {
-        let unresponsive = self.table.is_unresponsive(&contact.id);
+    /// This node has dialled `contact` and found its id there: it may enter the table.
+    fn add_contact(&mut self, now: Now, contact: Contact, out: &mut Actions) {
+        let was_unresponsive = self.table.is_unresponsive(&contact.id);
         match self.table.observe(now.mono, contact) {
             Observed::Added => self.contact_found(now, contact, out),
-            Observed::Refreshed if unresponsive => self.contact_found(now, contact, out),
+            Observed::Refreshed if was_unresponsive => self.contact_found(now, contact, out),
             Observed::Refreshed | Observed::Own => {}
             Observed::Full { suspect } => self.ping(now, suspect, out),
         }
     }
 
-    /// A peer that must not stay: its connection ends.
-    fn turn_away(&mut self, now: Now, id: ConnId, fault: Fault, out: &mut Actions) {
+    /// A peer has violated the protocol: its connection ends.
+    fn refuse(&mut self, now: Now, id: ConnId, fault: Fault, out: &mut Actions) {
         self.counters.faults += 1;
         out.close(id, Some(fault));
         self.conn_ended(now, id, Ending::Failed, out);
     }
 
-    /// A message that is none, or that may not come now: ERROR 400 if it can be addressed, and
-    /// the end of the connection.
+    /// A message cannot be decoded, or must not arrive now. A request is answered with ERROR 400; the
+    /// connection ends.
     pub(crate) fn malformed(&mut self, now: Now, id: ConnId, fault: Fault, rpc: Option<RpcId>, out: &mut Actions) {
         if let Some(rpc) = rpc {
             out.send(id, &PeerMessage::Reply(rpc, Reply::Error(ErrorCode::MALFORMED)), None);
         }
-        self.turn_away(now, id, fault, out);
+        self.refuse(now, id, fault, out);
     }
 
-    /// The peer is leaving: it is not asked any more, nor named to others, and what it was asked
-    /// it will not answer.
+    /// The peer is leaving: it gets no more requests, is not named to other nodes, and the requests to it
+    /// fail.
     pub(crate) fn on_goodbye(&mut self, now: Now, id: ConnId, out: &mut Actions) {
         let peer = self.peers.conns[&id].peer;
         debug!("peer leaving id={peer:.8}");
         for conn in self.peers.by_id[&peer].clone() {
-            // One that waits for its HELLO may be of the peer's next life.
+            // A connection that waits for its HELLO may be of the restarted peer.
             if self.peers.conns[&conn].phase == Phase::Open {
                 self.retire(now, conn);
             }
         }
         self.contact_lost(now, &peer, out);
-        for (_, request) in self.pending.cut_off(&peer, |_| true) {
-            self.call_failed(now, &request.why, out);
-        }
+        self.fail_calls(now, &peer, |_| true, out);
     }
 
     /// Ends a connection from this side.
@@ -506,7 +488,7 @@ impl Node {
         self.conn_ended(now, id, ending, out);
     }
 
-    /// A connection has ended: what was asked over it is asked once more, or fails.
+    /// A connection has ended: its requests are sent again, or fail.
     pub(crate) fn conn_ended(&mut self, now: Now, id: ConnId, ending: Ending, out: &mut Actions) {
         let Some(conn) = self.peers.conns.remove(&id) else { return };
         self.peers.deadlines.remove(&(conn.deadline, id));
@@ -516,49 +498,49 @@ impl Node {
         if siblings.is_empty() {
             self.peers.by_id.remove(&conn.peer);
         } else if conn.phase == Phase::Open {
-            // Both sides may have chosen differently which one is to retire.
-            let left = siblings.iter().rev().find(|sibling| self.peers.conns[sibling].phase == Phase::Retiring);
-            if let (Some(&left), None) = (left, self.peers.route(&conn.peer)) {
-                self.peers.conns.get_mut(&left).expect("it is listed").phase = Phase::Open;
-                self.peers.set_deadline(left, now.mono + PEER_IDLE_TIMEOUT);
+            // The two nodes may have retired different connections: then a retiring one is used again.
+            let last = siblings.iter().rev().find(|sibling| self.peers.conns[sibling].phase == Phase::Retiring);
+            if let (Some(&last), None) = (last, self.peers.route(&conn.peer)) {
+                self.peers.conns.get_mut(&last).expect("it is listed").phase = Phase::Open;
+                self.peers.set_deadline(last, now.mono + PEER_IDLE_TIMEOUT);
             }
         }
         let cut = self.pending.cut_off(&conn.peer, |ask| ask.conn == Some(id));
-        let unreached = conn.phase == Phase::Greeting && matches!(conn.origin, Origin::Dialled(_));
+        let has_failed = ending == Ending::Failed || (conn.phase == Phase::Greeting && conn.is_dialled());
         for (_, request) in cut {
-            let wanted = !request.why.is_retry && !request.why.expired;
-            let again = ending == Ending::Closed && !unreached && wanted;
-            if !(again && self.call_again(now, &request, out)) {
+            let may_retry = !has_failed && !request.why.is_retry && !request.why.expired;
+            if !(may_retry && self.call_again(now, &request.why, out)) {
                 self.call_failed(now, &request.why, out);
             }
         }
-        if unreached || ending == Ending::Failed {
+        if has_failed {
             self.contact_failed(now, &conn.peer, out);
         }
     }
 
-    /// The deadline of a connection has come.
+    /// The deadline of a connection has passed.
     pub(crate) fn on_conn_deadline(&mut self, now: Now, id: ConnId, out: &mut Actions) {
         let Some(conn) = self.peers.find(id).copied() else { return };
         match conn.phase {
-            Phase::Greeting => {
-                self.turn_away(now, id, Fault::NoHello, out);
+            Phase::Greeting => self.refuse(now, id, Fault::NoHello, out),
+            Phase::Open if conn.calls > 0 || now.mono < conn.last_heard + PEER_IDLE_TIMEOUT => {
+                let later = (conn.last_heard + PEER_IDLE_TIMEOUT).max(now.mono + self.params.rpc_timeout);
+                self.peers.set_deadline(id, later);
             }
-            Phase::Open => {
-                let idle_until = conn.heard + PEER_IDLE_TIMEOUT;
-                if idle_until <= now.mono && conn.calls == 0 {
-                    self.hang_up(now, id, Ending::Closed, out);
-                } else {
-                    let later = idle_until.max(now.mono + self.params.rpc_timeout);
-                    self.peers.set_deadline(id, later);
-                }
-            }
-            Phase::Retiring => self.hang_up(now, id, Ending::Closed, out),
+            Phase::Open | Phase::Retiring => self.hang_up(now, id, Ending::Closed, out),
         }
     }
 
-    /// A request on `id` is over: a connection that retires may have no other left.
-    pub(crate) fn close_if_retired(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+    /// A request on `id` was answered, or has timed out.
+    pub(crate) fn end_call(&mut self, now: Now, id: ConnId, out: &mut Actions) {
+        if let Some(conn) = self.peers.conns.get_mut(&id) {
+            conn.calls = conn.calls.saturating_sub(1);
+            self.close_if_retired(now, id, out);
+        }
+    }
+
+    /// Closes a retired connection without a request in flight, if this side is to close it.
+    fn close_if_retired(&mut self, now: Now, id: ConnId, out: &mut Actions) {
         let Some(conn) = self.peers.find(id) else { return };
         if conn.phase == Phase::Retiring && conn.calls == 0 && self.me.id < conn.peer {
             self.hang_up(now, id, Ending::Closed, out);
@@ -570,8 +552,7 @@ impl Node {
         let conn = self.peers.conns[&newer];
         let open = |sibling: &&ConnId| **sibling != newer && self.peers.conns[sibling].phase == Phase::Open;
         let Some(&older) = self.peers.by_id[&conn.peer].iter().find(open) else { return };
-        let by_me = |conn: &Conn| matches!(conn.origin, Origin::Dialled(_));
-        let smaller_opened = |conn: &Conn| by_me(conn) == (self.me.id < conn.peer);
+        let smaller_opened = |conn: &Conn| conn.is_dialled() == (self.me.id < conn.peer);
         let older_survives = smaller_opened(&self.peers.conns[&older]) && !smaller_opened(&conn);
         let loser = if older_survives { newer } else { older };
         self.retire(now, loser);
@@ -581,12 +562,12 @@ impl Node {
     fn retire(&mut self, now: Now, id: ConnId) {
         let conn = self.peers.conns.get_mut(&id).expect("the caller found it");
         conn.phase = Phase::Retiring;
-        // The smaller id closes it; should it not, this side does, somewhat later.
-        let patience = if self.me.id < conn.peer { 1 } else { 2 };
-        self.peers.set_deadline(id, now.mono + self.params.rpc_timeout * patience);
+        // The node with the smaller id closes it; if that fails, the other node does, later.
+        let timeouts = if self.me.id < conn.peer { 1 } else { 2 };
+        self.peers.set_deadline(id, now.mono + self.params.rpc_timeout * timeouts);
     }
 
-    /// Closes what has been idle longest while there are more connections than there may be.
+    /// Closes the connection that is idle longest, if there are more than `peer_connections_max`.
     fn bound_connections(&mut self, now: Now, out: &mut Actions) {
         if self.peers.len() > self.params.peer_connections_max
             && let Some(idlest) = self.peers.idlest()

@@ -1,14 +1,16 @@
-//! What is to survive a restart, on its way to the host's disk.
+//! Persistence: which records and contacts survive a restart, and when the host writes them to disk.
 //!
-//! A key whose state changed is *unsaved* until a batch with that state is on disk. Only one batch
-//! is under way at a time, so that what changes meanwhile is gathered, and a later state of a key
-//! takes the place of an earlier one. Under `durability = always` the next batch leaves at once,
-//! and whoever brought a record is told that it is held when its batch is on disk; otherwise a
-//! batch leaves so long after the first change, and nobody waits.
+//! A key whose state has changed is *unsaved* until a batch with that state is on disk. At most one batch is
+//! in flight; changes meanwhile are collected, and a later state of a key replaces an earlier one.
 //!
-//! While the disk fails, new records of peers are refused, nothing that is not on disk counts as
-//! held here, and what is unsaved waits; reads go on. Under `durability = none` only contacts are
-//! saved, and nobody minds.
+//! * `durability = always`: the next batch leaves at once. The source of a record gets its confirmation when
+//!   the batch is on disk.
+//! * `durability = interval`: a batch leaves one interval after the first change, and no source waits for
+//!   it. A crash loses at most that interval and the batch in flight.
+//! * `durability = none`: only contacts are saved, and failures of the disk have no effect on records.
+//!
+//! While the disk fails, this node refuses new records of peers, confirms nothing that is not on disk, and
+//! keeps the unsaved keys for the next attempt; it answers reads as before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -30,61 +32,62 @@ use crate::record::{Rank, age_at};
 use crate::time::Now;
 use crate::wire::peer::{ErrorCode, PeerMessage, Reply, StoreOutcome};
 
-/// Who waits for a record to be on disk.
+/// A request that waits for a record to be on disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Waiter {
-    /// A peer that sent a STORE, and what it is told.
+    /// The STORE of a peer, and the rank for its reply.
     Copy(ConnId, RpcId, Rank),
-    /// A PUT of this node, in its spreading of that number.
+    /// A PUT of this node, in the attempt of that number.
     Own(QueryId, u32),
 }
 
-/// Whether a record counts as held.
+/// When a stored record may be confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnDisk {
-    /// It does.
+    /// Now.
     Now,
-    /// It will, once it is on disk: whoever waits is told.
+    /// When it is on disk: the waiter gets its answer then.
     Later,
 }
 
-/// What is not on disk yet.
+/// The changes that are not on disk yet.
 #[derive(Debug, Default)]
 pub(crate) struct Saving {
-    /// Keys whose state has changed since it was last sent to disk.
+    /// Keys whose state has changed since it last left in a batch.
     unsaved: BTreeSet<Key>,
-    /// Who waits for one of them.
+    /// The waiters for each of them.
     waiting: BTreeMap<Key, Vec<Waiter>>,
-    /// How many wait, for a key or for the batch under way.
+    /// How many waiters there are, those of the batch in flight included.
     waiters: usize,
     in_flight: Option<InFlight>,
-    /// Whether the last batch could not be written.
+    /// Whether the host could not write the last batch.
     failing: bool,
-    /// How often the table had changed when the contacts were last sent to disk.
+    /// The number of changes of the table when the contacts last left in a batch.
     contacts: u64,
 }
 
-#[derive(Debug)]
+/// The batch that the host writes.
+#[derive(Debug, Default)]
 struct InFlight {
-    /// In their order.
+    /// Its keys, in ascending order.
     keys: Vec<Key>,
     waiting: Vec<(Key, Waiter)>,
-    /// Whether keys were left behind for want of room.
+    /// Whether it had no room for some unsaved keys.
     is_full: bool,
 }
 
 impl Saving {
-    /// Whether there is no room for more that is unsaved, or for more who wait.
+    /// Whether there is no room for more unsaved keys, or for more waiters.
     pub(crate) fn is_full(&self) -> bool {
         self.unsaved.len() >= UNSAVED_MAX || self.waiters >= DISK_WAITERS_MAX
     }
 
-    /// Whether the disk takes nothing.
+    /// Whether the disk fails.
     pub(crate) fn is_failing(&self) -> bool {
         self.failing
     }
 
-    /// Whether all is on disk.
+    /// Whether all changes are on disk.
     pub(crate) fn is_done(&self) -> bool {
         self.unsaved.is_empty() && self.in_flight.is_none()
     }
@@ -92,14 +95,14 @@ impl Saving {
 
 /// Saving.
 impl Node {
-    /// Whether whoever brings a record is told that it is held only when it is on disk: under
-    /// `always`, and in any case while the disk fails.
+    /// Whether a record is confirmed only when it is on disk: under `always`, and while the disk fails.
     pub(crate) fn saves_first(&self) -> bool {
         self.params.durability == Durability::Always || self.saving.failing
     }
 
-    /// Whether `waiter`, who brought the record of `key` as it is held now, may be told so at once;
-    /// if not, it is told when the record is on disk. What was there already costs the disk nothing.
+    /// Whether the record of `key`, which is stored now, may be confirmed to `waiter` at once. If not, the
+    /// waiter gets its answer when the record is on disk. A record that is on disk already is not written
+    /// again.
     pub(crate) fn wait_for_disk(&mut self, now: Now, key: Key, waiter: Waiter) -> OnDisk {
         if !self.saves_first() {
             return OnDisk::Now;
@@ -119,14 +122,14 @@ impl Node {
         OnDisk::Later
     }
 
-    /// Takes note of what changed in this call: it is to be saved in time.
+    /// Collects the keys that have changed, and schedules the next batch.
     pub(crate) fn note_changes(&mut self, now: Now) {
         if self.storage.has_changed() {
             self.note_changes_but(now, None);
         }
     }
 
-    /// The same; the state of the key `on_disk` is there already.
+    /// The same, except for the key `on_disk`, whose state is on disk already.
     fn note_changes_but(&mut self, now: Now, on_disk: Option<Key>) {
         let pause = self.save_pause();
         let changed = self.storage.take_changed();
@@ -139,7 +142,7 @@ impl Node {
         }
     }
 
-    /// From a change to the batch that saves it; who leaves does not wait.
+    /// The pause from a change to the batch that saves it; a leaving node saves at once.
     fn save_pause(&self) -> Duration {
         match self.params.durability {
             Durability::Interval(pause) if !self.status.is_leaving() => pause,
@@ -147,47 +150,43 @@ impl Node {
         }
     }
 
-    /// The table may have changed: contacts are saved now and then.
+    /// If the table has changed, schedules a batch with its contacts.
     pub(crate) fn note_contacts(&mut self, now: Now) {
         if self.saving.contacts != self.table.changes() {
             self.timers.hasten(Timer::Save, now.mono + CONTACTS_SAVE_PAUSE);
         }
     }
 
-    /// Sends a batch to disk, if none is under way.
+    /// Hands a batch to the host, if none is in flight and there are changes.
     pub(crate) fn save(&mut self, now: Now, out: &mut Actions) {
         self.timers.cancel(Timer::Save);
         if self.saving.in_flight.is_some() {
             return;
         }
-        let mut batch = Batch::default();
+        let (mut batch, mut in_flight) = (Batch::default(), InFlight::default());
         let mut bytes = 0;
         while batch.keys.len() < SAVE_KEYS_MAX && bytes < SAVE_BYTES_MAX {
             let Some(key) = self.saving.unsaved.pop_first() else { break };
             let persisted = self.persisted(now, key);
             bytes += persisted.record.as_ref().map_or(0, |persisted| persisted.record.value.len());
             batch.keys.push(persisted);
+            let waiters = self.saving.waiting.remove(&key).unwrap_or_default();
+            in_flight.waiting.extend(waiters.into_iter().map(|waiter| (key, waiter)));
+            in_flight.keys.push(key);
         }
         if self.saving.contacts != self.table.changes() {
             self.saving.contacts = self.table.changes();
             let known = self.table.iter().chain(self.table.unresponsive());
             batch.contacts = Some(known.take(CONTACTS_PERSISTED_MAX).copied().collect());
         }
-        if batch == Batch::default() {
-            return;
+        if batch != Batch::default() {
+            in_flight.is_full = !self.saving.unsaved.is_empty();
+            self.saving.in_flight = Some(in_flight);
+            out.save(batch);
         }
-        let keys: Vec<Key> = batch.keys.iter().map(|persisted| persisted.key).collect();
-        let waiting = keys.iter().flat_map(|key| {
-            let waiters = self.saving.waiting.remove(key).unwrap_or_default();
-            waiters.into_iter().map(|waiter| (*key, waiter))
-        });
-        let waiting = waiting.collect();
-        let is_full = !self.saving.unsaved.is_empty();
-        self.saving.in_flight = Some(InFlight { keys, waiting, is_full });
-        out.save(batch);
     }
 
-    /// The state of `key`, as it is kept.
+    /// The state of `key`, in the form for the disk.
     fn persisted(&self, now: Now, key: Key) -> PersistedKey {
         let record = self.storage.find(now.mono, &key).map(|held| PersistedRecord {
             record: held.record.clone(),
@@ -198,55 +197,48 @@ impl Node {
         PersistedKey { key, record, tombstone: self.storage.tombstone(now.mono, &key) }
     }
 
-    /// The batch in flight is on disk, or could not be written.
+    /// The host has written the batch in flight, or could not.
     pub fn on_saved(&mut self, now: Now, saved: Saved, out: &mut Actions) {
         let Some(batch) = self.saving.in_flight.take() else { return };
         self.saving.failing = saved == Saved::Failed && self.params.durability != Durability::None;
-        match saved {
-            Saved::Durable => {
-                if !self.saving.unsaved.is_empty() {
-                    let pause = if batch.is_full { Duration::ZERO } else { self.save_pause() };
-                    self.timers.hasten(Timer::Save, now.mono + pause);
-                }
-            }
-            Saved::Failed => {
-                self.saving.unsaved.extend(batch.keys);
-                self.saving.contacts = 0;
-                self.timers.hasten(Timer::Save, now.mono + SAVE_RETRY_PAUSE);
-            }
+        if saved == Saved::Failed {
+            self.saving.unsaved.extend(batch.keys);
+            self.saving.contacts = 0;
+            self.timers.hasten(Timer::Save, now.mono + SAVE_RETRY_PAUSE);
+        } else if !self.saving.unsaved.is_empty() {
+            let pause = if batch.is_full { Duration::ZERO } else { self.save_pause() };
+            self.timers.hasten(Timer::Save, now.mono + pause);
         }
         self.saving.waiters -= batch.waiting.len();
         for (key, waiter) in batch.waiting {
-            self.tell_waiter(now, key, waiter, saved, out);
+            self.answer_waiter(now, key, waiter, saved, out);
         }
         self.finish(now, out);
     }
 
-    fn tell_waiter(&mut self, now: Now, key: Key, waiter: Waiter, saved: Saved, out: &mut Actions) {
-        match (waiter, saved) {
-            (Waiter::Copy(conn, rpc, held), saved) => {
-                let reply = match saved {
-                    Saved::Durable => Reply::Stored { key, outcome: StoreOutcome::Held, held },
-                    Saved::Failed => Reply::Error(ErrorCode::FULL),
-                };
-                out.send(conn, &PeerMessage::Reply(rpc, reply), None);
+    fn answer_waiter(&mut self, now: Now, key: Key, waiter: Waiter, saved: Saved, out: &mut Actions) {
+        let (conn, rpc, reply) = match (waiter, saved) {
+            (Waiter::Own(query, attempt), _) => return self.own_copy_written(now, query, attempt, saved, out),
+            (Waiter::Copy(conn, rpc, held), Saved::Durable) => {
+                (conn, rpc, Reply::Stored { key, outcome: StoreOutcome::Held, held })
             }
-            (Waiter::Own(query, attempt), saved) => self.own_copy_written(now, query, attempt, saved, out),
-        }
+            (Waiter::Copy(conn, rpc, _), Saved::Failed) => (conn, rpc, Reply::Error(ErrorCode::FULL)),
+        };
+        out.send(conn, &PeerMessage::Reply(rpc, reply), None);
     }
 }
 
 /// Restoring.
 impl Node {
-    /// Takes back what an earlier run has persisted of a key, before anything else happens. A record
-    /// whose life ended while this node was switched off leaves its tombstone.
+    /// Restores the state of a key that an earlier run has persisted. The host calls this before any other
+    /// event. A record whose life ended while the process was down becomes a tombstone.
     ///
-    /// What is stored again as it was persisted is not written a second time: the disk would be busy
-    /// for minutes after the start of a large store.
+    /// A key whose state is the same as on disk is not written again: a large store would keep the disk busy
+    /// for minutes after the start.
     ///
     /// # Errors
     ///
-    /// [`Unverified`] if the record does not prove what its class claims; then nothing is taken.
+    /// [`Unverified`] if the record does not prove what its class claims; then nothing is restored.
     pub fn restore(&mut self, now: Now, persisted: PersistedKey) -> Result<(), Unverified> {
         if let Some(PersistedRecord { record, age, saved, source }) = &persisted.record {
             envelope::verify(&record.key, record.class, record.version, record.ttl, &record.value)?;
@@ -256,17 +248,16 @@ impl Node {
         if let Some(tombstone) = persisted.tombstone {
             self.storage.bury(now, persisted.key, tombstone);
         }
-        let held = self.persisted(now, persisted.key);
-        let what = |persisted: PersistedKey| {
+        let key = persisted.key;
+        let state = |persisted: PersistedKey| {
             (persisted.record.map(|persisted| (persisted.record, persisted.source)), persisted.tombstone)
         };
-        let key = persisted.key;
-        let same = what(held) == what(persisted);
-        self.note_changes_but(now, same.then_some(key));
+        let is_unchanged = state(self.persisted(now, key)) == state(persisted);
+        self.note_changes_but(now, is_unchanged.then_some(key));
         Ok(())
     }
 
-    /// Takes back a contact of an earlier run: it is dialled beside the bootstraps.
+    /// Restores a contact of an earlier run: this node joins through it as through a bootstrap.
     pub fn remember(&mut self, now: Now, contact: Contact) {
         if contact.id != self.me.id && self.join.remembered.len() < CONTACTS_PERSISTED_MAX {
             self.join.remembered.push(contact);

@@ -158,13 +158,13 @@ impl Node {
             return false;
         }
         self.counters.offers += 1;
-        self.count_upkeep(entries.len() * ENTRY_SIZE);
+        self.count_maintenance(entries.len() * ENTRY_SIZE);
         out.send(conn, &PeerMessage::Request(rpc, Request::Offer(List::lend(&entries))), None);
         true
     }
 
     /// Counts a maintenance message with `bytes` bytes after its RPC id.
-    pub(crate) fn count_upkeep(&mut self, bytes: usize) {
+    pub(crate) fn count_maintenance(&mut self, bytes: usize) {
         self.counters.upkeep_bytes += (HEADER_SIZE + RPC_ID_SIZE + bytes) as u64;
     }
 
@@ -230,7 +230,7 @@ impl Node {
             }
         }
         self.counters.wants += wanted.len() as u64;
-        self.count_upkeep(wanted.len() * KEY_SIZE);
+        self.count_maintenance(wanted.len() * KEY_SIZE);
         out.send(conn, &PeerMessage::Reply(rpc, Reply::Wanted(List::lend(&wanted))), None);
     }
 

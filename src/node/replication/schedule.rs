@@ -369,8 +369,8 @@ impl Node {
         let limit = last.id.key().distance(&key);
         let is_nearer_lost =
             |(id, change): &(&NodeId, &Change)| **change == Change::Lost && id.key().distance(&key) < limit;
-        let lost = changes.iter().filter(is_nearer_lost).count();
-        for contact in others.iter().rev().take(lost) {
+        let vacancies = changes.iter().filter(is_nearer_lost).count();
+        for contact in others.iter().rev().take(vacancies) {
             self.offers.add(*contact, key, Reach::Each);
         }
     }

@@ -73,7 +73,7 @@ impl Syncing {
     }
 
     /// Records how far the neighbour `id` has come, if more of it is expected.
-    fn advance(&mut self, id: &NodeId, to: Neighbour) {
+    fn update(&mut self, id: &NodeId, to: Neighbour) {
         if let Some(neighbour) = self.neighbours.get_mut(id).filter(|neighbour| neighbour.is_active()) {
             *neighbour = to;
         }
@@ -141,7 +141,7 @@ impl Node {
     pub(crate) fn sync_request(&mut self, from: Key) -> Option<Request<'static>> {
         let to = *self.syncing.range.as_ref()?.end();
         self.counters.syncs += 1;
-        self.count_upkeep(2 * KEY_SIZE);
+        self.count_maintenance(2 * KEY_SIZE);
         Some(Request::Sync { from, to })
     }
 
@@ -169,7 +169,7 @@ impl Node {
         let range = self.syncing.range.as_ref();
         let next = next.filter(|next| more && *next > from && range.is_some_and(|range| range.contains(next)));
         let state = next.map_or(Neighbour::Complete, |next| Neighbour::Next(*neighbour, next));
-        self.syncing.advance(&neighbour.id, state);
+        self.syncing.update(&neighbour.id, state);
         self.timers.hasten(Timer::Sync, now.mono);
     }
 
@@ -205,7 +205,7 @@ impl Node {
 
     /// A neighbour does not answer: another one is asked.
     fn neighbour_failed(&mut self, now: Now, id: &NodeId) {
-        self.syncing.advance(id, Neighbour::Failed);
+        self.syncing.update(id, Neighbour::Failed);
         self.timers.hasten(Timer::Sync, now.mono);
     }
 }
@@ -285,7 +285,7 @@ impl Node {
         let sent = if complete == 0 { entries.len() } else { complete };
         let more = entries.len() > ENTRIES_MAX || sent < entries.len() || last_read.is_some();
         entries.truncate(sent.min(ENTRIES_MAX));
-        self.count_upkeep(1 + entries.len() * ENTRY_SIZE);
+        self.count_maintenance(1 + entries.len() * ENTRY_SIZE);
         out.send(conn, &PeerMessage::Reply(rpc, Reply::Synced { more, entries: List::lend(&entries) }), None);
     }
 

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn before_the_first_reply_a_request_is_hedged_at_a_quarter_of_the_timeout_and_given_up_at_the_timeout() {
+    fn before_the_first_reply_the_deadlines_follow_from_the_timeout() {
         let rtt = Rtt::default();
         assert_eq!(rtt.smoothed(), None);
         assert_eq!((rtt.hedge_after(RPC_TIMEOUT), rtt.give_up_after(RPC_TIMEOUT)), (millis(500), RPC_TIMEOUT));

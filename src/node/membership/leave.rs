@@ -1,8 +1,8 @@
 //! Leaving: the node answers the requests of its clients, hands records that few other nodes store to the
 //! nearest live nodes, and writes its changes to disk; then it says GOODBYE.
 //!
-//! It leaves within `leave_timeout`, and at once where nothing is left to do or no contact is live. It does
-//! not guarantee that its records are handed over in that time.
+//! It leaves as soon as nothing of this is left, and within `leave_timeout` in any case. Without a live contact
+//! it hands nothing over. It does not guarantee that all records are handed over in time.
 //!
 //! At `leave_timeout` a GET whose lookup has not ended is answered with the record of this node, or with
 //! FAILURE: the lookup ends with the node, and the client is owed one answer (`PROTOCOL.md` 1, rule 2).

@@ -1,10 +1,9 @@
-//! What a node wants done: the only way in which it touches the world.
+//! What a node asks its host to do: the only output of a node.
 //!
-//! The caller lends an [`Actions`] to every verb of the node and performs, in their order, what
-//! it finds in there before the next call. Messages are encoded at once, into one buffer that is
-//! used again and again; a value is not copied but shared, and ends its message. A host that can
-//! send the answer to a request at once may have it written where it will be sent from
-//! ([`Actions::expect`]).
+//! The host lends an [`Actions`] to each method of the node that it calls. Before the next call it
+//! performs the actions in their order. The node encodes each message at once into one buffer that is
+//! reused. A value is shared, not copied, and is the end of its message. A host that can send the answer
+//! to a request immediately can have it written directly into its output ([`Actions::expect`]).
 
 use std::fmt;
 use std::ops::Range;
@@ -19,65 +18,66 @@ use crate::wire::api::ApiReply;
 use crate::wire::codec::WireError;
 use crate::wire::peer::{PROTOCOL, PeerMessage};
 
-/// A connection to a peer, from the end of its TLS handshake on. Minted by the host, never used
-/// for another one.
+/// Identifies a connection to a peer after its TLS handshake. The host chooses the number and never
+/// reuses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub u64);
 
-/// An attempt to open a connection. Minted by the node, never used for another one.
+/// Identifies an attempt to open a connection. The node chooses the number and never reuses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DialId(pub u64);
 
-/// One *request* of a client. Minted by the host and never used again, so that a late reply
-/// finds nobody rather than a stranger.
+/// Identifies one *request* of a client. The host chooses the numbers and never reuses them, so that a
+/// late reply never reaches another client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId {
-    /// The connection it came on.
+    /// The connection that the request came on.
     pub connection: u64,
-    /// Which request of that connection it is.
+    /// The number of the request on that connection.
     pub request: u64,
 }
 
-/// How a connection to a peer came to be.
+/// Which side opened a connection to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// This node dialled.
+    /// This node did.
     Dialled(DialId),
-    /// The peer dialled.
+    /// The peer did.
     Accepted,
 }
 
-/// Why no connection came of a dial.
+/// Why a dial failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DialError {
-    /// Nobody answers there, or nobody that completes a handshake.
+    /// The address does not answer, or does not complete a handshake.
     Unreachable,
-    /// Somebody answers, who is not the one that was expected, or no node of this kind.
+    /// The node at the address has another id than expected, or is not a node of this protocol.
     NotAuthentic,
 }
 
-/// What a peer did that must not be done: data for the log, and nothing a stranger wrote.
+/// How a peer violated the protocol. It is printed in the log, so it contains no text that the peer
+/// sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It speaks another version of the protocol.
+    /// The peer speaks another version of the protocol.
     Protocol {
-        /// The one it named.
+        /// The version in its HELLO.
         found: u16,
     },
-    /// It belongs to another network.
+    /// The peer belongs to another network.
     OtherNetwork,
-    /// It said nothing after TLS.
+    /// The peer sent no HELLO in time.
     NoHello,
-    /// It sent something before its HELLO.
+    /// The peer sent another message before its HELLO.
     BeforeHello {
-        /// The message.
+        /// The name of that message.
         name: &'static str,
     },
-    /// It said HELLO twice.
+    /// The peer sent a second HELLO.
     SecondHello,
-    /// It sent something that is no message.
+    /// The peer sent a message that cannot be decoded.
     Malformed {
-        /// The message that it claims to be.
+        /// The name of the message, from its header.
         name: &'static str,
         /// What is wrong with it.
         error: WireError,
@@ -100,57 +100,59 @@ impl fmt::Display for Fault {
 /// Something for the host to do.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Open a connection; answered by `on_secured` or by `on_dial_failed`, once.
+    /// Open a connection, and report the result once by `on_secured` or `on_dial_failed`.
     Dial {
-        /// Comes back with the answer.
+        /// The number of the attempt, which the host returns with the result.
         dial: DialId,
-        /// Where.
+        /// Where to connect.
         to: Endpoint,
-        /// Who must be met there, if that is known.
+        /// The id that the node there must prove, if this node knows it.
         expect: Option<NodeId>,
     },
-    /// Send a message to a peer. A connection that is gone, or whose outbox is full, loses it.
+    /// Send a message to a peer. The host drops it if the connection is closed or its outbox is full.
     Send {
-        /// Over which connection.
+        /// The connection to send it on.
         conn: ConnId,
         /// The message.
         message: Encoded,
     },
-    /// Answer a client. A client that is gone loses it.
+    /// Answer a client. The host drops the answer if the client has disconnected.
     Reply {
-        /// Which request.
+        /// The request that is answered.
         client: ClientId,
         /// The answer.
         message: Encoded,
     },
-    /// Close a connection once what was sent over it is out. `on_closed` does not follow.
+    /// Close a connection after all earlier messages were sent on it. The host does not call
+    /// `on_closed` for it.
     Close {
-        /// Which.
+        /// The connection to close.
         conn: ConnId,
-        /// What the peer did, if it is turned away: worth a line in the host's log, which knows
-        /// how many such lines are too many.
+        /// The fault of the peer, if that is the reason. The host logs it, and limits the rate of such
+        /// lines.
         fault: Option<Fault>,
     },
-    /// Keep this over a restart, and say so by `on_saved`, once. No other batch is wanted before.
+    /// Write a batch to disk, and report the result once by `on_saved`. The node wants no other batch
+    /// before that.
     Save {
-        /// What.
+        /// The batch.
         batch: Arc<Batch>,
     },
 }
 
-/// A message in the buffer of an [`Actions`]: see [`Actions::bytes`].
+/// A message in the buffer of an [`Actions`]; [`Actions::bytes`] returns its bytes.
 #[derive(Clone, Debug)]
 pub struct Encoded {
     head: Range<usize>,
     value: Option<Arc<[u8]>>,
 }
 
-/// The actions of one call, in their order.
+/// The actions of one call, in order.
 #[derive(Debug, Default)]
 pub struct Actions {
     list: Vec<Action>,
     heads: Vec<u8>,
-    /// The request whose answer, if it is given now, goes to `answers`.
+    /// The request whose answer goes to `answers`, if it comes in this call.
     asking: Option<ClientId>,
     answers: Answers,
 }
@@ -161,50 +163,50 @@ impl Actions {
         Self::default()
     }
 
-    /// What is to be done, first things first.
+    /// All actions, in the order in which the host must perform them.
     pub fn iter(&self) -> impl Iterator<Item = &Action> {
         self.list.iter()
     }
 
-    /// Whether nothing is to be done.
+    /// Whether there are no actions.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// The bytes of a message of this call: its head, and the value that follows it.
+    /// The bytes of a message of this call: its head, and its value, which follows the head.
     pub fn bytes<'a>(&'a self, message: &'a Encoded) -> (&'a [u8], &'a [u8]) {
         (&self.heads[message.head.clone()], message.value.as_deref().unwrap_or_default())
     }
 
-    /// Has the answer to `client` written to the end of [`Actions::answers`], instead of being
-    /// wanted as an action, if it is given before [`Actions::is_awaited`] is asked. So nothing is
-    /// allocated, counted or looked up for its way out, and a value that is here is copied once.
+    /// Appends the answer to `client` to [`Actions::answers`] instead of adding an action, if the answer
+    /// comes before the call of [`Actions::is_awaited`]. This is the fast path for records that this node
+    /// stores: it allocates nothing and copies the value once.
     pub fn expect(&mut self, client: ClientId) {
         self.asking = Some(client);
     }
 
-    /// Whether an answer was expected and not given. If it comes later, it is an action.
+    /// Whether the expected answer has not come. If it comes later, it comes as an action.
     pub fn is_awaited(&mut self) -> bool {
         self.asking.take().is_some()
     }
 
-    /// The answers that were expected and given, for the caller to take away.
+    /// The expected answers that have come; the caller sends and clears them.
     pub fn answers(&mut self) -> &mut Answers {
         &mut self.answers
     }
 
-    /// Forgets all actions, once they are performed; keeps the memory.
+    /// Removes all actions after the host has performed them; the buffers keep their capacity.
     pub fn clear(&mut self) {
         self.list.clear();
         self.heads.clear();
     }
 
-    /// Wants a connection opened.
+    /// Asks the host to open a connection.
     pub(crate) fn dial(&mut self, dial: DialId, to: Endpoint, expect: Option<NodeId>) {
         self.list.push(Action::Dial { dial, to, expect });
     }
 
-    /// Wants `message` sent, whose value, if it has one, is `value`.
+    /// Asks the host to send `message`, whose value, if it has one, is `value`.
     pub(crate) fn send(&mut self, conn: ConnId, message: &PeerMessage<'_>, value: Option<Arc<[u8]>>) {
         assert_eq!(
             message.value().len(),
@@ -217,17 +219,17 @@ impl Actions {
         self.list.push(Action::Send { conn, message });
     }
 
-    /// Wants a client told that what it asked for is done.
+    /// Answers a PUT by SUCCESS.
     pub(crate) fn reply_done(&mut self, client: ClientId, key: Key) {
         self.reply(client, &ApiReply::Success { key, value: &[] }, None);
     }
 
-    /// Wants a client told that what it asked for is not to be had.
+    /// Answers a request by FAILURE.
     pub(crate) fn reply_failure(&mut self, client: ClientId, key: Key) {
         self.reply(client, &ApiReply::Failure { key }, None);
     }
 
-    /// Wants a client given the value that it asked for.
+    /// Answers a GET by SUCCESS with the value.
     pub(crate) fn reply_value(&mut self, client: ClientId, key: Key, value: &Arc<[u8]>) {
         self.reply(client, &ApiReply::Success { key, value }, Some(value));
     }
@@ -243,12 +245,12 @@ impl Actions {
         self.list.push(Action::Reply { client, message });
     }
 
-    /// Wants `batch` kept.
+    /// Asks the host to write `batch` to disk.
     pub(crate) fn save(&mut self, batch: Batch) {
         self.list.push(Action::Save { batch: Arc::new(batch) });
     }
 
-    /// Wants a connection closed.
+    /// Asks the host to close a connection.
     pub(crate) fn close(&mut self, conn: ConnId, fault: Option<Fault>) {
         self.list.push(Action::Close { conn, fault });
     }

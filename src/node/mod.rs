@@ -1,26 +1,35 @@
-//! The node: the only place where machines meet.
+//! The node: connects the routing table, the storage, lookups and the protocol.
 //!
-//! [`Node`] is a whole participant of the network without a clock, a socket or a file. Its host
-//! calls one of a few verbs for each thing that happens, lends it an [`Actions`], and performs
-//! what it finds in there; the very same node runs in the mio loop and in the simulator.
+//! [`Node`] is a complete participant of the network without a clock, a socket or a file. Its host
+//! calls one method for each event, lends the node an [`Actions`], and performs the actions that the
+//! node adds to it. The event loop and the simulator run the same node.
 //!
-//! What it promises: for equal calls in equal order it wants equal actions; no call blocks, and
-//! each does a bounded amount of work. What it leaves to the host: who is at the other end of a
-//! connection ([`Node::on_secured`] is believed), where messages begin and end, and the order
-//! of the answers on one API connection.
+//! Guarantees:
+//!
+//! - The same calls in the same order produce the same actions.
+//! - No call blocks, and each call does a bounded amount of work.
+//!
+//! Non-goals, which the host is responsible for:
+//!
+//! - authenticating peers: the node trusts the id that [`Node::on_secured`] reports;
+//! - finding where messages begin and end;
+//! - ordering the answers on one API connection.
 //!
 //! # Where to look
 //!
-//! | part | what it owns |
+//! | part | responsibility |
 //! | --- | --- |
-//! | `query/` | GET and PUT of clients, lookups, read quorum, read repair, retries of PUTs |
-//! | `rpc/` | connections to peers, requests to them (`outbound`), requests of them (`inbound`) |
-//! | `replication/` | offers of records to other replicas (`schedule`, `offer`), catching up (`sync`) |
-//! | `membership/` | status, joining, leaving, liveness of contacts |
-//! | `records/` | which records are accepted, and what of them is written to disk |
-//! | [`action`], [`replies`] | what the host shall do: messages, dials, batches for the disk |
-//! | [`params`] | what a user may set |
-//! | `timers` | what the node will be woken for |
+//! | `query/` | GETs and PUTs of clients, lookups, read quorum, read repair, retries of PUTs |
+//! | `rpc/` | connections to peers, requests to peers (`outbound`), requests from peers (`inbound`) |
+//! | `replication/` | offering records to other replicas (`schedule`, `offer`), fetching missed records (`sync`) |
+//! | `membership/` | joining, leaving, liveness of contacts |
+//! | `records/` | accepting records, persistence |
+//! | `status` | the membership status, and what the node may do for a client |
+//! | `purpose` | what a request to a peer is for, and how it ends |
+//! | [`action`], [`replies`] | what the host has to do: messages, dials, batches for the disk |
+//! | [`persisted`] | what survives a restart |
+//! | [`params`] | what a user may configure |
+//! | `timers` | deadlines of the node itself |
 
 pub mod action;
 mod membership;
@@ -69,12 +78,12 @@ use crate::wire::api::ApiRequest;
 use crate::wire::frame::Frame;
 use crate::wire::peer::PeerMessage;
 
-/// Who this node is.
+/// The identity of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Me {
     /// SHA-256 of the public key.
     pub id: NodeId,
-    /// Where it accepts peers; 0 if it does not.
+    /// The port on which it accepts peers; 0 if it accepts none.
     pub port: u16,
 }
 
@@ -102,30 +111,30 @@ pub struct Node {
     wanted: Wanted,
     syncing: Syncing,
     saving: Saving,
-    /// PUTs that too few others hold yet.
+    /// PUTs that too few replicas store.
     put_retries: PutRetries,
-    /// What was last read and written through this node.
+    /// The newest version of each key that clients have read or written through this node.
     versions: Versions,
-    /// The 16 bits below the milliseconds of every version drawn here.
+    /// The 16 bits below the milliseconds of every version that this node draws.
     version_tail: u16,
-    /// The version drawn last, of whatever key.
+    /// The version that this node drew last, for any key.
     last_version: Version,
-    /// When the log was last told of a PUT that was refused.
+    /// When this node last logged a refused PUT.
     refusal_logged: Option<Time>,
-    /// Contacts being gathered; kept for its memory.
+    /// Scratch space for the nearest contacts, so that a lookup allocates nothing for them.
     nearby: Vec<Contact>,
 }
 
-/// The verbs of the host. Those that concern one part alone are in its file: `restore`, `remember` and
-/// `on_saved` in `records/persistence.rs`, `on_secured` and `on_dial_failed` in `rpc/peers.rs`, `leave`
-/// in `membership/leave.rs`.
+/// Methods that the host calls. A method that concerns one part alone is in the file of that part:
+/// `restore`, `remember` and `on_saved` in `records/persistence.rs`, `on_secured` and `on_dial_failed`
+/// in `rpc/peers.rs`, `leave` in `membership/leave.rs`.
 impl Node {
-    /// A node that has done nothing yet; it asks to be woken at once. `seed` drives all that it
-    /// will ever draw.
+    /// A new node. If it has bootstraps, its first deadline is `now`. All random numbers of the node
+    /// come from `seed`.
     ///
     /// # Panics
     ///
-    /// If [`Params::validate`] refuses `params`: whoever read them has asked it.
+    /// If [`Params::validate`] refuses `params`: the caller must have validated them.
     pub fn new(me: Me, params: Params, seed: [u8; 32], now: Now) -> Self {
         if let Err(error) = params.validate() {
             panic!("parameters that were not checked: {error}");
@@ -165,14 +174,14 @@ impl Node {
         }
     }
 
-    /// Whether another request of a client is welcome; if not, the host reads no API connection
-    /// until one of those under way has ended.
+    /// Whether the node takes another request of a client. If not, the host reads no API connection
+    /// until a request in flight has ended.
     pub fn wants_requests(&self) -> bool {
         self.queries.has_room() && !self.saving.is_full() && !self.status.is_leaving()
     }
 
-    /// A client asks. Answered by one [`action::Action::Reply`], now or later; a PUT that did not
-    /// ask to be confirmed is never answered.
+    /// A client sent a request. The node answers it by one [`action::Action::Reply`], now or later. It
+    /// never answers a PUT that does not ask for a confirmation.
     pub fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) {
         match request {
             ApiRequest::Get { key } => self.start_get(now, client, key, out),
@@ -181,7 +190,8 @@ impl Node {
         self.finish(now, out);
     }
 
-    /// A whole message arrived from a peer. The node decodes it, and judges it.
+    /// A complete message arrived from a peer. The node decodes it; a malformed message closes the
+    /// connection.
     pub fn on_frame(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions) {
         self.receive(now, conn, frame, out);
         self.finish(now, out);
@@ -215,7 +225,7 @@ impl Node {
         }
     }
 
-    /// A connection ended, by the peer or by a fault of it that the host saw.
+    /// A connection ended: the peer closed it, or the host did because of a fault of the peer.
     pub fn on_closed(&mut self, now: Now, conn: ConnId, out: &mut Actions) {
         let peer = self.peers.find(conn).map(|conn| conn.peer);
         self.conn_ended(now, conn, Ending::Closed, out);
@@ -225,13 +235,13 @@ impl Node {
         self.finish(now, out);
     }
 
-    /// A deadline has come.
+    /// The moment of [`Node::next_deadline`] has come.
     pub fn on_timeout(&mut self, now: Now, out: &mut Actions) {
         self.pass_deadlines(now, out);
         while let Some(conn) = self.peers.due(now.mono) {
             self.on_conn_deadline(now, conn, out);
         }
-        // Only what is due now: a timer that is set again for this very moment waits a turn.
+        // A timer that is set again for `now` waits for the next call, so that this one ends.
         let mut due = Vec::new();
         while let Some(timer) = self.timers.due(now.mono) {
             due.push(timer);
@@ -260,15 +270,15 @@ impl Node {
         self.finish(now, out);
     }
 
-    /// What every verb ends with.
+    /// Each call of the host ends with this.
     pub(crate) fn finish(&mut self, now: Now, out: &mut Actions) {
         self.note_changes(now);
         self.note_contacts(now);
         self.leave_if_done(now, out);
     }
 
-    /// The moment at which `on_timeout` must be called, if nothing happens before; `None` for a
-    /// node that waits for others, or has left.
+    /// The moment at which the host must call `on_timeout`, if it calls nothing else before. `None` if
+    /// the node has left, or only waits for messages.
     pub fn next_deadline(&self) -> Option<Time> {
         if self.has_left() {
             return None;
@@ -281,15 +291,15 @@ impl Node {
         ])
     }
 
-    /// Whether it has left: nothing more will come from it.
+    /// Whether the node has left: it wants no more actions.
     pub fn has_left(&self) -> bool {
         self.status == Status::Left
     }
 }
 
-/// What an observer may see; nothing of it changes anything.
+/// What an observer may read.
 impl Node {
-    /// Who it is.
+    /// Its identity.
     pub fn me(&self) -> Me {
         self.me
     }
@@ -299,42 +309,42 @@ impl Node {
         &self.params
     }
 
-    /// How it stands to its network.
+    /// Its membership status.
     pub fn status(&self) -> Status {
         self.status
     }
 
-    /// What it has counted.
+    /// Its counters.
     pub fn counters(&self) -> &NodeCounters {
         &self.counters
     }
 
-    /// Whom it knows.
+    /// Its routing table.
     pub fn table(&self) -> &Table {
         &self.table
     }
 
-    /// What it holds.
+    /// The records that it stores.
     pub fn storage(&self) -> &Storage {
         &self.storage
     }
 
-    /// Searches under way.
+    /// The lookups in flight.
     pub fn lookups(&self) -> impl Iterator<Item = &Lookup> {
         self.queries.lookups()
     }
 
-    /// Requests to peers without an answer, and how many of them are overdue at `now`.
+    /// The number of requests to peers without a reply, and how many of them are overdue at `now`.
     pub fn requests(&self, now: Time) -> (usize, usize) {
         (self.pending.len(), self.pending.overdue(now))
     }
 
-    /// Connections to peers that are open.
+    /// The number of open connections to peers.
     pub fn connections(&self) -> usize {
         self.peers.len()
     }
 
-    /// Connections that have no deadline; there should be none.
+    /// The number of connections that have no deadline: 0, unless there is a bug.
     pub fn connections_without_deadline(&self) -> usize {
         self.peers.without_deadline()
     }

@@ -1,8 +1,8 @@
-//! What a user may set of a node: each value with its default, its unit and its source.
+//! The parameters of a node that a user may configure, with their defaults.
 //!
-//! [`Params::default`] is the one place that states the defaults; `config.ini` documents them
-//! and a test holds the two together. [`Params::validate`] says which values do not fit together;
-//! ranges of single values are the business of whoever reads them.
+//! [`Params::default`] is the only place that states the defaults; a test compares `config.ini` with
+//! it. [`Params::validate`] compares the values with each other. The ranges of single values are checked
+//! by the code that reads the configuration.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,50 +15,50 @@ use crate::record::Ttl;
 /// The parameters of one node. All nodes of a network should agree on `network` and `k`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Params {
-    /// SHA-256 of the network's name: nodes of different networks turn each other away.
+    /// SHA-256 of the network's name. Nodes of different networks refuse each other.
     pub network: [u8; 32],
-    /// Contacts of a bucket, and nodes that a lookup wants to hear (Kademlia, section 2.2).
+    /// The size of a bucket, and the number of nearest nodes that a lookup finds (Kademlia, section 2.2).
     pub k: usize,
-    /// Requests that one lookup has under way (Kademlia, section 2.3).
+    /// The number of requests that one lookup has in flight (Kademlia, section 2.3).
     pub alpha: usize,
-    /// Nodes that hold a record whose PUT did not say how many.
+    /// The number of replicas of a record whose PUT names none.
     pub replication_default: u8,
-    /// Fewest nodes that hold a record, whatever its PUT said.
+    /// The smallest number of replicas of a record; a PUT that names fewer gets this number.
     pub replication_min: u8,
-    /// Life of a record whose PUT did not say how long.
+    /// The life of a record whose PUT names none.
     pub ttl_default: Ttl,
-    /// Shortest life.
+    /// The shortest life.
     pub ttl_min: Ttl,
-    /// Longest life.
+    /// The longest life.
     pub ttl_max: Ttl,
-    /// From a client's request to its answer.
+    /// The longest time from the request of a client to its answer.
     pub request_timeout: Duration,
-    /// From a request to a peer to its reply.
+    /// The longest time from a request to a peer to its reply.
     pub rpc_timeout: Duration,
-    /// A bucket that saw no lookup for so long is refreshed (Kademlia, section 2.3: one hour).
+    /// A bucket without a lookup for this long is refreshed (Kademlia, section 2.3: one hour).
     pub refresh_interval: Duration,
-    /// Holders that must agree before a GET ends early, though never more than hold the record
-    /// (`PROTOCOL.md` 3).
+    /// The number of replicas that must agree before a GET ends early; never more than the replication
+    /// of the record (`PROTOCOL.md` 3).
     pub read_quorum: u8,
-    /// Whether a GET may end early at all.
+    /// Whether a GET may end early.
     pub reads: Reads,
-    /// A record is offered to those who shall hold it at least so often.
+    /// The longest time between two offers of a record to its replicas.
     pub replicate_interval: Duration,
-    /// When a record counts as held.
+    /// When a node acknowledges a record.
     pub durability: Durability,
-    /// Which addresses are told apart by their groups.
+    /// Which peers have a storage quota by the group of their address.
     pub address_groups: AddressGroups,
-    /// From the wish to stop to the end of the process.
+    /// The longest time from [`Node::leave`](crate::node::Node::leave) to the end of the node.
     pub leave_timeout: Duration,
-    /// Bytes that the records held here may take, in memory.
+    /// The largest size of all stored records in memory, in bytes.
     pub storage_bytes_max: usize,
-    /// Connections to peers, whoever opened them.
+    /// The largest number of connections to peers, incoming and outgoing.
     pub peer_connections_max: usize,
-    /// Whether others may dial this node; if not, it is a client and holds nothing.
+    /// Whether peers may dial this node.
     pub serving: Serving,
-    /// Which addresses of others can be dialled from here.
+    /// Which addresses this node can dial.
     pub families: Families,
-    /// Where to join. Without any, the node founds a network.
+    /// The nodes to join through. A node without any founds a network.
     pub bootstraps: Vec<Bootstrap>,
 }
 
@@ -93,7 +93,7 @@ impl Default for Params {
 }
 
 impl Params {
-    /// Checks the values against each other; the first that does not fit is named.
+    /// Compares the values with each other; the error is the first rule that is broken.
     pub fn validate(&self) -> Result<(), ParamsError> {
         let replication_max = u8::try_from(self.k.min(K_MAX)).expect("K_MAX is a byte");
         if self.k == 0 || self.k > K_MAX {
@@ -117,44 +117,44 @@ impl Params {
     }
 }
 
-/// Which values do not fit together.
+/// The values that contradict each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParamsError {
     /// `k` is not in 1..=[`K_MAX`].
     K {
-        /// What was found.
+        /// `k`.
         k: usize,
     },
     /// `alpha` is not in 1..=`k`.
     Alpha {
-        /// What was found.
+        /// `alpha`.
         alpha: usize,
-        /// The largest that would do.
+        /// `k`.
         k: usize,
     },
-    /// Not 1 <= min <= default <= k.
+    /// Not 1 <= `replication_min` <= `replication_default` <= `k`.
     Replication {
-        /// Found as the least.
+        /// `replication_min`.
         min: u8,
-        /// Found as the default.
+        /// `replication_default`.
         default: u8,
-        /// The largest that would do.
+        /// `k`.
         k: usize,
     },
-    /// Not min <= default <= max.
+    /// Not `ttl_min` <= `ttl_default` <= `ttl_max`.
     Ttl {
-        /// Found as the least.
+        /// `ttl_min`.
         min: Ttl,
-        /// Found as the default.
+        /// `ttl_default`.
         default: Ttl,
-        /// Found as the most.
+        /// `ttl_max`.
         max: Ttl,
     },
-    /// One request to a peer may take as long as the whole answer to a client.
+    /// `rpc_timeout` is not below `request_timeout`.
     Timeouts {
-        /// Found for a request to a peer.
+        /// `rpc_timeout`.
         rpc: Duration,
-        /// Found for an answer to a client.
+        /// `request_timeout`.
         request: Duration,
     },
 }
@@ -189,62 +189,63 @@ impl std::fmt::Display for ParamsError {
 
 impl std::error::Error for ParamsError {}
 
-/// Whether others may dial a node (flag bit 0 of HELLO).
+/// Whether peers may dial a node (flag bit 0 of HELLO).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serving {
-    /// It listens, enters tables and holds records.
+    /// The node listens, enters routing tables and stores records for others.
     Yes,
-    /// It is a client: it asks and is answered, and holds nothing.
+    /// The node only sends requests: it does not listen and stores no records for others.
     No,
 }
 
 /// How far a GET goes (`PROTOCOL.md` 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
-    /// It ends when `read_quorum` holders agree.
+    /// It ends when `read_quorum` replicas agree.
     Quorum,
-    /// It always hears all of the k closest (`secure = yes`).
+    /// It asks all of the k closest nodes (`secure = yes`).
     Secure,
 }
 
-/// When a record that was taken counts as held.
+/// When a node acknowledges a record that it stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Once it is on disk: whoever was told that it is held finds it after any crash.
+    /// When the record is on disk: an acknowledged record survives every crash.
     Always,
-    /// At once; it is on disk so much later at most.
+    /// Immediately. The record is on disk within this time.
     Interval(Duration),
-    /// At once; it lives in memory alone.
+    /// Immediately. Records are never written to disk.
     None,
 }
 
 impl Durability {
-    /// What `durability = interval` means: at most a second is lost.
+    /// The meaning of `durability = interval`: a crash loses the records of one second at most.
     pub const INTERVAL: Self = Self::Interval(Duration::from_secs(1));
 }
 
-/// Whose share of a storage is bounded by the group of their address: /24 of IPv4, /48 of IPv6.
+/// Which peers have a storage quota, each by its id and by the group of its address (/24 of IPv4, /48 of
+/// IPv6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressGroups {
-    /// All but loopback and private addresses.
+    /// Peers with a public address. Loopback and private addresses have no quota.
     Public,
-    /// All: for tests on one machine.
+    /// All peers: for tests on one machine.
     Strict,
 }
 
-/// Which address families can be dialled.
+/// Which address families a node can dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Families {
-    /// IPv4 alone.
+    /// IPv4 only.
     V4,
-    /// IPv6 alone.
+    /// IPv6 only.
     V6,
     /// Both.
     Both,
 }
 
 impl Families {
-    /// Whether `address` is of a family that can be dialled.
+    /// Whether the node can dial `address`.
     pub fn reach(self, address: SocketAddr) -> bool {
         match self {
             Families::V4 => address.ip().to_canonical().is_ipv4(),
@@ -259,18 +260,18 @@ impl Families {
 pub struct Bootstrap {
     /// Where it listens.
     pub at: Endpoint,
-    /// Who must be met there, if that is known: `host:port#<id>`.
+    /// The id that the node there must prove, if the user has configured it: `host:port#<id>`.
     pub pin: Option<NodeId>,
 }
 
-/// A place to dial: an address, or a name that the host resolves anew at each attempt.
+/// Where to dial: an address, or a name that the host resolves again at each attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// An address.
     Address(SocketAddr),
     /// A host name and a port.
     Name {
-        /// The host's name, as it was written.
+        /// The host name, as it is configured.
         host: Arc<str>,
         /// The port.
         port: u16,
@@ -291,12 +292,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_fit_together() {
+    fn the_defaults_are_valid() {
         assert_eq!(Params::default().validate(), Ok(()));
     }
 
     #[test]
-    fn values_that_do_not_fit_are_named() {
+    fn values_that_contradict_each_other_are_named_in_the_error() {
         let with = |change: fn(&mut Params)| {
             let mut params = Params::default();
             change(&mut params);

@@ -1,53 +1,55 @@
-//! What of a node survives a restart, in the form in which its host keeps it.
+//! The state of a node that survives a restart, in the form that the host writes to disk.
 //!
-//! A node hands out a [`Batch`] of [`PersistedKey`]s, each the whole state of its key at that moment,
-//! and of its contacts; the host writes them all or none, says how that went ([`Saved`]), and
-//! returns all it has when the node is made anew. A life is kept as an age at a moment of the wall
-//! clock, so that time spent switched off counts, and a clock that was set back prolongs nothing.
+//! A node asks its host to write a [`Batch`]: the complete state of each key that has changed, and its
+//! contacts. The host writes all of a batch or nothing, and reports the result ([`Saved`]). After a
+//! restart it gives everything that it has written to the new node.
+//!
+//! The life of a record is stored as its age at a moment of the wall clock. So the time between two runs
+//! counts, and setting the clock back does not extend a life.
 
 use crate::contact::Contact;
 use crate::id::Key;
 use crate::record::{Age, Record, Source, Tombstone};
 use crate::time::WallTime;
 
-/// What is to be kept, all of it or nothing.
+/// State to write to disk, all of it or nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// The keys whose state has changed, in no particular order, each once.
+    /// The keys whose state has changed, each once, in any order.
     pub keys: Vec<PersistedKey>,
-    /// All contacts, if they are to be kept anew; what was kept of them before is gone then.
+    /// All contacts, which replace those on disk; `None` if they have not changed.
     pub contacts: Option<Vec<Contact>>,
 }
 
-/// The state of one key. With neither, the key is to be forgotten.
+/// The state of one key. If it has neither a record nor a tombstone, the host deletes the key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PersistedKey {
-    /// Which.
+    /// The key.
     pub key: Key,
-    /// The record that is held.
+    /// The record that the node stores.
     pub record: Option<PersistedRecord>,
-    /// Which versions are over.
+    /// The versions that have ended.
     pub tombstone: Option<Tombstone>,
 }
 
-/// A record that is held.
+/// A record that the node stores.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PersistedRecord {
     /// The record.
     pub record: Record,
-    /// How old it was at `saved`.
+    /// Its age at `saved`.
     pub age: Age,
-    /// When that was, by the wall clock.
+    /// The moment of `age`, by the wall clock.
     pub saved: WallTime,
-    /// Who brought it.
+    /// Where the node got the record from: it decides which quota counts the record.
     pub source: Source,
 }
 
-/// What became of a batch.
+/// The result of writing a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Saved {
-    /// All of it is on disk: it survives the end of the process and of the power.
+    /// All of it is on disk: it survives a crash of the process and a power failure.
     Durable,
-    /// Nothing of it is: the disk is full, or fails. The host has said so in its log.
+    /// Nothing of it is on disk. The host has logged the reason.
     Failed,
 }

@@ -1,76 +1,76 @@
-//! What a request to a peer is for, and how it ends.
+//! The purpose of a request to a peer, and its outcome.
 //!
-//! [`Purpose`] names the part of the node that asks; each part gets exactly one final [`Outcome`]
-//! for each of its requests, and a late [`Outcome::Reply`] where the peer answers after that. Ids
-//! are never used twice.
+//! [`Purpose`] names the part of the node that sends the request. That part gets exactly one final
+//! [`Outcome`] for each request, and one more [`Outcome::Reply`] if the peer answers after a final outcome
+//! that was no reply. Ids are never reused.
 
 use std::net::SocketAddr;
 
 use crate::id::Key;
 use crate::wire::peer::Reply;
 
-/// Names a query.
+/// Identifies a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct QueryId(pub(crate) u64);
 
-/// Names a read repair.
+/// Identifies a read repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RepairId(pub(crate) u64);
 
-/// Names an OFFER.
+/// Identifies an OFFER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct OfferId(pub(crate) u64);
 
-/// What a peer is asked for.
+/// Why this node sends a request to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// The next step of a lookup. FIND VALUE for a GET, and for a PUT to learn who stores an older
-    /// record; FIND NODE for the others.
+    /// The next step of a lookup: FIND VALUE for GETs and PUTs, FIND NODE for maintenance. A PUT learns
+    /// from the replies which nodes store an older record.
     Lookup(QueryId),
-    /// The value whose head the peer has told a GET.
+    /// A GET fetches the value of a head that the peer has sent.
     Fetch(QueryId),
-    /// The version of the record that a close node stores which gets no copy of a PUT, in the
-    /// attempt of that number.
+    /// An attempt of a PUT asks a close node that gets no copy which version it stores.
     ProbeVersion(QueryId, u32),
-    /// Storing a copy of a record.
+    /// This node sends a copy of a record (STORE).
     Copy(Copied),
-    /// A sign of life.
+    /// Membership checks that the peer is alive.
     Ping,
-    /// Which of the records that it is offered it lacks.
+    /// Replication asks which of the offered records the peer lacks.
     Offer(OfferId),
-    /// What it stores, from that key on.
+    /// This node catches up: it asks which records the peer stores, from this key on.
     Sync(Key),
-    /// A record that it stores and this node lacks.
+    /// This node fetches a record that it lacks and the peer stores.
     FetchMissing(Key),
 }
 
 /// Which record is copied to a peer, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Copied {
-    /// The record of a PUT, in the attempt of that number.
+    /// The record of a PUT, in the attempt with this number.
     Put(QueryId, u32),
-    /// The winner of a GET, to a replica that was behind.
+    /// The winner of a GET, to a replica with an older record.
     Repair(RepairId),
-    /// What this node stores of the key, to a peer that lacks it.
+    /// The record that this node stores, to a peer that lacks it.
     HandOver(Key),
 }
 
-/// What has become of a request.
+/// What happened to a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Outcome<'a> {
-    /// The peer answered with a message that answers the purpose; maybe after the request had ended.
+    /// The peer sent a reply of the expected type; possibly after another final outcome.
     Reply {
-        /// The message.
+        /// The reply.
         reply: Reply<'a>,
-        /// Where the peer sits.
+        /// The address of the peer.
         address: SocketAddr,
     },
-    /// The reply takes longer than usual; it is still awaited.
+    /// The reply takes longer than usual. This outcome is not final.
     Slow,
-    /// The reply takes so long that the part that asked goes on without it.
+    /// The reply takes so long that the query continues without it. This outcome is final if another
+    /// peer replaces this one.
     Overdue,
-    /// Nothing came for `rpc_timeout`.
+    /// No reply came within `rpc_timeout`.
     TimedOut,
-    /// No reply will come: the peer refused, sent something else, or cannot be reached.
+    /// No reply will come: the peer refused, sent another message, or cannot be reached.
     Failed,
 }

@@ -1,19 +1,19 @@
-//! Answers to clients that go out together: whole messages, one after the other.
+//! Answers to one client that the host sends together.
 //!
-//! A small value is copied, behind its head; a large one is shared, so that it is copied once in
-//! all, by whoever sends it. All of it is used again after it was emptied, but for a buffer that
-//! has grown far beyond what is common.
+//! A small value is copied behind its head. A large value is shared with the storage, so only the host
+//! copies it, when it sends it. The buffer is reused after [`Answers::clear`], unless it has grown beyond
+//! [`BUFFER_KEPT_MAX`].
 
 use std::sync::Arc;
 
 use crate::limits::{BUFFER_KEPT_MAX, VALUE_COPIED_MAX, VALUES_SHARED_MAX};
 use crate::wire::api::ApiReply;
 
-/// Whole messages to one client, in their order.
+/// Complete messages to one client, in order.
 #[derive(Debug, Default)]
 pub struct Answers {
     bytes: Vec<u8>,
-    /// Values that are not in `bytes`, each with how many of `bytes` go before it.
+    /// Values that are not in `bytes`, each with the offset in `bytes` at which it belongs.
     values: Vec<(usize, Arc<[u8]>)>,
     len: usize,
 }
@@ -34,7 +34,7 @@ impl Answers {
         self.len += self.bytes.len() - before;
     }
 
-    /// Bytes in all.
+    /// The number of bytes of all messages.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -44,12 +44,12 @@ impl Answers {
         self.len == 0
     }
 
-    /// All bytes in their order, if they lie in one piece: as they mostly do.
+    /// All bytes in order, if they are contiguous, which is the common case.
     pub fn in_one(&self) -> Option<&[u8]> {
         self.values.is_empty().then_some(&self.bytes)
     }
 
-    /// All bytes in their order, in at most 2 × [`VALUES_SHARED_MAX`] + 1 parts.
+    /// All bytes in order, in at most 2 × [`VALUES_SHARED_MAX`] + 1 parts.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
         let starts = [0].into_iter().chain(self.values.iter().map(|(at, _)| *at));
         let ends = self.values.iter().map(|(at, value)| (*at, &**value)).chain([(self.bytes.len(), &[][..])]);
@@ -57,7 +57,7 @@ impl Answers {
         parts.filter(|part| !part.is_empty())
     }
 
-    /// Forgets all of them.
+    /// Removes all messages.
     pub fn clear(&mut self) {
         self.values.clear();
         self.len = 0;
@@ -77,7 +77,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_parts_are_the_answers_in_their_order_whatever_their_sizes(
+        fn parts_are_the_answers_in_order_for_any_sizes_of_values(
             sizes in proptest::collection::vec(prop_oneof![Just(0), 1..200_usize, 10_000..65_496_usize], 0..30),
         ) {
             let mut answers = Answers::default();

@@ -1,60 +1,61 @@
-//! Membership status: Joining → Settling → Settled → Leaving → Left, and what follows from it for
-//! the requests of clients.
+//! Membership status: Joining → Settling → Settled → Leaving → Left, and what it allows for the requests
+//! of clients. A node that loses all contacts goes back to Joining.
 //!
-//! [`crate::node::membership`] changes the status; every other part reads it.
+//! [`crate::node::membership`] changes the status; every other part only reads it.
 
 use crate::time::Time;
 
-/// How far a node has come with its membership in the network.
+/// The membership status of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// No contact answers.
     Joining,
-    /// A contact has answered; the node learns from its neighbours what it missed.
+    /// A contact has answered. The node fetches the records that it missed from its neighbours.
     Settling,
-    /// It takes part: it is responsible for what it stores in scope.
+    /// The node is a full member: it is responsible for the records in its scope.
     Settled,
-    /// It answers what it owes, hands over what few others store, and then leaves.
+    /// The node answers the requests in flight, hands over records that have few replicas, and then
+    /// leaves.
     Leaving,
-    /// It has left.
+    /// The node has left.
     Left,
 }
 
 impl Status {
-    /// Whether it takes part in the network.
+    /// Whether the node is a full member.
     pub fn is_settled(self) -> bool {
         self == Status::Settled
     }
 
-    /// Whether it can ask others, settled or not.
+    /// Whether a contact has answered, so that the node can send requests.
     pub fn has_joined(self) -> bool {
         matches!(self, Status::Settling | Status::Settled)
     }
 
-    /// Whether it is leaving, or has left.
+    /// Whether the node is leaving, or has left.
     pub fn is_leaving(self) -> bool {
         matches!(self, Status::Leaving | Status::Left)
     }
 }
 
-/// What a node may do for a client at this moment.
+/// What a node can do for a client at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// The node has just started and no contact has answered yet. What it stores is of an earlier
-    /// run and may be old, so GETs wait until that moment at most.
+    /// The node has just started, and no contact has answered yet. The records that it stores are from an
+    /// earlier run and may be old. So requests wait for a contact.
     Starting {
-        /// The end of that patience.
+        /// The moment from which GETs no longer wait.
         until: Time,
     },
-    /// No contact answers. PUTs wait; GETs are answered with what is stored here.
+    /// No contact answers. PUTs wait; GETs are answered from the storage of this node.
     Isolated,
-    /// No contact answers, and there is no other node to join through: this node is the network.
+    /// No contact answers, and no other node is known: this node is the whole network.
     Alone,
-    /// Contacts answer; what is stored here may be old.
+    /// Contacts answer; the records that this node stores may be old.
     Settling,
-    /// The node answers for what it stores in scope.
+    /// The node is responsible for the records that it stores in its scope.
     Settled,
-    /// The node leaves: nobody answers for it any more.
+    /// The node is leaving: it answers GETs from its storage.
     Leaving,
 }
 

@@ -1,37 +1,37 @@
-//! What the node will be woken for: each timer set at most once, the earliest first.
+//! The timers of the node: each is set at most once, and the earliest expires first.
 //!
-//! Deadlines of requests, of connections and of records are not here: [`crate::pending`],
-//! `node::peers` and [`crate::storage`] know their own.
+//! Other deadlines are elsewhere: those of requests in [`crate::pending`], of connections in
+//! `rpc/peers.rs`, of records in [`crate::storage`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::node::purpose::QueryId;
 use crate::time::Time;
 
-/// Something that has a deadline.
+/// What the node does when its deadline comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
     /// Dial the bootstraps again.
     Join,
-    /// Look whether a bucket is stale, or a contact asleep.
+    /// Refresh stale buckets, and ping unresponsive contacts.
     Refresh,
-    /// Retry a PUT that too few replicas store.
+    /// Retry the PUTs that too few replicas store.
     RetryPuts,
-    /// Ask near contacts that fell silent whether they are there.
+    /// Ping near contacts that have sent nothing for a while.
     Watch,
-    /// The node takes part, whatever its neighbours have not told it yet.
+    /// Become settled, even if neighbours have not answered yet.
     Settle,
-    /// Ask neighbours what they hold, and for what was missed.
+    /// Ask neighbours which records they store, and fetch those that this node missed.
     Sync,
-    /// Offer records, and hand over what was wanted.
+    /// Offer records, and hand over those that peers want.
     Replicate,
-    /// A client's request must be answered.
+    /// Answer the request of a client.
     Answer(QueryId),
-    /// A PUT tries once more.
+    /// Begin the next attempt of a PUT.
     Retry(QueryId),
-    /// Something is to be on disk.
+    /// Write changes to disk.
     Save,
-    /// The node must have left.
+    /// Leave, even if work is left.
     Leave,
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    /// Sets `timer` to `at`, whatever it was set to.
+    /// Sets `timer` to `at`; an earlier setting is replaced.
     pub(crate) fn set(&mut self, timer: Timer, at: Time) {
         if let Some(before) = self.at.insert(timer, at) {
             self.queue.remove(&(before, timer));
@@ -58,14 +58,14 @@ impl Timers {
         }
     }
 
-    /// Takes `timer` back.
+    /// Unsets `timer`.
     pub(crate) fn cancel(&mut self, timer: Timer) {
         if let Some(at) = self.at.remove(&timer) {
             self.queue.remove(&(at, timer));
         }
     }
 
-    /// The earliest timer whose moment has come; it is no longer set.
+    /// Takes the earliest timer that has expired.
     pub(crate) fn due(&mut self, now: Time) -> Option<Timer> {
         let &(at, timer) = self.queue.first()?;
         if at > now {
@@ -75,7 +75,7 @@ impl Timers {
         Some(timer)
     }
 
-    /// When the earliest is due.
+    /// When the earliest timer expires.
     pub(crate) fn next(&self) -> Option<Time> {
         self.queue.first().map(|&(at, _)| at)
     }
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_is_set_once_and_fires_once() {
+    fn a_timer_that_is_set_again_expires_once() {
         let mut timers = Timers::default();
         timers.set(Timer::Join, at(5));
         timers.set(Timer::Join, at(9));
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_timer_never_fires() {
+    fn a_cancelled_timer_never_expires() {
         let mut timers = Timers::default();
         timers.set(Timer::Leave, at(1));
         timers.cancel(Timer::Leave);

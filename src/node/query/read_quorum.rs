@@ -1,14 +1,17 @@
-//! What a GET has heard, and what follows from it: whom to fetch the value from, whether it may
-//! end, what the answer is, and who was behind (`PROTOCOL.md` 3).
+//! The state machine of a GET: evaluates the responses of replicas, and decides from which node to fetch
+//! the value, when the GET may end, with which answer, and which replicas are stale (`PROTOCOL.md` 3).
 //!
-//! A holder answers with its record, or with the head of it; a head is a claim, and only a value
-//! that was verified is ever the answer. So the winner is the largest that was heard *and* whose
-//! value is in hand; while a larger one is only claimed, its value is fetched from those who claim
-//! it, and who cannot give what it claimed is ignored from then on. A tombstone has no value and is
-//! taken at its word: it can hide plain records alone, which anybody may replace anyway.
+//! A replica responds with its record, or with the head of it. A head is only a claim; the answer is always
+//! a verified value. So the *winner* is the largest record whose value this node has. While a larger one
+//! is only claimed, the GET fetches its value from the replicas that claim it. A replica that cannot
+//! deliver what it claimed is ignored from then on. A tombstone has no value and is believed without
+//! proof: it can only hide plain records, which any node could replace anyway.
 //!
-//! It sends nothing, verifies nothing and knows no clock: whoever drives it does. It is bounded by
-//! the search that it listens to: each node is heard once.
+//! Guarantee: a GET ends early only if as many replicas as the quorum agree on the largest record that was
+//! reported, its value is verified, and no client has seen a newer version through this node.
+//!
+//! Non-goals: the machine sends nothing, verifies nothing and has no clock; its caller does that. Its
+//! memory is bounded by the lookup: one response per node.
 
 use std::cmp::Ordering;
 
@@ -19,31 +22,32 @@ use crate::node::records::accept::Replica;
 use crate::record::{Class, Life, Precedence, Rank, Record};
 use crate::time::Time;
 
-/// What is compared of two records whose values are elsewhere.
+/// A record without its value: all that two replicas need to agree on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     /// Class, life and version.
     pub(crate) rank: Rank,
-    /// CRC-32 of the value; of no meaning for a tombstone.
+    /// CRC-32 of the value; meaningless for a tombstone.
     pub(crate) crc: u32,
-    /// How many nodes shall hold it.
+    /// The number of replicas that the record should have.
     pub(crate) replication: u8,
 }
 
 impl Head {
-    /// Whether both are of one record, or of one version that is over.
+    /// Whether both are of the same record, or of the same tombstone.
     fn agrees(&self, other: &Head) -> bool {
         let over = self.rank.life == Life::Over;
         self.rank == other.rank && (over || self.crc == other.crc)
     }
 
-    /// What the value need not be known for; of one version, what is over is larger.
+    /// The order of heads as far as it does not depend on the value. A tombstone is larger than a record
+    /// of the same version.
     fn order(&self) -> (Precedence, bool) {
         (self.rank.precedence(), self.rank.life == Life::Over)
     }
 }
 
-/// A record that was verified.
+/// A verified record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     /// The record.
@@ -59,16 +63,16 @@ impl Found {
     }
 }
 
-/// What a node said about the key.
+/// The response of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Response {
-    /// That it holds nothing.
+    /// The node stores no record of the key.
     Nothing,
-    /// What it holds, without its value, or which version is over.
+    /// The node stores the record with this head, or this tombstone.
     Head(Head),
-    /// What it holds.
+    /// The node stores this record.
     Value(Found),
-    /// What cannot be true: it is not believed any more.
+    /// The response cannot be true. The node is ignored from now on.
     Invalid,
 }
 
@@ -82,151 +86,165 @@ impl Response {
     }
 }
 
-/// Whether the search of a GET is under way.
+/// Whether the lookup of a GET has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Others may yet be heard.
+    /// The lookup is running: more nodes may respond.
     LookingUp,
-    /// The k closest have answered or failed.
+    /// The k closest nodes have answered or failed.
     LookedUp,
 }
 
-/// What a GET does next.
+/// The next step of a GET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Fetch the value from this node, and ask again what is next.
+    /// Fetch the value from this node, and call [`QuorumRead::next`] again.
     Fetch(Contact),
-    /// Wait for somebody who was asked.
+    /// Wait for a response.
     Wait,
-    /// End: [`QuorumRead::winner`] is the answer.
+    /// End the GET: [`QuorumRead::winner`] is the answer.
     Answer,
 }
 
-/// What a GET has heard.
+/// The responses to a GET.
 #[derive(Debug)]
 pub(crate) struct QuorumRead {
     reads: Reads,
-    /// Holders that must agree before it ends early.
+    /// The number of replicas that must agree before the GET ends early.
     quorum: u8,
-    /// A record that claims to be held by fewer is not believed in that.
+    /// A record with a smaller replication counts as one with this replication.
     replication_min: u8,
-    /// Values that may be fetched at once when nobody else is asked.
+    /// The number of values to fetch at the same time after the lookup.
     fetches_max: usize,
-    /// What was shown or handed in before: nothing smaller ends the search.
-    floor: Option<Precedence>,
-    /// In the order in which they answered: the quick ones first.
-    heard: Vec<Replier>,
-    /// The candidate of the search that was asked for the value, and has not answered.
-    asked: Option<NodeId>,
-    /// How many were asked for a value and did not give it in time. So many more are asked side by
-    /// side for the next one, lest loss after loss use up the time of a GET.
-    late: usize,
+    /// The newest version that clients have seen through this node: an older one does not end the GET early.
+    newest_seen: Option<Precedence>,
+    /// The nodes that have responded, quickest first.
+    responders: Vec<Responder>,
+    /// The lookup candidate that was asked for the value instead of the head, and has not responded.
+    value_asked_of: Option<NodeId>,
+    /// How often a node that was asked for the value did not deliver it in time. As many additional nodes
+    /// are asked for the next value at the same time, so that repeated losses do not use up the time of
+    /// the GET.
+    losses: usize,
 }
 
-/// A node that answered.
+/// A node that has responded.
 #[derive(Clone, Debug)]
-struct Replier {
+struct Responder {
     from: Replica,
     response: Response,
     fetch: Fetch,
 }
 
-/// How far it has come to fetch the value of a head from the node that claims it.
+/// The state of fetching the value of a head from the node that claims it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fetch {
-    Untried,
-    Awaited,
-    Tried,
+    NotSent,
+    InFlight,
+    Ended,
 }
 
-/// Hearing.
+/// Responses.
 impl QuorumRead {
-    /// A GET that has heard nothing. It ends when `quorum` holders agree, or never early; it
-    /// fetches up to `fetches_max` values at a time; a record is believed to be held by
-    /// `replication_min` nodes at least.
+    /// A GET without responses. It ends early when `quorum` replicas agree, or never, as `reads` says. It
+    /// fetches up to `fetches_max` values at a time. A record counts as one with at least
+    /// `replication_min` replicas.
     pub(crate) fn new(reads: Reads, quorum: u8, replication_min: u8, fetches_max: usize) -> Self {
-        Self { reads, quorum, replication_min, fetches_max, floor: None, heard: Vec::new(), asked: None, late: 0 }
+        Self {
+            reads,
+            quorum,
+            replication_min,
+            fetches_max,
+            newest_seen: None,
+            responders: Vec::new(),
+            value_asked_of: None,
+            losses: 0,
+        }
     }
 
-    /// What was shown or handed in by now.
-    pub(crate) fn remember(&mut self, floor: Option<Precedence>) {
-        self.floor = floor;
+    /// Sets the newest version that clients have seen through this node.
+    pub(crate) fn remember(&mut self, newest_seen: Option<Precedence>) {
+        self.newest_seen = newest_seen;
     }
 
-    /// `from` answered. Whoever takes back what it claimed is not believed any more.
+    /// `from` responded. A node that claims less than before is ignored from now on.
     pub(crate) fn on_response(&mut self, from: Replica, response: Response) {
         if let Replica::Peer(contact) = from
-            && self.asked == Some(contact.id)
+            && self.value_asked_of == Some(contact.id)
         {
-            self.asked = None;
+            self.value_asked_of = None;
         }
-        let Some(heard) = self.heard.iter_mut().find(|heard| heard.from.is(&from)) else {
-            return self.heard.push(Replier { from, response, fetch: Fetch::Untried });
+        let Some(responder) = self.responders.iter_mut().find(|responder| responder.from.is(&from)) else {
+            return self.responders.push(Responder { from, response, fetch: Fetch::NotSent });
         };
-        let (before, now) = (heard.response.head(), response.head());
+        let (before, now) = (responder.response.head(), response.head());
         let order = |head: Option<Head>| head.map(|head| head.order());
-        heard.fetch = match heard.fetch {
-            Fetch::Awaited => Fetch::Tried,
-            Fetch::Untried | Fetch::Tried if order(now) > order(before) => Fetch::Untried,
+        responder.fetch = match responder.fetch {
+            Fetch::InFlight => Fetch::Ended,
+            Fetch::NotSent | Fetch::Ended if order(now) > order(before) => Fetch::NotSent,
             before => before,
         };
-        let known = matches!((&heard.response, before, now), (Response::Value(_), Some(a), Some(b)) if a.agrees(&b));
-        if heard.response == Response::Invalid || order(now) < order(before) {
-            heard.response = Response::Invalid;
+        let known =
+            matches!((&responder.response, before, now), (Response::Value(_), Some(a), Some(b)) if a.agrees(&b));
+        if responder.response == Response::Invalid || order(now) < order(before) {
+            responder.response = Response::Invalid;
         } else if !known {
-            heard.response = response;
+            responder.response = response;
         }
     }
 
-    /// No answer will come from `id`, or not in time: another may be asked for the value.
+    /// `id` will not respond, or not in time: another node may be asked for the value.
     pub(crate) fn on_no_response(&mut self, id: &NodeId) {
-        if self.asked == Some(*id) {
-            self.asked = None;
-            self.late += 1;
+        if self.value_asked_of == Some(*id) {
+            self.value_asked_of = None;
+            self.losses += 1;
         }
-        let of = |heard: &&mut Replier| matches!(heard.from, Replica::Peer(contact) if contact.id == *id);
-        if let Some(heard) = self.heard.iter_mut().find(of) {
-            self.late += usize::from(heard.fetch == Fetch::Awaited);
-            heard.fetch = Fetch::Tried;
+        let is_from =
+            |responder: &&mut Responder| matches!(responder.from, Replica::Peer(contact) if contact.id == *id);
+        if let Some(responder) = self.responders.iter_mut().find(is_from) {
+            self.losses += usize::from(responder.fetch == Fetch::InFlight);
+            responder.fetch = Fetch::Ended;
         }
     }
 
-    /// Whether the candidate `id`, which is about to be asked, is asked for the value rather than
-    /// for the head: one at a time is, until a holder is known; everybody, once one was late and
-    /// as long as no value is in hand.
+    /// Whether the request to the candidate `id` asks for the value instead of the head. One candidate at
+    /// a time is asked for the value, until a replica is known. After a loss all candidates are, until
+    /// there is a winner.
     pub(crate) fn asks_value_of(&mut self, id: &NodeId) -> bool {
-        if self.late > 0 && self.winner().is_none() {
+        if self.losses > 0 && self.winner().is_none() {
             return true;
         }
-        if self.asked.is_none() && self.largest().is_none() {
-            self.asked = Some(*id);
+        if self.value_asked_of.is_none() && self.largest().is_none() {
+            self.value_asked_of = Some(*id);
         }
-        self.asked == Some(*id)
+        self.value_asked_of == Some(*id)
     }
 
-    /// Whether the search has to go on past holders: always if it may not end early, and otherwise
-    /// once a holder has answered and that was not enough. Then all are asked for contacts too.
+    /// Whether the lookup has to continue beyond replicas: always if the GET may not end early; otherwise
+    /// after a replica has responded and that was not enough. Then replicas are asked for contacts too.
     pub(crate) fn goes_past_replicas(&self) -> bool {
-        let holds = |heard: &Replier| matches!(heard.from, Replica::Peer(_)) && heard.response.head().is_some();
-        self.reads == Reads::Secure || self.heard.iter().any(holds)
+        let stores =
+            |responder: &Responder| matches!(responder.from, Replica::Peer(_)) && responder.response.head().is_some();
+        self.reads == Reads::Secure || self.responders.iter().any(stores)
     }
 }
 
-/// Deciding.
+/// Decisions.
 impl QuorumRead {
-    /// How many more holders would end it, should all of them agree with the largest that was heard;
-    /// `None` if it cannot be hoped to end early: it may not, or some have said otherwise.
+    /// The number of additional replicas that would end the GET early if they agree with the largest
+    /// head. `None` if the GET probably cannot end early: it may not, or responses differ.
     pub(crate) fn replicas_missing(&self) -> Option<usize> {
         if self.reads == Reads::Secure {
             return None;
         }
         let Some(head) = self.largest() else { return Some(self.quorum.into()) };
         let agreeing = self.heads().filter(|held| held.agrees(&head)).count();
-        let hopeful = agreeing == self.heads().count() && head.rank.life == Life::Alive && self.allows(head.rank);
-        hopeful.then(|| usize::from(self.needed(&head)).saturating_sub(agreeing))
+        let all_agree = agreeing == self.heads().count();
+        let may_end = all_agree && head.rank.life == Life::Alive && self.allows(head.rank);
+        may_end.then(|| usize::from(self.needed(&head)).saturating_sub(agreeing))
     }
 
-    /// How many holders must agree on `head`.
+    /// The number of replicas that must agree on `head`.
     fn needed(&self, head: &Head) -> u8 {
         match head.rank.class {
             Class::Hashed => 1,
@@ -234,14 +252,14 @@ impl QuorumRead {
         }
     }
 
-    /// What to do next.
+    /// The next step.
     pub(crate) fn next(&mut self, phase: Phase) -> Next {
         if self.may_end() {
             return Next::Answer;
         }
         if let Some(at) = self.next_fetch(phase) {
-            self.heard[at].fetch = Fetch::Awaited;
-            if let Replica::Peer(contact) = self.heard[at].from {
+            self.responders[at].fetch = Fetch::InFlight;
+            if let Replica::Peer(contact) = self.responders[at].from {
                 return Next::Fetch(contact);
             }
         }
@@ -252,30 +270,26 @@ impl QuorumRead {
         }
     }
 
-    /// The largest record in hand, and who gave it; or the tombstone that hides it.
+    /// The largest record whose value this node has, and its source; or the tombstone that hides it.
     pub(crate) fn winner(&self) -> Option<Winner<'_>> {
-        let head = self.heads().filter(|head| self.is_in_hand(head)).max_by(|a, b| self.compare(a, b))?;
+        let head = self.largest_in_hand()?;
         if head.rank.life == Life::Over {
             return Some(Winner::Over(head.rank));
         }
-        let source = self.heard.iter().find_map(|heard| match &heard.response {
-            Response::Value(found) if found.head().agrees(&head) => Some((heard.from, found)),
-            _ => None,
-        });
-        source.map(|(from, found)| Winner::Record { from, found })
+        self.value_of(&head).map(|(from, found)| Winner::Record { from, found })
     }
 
-    /// Whether a record of `rank` is no older than what was shown or handed in before.
+    /// Whether a record of `rank` is no older than the newest version that clients have seen.
     pub(crate) fn allows(&self, rank: Rank) -> bool {
-        self.floor.is_none_or(|floor| rank.precedence() >= floor)
+        self.newest_seen.is_none_or(|seen| rank.precedence() >= seen)
     }
 
-    /// Who holds something smaller than `winner`, and who of `nearest` said that it holds nothing.
+    /// The replicas with a smaller record than `winner`, and those of the `nearest` nodes that store none.
     pub(crate) fn behind<'a>(&'a self, winner: &'a Found, nearest: &'a [NodeId]) -> impl Iterator<Item = Contact> + 'a {
         let best = winner.head();
-        self.heard.iter().filter_map(move |heard| {
-            let Replica::Peer(contact) = heard.from else { return None };
-            let is_behind = match (&heard.response, heard.response.head()) {
+        self.responders.iter().filter_map(move |responder| {
+            let Replica::Peer(contact) = responder.from else { return None };
+            let is_behind = match (&responder.response, responder.response.head()) {
                 (Response::Nothing, _) => nearest.contains(&contact.id),
                 (_, Some(other)) => !other.agrees(&best) && other.order() <= best.order(),
                 (_, None) => false,
@@ -284,9 +298,9 @@ impl QuorumRead {
         })
     }
 
-    /// Whether enough holders agree on the largest that was heard, and its value is in hand.
+    /// Whether enough replicas agree on the largest head, and this node has its value.
     ///
-    /// A tombstone ends nothing early: FAILURE is said only after a search (`PROTOCOL.md` 1).
+    /// A tombstone does not end a GET early: FAILURE requires a complete lookup (`PROTOCOL.md` 1).
     fn may_end(&self) -> bool {
         let Some(head) = self.largest().filter(|head| head.rank.life == Life::Alive) else { return false };
         if self.reads == Reads::Secure || !self.is_in_hand(&head) || !self.allows(head.rank) {
@@ -295,38 +309,36 @@ impl QuorumRead {
         self.heads().filter(|held| held.agrees(&head)).count() >= self.needed(&head).into()
     }
 
-    /// The largest that was heard, unless nobody is left to give its value.
+    /// The largest head, without those whose value no node is left to deliver.
     fn largest(&self) -> Option<Head> {
         self.heads().filter(|head| !self.is_dismissed(head)).max_by(|a, b| self.compare(a, b))
     }
 
-    /// Whose value to fetch: that of the largest claim; when the search is over, of several at a
-    /// time, so that liars cannot make it wait for one after the other.
+    /// The node to fetch a value from: one that claims the largest record. After the lookup several
+    /// values are fetched at a time, so that false claims cannot delay the GET one after the other.
     fn next_fetch(&self, phase: Phase) -> Option<usize> {
-        let awaited = self.heard.iter().filter(|heard| heard.fetch == Fetch::Awaited).count();
-        let (under_way, most) = match phase {
-            Phase::LookingUp => (awaited + usize::from(self.asked.is_some()), 1 + self.late),
-            Phase::LookedUp => (awaited, self.fetches_max),
+        let fetches = self.responders.iter().filter(|responder| responder.fetch == Fetch::InFlight).count();
+        let (in_flight, most) = match phase {
+            Phase::LookingUp => (fetches + usize::from(self.value_asked_of.is_some()), 1 + self.losses),
+            Phase::LookedUp => (fetches, self.fetches_max),
         };
-        if under_way >= most {
+        if in_flight >= most {
             return None;
         }
-        let best = self.heads().filter(|head| self.is_in_hand(head)).max_by(|a, b| self.compare(a, b));
+        let best = self.largest_in_hand();
         let wanted = self.heads().filter(|head| {
             let larger = best.is_none_or(|best| self.compare(head, &best).is_gt());
             larger && !self.is_in_hand(head) && self.may_be_fetched(head)
         });
         let wanted = wanted.max_by(|a, b| self.compare(a, b))?;
-        self.heard.iter().position(|heard| {
-            heard.fetch == Fetch::Untried && heard.response.head().is_some_and(|head| head.agrees(&wanted))
-        })
+        self.responders.iter().position(|responder| responder.fetch == Fetch::NotSent && responder.claims(&wanted))
     }
 
-    /// The order of records (`PROTOCOL.md` 3), as far as it is known: of one version, a value that
-    /// is only claimed comes first, for it may be the larger one.
+    /// The order of records (`PROTOCOL.md` 3), as far as this node knows it. Of two records with the same
+    /// version, one whose value is only claimed counts as larger, because it may be.
     fn compare(&self, a: &Head, b: &Head) -> Ordering {
         let by_value = || match (self.value_of(a), self.value_of(b)) {
-            (Some(a), Some(b)) => a.record.value.cmp(&b.record.value),
+            (Some((_, a)), Some((_, b))) => a.record.value.cmp(&b.record.value),
             (None, None) => a.crc.cmp(&b.crc),
             (a, b) => a.is_none().cmp(&b.is_none()),
         };
@@ -334,53 +346,65 @@ impl QuorumRead {
     }
 
     fn heads(&self) -> impl Iterator<Item = Head> {
-        self.heard.iter().filter_map(|heard| heard.response.head())
+        self.responders.iter().filter_map(|responder| responder.response.head())
     }
 
-    fn value_of(&self, head: &Head) -> Option<&Found> {
-        self.heard.iter().find_map(|heard| match &heard.response {
-            Response::Value(found) if found.head().agrees(head) => Some(found),
+    /// The record of `head` with its value, and the node that delivered it.
+    fn value_of(&self, head: &Head) -> Option<(Replica, &Found)> {
+        self.responders.iter().find_map(|responder| match &responder.response {
+            Response::Value(found) if found.head().agrees(head) => Some((responder.from, found)),
             _ => None,
         })
     }
 
-    /// Whether nothing more is to be fetched for `head`.
+    /// Whether this node has the value of `head`, or `head` is a tombstone.
     fn is_in_hand(&self, head: &Head) -> bool {
         head.rank.life == Life::Over || self.value_of(head).is_some()
     }
 
-    /// Whether all who claim `head` were asked for its value in vain.
+    fn largest_in_hand(&self) -> Option<Head> {
+        self.heads().filter(|head| self.is_in_hand(head)).max_by(|a, b| self.compare(a, b))
+    }
+
+    /// Whether all nodes that claim `head` were asked for its value, and none has delivered it.
     fn is_dismissed(&self, head: &Head) -> bool {
-        !self.is_in_hand(head) && self.newer_claims(head).all(|heard| heard.fetch == Fetch::Tried)
+        !self.is_in_hand(head) && self.claimants(head).all(|responder| responder.fetch == Fetch::Ended)
     }
 
-    /// Whether somebody is left who may give the value of `head`, and not enough are asked for it.
+    /// Whether a node is left to ask for the value of `head`, and too few have been asked.
     fn may_be_fetched(&self, head: &Head) -> bool {
-        let count = |fetch| self.newer_claims(head).filter(|heard| heard.fetch == fetch).count();
-        count(Fetch::Untried) > 0 && count(Fetch::Awaited) <= self.late
+        let count = |fetch| self.claimants(head).filter(|responder| responder.fetch == fetch).count();
+        count(Fetch::NotSent) > 0 && count(Fetch::InFlight) <= self.losses
     }
 
-    fn newer_claims(&self, head: &Head) -> impl Iterator<Item = &Replier> {
-        self.heard.iter().filter(|heard| heard.response.head().is_some_and(|claimed| claimed.agrees(head)))
+    fn claimants(&self, head: &Head) -> impl Iterator<Item = &Responder> {
+        self.responders.iter().filter(|responder| responder.claims(head))
     }
 }
 
-/// What a GET answers with.
+impl Responder {
+    /// Whether the node claims to store the record of `head`.
+    fn claims(&self, head: &Head) -> bool {
+        self.response.head().is_some_and(|claimed| claimed.agrees(head))
+    }
+}
+
+/// The result of a GET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Winner<'a> {
     /// A record.
     Record {
-        /// Who gave its value.
+        /// The node that delivered its value.
         from: Replica,
         /// The record.
         found: &'a Found,
     },
-    /// A version that is over, and nothing larger is known.
+    /// A tombstone that hides all smaller records.
     Over(Rank),
 }
 
 impl Winner<'_> {
-    /// What it is compared by.
+    /// Its rank.
     pub(crate) fn rank(&self) -> Rank {
         match self {
             Winner::Record { found, .. } => found.record.rank(),
@@ -451,21 +475,21 @@ mod tests {
     }
 
     #[test]
-    fn one_candidate_at_a_time_is_asked_for_the_value_until_a_holder_is_known() {
+    fn one_candidate_at_a_time_is_asked_for_the_value_until_a_replica_is_known() {
         let mut read = read(2);
         assert!(read.asks_value_of(&contact(1).id));
         assert!(!read.asks_value_of(&contact(2).id));
-        assert!(read.asks_value_of(&contact(1).id), "it is asked once more for the same");
+        assert!(read.asks_value_of(&contact(1).id), "a second request to it asks for the same");
         read.on_response(peer(1), Response::Nothing);
-        assert!(read.asks_value_of(&contact(3).id), "the first held nothing");
+        assert!(read.asks_value_of(&contact(3).id), "the first stores nothing");
         read.on_no_response(&contact(3).id);
-        assert!(read.asks_value_of(&contact(4).id), "the second is late");
+        assert!(read.asks_value_of(&contact(4).id), "the second has not responded in time");
         read.on_response(peer(4), value(1, b"v"));
         assert!(!read.asks_value_of(&contact(5).id));
     }
 
     #[test]
-    fn it_ends_when_as_many_as_the_quorum_agree_and_the_value_is_in_hand() {
+    fn a_get_ends_early_when_a_quorum_agrees_and_the_value_is_known() {
         for quorum in 1..=3 {
             let mut read = read(quorum);
             for n in 1..=quorum {
@@ -478,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_are_needed_than_shall_hold_it_and_no_fewer_than_any_record_has() {
+    fn the_quorum_is_at_most_the_replication_which_is_at_least_the_configured_minimum() {
         for (replication, replication_min, ends) in [(1, 1, true), (1, 3, false), (3, 1, false)] {
             let mut read = QuorumRead::new(Reads::Quorum, 2, replication_min, 3);
             let mut one = found(Class::Plain, 5, b"v");
@@ -489,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn what_this_node_holds_counts_as_one_answer() {
+    fn the_record_that_this_node_stores_counts_as_one_response() {
         let mut read = read(2);
         read.on_response(Replica::Me, value(5, b"v"));
         assert_eq!(read.next(Phase::LookingUp), Next::Wait);
@@ -498,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agreement_on_anything_but_the_largest_ends_nothing() {
+    fn an_agreement_on_a_smaller_record_does_not_end_a_get() {
         let mut read = read(2);
         read.on_response(peer(1), value(5, b"v"));
         read.on_response(peer(2), head(6, b"w"));
@@ -513,8 +537,8 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_its_holder_does_not_make_good_is_ignored_from_then_on() {
-        for (answer, fallen) in [
+    fn a_claim_is_ignored_after_its_replica_did_not_deliver_the_value() {
+        for (answer, is_ignored) in [
             (Some(Response::Invalid), true),
             (Some(Response::Nothing), true),
             (Some(head(7, b"w")), false),
@@ -531,12 +555,12 @@ mod tests {
             assert_eq!(read.next(Phase::LookedUp), Next::Answer);
             assert_eq!(won(&read), Some(b"v".to_vec()));
             read.on_response(peer(2), value(7, b"w"));
-            assert_eq!(won(&read), Some(if fallen { b"v".to_vec() } else { b"w".to_vec() }), "late, but right");
+            assert_eq!(won(&read), Some(if is_ignored { b"v".to_vec() } else { b"w".to_vec() }), "late, but valid");
         }
     }
 
     #[test]
-    fn a_value_that_its_giver_cannot_give_is_fetched_from_the_next_who_claims_it() {
+    fn a_value_that_one_replica_does_not_deliver_is_fetched_from_the_next_one_that_claims_it() {
         let mut read = read(3);
         assert!(read.asks_value_of(&contact(1).id));
         read.on_response(peer(2), head(5, b"v"));
@@ -545,7 +569,7 @@ mod tests {
         assert_eq!(read.next(Phase::LookingUp), Next::Wait, "one value at a time");
         read.on_no_response(&contact(1).id);
         assert_eq!(read.next(Phase::LookingUp), Next::Fetch(contact(2)), "the quickest first");
-        assert_eq!(read.next(Phase::LookingUp), Next::Fetch(contact(3)), "and one more, for one was late");
+        assert_eq!(read.next(Phase::LookingUp), Next::Fetch(contact(3)), "and one more after one loss");
         assert_eq!(read.next(Phase::LookingUp), Next::Wait);
         read.on_no_response(&contact(2).id);
         assert_eq!(read.next(Phase::LookingUp), Next::Fetch(contact(4)));
@@ -554,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn liars_are_asked_side_by_side_when_the_search_is_over() {
+    fn several_false_claims_are_fetched_at_the_same_time_after_the_lookup() {
         let mut read = read(2);
         for n in 1..=9 {
             read.on_response(peer(n), head(n.into(), b"lie"));
@@ -564,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn of_one_version_the_larger_value_wins_and_both_are_fetched_to_know_it() {
+    fn of_two_records_with_the_same_version_both_values_are_fetched_and_the_larger_one_wins() {
         let mut read = read(2);
         read.on_response(peer(1), value(5, b"b"));
         for (n, other) in [(2, b"a"), (3, b"c")] {
@@ -576,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tombstone_hides_plain_versions_up_to_its_own_and_nothing_that_certifies_itself() {
+    fn a_tombstone_hides_plain_versions_up_to_its_own_and_no_certified_record() {
         for (version, hidden) in [(4, true), (5, true), (6, false)] {
             let mut read = read(1);
             read.on_response(peer(1), over(5));
@@ -592,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn tombstones_that_agree_end_nothing_before_the_search_is_over() {
+    fn tombstones_that_agree_do_not_end_a_get_before_its_lookup() {
         let mut read = read(2);
         read.on_response(peer(1), over(5));
         read.on_response(peer(2), over(5));
@@ -601,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hashed_value_ends_it_at_once_unless_all_are_to_be_heard() {
+    fn one_hashed_value_ends_a_get_unless_it_must_ask_all_nodes() {
         for (reads, next) in [(Reads::Quorum, Next::Answer), (Reads::Secure, Next::Wait)] {
             let mut read = QuorumRead::new(reads, 3, 3, 3);
             read.on_response(peer(1), Response::Value(found(Class::Hashed, 0, b"v")));
@@ -611,7 +635,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_what_was_seen_before_does_not_end_the_search() {
+    fn a_version_older_than_one_that_clients_have_seen_does_not_end_a_get_early() {
         let mut read = read(2);
         read.remember(Some(seen(Class::Plain, 6)));
         read.on_response(peer(1), value(5, b"v"));
@@ -623,9 +647,9 @@ mod tests {
     }
 
     #[test]
-    fn those_are_behind_who_hold_less_and_those_near_who_hold_nothing() {
+    fn replicas_with_a_smaller_record_and_near_nodes_without_one_are_behind() {
         let mut read = read(2);
-        let response = [
+        let responses = [
             value(5, b"v"),
             head(5, b"v"),
             head(4, b"u"),
@@ -635,7 +659,7 @@ mod tests {
             Response::Nothing,
             Response::Invalid,
         ];
-        for (n, response) in (1..).zip(response) {
+        for (n, response) in (1..).zip(responses) {
             read.on_response(peer(n), response);
         }
         let near = [contact(7).id, contact(8).id];
@@ -651,15 +675,15 @@ mod tests {
         prop_oneof![1 => Just(Response::Nothing), 1 => Just(Response::Invalid), 2 => over, 4 => head, 4 => record.prop_map(Response::Value)]
     }
 
-    /// What a reply claims: whether it is signed, its version, whether it is over. Of two replies of one
-    /// peer the later must not claim less.
+    /// The claim of a reply: whether it is signed, its version, whether it is a tombstone. The later of two
+    /// replies of one peer must not claim less.
     fn claim(response: &Response) -> Option<(bool, u64, bool)> {
         let rank = response.head()?.rank;
         Some((rank.class == Class::Signed, rank.version.bits(), rank.life == Life::Over))
     }
 
-    /// What a peer that gave these replies, in this order, is believed: the last one; nothing, once it
-    /// lied or claimed less than before. A head does not replace its own value.
+    /// The valid reply of a peer that sent these replies in this order: the last one, or none after an
+    /// invalid reply or one that claims less than before. A head does not replace its own value.
     fn believed(replies: &[Response]) -> Option<&Response> {
         replies.iter().try_fold(&Response::Nothing, |last, response| match (last, response) {
             (_, Response::Invalid) => None,
@@ -668,7 +692,7 @@ mod tests {
         })
     }
 
-    /// The largest value that is believed, unless a tombstone that is believed hides it.
+    /// The largest valid value, unless a valid tombstone hides it.
     fn expected(replies: &[Vec<Response>]) -> Option<Vec<u8>> {
         let believed: Vec<&Response> = replies.iter().filter_map(|replies| believed(replies)).collect();
         let values = believed.iter().filter_map(|response| match response {
@@ -681,13 +705,12 @@ mod tests {
     }
 
     proptest! {
-        /// Goal: whatever is said, by whom and in whatever order, a GET ends, and with the largest
-        /// of the values that were given.
+        /// Goal: a GET ends after any replies in any order, with the largest value that was delivered.
         ///
-        /// Method: the test keeps its own list of replies. Each peer that is asked for a value falls
-        /// silent, so that all claims fall.
+        /// Method: the test keeps its own list of replies. No peer answers a fetch, so all claims are
+        /// dismissed.
         #[test]
-        fn a_get_ends_with_the_largest_value_that_was_given(
+        fn a_get_ends_with_the_largest_value_that_was_delivered(
             all in proptest::collection::vec((0..5_u8, response()), 0..32),
             quorum in 1..=3_u8,
         ) {

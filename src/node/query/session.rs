@@ -1,13 +1,12 @@
-//! What was last read or written through this node: a bounded memory that keeps its clients from
-//! going back in time (`PROTOCOL.md` 3).
+//! The newest version of each key that clients have read or written through this node, for a bounded
+//! number of keys. It gives the clients of this node monotonic reads and read-your-writes
+//! (`PROTOCOL.md` 3): a GET compares with it before it ends early.
 //!
-//! For each key it knows the largest record that a client was shown, or handed in. It decides
-//! nothing: a GET asks it before it ends early.
+//! Non-goal: this module decides nothing and stores no values.
 //!
-//! Which key is forgotten for a new one is found as a clock's hand goes round: one that was looked
-//! up since the hand last passed it is passed over once more. So a key that is known costs one
-//! look-up and writes one bit, as it happens on every GET that is served from here; an order by the
-//! last use would touch its neighbours as well, each of them far away in memory.
+//! The CLOCK algorithm chooses the key to forget: the hand moves over a ring of keys and skips each key
+//! that was used since the hand last passed it. So a known key costs one hash lookup and one written bit
+//! per GET. A list in the order of use (LRU) would also write to two other entries, each a cache miss.
 
 use std::cell::Cell;
 
@@ -15,92 +14,89 @@ use crate::id::{Key, KeyMap, KeySeed};
 use crate::limits::VERSIONS_REMEMBERED_MAX;
 use crate::record::Precedence;
 
-/// A key's place in the ring.
-type Index = usize;
+/// The most keys that the hand skips: it then takes the next key even if that was used, so that each
+/// insertion does a bounded amount of work.
+const SKIPS_MAX: usize = 16;
 
-/// Places that the hand passes over, at most, before it takes one that was looked up meanwhile: the
-/// work of remembering one more key has a bound.
-const LOOKS_MAX: usize = 16;
-
-/// What is remembered of a key.
+/// The entry of a key.
 #[derive(Clone, Debug)]
-struct Memory {
-    seen: Precedence,
-    /// Whether it was looked up since the hand last passed it.
+struct Entry {
+    newest: Precedence,
+    /// Whether the key was used since the hand last passed it.
     used: Cell<bool>,
 }
 
-/// The memory.
+/// The newest versions that clients have read or written.
 #[derive(Debug)]
 pub(crate) struct Versions {
-    memories: KeyMap<Key, Memory>,
-    /// All keys that are remembered, each once.
+    entries: KeyMap<Key, Entry>,
+    /// The keys of all entries, each once.
     ring: Vec<Key>,
-    /// Where the next key to be forgotten is looked for.
-    hand: Index,
-    most: usize,
+    /// The index in the ring at which the search for a key to forget begins.
+    hand: usize,
+    keys_max: usize,
 }
 
 impl Versions {
-    /// A memory of nothing yet.
+    /// No versions.
     pub(crate) fn new(seed: KeySeed) -> Self {
-        Self::of_at_most(VERSIONS_REMEMBERED_MAX, seed)
+        Self::with_capacity(VERSIONS_REMEMBERED_MAX, seed)
     }
 
-    fn of_at_most(most: usize, seed: KeySeed) -> Self {
-        Self { memories: KeyMap::with_hasher(seed), ring: Vec::new(), hand: 0, most }
+    fn with_capacity(keys_max: usize, seed: KeySeed) -> Self {
+        Self { entries: KeyMap::with_hasher(seed), ring: Vec::new(), hand: 0, keys_max }
     }
 
-    /// What is remembered of `key`, which will not be forgotten soon.
+    /// The newest version of `key` that is remembered. The key counts as used.
     pub(crate) fn newest(&self, key: &Key) -> Option<Precedence> {
-        let memory = self.memories.get(key)?;
-        memory.used.set(true);
-        Some(memory.seen)
+        let entry = self.entries.get(key)?;
+        entry.used.set(true);
+        Some(entry.newest)
     }
 
-    /// `seen` was read or written; what is larger and remembered stays.
+    /// A client has read or written the version `seen`. A newer one that is remembered stays.
     pub(crate) fn remember(&mut self, key: Key, seen: Precedence) {
-        self.set(key, |before| before.max(seen), seen);
+        self.set(key, |newest| newest.max(seen), seen);
     }
 
-    /// `seen` was read after all were asked who might know a larger one: whatever was remembered is
-    /// not to be had any more.
+    /// A client has read the version `seen`, and a complete lookup has found no newer one: a newer one
+    /// that is remembered no longer exists.
     pub(crate) fn replace(&mut self, key: Key, seen: Precedence) {
         self.set(key, |_| seen, seen);
     }
 
-    /// Remembers of `key` what `newest` makes of what is remembered of it, or `first`.
-    fn set(&mut self, key: Key, newest: impl FnOnce(Precedence) -> Precedence, first: Precedence) {
-        if let Some(memory) = self.memories.get_mut(&key) {
-            memory.seen = newest(memory.seen);
-            memory.used.set(true);
+    /// Changes the version of `key` by `change`; sets it to `first` if none is remembered.
+    fn set(&mut self, key: Key, change: impl FnOnce(Precedence) -> Precedence, first: Precedence) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.newest = change(entry.newest);
+            entry.used.set(true);
             return;
         }
-        if self.ring.len() < self.most {
+        if self.ring.len() < self.keys_max {
             self.ring.push(key);
         } else {
             let index = self.forget_one();
             self.ring[index] = key;
         }
-        self.memories.insert(key, Memory { seen: first, used: Cell::new(false) });
+        self.entries.insert(key, Entry { newest: first, used: Cell::new(false) });
     }
 
-    /// Forgets a key that was not looked up for long; returns its place.
-    fn forget_one(&mut self) -> Index {
+    /// Forgets the first key that was not used; returns its index in the ring.
+    fn forget_one(&mut self) -> usize {
         let mut index = self.hand;
-        for _ in 0..LOOKS_MAX {
-            let is_used = self.memories.get(&self.ring[index]).is_some_and(|memory| memory.used.take());
+        for _ in 0..SKIPS_MAX {
+            let is_used = self.entries.get(&self.ring[index]).is_some_and(|entry| entry.used.take());
             if !is_used {
                 break;
             }
             index = self.after(index);
         }
-        self.memories.remove(&self.ring[index]);
+        self.entries.remove(&self.ring[index]);
         self.hand = self.after(index);
         index
     }
 
-    fn after(&self, index: Index) -> Index {
+    fn after(&self, index: usize) -> usize {
         (index + 1) % self.ring.len()
     }
 }
@@ -112,7 +108,7 @@ mod tests {
     use super::*;
     use crate::record::{Class, Life, Rank, Version};
 
-    fn seen(class: Class, version: u64) -> Precedence {
+    fn precedence(class: Class, version: u64) -> Precedence {
         Rank { class, life: Life::Alive, version: Version::from_bits(version) }.precedence()
     }
 
@@ -121,57 +117,58 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_is_remembered_and_a_class_that_certifies_itself_is_larger() {
+    fn the_newest_version_is_remembered_and_a_certified_one_is_newer_than_a_plain_one() {
         let mut versions = Versions::new(KeySeed::new([1, 2, 3, 4]));
         assert_eq!(versions.newest(&key(1)), None);
         for (class, version, newest) in [
-            (Class::Plain, 5, seen(Class::Plain, 5)),
-            (Class::Plain, 3, seen(Class::Plain, 5)),
-            (Class::Signed, 1, seen(Class::Signed, 1)),
-            (Class::Plain, 9, seen(Class::Signed, 1)),
+            (Class::Plain, 5, precedence(Class::Plain, 5)),
+            (Class::Plain, 3, precedence(Class::Plain, 5)),
+            (Class::Signed, 1, precedence(Class::Signed, 1)),
+            (Class::Plain, 9, precedence(Class::Signed, 1)),
         ] {
-            versions.remember(key(1), seen(class, version));
+            versions.remember(key(1), precedence(class, version));
             assert_eq!(versions.newest(&key(1)), Some(newest));
         }
-        versions.replace(key(1), seen(Class::Plain, 3));
-        assert_eq!(versions.newest(&key(1)), Some(seen(Class::Plain, 3)));
+        versions.replace(key(1), precedence(Class::Plain, 3));
+        assert_eq!(versions.newest(&key(1)), Some(precedence(Class::Plain, 3)));
     }
 
     #[test]
-    fn what_is_looked_up_outlives_what_is_not() {
-        let mut versions = Versions::of_at_most(4, KeySeed::new([1, 2, 3, 4]));
+    fn a_key_in_use_is_remembered_longer_than_keys_that_are_not() {
+        let mut versions = Versions::with_capacity(4, KeySeed::new([1, 2, 3, 4]));
         for n in 0..4 {
-            versions.remember(key(n), seen(Class::Plain, 1));
+            versions.remember(key(n), precedence(Class::Plain, 1));
         }
         for n in 4..100 {
-            assert!(versions.newest(&key(0)).is_some(), "looked up before each of {n} others came");
-            versions.remember(key(n), seen(Class::Plain, 1));
+            assert!(versions.newest(&key(0)).is_some(), "used before each of {n} insertions");
+            versions.remember(key(n), precedence(Class::Plain, 1));
         }
         assert_eq!(versions.newest(&key(1)), None);
     }
 
     proptest! {
-        /// Goal: no more keys are remembered than may be, and what is known of each is true.
+        /// Goal: the number of keys is bounded, and the version of each key is the newest since the key
+        /// was inserted.
         ///
-        /// Method: beside a list of all that was ever remembered.
+        /// Method: comparison with an array of the newest versions.
         #[test]
-        fn what_is_remembered_is_the_largest_and_the_last_key_is_never_forgotten_for_itself(
-            deeds in proptest::collection::vec((0..40_u8, 0..9_u64), 0..300),
+        fn each_remembered_version_is_the_newest_and_an_insertion_never_evicts_its_own_key(
+            actions in proptest::collection::vec((0..40_u8, 0..9_u64), 0..300),
         ) {
-            let mut versions = Versions::of_at_most(20, KeySeed::new([1, 2, 3, 4]));
-            let mut largest = [None; 40];
-            for (n, version) in deeds {
-                let known = &mut largest[usize::from(n)];
-                if versions.memories.contains_key(&key(n)) {
+            let mut versions = Versions::with_capacity(20, KeySeed::new([1, 2, 3, 4]));
+            let mut newest = [None; 40];
+            for (n, version) in actions {
+                let known = &mut newest[usize::from(n)];
+                if versions.entries.contains_key(&key(n)) {
                     *known = (*known).max(Some(version));
                 } else {
-                    *known = Some(version); // it was forgotten meanwhile
+                    *known = Some(version); // the key was evicted meanwhile
                 }
-                versions.remember(key(n), seen(Class::Plain, version));
-                prop_assert_eq!(versions.newest(&key(n)), known.map(|version| seen(Class::Plain, version)));
-                prop_assert_eq!(versions.memories.len(), versions.ring.len());
+                versions.remember(key(n), precedence(Class::Plain, version));
+                prop_assert_eq!(versions.newest(&key(n)), known.map(|version| precedence(Class::Plain, version)));
+                prop_assert_eq!(versions.entries.len(), versions.ring.len());
                 prop_assert!(versions.ring.len() <= 20);
-                prop_assert!(versions.ring.iter().all(|key| versions.memories.contains_key(key)));
+                prop_assert!(versions.ring.iter().all(|key| versions.entries.contains_key(key)));
             }
         }
     }

@@ -1,15 +1,20 @@
-//! A client's PUT, from request to answer: a version is drawn or verified, the nearest nodes are
-//! searched, each is handed a copy, and the next nearest in the place of those that fail.
+//! The PUT of a client, from request to answer. This node draws a version, or verifies the one of a
+//! signed record, looks up the nodes nearest to the key, and sends each a copy. If one fails, the next
+//! nearest gets a copy instead.
 //!
-//! The search ends when as many have answered as shall hold the record. The others of the k nearest,
-//! its *bystanders*, are asked beside the copies whether they hold an older one, which then gives way
-//! to a copy: two holders of an old record that agree would be enough for a GET.
+//! The lookup ends when as many nodes have answered as the record needs replicas. While the copies are in
+//! flight, the other nodes among the k nearest are asked which version they store (a *version probe*).
+//! A node with an older version gets a copy too, because two stale replicas that agree would satisfy the
+//! read quorum of a GET.
 //!
-//! What a client may rely on (`PROTOCOL.md` 1 and 3): a PUT is answered only if it asked for it,
-//! by SUCCESS once the record is held by min(replication, reachable) nodes, as the durability of
-//! each says; whoever reads here after writing here sees what was written, or something newer;
-//! and what was taken is spread until enough hold it ([`crate::node::query::put_retry`]), or somebody holds a
-//! larger one. What a record claims by its class is verified before anything else happens.
+//! Guarantees (`PROTOCOL.md` 1 and 3):
+//!
+//! - A PUT is answered only if it asks for it: by SUCCESS when min(replication, reachable nodes) nodes store
+//!   the record, each with its configured durability.
+//! - A client that writes and then reads through this node gets the record that it wrote, or a newer one.
+//! - An accepted PUT is retried until enough replicas store the record
+//!   ([`crate::node::query::put_retry`]), a newer record is found, or the life of the record ends.
+//! - Signatures and hashes are verified before the record is stored or sent.
 
 use std::fmt;
 use std::time::Duration;
@@ -37,12 +42,13 @@ use crate::time::{Now, Time};
 use crate::wire::api::{Confirm, Put as PutRequest};
 use crate::wire::peer::{Reply, StoreOutcome};
 
-/// A storage that is full refuses many PUTs: the log is told of one, and of how many there were.
+/// The shortest time between two "put refused" lines in the log: a full storage refuses many PUTs. Each
+/// line contains the total.
 const REFUSAL_LOG_PAUSE: Duration = Duration::from_secs(1);
 
-/// Taking.
+/// Accepting.
 impl Node {
-    /// A client wants a value held.
+    /// A client asks to store a value.
     pub(crate) fn start_put(&mut self, now: Now, client: ClientId, request: &PutRequest<'_>, out: &mut Actions) {
         self.counters.puts += 1;
         let client = match request.confirm {
@@ -69,20 +75,20 @@ impl Node {
         let (waits, holds) = (self.access(now).waits(), self.params.serving == Serving::Yes);
         let alone = self.table.live() == 0;
         if alone && !waits && !holds {
-            return Err(Refused::Nobody);
+            return Err(Refused::NoReplicas);
         }
         if alone && holds {
-            // Nobody can be asked now: if this node does not hold the record, nobody does.
+            // No peer can be reached, so this node has to store the record.
             held(self.hold(now, record.clone(), expires, Source::Client))?;
         } else if self.storage.find(now.mono, &key).is_some() {
-            // It may go to others alone: the older one would be served here once it has.
+            // Otherwise this node would return its older record after the PUT, if only peers get copies.
             self.hold(now, record.clone(), expires, Source::Client);
         }
         if waits && holds && client.is_none() {
             held(self.schedule_retry(now, record, expires, Duration::ZERO))?;
         } else if holds && self.is_founder_alone() && !self.saves_first() {
             self.put_retries.forget(&key);
-            // It is held by all there are: no search, and nobody to wait for.
+            // This node is the whole network, so the PUT is done without a lookup.
             self.counters.puts_held += 1;
             if let Some(client) = client {
                 out.reply_done(client, key);
@@ -93,14 +99,15 @@ impl Node {
             self.begin_put(now, put, out);
         }
         if alone && holds {
-            self.versions.remember(key, seen); // what is held is this very record, which was shown to nobody
+            // The storage has exactly this record, so it need not be compared with a newer one.
+            self.versions.remember(key, seen);
         } else {
             self.remember_seen(key, seen);
         }
         Ok(())
     }
 
-    /// Begins to spread a record, or parks it until there is somebody to ask.
+    /// Starts a PUT. Its first attempt begins at once, or when the node has joined.
     pub(crate) fn begin_put(&mut self, now: Now, put: Put, out: &mut Actions) {
         let origin = put.origin;
         let query = self.queries.insert(Query::Put(Box::new(put)));
@@ -113,8 +120,8 @@ impl Node {
         }
     }
 
-    /// The record that a PUT asks for, and when its life ends; the cheap reasons to refuse it
-    /// first, the signature last.
+    /// The record that a PUT asks to store, and the end of its life. The checks are in the order of their
+    /// cost: the signature is verified last.
     fn record_of(&self, now: Now, request: &PutRequest<'_>) -> Result<(Record, Time), Refused> {
         let key = request.key;
         let (held, over) = self.storage.known(now.mono, &key);
@@ -129,7 +136,7 @@ impl Node {
             Class::Signed => {
                 let envelope = Envelope::read(request.value)?;
                 if request.ttl != 0 && request.ttl != envelope.ttl.as_secs() {
-                    return Err(Refused::Ttl { asked: request.ttl, sealed: envelope.ttl });
+                    return Err(Refused::Ttl { requested: request.ttl, signed: envelope.ttl });
                 }
                 (envelope.sequence, envelope.ttl)
             }
@@ -157,26 +164,27 @@ impl Node {
         Ok((record, expires))
     }
 
-    /// `PROTOCOL.md` 1, rule 7.
+    /// The life of a record, in the configured range (`PROTOCOL.md` 1, rule 7).
     fn ttl_of(&self, request: &PutRequest<'_>) -> Ttl {
         let params = &self.params;
         Ttl::from_secs(request.ttl).unwrap_or(params.ttl_default).clamp(params.ttl_min, params.ttl_max)
     }
 
-    /// `PROTOCOL.md` 1, rule 8.
+    /// The number of replicas, in the configured range (`PROTOCOL.md` 1, rule 8).
     fn replication_of(&self, request: &PutRequest<'_>) -> u8 {
         let most = u8::try_from(self.params.k).expect("k is at most 20");
         match request.replication {
             0 => self.params.replication_default,
-            asked => asked.clamp(self.params.replication_min, most),
+            requested => requested.clamp(self.params.replication_min, most),
         }
     }
 
-    /// A version above all that this node has seen of `key`: `known`, or read and written earlier.
+    /// A version above `known`, and above all that clients have read or written of `key` through this
+    /// node.
     fn draw_version(&self, now: Now, key: &Key, known: [Option<Version>; 2]) -> Version {
         let seen = self.versions.newest(key).and_then(Precedence::plain);
-        // Within one millisecond the clock does not tell two PUTs of a key apart that were both
-        // handed to others.
+        // Two PUTs of a key in one millisecond need different versions, even if this node stores
+        // neither of them.
         let last = Some(self.last_version).filter(|last| last.time() == now.wall);
         let known = known.into_iter().chain([seen, last]).flatten();
         let highest = known.filter(|version| !version.is_too_early(now.wall)).max();
@@ -197,7 +205,7 @@ impl Node {
 
 /// Attempts.
 impl Node {
-    /// Begins, or begins again, to look up the nodes that shall store a PUT.
+    /// Starts the lookup of the nodes that store the record of a PUT. Each attempt begins with one.
     pub(crate) fn look_up_replicas(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some(put) = self.queries.put(query) else { return };
         let (key, replication, attempt) = (put.key(), usize::from(put.record.replication), put.attempt);
@@ -210,8 +218,8 @@ impl Node {
         self.advance(now, query, out);
     }
 
-    /// The lookup of a PUT is done: as many nodes as shall store the record have answered it, or all
-    /// that could be reached. An attempt begins.
+    /// The lookup of a PUT is done, so this attempt starts to send copies: as many nodes have answered as
+    /// the record needs replicas, or all reachable ones.
     pub(crate) fn spread_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let is_latest = self.queries.is_latest(query);
         let me = (self.params.serving == Serving::Yes).then_some(self.me.id);
@@ -225,7 +233,7 @@ impl Node {
         }
     }
 
-    /// Does what a PUT wants done next, until it waits.
+    /// Performs the next steps of a PUT, until it waits or ends.
     fn advance_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         loop {
             let Some(put) = self.queries.put(query) else { return };
@@ -268,7 +276,7 @@ impl Node {
         }
     }
 
-    /// The disk has written this node's own copy of that attempt, or could not.
+    /// The disk has written this node's own copy in that attempt, or has failed to.
     pub(crate) fn own_copy_written(&mut self, now: Now, query: QueryId, attempt: u32, saved: Saved, out: &mut Actions) {
         let me = self.me.id;
         self.copies.end(Copied::Put(query, attempt), &me);
@@ -280,8 +288,8 @@ impl Node {
         }
     }
 
-    /// A peer answered a copy of that attempt, or will not, which `None` says. An answer counts also
-    /// when it is late and another peer was asked meanwhile.
+    /// A peer answered a copy in that attempt; `None` if it never will. An answer also counts if another
+    /// peer has replaced this one meanwhile.
     pub(crate) fn on_put_copied(
         &mut self,
         now: Now,
@@ -303,7 +311,7 @@ impl Node {
         self.advance_put(now, query, out);
     }
 
-    /// A close node that gets no copy was asked which version it stores.
+    /// A version probe has had an outcome.
     pub(crate) fn on_probe_outcome(
         &mut self,
         now: Now,
@@ -328,7 +336,8 @@ impl Node {
         }
     }
 
-    /// A larger record is stored elsewhere, so this PUT is over; unless it may be drawn anew above it.
+    /// A newer record is stored elsewhere, which ends this PUT; unless its version may be raised above
+    /// that record.
     fn superseded(&mut self, now: Now, query: QueryId, by: Rank, out: &mut Actions) {
         let is_latest = self.queries.is_latest(query);
         let Some(put) = self.queries.put(query) else { return };
@@ -338,7 +347,7 @@ impl Node {
         }
         let (key, client) = (put.key(), put.client.take());
         debug!("put superseded key={key:.8}");
-        // What is stored here of this PUT is not shown before the larger record was looked for.
+        // From now on a GET looks up the newer record before it returns the one that this node stores.
         self.remember_seen(key, by.precedence());
         if let Some(client) = client {
             out.reply_failure(client, key);
@@ -346,7 +355,7 @@ impl Node {
         self.end_put(query);
     }
 
-    /// Draws the version of a PUT anew, above `above`.
+    /// Raises the version of a PUT above `above`.
     fn raise_put(&mut self, now: Now, query: QueryId, above: Version) {
         let tail = self.version_tail;
         let Some(put) = self.queries.put(query) else { return };
@@ -356,12 +365,12 @@ impl Node {
     }
 }
 
-/// Ending.
+/// Ends of attempts.
 impl Node {
-    /// Enough replicas store the record.
+    /// Enough replicas store the record, so the PUT ends.
     fn put_stored(&mut self, now: Now, query: QueryId) {
         if self.table.live() == 0 && !self.is_founder_alone() {
-            // There are other nodes, but none could be reached.
+            // Only this node stores the record: other nodes exist, but none could be reached.
             self.retry_later(now, query);
         } else {
             self.counters.puts_held += 1;
@@ -369,7 +378,8 @@ impl Node {
         }
     }
 
-    /// Too few replicas store it: this PUT makes another attempt after a pause, while there is time.
+    /// Too few replicas store the record. Before `request_timeout` the PUT makes another attempt after a
+    /// pause; after it, the PUT becomes a retry.
     fn pause_put(&mut self, now: Now, query: QueryId) {
         let is_in_time = self.timers.is_set(Timer::Answer(query));
         let Some(put) = self.queries.put(query) else { return };
@@ -383,7 +393,7 @@ impl Node {
         }
     }
 
-    /// The pause of a PUT is over.
+    /// The pause of a PUT is over: the next attempt begins.
     pub(crate) fn retry_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         if let Some(put) = self.queries.put(query) {
             put.pause = (2 * put.pause).min(PUT_RETRY_PAUSE_MAX);
@@ -391,8 +401,8 @@ impl Node {
         self.look_up_replicas(now, query, out);
     }
 
-    /// The time of a PUT is over. A client that waits gets FAILURE, which means *unknown*: the
-    /// attempt goes on.
+    /// The time of a PUT is over. A client that waits gets FAILURE, which means that the result is
+    /// *unknown*: an attempt in flight continues.
     pub(crate) fn put_timed_out(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some(put) = self.queries.put(query) else { return };
         let (client, key, is_parked) = (put.client.take(), put.key(), put.is_parked());
@@ -404,8 +414,8 @@ impl Node {
         }
     }
 
-    /// Ends a PUT that too few replicas store, and schedules another one; unless this node has taken
-    /// a later PUT of the key, which the older record would hide.
+    /// Ends a PUT that too few replicas store, and schedules its retry; unless this node has accepted a
+    /// later PUT of the key, whose record replaces this one.
     fn retry_later(&mut self, now: Now, query: QueryId) {
         let is_latest = self.queries.is_latest(query);
         let Some(put) = self.queries.put(query) else { return };
@@ -432,7 +442,7 @@ impl Node {
     }
 }
 
-/// Why a PUT cannot be taken, if it cannot be held.
+/// Why a PUT is refused whose record this node must store.
 fn held(stored: Stored) -> Result<(), Refused> {
     match stored {
         Stored::Held => Ok(()),
@@ -442,28 +452,28 @@ fn held(stored: Stored) -> Result<(), Refused> {
     }
 }
 
-/// Why a PUT is not taken.
+/// Why a PUT is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refused {
-    /// It does not prove what its class claims.
+    /// The signature or the hash is wrong.
     NotVerified(Unverified),
-    /// It asks for another life than was signed.
+    /// The request names another life than the signed envelope.
     Ttl {
-        /// Seconds asked for.
-        asked: u16,
-        /// What was signed.
-        sealed: Ttl,
+        /// The life in the request, in seconds.
+        requested: u16,
+        /// The life in the envelope.
+        signed: Ttl,
     },
-    /// Its version lies too far ahead.
+    /// The time in its version is too far in the future.
     TooEarly,
-    /// Its life, or that of its version, is over.
+    /// The life of the record, or of its version, has ended.
     Over,
-    /// This node holds, or is writing, a larger record.
+    /// This node knows a larger record of the key.
     Larger,
     /// The storage is full.
     Full,
-    /// This node holds nothing, and knows nobody who does.
-    Nobody,
+    /// This node stores no records, and knows no node that does.
+    NoReplicas,
 }
 
 impl From<Unverified> for Refused {
@@ -476,12 +486,14 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotVerified(error) => write!(f, "not verified: {error}"),
-            Self::Ttl { asked, sealed } => write!(f, "TTL {asked}, expected 0 or the signed {}", sealed.as_secs()),
+            Self::Ttl { requested, signed } => {
+                write!(f, "TTL {requested}, expected 0 or the signed {}", signed.as_secs())
+            }
             Self::TooEarly => write!(f, "its version lies too far ahead"),
             Self::Over => write!(f, "its life is over"),
             Self::Larger => write!(f, "a larger record is known"),
             Self::Full => write!(f, "storage is full"),
-            Self::Nobody => write!(f, "this node holds nothing and knows nobody"),
+            Self::NoReplicas => write!(f, "this node holds nothing and knows nobody"),
         }
     }
 }

@@ -1,10 +1,13 @@
-//! PUTs of this node's clients that too few others hold yet.
+//! Retries of PUTs that too few replicas store.
 //!
-//! Whoever took a PUT keeps it until enough holders have acknowledged it: the record is held here,
-//! like one that its client may count on, and spread again after a pause that doubles, until
-//! somebody holds a larger one or its life ends. Such a PUT is no request of a client any more: it
-//! has a bound of its own, and few are spread at a time. A node that has not joined waits: there
-//! is nobody to spread to.
+//! The node that accepted a PUT retries it until enough replicas acknowledge it, a newer record is found,
+//! or the life of the record ends. Meanwhile this node stores the record itself. The pause between two
+//! attempts doubles. A PUT that waits for its retry does not count as a request of a client: waiting PUTs
+//! have their own bound, and few retries are in flight at a time. A node that has not joined does not
+//! retry.
+//!
+//! Non-goal: beyond the bound a PUT is not retried. This node still stores the record, and replication
+//! offers it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,7 +24,7 @@ use crate::record::{Record, Source, Version};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
 
-/// What is kept, by key and by the moment of its next attempt.
+/// The PUTs to retry, by key and by the moment of the next attempt.
 #[derive(Debug, Default)]
 pub(crate) struct PutRetries {
     retry: BTreeMap<Key, Retry>,
@@ -29,7 +32,7 @@ pub(crate) struct PutRetries {
     in_flight: usize,
 }
 
-/// A PUT that is kept; its record is in the storage.
+/// A PUT to retry; its record is in the storage.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
     version: Version,
@@ -39,19 +42,19 @@ struct Retry {
 }
 
 impl PutRetries {
-    /// Whether a PUT of `key` is kept.
+    /// Whether a PUT of `key` waits for a retry.
     pub(crate) fn contains(&self, key: &Key) -> bool {
         self.retry.contains_key(key)
     }
 
-    /// Whatever was kept of `key` is over.
+    /// Cancels the retry of `key`, if there is one.
     pub(crate) fn forget(&mut self, key: &Key) {
         if let Some(retry) = self.retry.remove(key) {
             self.queue.remove(&(retry.due, *key));
         }
     }
 
-    /// An attempt to spread what was kept has ended.
+    /// A retry in flight has ended.
     pub(crate) fn attempt_over(&mut self) {
         self.in_flight -= 1;
     }
@@ -64,7 +67,7 @@ impl PutRetries {
         }
     }
 
-    /// Takes one that is due, if there is room for another attempt.
+    /// Takes a retry that is due, unless too many are in flight.
     fn take_due(&mut self, now: Time) -> Option<(Key, Retry)> {
         let &(due, key) = self.queue.first()?;
         if due > now || self.in_flight >= PUT_RETRIES_IN_FLIGHT_MAX {
@@ -74,14 +77,14 @@ impl PutRetries {
         self.retry.remove(&key).map(|retry| (key, retry))
     }
 
-    /// When the next attempt is due; `None` while there is no room for one.
+    /// When the next retry is due; `None` while too many are in flight.
     fn next_due(&self) -> Option<Time> {
         self.queue.first().filter(|_| self.in_flight < PUT_RETRIES_IN_FLIGHT_MAX).map(|&(due, _)| due)
     }
 }
 
 impl Node {
-    /// Holds `record`, which too few others do, and spreads it after `pause`.
+    /// Stores `record`, which too few replicas store, and retries its PUT after `pause`.
     pub(crate) fn schedule_retry(&mut self, now: Now, record: Record, expires: Time, pause: Duration) -> Stored {
         let (key, version) = (record.key, record.version);
         let stored = self.hold(now, record, expires, Source::Client);
@@ -93,20 +96,20 @@ impl Node {
         stored
     }
 
-    /// Spreads what was kept and is due, as much as there is room for.
+    /// Begins the retries that are due, within the bounds.
     pub(crate) fn retry_puts(&mut self, now: Now, out: &mut Actions) {
         for _ in 0..UPKEEP_RECORDS_PER_TURN_MAX {
             if !self.status.has_joined() {
                 break;
             }
             if !self.queries.has_room() {
-                // Clients have taken it all: it is there again when one of them was answered.
+                // Requests of clients come first; there is room again when one of them has ended.
                 return self.timers.set(Timer::RetryPuts, now.mono + PUT_RETRY_PAUSE);
             }
             let Some((key, retry)) = self.put_retries.take_due(now.mono) else { break };
             let Some(held) = self.storage.find(now.mono, &key).filter(|held| held.record.version == retry.version)
             else {
-                continue; // its life is over, or a larger one has come
+                continue; // its life has ended, or a newer record has replaced it
             };
             let put = Put::new(None, held.record.clone(), held.expires, PutOrigin::Retry, retry.pause);
             self.put_retries.in_flight += 1;
@@ -115,7 +118,7 @@ impl Node {
         self.wake_for_retries();
     }
 
-    /// Wakes this node for the next attempt, once it has joined.
+    /// Sets the timer for the next retry, if the node has joined.
     pub(crate) fn wake_for_retries(&mut self) {
         if self.status.has_joined()
             && let Some(due) = self.put_retries.next_due()

@@ -1,16 +1,21 @@
-//! A PUT as a state machine: which peers get a copy, when the client may be told, when to try again.
+//! The state machine of a PUT: which nodes get a copy, when to confirm, how an attempt ends.
 //!
-//! [`Put::next`] says what to do, one thing at a time; the caller does it and reports what came of
-//! it. The machine sends nothing and knows no storage and no timer. How many copies are in flight
-//! comes in as an argument.
+//! [`Put::next`] returns one step at a time; the caller performs it and reports the result. The machine
+//! sends nothing, and has no access to the storage and to timers. The caller passes in the number of
+//! copies in flight.
 //!
-//! What a confirmation guarantees: `wanted` distinct nodes have acknowledged this version; no node
-//! that was asked has still to say whether it stores an older version; and each node that does has
-//! got a copy, unless no copy is in flight any more. Two stale replicas that agree would satisfy a
-//! read quorum.
+//! A confirmation guarantees that
 //!
-//! A reply proves nothing but itself. So only a plain record that is larger ends a PUT by one reply;
-//! claims of larger signed records must outnumber the replicas.
+//! - `wanted` distinct nodes have acknowledged this version,
+//! - no version probe is in flight, so each probed node has said whether it stores an older version, or has
+//!   failed, and
+//! - each node that said so has answered its copy, or no copy is in flight any more.
+//!
+//! The last two conditions matter because two stale replicas that agree would satisfy a read quorum.
+//!
+//! A peer can claim to store a larger record without having one. For a plain record one claim ends the
+//! PUT, because any node could write that record anyway. For a signed record the claims must outnumber
+//! the replicas.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,85 +29,85 @@ use crate::record::{Class, Life, Rank, Record, Version};
 use crate::time::{Now, Time};
 use crate::wire::peer::{Entry, StoreOutcome};
 
-/// A PUT that is not over.
+/// A running PUT.
 #[derive(Debug)]
 pub(crate) struct Put {
     /// The client that waits for a confirmation.
     pub(crate) client: Option<ClientId>,
-    /// What is to be stored.
+    /// The record to store.
     pub(crate) record: Record,
     /// When the life of the record ends.
     pub(crate) expires: Time,
     /// The pause before the next attempt.
     pub(crate) pause: Duration,
-    /// What made this node PUT the record.
+    /// Why this node stores the record.
     pub(crate) origin: PutOrigin,
-    /// How often copies were sent: replies to an earlier attempt do not count.
+    /// The number of the attempt: replies to copies of earlier attempts are ignored.
     pub(crate) attempt: u32,
     stage: PutStage,
     /// Nodes that store the record in this version.
     replicas: Vec<NodeId>,
-    /// Nodes that store an older record and have not answered a copy. Each gets one, whatever the
-    /// number of replicas.
+    /// Nodes that store an older record and have not answered a copy. Each of them gets a copy, even if
+    /// enough replicas exist.
     stale_replicas: Vec<NodeId>,
-    /// Whether the version was raised because a replica has a larger one. That happens once.
+    /// Whether the version was raised above that of a replica during an attempt. That happens once.
     was_raised: bool,
-    /// The largest plain version that was met ahead of this node's clock: the next attempt begins
-    /// with a version above it.
+    /// The largest plain version of a peer that is ahead of this node's clock. The next attempt begins with
+    /// a version above it.
     ahead: Option<Version>,
 }
 
-/// What made a node PUT a record.
+/// Why a node stores a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PutOrigin {
-    /// A client asks now. The PUT makes attempts until `request_timeout`.
+    /// A request of a client. The PUT makes attempts until `request_timeout`.
     Client,
-    /// Earlier attempts failed. The PUT makes one more, and waits again if that fails.
+    /// A retry after failed attempts. The PUT makes one attempt, and waits again if it fails.
     Retry,
 }
 
-/// How far a PUT has come.
+/// The stage of a PUT.
 #[derive(Debug)]
 enum PutStage {
-    /// The node has not joined, or the next attempt is not due.
+    /// The PUT waits for the node to join, or for its next attempt.
     Parked,
-    /// Finding the nodes nearest to the key.
+    /// A lookup finds the nodes nearest to the key.
     LookingUp(Lookup),
-    /// Copies are on their way.
+    /// Copies are sent.
     Spreading(Spread),
 }
 
-/// One attempt to have a record stored.
+/// The second half of an attempt: sending copies to the nodes that the lookup has found.
 #[derive(Debug)]
 struct Spread {
-    /// Replicas that are needed: min(replication, reachable nodes).
+    /// The number of replicas that are needed: min(replication, reachable nodes).
     wanted: usize,
-    /// Whom to send a copy next, nearest first. This node may be among them, a replica never.
+    /// The nodes to send a copy to, nearest first: perhaps this node, never a replica.
     targets: VecDeque<Replica>,
-    /// Close nodes that neither the lookup has asked nor a copy goes to: what they store, if it is
-    /// older, they would show to others.
+    /// Close nodes that the lookup has not asked and that get no copy. If such a node stores an older
+    /// version, it would return it to GETs.
     unprobed: VecDeque<Contact>,
     probes_in_flight: usize,
-    /// Larger records that receivers of a copy claim to store, where a claim proves nothing.
+    /// Larger signed records that peers claim to store instead of the copy, without proof.
     newer_claims: Vec<Rank>,
 }
 
-/// What to do next for a PUT.
+/// The next step of a PUT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Send a copy to this peer, or store it on this node.
     Copy(Replica),
-    /// Ask this node which version it stores, and report whether that was sent.
+    /// Send a version probe to this node, and report it by [`Put::probe_sent`] if that was possible.
     Probe(Contact),
-    /// Tell this client SUCCESS.
+    /// Answer this client by SUCCESS.
     Confirm(ClientId),
     /// Wait for replies, or for a timer.
     Wait,
-    /// The attempt is over: enough replicas store the record.
+    /// The attempt has ended: enough replicas store the record.
     Stored,
-    /// The attempt is over: too few replicas store the record.
+    /// The attempt has ended: too few replicas store the record.
     TooFew,
-    /// The attempt is over: more nodes claim a larger record than store this one.
+    /// The attempt has ended: more nodes claim a larger record than store this one.
     Outvoted(Rank),
 }
 
@@ -135,22 +140,22 @@ impl Put {
         self.record.key
     }
 
-    /// How many nodes store the record in this version.
+    /// The number of nodes that store the record in this version.
     pub(crate) fn replicas(&self) -> usize {
         self.replicas.len()
     }
 
-    /// Whether it waits for the node to join, or for its next attempt.
+    /// Whether the PUT waits for the node to join, or for its next attempt.
     pub(crate) fn is_parked(&self) -> bool {
         matches!(self.stage, PutStage::Parked)
     }
 
-    /// Whether copies are on their way.
+    /// Whether the current attempt sends copies.
     pub(crate) fn is_spreading(&self) -> bool {
         matches!(self.stage, PutStage::Spreading(_))
     }
 
-    /// Its lookup, while it has one.
+    /// The lookup of the current attempt, until it ends.
     pub(crate) fn lookup(&self) -> Option<&Lookup> {
         match &self.stage {
             PutStage::LookingUp(lookup) => Some(lookup),
@@ -158,7 +163,7 @@ impl Put {
         }
     }
 
-    /// The same, to be driven.
+    /// The same, for the caller that runs it.
     pub(crate) fn lookup_mut(&mut self) -> Option<&mut Lookup> {
         match &mut self.stage {
             PutStage::LookingUp(lookup) => Some(lookup),
@@ -166,20 +171,20 @@ impl Put {
         }
     }
 
-    /// Waits until [`Put::look_up`].
+    /// Lets the PUT wait until the next [`Put::look_up`].
     pub(crate) fn park(&mut self) {
         self.stage = PutStage::Parked;
     }
 
-    /// Begins to find the nodes nearest to the key; whatever came before is over.
+    /// Starts a new attempt by a lookup of the nodes nearest to the key. An earlier attempt ends.
     pub(crate) fn look_up(&mut self, lookup: Lookup) {
         self.stage = PutStage::LookingUp(lookup);
     }
 
-    /// Begins an attempt with the nodes that the lookup has found: up to `k` of the nearest may get
-    /// a copy, `me` too where this node stores records.
+    /// Starts to send copies to the nodes that the lookup has found. Up to `k` of the nearest may get a
+    /// copy, and this node too, if it stores records: then `me` is its id.
     ///
-    /// Returns whether there was a lookup to begin with.
+    /// Returns `false` if there is no lookup.
     pub(crate) fn spread(&mut self, me: Option<NodeId>, k: usize) -> bool {
         let PutStage::LookingUp(lookup) = &self.stage else { return false };
         let key = self.record.key;
@@ -201,7 +206,7 @@ impl Put {
         true
     }
 
-    /// What to do next, while `in_flight` copies of this attempt have not been answered.
+    /// The next step, while `in_flight` copies of this attempt are in flight.
     pub(crate) fn next(&mut self, in_flight: usize) -> Next {
         let Self { stage: PutStage::Spreading(spread), replicas, stale_replicas, record, client, .. } = self else {
             return Next::Wait;
@@ -230,7 +235,7 @@ impl Put {
         spread.outvoted(replicas.len()).map_or(Next::TooFew, Next::Outvoted)
     }
 
-    /// Whether anybody is left to send a copy to.
+    /// Whether a node is left that can get a copy.
     pub(crate) fn has_targets(&self) -> bool {
         matches!(&self.stage, PutStage::Spreading(spread) if !spread.targets.is_empty())
     }
@@ -242,18 +247,18 @@ impl Put {
         }
     }
 
-    /// A version probe has ended; its answer is reported before.
+    /// A version probe has ended. The caller reports its answer first.
     pub(crate) fn probe_ended(&mut self) {
         if let PutStage::Spreading(spread) = &mut self.stage {
             spread.probes_in_flight -= 1;
         }
     }
 
-    /// `from` answered a version probe by `entry`, or by nothing. `is_latest` says that this node has
-    /// taken no later PUT of the key.
+    /// `from` answered a version probe by `entry`, or stores nothing. `is_latest` says that this node has
+    /// accepted no later PUT of the key.
     ///
-    /// Returns whether a plain version lies ahead of this node's clock, so that the PUT begins anew
-    /// above it. That happens once.
+    /// Returns whether the PUT must start a new attempt, with a version above one that is ahead of this
+    /// node's clock. That happens once.
     pub(crate) fn on_probe(&mut self, now: Now, from: NodeId, entry: Option<Entry>, is_latest: bool) -> bool {
         if let Some(entry) = entry.filter(|entry| entry.key == self.record.key) {
             self.on_head(now, from, entry.rank);
@@ -263,8 +268,8 @@ impl Put {
         is_behind
     }
 
-    /// `from` says that it stores a record of this rank. A smaller one is to be replaced; a plain
-    /// version ahead of this node's clock is to be overtaken.
+    /// `from` stores a record of this rank. If it is smaller, `from` gets a copy. If it is a plain version
+    /// ahead of this node's clock, the next attempt begins with a larger one.
     pub(crate) fn on_head(&mut self, now: Now, from: NodeId, rank: Rank) {
         if rank.version.is_too_early(now.wall) {
             return;
@@ -278,18 +283,17 @@ impl Put {
         }
     }
 
-    /// The node `from` answered a copy of this attempt. Returns the larger record that ends the PUT, if
-    /// there is one.
+    /// `from` answered a copy of this attempt. Returns the rank of a larger record if that ends the PUT.
     pub(crate) fn on_stored(&mut self, now: Now, from: NodeId, outcome: StoreOutcome, stored: Rank) -> Option<Rank> {
         let supersedes = may_supersede(now, stored, &self.record);
         let PutStage::Spreading(spread) = &mut self.stage else { return None };
         self.stale_replicas.retain(|id| *id != from);
         match outcome {
             StoreOutcome::Held => self.on_replica(from),
-            // What it claims cannot be, and it stores no copy.
+            // No such record can exist, and `from` has not stored the copy.
             StoreOutcome::Larger if !supersedes => {}
             StoreOutcome::Larger if self.record.class == Class::Plain => return Some(stored),
-            // Nobody can forge such a record, but anybody can claim to store one.
+            // No node can forge a signed record, but every node can claim to store one.
             StoreOutcome::Larger => spread.newer_claims.push(stored),
         }
         None
@@ -302,14 +306,14 @@ impl Put {
         }
     }
 
-    /// The version above which this PUT must be drawn anew before its next copy leaves; not above
-    /// that of a later PUT of this node.
+    /// Takes the version above which this PUT must be raised before it sends copies. `None` if there is
+    /// none, or if this node has accepted a later PUT of the key, which must stay the larger one.
     pub(crate) fn take_ahead(&mut self, is_latest: bool) -> Option<Version> {
         self.ahead.take().filter(|ahead| is_latest && *ahead >= self.record.version)
     }
 
-    /// Whether this PUT may be drawn anew above `by`: once, if both are plain and the time in that
-    /// version lies ahead of this node's clock, which is the slower one then (`PROTOCOL.md` 3).
+    /// Whether this PUT may be raised above `by`: once, if both are plain and the time in that version is
+    /// ahead of this node's clock, which then runs behind the clock of another node (`PROTOCOL.md` 3).
     pub(crate) fn may_overtake(&mut self, now: Now, by: Rank, is_latest: bool) -> bool {
         let both_plain = by.class == Class::Plain && self.record.class == Class::Plain;
         let is_fast = both_plain && by.version.time() > now.wall && !by.version.is_too_early(now.wall);
@@ -318,7 +322,7 @@ impl Put {
         may
     }
 
-    /// Replaces the version: nobody stores the new one yet.
+    /// Replaces the version. No node stores the new one yet.
     pub(crate) fn raise(&mut self, version: Version) {
         self.record.version = version;
         self.replicas.clear();
@@ -326,17 +330,17 @@ impl Put {
 }
 
 impl Spread {
-    /// The largest record that is claimed, if more claim one than store this.
+    /// The largest claimed record, if more nodes claim one than store this record.
     fn outvoted(&self, replicas: usize) -> Option<Rank> {
         let largest = self.newer_claims.iter().copied().max_by_key(|rank| rank.precedence());
         largest.filter(|_| self.newer_claims.len() > replicas)
     }
 
-    /// Takes the next node to get a copy out of the targets. `None` while enough store one, or will,
-    /// and no target stores an older record.
+    /// Takes the next node to send a copy to from the targets. If enough nodes store a copy or have one
+    /// in flight, only a stale replica gets another copy.
     ///
-    /// Nodes that claim a larger record count as replicas until all have answered, and where they
-    /// are the majority: the nodes beyond them would store what is out of date.
+    /// Nodes that claim a larger record count as replicas while copies are in flight, or while they are the
+    /// majority. Otherwise more distant nodes would store a record that is probably out of date.
     fn next_target(
         &mut self,
         replicas: usize,
@@ -356,8 +360,8 @@ impl Spread {
     }
 }
 
-/// Whether a record of the rank `by` can be larger than `record`. Everyone ignores a version from the
-/// far future (`PROTOCOL.md` 3), and nothing is larger than a hashed record.
+/// Whether a record of the rank `by` can be larger than `record`. Every node ignores a version that is too
+/// far in the future (`PROTOCOL.md` 3), and no record is larger than a hashed one.
 fn may_supersede(now: Now, by: Rank, record: &Record) -> bool {
     record.class != Class::Hashed && !by.version.is_too_early(now.wall) && by.precedence() >= record.rank().precedence()
 }
@@ -389,7 +393,7 @@ mod tests {
         id(200)
     }
 
-    /// The version of that many milliseconds after this node's clock; before it, if negative.
+    /// The version `offset` milliseconds after this node's clock.
     fn version(offset: i64) -> Version {
         Version::from_bits(NOW.wall.as_millis().saturating_add_signed(offset) << 16)
     }
@@ -407,7 +411,7 @@ mod tests {
         Put::new(client, record, Time::ZERO + Duration::from_mins(1), PutOrigin::Client, Duration::from_secs(1))
     }
 
-    /// A lookup of `peers` that all answer until `width` have; the others are never asked.
+    /// A finished lookup of `peers`: the first `width` have answered, the others were never asked.
     fn answered(peers: &[Contact], width: usize) -> Lookup {
         let mut lookup = Lookup::new(me(), KEY, width, 3, peers);
         while let crate::lookup::Step::Ask(contact) = lookup.step() {
@@ -416,16 +420,16 @@ mod tests {
         lookup
     }
 
-    /// What a peer does with a copy or with a probe.
+    /// How a peer answers a copy and a version probe.
     #[derive(Clone, Copy, Debug)]
     enum Conduct {
-        /// It stores the copy; it had nothing before.
+        /// It stored no record, and stores the copy.
         Stores,
-        /// It stores the copy; it had an older record, and says so when it is probed.
+        /// It stored an older record, which it reports to a probe, and stores the copy.
         WasStale,
         /// It refuses, or never answers.
         Fails,
-        /// It is replaced when overdue, and stores the copy after that.
+        /// It stores the copy after another peer has replaced it.
         StoresLate,
         /// It claims to store a larger record.
         Claims,
@@ -441,29 +445,30 @@ mod tests {
         ]
     }
 
-    /// The world around a PUT: it keeps its own books, from what it did and not from the machine.
-    struct World {
+    /// The peers of a PUT. The expected state comes from what they did, not from the machine.
+    struct Peers {
         conducts: Vec<Conduct>,
-        /// Copies and probes without an answer, with the peers they went to.
+        /// Peers with a copy in flight.
         copies: Vec<u8>,
+        /// Peers with a version probe in flight.
         probes: Vec<u8>,
-        /// Peers whose answer to a copy is overdue: nothing waits for it, and it still comes.
-        late: Vec<u8>,
-        /// Peers that have got a copy in this attempt, answered or not.
+        /// Peers that were replaced because they are overdue; they answer later.
+        overdue: Vec<u8>,
+        /// Peers that were sent a copy in this attempt.
         copied: BTreeSet<u8>,
         /// Peers that have acknowledged this version.
         stored: BTreeSet<NodeId>,
-        /// Peers that said that they store an older record, and have not answered a copy.
+        /// Peers that reported an older record, and have not answered a copy.
         stale: BTreeSet<u8>,
         claims: usize,
     }
 
-    impl World {
+    impl Peers {
         fn conduct(&self, peer: u8) -> Conduct {
             self.conducts[usize::from(peer) - 1]
         }
 
-        /// Does what the machine wants until it waits; returns how the attempt ended, if it did.
+        /// Performs the steps of the machine until it waits; returns the end of the attempt, if it ends.
         fn drive(&mut self, put: &mut Put, confirmed: &mut usize, wanted: usize) -> Option<Next> {
             loop {
                 match put.next(self.copies.len()) {
@@ -484,20 +489,20 @@ mod tests {
                     Next::Confirm(_) => {
                         *confirmed += 1;
                         assert!(self.stored.len() >= wanted, "{} of {wanted} store it", self.stored.len());
-                        assert!(self.probes.is_empty(), "{:?} may still say that they are stale", self.probes);
+                        assert!(self.probes.is_empty(), "{:?} may still report an older record", self.probes);
                         assert!(self.stale.is_empty() || self.copies.is_empty(), "{:?} are stale", self.stale);
                     }
                     Next::Wait => return None,
-                    over @ (Next::Stored | Next::TooFew | Next::Outvoted(_)) => return Some(over),
+                    end @ (Next::Stored | Next::TooFew | Next::Outvoted(_)) => return Some(end),
                 }
             }
         }
 
-        /// One answer, or none, comes in; returns the record that ends the PUT, if one does.
+        /// One peer answers or fails; returns the record that ends the PUT, if one does.
         fn answer(&mut self, put: &mut Put, which: usize) -> Option<Rank> {
-            let which = which % (self.copies.len() + self.probes.len() + self.late.len());
-            let is_late = which >= self.copies.len() + self.probes.len();
-            if which >= self.copies.len() && !is_late {
+            let which = which % (self.copies.len() + self.probes.len() + self.overdue.len());
+            let is_overdue = which >= self.copies.len() + self.probes.len();
+            if which >= self.copies.len() && !is_overdue {
                 let peer = self.probes.remove(which - self.copies.len());
                 if let Conduct::WasStale = self.conduct(peer) {
                     self.stale.insert(peer);
@@ -507,15 +512,15 @@ mod tests {
                 put.probe_ended();
                 return None;
             }
-            let peer = if is_late {
-                self.late.remove(which - self.copies.len() - self.probes.len())
+            let peer = if is_overdue {
+                self.overdue.remove(which - self.copies.len() - self.probes.len())
             } else {
                 self.copies.remove(which)
             };
             let mine = put.record.rank();
             match self.conduct(peer) {
-                Conduct::StoresLate if !is_late => {
-                    self.late.push(peer);
+                Conduct::StoresLate if !is_overdue => {
+                    self.overdue.push(peer);
                     None
                 }
                 Conduct::Stores | Conduct::WasStale | Conduct::StoresLate => {
@@ -534,10 +539,10 @@ mod tests {
     }
 
     proptest! {
-        /// Goal: a confirmation means what the module says, and each attempt ends once, as its
-        /// replies demand.
+        /// Goal: a confirmation guarantees what the module says, and each attempt ends once, in the way
+        /// that its replies imply.
         ///
-        /// Method: random peers answer in random order, beside books of what they did.
+        /// Method: random peers answer in random order; the test records what they did.
         #[test]
         fn a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one(
             is_signed in any::<bool>(),
@@ -549,43 +554,43 @@ mod tests {
         ) {
             let class = if is_signed { Class::Signed } else { Class::Plain };
             let mut put = put(class, u8::try_from(replication).expect("at most 20"));
-            let peers: Vec<Contact> = (1..).take(conducts.len()).map(contact).collect();
-            put.look_up(answered(&peers, width));
+            let contacts: Vec<Contact> = (1..).take(conducts.len()).map(contact).collect();
+            put.look_up(answered(&contacts, width));
             let reached = put.lookup().map_or(0, |lookup| lookup.answered().count());
             let wanted = (reached + usize::from(serving)).min(replication);
             prop_assert!(put.spread(serving.then(me), K_MAX));
-            let mut world = World {
-                conducts, copies: Vec::new(), probes: Vec::new(), late: Vec::new(), copied: BTreeSet::new(), stored: BTreeSet::new(),
-                stale: BTreeSet::new(), claims: 0,
+            let mut peers = Peers {
+                conducts, copies: Vec::new(), probes: Vec::new(), overdue: Vec::new(), copied: BTreeSet::new(),
+                stored: BTreeSet::new(), stale: BTreeSet::new(), claims: 0,
             };
             let mut confirmed = 0;
-            let mut over = world.drive(&mut put, &mut confirmed, wanted);
+            let mut end = peers.drive(&mut put, &mut confirmed, wanted);
             for which in order {
-                if over.is_some() || world.copies.len() + world.probes.len() == 0 {
+                if end.is_some() || peers.copies.len() + peers.probes.len() == 0 {
                     break;
                 }
-                let superseded = world.answer(&mut put, which);
+                let superseded = peers.answer(&mut put, which);
                 if superseded.is_some() {
                     prop_assert!(!is_signed, "one claim ends no signed PUT");
-                    return Ok(()); // a plain PUT is over by one larger record
+                    return Ok(()); // one larger record ends a plain PUT
                 }
-                over = world.drive(&mut put, &mut confirmed, wanted);
+                end = peers.drive(&mut put, &mut confirmed, wanted);
             }
-            let enough = wanted > 0 && world.stored.len() >= wanted;
-            prop_assert!(over.is_some(), "nothing is in flight, and the attempt goes on");
-            match over {
+            let enough = wanted > 0 && peers.stored.len() >= wanted;
+            prop_assert!(end.is_some(), "no copy or probe is in flight, but the attempt does not end");
+            match end {
                 Some(Next::Stored) => prop_assert!(enough),
-                Some(Next::Outvoted(_)) => prop_assert!(!enough && world.claims > world.stored.len()),
-                Some(Next::TooFew) => prop_assert!(!enough && world.claims <= world.stored.len()),
-                _ => unreachable!("the drive says how it ended"),
+                Some(Next::Outvoted(_)) => prop_assert!(!enough && peers.claims > peers.stored.len()),
+                Some(Next::TooFew) => prop_assert!(!enough && peers.claims <= peers.stored.len()),
+                _ => unreachable!("`drive` returns ends only"),
             }
             prop_assert!(confirmed <= 1);
-            prop_assert_eq!(confirmed == 1, over == Some(Next::Stored));
+            prop_assert_eq!(confirmed == 1, end == Some(Next::Stored));
         }
     }
 
     #[test]
-    fn an_attempt_that_begins_anew_remembers_replicas_and_no_reply_in_flight() {
+    fn a_new_attempt_remembers_the_replicas_but_expects_no_reply_of_the_earlier_one() {
         let mut put = put(Class::Plain, 2);
         put.look_up(answered(&[contact(1), contact(2), contact(3)], 2));
         assert!(put.spread(None, K_MAX));
@@ -604,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raised_version_is_stored_by_nobody_and_is_raised_once() {
+    fn a_raised_version_has_no_replicas_and_is_not_raised_again() {
         let mut put = put(Class::Plain, 1);
         put.look_up(answered(&[contact(1)], 1));
         assert!(put.spread(None, K_MAX));
@@ -616,11 +621,11 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_is_not_ahead_of_the_clock_or_of_a_later_put_is_not_overtaken() {
+    fn a_version_is_raised_only_above_a_plain_one_that_is_slightly_ahead_of_the_clock() {
         let mut put = put(Class::Plain, 1);
         assert!(!put.may_overtake(NOW, rank(Class::Plain, 0), true), "not ahead");
-        assert!(!put.may_overtake(NOW, rank(Class::Plain, 5), false), "a later PUT was taken here");
-        assert!(!put.may_overtake(NOW, rank(Class::Signed, 5), true), "certifies itself");
+        assert!(!put.may_overtake(NOW, rank(Class::Plain, 5), false), "this node has accepted a later PUT");
+        assert!(!put.may_overtake(NOW, rank(Class::Signed, 5), true), "certified");
         assert!(!put.may_overtake(NOW, rank(Class::Plain, 3_600_000), true), "too far ahead");
     }
 }

@@ -1,10 +1,15 @@
-//! A client's GET, from request to answer: served from here if the key is in scope, relayed to the
-//! nearest nodes otherwise, until enough of them agree ([`crate::node::query::read_quorum`]).
+//! The GET of a client, from request to answer. If the key is in the scope of this node, it answers from
+//! its storage. Otherwise it asks the nodes nearest to the key until enough of them agree
+//! ([`crate::node::query::read_quorum`]).
 //!
-//! What a client may rely on (`PROTOCOL.md` 1 and 3): each GET is answered once, within
-//! `request_timeout`, and FAILURE only after a search; nothing is answered that was not verified;
-//! and no older value after a newer one, before all of the k closest were asked. Holders that were
-//! behind are repaired ([`crate::node::query::read_repair`]).
+//! Guarantees (`PROTOCOL.md` 1 and 3):
+//!
+//! - Each GET is answered once, within `request_timeout`, and by FAILURE only after a lookup.
+//! - Only verified values are returned.
+//! - A client that has read or written a version through this node gets an older one only after all of
+//!   the k closest nodes were asked.
+//!
+//! Replicas with an older record are repaired afterwards ([`crate::node::query::read_repair`]).
 
 use std::sync::Arc;
 
@@ -28,19 +33,19 @@ use crate::storage::Held;
 use crate::time::{Now, Time};
 use crate::wire::peer::{Content, RecordBlock, Reply};
 
-/// A record that this node has.
+/// A record that this node stores or that a running PUT of this node carries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known<'a> {
     pub(crate) record: &'a Record,
     /// When its life ends.
     pub(crate) expires: Time,
-    /// Its entry in the storage, unless a PUT that is running has it.
+    /// Its entry in the storage; `None` if it is from a running PUT.
     held: Option<&'a Held>,
 }
 
-/// Serving.
+/// Starting a GET, and answering it from this node.
 impl Node {
-    /// A client wants the value of `key`.
+    /// A client asks for the value of `key`.
     pub(crate) fn start_get(&mut self, now: Now, client: ClientId, key: Key, out: &mut Actions) {
         self.counters.gets += 1;
         let access = self.access(now);
@@ -72,8 +77,9 @@ impl Node {
         }
     }
 
-    /// The record of `key` that this node answers with without asking a peer, unless a newer one was
-    /// seen: what it has, if it is responsible for it, or a client of its own is writing it.
+    /// The record of `key` that this node may return without asking a peer: the newest that it knows, if
+    /// it is responsible for the key or a PUT of one of its clients is not finished. The caller checks
+    /// that no client has seen a newer one.
     fn served_here(&self, now: Now, key: &Key, access: Access) -> Option<Known<'_>> {
         if self.params.reads == Reads::Secure && !access.waits() {
             return None;
@@ -88,13 +94,13 @@ impl Node {
         (is_responsible || is_writing()).then_some(known)
     }
 
-    /// The newest record of `key` that this node has: the larger of what it stores and of what its
-    /// clients are writing.
+    /// The newest record of `key` that this node knows: the larger of the stored one and the one of a
+    /// running PUT.
     pub(crate) fn newest_known(&self, now: Now, key: &Key) -> Option<Known<'_>> {
         self.newer_of(now, key, self.storage.find(now.mono, key))
     }
 
-    /// The same, for a caller that has looked up what the storage holds.
+    /// The same, for a caller that already has the storage's entry.
     pub(crate) fn newer_of<'a>(&'a self, now: Now, key: &Key, held: Option<&'a Held>) -> Option<Known<'a>> {
         let held = held.map(|held| Known { record: &held.record, expires: held.expires, held: Some(held) });
         let Some(put) = self.queries.writing(key).filter(|put| put.expires > now.mono) else { return held };
@@ -104,15 +110,15 @@ impl Node {
         }
     }
 
-    /// `seen` was read or written through this node.
+    /// A client has read or written the version `seen` through this node.
     pub(crate) fn remember_seen(&mut self, key: Key, seen: Precedence) {
         self.versions.remember(key, seen);
         self.storage.doubt(&key);
     }
 }
 
-/// Answers with a value; with FAILURE if there is none, or its owner has deleted it. Returns how
-/// many values were found.
+/// Answers a GET by SUCCESS with `value`, or by FAILURE if there is none. Returns the number of values
+/// found, for the counter.
 fn answer(client: ClientId, key: Key, value: Option<&Arc<[u8]>>, out: &mut Actions) -> u64 {
     match value {
         Some(value) => out.reply_value(client, key, value),
@@ -122,7 +128,7 @@ fn answer(client: ClientId, key: Key, value: Option<&Arc<[u8]>>, out: &mut Actio
 }
 
 impl Get {
-    /// `peer` says what it stores of the key: this record, or nothing.
+    /// `peer` replied with the record that it stores, or without one.
     pub(crate) fn on_reply(&mut self, now: Now, peer: Contact, record: Option<&RecordBlock<'_>>) {
         let Some(block) = record else { return self.read.on_response(Replica::Peer(peer), Response::Nothing) };
         self.read.on_response(Replica::Peer(peer), response(now, &self.key, block));
@@ -131,20 +137,20 @@ impl Get {
         }
     }
 
-    /// The nodes nearest to the key have answered or failed.
+    /// The lookup has ended: the nodes nearest to the key have answered or failed.
     pub(crate) fn lookup_done(&mut self) {
         self.phase = Phase::LookedUp;
     }
 
-    /// Whether the record in hand is no older than what clients have seen.
+    /// Whether there is a winner, and it is no older than the version that clients have seen.
     fn has_enough(&self) -> bool {
         self.read.winner().is_some_and(|winner| self.read.allows(winner.rank()))
     }
 }
 
-/// Looking up.
+/// Asking peers.
 impl Node {
-    /// Begins, or begins again, to look up the value of a GET.
+    /// Starts the first or the second lookup of a GET.
     pub(crate) fn look_up_value(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some((key, since)) = self.queries.get(query).map(|get| (get.key, get.since)) else { return };
         self.timers.set(Timer::Answer(query), since + self.params.request_timeout);
@@ -156,7 +162,7 @@ impl Node {
         self.advance(now, query, out);
     }
 
-    /// A peer was asked for the value whose head it has told.
+    /// The request for the value of a head that `peer` sent has had an outcome.
     pub(crate) fn on_fetch_outcome(
         &mut self,
         now: Now,
@@ -176,8 +182,8 @@ impl Node {
         self.advance(now, query, out);
     }
 
-    /// What this node stores itself by now counts like the answer of another replica, and what was
-    /// read and written through it bounds what it may answer with.
+    /// Adds what this node itself stores at this moment, like the response of another replica, and the
+    /// newest version that its clients have seen.
     fn add_own_response(&mut self, now: Now, query: QueryId) {
         let Some(key) = self.queries.get(query).map(|get| get.key) else { return };
         let known = self.newest_known(now, &key);
@@ -196,7 +202,8 @@ impl Node {
         }
     }
 
-    /// Does what follows from what was said, for a GET; nothing, for another query.
+    /// Evaluates the responses to a GET, and fetches a value or answers the client if possible. Does
+    /// nothing for other queries.
     pub(crate) fn read_on(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         self.add_own_response(now, query);
         loop {
@@ -218,7 +225,8 @@ impl Node {
 
 /// Answering.
 impl Node {
-    /// Enough was heard. A search that met silence and found too little is made once more.
+    /// Answers a GET. If there is no winner that is new enough, and some candidates did not reply, the
+    /// lookup is repeated once instead.
     fn answer_get(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some(get) = self.queries.get(query) else { return };
         let has_gaps = get.lookup.as_ref().is_some_and(|lookup| lookup.asked() > lookup.answered().count());
@@ -229,8 +237,8 @@ impl Node {
         self.end_get(now, query, out);
     }
 
-    /// The time of a GET is over: it is answered by the largest that is in hand, unless a newer one
-    /// was seen through this node; then, by FAILURE.
+    /// The time of a GET is over: answers with the winner so far, or by FAILURE if clients have seen a
+    /// newer version.
     pub(crate) fn give_up_get(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         self.add_own_response(now, query);
         let is_leaving = self.status.is_leaving();
@@ -241,7 +249,7 @@ impl Node {
         }
         let end = get.since + request_timeout;
         if get.lookup.is_none() && now.mono < end && !is_leaving {
-            // Nothing is held here, and somebody may answer yet.
+            // The start-up wait is over, but a contact may still answer before `request_timeout`.
             return self.timers.set(Timer::Answer(query), end);
         }
         let (client, key) = (get.client, get.key);
@@ -250,7 +258,7 @@ impl Node {
         answer(client, key, None, out);
     }
 
-    /// Answers with the winner, and repairs who was behind.
+    /// Answers with the winner, and repairs replicas with an older record.
     fn end_get(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some(get) = self.queries.get(query) else { return };
         let (client, key, phase) = (get.client, get.key, get.phase);
@@ -295,13 +303,13 @@ impl Node {
     }
 }
 
-/// The value that a client is shown; none, if the owner of a signed one has deleted it.
+/// The value to return to a client; `None` if the owner has deleted a signed value.
 fn value_of(record: &Record) -> Option<&Arc<[u8]>> {
     (!deletes(record.class, &record.value)).then_some(&record.value)
 }
 
-/// What `block` says about `key`, as far as it may be believed: nobody believes what everybody else
-/// would refuse.
+/// The response that the reply `block` stands for. A record that every node would refuse to store is
+/// invalid.
 fn response(now: Now, key: &Key, block: &RecordBlock<'_>) -> Response {
     if block.key != *key || block.version.is_too_early(now.wall) {
         return Response::Invalid;
@@ -315,7 +323,7 @@ fn response(now: Now, key: &Key, block: &RecordBlock<'_>) -> Response {
             let record = block.to_record().filter(|_| verified);
             record.map_or(Response::Invalid, |record| Response::Value(Found { record, expires }))
         }
-        // It has just ended on the way here, or somebody keeps it beyond its end.
+        // The life ended in transit, or the peer stores a record beyond its life.
         (Content::Head | Content::Value(_), None) => Response::Nothing,
     }
 }

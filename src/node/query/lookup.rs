@@ -1,6 +1,7 @@
-//! The lookups of all queries: what is asked on the way, and what follows from each answer.
+//! Runs the lookups of all queries: composes the requests and handles their outcomes.
 //!
-//! A GET looks at what it was told before its lookup asks anybody else, once for each outcome.
+//! Each outcome is evaluated once. A GET evaluates the reply first, because it may end there; only then
+//! its lookup asks the next candidates.
 
 use crate::contact::{Contact, is_dialable};
 use crate::id::{Key, NodeId};
@@ -14,13 +15,13 @@ use crate::time::Now;
 use crate::wire::peer::{Reply, Request, Want};
 
 impl Node {
-    /// A lookup of the `width` nodes nearest to `key`, from the contacts of this node.
+    /// A lookup of the `width` nodes nearest to `key`, which starts with contacts of this node.
     pub(crate) fn look_up(&mut self, key: Key, width: usize) -> Lookup {
         self.table.closest(&key, self.params.k, &mut self.nearby);
         Lookup::new(self.me.id, key, width, self.params.alpha, &self.nearby)
     }
 
-    /// What the candidate `id` of the lookup of `query` is asked; nothing, if the query is over.
+    /// The request of `query` to the lookup candidate `id`; `None` if the query has ended.
     pub(crate) fn lookup_request(&mut self, query: QueryId, id: &NodeId) -> Option<Request<'static>> {
         Some(match self.queries.find(query)? {
             Query::Get(get) => {
@@ -33,7 +34,7 @@ impl Node {
         })
     }
 
-    /// A request of the lookup of `query` to `peer` has had an outcome.
+    /// The request to the candidate `peer` has had an outcome.
     pub(crate) fn on_lookup_outcome(
         &mut self,
         now: Now,
@@ -67,12 +68,12 @@ impl Node {
         self.advance(now, query, out);
     }
 
-    /// No reply of the candidate `id` has come, or none will.
+    /// The candidate `id` has not replied yet, or never will.
     fn on_no_reply(&mut self, now: Now, query: QueryId, id: &NodeId, outcome: &Outcome<'_>, out: &mut Actions) {
         let is_put = self.queries.put(query).is_some();
         let is_overdue = matches!(outcome, Outcome::Overdue);
         if is_overdue && !is_put {
-            return; // it may store the value that a GET wants
+            return; // a GET waits: the candidate may store the value
         }
         let Some(lookup) = self.queries.lookup(query) else { return };
         match outcome {
@@ -87,13 +88,14 @@ impl Node {
         self.advance(now, query, out);
     }
 
-    /// Goes on with a query: a GET may be answered by now, and its lookup asks others if not.
+    /// Continues a query after an outcome: answers a GET if possible; otherwise its lookup takes the
+    /// next steps.
     pub(crate) fn advance(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         self.read_on(now, query, out);
         self.drive(now, query, out);
     }
 
-    /// Takes the next steps of a lookup.
+    /// Takes the next steps of a lookup, until it waits or is done.
     fn drive(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let mut was_refused = false;
         loop {
@@ -138,6 +140,7 @@ impl Node {
         }
     }
 
+    /// Ends a query and its timers.
     pub(crate) fn end_query(&mut self, query: QueryId) {
         self.queries.remove(query);
         self.timers.cancel(Timer::Answer(query));

@@ -1,10 +1,12 @@
-//! Queries: what goes on over several turns and has a lookup in it.
+//! Queries: operations that contain a lookup and take several calls of the host.
 //!
-//! Clients start two kinds, [`get`] and [`put`]; maintenance starts two more, which look up this
-//! node's own id and points of stale buckets. [`lookup`] drives the lookups of all of them. The
-//! decisions are pure state machines: [`read_quorum`] for a GET, [`put_spread`] for a PUT.
-//! [`session`] remembers what clients have read and written; [`read_repair`] and [`put_retry`] go on
-//! after the answer.
+//! Clients start two kinds, [`get`] and [`put`]. Maintenance starts two more: lookups of this node's own
+//! id, and of points in stale buckets. [`lookup`] runs the lookups of all four. The decisions are pure
+//! state machines: [`read_quorum`] for a GET, [`put_spread`] for a PUT. [`session`] remembers which versions
+//! clients have read and written. [`read_repair`] and [`put_retry`] continue after the answer.
+//!
+//! The number of client requests and the bytes of their PUTs are bounded; [`Queries::has_room`] says
+//! when the host must wait.
 
 pub(crate) mod get;
 pub(crate) mod lookup;
@@ -26,16 +28,17 @@ use crate::node::query::put_spread::Put;
 use crate::node::query::read_quorum::{Phase, QuorumRead};
 use crate::time::Time;
 
-/// Something that goes on.
+/// A running query.
 #[derive(Debug)]
 pub(crate) enum Query {
-    /// Looks up this node's own id, to be known and to know (Kademlia, section 2.3).
+    /// Looks up this node's own id, so that this node and its neighbours learn of each other (Kademlia,
+    /// section 2.3).
     SelfLookup(Lookup),
-    /// Looks up a point of a stale bucket.
+    /// Looks up a point in a stale bucket.
     Refresh(Lookup),
-    /// A client wants a value.
+    /// Reads a value for a client.
     Get(Box<Get>),
-    /// A record is to be stored by the nodes nearest to its key.
+    /// Stores a record on the nodes nearest to its key.
     Put(Box<Put>),
 }
 
@@ -44,17 +47,17 @@ pub(crate) enum Query {
 pub(crate) struct Get {
     /// The client that waits.
     pub(crate) client: ClientId,
-    /// What it wants.
+    /// The key that the client asks for.
     pub(crate) key: Key,
     /// The lookup; `None` until the node has joined.
     pub(crate) lookup: Option<Lookup>,
-    /// When it began, for the log.
+    /// When the request came in.
     pub(crate) since: Time,
-    /// Whether this is the second lookup, which follows a first one with timeouts.
+    /// Whether this is the second lookup, which follows a first one without enough replies.
     pub(crate) again: bool,
-    /// What peers have said so far.
+    /// The responses of peers, and what follows from them.
     pub(crate) read: QuorumRead,
-    /// Whether the lookup is running.
+    /// Whether the lookup has ended.
     pub(crate) phase: Phase,
 }
 
@@ -76,12 +79,12 @@ impl Query {
     }
 }
 
-/// All queries.
+/// All running queries.
 #[derive(Debug)]
 pub(crate) struct Queries {
     running: BTreeMap<QueryId, Query>,
     next: u64,
-    /// The latest PUT of each key that is not over: what a GET here must see.
+    /// The latest running PUT of each key: a GET of the same node must return its record.
     writing: KeyMap<Key, QueryId>,
     clients: usize,
     put_bytes: usize,
@@ -126,12 +129,12 @@ impl Queries {
         Some(query)
     }
 
-    /// The query, if it is running.
+    /// The query with this id, if it is running.
     pub(crate) fn find(&mut self, id: QueryId) -> Option<&mut Query> {
         self.running.get_mut(&id)
     }
 
-    /// The GET, if it is one that is running.
+    /// The GET with this id, if it is running.
     pub(crate) fn get(&mut self, id: QueryId) -> Option<&mut Get> {
         match self.running.get_mut(&id) {
             Some(Query::Get(get)) => Some(get),
@@ -139,7 +142,7 @@ impl Queries {
         }
     }
 
-    /// The PUT, if it is one that is running.
+    /// The PUT with this id, if it is running.
     pub(crate) fn put(&mut self, id: QueryId) -> Option<&mut Put> {
         match self.running.get_mut(&id) {
             Some(Query::Put(put)) => Some(put),
@@ -147,7 +150,7 @@ impl Queries {
         }
     }
 
-    /// The PUT, if it is running and makes the attempt of that number.
+    /// The PUT with this id, if it is running in this attempt.
     pub(crate) fn attempt(&self, id: QueryId, attempt: u32) -> Option<&Put> {
         match self.running.get(&id) {
             Some(Query::Put(put)) if put.attempt == attempt => Some(put),
@@ -155,13 +158,13 @@ impl Queries {
         }
     }
 
-    /// The PUT, if it is running, makes the attempt of that number, and copies are on their way.
+    /// The PUT with this id, if it is running in this attempt and sends copies.
     pub(crate) fn spreading(&mut self, id: QueryId, attempt: u32) -> Option<&mut Put> {
         self.put(id).filter(|put| put.attempt == attempt && put.is_spreading())
     }
 
-    /// Whether another peer can get the copy in place of one that is overdue. Where none can, to wait on
-    /// loses nothing.
+    /// Whether another peer can get the copy instead of an overdue one. If none can, waiting longer costs
+    /// nothing.
     pub(crate) fn can_replace(&self, copied: Copied) -> bool {
         match copied {
             Copied::Put(query, attempt) => self.attempt(query, attempt).is_some_and(Put::has_targets),
@@ -169,12 +172,12 @@ impl Queries {
         }
     }
 
-    /// The lookup of a query, while it has one.
+    /// The lookup of a query, if it has one.
     pub(crate) fn lookup(&mut self, id: QueryId) -> Option<&mut Lookup> {
         self.running.get_mut(&id)?.lookup_mut()
     }
 
-    /// The latest PUT of `key` that is running.
+    /// The latest running PUT of `key`.
     pub(crate) fn writing(&self, key: &Key) -> Option<&Put> {
         match self.running.get(self.writing.get(key)?) {
             Some(Query::Put(put)) => Some(put),
@@ -182,13 +185,13 @@ impl Queries {
         }
     }
 
-    /// Whether no later PUT of the same key was taken.
+    /// Whether this node has accepted no later PUT of the same key.
     pub(crate) fn is_latest(&mut self, id: QueryId) -> bool {
         let key = self.put(id).map(|put| put.record.key);
         key.is_some_and(|key| self.writing.get(&key) == Some(&id))
     }
 
-    /// Whether it is a lookup of maintenance, which asks for no values.
+    /// Whether the query is a lookup of maintenance, which asks for no values.
     pub(crate) fn is_maintenance(&self, id: QueryId) -> bool {
         matches!(self.running.get(&id), Some(Query::SelfLookup(_) | Query::Refresh(_)))
     }
@@ -198,22 +201,22 @@ impl Queries {
         self.clients < CLIENT_REQUESTS_MAX && self.put_bytes < CLIENT_PUT_BYTES_MAX
     }
 
-    /// How many requests of clients are running.
+    /// The number of running requests of clients.
     pub(crate) fn clients(&self) -> usize {
         self.clients
     }
 
-    /// How many lookups of maintenance are running.
+    /// The number of running lookups of maintenance.
     pub(crate) fn maintenance(&self) -> usize {
         self.running.len() - self.clients
     }
 
-    /// All of them.
+    /// The ids of all queries.
     pub(crate) fn ids(&self) -> Vec<QueryId> {
         self.running.keys().copied().collect()
     }
 
-    /// All that wait for the node to join.
+    /// The requests of clients that wait for the node to join, or for the next attempt.
     pub(crate) fn parked(&self) -> Vec<QueryId> {
         let is_parked = |query: &Query| match query {
             Query::SelfLookup(_) | Query::Refresh(_) => false,
@@ -223,12 +226,12 @@ impl Queries {
         self.running.iter().filter(|(_, query)| is_parked(query)).map(|(id, _)| *id).collect()
     }
 
-    /// Whether a lookup of the own id is running.
+    /// Whether a lookup of this node's own id is running.
     pub(crate) fn is_looking_up_self(&self) -> bool {
         self.running.values().any(|query| matches!(query, Query::SelfLookup(_)))
     }
 
-    /// The lookups that are running.
+    /// All running lookups.
     pub(crate) fn lookups(&self) -> impl Iterator<Item = &Lookup> {
         self.running.values().filter_map(Query::lookup)
     }

@@ -1,9 +1,10 @@
-//! Read repair: when a GET ends, the replicas that were behind get a copy of the winner
-//! (`PROTOCOL.md` 3).
+//! Read repair: when a GET ends, this node sends a copy of the winner to replicas that returned an older
+//! record or none (`PROTOCOL.md` 3).
 //!
-//! Once for each GET, at most k copies, with the life that is left, and never of a record that was
-//! not verified. The GET is answered by then and nothing waits for its copies. Where too many repairs
-//! are in flight, this one is left to the next GET.
+//! Guarantees: only verified records are sent, with the remaining life, and at most k copies per GET.
+//!
+//! Non-goals: no client waits for the copies, and they are not retried. If too many repairs are in
+//! flight, this one is skipped; the next GET repairs the replicas.
 
 use crate::contact::Contact;
 use crate::id::NodeId;
@@ -17,8 +18,10 @@ use crate::record::Source;
 use crate::time::Now;
 
 impl Node {
-    /// Sends `found`, with which the GET `query` ends, to all that were behind: replicas with a smaller
-    /// record, and nodes in scope that said they store nothing. This node stores it too, if it is one.
+    /// Sends `found`, the winner of the GET `query`, to all replicas with an older record, and to the
+    /// nodes nearest to the key that store none. This node stores it too, if it is one of them.
+    ///
+    /// Nothing is sent while a PUT of the key runs on this node: that PUT sends its own copies.
     pub(crate) fn repair_behind(&mut self, now: Now, query: QueryId, found: &Found, out: &mut Actions) {
         let (key, replication) = (found.record.key, found.record.replication);
         if self.status.is_leaving() || self.queries.writing(&key).is_some() {
@@ -46,7 +49,7 @@ impl Node {
         }
         let Some(id) = self.copies.begin_repair(found.record.clone(), found.expires) else { return };
         let (copied, me) = (Copied::Repair(id), self.me.id);
-        // The repair lasts at least until all its copies have left.
+        // This node counts as one copy, so that the repair does not end before all copies are sent.
         self.copies.begin(copied, &me);
         for contact in behind {
             self.send_copy(now, *contact, copied, out);

@@ -208,11 +208,8 @@ impl Actions {
 
     /// Asks the host to send `message`, whose value, if it has one, is `value`.
     pub(crate) fn send(&mut self, conn: ConnId, message: &PeerMessage<'_>, value: Option<Arc<[u8]>>) {
-        assert_eq!(
-            message.value().len(),
-            value.as_ref().map_or(0, |value| value.len()),
-            "the value of another message"
-        );
+        let len = value.as_ref().map_or(0, |value| value.len());
+        assert_eq!(message.value().len(), len, "the value of another message");
         let start = self.heads.len();
         message.encode_head(&mut self.heads);
         let message = Encoded { head: start..self.heads.len(), value };

@@ -199,30 +199,23 @@ impl Node {
 
     fn receive(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions) {
         let Some((peer, greeted)) = self.heard_on(now, conn) else { return };
-        let message = match PeerMessage::decode(frame) {
-            Ok(message) => message,
-            Err(error) => {
-                let fault = Fault::Malformed { name: frame.kind.name, error };
-                return self.malformed(now, conn, fault, PeerMessage::rpc_of(frame), out);
+        let name = frame.kind.name;
+        let fault = match PeerMessage::decode(frame) {
+            Err(error) => Fault::Malformed { name, error },
+            Ok(PeerMessage::Hello(hello)) if !greeted => return self.on_hello(now, conn, &hello, out),
+            Ok(PeerMessage::Hello(_)) => Fault::SecondHello,
+            Ok(_) if !greeted => Fault::BeforeHello { name },
+            Ok(PeerMessage::Goodbye) => return self.on_goodbye(now, conn, out),
+            Ok(PeerMessage::Request(rpc, request)) => {
+                self.contact_heard(now, conn, &peer.peer, out);
+                return self.serve(now, conn, &peer.peer, rpc, request, out);
+            }
+            Ok(PeerMessage::Reply(rpc, reply)) => {
+                self.contact_heard(now, conn, &peer.peer, out);
+                return self.on_reply(now, (peer.peer, peer.address), rpc, reply, out);
             }
         };
-        match (message, greeted) {
-            (PeerMessage::Hello(hello), false) => self.on_hello(now, conn, &hello, out),
-            (_, false) => {
-                let fault = Fault::BeforeHello { name: frame.kind.name };
-                self.malformed(now, conn, fault, PeerMessage::rpc_of(frame), out);
-            }
-            (PeerMessage::Hello(_), true) => self.malformed(now, conn, Fault::SecondHello, None, out),
-            (PeerMessage::Goodbye, true) => self.on_goodbye(now, conn, out),
-            (PeerMessage::Request(rpc, request), true) => {
-                self.contact_heard(now, conn, &peer.peer, out);
-                self.serve(now, conn, &peer.peer, rpc, request, out);
-            }
-            (PeerMessage::Reply(rpc, reply), true) => {
-                self.contact_heard(now, conn, &peer.peer, out);
-                self.on_reply(now, (peer.peer, peer.address), rpc, reply, out);
-            }
-        }
+        self.malformed(now, conn, fault, PeerMessage::rpc_of(frame), out);
     }
 
     /// A connection ended: the peer closed it, or the host did because of a fault of the peer.

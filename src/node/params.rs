@@ -95,23 +95,23 @@ impl Default for Params {
 impl Params {
     /// Compares the values with each other; the error is the first rule that is broken.
     pub fn validate(&self) -> Result<(), ParamsError> {
-        let replication_max = u8::try_from(self.k.min(K_MAX)).expect("K_MAX is a byte");
-        if self.k == 0 || self.k > K_MAX {
-            return Err(ParamsError::K { k: self.k });
+        let (k, alpha, rpc, request) = (self.k, self.alpha, self.rpc_timeout, self.request_timeout);
+        if k == 0 || k > K_MAX {
+            return Err(ParamsError::K { k });
         }
-        if self.alpha == 0 || self.alpha > self.k {
-            return Err(ParamsError::Alpha { alpha: self.alpha, k: self.k });
+        if alpha == 0 || alpha > k {
+            return Err(ParamsError::Alpha { alpha, k });
         }
         let (min, default) = (self.replication_min, self.replication_default);
-        if min == 0 || min > default || default > replication_max {
-            return Err(ParamsError::Replication { min, default, k: self.k });
+        if min == 0 || min > default || usize::from(default) > k {
+            return Err(ParamsError::Replication { min, default, k });
         }
         let (min, default, max) = (self.ttl_min, self.ttl_default, self.ttl_max);
         if min > default || default > max {
             return Err(ParamsError::Ttl { min, default, max });
         }
-        if self.rpc_timeout >= self.request_timeout {
-            return Err(ParamsError::Timeouts { rpc: self.rpc_timeout, request: self.request_timeout });
+        if rpc >= request {
+            return Err(ParamsError::Timeouts { rpc, request });
         }
         Ok(())
     }
@@ -168,20 +168,13 @@ impl std::fmt::Display for ParamsError {
                 f,
                 "replication_min = {min} and replication_default = {default}, expected 1 <= min <= default <= k = {k}"
             ),
-            Self::Ttl { min, default, max } => write!(
-                f,
-                "ttl_min = {}, ttl_default = {}, ttl_max = {}, expected min <= default <= max",
-                min.as_secs(),
-                default.as_secs(),
-                max.as_secs()
-            ),
+            Self::Ttl { min, default, max } => {
+                let [min, default, max] = [min, default, max].map(|ttl| ttl.as_secs());
+                write!(f, "ttl_min = {min}, ttl_default = {default}, ttl_max = {max}, expected min <= default <= max")
+            }
             Self::Timeouts { rpc, request } => {
-                write!(
-                    f,
-                    "rpc_timeout = {} s, expected less than request_timeout = {} s",
-                    rpc.as_secs_f64(),
-                    request.as_secs_f64()
-                )
+                let (rpc, request) = (rpc.as_secs_f64(), request.as_secs_f64());
+                write!(f, "rpc_timeout = {rpc} s, expected less than request_timeout = {request} s")
             }
         }
     }

@@ -137,14 +137,15 @@ impl Get {
         }
     }
 
-    /// The lookup has ended: the nodes nearest to the key have answered or failed.
-    pub(crate) fn lookup_done(&mut self) {
-        self.phase = Phase::LookedUp;
-    }
-
     /// Whether there is a winner, and it is no older than the version that clients have seen.
     fn has_enough(&self) -> bool {
         self.read.winner().is_some_and(|winner| self.read.allows(winner.rank()))
+    }
+
+    fn log(&self, now: Now, value: Option<&Arc<[u8]>>) {
+        let (found, took) = (value.is_some(), now.mono.since(self.since).as_millis());
+        let asked = self.lookup.as_ref().map_or(0, Lookup::asked);
+        debug!("get done key={:.8} found={found} asked={asked} took_ms={took}", self.key);
     }
 }
 
@@ -241,65 +242,44 @@ impl Node {
     /// newer version.
     pub(crate) fn give_up_get(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         self.add_own_response(now, query);
-        let is_leaving = self.status.is_leaving();
-        let request_timeout = self.params.request_timeout;
         let Some(get) = self.queries.get(query) else { return };
         if get.has_enough() {
             return self.end_get(now, query, out);
         }
-        let end = get.since + request_timeout;
-        if get.lookup.is_none() && now.mono < end && !is_leaving {
+        let end = get.since + self.params.request_timeout;
+        if get.lookup.is_none() && now.mono < end && !self.status.is_leaving() {
             // The start-up wait is over, but a contact may still answer before `request_timeout`.
             return self.timers.set(Timer::Answer(query), end);
         }
-        let (client, key) = (get.client, get.key);
-        self.log_get(now, query, false);
+        get.log(now, None);
+        answer(get.client, get.key, None, out);
         self.end_query(query);
-        answer(client, key, None, out);
     }
 
     /// Answers with the winner, and repairs replicas with an older record.
     fn end_get(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        let Some(get) = self.queries.get(query) else { return };
-        let (client, key, phase) = (get.client, get.key, get.phase);
-        let mut found = None;
-        let mut seen = None;
-        let mut hops = 0;
-        if let Some(winner) = get.read.winner() {
-            seen = Some(winner.rank().precedence());
-            if let Winner::Record { from, found: record } = winner
-                && record.expires > now.mono
-            {
-                found = Some(record.clone());
-                if let (Replica::Peer(contact), Some(lookup)) = (from, &get.lookup) {
-                    hops = lookup.path_of(&contact.id).map_or(0, |path| path.hops);
-                }
+        let Some(Query::Get(get)) = self.end_query(query) else { return };
+        let winner = get.read.winner();
+        if let Some(winner) = &winner {
+            let seen = winner.rank().precedence();
+            match get.phase {
+                Phase::LookedUp => self.versions.replace(get.key, seen),
+                Phase::LookingUp => self.versions.remember(get.key, seen),
             }
+            self.storage.doubt(&get.key);
         }
-        match (seen, phase) {
-            (Some(seen), Phase::LookedUp) => {
-                self.versions.replace(key, seen);
-                self.storage.doubt(&key);
+        let mut value = None;
+        if let Some(Winner::Record { from, found }) = winner
+            && found.expires > now.mono
+        {
+            value = value_of(&found.record);
+            if let (Replica::Peer(contact), Some(lookup)) = (from, &get.lookup) {
+                self.counters.gets_hops += lookup.path_of(&contact.id).map_or(0, |path| u64::from(path.hops));
             }
-            (Some(seen), Phase::LookingUp) => self.remember_seen(key, seen),
-            (None, _) => {}
+            self.repair_behind(now, &get, found, out);
         }
-        let value = found.as_ref().and_then(|found| value_of(&found.record)).cloned();
-        self.counters.gets_hops += u64::from(hops);
-        self.log_get(now, query, value.is_some());
-        if let Some(found) = found {
-            self.repair_behind(now, query, &found, out);
-        }
-        self.end_query(query);
-        self.counters.gets_found += answer(client, key, value.as_ref(), out);
-    }
-
-    fn log_get(&mut self, now: Now, query: QueryId, found: bool) {
-        if let Some(get) = self.queries.get(query) {
-            let took = now.mono.since(get.since).as_millis();
-            let asked = get.lookup.as_ref().map_or(0, Lookup::asked);
-            debug!("get done key={:.8} found={found} asked={asked} took_ms={took}", get.key);
-        }
+        get.log(now, value);
+        self.counters.gets_found += answer(get.client, get.key, value, out);
     }
 }
 

@@ -10,9 +10,26 @@ use crate::node::Node;
 use crate::node::action::Actions;
 use crate::node::purpose::{Outcome, Purpose, QueryId};
 use crate::node::query::Query;
+use crate::node::query::read_quorum::Phase;
 use crate::node::timers::Timer;
 use crate::time::Now;
 use crate::wire::peer::{Reply, Request, Want};
+
+impl Query {
+    /// The candidate `id` of the lookup has not replied yet, or never will.
+    fn on_no_reply(&mut self, id: &NodeId, outcome: &Outcome<'_>) {
+        let Some(lookup) = self.lookup_mut() else { return };
+        match outcome {
+            Outcome::Slow => lookup.on_hedge(id),
+            Outcome::Overdue => lookup.on_give_up(id),
+            Outcome::TimedOut => lookup.on_timeout(id),
+            Outcome::Failed | Outcome::Reply { .. } => lookup.on_failure(id),
+        }
+        if let Query::Get(get) = self {
+            get.read.on_no_response(id);
+        }
+    }
+}
 
 impl Node {
     /// A lookup of the `width` nodes nearest to `key`, which starts with contacts of this node.
@@ -70,21 +87,11 @@ impl Node {
 
     /// The candidate `id` has not replied yet, or never will.
     fn on_no_reply(&mut self, now: Now, query: QueryId, id: &NodeId, outcome: &Outcome<'_>, out: &mut Actions) {
-        let is_put = self.queries.put(query).is_some();
-        let is_overdue = matches!(outcome, Outcome::Overdue);
-        if is_overdue && !is_put {
+        let Some(running) = self.queries.find(query) else { return };
+        if matches!(outcome, Outcome::Overdue) && !matches!(running, Query::Put(_)) {
             return; // a GET waits: the candidate may store the value
         }
-        let Some(lookup) = self.queries.lookup(query) else { return };
-        match outcome {
-            Outcome::Slow => lookup.on_hedge(id),
-            Outcome::Overdue => lookup.on_give_up(id),
-            Outcome::TimedOut => lookup.on_timeout(id),
-            Outcome::Failed | Outcome::Reply { .. } => lookup.on_failure(id),
-        }
-        if let Some(get) = self.queries.get(query) {
-            get.read.on_no_response(id);
-        }
+        running.on_no_reply(id, outcome);
         self.advance(now, query, out);
     }
 
@@ -109,11 +116,8 @@ impl Node {
                 Step::Ask(contact) => {
                     if !self.call(now, contact, Purpose::Lookup(query), out) {
                         was_refused = true;
-                        if let Some(lookup) = self.queries.lookup(query) {
-                            lookup.on_timeout(&contact.id);
-                        }
-                        if let Some(get) = self.queries.get(query) {
-                            get.read.on_no_response(&contact.id);
+                        if let Some(running) = self.queries.find(query) {
+                            running.on_no_reply(&contact.id, &Outcome::TimedOut);
                         }
                     }
                 }
@@ -127,7 +131,7 @@ impl Node {
     fn lookup_done(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         match self.queries.find(query) {
             Some(Query::Get(get)) => {
-                get.lookup_done();
+                get.phase = Phase::LookedUp;
                 self.read_on(now, query, out);
             }
             Some(Query::Put(_)) => self.spread_put(now, query, out),
@@ -140,10 +144,10 @@ impl Node {
         }
     }
 
-    /// Ends a query and its timers.
-    pub(crate) fn end_query(&mut self, query: QueryId) {
-        self.queries.remove(query);
+    /// Ends a query and its timers. Returns the query, if it was running.
+    pub(crate) fn end_query(&mut self, query: QueryId) -> Option<Query> {
         self.timers.cancel(Timer::Answer(query));
         self.timers.cancel(Timer::Retry(query));
+        self.queries.remove(query)
     }
 }

@@ -62,6 +62,10 @@ pub(crate) struct Get {
 }
 
 impl Query {
+    fn is_maintenance(&self) -> bool {
+        matches!(self, Query::SelfLookup(_) | Query::Refresh(_))
+    }
+
     fn lookup(&self) -> Option<&Lookup> {
         match self {
             Query::SelfLookup(lookup) | Query::Refresh(lookup) => Some(lookup),
@@ -99,14 +103,10 @@ impl Queries {
     pub(crate) fn insert(&mut self, query: Query) -> QueryId {
         let id = QueryId(self.next);
         self.next += 1;
-        match &query {
-            Query::SelfLookup(_) | Query::Refresh(_) => {}
-            Query::Get(_) => self.clients += 1,
-            Query::Put(put) => {
-                self.clients += 1;
-                self.put_bytes += put.record.value.len();
-                self.writing.insert(put.record.key, id);
-            }
+        self.clients += usize::from(!query.is_maintenance());
+        if let Query::Put(put) = &query {
+            self.put_bytes += put.record.value.len();
+            self.writing.insert(put.key(), id);
         }
         self.running.insert(id, query);
         id
@@ -115,15 +115,11 @@ impl Queries {
     /// Ends a query, if it is running.
     pub(crate) fn remove(&mut self, id: QueryId) -> Option<Query> {
         let query = self.running.remove(&id)?;
-        match &query {
-            Query::SelfLookup(_) | Query::Refresh(_) => {}
-            Query::Get(_) => self.clients -= 1,
-            Query::Put(put) => {
-                self.clients -= 1;
-                self.put_bytes -= put.record.value.len();
-                if self.writing.get(&put.record.key) == Some(&id) {
-                    self.writing.remove(&put.record.key);
-                }
+        self.clients -= usize::from(!query.is_maintenance());
+        if let Query::Put(put) = &query {
+            self.put_bytes -= put.record.value.len();
+            if self.writing.get(&put.key()) == Some(&id) {
+                self.writing.remove(&put.key());
             }
         }
         Some(query)
@@ -136,26 +132,20 @@ impl Queries {
 
     /// The GET with this id, if it is running.
     pub(crate) fn get(&mut self, id: QueryId) -> Option<&mut Get> {
-        match self.running.get_mut(&id) {
-            Some(Query::Get(get)) => Some(get),
-            Some(Query::SelfLookup(_) | Query::Refresh(_) | Query::Put(_)) | None => None,
-        }
+        let Query::Get(get) = self.running.get_mut(&id)? else { return None };
+        Some(get)
     }
 
     /// The PUT with this id, if it is running.
     pub(crate) fn put(&mut self, id: QueryId) -> Option<&mut Put> {
-        match self.running.get_mut(&id) {
-            Some(Query::Put(put)) => Some(put),
-            Some(Query::SelfLookup(_) | Query::Refresh(_) | Query::Get(_)) | None => None,
-        }
+        let Query::Put(put) = self.running.get_mut(&id)? else { return None };
+        Some(put)
     }
 
     /// The PUT with this id, if it is running in this attempt.
     pub(crate) fn attempt(&self, id: QueryId, attempt: u32) -> Option<&Put> {
-        match self.running.get(&id) {
-            Some(Query::Put(put)) if put.attempt == attempt => Some(put),
-            Some(_) | None => None,
-        }
+        let Query::Put(put) = self.running.get(&id)? else { return None };
+        Some(&**put).filter(|put| put.attempt == attempt)
     }
 
     /// The PUT with this id, if it is running in this attempt and sends copies.
@@ -166,10 +156,8 @@ impl Queries {
     /// Whether another peer can get the copy instead of an overdue one. If none can, waiting longer costs
     /// nothing.
     pub(crate) fn can_replace(&self, copied: Copied) -> bool {
-        match copied {
-            Copied::Put(query, attempt) => self.attempt(query, attempt).is_some_and(Put::has_targets),
-            Copied::Repair(_) | Copied::HandOver(_) => false,
-        }
+        let Copied::Put(query, attempt) = copied else { return false };
+        self.attempt(query, attempt).is_some_and(Put::has_targets)
     }
 
     /// The lookup of a query, if it has one.
@@ -179,10 +167,8 @@ impl Queries {
 
     /// The latest running PUT of `key`.
     pub(crate) fn writing(&self, key: &Key) -> Option<&Put> {
-        match self.running.get(self.writing.get(key)?) {
-            Some(Query::Put(put)) => Some(put),
-            Some(Query::SelfLookup(_) | Query::Refresh(_) | Query::Get(_)) | None => None,
-        }
+        let Query::Put(put) = self.running.get(self.writing.get(key)?)? else { return None };
+        Some(put)
     }
 
     /// Whether this node has accepted no later PUT of the same key.
@@ -193,7 +179,7 @@ impl Queries {
 
     /// Whether the query is a lookup of maintenance, which asks for no values.
     pub(crate) fn is_maintenance(&self, id: QueryId) -> bool {
-        matches!(self.running.get(&id), Some(Query::SelfLookup(_) | Query::Refresh(_)))
+        self.running.get(&id).is_some_and(Query::is_maintenance)
     }
 
     /// Whether there is room for another request of a client.

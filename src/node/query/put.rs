@@ -51,10 +51,7 @@ impl Node {
     /// A client asks to store a value.
     pub(crate) fn start_put(&mut self, now: Now, client: ClientId, request: &PutRequest<'_>, out: &mut Actions) {
         self.counters.puts += 1;
-        let client = match request.confirm {
-            Confirm::Yes => Some(client),
-            Confirm::No => None,
-        };
+        let client = (request.confirm == Confirm::Yes).then_some(client);
         if let Err(refused) = self.take_put(now, client, request, out) {
             self.refuse_put(now, client, request.key, refused, out);
         }
@@ -111,9 +108,8 @@ impl Node {
     pub(crate) fn begin_put(&mut self, now: Now, put: Put, out: &mut Actions) {
         let origin = put.origin;
         let query = self.queries.insert(Query::Put(Box::new(put)));
-        match origin {
-            PutOrigin::Client => self.timers.set(Timer::Answer(query), now.mono + self.params.request_timeout),
-            PutOrigin::Retry => {}
+        if origin == PutOrigin::Client {
+            self.timers.set(Timer::Answer(query), now.mono + self.params.request_timeout);
         }
         if !self.access(now).waits() {
             self.look_up_replicas(now, query, out);
@@ -134,7 +130,7 @@ impl Node {
             }
             Class::Hashed => (Version::from_bits(0), self.ttl_of(request)),
             Class::Signed => {
-                let envelope = Envelope::read(request.value)?;
+                let envelope = Envelope::read(request.value).map_err(Refused::NotVerified)?;
                 if request.ttl != 0 && request.ttl != envelope.ttl.as_secs() {
                     return Err(Refused::Ttl { requested: request.ttl, signed: envelope.ttl });
                 }
@@ -160,7 +156,7 @@ impl Node {
         if over.is_some_and(|over| over.beats(record.rank().precedence()).is_some()) {
             return Err(Refused::Over);
         }
-        verify(&record.key, record.class, record.version, record.ttl, &record.value)?;
+        verify(&record.key, record.class, record.version, record.ttl, &record.value).map_err(Refused::NotVerified)?;
         Ok((record, expires))
     }
 
@@ -223,12 +219,10 @@ impl Node {
     pub(crate) fn spread_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let is_latest = self.queries.is_latest(query);
         let me = (self.params.serving == Serving::Yes).then_some(self.me.id);
-        let k = self.params.k;
-        let Some(put) = self.queries.put(query) else { return };
-        if let Some(ahead) = put.take_ahead(is_latest) {
+        if let Some(ahead) = self.queries.put(query).and_then(|put| put.take_ahead(is_latest)) {
             self.raise_put(now, query, ahead);
         }
-        if self.queries.put(query).is_some_and(|put| put.spread(me, k)) {
+        if self.queries.put(query).is_some_and(|put| put.spread(me, self.params.k)) {
             self.advance_put(now, query, out);
         }
     }
@@ -345,21 +339,18 @@ impl Node {
             self.raise_put(now, query, by.version);
             return self.look_up_replicas(now, query, out);
         }
-        let (key, client) = (put.key(), put.client.take());
+        let key = put.key();
         debug!("put superseded key={key:.8}");
+        put.fail_client(out);
+        self.end_put(query);
         // From now on a GET looks up the newer record before it returns the one that this node stores.
         self.remember_seen(key, by.precedence());
-        if let Some(client) = client {
-            out.reply_failure(client, key);
-        }
-        self.end_put(query);
     }
 
     /// Raises the version of a PUT above `above`.
     fn raise_put(&mut self, now: Now, query: QueryId, above: Version) {
-        let tail = self.version_tail;
         let Some(put) = self.queries.put(query) else { return };
-        put.raise(Version::draw(now.wall, tail, Some(above)));
+        put.raise(Version::draw(now.wall, self.version_tail, Some(above)));
         let (key, seen) = (put.key(), put.record.rank().precedence());
         self.remember_seen(key, seen);
     }
@@ -405,11 +396,8 @@ impl Node {
     /// *unknown*: an attempt in flight continues.
     pub(crate) fn put_timed_out(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some(put) = self.queries.put(query) else { return };
-        let (client, key, is_parked) = (put.client.take(), put.key(), put.is_parked());
-        if let Some(client) = client {
-            out.reply_failure(client, key);
-        }
-        if is_parked {
+        put.fail_client(out);
+        if put.is_parked() {
             self.retry_later(now, query);
         }
     }
@@ -418,26 +406,32 @@ impl Node {
     /// later PUT of the key, whose record replaces this one.
     fn retry_later(&mut self, now: Now, query: QueryId) {
         let is_latest = self.queries.is_latest(query);
-        let Some(put) = self.queries.put(query) else { return };
-        let (record, expires, pause) = (put.record.clone(), put.expires, put.pause);
-        self.end_put(query);
-        if is_latest {
-            self.schedule_retry(now, record, expires, pause);
+        if let Some(put) = self.end_put(query)
+            && is_latest
+        {
+            self.schedule_retry(now, put.record, put.expires, put.pause);
         }
     }
 
-    fn end_put(&mut self, query: QueryId) {
-        let Some(put) = self.queries.put(query) else { return };
-        let (key, replication, attempt, origin) = (put.key(), put.record.replication, put.attempt, put.origin);
+    /// Ends a PUT; returns it, if it was running.
+    fn end_put(&mut self, query: QueryId) -> Option<Put> {
+        let Some(Query::Put(put)) = self.end_query(query) else { return None };
+        let (key, replication, attempt) = (put.key(), put.record.replication, put.attempt);
         debug!("put done key={key:.8} held={} replication={replication} rounds={attempt}", put.replicas());
         self.copies.forget_put(query, attempt);
-        self.end_query(query);
-        match origin {
-            PutOrigin::Client => {}
-            PutOrigin::Retry => {
-                self.put_retries.attempt_over();
-                self.wake_for_retries();
-            }
+        if put.origin == PutOrigin::Retry {
+            self.put_retries.attempt_over();
+            self.wake_for_retries();
+        }
+        Some(*put)
+    }
+}
+
+impl Put {
+    /// Answers the client that waits, if there is one, by FAILURE.
+    fn fail_client(&mut self, out: &mut Actions) {
+        if let Some(client) = self.client.take() {
+            out.reply_failure(client, self.key());
         }
     }
 }
@@ -474,12 +468,6 @@ enum Refused {
     Full,
     /// This node stores no records, and knows no node that does.
     NoReplicas,
-}
-
-impl From<Unverified> for Refused {
-    fn from(error: Unverified) -> Self {
-        Self::NotVerified(error)
-    }
 }
 
 impl fmt::Display for Refused {

@@ -157,18 +157,14 @@ impl Put {
 
     /// The lookup of the current attempt, until it ends.
     pub(crate) fn lookup(&self) -> Option<&Lookup> {
-        match &self.stage {
-            PutStage::LookingUp(lookup) => Some(lookup),
-            PutStage::Parked | PutStage::Spreading(_) => None,
-        }
+        let PutStage::LookingUp(lookup) = &self.stage else { return None };
+        Some(lookup)
     }
 
     /// The same, for the caller that runs it.
     pub(crate) fn lookup_mut(&mut self) -> Option<&mut Lookup> {
-        match &mut self.stage {
-            PutStage::LookingUp(lookup) => Some(lookup),
-            PutStage::Parked | PutStage::Spreading(_) => None,
-        }
+        let PutStage::LookingUp(lookup) = &mut self.stage else { return None };
+        Some(lookup)
     }
 
     /// Lets the PUT wait until the next [`Put::look_up`].

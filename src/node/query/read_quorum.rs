@@ -119,9 +119,9 @@ pub(crate) struct QuorumRead {
     /// The newest version that clients have seen through this node: an older one does not end the GET early.
     newest_seen: Option<Precedence>,
     /// The nodes that have responded, quickest first.
-    responders: Vec<Responder>,
+    nodes: Vec<Responder>,
     /// The lookup candidate that was asked for the value instead of the head, and has not responded.
-    value_asked_of: Option<NodeId>,
+    awaited: Option<NodeId>,
     /// How often a node that was asked for the value did not deliver it in time. As many additional nodes
     /// are asked for the next value at the same time, so that repeated losses do not use up the time of
     /// the GET.
@@ -156,8 +156,8 @@ impl QuorumRead {
             replication_min,
             fetches_max,
             newest_seen: None,
-            responders: Vec::new(),
-            value_asked_of: None,
+            nodes: Vec::new(),
+            awaited: None,
             losses: 0,
         }
     }
@@ -170,40 +170,38 @@ impl QuorumRead {
     /// `from` responded. A node that claims less than before is ignored from now on.
     pub(crate) fn on_response(&mut self, from: Replica, response: Response) {
         if let Replica::Peer(contact) = from
-            && self.value_asked_of == Some(contact.id)
+            && self.awaited == Some(contact.id)
         {
-            self.value_asked_of = None;
+            self.awaited = None;
         }
-        let Some(responder) = self.responders.iter_mut().find(|responder| responder.from.is(&from)) else {
-            return self.responders.push(Responder { from, response, fetch: Fetch::NotSent });
+        let Some(node) = self.nodes.iter_mut().find(|node| node.from.is(&from)) else {
+            return self.nodes.push(Responder { from, response, fetch: Fetch::NotSent });
         };
-        let (before, now) = (responder.response.head(), response.head());
+        let (before, now) = (node.response.head(), response.head());
         let order = |head: Option<Head>| head.map(|head| head.order());
-        responder.fetch = match responder.fetch {
+        node.fetch = match node.fetch {
             Fetch::InFlight => Fetch::Ended,
             Fetch::NotSent | Fetch::Ended if order(now) > order(before) => Fetch::NotSent,
             before => before,
         };
-        let known =
-            matches!((&responder.response, before, now), (Response::Value(_), Some(a), Some(b)) if a.agrees(&b));
-        if responder.response == Response::Invalid || order(now) < order(before) {
-            responder.response = Response::Invalid;
+        let known = matches!((&node.response, before, now), (Response::Value(_), Some(a), Some(b)) if a.agrees(&b));
+        if node.response == Response::Invalid || order(now) < order(before) {
+            node.response = Response::Invalid;
         } else if !known {
-            responder.response = response;
+            node.response = response;
         }
     }
 
     /// `id` will not respond, or not in time: another node may be asked for the value.
     pub(crate) fn on_no_response(&mut self, id: &NodeId) {
-        if self.value_asked_of == Some(*id) {
-            self.value_asked_of = None;
+        if self.awaited == Some(*id) {
+            self.awaited = None;
             self.losses += 1;
         }
-        let is_from =
-            |responder: &&mut Responder| matches!(responder.from, Replica::Peer(contact) if contact.id == *id);
-        if let Some(responder) = self.responders.iter_mut().find(is_from) {
-            self.losses += usize::from(responder.fetch == Fetch::InFlight);
-            responder.fetch = Fetch::Ended;
+        let is_from = |node: &&mut Responder| matches!(node.from, Replica::Peer(contact) if contact.id == *id);
+        if let Some(node) = self.nodes.iter_mut().find(is_from) {
+            self.losses += usize::from(node.fetch == Fetch::InFlight);
+            node.fetch = Fetch::Ended;
         }
     }
 
@@ -214,18 +212,17 @@ impl QuorumRead {
         if self.losses > 0 && self.winner().is_none() {
             return true;
         }
-        if self.value_asked_of.is_none() && self.largest().is_none() {
-            self.value_asked_of = Some(*id);
+        if self.awaited.is_none() && self.largest().is_none() {
+            self.awaited = Some(*id);
         }
-        self.value_asked_of == Some(*id)
+        self.awaited == Some(*id)
     }
 
     /// Whether the lookup has to continue beyond replicas: always if the GET may not end early; otherwise
     /// after a replica has responded and that was not enough. Then replicas are asked for contacts too.
     pub(crate) fn goes_past_replicas(&self) -> bool {
-        let stores =
-            |responder: &Responder| matches!(responder.from, Replica::Peer(_)) && responder.response.head().is_some();
-        self.reads == Reads::Secure || self.responders.iter().any(stores)
+        let stores = |node: &Responder| matches!(node.from, Replica::Peer(_)) && node.response.head().is_some();
+        self.reads == Reads::Secure || self.nodes.iter().any(stores)
     }
 }
 
@@ -258,8 +255,8 @@ impl QuorumRead {
             return Next::Answer;
         }
         if let Some(at) = self.next_fetch(phase) {
-            self.responders[at].fetch = Fetch::InFlight;
-            if let Replica::Peer(contact) = self.responders[at].from {
+            self.nodes[at].fetch = Fetch::InFlight;
+            if let Replica::Peer(contact) = self.nodes[at].from {
                 return Next::Fetch(contact);
             }
         }
@@ -287,9 +284,9 @@ impl QuorumRead {
     /// The replicas with a smaller record than `winner`, and those of the `nearest` nodes that store none.
     pub(crate) fn behind<'a>(&'a self, winner: &'a Found, nearest: &'a [NodeId]) -> impl Iterator<Item = Contact> + 'a {
         let best = winner.head();
-        self.responders.iter().filter_map(move |responder| {
-            let Replica::Peer(contact) = responder.from else { return None };
-            let is_behind = match (&responder.response, responder.response.head()) {
+        self.nodes.iter().filter_map(move |node| {
+            let Replica::Peer(contact) = node.from else { return None };
+            let is_behind = match (&node.response, node.response.head()) {
                 (Response::Nothing, _) => nearest.contains(&contact.id),
                 (_, Some(other)) => !other.agrees(&best) && other.order() <= best.order(),
                 (_, None) => false,
@@ -317,9 +314,9 @@ impl QuorumRead {
     /// The node to fetch a value from: one that claims the largest record. After the lookup several
     /// values are fetched at a time, so that false claims cannot delay the GET one after the other.
     fn next_fetch(&self, phase: Phase) -> Option<usize> {
-        let fetches = self.responders.iter().filter(|responder| responder.fetch == Fetch::InFlight).count();
+        let fetches = self.nodes.iter().filter(|node| node.fetch == Fetch::InFlight).count();
         let (in_flight, most) = match phase {
-            Phase::LookingUp => (fetches + usize::from(self.value_asked_of.is_some()), 1 + self.losses),
+            Phase::LookingUp => (fetches + usize::from(self.awaited.is_some()), 1 + self.losses),
             Phase::LookedUp => (fetches, self.fetches_max),
         };
         if in_flight >= most {
@@ -331,7 +328,7 @@ impl QuorumRead {
             larger && !self.is_in_hand(head) && self.may_be_fetched(head)
         });
         let wanted = wanted.max_by(|a, b| self.compare(a, b))?;
-        self.responders.iter().position(|responder| responder.fetch == Fetch::NotSent && responder.claims(&wanted))
+        self.nodes.iter().position(|node| node.fetch == Fetch::NotSent && node.claims(&wanted))
     }
 
     /// The order of records (`PROTOCOL.md` 3), as far as this node knows it. Of two records with the same
@@ -346,13 +343,13 @@ impl QuorumRead {
     }
 
     fn heads(&self) -> impl Iterator<Item = Head> {
-        self.responders.iter().filter_map(|responder| responder.response.head())
+        self.nodes.iter().filter_map(|node| node.response.head())
     }
 
     /// The record of `head` with its value, and the node that delivered it.
     fn value_of(&self, head: &Head) -> Option<(Replica, &Found)> {
-        self.responders.iter().find_map(|responder| match &responder.response {
-            Response::Value(found) if found.head().agrees(head) => Some((responder.from, found)),
+        self.nodes.iter().find_map(|node| match &node.response {
+            Response::Value(found) if found.head().agrees(head) => Some((node.from, found)),
             _ => None,
         })
     }
@@ -368,17 +365,17 @@ impl QuorumRead {
 
     /// Whether all nodes that claim `head` were asked for its value, and none has delivered it.
     fn is_dismissed(&self, head: &Head) -> bool {
-        !self.is_in_hand(head) && self.claimants(head).all(|responder| responder.fetch == Fetch::Ended)
+        !self.is_in_hand(head) && self.claimants(head).all(|node| node.fetch == Fetch::Ended)
     }
 
     /// Whether a node is left to ask for the value of `head`, and too few have been asked.
     fn may_be_fetched(&self, head: &Head) -> bool {
-        let count = |fetch| self.claimants(head).filter(|responder| responder.fetch == fetch).count();
+        let count = |fetch| self.claimants(head).filter(|node| node.fetch == fetch).count();
         count(Fetch::NotSent) > 0 && count(Fetch::InFlight) <= self.losses
     }
 
     fn claimants(&self, head: &Head) -> impl Iterator<Item = &Responder> {
-        self.responders.iter().filter(|responder| responder.claims(head))
+        self.nodes.iter().filter(|node| node.claims(head))
     }
 }
 

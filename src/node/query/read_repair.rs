@@ -12,17 +12,18 @@ use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::Actions;
 use crate::node::params::Serving;
-use crate::node::purpose::{Copied, QueryId};
+use crate::node::purpose::Copied;
+use crate::node::query::Get;
 use crate::node::query::read_quorum::Found;
 use crate::record::Source;
 use crate::time::Now;
 
 impl Node {
-    /// Sends `found`, the winner of the GET `query`, to all replicas with an older record, and to the
+    /// Sends `found`, the winner of `get`, to all replicas with an older record, and to the
     /// nodes nearest to the key that store none. This node stores it too, if it is one of them.
     ///
     /// Nothing is sent while a PUT of the key runs on this node: that PUT sends its own copies.
-    pub(crate) fn repair_behind(&mut self, now: Now, query: QueryId, found: &Found, out: &mut Actions) {
+    pub(crate) fn repair_behind(&mut self, now: Now, get: &Get, found: &Found, out: &mut Actions) {
         let (key, replication) = (found.record.key, found.record.replication);
         if self.status.is_leaving() || self.queries.writing(&key).is_some() {
             return;
@@ -32,19 +33,13 @@ impl Node {
         if in_scope || self.storage.find(now.mono, &key).is_some() {
             self.hold(now, found.record.clone(), found.expires, Source::Peer);
         }
-        let k = self.params.k;
-        let Some(get) = self.queries.get(query) else { return };
         let others = usize::from(replication) - usize::from(in_scope);
         let nearest: Vec<NodeId> =
             get.lookup.iter().flat_map(Lookup::nearest).take(others).map(|contact| contact.id).collect();
         let mut behind: Vec<Contact> = get.read.behind(found, &nearest).collect();
         behind.sort_unstable_by_key(|contact| contact.id.key().distance(&key));
-        behind.truncate(k);
-        self.repair(now, found, &behind, out);
-    }
-
-    fn repair(&mut self, now: Now, found: &Found, behind: &[Contact], out: &mut Actions) {
-        if behind.is_empty() || found.expires <= now.mono {
+        behind.truncate(self.params.k);
+        if behind.is_empty() {
             return;
         }
         let Some(id) = self.copies.begin_repair(found.record.clone(), found.expires) else { return };
@@ -52,7 +47,7 @@ impl Node {
         // This node counts as one copy, so that the repair does not end before all copies are sent.
         self.copies.begin(copied, &me);
         for contact in behind {
-            self.send_copy(now, *contact, copied, out);
+            self.send_copy(now, contact, copied, out);
         }
         self.copies.end(copied, &me);
     }

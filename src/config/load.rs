@@ -149,7 +149,7 @@ impl Draft {
         }
     }
 
-    /// Reports every contradiction. `Params::check` stops at the first one, so this resolves it in a
+    /// Reports every contradiction. `Params::validate` stops at the first one, so this resolves it in a
     /// copy and validates the copy again.
     fn validate_params(&mut self) {
         let mut params = self.settings.params.clone();

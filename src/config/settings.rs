@@ -15,7 +15,7 @@ use crate::node::params::{Families, Params};
 /// `rpc_timeout`, `leave_timeout` and `durability` of it, and all other fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The parameters of the node, which satisfy [`Params::check`].
+    /// The parameters of the node, which satisfy [`Params::validate`].
     pub params: Params,
     /// Listening address for clients. Not loopback only if [`Self::api_allow_remote`].
     pub api_address: SocketAddr,

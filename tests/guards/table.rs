@@ -74,7 +74,10 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: RECORD,
         line: "self.time().as_millis() > wall.as_millis().saturating_add(skew)",
         mutation: "self.time().as_millis() > wall.as_millis().saturating_add(skew) && false",
-        tests: &["a_version_is_too_early_only_if_it_is_beyond_the_clock_skew", "ten_thousand_schedules_keep_every_promise"],
+        tests: &[
+            "a_version_is_too_early_only_if_it_is_beyond_the_clock_skew",
+            "ten_thousand_schedules_keep_every_promise",
+        ],
     },
     Guard {
         name: "life: it is bounded by the version",
@@ -109,10 +112,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: STORAGE,
         line: "self.changed.drain(..)",
         mutation: "self.changed.drain(..0)",
-        tests: &[
-            "a_tombstone_lapses_when_no_older_version_can_be_alive",
-            "ten_thousand_schedules_keep_every_promise",
-        ],
+        tests: &["a_tombstone_lapses_when_no_older_version_can_be_alive", "ten_thousand_schedules_keep_every_promise"],
     },
     // ── tombstones
     Guard {
@@ -160,10 +160,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: RECORD,
         line: "signed.filter(|signed| signed.version >= record.version)",
         mutation: "signed.filter(|signed| signed.version > record.version)",
-        tests: &[
-            "a_replay_of_a_known_record_needs_no_signature_check",
-            "ten_thousand_schedules_keep_every_promise",
-        ],
+        tests: &["a_replay_of_a_known_record_needs_no_signature_check", "ten_thousand_schedules_keep_every_promise"],
     },
     Guard {
         name: "tombstone: a signed one beats plain records",
@@ -185,10 +182,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: LOOKUP,
         line: "Some(at) if self.in_flight < self.alpha => self.ask(at),",
         mutation: "Some(at) if self.in_flight <= self.alpha => self.ask(at),",
-        tests: &[
-            "at_most_alpha_requests_are_in_flight_until_one_ends",
-            "the_rules_hold_whatever_is_reported",
-        ],
+        tests: &["at_most_alpha_requests_are_in_flight_until_one_ends", "the_rules_hold_whatever_is_reported"],
     },
     Guard {
         name: "lookup: it waits for the nearest, however many others have answered",
@@ -277,52 +271,65 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: GET,
         line: "self.heads().filter(|held| held.agrees(&head)).count() >= self.needed(&head).into()",
         mutation: "self.heads().filter(|held| held.agrees(&head)).count() >= usize::from(self.needed(&head)).min(1)",
-        tests: &["it_ends_when_as_many_as_the_quorum_agree_and_the_value_is_in_hand"],
+        tests: &["a_get_ends_early_when_a_quorum_agrees_and_the_value_is_known"],
     },
     Guard {
         name: "GET: a record cannot lower the quorum below the smallest replication",
         file: GET,
         line: "Class::Plain | Class::Signed => self.quorum.min(head.replication.max(self.replication_min)),",
         mutation: "Class::Plain | Class::Signed => self.quorum.min(head.replication),",
-        tests: &["no_more_are_needed_than_shall_hold_it_and_no_fewer_than_any_record_has"],
+        tests: &["the_quorum_is_at_most_the_replication_which_is_at_least_the_configured_minimum"],
     },
     Guard {
         name: "GET: nothing older than what was seen before ends it early",
         file: GET,
         line: "if self.reads == Reads::Secure || !self.is_in_hand(&head) || !self.allows(head.rank) {",
         mutation: "if self.reads == Reads::Secure || !self.is_in_hand(&head) {",
-        tests: &["what_is_older_than_what_was_seen_before_does_not_end_the_search"],
+        tests: &["a_version_older_than_one_that_clients_have_seen_does_not_end_a_get_early"],
     },
     Guard {
         name: "GET: a peer that takes back what it claimed is not believed",
         file: GET,
-        line: "if heard.said == Said::Lie || order(now) < order(before) {",
-        mutation: "if heard.said == Said::Lie {",
+        line: "if node.response == Response::Invalid || order(now) < order(before) {",
+        mutation: "if node.response == Response::Invalid {",
         tests: &[
-            "a_claim_that_its_holder_does_not_make_good_is_ignored_from_then_on",
-            "a_get_ends_with_the_largest_value_that_was_given",
+            "a_claim_is_ignored_after_its_replica_did_not_deliver_the_value",
+            "a_get_ends_with_the_largest_value_that_was_delivered",
         ],
     },
     // ── PUT
     Guard {
         name: "PUT: it is confirmed only when the stale replicas have answered their copies",
         file: PUT,
-        line: "self.is_held() && self.bystanders == 0 && (self.outdated.is_empty() || self.in_flight == 0)",
-        mutation: "self.is_held() && self.bystanders == 0",
-        tests: &["a_stale_replica_gets_a_copy_too"],
+        line: "&& (stale_replicas.is_empty() || in_flight == 0)",
+        mutation: "",
+        tests: &["a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one", "a_stale_replica_gets_a_copy_too"],
     },
     Guard {
         name: "PUT: it is confirmed only when the version probes have ended",
         file: PUT,
-        line: "self.is_held() && self.bystanders == 0 && (self.outdated.is_empty() || self.in_flight == 0)",
-        mutation: "self.is_held() && (self.outdated.is_empty() || self.in_flight == 0)",
-        tests: &["a_put_sends_version_probes_to_the_other_close_nodes_while_its_copies_are_in_flight"],
+        line: "let probed = spread.probes_in_flight == 0;",
+        mutation: "let probed = true;",
+        tests: &[
+            "a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one",
+            "a_put_sends_version_probes_to_the_other_close_nodes_while_its_copies_are_in_flight",
+        ],
+    },
+    Guard {
+        name: "PUT: it is confirmed only when enough replicas store the record",
+        file: PUT,
+        line: "let is_stored = spread.wanted > 0 && replicas.len() >= spread.wanted;",
+        mutation: "let is_stored = spread.wanted > 0 && !replicas.is_empty();",
+        tests: &["a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one"],
     },
     Guard {
         name: "PUT: a single claim of a newer record does not end it",
         file: PUT,
-        line: "largest.filter(|_| self.claims.len() > self.holders.len())",
+        line: "largest.filter(|_| self.newer_claims.len() > replicas)",
         mutation: "largest",
-        tests: &["one_claim_of_a_larger_record_does_not_end_a_signed_put"],
+        tests: &[
+            "a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one",
+            "one_claim_of_a_larger_record_does_not_end_a_signed_put",
+        ],
     },
 ];

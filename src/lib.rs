@@ -1,49 +1,53 @@
 //! A Kademlia distributed hash table that speaks the VoidPhone module API.
 //!
-//! This page is the map of the house: read it first. One sentence: **a pure machine in the
-//! middle, a thin host around it, a law about what may touch what, and tests that drive time by
-//! hand.** The very same [`node::Node`] runs in the mio loop of `dht-server` and, twenty thousand
-//! times over, in a deterministic simulator.
+//! This page is the architecture; read it first. The core is deterministic: it knows no clock, no
+//! socket and no file. Two hosts run it, and a test enforces which module may use which. The same
+//! [`node::Node`] runs in the mio event loop of `dht-server` and, in thousands of copies, in a
+//! simulator with virtual time.
 //!
-//! # Floors
+//! # Layers
 //!
 //! ```text
-//!             main.rs  cli.rs  config/  bin/*                        roof
+//!             main.rs  cli.rs  config/  bin/*                        layer 4: programs
 //!                  │                    │
 //!         ┌────────┴───────┐    ┌───────┴───────┐
-//!         │ net  (mio,TLS) │    │ sim (no I/O)  │                    floor 3: hosts, strangers to each other
+//!         │ net  (mio,TLS) │    │ sim (no I/O)  │                    layer 3: hosts
 //!         │ disk           │    │               │
 //!         └────────┬───────┘    └───────┬───────┘
 //!                  └─────────┬──────────┘
-//!                      node  (pure)                                  floor 2: decisions
+//!                      node  (pure)                                  layer 2: node logic
 //!           ┌────────┬───────┴───┬─────────┐
-//!        routing   lookup     storage   pending  (pure)              floor 1: machines, strangers to each other
+//!        routing   lookup     storage   pending  (pure)              layer 1: data structures and protocols
 //!           └────────┴─────┬─────┴─────────┘
-//!    id  identity  time  contact  counters  limits  record  wire     floor 0: ground
+//!    id  identity  time  contact  counters  limits  record  wire     layer 0: base types
 //! ```
 //!
-//! Who may import whom, and what a floor may never name, is a table in `tests/architecture.rs`,
-//! which reads the sources and fails on a breach. In short: floors 0 to 2 know no clock, no
-//! operating system's randomness, no socket, no file and no thread; time, randomness and I/O
-//! come in as arguments. That is why a run replays from its seed.
+//! A module uses layers below its own. The modules of layer 1 do not use each other, nor do the
+//! hosts. `tests/architecture.rs` holds the table of these rules, reads the sources and fails where
+//! one is broken. Layers 0 to 2 use no clock, no randomness of the operating system, no socket, no
+//! file and no thread: time, randomness and I/O come in as arguments. So a seed replays a run.
+//!
+//! Within [`node`], each folder owns its state, and the folders use each other in one direction only.
 //!
 //! # Vocabulary
 //!
-//! Kademlia's words where it has them: a [`id::Key`] is a point of a space of 256 bits, a
-//! [`id::NodeId`] sits at one; a [`contact::Contact`] says where a node is to be found; a
-//! [`routing::Table`] of buckets knows contacts; a [`lookup::Lookup`] finds the nodes nearest to
-//! a key; a [`record::Record`] is a value with a version and a life. An *RPC* is a request
-//! between nodes; a *client* is a module, or a person, on the API. A contact is *live*, or fell
-//! *asleep* when it failed. A node is *joining* until somebody answers, *settling* while it learns
-//! what it missed, then *settled*. A key is in *scope* when too few known nodes are nearer to it
-//! for another to be responsible. A record that ended leaves a *tombstone*; one that *certifies
-//! itself*, being signed or hashed, gives way to no plain one.
+//! The terms are Kademlia's where it has them. A [`id::Key`] is a point in a space of 256 bits, and a
+//! [`id::NodeId`] is the point of a node. A [`contact::Contact`] is the id and the address of a node.
+//! A [`routing::Table`] of buckets stores contacts; a [`lookup::Lookup`] finds the nodes nearest to a
+//! key. A [`record::Record`] is a value with a version and a life; a node that stores it is a
+//! *replica*. An *RPC* is a request between nodes. A *client* is a program on the module API.
+//!
+//! A contact is *live*, or *unresponsive* after failures. A node is *joining* until a peer answers,
+//! *settling* while it learns what it missed, then *settled*. A key is in *scope* of a node if fewer
+//! live contacts than the replication of the record are nearer to it. A record that has ended leaves
+//! a *tombstone*. Signed and hashed records certify themselves: no plain record replaces them.
 //!
 //! # One turn of the loop
 //!
-//! [`net`] describes it in full: wait for sockets; read each a bounded bit; split
-//! the bytes into messages ([`wire::frame`]); hand each to the node; perform the actions it
-//! wants; write what is to be written; close what is to be closed. One thread, no locks.
+//! [`net`] describes it in full. The loop waits for sockets, reads a bounded number of bytes from
+//! each, splits them into messages ([`wire::frame`]), and hands each message to the node. It performs
+//! the actions that the node returns, writes what is due, and closes what is over. There is one
+//! thread and no lock.
 //!
 //! # One PUT
 //!
@@ -82,7 +86,7 @@
 //!
 //! ```text
 //! storage::Storage::store            the larger record stays (record::Record::compare), or a tombstone wins
-//!  ├ records/persistence.rs          a batch of changed keys → Action::Save → disk::Saver → redb
+//!  ├ records/persistence.rs          a batch of changed keys → Action::Save → disk::DiskWriter → redb
 //!  │                                 → Node::on_saved: replies that waited for the disk leave
 //!  ├ replication/schedule.rs         when it is due, when a neighbour fails or comes: whom to offer it to
 //!  │  └ replication/offer.rs         OFFER → WANT → STORE; a peer with a larger record STOREs that back
@@ -94,8 +98,8 @@
 //!
 //! The protocol: [`wire::protocol`]. Threats and faults: [`threats`]. A message's layout: [`wire`].
 //! A bound: [`limits`]. A setting: [`config`] and [`node::params`]. What a node does unasked:
-//! `node/replication/` and `node/membership/`. How it is tested: `tests/`, whose names are sentences,
-//! and [`sim`]. How fast it is: `src/bin/dht-load`.
+//! `node/replication/` and `node/membership/`. Tests: `tests/`, where each name is a
+//! sentence about behaviour, and [`sim`]. How fast it is: `src/bin/dht-load`.
 
 #![forbid(unsafe_code)]
 

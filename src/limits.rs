@@ -99,40 +99,17 @@ pub const PENDING_MAX: usize = 16_384;
 /// Requests of clients in flight. At this bound, the host reads from no API connection.
 pub const CLIENT_REQUESTS_MAX: usize = 4_096;
 
-/// Bytes of values in the PUTs of clients in flight. At this bound, the host reads from no API connection.
-pub const CLIENT_PUT_BYTES_MAX: usize = 64 << 20;
-
 /// The pause before the first retry of a PUT that too few nodes store; each further pause is twice as long.
 pub const PUT_RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two retries of a PUT.
 pub const PUT_RETRY_PAUSE_MAX: Duration = Duration::from_mins(5);
 
-/// PUTs that are retried because too few nodes store them; not counted as requests of clients in flight. It
-/// is what a node can accept while it is cut off. Beyond it the node only stores the record, and
-/// replication spreads it later.
-pub const PUT_RETRIES_MAX: usize = 1 << 16;
-
 /// Retried PUTs in flight at a time, so that a node whose link works again does not flood its peers.
 pub const PUT_RETRIES_IN_FLIGHT_MAX: usize = 32;
-
-/// Read repairs in flight. Each sends at most k copies. Further ones are left to the next GET.
-pub const REPAIRS_MAX: usize = 64;
-
-/// Keys for which a node remembers the last version that was read or written through it; about 2 MB.
-pub const VERSIONS_REMEMBERED_MAX: usize = 1 << 14;
-
-/// Replies to peers and PUTs of this node that wait for a record to be on disk. At the bound clients wait,
-/// and peers get ERROR 429.
-pub const DISK_WAITERS_MAX: usize = 1 << 14;
 
 /// A reply does not count as late before this time, even if the peer is usually quicker. One turn of a busy
 /// host takes about as long, and asking a second node without need costs both nodes a request.
 pub const HEDGE_MIN: Duration = Duration::from_millis(10);
-
-/// A lookup does not go on without a reply before this time, even if the peer is usually quicker
-/// (`THREATS.md` E7). It is longer than a write to disk, a lost TCP segment or a busy moment of the peer
-/// takes.
-pub const GIVE_UP_MIN: Duration = Duration::from_millis(200);
 
 /// Dials in flight. One lookup needs few; a thousand lookups must not open a thousand connections.
 pub const DIALS_MAX: usize = 256;
@@ -141,9 +118,6 @@ pub const DIALS_MAX: usize = 256;
 /// dials of lookups.
 pub const PROBES_MAX: usize = 32;
 
-/// Requests that wait for a connection to one peer.
-pub const WAITING_PER_PEER_MAX: usize = 256;
-
 /// From the end of the TLS handshake to the HELLO of the peer.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -151,17 +125,9 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// millisecond; an open connection costs memory on both sides.
 pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// The pause before the second attempt to join; further pauses double.
-pub const JOIN_BACKOFF_MIN: Duration = Duration::from_secs(1);
-/// The longest pause between two attempts to join.
-pub const JOIN_BACKOFF_MAX: Duration = Duration::from_mins(1);
-
 /// How long GETs wait for a first peer after the start of a node. Then they are answered from the records
 /// of an earlier run. A peer that is up has answered by then, and a dial of one that is down has failed.
 pub const START_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Lookups that refresh buckets in flight, however many buckets are stale.
-pub const UPKEEP_LOOKUPS_MAX: usize = 2;
 
 /// Pause between two lookups that refresh buckets. Joining needs one lookup; the rest of the table fills
 /// within minutes. If all nodes of a large network start at once and fill their tables at once, that takes
@@ -171,32 +137,9 @@ pub const REFRESH_PAUSE: Duration = Duration::from_secs(10);
 /// Pause before unresponsive contacts are pinged again, and before the same peer is dialled back again.
 pub const UNRESPONSIVE_PAUSE: Duration = Duration::from_secs(10);
 
-/// Unresponsive contacts that are pinged at a time.
-pub const UNRESPONSIVE_PER_TURN_MAX: usize = 8;
-
-/// A close contact without a message for about this time is pinged. So the failure of a neighbour is
-/// noticed after about a minute, at the price of one or two messages per minute and neighbour.
-pub const NEIGHBOUR_SILENCE_MAX: Duration = Duration::from_mins(1);
-
-/// A close contact whose connection broke is pinged at once, but not more often than this.
-pub const SUSPECT_PAUSE: Duration = Duration::from_secs(30);
-
 /// How long after its first peer has answered a node counts as settled, even if it has not heard from all
 /// its neighbours (`PROTOCOL.md` 2, Settled).
 pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Neighbours that have to report their records before a node counts as settled.
-pub const SETTLE_NEIGHBOURS: usize = 3;
-
-/// Records that are being fetched from neighbours, from all of them together.
-pub const FETCHES_IN_FLIGHT_MAX: usize = 32;
-
-/// Records that wait to be fetched. At this bound, no neighbour is asked for further pages.
-pub const FETCHES_WAITING_MAX: usize = 4 * ENTRIES_MAX;
-
-/// Contacts that came, and likewise contacts that went, for which one scan of the storage looks. It is more
-/// than a table holds; contacts beyond it wait for the next round.
-pub const CHANGES_MAX: usize = 1_024;
 
 /// Records that a scan of the storage looks at in one turn; each costs some microseconds.
 pub const SCANNED_PER_TURN_MAX: usize = 512;
@@ -210,16 +153,9 @@ pub const SCAN_PAUSE: Duration = Duration::from_millis(5);
 /// processor and its link. With few records a scan takes one turn, and the pause is short.
 pub const CHANGES_REST: u32 = 4;
 
-/// OFFERs in flight, to all peers together; one per peer.
-pub const OFFERS_IN_FLIGHT_MAX: usize = 32;
-
 /// Entries that wait for their OFFER: a full OFFER to each of 32 peers. At this bound, the scans that add
 /// entries pause.
 pub const ENTRIES_WAITING_MAX: usize = 32 * ENTRIES_MAX;
-
-/// Records that peers have wanted and that wait to be sent: about three full OFFERs for each of a few
-/// peers. A record beyond it is offered again in the next round.
-pub const COPIES_WAITING_MAX: usize = 16 * ENTRIES_MAX;
 
 /// STOREs in flight after a WANT. With the largest values they fill half of an outbox.
 pub const COPIES_IN_FLIGHT_MAX: usize = 32;
@@ -236,14 +172,6 @@ pub const ASKED_FOR_MAX: usize = 16 * ENTRIES_MAX;
 /// for others.
 pub const ASKED_OF_ONE_MAX: usize = 2 * ENTRIES_MAX;
 
-/// Tombstones that are looked at for one page of a SYNC. There may be a million of them, and most are not
-/// reported, for example those of signed records.
-pub const TOMBSTONES_PER_PAGE_MAX: usize = 16 * ENTRIES_MAX;
-
-/// The shortest time between two offers of a record with a short life. A record that lives less than twice
-/// as long is not offered again.
-pub const OFFER_PAUSE_MIN: Duration = Duration::from_secs(15);
-
 /// A node that was cut off offers all its records to its known contacts when it settles again, and once
 /// more after this time, to contacts that it has met since.
 pub const ROUND_AFTER_CUT_OFF: Duration = Duration::from_mins(5);
@@ -256,39 +184,8 @@ pub const SETTLE_PAUSE: Duration = Duration::from_mins(5);
 /// in a settled network; after a partition has healed they are probably old.
 pub const STRAY_PAUSE: Duration = Duration::from_mins(1);
 
-/// The shortest time between two offers of a record to all of its replicas after a difference was found.
-pub const WIDEN_PAUSE: Duration = Duration::from_secs(10);
-
-/// If this many other nodes are known to store a record since it was last offered, it is not offered in
-/// this round; fewer suffice if fewer shall store it. One peer that lies must not be enough.
-pub const HEARD_ENOUGH: usize = 8;
-
-/// Retries of PUTs that are due and looked at in one turn.
-pub const UPKEEP_RECORDS_PER_TURN_MAX: usize = 32;
-
-/// Records that one sweep looks at because they have expired or are due. The others wait for the next turn,
-/// and are not found meanwhile. Each costs about three microseconds, in a storage of a million records with
-/// a tombstone to add.
-pub const EXPIRED_PER_TURN_MAX: usize = 256;
-
-/// Keys whose state is not on disk. At the bound clients wait, and peers get ERROR 429.
-pub const UNSAVED_MAX: usize = 1 << 18;
-
-/// Keys in one batch for the disk: enough to share the cost of a commit, few enough that collecting them
-/// does not delay a turn.
-pub const SAVE_KEYS_MAX: usize = 4_096;
 /// The largest sum of the values in one batch for the disk, in bytes.
 pub const SAVE_BYTES_MAX: usize = 4 << 20;
-
-/// Pause before a disk that has failed is tried again.
-pub const SAVE_RETRY_PAUSE: Duration = Duration::from_secs(1);
-
-/// Contacts that are persisted: enough that some of them are up, however long the node was off.
-pub const CONTACTS_PERSISTED_MAX: usize = 256;
-
-/// How long after a change the contacts are written to disk. They change all the time, and most of them
-/// stay the same for a minute.
-pub const CONTACTS_SAVE_PAUSE: Duration = Duration::from_mins(1);
 
 /// Contacts of an earlier run that are dialled at a time, while no peer has answered.
 pub const REMEMBERED_DIALS: usize = 8;
@@ -323,10 +220,6 @@ pub const READ_BUFFER_SIZE: usize = 128 << 10;
 
 /// The largest memory of an empty buffer of a connection, in bytes; a larger one is freed.
 pub const BUFFER_KEPT_MAX: usize = 64 << 10;
-
-/// A value up to this size, in bytes, is copied behind the head of its answer. For a larger one the copy
-/// costs more than a further part of a write.
-pub const VALUE_COPIED_MAX: usize = 8 << 10;
 
 /// Values that one write takes from the storage without a copy: as many of the largest size as an API
 /// connection may be owed.

@@ -6,8 +6,12 @@
 
 use std::sync::Arc;
 
-use crate::limits::{BUFFER_KEPT_MAX, VALUE_COPIED_MAX, VALUES_SHARED_MAX};
+use crate::limits::{BUFFER_KEPT_MAX, VALUES_SHARED_MAX};
 use crate::wire::api::ApiReply;
+
+/// A value up to this size, in bytes, is copied behind the head of its answer. For a larger one the copy
+/// costs more than a further part of a write.
+const VALUE_COPIED_MAX: usize = 8 << 10;
 
 /// Complete messages to one client, in order.
 #[derive(Debug, Default)]

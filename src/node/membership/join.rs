@@ -16,9 +16,7 @@ use log::info;
 use rand::seq::SliceRandom;
 
 use crate::contact::Contact;
-use crate::limits::{
-    JOIN_BACKOFF_MAX, JOIN_BACKOFF_MIN, REFRESH_PAUSE, REMEMBERED_DIALS, SETTLE_TIMEOUT, START_PATIENCE,
-};
+use crate::limits::{REFRESH_PAUSE, REMEMBERED_DIALS, SETTLE_TIMEOUT, START_PATIENCE};
 use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::Actions;
@@ -28,6 +26,12 @@ use crate::node::replication::schedule::Selection;
 use crate::node::status::{Access, Status};
 use crate::node::timers::Timer;
 use crate::time::{Now, Time};
+
+/// The pause before the second attempt to join; further pauses double.
+const JOIN_BACKOFF_MIN: Duration = Duration::from_secs(1);
+
+/// The longest pause between two attempts to join.
+const JOIN_BACKOFF_MAX: Duration = Duration::from_mins(1);
 
 /// The nodes that this node joins through, and how far it has come.
 #[derive(Debug)]

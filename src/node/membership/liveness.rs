@@ -8,16 +8,14 @@
 //! settles again: the network may store newer records.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use log::debug;
 use rand::RngExt;
 
 use crate::contact::Contact;
 use crate::id::{Key, NodeId};
-use crate::limits::{
-    NEIGHBOUR_SILENCE_MAX, REFRESH_PAUSE, SETTLE_PAUSE, SUSPECT_PAUSE, UNRESPONSIVE_PAUSE, UNRESPONSIVE_PER_TURN_MAX,
-    UPKEEP_LOOKUPS_MAX,
-};
+use crate::limits::{REFRESH_PAUSE, SETTLE_PAUSE, UNRESPONSIVE_PAUSE};
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError};
 use crate::node::params::Serving;
@@ -27,6 +25,19 @@ use crate::node::replication::schedule::Change;
 use crate::node::status::Status;
 use crate::node::timers::Timer;
 use crate::time::{Now, Time};
+
+/// Lookups that refresh buckets in flight, however many buckets are stale.
+const UPKEEP_LOOKUPS_MAX: usize = 2;
+
+/// Unresponsive contacts that are pinged at a time.
+const UNRESPONSIVE_PER_TURN_MAX: usize = 8;
+
+/// A close contact without a message for about this time is pinged. So the failure of a neighbour is
+/// noticed after about a minute, at the price of one or two messages per minute and neighbour.
+const NEIGHBOUR_SILENCE_MAX: Duration = Duration::from_mins(1);
+
+/// A close contact whose connection broke is pinged at once, but not more often than this.
+const SUSPECT_PAUSE: Duration = Duration::from_secs(30);
 
 /// What this node knows of its contacts besides the routing table.
 #[derive(Debug)]

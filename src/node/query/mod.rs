@@ -20,13 +20,16 @@ pub(crate) mod session;
 use std::collections::BTreeMap;
 
 use crate::id::{Key, KeyMap, KeySeed};
-use crate::limits::{CLIENT_PUT_BYTES_MAX, CLIENT_REQUESTS_MAX};
+use crate::limits::CLIENT_REQUESTS_MAX;
 use crate::lookup::Lookup;
 use crate::node::action::ClientId;
 use crate::node::purpose::{Copied, QueryId};
 use crate::node::query::put_spread::Put;
 use crate::node::query::read_quorum::{Phase, QuorumRead};
 use crate::time::Time;
+
+/// Bytes of values in the PUTs of clients in flight. At this bound, the host reads from no API connection.
+const CLIENT_PUT_BYTES_MAX: usize = 64 << 20;
 
 /// A running query.
 #[derive(Debug)]

@@ -13,9 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::id::Key;
-use crate::limits::{
-    PUT_RETRIES_IN_FLIGHT_MAX, PUT_RETRIES_MAX, PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX, UPKEEP_RECORDS_PER_TURN_MAX,
-};
+use crate::limits::{PUT_RETRIES_IN_FLIGHT_MAX, PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX};
 use crate::node::Node;
 use crate::node::action::Actions;
 use crate::node::query::put_spread::{Put, PutOrigin};
@@ -23,6 +21,14 @@ use crate::node::timers::Timer;
 use crate::record::{Record, Source, Version};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
+
+/// PUTs that are retried because too few nodes store them; not counted as requests of clients in flight. It
+/// is what a node can accept while it is cut off. Beyond it the node only stores the record, and
+/// replication spreads it later.
+const PUT_RETRIES_MAX: usize = 1 << 16;
+
+/// Retries of PUTs that are due and looked at in one turn.
+const UPKEEP_RECORDS_PER_TURN_MAX: usize = 32;
 
 /// The PUTs to retry, by key and by the moment of the next attempt.
 #[derive(Debug, Default)]

@@ -11,8 +11,10 @@
 use std::cell::Cell;
 
 use crate::id::{Key, KeyMap, KeySeed};
-use crate::limits::VERSIONS_REMEMBERED_MAX;
 use crate::record::Precedence;
+
+/// Keys for which a node remembers the last version that was read or written through it; about 2 MB.
+const VERSIONS_REMEMBERED_MAX: usize = 1 << 14;
 
 /// The most keys that the hand skips: it then takes the next key even if that was used, so that each
 /// insertion does a bounded amount of work.

@@ -17,10 +17,7 @@ use std::time::Duration;
 
 use crate::contact::Contact;
 use crate::id::{Key, RpcId};
-use crate::limits::{
-    CONTACTS_PERSISTED_MAX, CONTACTS_SAVE_PAUSE, DISK_WAITERS_MAX, SAVE_BYTES_MAX, SAVE_KEYS_MAX, SAVE_RETRY_PAUSE,
-    UNSAVED_MAX,
-};
+use crate::limits::SAVE_BYTES_MAX;
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
 use crate::node::params::Durability;
@@ -31,6 +28,27 @@ use crate::record::envelope::{self, Unverified};
 use crate::record::{Rank, age_at};
 use crate::time::Now;
 use crate::wire::peer::{ErrorCode, PeerMessage, Reply, StoreOutcome};
+
+/// Replies to peers and PUTs of this node that wait for a record to be on disk. At the bound clients wait,
+/// and peers get ERROR 429.
+const DISK_WAITERS_MAX: usize = 1 << 14;
+
+/// Keys whose state is not on disk. At the bound clients wait, and peers get ERROR 429.
+const UNSAVED_MAX: usize = 1 << 18;
+
+/// Keys in one batch for the disk: enough to share the cost of a commit, few enough that collecting them
+/// does not delay a turn.
+const SAVE_KEYS_MAX: usize = 4_096;
+
+/// Pause before a disk that has failed is tried again.
+const SAVE_RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Contacts that are persisted: enough that some of them are up, however long the node was off.
+const CONTACTS_PERSISTED_MAX: usize = 256;
+
+/// How long after a change the contacts are written to disk. They change all the time, and most of them
+/// stay the same for a minute.
+const CONTACTS_SAVE_PAUSE: Duration = Duration::from_mins(1);
 
 /// A request that waits for a record to be on disk.
 #[derive(Clone, Copy, Debug)]

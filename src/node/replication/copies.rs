@@ -11,7 +11,7 @@ use std::ops::Bound;
 
 use crate::contact::Contact;
 use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
-use crate::limits::{COPIES_IN_FLIGHT_MAX, COPIES_TO_ONE_MAX, COPIES_WAITING_MAX, REPAIRS_MAX};
+use crate::limits::{COPIES_IN_FLIGHT_MAX, COPIES_TO_ONE_MAX, ENTRIES_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
 use crate::node::purpose::{Copied, Outcome, Purpose, QueryId, RepairId};
@@ -20,6 +20,13 @@ use crate::node::timers::Timer;
 use crate::record::{Rank, Record};
 use crate::time::{Now, Time};
 use crate::wire::peer::{PeerMessage, Reply, Request, StoreOutcome};
+
+/// Read repairs in flight. Each sends at most k copies. Further ones are left to the next GET.
+const REPAIRS_MAX: usize = 64;
+
+/// Records that peers have wanted and that wait to be sent: about three full OFFERs for each of a few
+/// peers. A record beyond it is offered again in the next round.
+const COPIES_WAITING_MAX: usize = 16 * ENTRIES_MAX;
 
 /// Hand-overs that wait, and copies in flight.
 #[derive(Debug, Default)]

@@ -12,9 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::contact::Contact;
 use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
-use crate::limits::{
-    ENTRIES_MAX, ENTRIES_WAITING_MAX, ENTRY_SIZE, HEADER_SIZE, K_MAX, OFFERS_IN_FLIGHT_MAX, RPC_ID_SIZE,
-};
+use crate::limits::{ENTRIES_MAX, ENTRIES_WAITING_MAX, ENTRY_SIZE, HEADER_SIZE, K_MAX, RPC_ID_SIZE};
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
 use crate::node::params::Serving;
@@ -24,6 +22,9 @@ use crate::record::{Life, Rank};
 use crate::time::Now;
 use crate::wire::codec::List;
 use crate::wire::peer::{Entry, PeerMessage, Reply, Request};
+
+/// OFFERs in flight, to all peers together; one per peer.
+const OFFERS_IN_FLIGHT_MAX: usize = 32;
 
 /// Offers that wait, and offers in flight.
 #[derive(Debug, Default)]

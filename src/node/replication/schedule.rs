@@ -32,8 +32,7 @@ use rand::RngExt;
 use crate::contact::Contact;
 use crate::id::{Key, NodeId};
 use crate::limits::{
-    CHANGES_MAX, CHANGES_REST, ENTRIES_WAITING_MAX, HEARD_ENOUGH, OFFER_PAUSE_MIN, ROUND_AFTER_CUT_OFF, SCAN_PAUSE,
-    SCANNED_PER_TURN_MAX, STRAY_PAUSE, WIDEN_PAUSE,
+    CHANGES_REST, ENTRIES_WAITING_MAX, ROUND_AFTER_CUT_OFF, SCAN_PAUSE, SCANNED_PER_TURN_MAX, STRAY_PAUSE,
 };
 use crate::node::Node;
 use crate::node::action::Actions;
@@ -41,6 +40,21 @@ use crate::node::replication::offer::Reach;
 use crate::node::timers::Timer;
 use crate::storage::Held;
 use crate::time::{Now, Time};
+
+/// Contacts that came, and likewise contacts that went, for which one scan of the storage looks. It is more
+/// than a table holds; contacts beyond it wait for the next round.
+const CHANGES_MAX: usize = 1_024;
+
+/// The shortest time between two offers of a record with a short life. A record that lives less than twice
+/// as long is not offered again.
+const OFFER_PAUSE_MIN: Duration = Duration::from_secs(15);
+
+/// The shortest time between two offers of a record to all of its replicas after a difference was found.
+const WIDEN_PAUSE: Duration = Duration::from_secs(10);
+
+/// If this many other nodes are known to store a record since it was last offered, it is not offered in
+/// this round; fewer suffice if fewer shall store it. One peer that lies must not be enough.
+const HEARD_ENOUGH: usize = 8;
 
 /// A round includes the records that are due within this part of `replicate_interval`.
 const DUE_SOON: f64 = 0.2;

@@ -14,9 +14,7 @@ use std::ops::RangeInclusive;
 
 use crate::contact::Contact;
 use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
-use crate::limits::{
-    ENTRIES_MAX, ENTRY_SIZE, FETCHES_IN_FLIGHT_MAX, FETCHES_WAITING_MAX, SETTLE_NEIGHBOURS, TOMBSTONES_PER_PAGE_MAX,
-};
+use crate::limits::{ENTRIES_MAX, ENTRY_SIZE};
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
 use crate::node::purpose::{Outcome, Purpose};
@@ -28,6 +26,19 @@ use crate::record::{Class, Life, Rank, Tombstone};
 use crate::time::Now;
 use crate::wire::codec::List;
 use crate::wire::peer::{Content, Entry, PeerMessage, Reply, Request};
+
+/// Neighbours that have to report their records before a node counts as settled.
+const SETTLE_NEIGHBOURS: usize = 3;
+
+/// Records that are being fetched from neighbours, from all of them together.
+const FETCHES_IN_FLIGHT_MAX: usize = 32;
+
+/// Records that wait to be fetched. At this bound, no neighbour is asked for further pages.
+const FETCHES_WAITING_MAX: usize = 4 * ENTRIES_MAX;
+
+/// Tombstones that are looked at for one page of a SYNC. There may be a million of them, and most are not
+/// reported, for example those of signed records.
+const TOMBSTONES_PER_PAGE_MAX: usize = 16 * ENTRIES_MAX;
 
 /// What this node asks of its neighbours.
 #[derive(Debug, Default)]

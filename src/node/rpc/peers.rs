@@ -19,9 +19,7 @@ use log::{debug, warn};
 
 use crate::contact::{Contact, canonical};
 use crate::id::{KeyMap, KeySeed, NodeId, RpcId};
-use crate::limits::{
-    DIALS_MAX, HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, PROBES_MAX, UNRESPONSIVE_PAUSE, WAITING_PER_PEER_MAX,
-};
+use crate::limits::{DIALS_MAX, HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, PROBES_MAX, UNRESPONSIVE_PAUSE};
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError, DialId, Fault, Origin};
 use crate::node::params::{Endpoint, Serving};
@@ -29,6 +27,9 @@ use crate::node::rpc::rtt::Rtts;
 use crate::routing::{Observed, Suggested};
 use crate::time::{Now, Time};
 use crate::wire::peer::{ErrorCode, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, Reply};
+
+/// Requests that wait for a connection to one peer.
+const WAITING_PER_PEER_MAX: usize = 256;
 
 /// What this program calls itself in its HELLO.
 const AGENT: &str = concat!("dht-server/", env!("CARGO_PKG_VERSION"));

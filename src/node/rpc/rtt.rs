@@ -9,7 +9,12 @@
 
 use std::time::Duration;
 
-use crate::limits::{GIVE_UP_MIN, HEDGE_MIN};
+use crate::limits::HEDGE_MIN;
+
+/// A lookup does not go on without a reply before this time, even if the peer is usually quicker
+/// (`THREATS.md` E7). It is longer than a write to disk, a lost TCP segment or a busy moment of the peer
+/// takes.
+const GIVE_UP_MIN: Duration = Duration::from_millis(200);
 
 /// The round trip times of one connection.
 #[derive(Clone, Copy, Debug, Default)]

@@ -33,7 +33,7 @@ const RECORD: &str = "src/record/mod.rs";
 const STORAGE: &str = "src/storage/mod.rs";
 const LOOKUP: &str = "src/lookup/mod.rs";
 const GET: &str = "src/node/query/read_quorum.rs";
-const PUT: &str = "src/node/query/put_spread.rs";
+const PUT: &str = "src/node/query/write_quorum.rs";
 
 pub(crate) const GUARDS: &[Guard] = &[
     // ── which of two records wins

@@ -2,7 +2,7 @@
 //!
 //! Clients start two kinds, [`get`] and [`put`]. Maintenance starts two more: lookups of this node's own
 //! id, and of points in stale buckets. [`lookup`] runs the lookups of all four. The decisions are pure
-//! state machines: [`read_quorum`] for a GET, [`put_spread`] for a PUT. [`session`] remembers which versions
+//! state machines: [`read_quorum`] for a GET, [`write_quorum`] for a PUT. [`session`] remembers which versions
 //! clients have read and written. [`read_repair`] and [`put_retry`] continue after the answer.
 //!
 //! The number of client requests and the bytes of their PUTs are bounded; [`Queries::has_room`] says
@@ -12,10 +12,10 @@ pub(crate) mod get;
 pub(crate) mod lookup;
 pub(crate) mod put;
 pub(crate) mod put_retry;
-pub(crate) mod put_spread;
 pub(crate) mod read_quorum;
 pub(crate) mod read_repair;
 pub(crate) mod session;
+pub(crate) mod write_quorum;
 
 use std::collections::BTreeMap;
 
@@ -24,8 +24,8 @@ use crate::limits::CLIENT_REQUESTS_MAX;
 use crate::lookup::Lookup;
 use crate::node::action::ClientId;
 use crate::node::purpose::{Copied, QueryId};
-use crate::node::query::put_spread::Put;
 use crate::node::query::read_quorum::{Phase, QuorumRead};
+use crate::node::query::write_quorum::Put;
 use crate::time::Time;
 
 /// Bytes of values in the PUTs of clients in flight. At this bound, the host reads from no API connection.

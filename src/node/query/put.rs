@@ -30,7 +30,7 @@ use crate::node::persisted::Saved;
 use crate::node::purpose::{Copied, Outcome, Purpose, QueryId};
 use crate::node::query::Query;
 use crate::node::query::get::Known;
-use crate::node::query::put_spread::{Next, Put, PutOrigin};
+use crate::node::query::write_quorum::{Next, Put, PutOrigin};
 use crate::node::records::accept::Replica;
 use crate::node::records::persistence::{OnDisk, Waiter};
 use crate::node::rpc::outbound::Call;

@@ -16,7 +16,7 @@ use crate::id::Key;
 use crate::limits::{PUT_RETRIES_IN_FLIGHT_MAX, PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX};
 use crate::node::Node;
 use crate::node::action::Actions;
-use crate::node::query::put_spread::{Put, PutOrigin};
+use crate::node::query::write_quorum::{Put, PutOrigin};
 use crate::node::timers::Timer;
 use crate::record::{Record, Source, Version};
 use crate::storage::Stored;

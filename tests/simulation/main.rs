@@ -136,25 +136,25 @@ fn every_get_finds_its_record_at_five_percent_loss(seeds: Range<u64>) -> Run {
 }
 
 #[test]
-fn at_five_percent_loss_every_get_finds_its_record_seeds_0_and_1() -> Run {
-    every_get_finds_its_record_at_five_percent_loss(0..2)
+fn at_five_percent_loss_every_get_finds_its_record_seed_0() -> Run {
+    every_get_finds_its_record_at_five_percent_loss(0..1)
 }
 
 #[test]
-fn at_five_percent_loss_every_get_finds_its_record_seeds_2_and_3() -> Run {
-    every_get_finds_its_record_at_five_percent_loss(2..4)
+fn at_five_percent_loss_every_get_finds_its_record_seed_1() -> Run {
+    every_get_finds_its_record_at_five_percent_loss(1..2)
 }
 
 #[test]
-#[ignore = "long: 8 networks of 1 000 nodes; scripts/check.sh --long runs it"]
-fn at_five_percent_loss_every_get_finds_its_record_seeds_4_to_11() -> Run {
-    every_get_finds_its_record_at_five_percent_loss(4..12)
+#[ignore = "long: 9 networks of 1 000 nodes; scripts/check.sh --long runs it"]
+fn at_five_percent_loss_every_get_finds_its_record_seeds_2_to_10() -> Run {
+    every_get_finds_its_record_at_five_percent_loss(2..11)
 }
 
 #[test]
-#[ignore = "long: 8 networks of 1 000 nodes; scripts/check.sh --long runs it"]
-fn at_five_percent_loss_every_get_finds_its_record_seeds_12_to_19() -> Run {
-    every_get_finds_its_record_at_five_percent_loss(12..20)
+#[ignore = "long: 9 networks of 1 000 nodes; scripts/check.sh --long runs it"]
+fn at_five_percent_loss_every_get_finds_its_record_seeds_11_to_19() -> Run {
+    every_get_finds_its_record_at_five_percent_loss(11..20)
 }
 
 #[test]

@@ -109,7 +109,9 @@ impl Queries {
         self.clients += usize::from(!query.is_maintenance());
         if let Query::Put(put) = &query {
             self.put_bytes += put.record.value.len();
-            self.writing.insert(put.key(), id);
+            if let Some(earlier) = self.writing.insert(put.key(), id).and_then(|earlier| self.put(earlier)) {
+                earlier.is_latest = false;
+            }
         }
         self.running.insert(id, query);
         id
@@ -172,12 +174,6 @@ impl Queries {
     pub(crate) fn writing(&self, key: &Key) -> Option<&Put> {
         let Query::Put(put) = self.running.get(self.writing.get(key)?)? else { return None };
         Some(put)
-    }
-
-    /// Whether this node has accepted no later PUT of the same key.
-    pub(crate) fn is_latest(&mut self, id: QueryId) -> bool {
-        let key = self.put(id).map(|put| put.record.key);
-        key.is_some_and(|key| self.writing.get(&key) == Some(&id))
     }
 
     /// Whether the query is a lookup of maintenance, which asks for no values.

@@ -217,9 +217,8 @@ impl Node {
     /// The lookup of a PUT is done, so this attempt starts to send copies: as many nodes have answered as
     /// the record needs replicas, or all reachable ones.
     pub(crate) fn spread_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        let is_latest = self.queries.is_latest(query);
         let me = (self.params.serving == Serving::Yes).then_some(self.me.id);
-        if let Some(ahead) = self.queries.put(query).and_then(|put| put.take_ahead(is_latest)) {
+        if let Some(ahead) = self.queries.put(query).and_then(Put::take_ahead) {
             self.raise_put(now, query, ahead);
         }
         if self.queries.put(query).is_some_and(|put| put.spread(me, self.params.k)) {
@@ -314,11 +313,10 @@ impl Node {
         outcome: Outcome<'_>,
         out: &mut Actions,
     ) {
-        let is_latest = self.queries.is_latest(query);
         let Some(put) = self.queries.spreading(query, attempt) else { return };
         let mut is_behind = false;
         if let Outcome::Reply { reply: Reply::Synced { entries, .. }, .. } = outcome {
-            is_behind = put.on_probe(now, call.to.id, entries.iter().next(), is_latest);
+            is_behind = put.on_probe(now, call.to.id, entries.iter().next());
         }
         if !call.expired {
             put.probe_ended();
@@ -333,9 +331,8 @@ impl Node {
     /// A newer record is stored elsewhere, which ends this PUT; unless its version may be raised above
     /// that record.
     fn superseded(&mut self, now: Now, query: QueryId, by: Rank, out: &mut Actions) {
-        let is_latest = self.queries.is_latest(query);
         let Some(put) = self.queries.put(query) else { return };
-        if put.may_overtake(now, by, is_latest) {
+        if put.may_overtake(now, by) {
             self.raise_put(now, query, by.version);
             return self.look_up_replicas(now, query, out);
         }
@@ -405,10 +402,7 @@ impl Node {
     /// Ends a PUT that too few replicas store, and schedules its retry; unless this node has accepted a
     /// later PUT of the key, whose record replaces this one.
     fn retry_later(&mut self, now: Now, query: QueryId) {
-        let is_latest = self.queries.is_latest(query);
-        if let Some(put) = self.end_put(query)
-            && is_latest
-        {
+        if let Some(put) = self.end_put(query).filter(|put| put.is_latest) {
             self.schedule_retry(now, put.record, put.expires, put.pause);
         }
     }

@@ -44,6 +44,8 @@ pub(crate) struct Put {
     pub(crate) origin: PutOrigin,
     /// The number of the attempt: replies to copies of earlier attempts are ignored.
     pub(crate) attempt: u32,
+    /// Whether this node has accepted no later PUT of the key. Once false, it stays false.
+    pub(crate) is_latest: bool,
     stage: PutStage,
     /// Nodes that store the record in this version.
     replicas: Vec<NodeId>,
@@ -127,6 +129,7 @@ impl Put {
             pause,
             origin,
             attempt: 0,
+            is_latest: true,
             stage: PutStage::Parked,
             replicas: Vec::new(),
             stale_replicas: Vec::new(),
@@ -207,7 +210,15 @@ impl Put {
         let Self { stage: PutStage::Spreading(spread), replicas, stale_replicas, record, client, .. } = self else {
             return Next::Wait;
         };
-        if let Some(target) = spread.next_target(replicas.len(), stale_replicas, in_flight, record.replication) {
+        let outvoted = spread.outvoted(replicas.len());
+        // Nodes that claim a larger record count as replicas while copies are in flight, or while they
+        // are the majority. Otherwise more distant nodes would store a record that is probably out of date.
+        let claims = if in_flight > 0 || outvoted.is_some() { spread.newer_claims.len() } else { 0 };
+        let enough = replicas.len() + in_flight + claims >= usize::from(record.replication);
+        let is_stale = |target: &Replica| matches!(target, Replica::Peer(peer) if stale_replicas.contains(&peer.id));
+        if let Some(at) = spread.targets.iter().position(|target| !enough || is_stale(target))
+            && let Some(target) = spread.targets.remove(at)
+        {
             return Next::Copy(target);
         }
         if let Some(contact) = spread.unprobed.pop_front() {
@@ -228,7 +239,7 @@ impl Put {
         if is_stored {
             return Next::Stored;
         }
-        spread.outvoted(replicas.len()).map_or(Next::TooFew, Next::Outvoted)
+        outvoted.map_or(Next::TooFew, Next::Outvoted)
     }
 
     /// Whether a node is left that can get a copy.
@@ -250,18 +261,15 @@ impl Put {
         }
     }
 
-    /// `from` answered a version probe by `entry`, or stores nothing. `is_latest` says that this node has
-    /// accepted no later PUT of the key.
+    /// `from` answered a version probe by `entry`, or stores nothing.
     ///
     /// Returns whether the PUT must start a new attempt, with a version above one that is ahead of this
     /// node's clock. That happens once.
-    pub(crate) fn on_probe(&mut self, now: Now, from: NodeId, entry: Option<Entry>, is_latest: bool) -> bool {
+    pub(crate) fn on_probe(&mut self, now: Now, from: NodeId, entry: Option<Entry>) -> bool {
         if let Some(entry) = entry.filter(|entry| entry.key == self.record.key) {
             self.on_head(now, from, entry.rank);
         }
-        let is_behind = self.ahead >= Some(self.record.version) && !self.was_raised && is_latest;
-        self.was_raised |= is_behind;
-        is_behind
+        self.may_raise(self.ahead >= Some(self.record.version))
     }
 
     /// `from` stores a record of this rank. If it is smaller, `from` gets a copy. If it is a plain version
@@ -274,7 +282,7 @@ impl Put {
         if is_smaller && rank.life == Life::Alive && !self.stale_replicas.contains(&from) {
             self.stale_replicas.push(from);
         }
-        if rank.class == Class::Plain && self.record.class == Class::Plain && rank.version.time() > now.wall {
+        if self.is_ahead(now, rank) {
             self.ahead = self.ahead.max(Some(rank.version));
         }
     }
@@ -304,16 +312,26 @@ impl Put {
 
     /// Takes the version above which this PUT must be raised before it sends copies. `None` if there is
     /// none, or if this node has accepted a later PUT of the key, which must stay the larger one.
-    pub(crate) fn take_ahead(&mut self, is_latest: bool) -> Option<Version> {
-        self.ahead.take().filter(|ahead| is_latest && *ahead >= self.record.version)
+    pub(crate) fn take_ahead(&mut self) -> Option<Version> {
+        self.ahead.take().filter(|ahead| self.is_latest && *ahead >= self.record.version)
     }
 
-    /// Whether this PUT may be raised above `by`: once, if both are plain and the time in that version is
-    /// ahead of this node's clock, which then runs behind the clock of another node (`PROTOCOL.md` 3).
-    pub(crate) fn may_overtake(&mut self, now: Now, by: Rank, is_latest: bool) -> bool {
-        let both_plain = by.class == Class::Plain && self.record.class == Class::Plain;
-        let is_fast = both_plain && by.version.time() > now.wall && !by.version.is_too_early(now.wall);
-        let may = is_fast && is_latest && !self.was_raised;
+    /// Whether this PUT may be raised above `by`: once, if that version is ahead of this node's clock.
+    pub(crate) fn may_overtake(&mut self, now: Now, by: Rank) -> bool {
+        self.may_raise(self.is_ahead(now, by))
+    }
+
+    /// Whether this record and `other` are plain, and the time in the version of `other` is ahead of this
+    /// node's clock, which then runs behind the clock of another node (`PROTOCOL.md` 3).
+    fn is_ahead(&self, now: Now, other: Rank) -> bool {
+        let both_plain = other.class == Class::Plain && self.record.class == Class::Plain;
+        both_plain && other.version.time() > now.wall && !other.version.is_too_early(now.wall)
+    }
+
+    /// Whether the version may be raised during an attempt, if `is_behind` another one: once, and never
+    /// above a later PUT of this node.
+    fn may_raise(&mut self, is_behind: bool) -> bool {
+        let may = is_behind && self.is_latest && !self.was_raised;
         self.was_raised |= may;
         may
     }
@@ -330,29 +348,6 @@ impl Spread {
     fn outvoted(&self, replicas: usize) -> Option<Rank> {
         let largest = self.newer_claims.iter().copied().max_by_key(|rank| rank.precedence());
         largest.filter(|_| self.newer_claims.len() > replicas)
-    }
-
-    /// Takes the next node to send a copy to from the targets. If enough nodes store a copy or have one
-    /// in flight, only a stale replica gets another copy.
-    ///
-    /// Nodes that claim a larger record count as replicas while copies are in flight, or while they are the
-    /// majority. Otherwise more distant nodes would store a record that is probably out of date.
-    fn next_target(
-        &mut self,
-        replicas: usize,
-        stale_replicas: &[NodeId],
-        in_flight: usize,
-        replication: u8,
-    ) -> Option<Replica> {
-        let is_open = in_flight > 0 || self.outvoted(replicas).is_some();
-        let claims = if is_open { self.newer_claims.len() } else { 0 };
-        let enough = replicas + in_flight + claims >= usize::from(replication);
-        let is_stale = |target: &Replica| match target {
-            Replica::Me => false,
-            Replica::Peer(contact) => stale_replicas.contains(&contact.id),
-        };
-        let at = if enough { self.targets.iter().position(is_stale)? } else { 0 };
-        self.targets.remove(at)
     }
 }
 
@@ -503,7 +498,7 @@ mod tests {
                 if let Conduct::WasStale = self.conduct(peer) {
                     self.stale.insert(peer);
                     let entry = Entry { key: KEY, rank: rank(put.record.class, -5), crc: 0 };
-                    put.on_probe(NOW, id(peer), Some(entry), true);
+                    put.on_probe(NOW, id(peer), Some(entry));
                 }
                 put.probe_ended();
                 return None;
@@ -610,18 +605,19 @@ mod tests {
         put.look_up(answered(&[contact(1)], 1));
         assert!(put.spread(None, K_MAX));
         put.on_replica(id(1));
-        assert!(put.may_overtake(NOW, rank(Class::Plain, 5), true));
+        assert!(put.may_overtake(NOW, rank(Class::Plain, 5)));
         put.raise(version(6));
         assert_eq!(put.replicas(), 0);
-        assert!(!put.may_overtake(NOW, rank(Class::Plain, 9), true), "once");
+        assert!(!put.may_overtake(NOW, rank(Class::Plain, 9)), "once");
     }
 
     #[test]
     fn a_version_is_raised_only_above_a_plain_one_that_is_slightly_ahead_of_the_clock() {
         let mut put = put(Class::Plain, 1);
-        assert!(!put.may_overtake(NOW, rank(Class::Plain, 0), true), "not ahead");
-        assert!(!put.may_overtake(NOW, rank(Class::Plain, 5), false), "this node has accepted a later PUT");
-        assert!(!put.may_overtake(NOW, rank(Class::Signed, 5), true), "certified");
-        assert!(!put.may_overtake(NOW, rank(Class::Plain, 3_600_000), true), "too far ahead");
+        assert!(!put.may_overtake(NOW, rank(Class::Plain, 0)), "not ahead");
+        assert!(!put.may_overtake(NOW, rank(Class::Signed, 5)), "certified");
+        assert!(!put.may_overtake(NOW, rank(Class::Plain, 3_600_000)), "too far ahead");
+        put.is_latest = false;
+        assert!(!put.may_overtake(NOW, rank(Class::Plain, 5)), "this node has accepted a later PUT");
     }
 }

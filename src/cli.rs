@@ -147,7 +147,17 @@ impl UsageError {
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Option(fail) => fail.fmt(f),
+            Self::Option(Fail::UnrecognizedOption(name)) => {
+                write!(f, "found unknown option `{name}`, expected one that -h lists")
+            }
+            Self::Option(Fail::ArgumentMissing(name)) => {
+                write!(f, "found option `{name}` without a value, expected one")
+            }
+            Self::Option(Fail::OptionDuplicated(name)) => write!(f, "found option `{name}` twice, expected it once"),
+            Self::Option(Fail::UnexpectedArgument(name)) => {
+                write!(f, "found a value for option `{name}`, expected none")
+            }
+            Self::Option(other @ Fail::OptionMissing(_)) => other.fmt(f),
             Self::Invalid { what, found, expected } => write!(f, "{what}: found {found}, expected {expected}"),
             Self::Conflict { option, with } => write!(f, "--{option} cannot be combined with {with}"),
             Self::Input(cause) => write!(f, "standard input: {cause}"),
@@ -216,8 +226,13 @@ mod tests {
 
     #[test]
     fn an_option_is_known_and_given_once_with_its_value() {
-        for line in ["--frobnicate", "-n", "-n 1 -n 2", "--help=me"] {
-            assert!(matches!(parsed(line), Err(UsageError::Option(_))), "{line}");
+        for (line, complaint) in [
+            ("--frobnicate", "found unknown option `frobnicate`, expected one that -h lists"),
+            ("-n", "found option `n` without a value, expected one"),
+            ("-n 1 -n 2", "found option `count` twice, expected it once"),
+            ("--help=me", "found a value for option `help`, expected none"),
+        ] {
+            assert_eq!(parsed(line).expect_err(line).to_string(), complaint);
         }
     }
 }

@@ -316,11 +316,11 @@ mod tests {
     fn a_refusal_says_what_was_found_and_what_was_expected() {
         assert_eq!(refusal(&[]), "-c: found nothing, expected the configuration FILE");
         assert_eq!(refusal(&["--check-config"]), "-c: found nothing, expected the configuration FILE");
-        assert_eq!(refusal(&["--port", "7"]), "Unrecognized option: 'port'");
-        assert_eq!(refusal(&["-h", "-x"]), "Unrecognized option: 'x'");
-        assert_eq!(refusal(&["-c"]), "Argument to option 'c' missing");
-        assert_eq!(refusal(&["-c", "a", "-c", "b"]), "Option 'config' given more than once");
-        assert_eq!(refusal(&["--help=me"]), "Option 'help' does not take an argument");
+        assert_eq!(refusal(&["--port", "7"]), "found unknown option `port`, expected one that -h lists");
+        assert_eq!(refusal(&["-h", "-x"]), "found unknown option `x`, expected one that -h lists");
+        assert_eq!(refusal(&["-c"]), "found option `c` without a value, expected one");
+        assert_eq!(refusal(&["-c", "a", "-c", "b"]), "found option `config` twice, expected it once");
+        assert_eq!(refusal(&["--help=me"]), "found a value for option `help`, expected none");
         assert_eq!(refusal(&["-c", "a", "b"]), "arguments: found `b`, expected -c FILE [--check-config]");
         assert_eq!(refusal(&["config.ini"]), "arguments: found `config.ini`, expected -c FILE [--check-config]");
     }

@@ -475,7 +475,7 @@ impl fmt::Display for Refused {
             Self::Over => write!(f, "its life is over"),
             Self::Larger => write!(f, "a larger record is known"),
             Self::Full => write!(f, "storage is full"),
-            Self::NoReplicas => write!(f, "this node holds nothing and knows nobody"),
+            Self::NoReplicas => write!(f, "this node stores nothing and knows no other node"),
         }
     }
 }

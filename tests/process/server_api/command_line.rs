@@ -39,8 +39,8 @@ fn wrong_usage_exits_with_status_2_and_names_the_fault() {
     let cases: [(&[&str], &str); 5] = [
         (&[], "-c: found nothing, expected the configuration FILE"),
         (&["--check-config"], "-c: found nothing, expected the configuration FILE"),
-        (&["--port", "7"], "Unrecognized option: 'port'"),
-        (&["-c"], "Argument to option 'c' missing"),
+        (&["--port", "7"], "found unknown option `port`, expected one that -h lists"),
+        (&["-c"], "found option `c` without a value, expected one"),
         (&["-c", "config.ini", "more"], "arguments: found `more`, expected -c FILE"),
     ];
     for (arguments, fault) in cases {

@@ -319,7 +319,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         name: "PUT: it is confirmed only when enough replicas store the record",
         file: PUT,
         line: "let is_stored = spread.wanted > 0 && replicas.len() >= spread.wanted;",
-        mutation: "let is_stored = spread.wanted > 0 && !replicas.is_empty();",
+        mutation: "let is_stored = spread.wanted > 0 && replicas.len() + 1 >= spread.wanted;",
         tests: &["a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one"],
     },
     Guard {

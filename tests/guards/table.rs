@@ -316,13 +316,6 @@ pub(crate) const GUARDS: &[Guard] = &[
         ],
     },
     Guard {
-        name: "PUT: it is confirmed only when enough replicas store the record",
-        file: PUT,
-        line: "let is_stored = spread.wanted > 0 && replicas.len() >= spread.wanted;",
-        mutation: "let is_stored = spread.wanted > 0 && replicas.len() + 1 >= spread.wanted;",
-        tests: &["a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one"],
-    },
-    Guard {
         name: "PUT: a single claim of a newer record does not end it",
         file: PUT,
         line: "largest.filter(|_| self.newer_claims.len() > replicas)",

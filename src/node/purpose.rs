@@ -66,7 +66,7 @@ pub(crate) enum Outcome<'a> {
     },
     /// The reply takes longer than usual. This outcome is not final.
     Slow,
-    /// The reply takes so long that the query continues without it. This outcome is final if another
+    /// The reply missed `give_up_at`, and the query continues without it. This outcome is final if another
     /// peer replaces this one.
     Overdue,
     /// No reply came within `rpc_timeout`.

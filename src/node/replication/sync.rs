@@ -234,7 +234,7 @@ impl Node {
             if !self.compare(now, &entry).is_missing_here() {
                 continue;
             }
-            if self.wanted.is_awaited(now.mono, &entry.key, entry.rank) {
+            if self.wanted.is_fetched(&entry.key) || self.wanted.is_awaited(now.mono, &entry.key, entry.rank) {
                 self.syncing.fetches.push_back((contact, entry));
                 self.timers.hasten(Timer::Sync, now.mono + self.params.rpc_timeout);
                 continue;

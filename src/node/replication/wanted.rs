@@ -53,15 +53,22 @@ impl Wanted {
 
     /// This node wants a record of `rank` from `peer`, which offers it, and awaits it until `until`. If
     /// `peer` has promised a record before, and `stored` shows that it has not sent it, this node does not
-    /// wait for the peer again.
+    /// wait for the peer again. A fetch of the key goes on, and stays the one that is awaited.
     pub(crate) fn want(&mut self, key: Key, rank: Rank, peer: NodeId, until: Time, stored: Option<Precedence>) {
         let before = self.records.get(&key);
-        if before.is_none_or(|awaited| awaited.from != peer || stored >= Some(awaited.rank.precedence())) {
+        if !self.is_fetched(&key)
+            && before.is_none_or(|awaited| awaited.from != peer || stored >= Some(awaited.rank.precedence()))
+        {
             self.records.insert(key, Awaited { rank, from: peer, until: Some(until) });
         }
     }
 
-    /// The record of `key` is fetched from `peer`.
+    /// Whether a record of `key`, however large, is being fetched.
+    pub(crate) fn is_fetched(&self, key: &Key) -> bool {
+        self.records.get(key).is_some_and(|awaited| awaited.until.is_none())
+    }
+
+    /// The record of `key` is fetched from `peer`; no other fetch of the key may be in flight.
     pub(crate) fn begin_fetch(&mut self, key: Key, rank: Rank, peer: NodeId) {
         self.records.insert(key, Awaited { rank, from: peer, until: None });
         self.fetches += 1;
@@ -69,7 +76,7 @@ impl Wanted {
 
     /// A fetch of `key` has ended.
     pub(crate) fn end_fetch(&mut self, key: &Key) {
-        if self.records.get(key).is_some_and(|awaited| awaited.until.is_none()) {
+        if self.is_fetched(key) {
             self.records.remove(key);
             self.fetches -= 1;
         }
@@ -78,5 +85,30 @@ impl Wanted {
     /// How many records are being fetched.
     pub(crate) fn fetches(&self) -> usize {
         self.fetches
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Class, Life, Version};
+
+    const KEY: Key = Key::new([1; 32]);
+
+    fn rank(version: u64) -> Rank {
+        Rank { class: Class::Plain, life: Life::Alive, version: Version::from_bits(version) }
+    }
+
+    fn peer(n: u8) -> NodeId {
+        NodeId::new(Key::new([n; 32]))
+    }
+
+    #[test]
+    fn an_offer_of_a_larger_record_does_not_lose_a_fetch_in_flight() {
+        let mut wanted = Wanted::default();
+        wanted.begin_fetch(KEY, rank(5), peer(1));
+        wanted.want(KEY, rank(6), peer(2), Time::from_nanos(9), None);
+        wanted.end_fetch(&KEY);
+        assert_eq!(wanted.fetches(), 0);
     }
 }

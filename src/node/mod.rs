@@ -239,12 +239,12 @@ impl Node {
         while let Some(conn) = self.peers.due(now.mono) {
             self.on_conn_deadline(now, conn, out);
         }
-        // A timer that is set again for `now` waits for the next call, so that this one ends.
-        let mut due = Vec::new();
-        while let Some(timer) = self.timers.due(now.mono) {
-            due.push(timer);
-        }
-        for timer in due {
+        // A timer that is set again for `now` waits for the next call, so that this one ends. In a late turn
+        // several timers of one request are due: each stays set until its turn comes, and may be unset before.
+        for timer in self.timers.due(now.mono) {
+            if !self.timers.take(timer, now.mono) {
+                continue;
+            }
             match timer {
                 Timer::Join => self.join(now, out),
                 Timer::Refresh => self.refresh(now, out),

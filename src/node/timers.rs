@@ -65,14 +65,18 @@ impl Timers {
         }
     }
 
-    /// Takes the earliest timer that has expired.
-    pub(crate) fn due(&mut self, now: Time) -> Option<Timer> {
-        let &(at, timer) = self.queue.first()?;
-        if at > now {
-            return None;
+    /// The timers that have expired, earliest first. All of them stay set.
+    pub(crate) fn due(&self, now: Time) -> Vec<Timer> {
+        self.queue.iter().take_while(|(at, _)| *at <= now).map(|&(_, timer)| timer).collect()
+    }
+
+    /// Unsets `timer` if it has expired; `false` if it was unset, or set to a later moment.
+    pub(crate) fn take(&mut self, timer: Timer, now: Time) -> bool {
+        let has_expired = self.at.get(&timer).is_some_and(|&at| at <= now);
+        if has_expired {
+            self.cancel(timer);
         }
-        self.cancel(timer);
-        Some(timer)
+        has_expired
     }
 
     /// When the earliest timer expires.
@@ -102,18 +106,22 @@ mod tests {
         timers.hasten(Timer::Join, at(12));
         timers.set(Timer::Refresh, at(7));
         assert_eq!(timers.next(), Some(at(7)));
-        assert_eq!(timers.due(at(6)), None);
-        assert_eq!(timers.due(at(9)), Some(Timer::Refresh));
-        assert_eq!(timers.due(at(9)), Some(Timer::Join));
-        assert_eq!(timers.due(at(99)), None);
+        assert_eq!(timers.due(at(6)), []);
+        assert_eq!(timers.due(at(9)), [Timer::Refresh, Timer::Join]);
+        assert!(timers.take(Timer::Refresh, at(9)) && timers.take(Timer::Join, at(9)));
+        assert_eq!(timers.due(at(99)), []);
     }
 
     #[test]
-    fn a_cancelled_timer_never_expires() {
+    fn a_timer_that_is_cancelled_or_set_to_a_later_moment_does_not_expire() {
         let mut timers = Timers::default();
         timers.set(Timer::Leave, at(1));
+        timers.set(Timer::Join, at(2));
+        assert_eq!(timers.due(at(9)), [Timer::Leave, Timer::Join]);
         timers.cancel(Timer::Leave);
+        timers.set(Timer::Join, at(10));
         assert!(!timers.is_set(Timer::Leave));
-        assert_eq!(timers.due(at(9)), None);
+        assert!(!timers.take(Timer::Leave, at(9)) && !timers.take(Timer::Join, at(9)));
+        assert_eq!(timers.due(at(9)), []);
     }
 }

@@ -330,6 +330,24 @@ impl Harness {
         answers.pop()
     }
 
+    /// All answers to clients.
+    pub(crate) fn answers(&mut self) -> Vec<(ClientId, ApiReply<'static>)> {
+        self.take(|action| match action {
+            NodeAction::Reply(client, reply) => Some((*client, *reply)),
+            _ => None,
+        })
+    }
+
+    /// The replies to STOREs by which the node says that it holds the record: key and rank.
+    pub(crate) fn acknowledgements(&mut self) -> Vec<(Key, Rank)> {
+        self.take(|action| match action {
+            NodeAction::Send(_, PeerMessage::Reply(_, Reply::Stored { key, outcome: StoreOutcome::Held, held })) => {
+                Some((*key, *held))
+            }
+            _ => None,
+        })
+    }
+
     fn next_number(&mut self) -> u64 {
         self.numbers_used += 1;
         self.numbers_used

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dht::limits::{CLIENT_REQUESTS_MAX, PUT_RETRIES_IN_FLIGHT_MAX, PUT_RETRY_PAUSE_MAX};
 use dht::node::params::{Params, Serving};
 use dht::wire::api::Put;
-use dht::wire::peer::{ErrorCode, Reply, Request};
+use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};
 
 use crate::harness::{Harness, block, confirmed, failure, id, key, larger, quiet, secs, stored, success, version_at};
 
@@ -188,4 +188,47 @@ fn a_put_without_room_for_a_retry_fails_and_is_dropped() {
     assert_eq!(harness.answer(client), failure(1));
     assert_eq!(refuse_for(&mut harness, secs(600)), []);
     assert!(harness.node.table().contains(&id(1)));
+}
+
+#[test]
+fn a_put_that_waited_for_the_node_to_join_is_retried_with_pauses() {
+    let mut harness = Harness::newcomer();
+    harness.wake();
+    harness.put(Put { ttl: 3_600, replication: 2, ..quiet(1, b"v") });
+    let dial = harness.dial_of(1);
+    harness.make_automatic(1);
+    harness.complete_dial(dial, 1);
+    let mut copies = 0;
+    for _ in 0..60 {
+        harness.pass(secs(1));
+        while let Some((conn, rpc, _)) = harness.copies().pop() {
+            copies += 1;
+            assert!(copies < 10, "{copies} copies within a minute");
+            harness.reply(conn, rpc, Reply::Error(ErrorCode::FULL));
+            harness.pass(secs(0));
+        }
+    }
+    assert!(copies > 2, "{copies} copies in a minute");
+}
+
+#[test]
+fn a_put_whose_life_ends_before_its_request_timeout_is_answered() {
+    let mut harness = Harness::with_contacts(small(), [1]);
+    let client = harness.put(Put { ttl: 2, replication: 2, ..confirmed(1, b"v") });
+    harness.pass(secs(10));
+    assert_eq!(harness.answer(client), failure(1));
+}
+
+#[test]
+fn a_put_whose_retry_and_request_timeout_are_due_in_one_late_turn_is_answered() {
+    let mut harness = Harness::with_contacts(Params { serving: Serving::No, ..small() }, [1]);
+    let client = harness.put(Put { ttl: 3_600, replication: 2, ..confirmed(1, b"v") });
+    for (conn, rpc, _) in harness.copies() {
+        harness.reply(conn, rpc, Reply::Error(ErrorCode::FULL));
+        harness.send(conn, &PeerMessage::Goodbye);
+    }
+    harness.now = harness.now + secs(12);
+    harness.wake();
+    harness.pass(secs(1));
+    assert_eq!(harness.answer(client), failure(1));
 }

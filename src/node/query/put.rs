@@ -230,6 +230,10 @@ impl Node {
     fn advance_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         loop {
             let Some(put) = self.queries.put(query) else { return };
+            if put.expires <= now.mono {
+                self.end_put(query, out); // nothing is left that others could read
+                return;
+            }
             let attempt = put.attempt;
             match put.next(self.copies.of_put(query, attempt)) {
                 Next::Copy(Replica::Me) => self.store_own_copy(now, query, out),
@@ -243,8 +247,8 @@ impl Node {
                 }
                 Next::Confirm(client) => out.reply_done(client, put.key()),
                 Next::Wait => return,
-                Next::Stored => return self.put_stored(now, query),
-                Next::TooFew => return self.pause_put(now, query),
+                Next::Stored => return self.put_stored(now, query, out),
+                Next::TooFew => return self.pause_put(now, query, out),
                 Next::Outvoted(by) => return self.superseded(now, query, by, out),
             }
         }
@@ -338,8 +342,7 @@ impl Node {
         }
         let key = put.key();
         debug!("put superseded key={key:.8}");
-        put.fail_client(out);
-        self.end_put(query);
+        self.end_put(query, out);
         // From now on a GET looks up the newer record before it returns the one that this node stores.
         self.remember_seen(key, by.precedence());
     }
@@ -356,28 +359,26 @@ impl Node {
 /// Ends of attempts.
 impl Node {
     /// Enough replicas store the record, so the PUT ends.
-    fn put_stored(&mut self, now: Now, query: QueryId) {
+    fn put_stored(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         if self.table.live() == 0 && !self.is_founder_alone() {
             // Only this node stores the record: other nodes exist, but none could be reached.
-            self.retry_later(now, query);
+            self.retry_later(now, query, out);
         } else {
             self.counters.puts_held += 1;
-            self.end_put(query);
+            self.end_put(query, out);
         }
     }
 
     /// Too few replicas store the record. Before `request_timeout` the PUT makes another attempt after a
     /// pause; after it, the PUT becomes a retry.
-    fn pause_put(&mut self, now: Now, query: QueryId) {
+    fn pause_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let is_in_time = self.timers.is_set(Timer::Answer(query));
         let Some(put) = self.queries.put(query) else { return };
-        if put.expires <= now.mono {
-            self.end_put(query);
-        } else if is_in_time {
+        if is_in_time {
             put.park();
             self.timers.set(Timer::Retry(query), now.mono + put.pause);
         } else {
-            self.retry_later(now, query);
+            self.retry_later(now, query, out);
         }
     }
 
@@ -395,21 +396,22 @@ impl Node {
         let Some(put) = self.queries.put(query) else { return };
         put.fail_client(out);
         if put.is_parked() {
-            self.retry_later(now, query);
+            self.retry_later(now, query, out);
         }
     }
 
     /// Ends a PUT that too few replicas store, and schedules its retry; unless this node has accepted a
     /// later PUT of the key, whose record replaces this one.
-    fn retry_later(&mut self, now: Now, query: QueryId) {
-        if let Some(put) = self.end_put(query).filter(|put| put.is_latest) {
+    fn retry_later(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        if let Some(put) = self.end_put(query, out).filter(|put| put.is_latest) {
             self.schedule_retry(now, put.record, put.expires, put.pause);
         }
     }
 
-    /// Ends a PUT; returns it, if it was running.
-    fn end_put(&mut self, query: QueryId) -> Option<Put> {
-        let Some(Query::Put(put)) = self.end_query(query) else { return None };
+    /// Ends a PUT; returns it, if it was running. A client that still waits for a confirmation gets FAILURE.
+    fn end_put(&mut self, query: QueryId, out: &mut Actions) -> Option<Put> {
+        let Some(Query::Put(mut put)) = self.end_query(query) else { return None };
+        put.fail_client(out);
         let (key, replication, attempt) = (put.key(), put.record.replication, put.attempt);
         debug!("put done key={key:.8} held={} replication={replication} rounds={attempt}", put.replicas());
         self.copies.forget_put(query, attempt);

@@ -95,7 +95,7 @@ impl Node {
         let (key, version) = (record.key, record.version);
         let stored = self.hold(now, record, expires, Source::Client);
         if stored == Stored::Held {
-            let next = (2 * pause).min(PUT_RETRY_PAUSE_MAX);
+            let next = (2 * pause).clamp(PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX);
             self.put_retries.insert(key, Retry { version, due: now.mono + pause, pause: next });
             self.wake_for_retries();
         }

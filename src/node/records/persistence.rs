@@ -237,6 +237,10 @@ impl Node {
     fn answer_waiter(&mut self, now: Now, key: Key, waiter: Waiter, saved: Saved, out: &mut Actions) {
         let (conn, rpc, reply) = match (waiter, saved) {
             (Waiter::Own(query, attempt), _) => return self.own_copy_written(now, query, attempt, saved, out),
+            // Its life has ended meanwhile, perhaps before the batch was made.
+            (Waiter::Copy(conn, rpc, _), Saved::Durable) if self.storage.find(now.mono, &key).is_none() => {
+                (conn, rpc, Reply::Error(ErrorCode::GONE))
+            }
             (Waiter::Copy(conn, rpc, held), Saved::Durable) => {
                 (conn, rpc, Reply::Stored { key, outcome: StoreOutcome::Held, held })
             }

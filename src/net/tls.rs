@@ -8,7 +8,7 @@
 //! the same call.
 //!
 //! Guarantee: [`Session::peer`] is `Some` only after the handshake is complete *and* the ALPN was agreed.
-//! rustls itself accepts a peer without ALPN.
+//! rustls itself accepts a peer without ALPN. No plaintext leaves the session before that.
 //!
 //! In TLS 1.3 the client completes the handshake before the server has verified the client. So a dialler
 //! can have a verified peer that refuses it; the first message after the handshake tells.
@@ -125,9 +125,10 @@ impl Session {
                 Err(_) => return Err(TlsFault::Overlong),
             }
             let state = self.tls.process_new_packets().map_err(TlsFault::from);
+            // The last bytes of the handshake may be followed by plaintext, of a peer that is refused.
+            self.identify_peer()?;
             self.take_plaintext(inbox);
             self.has_ended = state?.peer_has_closed();
-            self.identify_peer()?;
         }
         Ok(())
     }
@@ -324,6 +325,18 @@ pub(super) mod tests {
         exchange(&mut dialler, &mut acceptor);
         assert_eq!((acceptor.inbox, dialler.inbox), (long, b"short".to_vec()));
         assert_eq!((dialler.fault, acceptor.fault), (None, None));
+    }
+
+    #[test]
+    fn no_plaintext_of_a_refused_peer_leaves_the_session() {
+        let mut config = Arc::unwrap_or_clone(tls(1, NO_PUZZLE).client);
+        config.alpn_protocols.clear();
+        let (mut dialler, mut acceptor) = (End::with_config(config), End::new(tls(2, NO_PUZZLE).accept()));
+        acceptor.receive(&dialler.written());
+        dialler.receive(&acceptor.written());
+        assert_eq!(dialler.session.send(b"a message"), 9, "the dialler has completed the handshake");
+        acceptor.receive(&dialler.written());
+        assert_eq!((acceptor.fault, acceptor.inbox), (Some(TlsFault::NoAlpn), Vec::new()));
     }
 
     #[test]

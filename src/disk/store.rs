@@ -32,7 +32,7 @@ use redb::{Builder, Database, ReadableDatabase, ReadableTableMetadata, TableDefi
 
 use crate::contact::Contact;
 use crate::disk::{entry, move_into_place, owner_only};
-use crate::id::Key;
+use crate::id::{KEY_SIZE, Key};
 use crate::node::persisted::{Batch, PersistedKey};
 use crate::wire::codec::WireError;
 
@@ -129,7 +129,7 @@ impl Store {
 
     /// All keys in ascending order, read in several transactions. The iterator ends after an error.
     pub fn keys(&self) -> Keys<'_> {
-        Keys { store: self, next: Some([0; 32]), read: Vec::new().into_iter() }
+        Keys { store: self, next: Some(Key::new([0; KEY_SIZE])), read: Vec::new().into_iter() }
     }
 
     /// Reads the contacts.
@@ -154,9 +154,9 @@ impl Store {
     }
 
     /// Reads up to [`STORE_KEYS_PER_READ`] keys, starting at `first`.
-    fn read_keys(&self, first: &[u8; 32]) -> Result<Vec<PersistedKey>, StoreError> {
+    fn read_keys(&self, first: &Key) -> Result<Vec<PersistedKey>, StoreError> {
         catch_damage(&self.path, || {
-            let range = redb(|| Ok(self.database().begin_read()?.open_table(KEYS)?.range::<&[u8; 32]>(first..)?))?;
+            let range = redb(|| Ok(self.database().begin_read()?.open_table(KEYS)?.range::<&[u8; 32]>(first.as_bytes()..)?))?;
             let mut keys = Vec::with_capacity(STORE_KEYS_PER_READ);
             for item in range.take(STORE_KEYS_PER_READ) {
                 let (key, entry) = redb(|| Ok(item?))?;
@@ -192,7 +192,7 @@ impl Drop for Store {
 pub struct Keys<'a> {
     store: &'a Store,
     /// The start of the next read; `None` if there is nothing more to read.
-    next: Option<[u8; 32]>,
+    next: Option<Key>,
     read: vec::IntoIter<PersistedKey>,
 }
 
@@ -207,7 +207,7 @@ impl Iterator for Keys<'_> {
                 Err(error) => return Some(Err(error)),
             };
             if keys.len() == STORE_KEYS_PER_READ {
-                self.next = keys.last().and_then(|persisted| successor(*persisted.key.as_bytes()));
+                self.next = keys.last().and_then(|persisted| persisted.key.successor());
             }
             self.read = keys.into_iter();
         }
@@ -400,14 +400,6 @@ fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
         }
     }
     Ok(transaction.commit()?)
-}
-
-/// The next larger key; `None` for the largest one.
-fn successor(mut key: [u8; 32]) -> Option<[u8; 32]> {
-    let at = key.iter().rposition(|byte| *byte != u8::MAX)?;
-    key[at] += 1;
-    key[at + 1..].fill(0);
-    Some(key)
 }
 
 #[cfg(test)]

@@ -154,14 +154,7 @@ impl fmt::Display for DiskError {
     }
 }
 
-impl std::error::Error for DiskError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io { source, .. } => Some(source),
-            Self::InUse { .. } | Self::NotEd25519 { .. } | Self::Puzzle { .. } => None,
-        }
-    }
-}
+impl std::error::Error for DiskError {}
 
 /// Makes a [`DiskError::Io`] about `path`.
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> DiskError {

@@ -299,21 +299,7 @@ impl fmt::Display for StoreError {
     }
 }
 
-impl std::error::Error for StoreError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.fault {
-            StoreFault::Io(source) => Some(source),
-            StoreFault::Redb(error) => Some(error),
-            StoreFault::Entry { error, .. } => Some(error),
-            StoreFault::Held
-            | StoreFault::Empty
-            | StoreFault::NoStore
-            | StoreFault::Foreign
-            | StoreFault::Format { .. }
-            | StoreFault::Panic => None,
-        }
-    }
-}
+impl std::error::Error for StoreError {}
 
 /// Runs `act` on the store at `path` and turns a panic into [`StoreFault::Panic`].
 ///

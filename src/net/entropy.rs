@@ -31,11 +31,7 @@ impl fmt::Display for EntropyError {
     }
 }
 
-impl std::error::Error for EntropyError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
-    }
-}
+impl std::error::Error for EntropyError {}
 
 #[cfg(test)]
 mod tests {

@@ -451,12 +451,4 @@ impl fmt::Display for LoopError {
     }
 }
 
-impl std::error::Error for LoopError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io { source } => Some(source),
-            Self::Identity { source } => Some(source),
-            Self::HelperGone { .. } => None,
-        }
-    }
-}
+impl std::error::Error for LoopError {}

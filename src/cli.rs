@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -19,36 +19,27 @@ pub const ADDRESS_DEFAULT: &str = "127.0.0.1:7401";
 /// Exit status of a program that was called wrongly or that has a wrong configuration.
 pub const EXIT_USAGE: u8 = 2;
 
-/// A command line that getopts accepts.
-#[derive(Debug)]
-pub enum Parsed {
-    /// The help or the version: print this text and exit.
-    Text(String),
-    /// Everything else.
-    Matches(Matches),
-}
-
 /// Reads `arguments`, without the program's own name. Adds `-h` and `-V` to `options`; `brief`
 /// precedes the options in the help.
 ///
 /// # Errors
 ///
-/// [`UsageError::Option`] for the first option that is wrong.
+/// [`UsageError::Option`] for the first option that is wrong, and [`UsageError::Help`] for `-h` and `-V`.
 pub fn parse<A: AsRef<OsStr>>(
     program: &str,
     brief: &str,
     mut options: Options,
     arguments: impl IntoIterator<Item = A>,
-) -> Result<Parsed, UsageError> {
+) -> Result<Matches, UsageError> {
     options.optflag("h", "help", "print this help and exit").optflag("V", "version", "print the version and exit");
     let matches = options.parse(arguments).map_err(UsageError::Option)?;
-    Ok(if matches.opt_present("help") {
-        Parsed::Text(options.usage(brief))
-    } else if matches.opt_present("version") {
-        Parsed::Text(format!("{program} {}\n", env!("CARGO_PKG_VERSION")))
-    } else {
-        Parsed::Matches(matches)
-    })
+    if matches.opt_present("help") {
+        return Err(UsageError::Help(options.usage(brief)));
+    }
+    if matches.opt_present("version") {
+        return Err(UsageError::Help(format!("{program} {}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    Ok(matches)
 }
 
 /// The number that `option` has, if the option is present.
@@ -100,9 +91,11 @@ fn host_and_port(text: &str) -> Result<String, UsageError> {
     }
 }
 
-/// What is wrong with a command line.
+/// Why a command line is not carried out.
 #[derive(Debug)]
 pub enum UsageError {
+    /// Nothing is wrong: the user asks for this text, the help or the version.
+    Help(String),
     /// An option that the program does not have, that lacks its value, that takes none, or that is
     /// given twice.
     Option(Fail),
@@ -137,8 +130,12 @@ impl UsageError {
         Self::invalid(what, format!("`{found}`"), expected)
     }
 
-    /// Prints the error on standard error; returns the exit status.
+    /// Prints the error on standard error, or the help on standard output; returns the exit status.
     pub fn report(&self, program: &str) -> ExitCode {
+        if let Self::Help(text) = self {
+            let printed = io::stdout().write_all(text.as_bytes());
+            return printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+        }
         eprintln!("{program}: {self}\nTry `{program} -h`.");
         ExitCode::from(EXIT_USAGE)
     }
@@ -147,6 +144,7 @@ impl UsageError {
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Help(text) => f.write_str(text),
             Self::Option(Fail::UnrecognizedOption(name)) => {
                 write!(f, "found unknown option `{name}`, expected one that -h lists")
             }
@@ -171,22 +169,19 @@ impl std::error::Error for UsageError {}
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Parsed, UsageError> {
+    fn parsed(line: &str) -> Result<Matches, UsageError> {
         let mut options = Options::new();
         options.optopt("a", "address", "", "HOST:PORT").optopt("n", "count", "", "N");
         parse("program", "usage: program [options]", options, line.split_whitespace())
     }
 
     fn matches(line: &str) -> Matches {
-        match parsed(line) {
-            Ok(Parsed::Matches(matches)) => matches,
-            other => panic!("{line}: {other:?}"),
-        }
+        parsed(line).expect(line)
     }
 
     fn text(line: &str) -> String {
         match parsed(line) {
-            Ok(Parsed::Text(text)) => text,
+            Err(UsageError::Help(text)) => text,
             other => panic!("{line}: {other:?}"),
         }
     }

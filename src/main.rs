@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use dht::cli::{self, EXIT_USAGE, Parsed, UsageError};
+use dht::cli::{self, EXIT_USAGE, UsageError};
 use dht::config::{ConfigError, Settings};
 use dht::disk::store::{Store, StoreError};
 use dht::disk::writer::DiskWriter;
@@ -34,8 +34,6 @@ A node of a Kademlia DHT with the VoidPhone module API.";
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Command {
-    /// Print the help or the version.
-    Print(String),
     /// Validate the configuration, warnings included, and exit.
     CheckConfig { config: PathBuf },
     /// Run a node.
@@ -44,10 +42,6 @@ enum Command {
 
 fn main() -> ExitCode {
     match read_args(std::env::args_os().skip(1)) {
-        Ok(Command::Print(text)) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
         Ok(Command::CheckConfig { config }) => check_config(&config),
         Ok(Command::Run { config }) => start(&config),
         Err(error) => error.report("dht-server"),
@@ -62,10 +56,7 @@ fn read_args<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<
         "check-config",
         "validate FILE and exit: 0 if it has no errors and no warnings, else 2",
     );
-    let matches = match cli::parse("dht-server", BRIEF, options, arguments)? {
-        Parsed::Text(text) => return Ok(Command::Print(text)),
-        Parsed::Matches(matches) => matches,
-    };
+    let matches = cli::parse("dht-server", BRIEF, options, arguments)?;
     if let Some(word) = matches.free.first() {
         return Err(UsageError::value("arguments", word, "-c FILE [--check-config]"));
     }
@@ -300,7 +291,7 @@ mod tests {
     #[test]
     fn help_and_version_need_no_file() {
         let printed = |arguments: &[&str]| match read_args(arguments) {
-            Ok(Command::Print(text)) => text,
+            Err(UsageError::Help(text)) => text,
             other => panic!("{arguments:?}: {other:?}"),
         };
         for arguments in [&["-h"][..], &["--help", "-V"]] {

@@ -156,7 +156,8 @@ impl Store {
     /// Reads up to [`STORE_KEYS_PER_READ`] keys, starting at `first`.
     fn read_keys(&self, first: &Key) -> Result<Vec<PersistedKey>, StoreError> {
         catch_damage(&self.path, || {
-            let range = redb(|| Ok(self.database().begin_read()?.open_table(KEYS)?.range::<&[u8; 32]>(first.as_bytes()..)?))?;
+            let range =
+                redb(|| Ok(self.database().begin_read()?.open_table(KEYS)?.range::<&[u8; 32]>(first.as_bytes()..)?))?;
             let mut keys = Vec::with_capacity(STORE_KEYS_PER_READ);
             for item in range.take(STORE_KEYS_PER_READ) {
                 let (key, entry) = redb(|| Ok(item?))?;

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dht::cli::{self, ADDRESS_DEFAULT, Parsed, UsageError, number};
+use dht::cli::{self, ADDRESS_DEFAULT, UsageError, number};
 use dht::id::{KEY_SIZE, Key};
 use dht::identity::PublicKey;
 use dht::limits::{SALT_SIZE_MAX, VALUE_SIZE_MAX};
@@ -48,8 +48,6 @@ Exit status: 0 done or found; 1 not found or not confirmed; 2 wrong usage or unu
 
 /// What the command line asks for.
 pub(crate) enum Command {
-    /// Print the help or the version.
-    Print(String),
     /// Create a key pair and write it to a new file.
     MakeKey {
         path: PathBuf,
@@ -189,10 +187,7 @@ pub(crate) fn read_args(
     arguments: impl IntoIterator<Item = OsString>,
     input: impl Read,
 ) -> Result<Command, UsageError> {
-    let matches = match cli::parse("dht-cli", BRIEF, options(), arguments)? {
-        Parsed::Text(text) => return Ok(Command::Print(text)),
-        Parsed::Matches(matches) => matches,
-    };
+    let matches = cli::parse("dht-cli", BRIEF, options(), arguments)?;
     let form = form_of(&matches)?;
     let word = |at: usize| matches.free[1 + at].as_str();
     let verb = match form.what {

@@ -48,7 +48,6 @@ fn main() -> ExitCode {
 /// Carries out `command`; returns what to print.
 fn perform(command: Command) -> Result<Vec<u8>, Failure> {
     match command {
-        Command::Print(text) => Ok(text.into_bytes()),
         Command::MakeKey { path } => make_key(&path),
         Command::ShowKey { path } => Ok(line(PublicKey::of(&key_file::read(&path)?))),
         Command::Run(Request { address, timeout, verb: Verb::Get(wanted) }) => {

@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dht::cli::{self, ADDRESS_DEFAULT, Parsed, UsageError, number};
+use dht::cli::{self, ADDRESS_DEFAULT, UsageError, number};
 use dht::limits::VALUE_SIZE_MAX;
 use dht::wire::api::Confirm;
 use getopts::{Matches, Options};
@@ -56,8 +56,6 @@ Exit status: 0 all answers were right; 1 some were not; 2 wrong usage or unusabl
 /// What the command line asks for.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Print the help or the version.
-    Print(String),
     /// Run the echo server.
     Echo { address: String, value_size: usize },
     /// Measure a server.
@@ -145,10 +143,7 @@ fn options() -> Options {
 /// [`UsageError`]: the first fault.
 pub(crate) fn read_args(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     const COMMANDS: &str = "`get`, `put`, `mix` or `echo`";
-    let matches = match cli::parse("dht-load", BRIEF, options(), arguments)? {
-        Parsed::Text(text) => return Ok(Command::Print(text)),
-        Parsed::Matches(matches) => matches,
-    };
+    let matches = cli::parse("dht-load", BRIEF, options(), arguments)?;
     let operation = match &matches.free.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["echo"] => return echo(&matches),
         ["get"] => Operation::Get,
@@ -320,7 +315,7 @@ mod tests {
         };
         assert_eq!((address.as_str(), value_size), ("127.0.0.1:0", 60_000));
         assert_eq!(complaint("echo --json"), "--json cannot be combined with echo");
-        let Ok(Command::Print(usage)) = read("-h") else { panic!("a help") };
+        let Err(UsageError::Help(usage)) = read("-h") else { panic!("a help") };
         assert!(MEASURING.iter().all(|name| usage.contains(&format!("--{name} "))), "{usage}");
     }
 

@@ -45,7 +45,6 @@ fn main() -> ExitCode {
         Err(error) => return error.report("dht-load"),
     };
     let outcome = match command {
-        Command::Print(text) => print(&text),
         Command::Echo { address, value_size } => echo(&address, value_size),
         Command::Measure(measurement) => measure(*measurement),
     };

@@ -15,7 +15,7 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use dht::cli::{self, Parsed, UsageError, number};
+use dht::cli::{self, UsageError, number};
 use dht::id::Key;
 use dht::limits::K_MAX;
 use dht::record::Class;
@@ -44,13 +44,6 @@ const BRIEF: &str = "\
 usage: dht-sim --nodes N --seed S [options]
 
 Exit status: 0 success; 1 an invariant was violated or a record was not found; 2 wrong usage.";
-
-/// What the command line asks for.
-enum Command {
-    /// Print the help or the version.
-    Print(String),
-    Run(Box<Plan>),
-}
 
 /// What happens in the simulation.
 struct Plan {
@@ -81,15 +74,11 @@ impl From<Violation> for Failure {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
-    let outcome = match read_args(std::env::args_os().skip(1)) {
-        Ok(Command::Print(text)) => {
-            print!("{text}");
-            Ok(())
-        }
-        Ok(Command::Run(plan)) => run(&plan),
+    let plan = match read_args(std::env::args_os().skip(1)) {
+        Ok(plan) => plan,
         Err(error) => return error.report("dht-sim"),
     };
-    match outcome {
+    match run(&plan) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("dht-sim: {failure}\nreplay: {}", replay());
@@ -144,11 +133,8 @@ fn options() -> Options {
     options
 }
 
-fn read_args(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Command, UsageError> {
-    let matches = match cli::parse("dht-sim", BRIEF, options(), arguments)? {
-        Parsed::Text(text) => return Ok(Command::Print(text)),
-        Parsed::Matches(matches) => matches,
-    };
+fn read_args(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Plan, UsageError> {
+    let matches = cli::parse("dht-sim", BRIEF, options(), arguments)?;
     if let Some(word) = matches.free.first() {
         return Err(UsageError::value("arguments", word, "options only"));
     }
@@ -163,14 +149,14 @@ fn read_args(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<
     let requests = |option| Ok(number(&matches, option, 0..=u32::MAX)?.unwrap_or(REQUESTS_DEFAULT));
     let replication = number(&matches, "replication", 1..=K_MAX)?;
     let replication = u8::try_from(replication.unwrap_or(0)).expect("K_MAX is less than 256");
-    Ok(Command::Run(Box::new(Plan {
+    Ok(Plan {
         endurance: read_endurance(&matches, replication, requests("gets")?)?,
         scenario,
         puts: requests("puts")?,
         gets: requests("gets")?,
         deaths: [(Death::Process, percent(&matches, "kill")?), (Death::Host, percent(&matches, "vanish")?)],
         replication,
-    })))
+    })
 }
 
 fn read_endurance(matches: &Matches, replication: u8, gets: u32) -> Result<Option<Endurance>, UsageError> {
@@ -359,16 +345,13 @@ impl fmt::Display for Failure {
 mod tests {
     use super::*;
 
-    fn command(line: &str) -> Result<Command, UsageError> {
+    fn plan(line: &str) -> Result<Plan, UsageError> {
         read_args(line.split_whitespace().map(Into::into))
     }
 
     #[test]
     fn a_run_has_the_values_of_the_command_line() {
-        let Ok(Command::Run(plan)) = command("--nodes 300 --seed 7 --loss 5 --puts 3 --kill 50 --replication 20")
-        else {
-            panic!("a run");
-        };
+        let plan = plan("--nodes 300 --seed 7 --loss 5 --puts 3 --kill 50 --replication 20").expect("a run");
         assert_eq!((plan.scenario.nodes, plan.scenario.seed), (300, 7));
         assert_eq!(Some(plan.scenario.faults.loss), Chance::percent(5.0));
         assert_eq!((plan.puts, plan.gets, plan.replication), (3, REQUESTS_DEFAULT, 20));
@@ -377,11 +360,8 @@ mod tests {
 
     #[test]
     fn a_long_run_has_the_values_of_the_command_line() {
-        let Ok(Command::Run(plan)) = command(
-            "--nodes 300 --seed 7 --values 9 --session 60m --hours 24 --crash 30 --partition 25 --replication 5",
-        ) else {
-            panic!("a run");
-        };
+        let line = "--nodes 300 --seed 7 --values 9 --session 60m --hours 24 --crash 30 --partition 25 --replication 5";
+        let plan = plan(line).expect("a long run");
         let expected = Endurance {
             values: 9,
             replication: 5,
@@ -396,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_was_found_and_what_was_expected() {
-        let complaint = |line: &str| command(line).err().expect(line).to_string();
+        let complaint = |line: &str| plan(line).err().expect(line).to_string();
         for (line, expected) in [
             ("--seed 1", "--nodes: found nothing, expected a number"),
             ("--nodes 1", "--seed: found nothing, expected a number"),

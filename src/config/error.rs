@@ -72,28 +72,10 @@ pub enum Mistake {
     },
 }
 
-/// Whether a file with this mistake can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    /// The program ignores the line.
-    Warning,
-    /// The program refuses the file.
-    Error,
-}
-
 impl ConfigError {
-    /// Whether the file can be used nevertheless.
-    pub fn severity(&self) -> Severity {
-        match self.mistake {
-            Mistake::UnknownKey { .. } | Mistake::Misplaced { .. } => Severity::Warning,
-            Mistake::Unreadable(_)
-            | Mistake::TooLarge
-            | Mistake::NotUtf8 { .. }
-            | Mistake::Syntax { .. }
-            | Mistake::Value { .. }
-            | Mistake::Twice { .. }
-            | Mistake::Contradiction(_) => Severity::Error,
-        }
+    /// Whether the file can be used nevertheless: the program ignores the line.
+    pub fn is_warning(&self) -> bool {
+        matches!(self.mistake, Mistake::UnknownKey { .. } | Mistake::Misplaced { .. })
     }
 }
 

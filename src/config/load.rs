@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::limits::K_MAX;
 use crate::node::params::{Families, ParamsError, Serving};
 
-use super::error::{ConfigError, Mistake, Severity};
+use super::error::{ConfigError, Mistake};
 use super::ini::{self, Entry, Section};
 use super::keys::{HOSTKEY, Read, key_of, nearest_key};
 use super::settings::Settings;
@@ -63,7 +63,7 @@ impl Settings {
             .into_iter()
             .map(|(line, mistake)| ConfigError { path: path.to_owned(), line: Some(line), mistake })
             .collect();
-        if complaints.iter().any(|complaint| complaint.severity() == Severity::Error) {
+        if !complaints.iter().all(ConfigError::is_warning) {
             return Err(complaints);
         }
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -549,11 +549,11 @@ mod tests {
             match parse(&text) {
                 Ok((settings, warnings)) => {
                     prop_assert_eq!(settings.params.validate(), Ok(()));
-                    prop_assert!(warnings.iter().all(|warning| warning.severity() == Severity::Warning));
+                    prop_assert!(warnings.iter().all(ConfigError::is_warning));
                 }
                 Err(complaints) => {
                     let last = text.lines().count();
-                    prop_assert!(complaints.iter().any(|complaint| complaint.severity() == Severity::Error));
+                    prop_assert!(!complaints.iter().all(ConfigError::is_warning));
                     for complaint in complaints {
                         prop_assert!(complaint.line.is_some_and(|line| (1..=last).contains(&line)), "{}", complaint);
                         prop_assert_eq!(complaint.to_string().lines().count(), 1);

@@ -17,7 +17,7 @@ mod load;
 mod settings;
 mod value;
 
-pub use error::{ConfigError, Mistake, Severity};
+pub use error::{ConfigError, Mistake};
 pub use ini::{Section, Syntax};
 pub use settings::Settings;
 pub use value::{Expected, Misread};

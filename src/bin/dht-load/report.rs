@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::cpu;
 use super::load::LoadError;
-use super::plan::{Connecting, Operation, Pace, Plan};
-use super::protocol::Protocol;
+use super::plan::{Connecting, Pace, Plan};
 use super::schedule::Behind;
 use super::tally::{Errors, Latency, Tally};
 use dht::time::Time;
@@ -17,40 +16,22 @@ const BUSY: f64 = 0.95;
 /// The plan of a run and its results.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
-    /// The requests.
-    pub(crate) operation: Operation,
-    /// The protocol of the servers.
-    pub(crate) protocol: Protocol,
-    /// Concurrent connections.
-    pub(crate) connections: usize,
-    /// Largest number of unanswered requests per connection.
-    pub(crate) pipeline: usize,
-    /// Size of every value in bytes.
-    pub(crate) value_size: usize,
+    plan: Plan,
     /// Number of different keys.
-    pub(crate) keys: usize,
-    /// How long a connection was used.
-    pub(crate) connecting: Connecting,
-    /// When the next request was sent.
-    pub(crate) pace: Pace,
-    /// The duration of the measurement.
-    pub(crate) took: Duration,
+    keys: usize,
+    spent: Spent,
     /// Number of right answers.
     pub(crate) answers: u64,
     /// The failures.
     pub(crate) errors: Errors,
     /// Latency of right answers.
-    pub(crate) latency: Latency,
+    latency: Latency,
     /// Number of bytes read.
-    pub(crate) bytes_in: u64,
+    bytes_in: u64,
     /// Number of bytes written.
-    pub(crate) bytes_out: u64,
-    /// CPU time of the server processes, if the command line names them.
-    pub(crate) server_cpu: Option<Duration>,
-    /// CPU time of the generator.
-    pub(crate) generator_cpu: Duration,
+    bytes_out: u64,
     /// Open loop: how far the run fell behind its schedule.
-    pub(crate) behind: Option<Behind>,
+    behind: Option<Behind>,
 }
 
 /// The measured part of a run: when it started, and the CPU times at the start.
@@ -65,7 +46,9 @@ pub(crate) struct Measurement {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spent {
     took: Duration,
+    /// CPU time of the server processes, if the command line names them.
     server: Option<Duration>,
+    /// CPU time of the generator.
     generator: Duration,
 }
 
@@ -84,37 +67,29 @@ impl Measurement {
 impl Report {
     pub(crate) fn new(plan: &Plan, keys: usize, tally: &mut Tally, spent: Spent, behind: Option<Behind>) -> Self {
         Self {
-            operation: plan.operation,
-            protocol: plan.protocol,
-            connections: plan.connections,
-            pipeline: plan.pipeline,
-            value_size: plan.value_size,
+            plan: plan.clone(),
             keys,
-            connecting: plan.connecting,
-            pace: plan.pace,
-            took: spent.took,
+            spent,
             answers: tally.answers(),
             errors: tally.errors,
             latency: tally.latency(),
             bytes_in: tally.bytes_in,
             bytes_out: tally.bytes_out,
-            server_cpu: spent.server,
-            generator_cpu: spent.generator,
             behind,
         }
     }
 
     /// Right answers per second.
     pub(crate) fn answers_per_second(&self) -> f64 {
-        per_second(self.answers, self.took)
+        per_second(self.answers, self.spent.took)
     }
 
     /// A warning if the generator was the bottleneck. An open loop spins while it waits, so its CPU time
     /// does not show that.
     pub(crate) fn warning(&self) -> Option<Warning> {
-        let share = |cpu: Duration| cpu.as_secs_f64() / self.took.as_secs_f64().max(f64::MIN_POSITIVE);
-        let (own, server) = (share(self.generator_cpu), share(self.server_cpu?));
-        let is_bottleneck = self.pace == Pace::Closed && own > BUSY && server <= BUSY;
+        let share = |cpu: Duration| cpu.as_secs_f64() / self.spent.took.as_secs_f64().max(f64::MIN_POSITIVE);
+        let (own, server) = (share(self.spent.generator), share(self.spent.server?));
+        let is_bottleneck = self.plan.pace == Pace::Closed && own > BUSY && server <= BUSY;
         is_bottleneck.then_some(Warning { own, server })
     }
 
@@ -126,16 +101,16 @@ impl Report {
     /// One line of JSON; `load.rs` describes the names.
     pub(crate) fn to_json(&self) -> String {
         let mut object = Object::new();
-        object.text("op", self.operation).text("protocol", self.protocol);
-        object.number("connections", self.connections).number("pipeline", self.pipeline);
-        object.number("value_bytes", self.value_size).number("keys", self.keys);
-        object.number("put_percent", self.operation.put_percent());
-        object.number("connect_each", self.connecting == Connecting::Each);
-        match self.pace {
+        object.text("op", self.plan.operation).text("protocol", self.plan.protocol);
+        object.number("connections", self.plan.connections).number("pipeline", self.plan.pipeline);
+        object.number("value_bytes", self.plan.value_size).number("keys", self.keys);
+        object.number("put_percent", self.plan.operation.put_percent());
+        object.number("connect_each", self.plan.connecting == Connecting::Each);
+        match self.plan.pace {
             Pace::Closed => object.decimal("rate", None),
             Pace::Open { rate } => object.number("rate", rate),
         };
-        object.decimal("seconds", Some(self.took.as_secs_f64()));
+        object.decimal("seconds", Some(self.spent.took.as_secs_f64()));
         object.number("answers", self.answers).number("failures", self.errors.total());
         object.decimal("answers_per_second", Some(self.answers_per_second()));
         let mut latency = Object::new();
@@ -144,10 +119,10 @@ impl Report {
         }
         object.object("latency_us", latency);
         object.number("bytes_in", self.bytes_in).number("bytes_out", self.bytes_out);
-        object.decimal("server_cpu_seconds", self.server_cpu.map(|cpu| cpu.as_secs_f64()));
-        object.decimal("server_cpu_ns_per_answer", self.server_cpu.and_then(|cpu| self.per_answer(cpu)));
-        object.decimal("generator_cpu_seconds", Some(self.generator_cpu.as_secs_f64()));
-        object.decimal("generator_cpu_ns_per_answer", self.per_answer(self.generator_cpu));
+        object.decimal("server_cpu_seconds", self.spent.server.map(|cpu| cpu.as_secs_f64()));
+        object.decimal("server_cpu_ns_per_answer", self.spent.server.and_then(|cpu| self.per_answer(cpu)));
+        object.decimal("generator_cpu_seconds", Some(self.spent.generator.as_secs_f64()));
+        object.decimal("generator_cpu_ns_per_answer", self.per_answer(self.spent.generator));
         match self.behind {
             Some(Behind { requests_max, wait_max, at_end }) => {
                 let mut behind = Object::new();
@@ -189,21 +164,21 @@ fn real(count: u64) -> f64 {
 /// The report as text.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operation, protocol, connections, pipeline, value_size, keys, .. } = self;
-        let (seconds, failures) = (self.took.as_secs_f64(), self.errors.total());
+        let Plan { operation, protocol, connections, pipeline, value_size, .. } = self.plan;
+        let (seconds, failures) = (self.spent.took.as_secs_f64(), self.errors.total());
         write!(f, "{operation} {protocol}  {connections} connections × {pipeline}")?;
-        if self.connecting == Connecting::Each {
+        if self.plan.connecting == Connecting::Each {
             write!(f, ", a connection each")?;
         }
-        writeln!(f, ", values of {value_size} bytes, {keys} keys, {seconds:.2} s")?;
+        writeln!(f, ", values of {value_size} bytes, {} keys, {seconds:.2} s", self.keys)?;
         writeln!(f, "answers    {} = {:.0}/s, {failures} failures", self.answers, self.answers_per_second())?;
         write!(f, "latency µs")?;
         for (name, value) in self.latency.named() {
             write!(f, "  {} {:.1}", name.replace('_', "."), micros(value))?;
         }
         writeln!(f, "\nbytes      {} in, {} out", self.bytes_in, self.bytes_out)?;
-        write!(f, "CPU        generator {:.0} ns an answer", self.per_answer(self.generator_cpu).unwrap_or(0.0))?;
-        if let Some(cpu) = self.server_cpu {
+        write!(f, "CPU        generator {:.0} ns an answer", self.per_answer(self.spent.generator).unwrap_or(0.0))?;
+        if let Some(cpu) = self.spent.server {
             let (each, all) = (self.per_answer(cpu).unwrap_or(0.0), cpu.as_secs_f64());
             write!(f, ", server {each:.0} ns an answer, {all:.3} s")?;
         }
@@ -277,25 +252,20 @@ impl Object {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::{Command, read_args};
 
     fn report() -> Report {
+        let line = "mix --mix 10 -c 50 -p 16 --value 64".split_whitespace();
+        let Ok(Command::Measure(measurement)) = read_args(line.map(Into::into)) else { panic!("a measurement") };
         Report {
-            operation: Operation::Mix { put_percent: 10 },
-            protocol: Protocol::Dht,
-            connections: 50,
-            pipeline: 16,
-            value_size: 64,
+            plan: measurement.plan,
             keys: 10_000,
-            connecting: Connecting::Once,
-            pace: Pace::Closed,
-            took: Duration::from_secs(2),
+            spent: Spent { took: Duration::from_secs(2), server: None, generator: Duration::from_micros(500) },
             answers: 1000,
             errors: Errors { failure: 2, timeout: 1, ..Errors::default() },
             latency: Latency { p50: Duration::from_nanos(1500), ..Latency::default() },
             bytes_in: 100_000,
             bytes_out: 36_000,
-            server_cpu: None,
-            generator_cpu: Duration::from_micros(500),
             behind: None,
         }
     }
@@ -317,12 +287,9 @@ mod tests {
     #[test]
     fn the_json_includes_rate_server_cpu_and_behind() {
         let behind = Behind { requests_max: 7, wait_max: Duration::from_micros(8), at_end: 1 };
-        let report = Report {
-            pace: Pace::Open { rate: 100 },
-            server_cpu: Some(Duration::from_secs(1)),
-            behind: Some(behind),
-            ..report()
-        };
+        let mut report = Report { behind: Some(behind), ..report() };
+        report.plan.pace = Pace::Open { rate: 100 };
+        report.spent.server = Some(Duration::from_secs(1));
         let json = report.to_json();
         for part in [
             "\"rate\": 100,",
@@ -335,7 +302,8 @@ mod tests {
 
     #[test]
     fn a_run_without_an_answer_has_no_figures_per_answer() {
-        let report = Report { answers: 0, server_cpu: Some(Duration::ZERO), ..report() };
+        let mut report = Report { answers: 0, ..report() };
+        report.spent.server = Some(Duration::ZERO);
         assert!(report.to_json().contains("\"server_cpu_ns_per_answer\": null"));
         assert!(report.to_json().contains("\"generator_cpu_ns_per_answer\": null"));
     }
@@ -352,14 +320,17 @@ mod tests {
     #[test]
     fn a_generator_that_is_the_bottleneck_warns() {
         let seconds = Duration::from_secs_f64;
-        let busy =
-            |server: Option<f64>| Report { generator_cpu: seconds(1.96), server_cpu: server.map(seconds), ..report() };
+        let busy = |server: Option<f64>| {
+            let spent = Spent { took: seconds(2.0), server: server.map(seconds), generator: seconds(1.96) };
+            Report { spent, ..report() }
+        };
         assert_eq!(report().warning(), None);
         assert_eq!(busy(Some(1.98)).warning(), None, "both cores are busy");
         let warning = busy(Some(1.0)).warning().expect("the server was not").to_string();
         assert!(warning.contains("98 %") && warning.contains("50 %"), "{warning}");
         assert_eq!(busy(None).warning(), None, "the server's CPU time is unknown");
-        let open = Report { pace: Pace::Open { rate: 1 }, ..busy(Some(1.0)) };
+        let mut open = busy(Some(1.0));
+        open.plan.pace = Pace::Open { rate: 1 };
         assert_eq!(open.warning(), None, "an open loop spins");
     }
 }

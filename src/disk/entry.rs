@@ -17,11 +17,10 @@
 
 use crate::contact::Contact;
 use crate::id::Key;
-use crate::limits::CONTACT_SIZE;
 use crate::node::persisted::{PersistedKey, PersistedRecord};
 use crate::record::{Source, Tombstone, Version};
 use crate::time::WallTime;
-use crate::wire::codec::{Item, Reader, WireError};
+use crate::wire::codec::{List, Reader, WireError};
 use crate::wire::peer::RecordBlock;
 
 const RECORD: u8 = 1;
@@ -72,7 +71,7 @@ pub(super) fn read_key(key: Key, entry: &[u8]) -> Result<PersistedKey, WireError
     let is_known = flags & !(RECORD | SIGNED_TOMBSTONE | PLAIN_TOMBSTONE | FROM_CLIENT) == 0;
     if !is_known || flags & !FROM_CLIENT == 0 || flags & (RECORD | FROM_CLIENT) == FROM_CLIENT {
         let expected = "a record, optionally from a client, or tombstones";
-        return Err(WireError::Field { field: "flags", found: flags.into(), expected });
+        return Err(WireError::field("flags", flags, expected));
     }
     let mut version = |bit, field| {
         let is_present = flags & bit != 0;
@@ -89,8 +88,7 @@ pub(super) fn read_key(key: Key, entry: &[u8]) -> Result<PersistedKey, WireError
     let source = if flags & FROM_CLIENT == 0 { Source::Peer } else { Source::Client };
     let block = RecordBlock::read_whole(&mut reader)?;
     if block.key != key {
-        let found = block.key.as_bytes()[0].into();
-        return Err(WireError::Field { field: "key", found, expected: "the key of the entry" });
+        return Err(WireError::field("key", block.key.as_bytes()[0], "the key of the entry"));
     }
     let record = block.to_record().map(|record| PersistedRecord { record, age: block.age, saved, source });
     Ok(PersistedKey { key, record, tombstone })
@@ -100,9 +98,7 @@ pub(super) fn read_key(key: Key, entry: &[u8]) -> Result<PersistedKey, WireError
 pub(super) fn write_contacts(contacts: &[Contact], out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&[0; CRC_SIZE]);
-    for contact in contacts {
-        contact.write(out);
-    }
+    List::lend(contacts).write(out);
     write_crc(&[], out);
 }
 
@@ -112,12 +108,7 @@ pub(super) fn write_contacts(contacts: &[Contact], out: &mut Vec<u8>) {
 ///
 /// What is wrong with the entry.
 pub(super) fn read_contacts(entry: &[u8]) -> Result<Vec<Contact>, WireError> {
-    let contacts = verified_crc(&[], entry)?.rest();
-    let left = contacts.len() % CONTACT_SIZE;
-    if left != 0 {
-        return Err(WireError::Trailing { left });
-    }
-    contacts.chunks_exact(CONTACT_SIZE).map(|contact| Contact::read(&mut Reader::new(contact))).collect()
+    Ok(List::receive(verified_crc(&[], entry)?.rest())?.iter().collect())
 }
 
 /// Writes the CRC of `key` and of the entry's content to the start of `entry`.
@@ -147,6 +138,7 @@ fn crc_of(key: &[u8], content: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::CONTACT_SIZE;
     use crate::limits::VALUE_SIZE_MAX;
     use crate::record::{Age, Class, Record, Ttl, crc_of as crc_of_value};
     use proptest::prelude::*;

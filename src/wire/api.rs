@@ -96,7 +96,7 @@ impl<'a> ApiRequest<'a> {
             HASHED => Class::Hashed,
             _ => {
                 let expected = "1 (confirm), 2 (signed) or 4 (hashed), or 1 with one of the others";
-                return Err(WireError::Field { field: "flags", found: flags.into(), expected });
+                return Err(WireError::field("flags", flags, expected));
             }
         };
         let key = Key::new(body.array("key")?);

@@ -72,6 +72,13 @@ pub enum WireError {
     },
 }
 
+impl WireError {
+    /// A [`WireError::Field`].
+    pub(crate) fn field(field: &'static str, found: impl Into<u64>, expected: &'static str) -> Self {
+        Self::Field { field, found: found.into(), expected }
+    }
+}
+
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -247,11 +254,6 @@ impl<'a, T: Item> List<'a, T> {
     /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// The size of all items, in bytes.
-    pub(crate) fn size(&self) -> usize {
-        self.len() * T::SIZE
     }
 
     pub(crate) fn write(&self, out: &mut Vec<u8>) {

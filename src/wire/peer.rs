@@ -8,9 +8,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::contact::Contact;
 use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
-use crate::limits::{
-    AGENT_SIZE_MAX, CONTACT_SIZE, CONTACTS_MAX, ENTRY_SIZE, K_MAX, RECORD_FIELDS_SIZE, RPC_ID_SIZE, VALUE_SIZE_MAX,
-};
+use crate::limits::{AGENT_SIZE_MAX, CONTACT_SIZE, CONTACTS_MAX, ENTRY_SIZE, K_MAX, RPC_ID_SIZE, VALUE_SIZE_MAX};
 use crate::record::{Age, Class, Life, Rank, Record, Ttl, Version, crc_of};
 use crate::time::WallTime;
 use crate::wire::codec::{Item, List, Reader, WireError};
@@ -272,24 +270,23 @@ impl<'a> PeerMessage<'a> {
 
     /// Appends the message without its value; the caller appends the value.
     pub fn encode_head(&self, out: &mut Vec<u8>) {
-        let kind = self.kind();
+        let start = out.len();
         match self {
-            PeerMessage::Hello(hello) => {
-                put_header(out, kind, kind.body_min + hello.agent.len());
-                hello.write(out);
-            }
-            PeerMessage::Goodbye => put_header(out, kind, 0),
+            PeerMessage::Hello(hello) => hello.write(out),
+            PeerMessage::Goodbye => {}
             PeerMessage::Request(rpc, request) => {
-                put_header(out, kind, RPC_ID_SIZE + request.size());
                 out.extend_from_slice(rpc.as_bytes());
                 request.write(out);
             }
             PeerMessage::Reply(rpc, reply) => {
-                put_header(out, kind, RPC_ID_SIZE + reply.size());
                 out.extend_from_slice(rpc.as_bytes());
                 reply.write(out);
             }
         }
+        // The header has the size of the fields, so it is written after them and moved to the front.
+        let fields = out.len() - start;
+        put_header(out, self.kind(), fields + self.value().len());
+        out[start..].rotate_left(fields);
     }
 
     /// Appends the whole message to `out`.
@@ -316,33 +313,20 @@ fn read_reply<'a>(kind: Kind, body: &mut Reader<'a>) -> Result<Option<Reply<'a>>
         wire::PING_REPLY => Reply::Pong,
         wire::STORE_REPLY => {
             let key = Key::read(body)?;
-            let outcome = match body.u8("outcome")? {
-                0 => StoreOutcome::Held,
-                1 => StoreOutcome::Larger,
-                found => {
-                    return Err(WireError::Field { field: "outcome", found: found.into(), expected: "0 or 1" });
-                }
-            };
+            let outcome = if read_bit(body, "outcome")? { StoreOutcome::Larger } else { StoreOutcome::Held };
             Reply::Stored { key, outcome, held: read_rank(body)? }
         }
         wire::FIND_NODE_REPLY => Reply::Nodes(List::receive(body.rest())?),
         wire::FIND_VALUE_REPLY => {
-            let count = usize::from(body.u8("count")?);
-            if count > CONTACTS_MAX {
-                return Err(WireError::Field { field: "count", found: count as u64, expected: "at most 20 contacts" });
+            let count = body.u8("count")?;
+            if usize::from(count) > CONTACTS_MAX {
+                return Err(WireError::field("count", count, "at most 20 contacts"));
             }
-            let contacts = List::receive(body.bytes("contacts", count * CONTACT_SIZE)?)?;
+            let contacts = List::receive(body.bytes("contacts", usize::from(count) * CONTACT_SIZE)?)?;
             Reply::Value { contacts, record: RecordBlock::read(body)? }
         }
         wire::WANT => Reply::Wanted(List::receive(body.rest())?),
-        wire::SYNC_REPLY => {
-            let more = match body.u8("more")? {
-                0 => false,
-                1 => true,
-                found => return Err(WireError::Field { field: "more", found: found.into(), expected: "0 or 1" }),
-            };
-            Reply::Synced { more, entries: List::receive(body.rest())? }
-        }
+        wire::SYNC_REPLY => Reply::Synced { more: read_bit(body, "more")?, entries: List::receive(body.rest())? },
         wire::ERROR => Reply::Error(ErrorCode(body.u16("code")?)),
         _ => return Ok(None),
     }))
@@ -360,18 +344,7 @@ impl Request<'_> {
         }
     }
 
-    /// Size of the body behind the rpc id, in bytes.
-    fn size(&self) -> usize {
-        match self {
-            Request::Ping => 0,
-            Request::Store(record) => record.size(),
-            Request::FindNode { .. } => KEY_SIZE,
-            Request::FindValue { .. } => KEY_SIZE + 1,
-            Request::Offer(entries) => entries.size(),
-            Request::Sync { .. } => 2 * KEY_SIZE,
-        }
-    }
-
+    /// Appends the body behind the rpc id, without the value.
     fn write(&self, out: &mut Vec<u8>) {
         match self {
             Request::Ping => {}
@@ -403,28 +376,13 @@ impl Reply<'_> {
         }
     }
 
-    /// Size of the body behind the rpc id, in bytes.
-    fn size(&self) -> usize {
-        match self {
-            Reply::Pong => 0,
-            Reply::Stored { .. } => KEY_SIZE + 1 + 1 + 8,
-            Reply::Nodes(contacts) => contacts.size(),
-            Reply::Value { contacts, record } => 1 + contacts.size() + record.size(),
-            Reply::Wanted(keys) => keys.size(),
-            Reply::Synced { entries, .. } => 1 + entries.size(),
-            Reply::Error(_) => 2,
-        }
-    }
-
+    /// Appends the body behind the rpc id, without the value.
     fn write(&self, out: &mut Vec<u8>) {
         match self {
             Reply::Pong => {}
             Reply::Stored { key, outcome, held } => {
                 key.write(out);
-                out.push(match outcome {
-                    StoreOutcome::Held => 0,
-                    StoreOutcome::Larger => 1,
-                });
+                out.push(u8::from(*outcome == StoreOutcome::Larger));
                 write_rank(*held, out);
             }
             Reply::Nodes(contacts) => contacts.write(out),
@@ -454,11 +412,8 @@ impl<'a> Hello<'a> {
             wall: WallTime::from_millis(body.u64("wall clock")?),
             agent: {
                 let bytes = body.rest();
-                std::str::from_utf8(bytes).map_err(|error| WireError::Field {
-                    field: "agent",
-                    found: bytes[error.valid_up_to()].into(),
-                    expected: "UTF-8",
-                })?
+                std::str::from_utf8(bytes)
+                    .map_err(|error| WireError::field("agent", bytes[error.valid_up_to()], "UTF-8"))?
             },
         })
     }
@@ -478,7 +433,7 @@ impl Want {
     fn read(body: &mut Reader<'_>) -> Result<Self, WireError> {
         match body.u8("want")? {
             bits @ 0..=3 => Ok(Self { contacts: bits & 1 != 0, head_only: bits & 2 != 0 }),
-            found => Err(WireError::Field { field: "want", found: found.into(), expected: "bits 0 and 1" }),
+            found => Err(WireError::field("want", found, "bits 0 and 1")),
         }
     }
 }
@@ -517,24 +472,17 @@ impl<'a> RecordBlock<'a> {
         }
     }
 
-    fn size(&self) -> usize {
-        RECORD_FIELDS_SIZE + self.value().len()
-    }
-
     /// Reads a block that ends with `body`.
     fn read(body: &mut Reader<'a>) -> Result<Self, WireError> {
         let secs = body.u16("ttl")?;
-        let ttl = Ttl::from_secs(secs).ok_or(WireError::Field { field: "ttl", found: 0, expected: "1 to 65535" })?;
+        let ttl = Ttl::from_secs(secs).ok_or(WireError::field("ttl", secs, "1 to 65535"))?;
         let replication = body.u8("replication")?;
         if replication == 0 {
-            return Err(WireError::Field { field: "replication", found: 0, expected: "1 to 255" });
+            return Err(WireError::field("replication", replication, "1 to 255"));
         }
         let flags = body.u8("record flags")?;
-        let class = class_of(flags & (SIGNED | HASHED)).ok_or(WireError::Field {
-            field: "record flags",
-            found: flags.into(),
-            expected: "signed or hashed",
-        })?;
+        let wrong_flags = |expected| WireError::field("record flags", flags, expected);
+        let class = class_of(flags & (SIGNED | HASHED)).ok_or(wrong_flags("signed or hashed"))?;
         let key = Key::read(body)?;
         let version = Version::from_bits(body.u64("version")?);
         let age = Age(body.u32("age")?);
@@ -543,10 +491,7 @@ impl<'a> RecordBlock<'a> {
             0 => Content::Value(read_value(body, crc)?),
             HEAD => Content::Head,
             TOMBSTONE if class == Class::Plain => Content::Tombstone,
-            _ => {
-                let expected = "a value, a head or a plain tombstone";
-                return Err(WireError::Field { field: "record flags", found: flags.into(), expected });
-            }
+            _ => return Err(wrong_flags("a value, a head or a plain tombstone")),
         };
         Ok(Self { ttl, replication, class, key, version, age, crc, content })
     }
@@ -559,7 +504,7 @@ impl<'a> RecordBlock<'a> {
             Content::Head => HEAD,
             Content::Tombstone => TOMBSTONE,
         };
-        Err(WireError::Field { field: "record flags", found: flags.into(), expected: "a record with its value" })
+        Err(WireError::field("record flags", flags, "a record with its value"))
     }
 
     /// Appends the block without its value.
@@ -582,11 +527,19 @@ impl<'a> RecordBlock<'a> {
     }
 }
 
+/// Reads a byte that is 0 or 1.
+fn read_bit(body: &mut Reader<'_>, field: &'static str) -> Result<bool, WireError> {
+    match body.u8(field)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        found => Err(WireError::field(field, found, "0 or 1")),
+    }
+}
+
 fn read_value<'a>(body: &mut Reader<'a>, sent: u32) -> Result<&'a [u8], WireError> {
     let value = body.rest();
     if value.is_empty() || value.len() > VALUE_SIZE_MAX {
-        let found = value.len() as u64;
-        return Err(WireError::Field { field: "value size", found, expected: "1 to 65495" });
+        return Err(WireError::field("value size", value.len() as u64, "1 to 65495"));
     }
     let computed = crc_of(value);
     if computed != sent {
@@ -614,11 +567,8 @@ fn flags_of(class: Class) -> u8 {
 
 fn read_rank(body: &mut Reader<'_>) -> Result<Rank, WireError> {
     let flags = body.u8("flags")?;
-    let class = class_of(flags & !TOMBSTONE).ok_or(WireError::Field {
-        field: "flags",
-        found: flags.into(),
-        expected: "signed or hashed, or a tombstone",
-    })?;
+    let expected = "signed or hashed, or a tombstone";
+    let class = class_of(flags & !TOMBSTONE).ok_or(WireError::field("flags", flags, expected))?;
     let life = if flags & TOMBSTONE == 0 { Life::Alive } else { Life::Over };
     Ok(Rank { class, life, version: Version::from_bits(body.u64("version")?) })
 }

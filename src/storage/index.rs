@@ -18,7 +18,7 @@ use crate::id::{KEY_SIZE, Key, KeySeed};
 use crate::limits::BATCH_MAX;
 use crate::storage::slots::{SLOT_OVERHEAD, Slot, Slots};
 use crate::storage::trie::{FORK_BYTES, Trie};
-use crate::storage::{Held, StorageFault};
+use crate::storage::{Held, StorageFault, check_number};
 use crate::time::Time;
 
 /// Bytes of memory that a record takes besides its value.
@@ -176,27 +176,23 @@ impl IndexedRecords {
     /// Checks that all indexes contain the same records, each once, that no record is scheduled after it is
     /// due, and that the counted bytes are right.
     pub(super) fn check_invariants(&self) -> Result<(), StorageFault> {
-        let (mut found, mut in_order, mut last) = (0, 0, None);
+        let (mut sound, mut in_order, mut bytes, mut last) = (0, 0, 0, None);
         for held in self.range_from(Key::new([0; KEY_SIZE])) {
             let key = held.record.key;
             let slot = self.slot(&key).filter(|slot| std::ptr::eq(&raw const self.records[*slot], held));
             let is_scheduled = |slot| self.by_schedule.contains(&(held.scheduled, slot));
             let in_time = held.scheduled <= held.due && held.due <= held.expires;
-            if !slot.is_some_and(is_scheduled) || !in_time || last >= Some(key) {
-                return Err(StorageFault::Lost { key });
-            }
+            sound += usize::from(slot.is_some_and(is_scheduled) && in_time && last < Some(key));
             last = Some(key);
             in_order += 1;
-            found += held.bytes();
+            bytes += held.bytes();
         }
-        let sizes = [self.by_key.len(), in_order, self.by_schedule.len()];
-        if sizes.iter().any(|size| *size != self.len()) || self.in_order.forks() != in_order.saturating_sub(1) {
-            return Err(StorageFault::Indexes { by_key: sizes[0], in_order: sizes[1], by_schedule: sizes[2] });
-        }
-        if found != self.bytes {
-            return Err(StorageFault::Bytes { found, counted: self.bytes });
-        }
-        Ok(())
+        check_number("records that are the same in all indexes", sound, self.len())?;
+        check_number("records by key", self.by_key.len(), self.len())?;
+        check_number("records in order", in_order, self.len())?;
+        check_number("forks between records", self.in_order.forks(), self.len().saturating_sub(1))?;
+        check_number("scheduled records", self.by_schedule.len(), self.len())?;
+        check_number("bytes of records", self.bytes, bytes)
     }
 }
 

@@ -449,10 +449,7 @@ impl Storage {
         self.records.check_invariants()?;
         self.tombstones.check_invariants()?;
         self.quotas.check_invariants(self.walk(None).map(|held| (held.quota, held.bytes())))?;
-        if self.bytes() > self.bytes_max {
-            return Err(StorageFault::Bound { found: self.bytes(), max: self.bytes_max });
-        }
-        Ok(())
+        check_number("bytes above the bound", self.bytes().saturating_sub(self.bytes_max), 0)
     }
 }
 
@@ -612,73 +609,23 @@ impl Storage {
     }
 }
 
-/// A broken invariant that [`Storage::check_invariants`] has found.
+/// A broken invariant that [`Storage::check_invariants`] has found: a wrong number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StorageFault {
-    /// An index does not contain the record, or contains another one.
-    Lost {
-        /// The key of the record.
-        key: Key,
-    },
-    /// The indexes contain different numbers of records.
-    Indexes {
-        /// Records in the index by key.
-        by_key: usize,
-        /// Records in the ordered index.
-        in_order: usize,
-        /// Records in the index by schedule.
-        by_schedule: usize,
-    },
-    /// The two indexes of tombstones have different sizes.
-    Tombstones {
-        /// Tombstones in the index by key.
-        by_key: usize,
-        /// Tombstones in the index by the moment they lapse.
-        by_lapse: usize,
-    },
-    /// The counted bytes are not those of the records.
-    Bytes {
-        /// Bytes that the records take.
-        found: usize,
-        /// Bytes that were counted.
-        counted: usize,
-    },
-    /// The bytes counted for a stranger are not those of its records.
-    Quota {
-        /// Bytes that its records take.
-        found: usize,
-        /// Bytes that were counted.
-        counted: usize,
-    },
-    /// The strangers, or their groups, are not those of the stored records.
-    Quotas {
-        /// Strangers in the index by id.
-        peers: usize,
-        /// Strangers with a row.
-        rows: usize,
-    },
-    /// The storage takes more memory than it may.
-    Bound {
-        /// Bytes that it takes.
-        found: usize,
-        /// The largest number of bytes.
-        max: usize,
-    },
+pub struct StorageFault {
+    what: &'static str,
+    found: usize,
+    expected: usize,
+}
+
+/// Checks that `found`, the number of `what`, is `expected`.
+fn check_number(what: &'static str, found: usize, expected: usize) -> Result<(), StorageFault> {
+    if found == expected { Ok(()) } else { Err(StorageFault { what, found, expected }) }
 }
 
 impl fmt::Display for StorageFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Lost { key } => write!(f, "record {key:.8} is not the same in all orders"),
-            Self::Indexes { by_key, in_order, by_schedule } => {
-                write!(f, "{by_key} records by key, {in_order} in order, {by_schedule} scheduled")
-            }
-            Self::Tombstones { by_key, by_lapse } => write!(f, "{by_key} tombstones by key, {by_lapse} that lapse"),
-            Self::Bytes { found, counted } => write!(f, "records take {found} bytes, counted {counted}"),
-            Self::Quota { found, counted } => write!(f, "a stranger's records take {found} bytes, counted {counted}"),
-            Self::Quotas { peers, rows } => write!(f, "{peers} strangers by id, {rows} with a quota, or a wrong group"),
-            Self::Bound { found, max } => write!(f, "{found} bytes are taken, expected at most {max}"),
-        }
+        let Self { what, found, expected } = self;
+        write!(f, "found {found} {what}, expected {expected}")
     }
 }
 

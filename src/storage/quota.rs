@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::contact::Group;
 use crate::id::NodeId;
 use crate::record::Source;
-use crate::storage::StorageFault;
+use crate::storage::{StorageFault, check_number};
 
 /// Bytes of memory that a stranger takes besides its records: a row, of which every second one may be free,
 /// and an entry in each of two ordered maps, which may be one third empty.
@@ -120,18 +120,13 @@ impl Quotas {
         }
         let mut by_group = BTreeMap::<Group, usize>::new();
         for (row, found) in self.rows.iter().zip(found) {
-            if row.bytes != found {
-                return Err(StorageFault::Quota { found, counted: row.bytes });
-            }
+            check_number("bytes of a stranger", row.bytes, found)?;
             if found > 0 {
                 *by_group.entry(row.group).or_default() += found;
             }
         }
-        let rows = self.rows.len() - self.free.len();
-        if by_group != self.by_group || rows != self.by_peer.len() {
-            return Err(StorageFault::Quotas { peers: self.by_peer.len(), rows });
-        }
-        Ok(())
+        check_number("wrong indexes of groups", usize::from(by_group != self.by_group), 0)?;
+        check_number("strangers by id", self.by_peer.len(), self.rows.len() - self.free.len())
     }
 
     fn open(&mut self, peer: NodeId, group: Group) -> u32 {

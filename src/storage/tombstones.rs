@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use crate::id::Key;
 use crate::record::Tombstone;
-use crate::storage::StorageFault;
+use crate::storage::{StorageFault, check_number};
 use crate::time::Time;
 
 /// Bytes of memory that a tombstone takes: an entry in each of two ordered sets, which may be one third
@@ -66,11 +66,8 @@ impl Tombstones {
     }
 
     pub(super) fn check_invariants(&self) -> Result<(), StorageFault> {
-        let by_lapse = self.by_lapse.len();
-        let is_consistent = self.by_key.iter().all(|(key, entry)| self.by_lapse.contains(&(entry.lapses, *key)));
-        if is_consistent && by_lapse == self.by_key.len() {
-            return Ok(());
-        }
-        Err(StorageFault::Tombstones { by_key: self.by_key.len(), by_lapse })
+        let lapses = |(key, entry): &(&Key, &Entry)| self.by_lapse.contains(&(entry.lapses, **key));
+        check_number("tombstones that lapse", self.by_key.iter().filter(lapses).count(), self.by_key.len())?;
+        check_number("tombstones by lapse", self.by_lapse.len(), self.by_key.len())
     }
 }

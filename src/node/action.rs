@@ -9,14 +9,14 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::id::{Key, NodeId};
+use crate::id::{Key, NodeId, RpcId};
 use crate::limits::HELLO_TIMEOUT;
 use crate::node::params::Endpoint;
 use crate::node::persisted::Batch;
 use crate::node::replies::Answers;
 use crate::wire::api::ApiReply;
 use crate::wire::codec::WireError;
-use crate::wire::peer::{PROTOCOL, PeerMessage};
+use crate::wire::peer::{PROTOCOL, PeerMessage, Reply};
 
 /// Identifies a connection to a peer after its TLS handshake. The host chooses the number and never
 /// reuses it.
@@ -44,6 +44,14 @@ pub enum Origin {
     Dialled(DialId),
     /// The peer did.
     Accepted,
+}
+
+/// The peer whose request this node answers, and where the reply goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    pub(crate) id: NodeId,
+    pub(crate) conn: ConnId,
+    pub(crate) rpc: RpcId,
 }
 
 /// Why a dial failed.
@@ -214,6 +222,11 @@ impl Actions {
         message.encode_head(&mut self.heads);
         let message = Encoded { head: start..self.heads.len(), value };
         self.list.push(Action::Send { conn, message });
+    }
+
+    /// Sends a reply without a value to the request of a peer.
+    pub(crate) fn reply_to(&mut self, caller: &Caller, reply: Reply<'_>) {
+        self.send(caller.conn, &PeerMessage::Reply(caller.rpc, reply), None);
     }
 
     /// Answers a PUT by SUCCESS.

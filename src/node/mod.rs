@@ -52,7 +52,7 @@ use crate::counters::NodeCounters;
 use crate::id::{KeySeed, NodeId};
 use crate::limits::PENDING_MAX;
 use crate::lookup::Lookup;
-use crate::node::action::{Actions, ClientId, ConnId, Fault};
+use crate::node::action::{Actions, Caller, ClientId, ConnId, Fault};
 use crate::node::membership::join::Join;
 use crate::node::membership::liveness::Liveness;
 use crate::node::params::Params;
@@ -213,7 +213,7 @@ impl Node {
             Ok(PeerMessage::Goodbye) => return self.on_goodbye(now, conn, out),
             Ok(PeerMessage::Request(rpc, request)) => {
                 self.contact_heard(now, conn, &peer.peer, out);
-                return self.serve(now, conn, &peer.peer, rpc, request, out);
+                return self.serve(now, &Caller { id: peer.peer, conn, rpc }, request, out);
             }
             Ok(PeerMessage::Reply(rpc, reply)) => {
                 self.contact_heard(now, conn, &peer.peer, out);

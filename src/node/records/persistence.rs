@@ -16,10 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::contact::Contact;
-use crate::id::{Key, RpcId};
+use crate::id::Key;
 use crate::limits::SAVE_BYTES_MAX;
 use crate::node::Node;
-use crate::node::action::{Actions, ConnId};
+use crate::node::action::{Actions, Caller};
 use crate::node::params::Durability;
 use crate::node::persisted::{Batch, PersistedKey, PersistedRecord, Saved};
 use crate::node::purpose::QueryId;
@@ -27,7 +27,7 @@ use crate::node::timers::Timer;
 use crate::record::envelope::{self, Unverified};
 use crate::record::{Rank, age_at};
 use crate::time::Now;
-use crate::wire::peer::{ErrorCode, PeerMessage, Reply, StoreOutcome};
+use crate::wire::peer::{ErrorCode, Reply, StoreOutcome};
 
 /// Replies to peers and PUTs of this node that wait for a record to be on disk. At the bound clients wait,
 /// and peers get ERROR 429.
@@ -54,7 +54,7 @@ const CONTACTS_SAVE_PAUSE: Duration = Duration::from_mins(1);
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Waiter {
     /// The STORE of a peer, and the rank for its reply.
-    Copy(ConnId, RpcId, Rank),
+    Copy(Caller, Rank),
     /// A PUT of this node, in the attempt of that number.
     Own(QueryId, u32),
 }
@@ -235,18 +235,17 @@ impl Node {
     }
 
     fn answer_waiter(&mut self, now: Now, key: Key, waiter: Waiter, saved: Saved, out: &mut Actions) {
-        let (conn, rpc, reply) = match (waiter, saved) {
-            (Waiter::Own(query, attempt), _) => return self.own_copy_written(now, query, attempt, saved, out),
+        match (waiter, saved) {
+            (Waiter::Own(query, attempt), _) => self.own_copy_written(now, query, attempt, saved, out),
             // Its life has ended meanwhile, perhaps before the batch was made.
-            (Waiter::Copy(conn, rpc, _), Saved::Durable) if self.storage.find(now.mono, &key).is_none() => {
-                (conn, rpc, Reply::Error(ErrorCode::GONE))
+            (Waiter::Copy(caller, _), Saved::Durable) if self.storage.find(now.mono, &key).is_none() => {
+                out.reply_to(&caller, Reply::Error(ErrorCode::GONE));
             }
-            (Waiter::Copy(conn, rpc, held), Saved::Durable) => {
-                (conn, rpc, Reply::Stored { key, outcome: StoreOutcome::Held, held })
+            (Waiter::Copy(caller, held), Saved::Durable) => {
+                out.reply_to(&caller, Reply::Stored { key, outcome: StoreOutcome::Held, held });
             }
-            (Waiter::Copy(conn, rpc, _), Saved::Failed) => (conn, rpc, Reply::Error(ErrorCode::FULL)),
-        };
-        out.send(conn, &PeerMessage::Reply(rpc, reply), None);
+            (Waiter::Copy(caller, _), Saved::Failed) => out.reply_to(&caller, Reply::Error(ErrorCode::FULL)),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::contact::Contact;
 use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
 use crate::limits::{ENTRIES_MAX, ENTRIES_WAITING_MAX, ENTRY_SIZE, HEADER_SIZE, K_MAX, RPC_ID_SIZE};
 use crate::node::Node;
-use crate::node::action::{Actions, ConnId};
+use crate::node::action::{Actions, Caller, ConnId};
 use crate::node::params::Serving;
 use crate::node::purpose::{OfferId, Outcome, Purpose};
 use crate::node::timers::Timer;
@@ -195,19 +195,12 @@ impl Node {
 
 /// OFFERs of peers.
 impl Node {
-    /// Answers the OFFER of `from`. This node wants a record that it lacks, would accept, and does not
+    /// Answers the OFFER of `caller`. This node wants a record that it lacks, would accept, and does not
     /// expect already. Where the peer's record is smaller, the peer gets a copy and all other replicas
     /// an offer.
-    pub(crate) fn serve_offer(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        from: &NodeId,
-        rpc: RpcId,
-        entries: List<'_, Entry>,
-        out: &mut Actions,
-    ) {
-        let offerer = self.peers.contact_at(conn);
+    pub(crate) fn serve_offer(&mut self, now: Now, caller: &Caller, entries: List<'_, Entry>, out: &mut Actions) {
+        let from = &caller.id;
+        let offerer = self.peers.contact_at(caller.conn);
         let mut wanted = Vec::new();
         let mut room = self.wanted.room(now.mono, from);
         for entry in entries.iter() {
@@ -232,7 +225,7 @@ impl Node {
         }
         self.counters.wants += wanted.len() as u64;
         self.count_maintenance(wanted.len() * KEY_SIZE);
-        out.send(conn, &PeerMessage::Reply(rpc, Reply::Wanted(List::lend(&wanted))), None);
+        out.reply_to(caller, Reply::Wanted(List::lend(&wanted)));
     }
 
     /// Compares the record that `entry` names with what this node stores.

@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 
 use crate::contact::Contact;
-use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
+use crate::id::{KEY_SIZE, Key, NodeId};
 use crate::limits::{ENTRIES_MAX, ENTRY_SIZE};
 use crate::node::Node;
-use crate::node::action::{Actions, ConnId};
+use crate::node::action::{Actions, Caller};
 use crate::node::purpose::{Outcome, Purpose};
 use crate::node::replication::offer::Comparison;
 use crate::node::rpc::outbound::Call;
@@ -25,7 +25,7 @@ use crate::node::timers::Timer;
 use crate::record::{Class, Life, Rank, Tombstone};
 use crate::time::Now;
 use crate::wire::codec::List;
-use crate::wire::peer::{Content, Entry, PeerMessage, Reply, Request};
+use crate::wire::peer::{Content, Entry, Reply, Request};
 
 /// Neighbours that have to report their records before a node counts as settled.
 const SETTLE_NEIGHBOURS: usize = 3;
@@ -272,14 +272,7 @@ impl Node {
 impl Node {
     /// Sends a page of what this node stores in `range`, in the order of keys: live records, and the
     /// tombstones of plain records.
-    pub(crate) fn send_page(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        rpc: RpcId,
-        range: RangeInclusive<Key>,
-        out: &mut Actions,
-    ) {
+    pub(crate) fn send_page(&mut self, now: Now, caller: &Caller, range: RangeInclusive<Key>, out: &mut Actions) {
         let live =
             self.storage.range(now.mono, range.clone()).take(ENTRIES_MAX + 1).map(|held| Entry::of(&held.record));
         // The key of the last tombstone that is read, if a bound ends the reading: more may follow it.
@@ -297,16 +290,15 @@ impl Node {
         let more = entries.len() > ENTRIES_MAX || sent < entries.len() || last_read.is_some();
         entries.truncate(sent.min(ENTRIES_MAX));
         self.count_maintenance(1 + entries.len() * ENTRY_SIZE);
-        out.send(conn, &PeerMessage::Reply(rpc, Reply::Synced { more, entries: List::lend(&entries) }), None);
+        out.reply_to(caller, Reply::Synced { more, entries: List::lend(&entries) });
     }
 
     /// Sends the entry of `key`: of the record, or of the tombstone of a plain one. A PUT asks for such a
     /// page of one key, so it does not count as maintenance.
-    pub(crate) fn send_entry(&mut self, now: Now, conn: ConnId, rpc: RpcId, key: Key, out: &mut Actions) {
+    pub(crate) fn send_entry(&mut self, now: Now, caller: &Caller, key: Key, out: &mut Actions) {
         let (held, tombstone) = self.storage.known(now.mono, &key);
         let entry = held.map(|held| Entry::of(&held.record)).or_else(|| tombstone_entry(key, tombstone?));
-        let entries = List::lend(entry.as_slice());
-        out.send(conn, &PeerMessage::Reply(rpc, Reply::Synced { more: false, entries }), None);
+        out.reply_to(caller, Reply::Synced { more: false, entries: List::lend(entry.as_slice()) });
     }
 }
 

@@ -3,10 +3,10 @@
 //! Each request gets one reply at once, except a STORE that waits for the disk. The answer depends on the
 //! request and the state of this node, not on the peer: nothing is remembered of it between two requests.
 
-use crate::id::{Key, NodeId, RpcId};
+use crate::id::{Key, NodeId};
 use crate::limits::K_MAX;
 use crate::node::Node;
-use crate::node::action::{Actions, ConnId};
+use crate::node::action::{Actions, Caller};
 use crate::node::params::Serving;
 use crate::node::records::persistence::{OnDisk, Waiter};
 use crate::node::rpc::outbound::block_of;
@@ -18,39 +18,29 @@ use crate::wire::codec::List;
 use crate::wire::peer::{Content, ErrorCode, PeerMessage, RecordBlock, Reply, Request, StoreOutcome, Want};
 
 impl Node {
-    /// Answers `request` of `from` over `conn`.
-    pub(crate) fn serve(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        from: &NodeId,
-        rpc: RpcId,
-        request: Request<'_>,
-        out: &mut Actions,
-    ) {
+    /// Answers `request` of `caller`.
+    pub(crate) fn serve(&mut self, now: Now, caller: &Caller, request: Request<'_>, out: &mut Actions) {
         self.counters.rpcs_served += 1;
         if self.status.is_leaving() {
-            return out.send(conn, &PeerMessage::Reply(rpc, Reply::Error(ErrorCode::LEAVING)), None);
+            return out.reply_to(caller, Reply::Error(ErrorCode::LEAVING));
         }
         match request {
-            Request::Ping => out.send(conn, &PeerMessage::Reply(rpc, Reply::Pong), None),
-            Request::FindNode { target } => self.send_nodes(conn, from, rpc, &target, out),
-            Request::FindValue { key, want } => self.send_value(now, conn, from, rpc, &key, want, out),
+            Request::Ping => out.reply_to(caller, Reply::Pong),
+            Request::FindNode { target } => {
+                self.nearest_for(&caller.id, &target);
+                out.reply_to(caller, Reply::Nodes(List::lend(&self.nearby)));
+            }
+            Request::FindValue { key, want } => self.send_value(now, caller, &key, want, out),
             Request::Store(block) => {
-                self.serve_store(now, conn, rpc, &block, out);
-                if self.peers.contact_at(conn).is_some() {
-                    self.on_replica(now, &block.key, block.rank(), from);
+                self.serve_store(now, caller, &block, out);
+                if self.peers.contact_at(caller.conn).is_some() {
+                    self.on_replica(now, &block.key, block.rank(), &caller.id);
                 }
             }
-            Request::Offer(entries) => self.serve_offer(now, conn, from, rpc, entries, out),
-            Request::Sync { from, to } if from == to => self.send_entry(now, conn, rpc, from, out),
-            Request::Sync { from, to } => self.send_page(now, conn, rpc, from..=to, out),
+            Request::Offer(entries) => self.serve_offer(now, caller, entries, out),
+            Request::Sync { from, to } if from == to => self.send_entry(now, caller, from, out),
+            Request::Sync { from, to } => self.send_page(now, caller, from..=to, out),
         }
-    }
-
-    fn send_nodes(&mut self, conn: ConnId, to: &NodeId, rpc: RpcId, target: &Key, out: &mut Actions) {
-        self.nearest_for(to, target);
-        out.send(conn, &PeerMessage::Reply(rpc, Reply::Nodes(List::lend(&self.nearby))), None);
     }
 
     /// Gathers the k contacts nearest to `target`, without the asker itself.
@@ -61,19 +51,9 @@ impl Node {
         self.nearby.truncate(k.min(K_MAX));
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one request and the connection of its reply")]
-    fn send_value(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        to: &NodeId,
-        rpc: RpcId,
-        key: &Key,
-        want: Want,
-        out: &mut Actions,
-    ) {
+    fn send_value(&mut self, now: Now, caller: &Caller, key: &Key, want: Want, out: &mut Actions) {
         if want.contacts || self.storage.find(now.mono, key).is_none() {
-            self.nearest_for(to, key);
+            self.nearest_for(&caller.id, key);
         }
         let held = self.storage.find(now.mono, key);
         let ended = self.storage.tombstone(now.mono, key).and_then(|tombstone| tombstone.plain);
@@ -83,26 +63,23 @@ impl Node {
             }
             (Some(held), _) => (block_of(&held.record, held.expires, now.mono), Some(held.record.value.clone())),
             (None, Some(version)) => (tombstone_block(*key, version), None),
-            (None, None) => {
-                let nodes = Reply::Nodes(List::lend(&self.nearby));
-                return out.send(conn, &PeerMessage::Reply(rpc, nodes), None);
-            }
+            (None, None) => return out.reply_to(caller, Reply::Nodes(List::lend(&self.nearby))),
         };
         // No lookup ends with a tombstone, so the reply carries contacts in any case.
         let with_contacts = want.contacts || held.is_none();
         let contacts = List::lend(if with_contacts { &self.nearby[..] } else { &[] });
-        out.send(conn, &PeerMessage::Reply(rpc, Reply::Value { contacts, record }), value);
+        out.send(caller.conn, &PeerMessage::Reply(caller.rpc, Reply::Value { contacts, record }), value);
     }
 
-    fn serve_store(&mut self, now: Now, conn: ConnId, rpc: RpcId, block: &RecordBlock<'_>, out: &mut Actions) {
+    fn serve_store(&mut self, now: Now, caller: &Caller, block: &RecordBlock<'_>, out: &mut Actions) {
         let (key, held) = (block.key, block.rank());
-        let reply = match self.store_copy(now, block, self.source_at(conn)) {
-            Ok(()) if self.wait_for_disk(now, key, Waiter::Copy(conn, rpc, held)) == OnDisk::Later => return,
+        let reply = match self.store_copy(now, block, self.source_at(caller.conn)) {
+            Ok(()) if self.wait_for_disk(now, key, Waiter::Copy(*caller, held)) == OnDisk::Later => return,
             Ok(()) => Reply::Stored { key, outcome: StoreOutcome::Held, held },
             Err(NotStored::Larger(held)) => Reply::Stored { key, outcome: StoreOutcome::Larger, held },
             Err(NotStored::Refused(code)) => Reply::Error(code),
         };
-        out.send(conn, &PeerMessage::Reply(rpc, reply), None);
+        out.reply_to(caller, reply);
     }
 
     /// Stores a copy that a peer has sent. Cheap checks come first, the signature last: no signature is

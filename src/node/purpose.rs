@@ -13,6 +13,15 @@ use crate::wire::peer::Reply;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct QueryId(pub(crate) u64);
 
+/// Identifies an attempt of a PUT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Attempt {
+    /// The PUT.
+    pub(crate) query: QueryId,
+    /// The number of the attempt.
+    pub(crate) number: u32,
+}
+
 /// Identifies a read repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RepairId(pub(crate) u64);
@@ -30,7 +39,7 @@ pub(crate) enum Purpose {
     /// A GET fetches the value of a head that the peer has sent.
     Fetch(QueryId),
     /// An attempt of a PUT asks a close node that gets no copy which version it stores.
-    ProbeVersion(QueryId, u32),
+    ProbeVersion(Attempt),
     /// This node sends a copy of a record (STORE).
     Copy(Copied),
     /// Membership checks that the peer is alive.
@@ -46,8 +55,8 @@ pub(crate) enum Purpose {
 /// Which record is copied to a peer, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Copied {
-    /// The record of a PUT, in the attempt with this number.
-    Put(QueryId, u32),
+    /// The record of a PUT, in this attempt.
+    Put(Attempt),
     /// The winner of a GET, to a replica with an older record.
     Repair(RepairId),
     /// The record that this node stores, to a peer that lacks it.

@@ -23,7 +23,7 @@ use crate::id::{Key, KeyMap, KeySeed};
 use crate::limits::CLIENT_REQUESTS_MAX;
 use crate::lookup::Lookup;
 use crate::node::action::ClientId;
-use crate::node::purpose::{Copied, QueryId};
+use crate::node::purpose::{Attempt, Copied, QueryId};
 use crate::node::query::read_quorum::{Phase, QuorumRead};
 use crate::node::query::write_quorum::Put;
 use crate::time::Time;
@@ -147,22 +147,22 @@ impl Queries {
         Some(put)
     }
 
-    /// The PUT with this id, if it is running in this attempt.
-    pub(crate) fn attempt(&self, id: QueryId, attempt: u32) -> Option<&Put> {
-        let Query::Put(put) = self.running.get(&id)? else { return None };
-        Some(&**put).filter(|put| put.attempt == attempt)
+    /// The PUT of `attempt`, if it is running in this attempt.
+    pub(crate) fn attempt(&self, attempt: Attempt) -> Option<&Put> {
+        let Query::Put(put) = self.running.get(&attempt.query)? else { return None };
+        Some(&**put).filter(|put| put.attempt == attempt.number)
     }
 
-    /// The PUT with this id, if it is running in this attempt and sends copies.
-    pub(crate) fn spreading(&mut self, id: QueryId, attempt: u32) -> Option<&mut Put> {
-        self.put(id).filter(|put| put.attempt == attempt && put.is_spreading())
+    /// The PUT of `attempt`, if it is running in this attempt and sends copies.
+    pub(crate) fn spreading(&mut self, attempt: Attempt) -> Option<&mut Put> {
+        self.put(attempt.query).filter(|put| put.attempt == attempt.number && put.is_spreading())
     }
 
     /// Whether another peer can get the copy instead of an overdue one. If none can, waiting longer costs
     /// nothing.
     pub(crate) fn can_replace(&self, copied: Copied) -> bool {
-        let Copied::Put(query, attempt) = copied else { return false };
-        self.attempt(query, attempt).is_some_and(Put::has_targets)
+        let Copied::Put(attempt) = copied else { return false };
+        self.attempt(attempt).is_some_and(Put::has_targets)
     }
 
     /// The lookup of a query, if it has one.

@@ -27,7 +27,7 @@ use crate::node::Node;
 use crate::node::action::{Actions, ClientId};
 use crate::node::params::Serving;
 use crate::node::persisted::Saved;
-use crate::node::purpose::{Copied, Outcome, Purpose, QueryId};
+use crate::node::purpose::{Attempt, Copied, Outcome, Purpose, QueryId};
 use crate::node::query::Query;
 use crate::node::query::get::Known;
 use crate::node::query::write_quorum::{Next, Put, PutOrigin};
@@ -204,9 +204,9 @@ impl Node {
     /// Starts the lookup of the nodes that store the record of a PUT. Each attempt begins with one.
     pub(crate) fn look_up_replicas(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some(put) = self.queries.put(query) else { return };
-        let (key, replication, attempt) = (put.key(), usize::from(put.record.replication), put.attempt);
+        let (key, replication, number) = (put.key(), usize::from(put.record.replication), put.attempt);
         self.timers.cancel(Timer::Retry(query));
-        self.copies.forget_put(query, attempt);
+        self.copies.forget_put(Attempt { query, number });
         let lookup = self.look_up(key, replication);
         if let Some(put) = self.queries.put(query) {
             put.look_up(lookup);
@@ -234,12 +234,12 @@ impl Node {
                 self.end_put(query, out); // nothing is left that others could read
                 return;
             }
-            let attempt = put.attempt;
-            match put.next(self.copies.of_put(query, attempt)) {
+            let attempt = Attempt { query, number: put.attempt };
+            match put.next(self.copies.of_put(attempt)) {
                 Next::Copy(Replica::Me) => self.store_own_copy(now, query, out),
-                Next::Copy(Replica::Peer(contact)) => self.send_copy(now, contact, Copied::Put(query, attempt), out),
+                Next::Copy(Replica::Peer(contact)) => self.send_copy(now, contact, Copied::Put(attempt), out),
                 Next::Probe(contact) => {
-                    if self.call(now, contact, Purpose::ProbeVersion(query, attempt), out)
+                    if self.call(now, contact, Purpose::ProbeVersion(attempt), out)
                         && let Some(put) = self.queries.put(query)
                     {
                         put.probe_sent();
@@ -257,16 +257,16 @@ impl Node {
     fn store_own_copy(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let me = self.me.id;
         let Some(put) = self.queries.put(query) else { return };
-        let (record, expires, attempt) = (put.record.clone(), put.expires, put.attempt);
+        let (record, expires, attempt) = (put.record.clone(), put.expires, Attempt { query, number: put.attempt });
         let key = record.key;
         match self.hold(now, record, expires, Source::Client) {
-            Stored::Held => match self.wait_for_disk(now, key, Waiter::Own(query, attempt)) {
+            Stored::Held => match self.wait_for_disk(now, key, Waiter::Own(attempt)) {
                 OnDisk::Now => {
                     if let Some(put) = self.queries.put(query) {
                         put.on_replica(me);
                     }
                 }
-                OnDisk::Later => self.copies.begin(Copied::Put(query, attempt), &me),
+                OnDisk::Later => self.copies.begin(Copied::Put(attempt), &me),
             },
             Stored::Larger(rank) => self.superseded(now, query, rank, out),
             Stored::Over | Stored::Full => {}
@@ -274,14 +274,14 @@ impl Node {
     }
 
     /// The disk has written this node's own copy in that attempt, or has failed to.
-    pub(crate) fn own_copy_written(&mut self, now: Now, query: QueryId, attempt: u32, saved: Saved, out: &mut Actions) {
+    pub(crate) fn own_copy_written(&mut self, now: Now, attempt: Attempt, saved: Saved, out: &mut Actions) {
         let me = self.me.id;
-        self.copies.end(Copied::Put(query, attempt), &me);
-        if let Some(put) = self.queries.spreading(query, attempt) {
+        self.copies.end(Copied::Put(attempt), &me);
+        if let Some(put) = self.queries.spreading(attempt) {
             if saved == Saved::Durable {
                 put.on_replica(me);
             }
-            self.advance_put(now, query, out);
+            self.advance_put(now, attempt.query, out);
         }
     }
 
@@ -290,34 +290,34 @@ impl Node {
     pub(crate) fn on_put_copied(
         &mut self,
         now: Now,
-        (query, attempt): (QueryId, u32),
+        attempt: Attempt,
         from: &NodeId,
         answer: Option<(StoreOutcome, Rank)>,
         out: &mut Actions,
     ) {
-        let Some(put) = self.queries.spreading(query, attempt) else { return };
+        let Some(put) = self.queries.spreading(attempt) else { return };
         let (key, rank) = (put.key(), put.record.rank());
         if let Some((outcome, stored)) = answer {
             if let Some(by) = put.on_stored(now, *from, outcome, stored) {
-                return self.superseded(now, query, by, out);
+                return self.superseded(now, attempt.query, by, out);
             }
             if outcome == StoreOutcome::Held {
                 self.give_up_older(now, &key, rank);
             }
         }
-        self.advance_put(now, query, out);
+        self.advance_put(now, attempt.query, out);
     }
 
     /// A version probe has had an outcome.
     pub(crate) fn on_probe_outcome(
         &mut self,
         now: Now,
-        (query, attempt): (QueryId, u32),
+        attempt: Attempt,
         call: &Call,
         outcome: Outcome<'_>,
         out: &mut Actions,
     ) {
-        let Some(put) = self.queries.spreading(query, attempt) else { return };
+        let Some(put) = self.queries.spreading(attempt) else { return };
         let mut is_behind = false;
         if let Outcome::Reply { reply: Reply::Synced { entries, .. }, .. } = outcome {
             is_behind = put.on_probe(now, call.to.id, entries.iter().next());
@@ -326,9 +326,9 @@ impl Node {
             put.probe_ended();
         }
         if is_behind {
-            self.look_up_replicas(now, query, out);
+            self.look_up_replicas(now, attempt.query, out);
         } else {
-            self.advance_put(now, query, out);
+            self.advance_put(now, attempt.query, out);
         }
     }
 
@@ -412,9 +412,9 @@ impl Node {
     fn end_put(&mut self, query: QueryId, out: &mut Actions) -> Option<Put> {
         let Some(Query::Put(mut put)) = self.end_query(query) else { return None };
         put.fail_client(out);
-        let (key, replication, attempt) = (put.key(), put.record.replication, put.attempt);
-        debug!("put done key={key:.8} held={} replication={replication} rounds={attempt}", put.replicas());
-        self.copies.forget_put(query, attempt);
+        let (key, replication, number) = (put.key(), put.record.replication, put.attempt);
+        debug!("put done key={key:.8} held={} replication={replication} rounds={number}", put.replicas());
+        self.copies.forget_put(Attempt { query, number });
         if put.origin == PutOrigin::Retry {
             self.put_retries.attempt_over();
             self.wake_for_retries();

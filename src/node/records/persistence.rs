@@ -22,7 +22,7 @@ use crate::node::Node;
 use crate::node::action::{Actions, Caller};
 use crate::node::params::Durability;
 use crate::node::persisted::{Batch, PersistedKey, PersistedRecord, Saved};
-use crate::node::purpose::QueryId;
+use crate::node::purpose::Attempt;
 use crate::node::timers::Timer;
 use crate::record::envelope::{self, Unverified};
 use crate::record::{Rank, age_at};
@@ -55,8 +55,8 @@ const CONTACTS_SAVE_PAUSE: Duration = Duration::from_mins(1);
 pub(crate) enum Waiter {
     /// The STORE of a peer, and the rank for its reply.
     Copy(Caller, Rank),
-    /// A PUT of this node, in the attempt of that number.
-    Own(QueryId, u32),
+    /// A PUT of this node, in this attempt.
+    Own(Attempt),
 }
 
 /// When a stored record may be confirmed.
@@ -236,7 +236,7 @@ impl Node {
 
     fn answer_waiter(&mut self, now: Now, key: Key, waiter: Waiter, saved: Saved, out: &mut Actions) {
         match (waiter, saved) {
-            (Waiter::Own(query, attempt), _) => self.own_copy_written(now, query, attempt, saved, out),
+            (Waiter::Own(attempt), _) => self.own_copy_written(now, attempt, saved, out),
             // Its life has ended meanwhile, perhaps before the batch was made.
             (Waiter::Copy(caller, _), Saved::Durable) if self.storage.find(now.mono, &key).is_none() => {
                 out.reply_to(&caller, Reply::Error(ErrorCode::GONE));

@@ -14,7 +14,7 @@ use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
 use crate::limits::{COPIES_IN_FLIGHT_MAX, COPIES_TO_ONE_MAX, ENTRIES_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
-use crate::node::purpose::{Copied, Outcome, Purpose, QueryId, RepairId};
+use crate::node::purpose::{Attempt, Copied, Outcome, Purpose, RepairId};
 use crate::node::rpc::outbound::{Call, block_of};
 use crate::node::timers::Timer;
 use crate::record::{Rank, Record};
@@ -44,7 +44,7 @@ pub(crate) struct Copies {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum CopyGroup {
     /// Those of an attempt of a PUT.
-    Put(QueryId, u32),
+    Put(Attempt),
     /// Those of a read repair.
     Repair(RepairId),
     /// Hand-overs to this peer.
@@ -54,7 +54,7 @@ enum CopyGroup {
 impl CopyGroup {
     fn of(copied: Copied, to: &NodeId) -> Self {
         match copied {
-            Copied::Put(query, attempt) => CopyGroup::Put(query, attempt),
+            Copied::Put(attempt) => CopyGroup::Put(attempt),
             Copied::Repair(id) => CopyGroup::Repair(id),
             Copied::HandOver(_) => CopyGroup::HandOver(*to),
         }
@@ -81,13 +81,13 @@ impl Copies {
     }
 
     /// How many copies of this attempt of a PUT are in flight.
-    pub(crate) fn of_put(&self, query: QueryId, attempt: u32) -> usize {
-        self.in_flight.get(&CopyGroup::Put(query, attempt)).copied().unwrap_or_default()
+    pub(crate) fn of_put(&self, attempt: Attempt) -> usize {
+        self.in_flight.get(&CopyGroup::Put(attempt)).copied().unwrap_or_default()
     }
 
     /// The PUT does not wait for the copies of this attempt any more.
-    pub(crate) fn forget_put(&mut self, query: QueryId, attempt: u32) {
-        self.in_flight.remove(&CopyGroup::Put(query, attempt));
+    pub(crate) fn forget_put(&mut self, attempt: Attempt) {
+        self.in_flight.remove(&CopyGroup::Put(attempt));
     }
 
     /// Begins a read repair, to which copies are added by [`Copies::begin`]; `None` if too many are
@@ -174,7 +174,7 @@ impl Node {
 
     fn record_to_copy(&self, now: Now, copied: Copied) -> Option<(&Record, Time)> {
         match copied {
-            Copied::Put(query, attempt) => self.queries.attempt(query, attempt).map(|put| (&put.record, put.expires)),
+            Copied::Put(attempt) => self.queries.attempt(attempt).map(|put| (&put.record, put.expires)),
             Copied::Repair(id) => self.copies.repairs.get(&id).map(|(record, expires)| (record, *expires)),
             Copied::HandOver(key) => self.storage.find(now.mono, &key).map(|held| (&held.record, held.expires)),
         }
@@ -204,7 +204,7 @@ impl Node {
             self.copies.end(copied, &to);
         }
         match copied {
-            Copied::Put(query, attempt) => self.on_put_copied(now, (query, attempt), &to, answer, out),
+            Copied::Put(attempt) => self.on_put_copied(now, attempt, &to, answer, out),
             Copied::Repair(_) => {}
             Copied::HandOver(_) => {
                 if self.copies.is_waiting() {

@@ -94,10 +94,10 @@ impl Node {
         let (rtts, rpc_timeout) = (self.peers.rtts(conn), self.params.rpc_timeout);
         let give_up_after = match purpose {
             Purpose::Lookup(_) => rtts.answers.give_up_after(rpc_timeout),
-            Purpose::Copy(Copied::Put(..)) => rtts.give_up_on_copy_after(rpc_timeout),
+            Purpose::Copy(Copied::Put(_)) => rtts.give_up_on_copy_after(rpc_timeout),
             Purpose::Copy(Copied::Repair(_) | Copied::HandOver(_))
             | Purpose::Fetch(_)
-            | Purpose::ProbeVersion(..)
+            | Purpose::ProbeVersion(_)
             | Purpose::Ping
             | Purpose::Offer(_)
             | Purpose::Sync(_)
@@ -138,8 +138,8 @@ impl Node {
             Purpose::Offer(offer) => return self.write_offer(now, conn, rpc, offer, out),
             Purpose::Lookup(query) => self.lookup_request(query, &call.to.id),
             Purpose::Fetch(query) => self.queries.get(query).map(|get| value_request(get.key)),
-            Purpose::ProbeVersion(query, attempt) => {
-                self.queries.attempt(query, attempt).map(|put| Request::Sync { from: put.key(), to: put.key() })
+            Purpose::ProbeVersion(attempt) => {
+                self.queries.attempt(attempt).map(|put| Request::Sync { from: put.key(), to: put.key() })
             }
             Purpose::Ping => Some(Request::Ping),
             Purpose::Sync(from) => self.sync_request(from),
@@ -202,7 +202,7 @@ impl Node {
                 other => matches!(other, Reply::Nodes(_)),
             },
             Purpose::Copy(_) => matches!(reply, Reply::Stored { .. }),
-            Purpose::ProbeVersion(..) | Purpose::Sync(_) => matches!(reply, Reply::Synced { .. }),
+            Purpose::ProbeVersion(_) | Purpose::Sync(_) => matches!(reply, Reply::Synced { .. }),
             Purpose::Ping => matches!(reply, Reply::Pong),
             Purpose::Offer(_) => matches!(reply, Reply::Wanted(_)),
         }
@@ -218,9 +218,7 @@ impl Node {
         match call.purpose {
             Purpose::Lookup(query) => self.on_lookup_outcome(now, query, call.to, outcome, out),
             Purpose::Fetch(query) => self.on_fetch_outcome(now, query, call.to, outcome, out),
-            Purpose::ProbeVersion(query, attempt) => {
-                self.on_probe_outcome(now, (query, attempt), call, outcome, out);
-            }
+            Purpose::ProbeVersion(attempt) => self.on_probe_outcome(now, attempt, call, outcome, out),
             Purpose::Copy(copied) => self.on_copy_outcome(now, copied, call, outcome, out),
             Purpose::Ping => self.on_ping_outcome(&call.to.id),
             Purpose::Offer(offer) => self.on_offer_outcome(now, offer, outcome),

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use log::{debug, warn};
 
-use crate::id::{Key, NodeId};
+use crate::id::Key;
 use crate::limits::{PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId};
@@ -204,9 +204,8 @@ impl Node {
     /// Starts the lookup of the nodes that store the record of a PUT. Each attempt begins with one.
     pub(crate) fn look_up_replicas(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some(put) = self.queries.put(query) else { return };
-        let (key, replication, number) = (put.key(), usize::from(put.record.replication), put.attempt);
+        let (key, replication) = (put.key(), usize::from(put.record.replication));
         self.timers.cancel(Timer::Retry(query));
-        self.copies.forget_put(Attempt { query, number });
         let lookup = self.look_up(key, replication);
         if let Some(put) = self.queries.put(query) {
             put.look_up(lookup);
@@ -235,14 +234,20 @@ impl Node {
                 return;
             }
             let attempt = Attempt { query, number: put.attempt };
-            match put.next(self.copies.of_put(attempt)) {
+            match put.next() {
                 Next::Copy(Replica::Me) => self.store_own_copy(now, query, out),
-                Next::Copy(Replica::Peer(contact)) => self.send_copy(now, contact, Copied::Put(attempt), out),
-                Next::Probe(contact) => {
-                    if self.call(now, contact, Purpose::ProbeVersion(attempt), out)
+                Next::Copy(Replica::Peer(contact)) => {
+                    if !self.call(now, contact, Purpose::Copy(Copied::Put(attempt)), out)
                         && let Some(put) = self.queries.put(query)
                     {
-                        put.probe_sent();
+                        put.copy_ended();
+                    }
+                }
+                Next::Probe(contact) => {
+                    if !self.call(now, contact, Purpose::ProbeVersion(attempt), out)
+                        && let Some(put) = self.queries.put(query)
+                    {
+                        put.probe_ended();
                     }
                 }
                 Next::Confirm(client) => out.reply_done(client, put.key()),
@@ -259,15 +264,14 @@ impl Node {
         let Some(put) = self.queries.put(query) else { return };
         let (record, expires, attempt) = (put.record.clone(), put.expires, Attempt { query, number: put.attempt });
         let key = record.key;
-        match self.hold(now, record, expires, Source::Client) {
-            Stored::Held => match self.wait_for_disk(now, key, Waiter::Own(attempt)) {
-                OnDisk::Now => {
-                    if let Some(put) = self.queries.put(query) {
-                        put.on_replica(me);
-                    }
-                }
-                OnDisk::Later => self.copies.begin(Copied::Put(attempt), &me),
-            },
+        let stored = self.hold(now, record, expires, Source::Client);
+        if stored == Stored::Held && self.wait_for_disk(now, key, Waiter::Own(attempt)) == OnDisk::Later {
+            return;
+        }
+        let Some(put) = self.queries.put(query) else { return };
+        put.copy_ended();
+        match stored {
+            Stored::Held => put.on_replica(me),
             Stored::Larger(rank) => self.superseded(now, query, rank, out),
             Stored::Over | Stored::Full => {}
         }
@@ -276,8 +280,8 @@ impl Node {
     /// The disk has written this node's own copy in that attempt, or has failed to.
     pub(crate) fn own_copy_written(&mut self, now: Now, attempt: Attempt, saved: Saved, out: &mut Actions) {
         let me = self.me.id;
-        self.copies.end(Copied::Put(attempt), &me);
         if let Some(put) = self.queries.spreading(attempt) {
+            put.copy_ended();
             if saved == Saved::Durable {
                 put.on_replica(me);
             }
@@ -291,14 +295,17 @@ impl Node {
         &mut self,
         now: Now,
         attempt: Attempt,
-        from: &NodeId,
+        call: &Call,
         answer: Option<(StoreOutcome, Rank)>,
         out: &mut Actions,
     ) {
         let Some(put) = self.queries.spreading(attempt) else { return };
         let (key, rank) = (put.key(), put.record.rank());
+        if !call.expired {
+            put.copy_ended();
+        }
         if let Some((outcome, stored)) = answer {
-            if let Some(by) = put.on_stored(now, *from, outcome, stored) {
+            if let Some(by) = put.on_stored(now, call.to.id, outcome, stored) {
                 return self.superseded(now, attempt.query, by, out);
             }
             if outcome == StoreOutcome::Held {
@@ -414,7 +421,6 @@ impl Node {
         put.fail_client(out);
         let (key, replication, number) = (put.key(), put.record.replication, put.attempt);
         debug!("put done key={key:.8} held={} replication={replication} rounds={number}", put.replicas());
-        self.copies.forget_put(Attempt { query, number });
         if put.origin == PutOrigin::Retry {
             self.put_retries.attempt_over();
             self.wake_for_retries();

@@ -12,7 +12,6 @@ use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::Actions;
 use crate::node::params::Serving;
-use crate::node::purpose::Copied;
 use crate::node::query::Get;
 use crate::node::query::read_quorum::Found;
 use crate::record::Source;
@@ -39,16 +38,6 @@ impl Node {
         let mut behind: Vec<Contact> = get.read.behind(found, &nearest).collect();
         behind.sort_unstable_by_key(|contact| contact.id.key().distance(&key));
         behind.truncate(self.params.k);
-        if behind.is_empty() {
-            return;
-        }
-        let Some(id) = self.copies.begin_repair(found.record.clone(), found.expires) else { return };
-        let (copied, me) = (Copied::Repair(id), self.me.id);
-        // This node counts as one copy, so that the repair does not end before all copies are sent.
-        self.copies.begin(copied, &me);
-        for contact in behind {
-            self.send_copy(now, contact, copied, out);
-        }
-        self.copies.end(copied, &me);
+        self.repair(now, found.record.clone(), found.expires, &behind, out);
     }
 }

@@ -1,8 +1,8 @@
 //! The state machine of a PUT: which nodes get a copy, when to confirm, how an attempt ends.
 //!
 //! [`Put::next`] returns one step at a time; the caller performs it and reports the result. The machine
-//! sends nothing, and has no access to the storage and to timers. The caller passes in the number of
-//! copies in flight.
+//! sends nothing, and has no access to the storage and to timers. It counts each copy and each version probe
+//! that it returns as in flight, until the caller reports its end.
 //!
 //! A confirmation guarantees that
 //!
@@ -89,6 +89,7 @@ struct Spread {
     /// Close nodes that the lookup has not asked and that get no copy. If such a node stores an older
     /// version, it would return it to GETs.
     unprobed: VecDeque<Contact>,
+    copies_in_flight: usize,
     probes_in_flight: usize,
     /// Larger signed records that peers claim to store instead of the copy, without proof.
     newer_claims: Vec<Rank>,
@@ -97,9 +98,9 @@ struct Spread {
 /// The next step of a PUT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Send a copy to this peer, or store it on this node.
+    /// Send a copy to this peer, or store it on this node, and report its end by [`Put::copy_ended`].
     Copy(Replica),
-    /// Send a version probe to this node, and report it by [`Put::probe_sent`] if that was possible.
+    /// Send a version probe to this node, and report its end by [`Put::probe_ended`].
     Probe(Contact),
     /// Answer this client by SUCCESS.
     Confirm(ClientId),
@@ -200,17 +201,23 @@ impl Put {
         let wanted = (reached + usize::from(me.is_some())).min(usize::from(self.record.replication));
         let unprobed = lookup.unasked(k).copied().collect();
         self.attempt += 1;
-        self.stage =
-            PutStage::Spreading(Spread { wanted, targets, unprobed, probes_in_flight: 0, newer_claims: Vec::new() });
+        self.stage = PutStage::Spreading(Spread {
+            wanted,
+            targets,
+            unprobed,
+            copies_in_flight: 0,
+            probes_in_flight: 0,
+            newer_claims: Vec::new(),
+        });
         true
     }
 
-    /// The next step, while `in_flight` copies of this attempt are in flight.
-    pub(crate) fn next(&mut self, in_flight: usize) -> Next {
+    /// The next step.
+    pub(crate) fn next(&mut self) -> Next {
         let Self { stage: PutStage::Spreading(spread), replicas, stale_replicas, record, client, .. } = self else {
             return Next::Wait;
         };
-        let outvoted = spread.outvoted(replicas.len());
+        let (in_flight, outvoted) = (spread.copies_in_flight, spread.outvoted(replicas.len()));
         // Nodes that claim a larger record count as replicas while copies are in flight, or while they
         // are the majority. Otherwise more distant nodes would store a record that is probably out of date.
         let claims = if in_flight > 0 || outvoted.is_some() { spread.newer_claims.len() } else { 0 };
@@ -219,9 +226,11 @@ impl Put {
         if let Some(at) = spread.targets.iter().position(|target| !enough || is_stale(target))
             && let Some(target) = spread.targets.remove(at)
         {
+            spread.copies_in_flight += 1;
             return Next::Copy(target);
         }
         if let Some(contact) = spread.unprobed.pop_front() {
+            spread.probes_in_flight += 1;
             return Next::Probe(contact);
         }
         let is_stored = spread.wanted > 0 && replicas.len() >= spread.wanted;
@@ -247,10 +256,10 @@ impl Put {
         matches!(&self.stage, PutStage::Spreading(spread) if !spread.targets.is_empty())
     }
 
-    /// A version probe was sent.
-    pub(crate) fn probe_sent(&mut self) {
+    /// A copy of this attempt was answered, or will not be.
+    pub(crate) fn copy_ended(&mut self) {
         if let PutStage::Spreading(spread) = &mut self.stage {
-            spread.probes_in_flight += 1;
+            spread.copies_in_flight -= 1;
         }
     }
 
@@ -462,9 +471,10 @@ mod tests {
         /// Performs the steps of the machine until it waits; returns the end of the attempt, if it ends.
         fn drive(&mut self, put: &mut Put, confirmed: &mut usize, wanted: usize) -> Option<Next> {
             loop {
-                match put.next(self.copies.len()) {
+                match put.next() {
                     Next::Copy(Replica::Me) => {
                         self.stored.insert(me());
+                        put.copy_ended();
                         put.on_replica(me());
                     }
                     Next::Copy(Replica::Peer(contact)) => {
@@ -475,7 +485,6 @@ mod tests {
                     Next::Probe(contact) => {
                         let peer = contact.id.key().as_bytes()[0];
                         self.probes.push(peer);
-                        put.probe_sent();
                     }
                     Next::Confirm(_) => {
                         *confirmed += 1;
@@ -506,6 +515,7 @@ mod tests {
             let peer = if is_overdue {
                 self.overdue.remove(which - self.copies.len() - self.probes.len())
             } else {
+                put.copy_ended();
                 self.copies.remove(which)
             };
             let mine = put.record.rank();
@@ -585,18 +595,18 @@ mod tests {
         let mut put = put(Class::Plain, 2);
         put.look_up(answered(&[contact(1), contact(2), contact(3)], 2));
         assert!(put.spread(None, K_MAX));
-        assert_eq!(put.next(0), Next::Copy(Replica::Peer(contact(1))));
-        assert_eq!(put.next(1), Next::Copy(Replica::Peer(contact(2))));
-        assert_eq!(put.next(2), Next::Probe(contact(3)));
-        put.probe_sent();
+        assert_eq!(put.next(), Next::Copy(Replica::Peer(contact(1))));
+        assert_eq!(put.next(), Next::Copy(Replica::Peer(contact(2))));
+        assert_eq!(put.next(), Next::Probe(contact(3)));
         put.on_stored(NOW, id(1), StoreOutcome::Held, rank(Class::Plain, 0));
         put.park();
         put.look_up(answered(&[contact(1), contact(2), contact(3)], 2));
         assert!(put.spread(None, K_MAX));
         assert_eq!((put.attempt, put.replicas()), (2, 1));
-        assert_eq!(put.next(0), Next::Copy(Replica::Peer(contact(2))), "1 stores it already");
-        assert_eq!(put.next(1), Next::Probe(contact(3)));
-        assert_eq!(put.next(1), Next::Wait, "one copy is in flight, no probe");
+        assert_eq!(put.next(), Next::Copy(Replica::Peer(contact(2))), "1 stores it already");
+        assert_eq!(put.next(), Next::Probe(contact(3)));
+        put.probe_ended();
+        assert_eq!(put.next(), Next::Wait, "one copy is in flight, no probe");
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! Copies of records in flight to other nodes: those of PUTs, of read repairs, and hand-overs to a peer
 //! that lacks a record.
 //!
-//! One table counts all copies in flight, and one function receives the outcome of each. A hand-over
-//! waits here until it may leave: at most [`COPIES_TO_ONE_MAX`] are in flight to a peer and
-//! [`COPIES_IN_FLIGHT_MAX`] in total, so that maintenance never fills an outbox. A hand-over sends the
-//! record that is stored when it leaves, with its remaining life.
+//! One function receives the outcome of each copy. A hand-over waits here until it may leave: at most
+//! [`COPIES_TO_ONE_MAX`] are in flight to a peer and [`COPIES_IN_FLIGHT_MAX`] in total, so that maintenance
+//! never fills an outbox. A hand-over sends the record that is stored when it leaves, with its remaining life.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -14,7 +13,7 @@ use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
 use crate::limits::{COPIES_IN_FLIGHT_MAX, COPIES_TO_ONE_MAX, ENTRIES_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
-use crate::node::purpose::{Attempt, Copied, Outcome, Purpose, RepairId};
+use crate::node::purpose::{Copied, Outcome, Purpose, RepairId};
 use crate::node::rpc::outbound::{Call, block_of};
 use crate::node::timers::Timer;
 use crate::record::{Rank, Record};
@@ -28,78 +27,40 @@ const REPAIRS_MAX: usize = 64;
 /// peers. A record beyond it is offered again in the next round.
 const COPIES_WAITING_MAX: usize = 16 * ENTRIES_MAX;
 
-/// Hand-overs that wait, and copies in flight.
+/// Hand-overs that wait, and copies in flight. A PUT counts its own copies.
 #[derive(Debug, Default)]
 pub(crate) struct Copies {
     /// Hand-overs that have not left, with the contacts that they go to.
     waiting: BTreeMap<(NodeId, Key), Contact>,
-    /// How many copies are in flight, by group; never zero.
-    in_flight: BTreeMap<CopyGroup, usize>,
-    /// The records of read repairs that have a copy in flight, and when their lives end.
-    repairs: BTreeMap<RepairId, (Record, Time)>,
+    /// How many hand-overs to each peer are in flight; never zero.
+    handing_over: BTreeMap<NodeId, usize>,
+    /// Read repairs that have a copy in flight.
+    repairs: BTreeMap<RepairId, Repair>,
     next_repair: u64,
 }
 
-/// The copies that are counted together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum CopyGroup {
-    /// Those of an attempt of a PUT.
-    Put(Attempt),
-    /// Those of a read repair.
-    Repair(RepairId),
-    /// Hand-overs to this peer.
-    HandOver(NodeId),
-}
-
-impl CopyGroup {
-    fn of(copied: Copied, to: &NodeId) -> Self {
-        match copied {
-            Copied::Put(attempt) => CopyGroup::Put(attempt),
-            Copied::Repair(id) => CopyGroup::Repair(id),
-            Copied::HandOver(_) => CopyGroup::HandOver(*to),
-        }
-    }
+/// A read repair.
+#[derive(Debug)]
+struct Repair {
+    record: Record,
+    expires: Time,
+    /// How many of its copies are in flight or not sent yet; never zero.
+    copies: usize,
 }
 
 impl Copies {
-    /// Counts a copy to `to` as in flight.
-    pub(crate) fn begin(&mut self, copied: Copied, to: &NodeId) {
-        *self.in_flight.entry(CopyGroup::of(copied, to)).or_default() += 1;
-    }
-
-    /// A copy to `to` has been answered, or will not be. Does nothing if it was forgotten.
-    pub(crate) fn end(&mut self, copied: Copied, to: &NodeId) {
-        let group = CopyGroup::of(copied, to);
-        let Some(in_flight) = self.in_flight.get_mut(&group) else { return };
-        *in_flight -= 1;
-        if *in_flight == 0 {
-            self.in_flight.remove(&group);
-            if let Copied::Repair(id) = copied {
-                self.repairs.remove(&id);
-            }
+    /// A copy to `to` has been answered, or will not be.
+    fn end(&mut self, copied: Copied, to: &NodeId) {
+        let in_flight = match copied {
+            Copied::Put(_) => return, // the PUT counts it
+            Copied::Repair(id) => self.repairs.get_mut(&id).map(|repair| &mut repair.copies),
+            Copied::HandOver(_) => self.handing_over.get_mut(to),
+        };
+        if let Some(in_flight) = in_flight {
+            *in_flight -= 1;
         }
-    }
-
-    /// How many copies of this attempt of a PUT are in flight.
-    pub(crate) fn of_put(&self, attempt: Attempt) -> usize {
-        self.in_flight.get(&CopyGroup::Put(attempt)).copied().unwrap_or_default()
-    }
-
-    /// The PUT does not wait for the copies of this attempt any more.
-    pub(crate) fn forget_put(&mut self, attempt: Attempt) {
-        self.in_flight.remove(&CopyGroup::Put(attempt));
-    }
-
-    /// Begins a read repair, to which copies are added by [`Copies::begin`]; `None` if too many are
-    /// in flight.
-    pub(crate) fn begin_repair(&mut self, record: Record, expires: Time) -> Option<RepairId> {
-        if self.repairs.len() >= REPAIRS_MAX {
-            return None;
-        }
-        let id = RepairId(self.next_repair);
-        self.next_repair += 1;
-        self.repairs.insert(id, (record, expires));
-        Some(id)
+        self.repairs.retain(|_, repair| repair.copies > 0);
+        self.handing_over.retain(|_, in_flight| *in_flight > 0);
     }
 
     /// Queues a hand-over of the record of `key` to `to`; does nothing beyond [`COPIES_WAITING_MAX`].
@@ -121,24 +82,19 @@ impl Copies {
 
     /// Whether a hand-over is in flight.
     pub(crate) fn is_handing_over(&self) -> bool {
-        self.hand_overs_in_flight() > 0
+        !self.handing_over.is_empty()
     }
 
-    fn hand_overs_in_flight(&self) -> usize {
-        let first = CopyGroup::HandOver(NodeId::new(Key::new([0; KEY_SIZE])));
-        self.in_flight.range(first..).map(|(_, in_flight)| in_flight).sum()
-    }
-
-    /// Takes a hand-over that may leave now.
+    /// Takes a hand-over that may leave now, and counts it as in flight.
     fn take_waiting(&mut self) -> Option<(Contact, Key)> {
-        if self.hand_overs_in_flight() >= COPIES_IN_FLIGHT_MAX {
+        if self.handing_over.values().sum::<usize>() >= COPIES_IN_FLIGHT_MAX {
             return None;
         }
         let mut from = Bound::Unbounded;
         while let Some((&(to, key), &contact)) = self.waiting.range((from, Bound::Unbounded)).next() {
-            let in_flight = self.in_flight.get(&CopyGroup::HandOver(to)).copied().unwrap_or_default();
-            if in_flight < COPIES_TO_ONE_MAX {
+            if self.handing_over.get(&to).is_none_or(|in_flight| *in_flight < COPIES_TO_ONE_MAX) {
                 self.waiting.remove(&(to, key));
+                *self.handing_over.entry(to).or_default() += 1;
                 return Some((contact, key));
             }
             from = Bound::Excluded((to, Key::new([u8::MAX; KEY_SIZE])));
@@ -148,11 +104,24 @@ impl Copies {
 }
 
 impl Node {
-    /// Sends a copy to `to`; no copy is in flight if a bound refuses it.
-    pub(crate) fn send_copy(&mut self, now: Now, to: Contact, copied: Copied, out: &mut Actions) {
-        self.copies.begin(copied, &to.id);
+    /// Sends the copy of a repair or a hand-over, which is counted as in flight; it ends at once if a bound
+    /// refuses it.
+    fn send_copy(&mut self, now: Now, to: Contact, copied: Copied, out: &mut Actions) {
         if !self.call(now, to, Purpose::Copy(copied), out) {
             self.copies.end(copied, &to.id);
+        }
+    }
+
+    /// Repairs the replicas `behind` by copies of `record`. Does nothing if too many repairs are in flight.
+    pub(crate) fn repair(&mut self, now: Now, record: Record, expires: Time, behind: &[Contact], out: &mut Actions) {
+        if behind.is_empty() || self.copies.repairs.len() >= REPAIRS_MAX {
+            return;
+        }
+        let id = RepairId(self.copies.next_repair);
+        self.copies.next_repair += 1;
+        self.copies.repairs.insert(id, Repair { record, expires, copies: behind.len() });
+        for contact in behind {
+            self.send_copy(now, *contact, Copied::Repair(id), out);
         }
     }
 
@@ -175,7 +144,7 @@ impl Node {
     fn record_to_copy(&self, now: Now, copied: Copied) -> Option<(&Record, Time)> {
         match copied {
             Copied::Put(attempt) => self.queries.attempt(attempt).map(|put| (&put.record, put.expires)),
-            Copied::Repair(id) => self.copies.repairs.get(&id).map(|(record, expires)| (record, *expires)),
+            Copied::Repair(id) => self.copies.repairs.get(&id).map(|repair| (&repair.record, repair.expires)),
             Copied::HandOver(key) => self.storage.find(now.mono, &key).map(|held| (&held.record, held.expires)),
         }
     }
@@ -204,13 +173,9 @@ impl Node {
             self.copies.end(copied, &to);
         }
         match copied {
-            Copied::Put(attempt) => self.on_put_copied(now, attempt, &to, answer, out),
-            Copied::Repair(_) => {}
-            Copied::HandOver(_) => {
-                if self.copies.is_waiting() {
-                    self.timers.hasten(Timer::Replicate, now.mono);
-                }
-            }
+            Copied::Put(attempt) => self.on_put_copied(now, attempt, call, answer, out),
+            Copied::HandOver(_) if self.copies.is_waiting() => self.timers.hasten(Timer::Replicate, now.mono),
+            Copied::Repair(_) | Copied::HandOver(_) => {}
         }
     }
 

@@ -104,7 +104,7 @@ pub struct Node {
     pending: Pending<Call>,
     peers: Peers,
     queries: Queries,
-    timers: Timers,
+    timers: Timers<Timer>,
     status: Status,
     join: Join,
     liveness: Liveness,
@@ -236,7 +236,7 @@ impl Node {
     /// The moment of [`Node::next_deadline`] has come.
     pub fn on_timeout(&mut self, now: Now, out: &mut Actions) {
         self.pass_deadlines(now, out);
-        while let Some(conn) = self.peers.due(now.mono) {
+        while let Some(conn) = self.peers.deadlines.take_next(now.mono) {
             self.on_conn_deadline(now, conn, out);
         }
         // A timer that is set again for `now` waits for the next call, so that this one ends. In a late turn
@@ -283,7 +283,7 @@ impl Node {
         }
         Time::first_of([
             self.timers.next(),
-            self.peers.next_deadline(),
+            self.peers.deadlines.next(),
             self.pending.next_deadline(),
             self.storage.next_due(),
         ])

@@ -1,7 +1,7 @@
-//! The timers of the node: each is set at most once, and the earliest expires first.
+//! Timers: each is set at most once, and the earliest expires first. The node has its own ([`Timer`]), one
+//! for each connection, and one for each PUT to retry.
 //!
-//! Other deadlines are elsewhere: those of requests in [`crate::pending`], of connections in
-//! `rpc/peers.rs`, of records in [`crate::storage`].
+//! Other deadlines are elsewhere: those of requests in [`crate::pending`], of records in [`crate::storage`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,48 +35,60 @@ pub(crate) enum Timer {
     Leave,
 }
 
-/// The timers that are set.
-#[derive(Debug, Default)]
-pub(crate) struct Timers {
-    at: BTreeMap<Timer, Time>,
-    queue: BTreeSet<(Time, Timer)>,
+/// Moments at which something named `T` happens.
+#[derive(Debug)]
+pub(crate) struct Timers<T> {
+    at: BTreeMap<T, Time>,
+    queue: BTreeSet<(Time, T)>,
 }
 
-impl Timers {
+impl<T> Default for Timers<T> {
+    fn default() -> Self {
+        Self { at: BTreeMap::new(), queue: BTreeSet::new() }
+    }
+}
+
+impl<T: Copy + Ord> Timers<T> {
     /// Sets `timer` to `at`; an earlier setting is replaced.
-    pub(crate) fn set(&mut self, timer: Timer, at: Time) {
-        if let Some(before) = self.at.insert(timer, at) {
-            self.queue.remove(&(before, timer));
-        }
+    pub(crate) fn set(&mut self, timer: T, at: Time) {
+        self.cancel(timer);
+        self.at.insert(timer, at);
         self.queue.insert((at, timer));
     }
 
     /// Sets `timer` to `at`, unless it is set to an earlier moment.
-    pub(crate) fn hasten(&mut self, timer: Timer, at: Time) {
+    pub(crate) fn hasten(&mut self, timer: T, at: Time) {
         if self.at.get(&timer).is_none_or(|&before| at < before) {
             self.set(timer, at);
         }
     }
 
     /// Unsets `timer`.
-    pub(crate) fn cancel(&mut self, timer: Timer) {
+    pub(crate) fn cancel(&mut self, timer: T) {
         if let Some(at) = self.at.remove(&timer) {
             self.queue.remove(&(at, timer));
         }
     }
 
     /// The timers that have expired, earliest first. All of them stay set.
-    pub(crate) fn due(&self, now: Time) -> Vec<Timer> {
+    pub(crate) fn due(&self, now: Time) -> Vec<T> {
         self.queue.iter().take_while(|(at, _)| *at <= now).map(|&(_, timer)| timer).collect()
     }
 
     /// Unsets `timer` if it has expired; `false` if it was unset, or set to a later moment.
-    pub(crate) fn take(&mut self, timer: Timer, now: Time) -> bool {
+    pub(crate) fn take(&mut self, timer: T, now: Time) -> bool {
         let has_expired = self.at.get(&timer).is_some_and(|&at| at <= now);
         if has_expired {
             self.cancel(timer);
         }
         has_expired
+    }
+
+    /// Takes the earliest timer that has expired.
+    pub(crate) fn take_next(&mut self, now: Time) -> Option<T> {
+        let &(_, timer) = self.queue.first().filter(|(at, _)| *at <= now)?;
+        self.cancel(timer);
+        Some(timer)
     }
 
     /// When the earliest timer expires.
@@ -85,7 +97,7 @@ impl Timers {
     }
 
     /// Whether `timer` is set.
-    pub(crate) fn is_set(&self, timer: Timer) -> bool {
+    pub(crate) fn is_set(&self, timer: T) -> bool {
         self.at.contains_key(&timer)
     }
 }

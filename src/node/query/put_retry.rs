@@ -9,7 +9,7 @@
 //! Non-goal: beyond the bound a PUT is not retried. This node still stores the record, and replication
 //! offers it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::id::Key;
@@ -17,7 +17,7 @@ use crate::limits::{PUT_RETRIES_IN_FLIGHT_MAX, PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_
 use crate::node::Node;
 use crate::node::action::Actions;
 use crate::node::query::write_quorum::{Put, PutOrigin};
-use crate::node::timers::Timer;
+use crate::node::timers::{Timer, Timers};
 use crate::record::{Record, Source, Version};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
@@ -30,11 +30,12 @@ const PUT_RETRIES_MAX: usize = 1 << 16;
 /// Retries of PUTs that are due and looked at in one turn.
 const UPKEEP_RECORDS_PER_TURN_MAX: usize = 32;
 
-/// The PUTs to retry, by key and by the moment of the next attempt.
+/// The PUTs to retry.
 #[derive(Debug, Default)]
 pub(crate) struct PutRetries {
     retry: BTreeMap<Key, Retry>,
-    queue: BTreeSet<(Time, Key)>,
+    /// When the next attempt of each is due.
+    timers: Timers<Key>,
     in_flight: usize,
 }
 
@@ -42,7 +43,6 @@ pub(crate) struct PutRetries {
 #[derive(Clone, Copy, Debug)]
 struct Retry {
     version: Version,
-    due: Time,
     /// The pause after the next attempt.
     pause: Duration,
 }
@@ -55,9 +55,8 @@ impl PutRetries {
 
     /// Cancels the retry of `key`, if there is one.
     pub(crate) fn forget(&mut self, key: &Key) {
-        if let Some(retry) = self.retry.remove(key) {
-            self.queue.remove(&(retry.due, *key));
-        }
+        self.retry.remove(key);
+        self.timers.cancel(*key);
     }
 
     /// A retry in flight has ended.
@@ -65,27 +64,26 @@ impl PutRetries {
         self.in_flight -= 1;
     }
 
-    fn insert(&mut self, key: Key, retry: Retry) {
+    fn insert(&mut self, key: Key, retry: Retry, due: Time) {
         self.forget(&key);
         if self.retry.len() < PUT_RETRIES_MAX {
-            self.queue.insert((retry.due, key));
+            self.timers.set(key, due);
             self.retry.insert(key, retry);
         }
     }
 
     /// Takes a retry that is due, unless too many are in flight.
     fn take_due(&mut self, now: Time) -> Option<(Key, Retry)> {
-        let &(due, key) = self.queue.first()?;
-        if due > now || self.in_flight >= PUT_RETRIES_IN_FLIGHT_MAX {
+        if self.in_flight >= PUT_RETRIES_IN_FLIGHT_MAX {
             return None;
         }
-        self.queue.pop_first();
+        let key = self.timers.take_next(now)?;
         self.retry.remove(&key).map(|retry| (key, retry))
     }
 
     /// When the next retry is due; `None` while too many are in flight.
     fn next_due(&self) -> Option<Time> {
-        self.queue.first().filter(|_| self.in_flight < PUT_RETRIES_IN_FLIGHT_MAX).map(|&(due, _)| due)
+        self.timers.next().filter(|_| self.in_flight < PUT_RETRIES_IN_FLIGHT_MAX)
     }
 }
 
@@ -96,7 +94,7 @@ impl Node {
         let stored = self.hold(now, record, expires, Source::Client);
         if stored == Stored::Held {
             let next = (2 * pause).clamp(PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX);
-            self.put_retries.insert(key, Retry { version, due: now.mono + pause, pause: next });
+            self.put_retries.insert(key, Retry { version, pause: next }, now.mono + pause);
             self.wake_for_retries();
         }
         stored

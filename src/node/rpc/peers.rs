@@ -11,7 +11,7 @@
 //! Not guaranteed: that a request outlives its connection more than once. A request whose connection was
 //! closed is sent again on another one, once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError, DialId, Fault, Origin};
 use crate::node::params::{Endpoint, Serving};
 use crate::node::rpc::rtt::Rtts;
+use crate::node::timers::Timers;
 use crate::routing::{Observed, Suggested};
 use crate::time::{Now, Time};
 use crate::wire::peer::{ErrorCode, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, Reply};
@@ -47,8 +48,6 @@ pub(crate) struct Conn {
     calls: u32,
     /// The round trip times of the peer.
     rtts: Rtts,
-    /// When its HELLO is due, or it is idle for too long, or it is closed.
-    deadline: Time,
     /// Where other nodes may dial the peer: the port that was dialled, or the one that its HELLO states.
     /// 0 if it does not accept connections.
     port: u16,
@@ -121,8 +120,8 @@ pub(crate) enum Ending {
 pub(crate) struct Peers {
     conns: BTreeMap<ConnId, Conn>,
     by_id: KeyMap<NodeId, Vec<ConnId>>,
-    /// Those of all connections, the earliest first.
-    deadlines: BTreeSet<(Time, ConnId)>,
+    /// For each connection: when its HELLO is due, or it is idle for too long, or it is closed.
+    pub(crate) deadlines: Timers<ConnId>,
     dials: BTreeMap<DialId, Dial>,
     next_dial: u64,
 }
@@ -132,7 +131,7 @@ impl Peers {
         Self {
             conns: BTreeMap::new(),
             by_id: KeyMap::with_hasher(seed),
-            deadlines: BTreeSet::new(),
+            deadlines: Timers::default(),
             dials: BTreeMap::new(),
             next_dial: 0,
         }
@@ -193,29 +192,9 @@ impl Peers {
         self.find(conn)?.contact()
     }
 
-    /// Replaces the deadline of a connection.
-    fn set_deadline(&mut self, id: ConnId, at: Time) {
-        let conn = self.conns.get_mut(&id).expect("the caller found the connection");
-        self.deadlines.remove(&(conn.deadline, id));
-        conn.deadline = at;
-        self.deadlines.insert((at, id));
-    }
-
-    /// The earliest deadline of a connection.
-    pub(crate) fn next_deadline(&self) -> Option<Time> {
-        self.deadlines.first().map(|&(at, _)| at)
-    }
-
-    /// Takes a connection whose deadline has passed by `now`; it has no deadline until another is set.
-    pub(crate) fn due(&mut self, now: Time) -> Option<ConnId> {
-        let &(at, id) = self.deadlines.first().filter(|(at, _)| *at <= now)?;
-        self.deadlines.remove(&(at, id));
-        Some(id)
-    }
-
     /// How many connections have no deadline.
     pub(crate) fn without_deadline(&self) -> usize {
-        self.conns.iter().filter(|(id, conn)| !self.deadlines.contains(&(conn.deadline, **id))).count()
+        self.conns.keys().filter(|id| !self.deadlines.is_set(**id)).count()
     }
 
     /// Connections on which a HELLO has arrived, in the order of their ids.
@@ -350,13 +329,12 @@ impl Node {
             last_heard: now.mono,
             calls: 0,
             rtts: Rtts::default(),
-            deadline: Time::ZERO,
             port: if matches!(origin, Origin::Dialled(_)) { address.port() } else { 0 },
             dial_back_at: Time::ZERO,
         };
         self.peers.conns.insert(id, conn);
         self.peers.by_id.entry(peer).or_default().push(id);
-        self.peers.set_deadline(id, now.mono + HELLO_TIMEOUT);
+        self.peers.deadlines.set(id, now.mono + HELLO_TIMEOUT);
         out.send(id, &PeerMessage::Hello(self.hello(now)), None);
         if self.status.is_leaving() {
             out.send(id, &PeerMessage::Goodbye, None);
@@ -402,7 +380,7 @@ impl Node {
         debug!("peer reached addr={} id={:.8} agent={:?}", conn.address, conn.peer, hello.agent);
         let entry = self.peers.conns.get_mut(&id).expect("it was just found");
         entry.phase = Phase::Open;
-        self.peers.set_deadline(id, now.mono + PEER_IDLE_TIMEOUT);
+        self.peers.deadlines.set(id, now.mono + PEER_IDLE_TIMEOUT);
         self.retire_duplicate(now, id, out);
         self.bound_connections(now, out);
         if hello.flags & FLAG_SERVING == 0 {
@@ -492,7 +470,7 @@ impl Node {
     /// A connection has ended: its requests are sent again, or fail.
     pub(crate) fn conn_ended(&mut self, now: Now, id: ConnId, ending: Ending, out: &mut Actions) {
         let Some(conn) = self.peers.conns.remove(&id) else { return };
-        self.peers.deadlines.remove(&(conn.deadline, id));
+        self.peers.deadlines.cancel(id);
         let siblings = self.peers.by_id.get_mut(&conn.peer).expect("each connection is listed");
         siblings.retain(|sibling| *sibling != id);
         let siblings = siblings.clone();
@@ -503,7 +481,7 @@ impl Node {
             let last = siblings.iter().rev().find(|sibling| self.peers.conns[sibling].phase == Phase::Retiring);
             if let (Some(&last), None) = (last, self.peers.route(&conn.peer)) {
                 self.peers.conns.get_mut(&last).expect("it is listed").phase = Phase::Open;
-                self.peers.set_deadline(last, now.mono + PEER_IDLE_TIMEOUT);
+                self.peers.deadlines.set(last, now.mono + PEER_IDLE_TIMEOUT);
             }
         }
         let cut = self.pending.cut_off(&conn.peer, |ask| ask.conn == Some(id));
@@ -526,7 +504,7 @@ impl Node {
             Phase::Greeting => self.refuse(now, id, Fault::NoHello, out),
             Phase::Open if conn.calls > 0 || now.mono < conn.last_heard + PEER_IDLE_TIMEOUT => {
                 let later = (conn.last_heard + PEER_IDLE_TIMEOUT).max(now.mono + self.params.rpc_timeout);
-                self.peers.set_deadline(id, later);
+                self.peers.deadlines.set(id, later);
             }
             Phase::Open | Phase::Retiring => self.hang_up(now, id, Ending::Closed, out),
         }
@@ -565,7 +543,7 @@ impl Node {
         conn.phase = Phase::Retiring;
         // The node with the smaller id closes it; if that fails, the other node does, later.
         let timeouts = if self.me.id < conn.peer { 1 } else { 2 };
-        self.peers.set_deadline(id, now.mono + self.params.rpc_timeout * timeouts);
+        self.peers.deadlines.set(id, now.mono + self.params.rpc_timeout * timeouts);
     }
 
     /// Closes the connection that is idle longest, if there are more than `peer_connections_max`.

@@ -270,7 +270,7 @@ impl Node {
 
     /// Each call of the host ends with this.
     pub(crate) fn finish(&mut self, now: Now, out: &mut Actions) {
-        self.note_changes(now);
+        self.note_changes(now, None);
         self.note_contacts(now);
         self.leave_if_done(now, out);
     }

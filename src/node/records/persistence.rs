@@ -125,7 +125,7 @@ impl Node {
         if !self.saves_first() {
             return OnDisk::Now;
         }
-        self.note_changes(now);
+        self.note_changes(now, None);
         let saving = &mut self.saving;
         if saving.unsaved.contains(&key) {
             saving.waiting.entry(key).or_default().push(waiter);
@@ -140,15 +140,12 @@ impl Node {
         OnDisk::Later
     }
 
-    /// Collects the keys that have changed, and schedules the next batch.
-    pub(crate) fn note_changes(&mut self, now: Now) {
-        if self.storage.has_changed() {
-            self.note_changes_but(now, None);
+    /// Collects the keys that have changed, and schedules the next batch. The state of the key `on_disk` is on
+    /// disk already.
+    pub(crate) fn note_changes(&mut self, now: Now, on_disk: Option<Key>) {
+        if !self.storage.has_changed() {
+            return;
         }
-    }
-
-    /// The same, except for the key `on_disk`, whose state is on disk already.
-    fn note_changes_but(&mut self, now: Now, on_disk: Option<Key>) {
         let pause = self.save_pause();
         let changed = self.storage.take_changed();
         if self.params.durability == Durability::None {
@@ -274,7 +271,7 @@ impl Node {
             (persisted.record.map(|persisted| (persisted.record, persisted.source)), persisted.tombstone)
         };
         let is_unchanged = state(self.persisted(now, key)) == state(persisted);
-        self.note_changes_but(now, is_unchanged.then_some(key));
+        self.note_changes(now, is_unchanged.then_some(key));
         Ok(())
     }
 

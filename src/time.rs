@@ -9,7 +9,7 @@ use std::ops::{Add, Sub};
 use std::time::Duration;
 
 /// A moment, in nanoseconds since the host started. 64 bits last for 584 years.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 
 impl Time {

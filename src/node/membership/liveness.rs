@@ -40,7 +40,7 @@ const NEIGHBOUR_SILENCE_MAX: Duration = Duration::from_mins(1);
 const SUSPECT_PAUSE: Duration = Duration::from_secs(30);
 
 /// What this node knows of its contacts besides the routing table.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Liveness {
     /// The maximum number of live contacts since this node last settled.
     most_live: usize,
@@ -52,18 +52,6 @@ pub(crate) struct Liveness {
     pinging: BTreeSet<NodeId>,
     /// When a broken connection to a neighbour may trigger a PING again.
     ping_again_at: BTreeMap<NodeId, Time>,
-}
-
-impl Liveness {
-    pub(crate) fn new() -> Self {
-        Self {
-            most_live: 0,
-            fewest_live: None,
-            settle_again_at: Time::ZERO,
-            pinging: BTreeSet::new(),
-            ping_again_at: BTreeMap::new(),
-        }
-    }
 }
 
 /// Contacts that are added, respond, and are lost.

@@ -60,7 +60,7 @@ const HEARD_ENOUGH: usize = 8;
 const DUE_SOON: f64 = 0.2;
 
 /// Scans of the storage, and when each may continue.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Schedule {
     /// The first scan that need not wait continues. At most one scan of each kind has not begun.
     scans: VecDeque<Scan>,
@@ -135,10 +135,6 @@ impl Scan {
 }
 
 impl Schedule {
-    pub(crate) fn new() -> Self {
-        Self { scans: VecDeque::new(), scan_at: Time::ZERO, changes_at: Time::ZERO, all_replicas_at: BTreeMap::new() }
-    }
-
     /// The index of the scan that continues now: the first, except one for changes that must not begin yet.
     fn next_scan(&self, now: Time) -> Option<usize> {
         self.scans.iter().position(|scan| !scan.takes_changes() || now >= self.changes_at)

@@ -56,9 +56,9 @@ use crate::node::action::{Actions, Caller, ClientId, ConnId, Fault};
 use crate::node::membership::join::Join;
 use crate::node::membership::liveness::Liveness;
 use crate::node::params::Params;
+use crate::node::query::Queries;
 use crate::node::query::put_retry::PutRetries;
 use crate::node::query::session::Versions;
-use crate::node::query::{Queries, Query};
 use crate::node::records::persistence::Saving;
 use crate::node::replication::copies::Copies;
 use crate::node::replication::offer::Offers;
@@ -256,11 +256,7 @@ impl Node {
                 Timer::Retry(query) => self.retry_put(now, query, out),
                 Timer::Save => self.save(now, out),
                 Timer::Leave => self.go(now, out),
-                Timer::Answer(query) => match self.queries.find(query) {
-                    Some(Query::Get(_)) => self.give_up_get(now, query, out),
-                    Some(Query::Put(_)) => self.put_timed_out(now, query, out),
-                    Some(Query::SelfLookup(_) | Query::Refresh(_)) | None => {}
-                },
+                Timer::Answer(query) => self.answer_in_time(now, query, out),
             }
         }
         let due = self.storage.sweep(now, EXPIRED_PER_TURN_MAX);

@@ -225,7 +225,7 @@ impl Node {
             match self.queries.find(query) {
                 Some(Query::Get(_)) => self.look_up_value(now, query, out),
                 Some(Query::Put(_)) => self.look_up_replicas(now, query, out),
-                Some(Query::SelfLookup(_) | Query::Refresh(_)) | None => {}
+                Some(Query::Maintenance(_)) | None => {}
             }
         }
     }
@@ -257,15 +257,15 @@ impl Node {
     /// Looks up the own id, unless that is in flight: from the contacts of the table, or from
     /// `bootstrap` alone. A bootstrap is asked even if all known contacts are nearer: it may know others.
     pub(crate) fn look_up_self(&mut self, now: Now, bootstrap: Option<Contact>, out: &mut Actions) {
-        if self.queries.is_looking_up_self() {
+        let (me, k) = (self.me.id, self.params.k);
+        if self.queries.is_looking_up(me.key()) {
             return;
         }
-        let (me, k) = (self.me.id, self.params.k);
         let lookup = match bootstrap {
             Some(contact) => Lookup::new(me, *me.key(), k, self.params.alpha, &[contact]),
             None => self.look_up(*me.key(), k),
         };
-        let query = self.queries.insert(Query::SelfLookup(lookup));
+        let query = self.queries.insert(Query::Maintenance(lookup));
         self.advance(now, query, out);
     }
 

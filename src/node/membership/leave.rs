@@ -11,7 +11,6 @@ use log::info;
 
 use crate::node::Node;
 use crate::node::action::Actions;
-use crate::node::query::Query;
 use crate::node::rpc::peers::Ending;
 use crate::node::status::Status;
 use crate::node::timers::Timer;
@@ -49,11 +48,7 @@ impl Node {
     pub(crate) fn go(&mut self, now: Now, out: &mut Actions) {
         self.status = Status::Left;
         for query in self.queries.ids() {
-            match self.queries.find(query) {
-                Some(Query::Get(_)) => self.give_up_get(now, query, out),
-                Some(Query::Put(_)) => self.put_timed_out(now, query, out),
-                Some(Query::SelfLookup(_) | Query::Refresh(_)) | None => {}
-            }
+            self.answer_in_time(now, query, out);
             self.end_query(query);
         }
         for conn in self.peers.reached() {

@@ -220,7 +220,7 @@ impl Node {
                 let target = self.me.id.key().diverging_at(bucket, &Key::new(self.rng.random()));
                 self.table.looked_up(now.mono, &target);
                 let lookup = self.look_up(target, self.params.k);
-                let query = self.queries.insert(Query::Refresh(lookup));
+                let query = self.queries.insert(Query::Maintenance(lookup));
                 self.advance(now, query, out);
             }
         }

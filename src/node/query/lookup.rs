@@ -47,7 +47,7 @@ impl Node {
                 Request::FindValue { key: get.key, want }
             }
             Query::Put(put) => Request::FindValue { key: put.key(), want: Want { contacts: true, head_only: true } },
-            Query::SelfLookup(lookup) | Query::Refresh(lookup) => Request::FindNode { target: *lookup.target() },
+            Query::Maintenance(lookup) => Request::FindNode { target: *lookup.target() },
         })
     }
 
@@ -75,7 +75,7 @@ impl Node {
                     put.on_head(now, peer.id, record.rank());
                 }
             }
-            Some(Query::SelfLookup(_) | Query::Refresh(_)) | None => {}
+            Some(Query::Maintenance(_)) | None => {}
         }
         let families = self.params.families;
         let usable = move |contact: &Contact| is_dialable(contact.address, address) && families.reach(contact.address);
@@ -135,12 +135,21 @@ impl Node {
                 self.read_on(now, query, out);
             }
             Some(Query::Put(_)) => self.spread_put(now, query, out),
-            Some(Query::SelfLookup(lookup) | Query::Refresh(lookup)) => {
+            Some(Query::Maintenance(lookup)) => {
                 let (target, answered) = (*lookup.target(), lookup.answered().copied().collect::<Vec<_>>());
                 self.end_query(query);
                 self.maintenance_done(now, target, &answered);
             }
             None => {}
+        }
+    }
+
+    /// The time of the request of a client is over: it gets its answer.
+    pub(crate) fn answer_in_time(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        match self.queries.find(query) {
+            Some(Query::Get(_)) => self.give_up_get(now, query, out),
+            Some(Query::Put(_)) => self.put_timed_out(now, query, out),
+            Some(Query::Maintenance(_)) | None => {}
         }
     }
 

@@ -34,11 +34,9 @@ const CLIENT_PUT_BYTES_MAX: usize = 64 << 20;
 /// A running query.
 #[derive(Debug)]
 pub(crate) enum Query {
-    /// Looks up this node's own id, so that this node and its neighbours learn of each other (Kademlia,
-    /// section 2.3).
-    SelfLookup(Lookup),
-    /// Looks up a point in a stale bucket.
-    Refresh(Lookup),
+    /// Looks up this node's own id, so that this node and its neighbours learn of each other, or a point in
+    /// a stale bucket (Kademlia, section 2.3).
+    Maintenance(Lookup),
     /// Reads a value for a client.
     Get(Box<Get>),
     /// Stores a record on the nodes nearest to its key.
@@ -66,12 +64,12 @@ pub(crate) struct Get {
 
 impl Query {
     fn is_maintenance(&self) -> bool {
-        matches!(self, Query::SelfLookup(_) | Query::Refresh(_))
+        matches!(self, Query::Maintenance(_))
     }
 
     fn lookup(&self) -> Option<&Lookup> {
         match self {
-            Query::SelfLookup(lookup) | Query::Refresh(lookup) => Some(lookup),
+            Query::Maintenance(lookup) => Some(lookup),
             Query::Get(get) => get.lookup.as_ref(),
             Query::Put(put) => put.lookup(),
         }
@@ -79,7 +77,7 @@ impl Query {
 
     fn lookup_mut(&mut self) -> Option<&mut Lookup> {
         match self {
-            Query::SelfLookup(lookup) | Query::Refresh(lookup) => Some(lookup),
+            Query::Maintenance(lookup) => Some(lookup),
             Query::Get(get) => get.lookup.as_mut(),
             Query::Put(put) => put.lookup_mut(),
         }
@@ -204,16 +202,16 @@ impl Queries {
     /// The requests of clients that wait for the node to join, or for the next attempt.
     pub(crate) fn parked(&self) -> Vec<QueryId> {
         let is_parked = |query: &Query| match query {
-            Query::SelfLookup(_) | Query::Refresh(_) => false,
+            Query::Maintenance(_) => false,
             Query::Get(get) => get.lookup.is_none(),
             Query::Put(put) => put.is_parked(),
         };
         self.running.iter().filter(|(_, query)| is_parked(query)).map(|(id, _)| *id).collect()
     }
 
-    /// Whether a lookup of this node's own id is running.
-    pub(crate) fn is_looking_up_self(&self) -> bool {
-        self.running.values().any(|query| matches!(query, Query::SelfLookup(_)))
+    /// Whether maintenance is looking up `target`.
+    pub(crate) fn is_looking_up(&self, target: &Key) -> bool {
+        self.running.values().any(|query| matches!(query, Query::Maintenance(lookup) if lookup.target() == target))
     }
 
     /// All running lookups.

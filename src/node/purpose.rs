@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 
 use crate::id::Key;
+use crate::pending::Passed;
 use crate::wire::peer::Reply;
 
 /// Identifies a query.
@@ -73,13 +74,9 @@ pub(crate) enum Outcome<'a> {
         /// The address of the peer.
         address: SocketAddr,
     },
-    /// The reply takes longer than usual. This outcome is not final.
-    Slow,
-    /// The reply missed `give_up_at`, and the query continues without it. This outcome is final if another
-    /// peer replaces this one.
-    Overdue,
-    /// No reply came within `rpc_timeout`.
-    TimedOut,
+    /// This deadline has passed without a reply. `Timeout` is final, and so is `GiveUp` if another peer
+    /// replaces this one; `Hedge` is not.
+    Passed(Passed),
     /// No reply will come: the peer refused, sent another message, or cannot be reached.
     Failed,
 }

@@ -176,9 +176,7 @@ impl Node {
         match outcome {
             Outcome::Reply { reply: Reply::Value { record, .. }, .. } => get.on_reply(now, peer, Some(&record)),
             Outcome::Reply { .. } => get.on_reply(now, peer, None),
-            Outcome::Slow | Outcome::Overdue | Outcome::TimedOut | Outcome::Failed => {
-                get.read.on_no_response(&peer.id);
-            }
+            Outcome::Passed(_) | Outcome::Failed => get.read.on_no_response(&peer.id),
         }
         self.advance(now, query, out);
     }

@@ -12,6 +12,7 @@ use crate::node::purpose::{Outcome, Purpose, QueryId};
 use crate::node::query::Query;
 use crate::node::query::read_quorum::Phase;
 use crate::node::timers::Timer;
+use crate::pending::Passed;
 use crate::time::Now;
 use crate::wire::peer::{Reply, Request, Want};
 
@@ -20,9 +21,9 @@ impl Query {
     fn on_no_reply(&mut self, id: &NodeId, outcome: &Outcome<'_>) {
         let Some(lookup) = self.lookup_mut() else { return };
         match outcome {
-            Outcome::Slow => lookup.on_hedge(id),
-            Outcome::Overdue => lookup.on_give_up(id),
-            Outcome::TimedOut => lookup.on_timeout(id),
+            Outcome::Passed(Passed::Hedge) => lookup.on_hedge(id),
+            Outcome::Passed(Passed::GiveUp) => lookup.on_give_up(id),
+            Outcome::Passed(Passed::Timeout) => lookup.on_timeout(id),
             Outcome::Failed | Outcome::Reply { .. } => lookup.on_failure(id),
         }
         if let Query::Get(get) = self {
@@ -88,7 +89,7 @@ impl Node {
     /// The candidate `id` has not replied yet, or never will.
     fn on_no_reply(&mut self, now: Now, query: QueryId, id: &NodeId, outcome: &Outcome<'_>, out: &mut Actions) {
         let Some(running) = self.queries.find(query) else { return };
-        if matches!(outcome, Outcome::Overdue) && !matches!(running, Query::Put(_)) {
+        if matches!(outcome, Outcome::Passed(Passed::GiveUp)) && !matches!(running, Query::Put(_)) {
             return; // a GET waits: the candidate may store the value
         }
         running.on_no_reply(id, outcome);
@@ -117,7 +118,7 @@ impl Node {
                     if !self.call(now, contact, Purpose::Lookup(query), out) {
                         was_refused = true;
                         if let Some(running) = self.queries.find(query) {
-                            running.on_no_reply(&contact.id, &Outcome::TimedOut);
+                            running.on_no_reply(&contact.id, &Outcome::Passed(Passed::Timeout));
                         }
                     }
                 }

@@ -23,7 +23,7 @@ use crate::id::{Key, KeyMap, KeySeed};
 use crate::limits::CLIENT_REQUESTS_MAX;
 use crate::lookup::Lookup;
 use crate::node::action::ClientId;
-use crate::node::purpose::{Attempt, Copied, QueryId};
+use crate::node::purpose::{Attempt, Copied, Purpose, QueryId};
 use crate::node::query::read_quorum::{Phase, QuorumRead};
 use crate::node::query::write_quorum::Put;
 use crate::time::Time;
@@ -156,10 +156,10 @@ impl Queries {
         self.put(attempt.query).filter(|put| put.attempt == attempt.number && put.is_spreading())
     }
 
-    /// Whether another peer can get the copy instead of an overdue one. If none can, waiting longer costs
-    /// nothing.
-    pub(crate) fn can_replace(&self, copied: Copied) -> bool {
-        let Copied::Put(attempt) = copied else { return false };
+    /// Whether `purpose` is a copy of a PUT that another peer can get instead. If none can, waiting longer for
+    /// the reply costs nothing.
+    pub(crate) fn can_replace(&self, purpose: Purpose) -> bool {
+        let Purpose::Copy(Copied::Put(attempt)) = purpose else { return false };
         self.attempt(attempt).is_some_and(Put::has_targets)
     }
 

@@ -37,13 +37,6 @@ pub(crate) struct Call {
     pub(crate) expired: bool,
 }
 
-impl Purpose {
-    /// The copy that the request carries, if it does: then the peer may wait for its disk before it replies.
-    fn copied(self) -> Option<Copied> {
-        if let Purpose::Copy(copied) = self { Some(copied) } else { None }
-    }
-}
-
 /// Sending.
 impl Node {
     /// Sends a request to `to`. `false` if a bound refuses it; then no outcome follows.
@@ -176,7 +169,7 @@ impl Node {
             }
         };
         if let Some(rtts) = call.conn.and_then(|conn| self.peers.rtts_mut(conn)) {
-            let rtt = if call.purpose.copied().is_some() { &mut rtts.copies } else { &mut rtts.answers };
+            let rtt = if matches!(call.purpose, Purpose::Copy(_)) { &mut rtts.copies } else { &mut rtts.answers };
             rtt.observe(now.mono - call.since);
         }
         self.peer_answered(now, out);
@@ -243,21 +236,16 @@ impl Node {
     ///
     /// A slow reply matters to lookups only: they ask another peer meanwhile.
     pub(crate) fn pass_deadlines(&mut self, now: Now, out: &mut Actions) {
-        while let Some((rpc, passed, request)) = self.pending.passed(now.mono) {
+        while let Some((_, passed, request)) = self.pending.passed(now.mono) {
             let call = request.why;
-            let (outcome, is_final) = match passed {
-                Passed::Hedge => (Outcome::Slow, false),
-                Passed::GiveUp => {
-                    let copied = call.purpose.copied();
-                    (Outcome::Overdue, copied.is_some_and(|copied| self.queries.can_replace(copied)))
-                }
-                Passed::Timeout => (Outcome::TimedOut, true),
+            let is_final = match passed {
+                Passed::Hedge => false,
+                Passed::GiveUp => self.queries.can_replace(call.purpose),
+                Passed::Timeout => true,
             };
-            if is_final && let Some(call) = self.pending.get_mut(&rpc) {
-                call.expired = true;
-            }
+            request.why.expired |= is_final;
             if is_final || matches!(call.purpose, Purpose::Lookup(_)) {
-                self.on_outcome(now, &call, outcome, out);
+                self.on_outcome(now, &call, Outcome::Passed(passed), out);
             }
             if passed == Passed::Timeout {
                 self.counters.rpcs_silent += 1;

@@ -116,7 +116,9 @@ impl Node {
         call.since = now.mono;
         let call = *call;
         if self.compose(now, conn, rpc, &call, out) {
-            self.peers.sent(conn);
+            if let Some(conn) = self.peers.conns.get_mut(&conn) {
+                conn.calls += 1;
+            }
             self.counters.rpcs_sent += 1;
         } else {
             self.pending.take(&rpc, &call.to.id);
@@ -168,8 +170,9 @@ impl Node {
                 return;
             }
         };
-        if let Some(rtts) = call.conn.and_then(|conn| self.peers.rtts_mut(conn)) {
-            let rtt = if matches!(call.purpose, Purpose::Copy(_)) { &mut rtts.copies } else { &mut rtts.answers };
+        if let Some(conn) = call.conn.and_then(|conn| self.peers.conns.get_mut(&conn)) {
+            let is_copy = matches!(call.purpose, Purpose::Copy(_));
+            let rtt = if is_copy { &mut conn.rtts.copies } else { &mut conn.rtts.answers };
             rtt.observe(now.mono - call.since);
         }
         self.peer_answered(now, out);
@@ -259,7 +262,7 @@ impl Node {
         match call.conn {
             // No message at all has arrived since it was sent: the connection is dead, but the peer may have
             // restarted meanwhile.
-            Some(conn) if self.peers.quiet_since(conn, call.since) => {
+            Some(conn) if self.peers.find(conn).is_some_and(|conn| conn.last_heard < call.since) => {
                 self.hang_up(now, conn, Ending::Failed, out);
                 self.probe(call.to, out);
             }

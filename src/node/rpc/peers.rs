@@ -43,11 +43,11 @@ pub(crate) struct Conn {
     origin: Origin,
     phase: Phase,
     /// When the last message arrived.
-    last_heard: Time,
+    pub(super) last_heard: Time,
     /// Requests of this node that are in flight on it.
-    calls: u32,
+    pub(super) calls: u32,
     /// The round trip times of the peer.
-    rtts: Rtts,
+    pub(super) rtts: Rtts,
     /// Where other nodes may dial the peer: the port that was dialled, or the one that its HELLO states.
     /// 0 if it does not accept connections.
     port: u16,
@@ -118,7 +118,7 @@ pub(crate) enum Ending {
 /// All connections and dials.
 #[derive(Debug)]
 pub(crate) struct Peers {
-    conns: BTreeMap<ConnId, Conn>,
+    pub(super) conns: BTreeMap<ConnId, Conn>,
     by_id: KeyMap<NodeId, Vec<ConnId>>,
     /// For each connection: when its HELLO is due, or it is idle for too long, or it is closed.
     pub(crate) deadlines: Timers<ConnId>,
@@ -155,31 +155,14 @@ impl Peers {
         usable.max_by_key(|(preference, _)| *preference).map(|(_, conn)| *conn)
     }
 
-    /// Counts a request that was sent on `conn`.
-    pub(crate) fn sent(&mut self, conn: ConnId) {
-        if let Some(conn) = self.conns.get_mut(&conn) {
-            conn.calls += 1;
-        }
-    }
-
     /// The round trip times of the peer on `conn`.
     pub(crate) fn rtts(&self, conn: ConnId) -> Rtts {
         self.conns.get(&conn).map_or_else(Rtts::default, |conn| conn.rtts)
     }
 
-    /// The same, to be updated.
-    pub(crate) fn rtts_mut(&mut self, conn: ConnId) -> Option<&mut Rtts> {
-        self.conns.get_mut(&conn).map(|conn| &mut conn.rtts)
-    }
-
     /// The smoothed round trip time of `id`; `None` without a usable connection or before the first reply.
     pub(crate) fn smoothed_rtt(&self, id: &NodeId) -> Option<Duration> {
         self.rtts(self.route(id)?).answers.smoothed()
-    }
-
-    /// Whether no message has arrived on `conn` since `since`.
-    pub(crate) fn quiet_since(&self, conn: ConnId, since: Time) -> bool {
-        self.conns.get(&conn).is_some_and(|conn| conn.last_heard < since)
     }
 
     /// When the last message of `id` arrived; `None` without a connection to it.

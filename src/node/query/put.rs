@@ -32,7 +32,7 @@ use crate::node::query::Query;
 use crate::node::query::get::Known;
 use crate::node::query::write_quorum::{Next, Put, PutOrigin};
 use crate::node::records::accept::Replica;
-use crate::node::records::persistence::{OnDisk, Waiter};
+use crate::node::records::persistence::Waiter;
 use crate::node::rpc::outbound::Call;
 use crate::node::timers::Timer;
 use crate::record::envelope::{Envelope, Unverified, verify};
@@ -265,7 +265,7 @@ impl Node {
         let (record, expires, attempt) = (put.record.clone(), put.expires, Attempt { query, number: put.attempt });
         let key = record.key;
         let stored = self.hold(now, record, expires, Source::Client);
-        if stored == Stored::Held && self.wait_for_disk(now, key, Waiter::Own(attempt)) == OnDisk::Later {
+        if stored == Stored::Held && self.waits_for_disk(now, key, Waiter::Own(attempt)) {
             return;
         }
         let Some(put) = self.queries.put(query) else { return };

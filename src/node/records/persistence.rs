@@ -59,15 +59,6 @@ pub(crate) enum Waiter {
     Own(Attempt),
 }
 
-/// When a stored record may be confirmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OnDisk {
-    /// Now.
-    Now,
-    /// When it is on disk: the waiter gets its answer then.
-    Later,
-}
-
 /// The changes that are not on disk yet.
 #[derive(Debug, Default)]
 pub(crate) struct Saving {
@@ -118,12 +109,11 @@ impl Node {
         self.params.durability == Durability::Always || self.saving.failing
     }
 
-    /// Whether the record of `key`, which is stored now, may be confirmed to `waiter` at once. If not, the
-    /// waiter gets its answer when the record is on disk. A record that is on disk already is not written
-    /// again.
-    pub(crate) fn wait_for_disk(&mut self, now: Now, key: Key, waiter: Waiter) -> OnDisk {
+    /// Whether `waiter` waits until the record of `key`, which is stored now, is on disk: it gets its answer
+    /// then. `false` if the record may be confirmed at once; one that is on disk already is not written again.
+    pub(crate) fn waits_for_disk(&mut self, now: Now, key: Key, waiter: Waiter) -> bool {
         if !self.saves_first() {
-            return OnDisk::Now;
+            return false;
         }
         self.note_changes(now, None);
         let saving = &mut self.saving;
@@ -134,10 +124,10 @@ impl Node {
         {
             batch.waiting.push((key, waiter));
         } else {
-            return OnDisk::Now;
+            return false;
         }
         saving.waiters += 1;
-        OnDisk::Later
+        true
     }
 
     /// Collects the keys that have changed, and schedules the next batch. The state of the key `on_disk` is on

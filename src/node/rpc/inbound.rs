@@ -8,7 +8,7 @@ use crate::limits::K_MAX;
 use crate::node::Node;
 use crate::node::action::{Actions, Caller};
 use crate::node::params::Serving;
-use crate::node::records::persistence::{OnDisk, Waiter};
+use crate::node::records::persistence::Waiter;
 use crate::node::rpc::outbound::block_of;
 use crate::record::envelope::verify;
 use crate::record::{Age, Class, Rank, Source, Ttl, Version, end_of_life};
@@ -74,7 +74,7 @@ impl Node {
     fn serve_store(&mut self, now: Now, caller: &Caller, block: &RecordBlock<'_>, out: &mut Actions) {
         let (key, held) = (block.key, block.rank());
         let reply = match self.store_copy(now, block, self.source_at(caller.conn)) {
-            Ok(()) if self.wait_for_disk(now, key, Waiter::Copy(*caller, held)) == OnDisk::Later => return,
+            Ok(()) if self.waits_for_disk(now, key, Waiter::Copy(*caller, held)) => return,
             Ok(()) => Reply::Stored { key, outcome: StoreOutcome::Held, held },
             Err(NotStored::Larger(held)) => Reply::Stored { key, outcome: StoreOutcome::Larger, held },
             Err(NotStored::Refused(code)) => Reply::Error(code),

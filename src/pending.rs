@@ -15,7 +15,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::fmt;
 use std::time::Duration;
 
 use crate::id::{KeyMap, KeySeed, NodeId, RpcId};
@@ -81,20 +80,9 @@ pub enum Taken<T> {
     Unknown,
 }
 
-/// The request was not inserted, because the table is full; it must not be sent.
+/// The request was not inserted, because all requests of the full table are in flight; it must not be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full {
-    /// The largest number of requests in the table; all of them are in flight.
-    pub capacity: usize,
-}
-
-impl fmt::Display for Full {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "all {} requests to peers are in flight", self.capacity)
-    }
-}
-
-impl std::error::Error for Full {}
+pub struct Full;
 
 /// The requests in flight and the expired ones.
 #[derive(Debug)]
@@ -134,7 +122,7 @@ impl<T> Pending<T> {
     /// If `rpc` is in the table already; a caller draws 256 random bits for each request.
     pub fn insert(&mut self, rpc: RpcId, asked: NodeId, why: T, deadlines: Deadlines) -> Result<(), Full> {
         if self.entries.len() >= self.capacity && !self.drop_one_expired() {
-            return Err(Full { capacity: self.capacity });
+            return Err(Full);
         }
         let nth = self.next;
         self.next = Sequence(nth.0 + 1);
@@ -429,12 +417,12 @@ mod tests {
         let mut table = table(2);
         table.insert(rpc(1), node(1), "a", until(9)).expect("room");
         table.insert(rpc(2), node(2), "b", until(1)).expect("room");
-        assert_eq!(table.insert(rpc(3), node(3), "c", until(9)), Err(Full { capacity: 2 }));
+        assert_eq!(table.insert(rpc(3), node(3), "c", until(9)), Err(Full));
 
         assert_eq!(next_timeout(&mut table, at(1)), Some(rpc(2)));
         assert_eq!(table.insert(rpc(3), node(3), "c", until(9)), Ok(()));
         assert_eq!(table.take(&rpc(2), &node(2)), Taken::Unknown);
-        assert_eq!(table.insert(rpc(4), node(4), "d", until(9)), Err(Full { capacity: 2 }));
+        assert_eq!(table.insert(rpc(4), node(4), "d", until(9)), Err(Full));
         assert_eq!(table.len(), 2);
     }
 

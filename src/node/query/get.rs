@@ -84,7 +84,7 @@ impl Node {
         if self.params.reads == Reads::Secure && !access.waits() {
             return None;
         }
-        let known = self.newest_known(now, key)?;
+        let known = self.newest_known(now, key, self.storage.find(now.mono, key))?;
         let is_responsible = match access {
             Access::Isolated | Access::Alone | Access::Leaving => true,
             Access::Starting { .. } | Access::Settling => false,
@@ -94,14 +94,9 @@ impl Node {
         (is_responsible || is_writing()).then_some(known)
     }
 
-    /// The newest record of `key` that this node knows: the larger of the stored one and the one of a
-    /// running PUT.
-    pub(crate) fn newest_known(&self, now: Now, key: &Key) -> Option<Known<'_>> {
-        self.newer_of(now, key, self.storage.find(now.mono, key))
-    }
-
-    /// The same, for a caller that already has the storage's entry.
-    pub(crate) fn newer_of<'a>(&'a self, now: Now, key: &Key, held: Option<&'a Held>) -> Option<Known<'a>> {
+    /// The newest record of `key` that this node knows: the larger of `held`, which is the stored one, and the
+    /// one of a running PUT.
+    pub(crate) fn newest_known<'a>(&'a self, now: Now, key: &Key, held: Option<&'a Held>) -> Option<Known<'a>> {
         let held = held.map(|held| Known { record: &held.record, expires: held.expires, held: Some(held) });
         let Some(put) = self.queries.writing(key).filter(|put| put.expires > now.mono) else { return held };
         match held {
@@ -185,9 +180,10 @@ impl Node {
     /// newest version that its clients have seen.
     fn add_own_response(&mut self, now: Now, query: QueryId) {
         let Some(key) = self.queries.get(query).map(|get| get.key) else { return };
-        let known = self.newest_known(now, &key);
+        let (held, over) = self.storage.known(now.mono, &key);
+        let known = self.newest_known(now, &key, held);
         let known = known.map(|known| Found { record: known.record.clone(), expires: known.expires });
-        let over = self.storage.tombstone(now.mono, &key).and_then(|tombstone| tombstone.plain);
+        let over = over.and_then(|tombstone| tombstone.plain);
         let newest = self.versions.newest(&key);
         let Some(get) = self.queries.get(query) else { return };
         get.read.remember(newest);
@@ -250,7 +246,7 @@ impl Node {
             return self.timers.set(Timer::Answer(query), end);
         }
         get.log(now, None);
-        answer(get.client, get.key, None, out);
+        out.reply_failure(get.client, get.key);
         self.end_query(query);
     }
 

@@ -121,7 +121,7 @@ impl Node {
     fn record_of(&self, now: Now, request: &PutRequest<'_>) -> Result<(Record, Time), Refused> {
         let key = request.key;
         let (held, over) = self.storage.known(now.mono, &key);
-        let known = self.newer_of(now, &key, held).map(|Known { record, .. }| record);
+        let known = self.newest_known(now, &key, held).map(|Known { record, .. }| record);
         let (version, ttl) = match request.class {
             Class::Plain => {
                 let over = over.and_then(|tombstone| tombstone.plain);

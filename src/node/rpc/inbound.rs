@@ -55,9 +55,8 @@ impl Node {
         if want.contacts || self.storage.find(now.mono, key).is_none() {
             self.nearest_for(&caller.id, key);
         }
-        let held = self.storage.find(now.mono, key);
-        let ended = self.storage.tombstone(now.mono, key).and_then(|tombstone| tombstone.plain);
-        let (record, value) = match (held, ended) {
+        let (held, tombstone) = self.storage.known(now.mono, key);
+        let (record, value) = match (held, tombstone.and_then(|tombstone| tombstone.plain)) {
             (Some(held), _) if want.head_only => {
                 (RecordBlock { content: Content::Head, ..block_of(&held.record, held.expires, now.mono) }, None)
             }

@@ -82,11 +82,6 @@ impl Bucket {
         self.live.len() + self.unresponsive.len()
     }
 
-    /// Whether `id` is a member, live or unresponsive.
-    pub(super) fn contains(&self, id: &NodeId) -> bool {
-        self.live.iter().chain(self.unresponsive()).any(|contact| contact.id == *id)
-    }
-
     /// See [`super::Table::observe`].
     pub(super) fn observe(&mut self, k: usize, contact: Contact) -> Observed {
         self.replacements.retain(|replacement| replacement.contact.id != contact.id);
@@ -299,7 +294,7 @@ mod tests {
         }
         assert_eq!(bucket.replacements.len(), REPLACEMENTS_MAX);
         bucket.failed(K, &contact(0).id);
-        assert!(bucket.contains(&contact(7).id));
+        assert!(bucket.live.contains(&contact(7)));
         let newest = (50..250).rev().take(REPLACEMENTS_MAX - 1);
         bucket.remove(K, &contact(7).id);
         assert_eq!(bucket.replacements.last().map(|last| last.contact), newest.clone().nth(1).map(contact));

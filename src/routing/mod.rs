@@ -153,7 +153,7 @@ impl Table {
 
     /// Whether `id` is a member, live or unresponsive.
     pub fn contains(&self, id: &NodeId) -> bool {
-        self.index(id.key()).and_then(|at| self.buckets.get(at)).is_some_and(|bucket| bucket.contains(id))
+        self.find(id).is_some()
     }
 
     /// The member `id`, live or unresponsive, with the address where it was met.
@@ -310,7 +310,7 @@ impl Table {
 
     /// Whether the own id is a member, which breaks an invariant. For the simulator and for tests.
     pub fn holds_its_owner(&self) -> bool {
-        self.buckets.iter().any(|bucket| bucket.contains(&self.me))
+        self.iter().chain(self.unresponsive()).any(|contact| contact.id == self.me)
     }
 
     /// The index of a bucket with more than k members, which breaks an invariant. For the simulator and for

@@ -122,7 +122,7 @@ impl Node {
             self.counters.rpcs_sent += 1;
         } else {
             self.pending.take(&rpc, &call.to.id);
-            self.call_failed(now, &call, out);
+            self.on_outcome(now, &call, Outcome::Failed, out);
         }
     }
 
@@ -207,7 +207,7 @@ impl Node {
     /// Passes the outcome of a request to the part of the node that asked.
     ///
     /// A request that has expired has had its final outcome; after that only a reply is passed on.
-    fn on_outcome(&mut self, now: Now, call: &Call, outcome: Outcome<'_>, out: &mut Actions) {
+    pub(super) fn on_outcome(&mut self, now: Now, call: &Call, outcome: Outcome<'_>, out: &mut Actions) {
         if call.expired && !matches!(outcome, Outcome::Reply { .. }) {
             return;
         }
@@ -223,15 +223,10 @@ impl Node {
         }
     }
 
-    /// No reply to this request will arrive: its connection ended, or could not be opened.
-    pub(crate) fn call_failed(&mut self, now: Now, call: &Call, out: &mut Actions) {
-        self.on_outcome(now, call, Outcome::Failed, out);
-    }
-
     /// The requests in flight to `to` that `which` selects fail, in the order in which they were made.
     pub(crate) fn fail_calls(&mut self, now: Now, to: &NodeId, which: impl Fn(&Call) -> bool, out: &mut Actions) {
         for (_, request) in self.pending.cut_off(to, which) {
-            self.call_failed(now, &request.why, out);
+            self.on_outcome(now, &request.why, Outcome::Failed, out);
         }
     }
 

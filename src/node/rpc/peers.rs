@@ -23,6 +23,7 @@ use crate::limits::{DIALS_MAX, HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, PROBES_MAX, UNR
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError, DialId, Fault, Origin};
 use crate::node::params::{Endpoint, Serving};
+use crate::node::purpose::Outcome;
 use crate::node::rpc::rtt::Rtts;
 use crate::node::timers::Timers;
 use crate::routing::{Observed, Suggested};
@@ -472,7 +473,7 @@ impl Node {
         for (_, request) in cut {
             let may_retry = !has_failed && !request.why.is_retry && !request.why.expired;
             if !(may_retry && self.call_again(now, &request.why, out)) {
-                self.call_failed(now, &request.why, out);
+                self.on_outcome(now, &request.why, Outcome::Failed, out);
             }
         }
         if has_failed {

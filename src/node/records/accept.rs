@@ -71,7 +71,7 @@ impl Node {
         let in_scope = || self.table.fewer_closer(key, 2 * self.params.k);
         if self.status.is_settled() && !in_scope() && self.storage.find(now.mono, key).is_none() {
             Err(ErrorCode::OUT_OF_SCOPE)
-        } else if self.saving.is_failing() {
+        } else if self.saving.failing {
             Err(ErrorCode::FULL)
         } else if self.saving.is_full() {
             Err(ErrorCode::TOO_MANY)

@@ -12,7 +12,7 @@
 //! While the disk fails, this node refuses new records of peers, confirms nothing that is not on disk, and
 //! keeps the unsaved keys for the next attempt; it answers reads as before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::contact::Contact;
@@ -62,15 +62,13 @@ pub(crate) enum Waiter {
 /// The changes that are not on disk yet.
 #[derive(Debug, Default)]
 pub(crate) struct Saving {
-    /// Keys whose state has changed since it last left in a batch.
-    unsaved: BTreeSet<Key>,
-    /// The waiters for each of them.
-    waiting: BTreeMap<Key, Vec<Waiter>>,
+    /// Keys whose state has changed since it last left in a batch, and the waiters for each of them.
+    unsaved: BTreeMap<Key, Vec<Waiter>>,
     /// How many waiters there are, those of the batch in flight included.
     waiters: usize,
     in_flight: Option<InFlight>,
     /// Whether the host could not write the last batch.
-    failing: bool,
+    pub(super) failing: bool,
     /// The number of changes of the table when the contacts last left in a batch.
     contacts: u64,
 }
@@ -89,11 +87,6 @@ impl Saving {
     /// Whether there is no room for more unsaved keys, or for more waiters.
     pub(crate) fn is_full(&self) -> bool {
         self.unsaved.len() >= UNSAVED_MAX || self.waiters >= DISK_WAITERS_MAX
-    }
-
-    /// Whether the disk fails.
-    pub(crate) fn is_failing(&self) -> bool {
-        self.failing
     }
 
     /// Whether all changes are on disk.
@@ -117,8 +110,8 @@ impl Node {
         }
         self.note_changes(now, None);
         let saving = &mut self.saving;
-        if saving.unsaved.contains(&key) {
-            saving.waiting.entry(key).or_default().push(waiter);
+        if let Some(waiters) = saving.unsaved.get_mut(&key) {
+            waiters.push(waiter);
         } else if let Some(batch) = &mut saving.in_flight
             && batch.keys.binary_search(&key).is_ok()
         {
@@ -141,7 +134,9 @@ impl Node {
         if self.params.durability == Durability::None {
             return;
         }
-        self.saving.unsaved.extend(changed.filter(|key| Some(*key) != on_disk));
+        for key in changed.filter(|key| Some(*key) != on_disk) {
+            self.saving.unsaved.entry(key).or_default();
+        }
         if !self.saving.unsaved.is_empty() && self.saving.in_flight.is_none() && !self.saving.failing {
             self.timers.hasten(Timer::Save, now.mono + pause);
         }
@@ -171,11 +166,10 @@ impl Node {
         let (mut batch, mut in_flight) = (Batch::default(), InFlight::default());
         let mut bytes = 0;
         while batch.keys.len() < SAVE_KEYS_MAX && bytes < SAVE_BYTES_MAX {
-            let Some(key) = self.saving.unsaved.pop_first() else { break };
+            let Some((key, waiters)) = self.saving.unsaved.pop_first() else { break };
             let persisted = self.persisted(now, key);
             bytes += persisted.record.as_ref().map_or(0, |persisted| persisted.record.value.len());
             batch.keys.push(persisted);
-            let waiters = self.saving.waiting.remove(&key).unwrap_or_default();
             in_flight.waiting.extend(waiters.into_iter().map(|waiter| (key, waiter)));
             in_flight.keys.push(key);
         }
@@ -207,7 +201,9 @@ impl Node {
         let Some(batch) = self.saving.in_flight.take() else { return };
         self.saving.failing = saved == Saved::Failed && self.params.durability != Durability::None;
         if saved == Saved::Failed {
-            self.saving.unsaved.extend(batch.keys);
+            for key in batch.keys {
+                self.saving.unsaved.entry(key).or_default();
+            }
             self.saving.contacts = 0;
             self.timers.hasten(Timer::Save, now.mono + SAVE_RETRY_PAUSE);
         } else if !self.saving.unsaved.is_empty() {

@@ -217,7 +217,7 @@ impl Node {
             }
             Ok(PeerMessage::Reply(rpc, reply)) => {
                 self.contact_heard(now, conn, &peer.peer, out);
-                return self.on_reply(now, (peer.peer, peer.address), rpc, reply, out);
+                return self.on_reply(now, &peer, rpc, reply, out);
             }
         };
         self.malformed(now, conn, fault, PeerMessage::rpc_of(frame), out);

@@ -7,8 +7,6 @@
 //! Every outcome passes through [`Node::on_outcome`], which knows the owner of each purpose. The owner gets
 //! exactly one final outcome of each request that [`Node::call`] has accepted.
 
-use std::net::SocketAddr;
-
 use rand::RngExt;
 
 use crate::contact::Contact;
@@ -16,7 +14,7 @@ use crate::id::{Key, NodeId, RpcId};
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError};
 use crate::node::purpose::{Copied, Outcome, Purpose};
-use crate::node::rpc::peers::Ending;
+use crate::node::rpc::peers::{Conn, Ending};
 use crate::pending::{Deadlines, Passed, Request as PendingRequest, Taken};
 use crate::record::{Record, age_at};
 use crate::time::{Now, Time};
@@ -148,16 +146,9 @@ impl Node {
 
 /// Outcomes.
 impl Node {
-    /// A reply of the node `from` at `address` has arrived.
-    pub(crate) fn on_reply(
-        &mut self,
-        now: Now,
-        (from, address): (NodeId, SocketAddr),
-        rpc: RpcId,
-        reply: Reply<'_>,
-        out: &mut Actions,
-    ) {
-        let call = match self.pending.take(&rpc, &from) {
+    /// A reply has arrived on the connection `from`.
+    pub(crate) fn on_reply(&mut self, now: Now, from: &Conn, rpc: RpcId, reply: Reply<'_>, out: &mut Actions) {
+        let call = match self.pending.take(&rpc, &from.peer) {
             Taken::InFlight(call) => {
                 if let Some(conn) = call.conn {
                     self.end_call(now, conn, out);
@@ -177,7 +168,7 @@ impl Node {
         }
         self.peer_answered(now, out);
         if self.is_answered_by(call.purpose, &reply) {
-            return self.on_outcome(now, &call, Outcome::Reply { reply, address }, out);
+            return self.on_outcome(now, &call, Outcome::Reply { reply, address: from.address }, out);
         }
         if !matches!(reply, Reply::Error(_)) {
             self.counters.replies_dropped += 1;

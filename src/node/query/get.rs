@@ -25,6 +25,7 @@ use crate::node::purpose::{Outcome, Purpose, QueryId};
 use crate::node::query::read_quorum::{Found, Head, Next, Phase, QuorumRead, Response, Winner};
 use crate::node::query::{Get, Query};
 use crate::node::records::accept::Replica;
+use crate::node::rpc::outbound::Report;
 use crate::node::status::Access;
 use crate::node::timers::Timer;
 use crate::record::envelope::{deletes, verify};
@@ -158,17 +159,11 @@ impl Node {
         self.advance(now, query, out);
     }
 
-    /// The request for the value of a head that `peer` sent has had an outcome.
-    pub(crate) fn on_fetch_outcome(
-        &mut self,
-        now: Now,
-        query: QueryId,
-        peer: Contact,
-        outcome: Outcome<'_>,
-        out: &mut Actions,
-    ) {
+    /// The request for the value of a head that a peer sent has had an outcome.
+    pub(crate) fn on_fetch_outcome(&mut self, now: Now, query: QueryId, report: Report<'_>, out: &mut Actions) {
+        let peer = report.call.to;
         let Some(get) = self.queries.get(query) else { return };
-        match outcome {
+        match report.outcome {
             Outcome::Reply { reply: Reply::Value { record, .. }, .. } => get.on_reply(now, peer, Some(&record)),
             Outcome::Reply { .. } => get.on_reply(now, peer, None),
             Outcome::Passed(_) | Outcome::Failed => get.read.on_no_response(&peer.id),

@@ -11,6 +11,7 @@ use crate::node::action::Actions;
 use crate::node::purpose::{Outcome, Purpose, QueryId};
 use crate::node::query::Query;
 use crate::node::query::read_quorum::Phase;
+use crate::node::rpc::outbound::Report;
 use crate::node::timers::Timer;
 use crate::pending::Passed;
 use crate::time::Now;
@@ -52,17 +53,11 @@ impl Node {
         })
     }
 
-    /// The request to the candidate `peer` has had an outcome.
-    pub(crate) fn on_lookup_outcome(
-        &mut self,
-        now: Now,
-        query: QueryId,
-        peer: Contact,
-        outcome: Outcome<'_>,
-        out: &mut Actions,
-    ) {
-        let Outcome::Reply { reply, address } = outcome else {
-            return self.on_no_reply(now, query, &peer.id, &outcome, out);
+    /// The request to a candidate has had an outcome.
+    pub(crate) fn on_lookup_outcome(&mut self, now: Now, query: QueryId, report: Report<'_>, out: &mut Actions) {
+        let peer = report.call.to;
+        let Outcome::Reply { reply, address } = report.outcome else {
+            return self.on_no_reply(now, query, &peer.id, &report.outcome, out);
         };
         let (record, contacts) = match reply {
             Reply::Nodes(contacts) => (None, contacts),

@@ -33,7 +33,7 @@ use crate::node::query::get::Known;
 use crate::node::query::write_quorum::{Next, Put, PutOrigin};
 use crate::node::records::accept::Replica;
 use crate::node::records::persistence::Waiter;
-use crate::node::rpc::outbound::Call;
+use crate::node::rpc::outbound::{Call, Report};
 use crate::node::timers::Timer;
 use crate::record::envelope::{Envelope, Unverified, verify};
 use crate::record::{Age, Class, Precedence, Rank, Record, Source, Ttl, Version, crc_of, end_of_life};
@@ -316,14 +316,8 @@ impl Node {
     }
 
     /// A version probe has had an outcome.
-    pub(crate) fn on_probe_outcome(
-        &mut self,
-        now: Now,
-        attempt: Attempt,
-        call: &Call,
-        outcome: Outcome<'_>,
-        out: &mut Actions,
-    ) {
+    pub(crate) fn on_probe_outcome(&mut self, now: Now, attempt: Attempt, report: Report<'_>, out: &mut Actions) {
+        let Report { call, outcome } = report;
         let Some(put) = self.queries.spreading(attempt) else { return };
         let mut is_behind = false;
         if let Outcome::Reply { reply: Reply::Synced { entries, .. }, .. } = outcome {

@@ -14,7 +14,7 @@ use crate::limits::{COPIES_IN_FLIGHT_MAX, COPIES_TO_ONE_MAX, ENTRIES_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
 use crate::node::purpose::{Copied, Outcome, Purpose, RepairId};
-use crate::node::rpc::outbound::{Call, block_of};
+use crate::node::rpc::outbound::{Report, block_of};
 use crate::node::timers::Timer;
 use crate::record::{Rank, Record};
 use crate::time::{Now, Time};
@@ -150,14 +150,8 @@ impl Node {
     }
 
     /// A copy was answered, or will not be. A late reply counts too: the peer stores the record.
-    pub(crate) fn on_copy_outcome(
-        &mut self,
-        now: Now,
-        copied: Copied,
-        call: &Call,
-        outcome: Outcome<'_>,
-        out: &mut Actions,
-    ) {
+    pub(crate) fn on_copy_outcome(&mut self, now: Now, copied: Copied, report: Report<'_>, out: &mut Actions) {
+        let Report { call, outcome } = report;
         let to = call.to.id;
         let copied_key = self.record_to_copy(now, copied).map(|(record, _)| record.key);
         let mut answer = None;

@@ -19,7 +19,7 @@ use crate::node::Node;
 use crate::node::action::{Actions, Caller};
 use crate::node::purpose::{Outcome, Purpose};
 use crate::node::replication::offer::Comparison;
-use crate::node::rpc::outbound::Call;
+use crate::node::rpc::outbound::Report;
 use crate::node::status::Status;
 use crate::node::timers::Timer;
 use crate::record::{Class, Life, Rank, Tombstone};
@@ -157,7 +157,7 @@ impl Node {
     }
 
     /// A neighbour has answered a SYNC, or will not.
-    pub(crate) fn on_sync_outcome(&mut self, now: Now, from: Key, call: &Call, outcome: Outcome<'_>) {
+    pub(crate) fn on_sync_outcome(&mut self, now: Now, from: Key, Report { call, outcome }: Report<'_>) {
         if let Outcome::Reply { reply: Reply::Synced { more, entries }, .. } = outcome {
             self.on_page(now, &call.to, from, more, entries);
         } else {
@@ -248,7 +248,7 @@ impl Node {
 
     /// A missing record has arrived, or will not. This node stores it if it is a replica, or stores an
     /// older one.
-    pub(crate) fn on_missing_outcome(&mut self, now: Now, key: Key, call: &Call, outcome: Outcome<'_>) {
+    pub(crate) fn on_missing_outcome(&mut self, now: Now, key: Key, Report { call, outcome }: Report<'_>) {
         if let Outcome::Reply { reply: Reply::Value { record: block, .. }, .. } = outcome {
             let is_wanted = self.storage.find(now.mono, &key).is_some() || self.in_scope(&key, block.replication);
             if let (Content::Value(_), Some(conn), true) = (block.content, call.conn, is_wanted)

@@ -35,6 +35,13 @@ pub(crate) struct Call {
     pub(crate) expired: bool,
 }
 
+/// A request, and what happened to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Report<'a> {
+    pub(crate) call: &'a Call,
+    pub(crate) outcome: Outcome<'a>,
+}
+
 /// Sending.
 impl Node {
     /// Sends a request to `to`. `false` if a bound refuses it; then no outcome follows.
@@ -202,15 +209,16 @@ impl Node {
         if call.expired && !matches!(outcome, Outcome::Reply { .. }) {
             return;
         }
+        let report = Report { call, outcome };
         match call.purpose {
-            Purpose::Lookup(query) => self.on_lookup_outcome(now, query, call.to, outcome, out),
-            Purpose::Fetch(query) => self.on_fetch_outcome(now, query, call.to, outcome, out),
-            Purpose::ProbeVersion(attempt) => self.on_probe_outcome(now, attempt, call, outcome, out),
-            Purpose::Copy(copied) => self.on_copy_outcome(now, copied, call, outcome, out),
+            Purpose::Lookup(query) => self.on_lookup_outcome(now, query, report, out),
+            Purpose::Fetch(query) => self.on_fetch_outcome(now, query, report, out),
+            Purpose::ProbeVersion(attempt) => self.on_probe_outcome(now, attempt, report, out),
+            Purpose::Copy(copied) => self.on_copy_outcome(now, copied, report, out),
             Purpose::Ping => self.on_ping_outcome(&call.to.id),
             Purpose::Offer(offer) => self.on_offer_outcome(now, offer, outcome),
-            Purpose::Sync(from) => self.on_sync_outcome(now, from, call, outcome),
-            Purpose::FetchMissing(key) => self.on_missing_outcome(now, key, call, outcome),
+            Purpose::Sync(from) => self.on_sync_outcome(now, from, report),
+            Purpose::FetchMissing(key) => self.on_missing_outcome(now, key, report),
         }
     }
 

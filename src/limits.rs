@@ -96,7 +96,8 @@ pub const PENDING_MAX: usize = 16_384;
 
 // ── layer 2: node ────────────────────────────────────────────────────────────────────────────────
 
-/// Requests of clients in flight. At this bound, the host reads from no API connection.
+/// Requests of clients in flight; one connection may have a 16th of them. At the bound a request waits in
+/// its connection, unless the node can answer it at once.
 pub const CLIENT_REQUESTS_MAX: usize = 4_096;
 
 /// The pause before the first retry of a PUT that too few nodes store; each further pause is twice as long.

@@ -27,8 +27,12 @@ pub(super) struct Connections {
     opened: u64,
     clients: usize,
     api_idle_timeout: Duration,
+    /// Connections with an event, to be served in this turn.
     ready: VecDeque<usize>,
-    parked: Vec<usize>,
+    /// Connections with input left from an earlier slice.
+    backlog: VecDeque<usize>,
+    /// Connections whose next request the service has no room for; the one that has waited longest first.
+    parked: VecDeque<usize>,
     to_flush: Vec<usize>,
     closed: Vec<usize>,
     deadlines: BTreeSet<(Time, usize)>,
@@ -43,7 +47,8 @@ impl Connections {
             clients: 0,
             api_idle_timeout,
             ready: VecDeque::new(),
-            parked: Vec::new(),
+            backlog: VecDeque::new(),
+            parked: VecDeque::new(),
             to_flush: Vec::new(),
             closed: Vec::new(),
             deadlines: BTreeSet::new(),
@@ -114,41 +119,62 @@ impl Connections {
         }
     }
 
-    /// Queues `slot` to be served when the service wants requests again.
+    /// Queues `slot` to be served after those with an event: it has used up its slice and has input left.
+    pub(super) fn queue_backlog(&mut self, slot: usize) {
+        let conn = &mut self.slots[slot];
+        if conn.queued == Queued::No {
+            conn.queued = Queued::Ready;
+            self.backlog.push_back(slot);
+        }
+    }
+
+    /// Queues `slot` to be served when the service has room for its next request.
     pub(super) fn park(&mut self, slot: usize) {
         let conn = &mut self.slots[slot];
         if conn.queued == Queued::No {
             conn.queued = Queued::Parked;
-            self.parked.push(slot);
+            self.parked.push_back(slot);
         }
     }
 
-    /// Queues all parked connections to be served.
-    pub(super) fn unpark(&mut self) {
-        for slot in self.parked.drain(..) {
-            self.slots[slot].queued = Queued::Ready;
-            self.ready.push_back(slot);
-        }
+    /// Removes the connection from the queue that has been parked longest and that `is_wanted` by its id.
+    pub(super) fn next_parked(&mut self, is_wanted: impl Fn(u64) -> bool) -> Option<usize> {
+        let at = self.parked.iter().position(|slot| is_wanted(self.slots[*slot].id))?;
+        let slot = self.parked.remove(at)?;
+        self.slots[slot].queued = Queued::No;
+        Some(slot)
+    }
+
+    /// Whether any connection is parked that `is_wanted` by its id.
+    pub(super) fn has_parked(&self, is_wanted: impl Fn(u64) -> bool) -> bool {
+        self.parked.iter().any(|slot| is_wanted(self.slots[*slot].id))
+    }
+
+    /// The number of parked connections.
+    pub(super) fn parked(&self) -> usize {
+        self.parked.len()
     }
 
     /// Whether any connection can be served or flushed without waiting for an event.
     pub(super) fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.to_flush.is_empty()
+        !self.ready.is_empty() || !self.backlog.is_empty() || !self.to_flush.is_empty()
     }
 
-    /// Whether any connection is parked.
-    pub(super) fn has_parked(&self) -> bool {
-        !self.parked.is_empty()
-    }
-
-    /// The number of connections that are ready to be served.
+    /// The number of connections with an event.
     pub(super) fn ready(&self) -> usize {
         self.ready.len()
     }
 
-    /// Removes the next connection from the queue of ready connections.
+    /// Removes the next connection from the queue of those with an event.
     pub(super) fn next_ready(&mut self) -> Option<usize> {
         let slot = self.ready.pop_front()?;
+        self.slots[slot].queued = Queued::No;
+        Some(slot)
+    }
+
+    /// Removes the next connection from the queue of those with input left.
+    pub(super) fn next_of_backlog(&mut self) -> Option<usize> {
+        let slot = self.backlog.pop_front()?;
         self.slots[slot].queued = Queued::No;
         Some(slot)
     }
@@ -185,6 +211,7 @@ impl Connections {
         }
         let slots = &self.slots;
         self.ready.retain(|slot| slots[*slot].phase != Phase::Closed);
+        self.backlog.retain(|slot| slots[*slot].phase != Phase::Closed);
         self.parked.retain(|slot| slots[*slot].phase != Phase::Closed);
         self.to_flush.retain(|slot| slots[*slot].phase != Phase::Closed);
         let freed = self.closed.len();
@@ -279,19 +306,33 @@ mod tests {
     #[test]
     fn a_freed_connection_is_in_no_queue() {
         let mut connections = connections();
-        let (a, b, c) =
-            (insert(&mut connections, at(0)), insert(&mut connections, at(0)), insert(&mut connections, at(0)));
+        let [a, b, c, d] = std::array::from_fn(|_| insert(&mut connections, at(0)));
         connections.queue_ready(a);
         connections.queue_ready(a);
         connections.queue_ready(b);
         connections.park(c);
+        connections.queue_backlog(d);
         connections.queue_flush(a);
-        connections.close(a, at(0));
-        connections.close(c, at(0));
+        for slot in [a, c, d] {
+            connections.close(slot, at(0));
+        }
         connections.free_closed();
-        connections.unpark();
         assert_eq!((connections.next_ready(), connections.next_ready()), (Some(b), None));
+        assert_eq!((connections.next_parked(|_| true), connections.next_of_backlog()), (None, None));
         assert_eq!(connections.next_to_flush(), None);
+    }
+
+    #[test]
+    fn of_the_parked_connections_that_are_wanted_the_one_that_waits_longest_is_next() {
+        let mut connections = connections();
+        let [a, b, c] = std::array::from_fn(|_| insert(&mut connections, at(0)));
+        [a, b, c].map(|slot| connections.park(slot));
+        let unwanted = connections.at(a).id;
+        assert_eq!(connections.next_parked(|id| id != unwanted), Some(b));
+        connections.park(b);
+        assert_eq!(connections.next_parked(|id| id != unwanted), Some(c));
+        assert_eq!(connections.next_parked(|id| id != unwanted), Some(b));
+        assert!(connections.has_parked(|id| id == unwanted) && !connections.has_parked(|id| id != unwanted));
     }
 
     #[test]

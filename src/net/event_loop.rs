@@ -79,7 +79,7 @@ pub struct EventLoop<S> {
     pub(super) buffer: Vec<u8>,
     pub(super) counters: HostCounters,
     pub(super) limited_log: RateLimitedLog,
-    clock: Clock,
+    pub(super) clock: Clock,
     timer: WakeTimer,
     waker: Arc<Waker>,
     listeners: Listeners,
@@ -269,7 +269,8 @@ impl<S: Service> EventLoop<S> {
     /// deadline.
     fn timeout(&mut self) -> io::Result<Option<Duration>> {
         self.service_due = self.service.next_deadline();
-        let unparks = self.connections.has_parked() && self.service.wants_requests();
+        let is_wanted = |id| self.service.wants_requests_of(id);
+        let unparks = self.service.wants_requests() && self.connections.has_parked(is_wanted);
         if unparks || self.connections.has_work() || !self.notices.is_empty() {
             return Ok(Some(Duration::ZERO));
         }

@@ -5,6 +5,7 @@
 //! connection is read only after all complete messages before were processed, so an inbox never has more
 //! than one read and one incomplete message.
 
+use std::time::Duration;
 use std::{io, mem};
 
 use arrayvec::ArrayVec;
@@ -13,14 +14,25 @@ use crate::limits::{BATCH_MAX, READ_BYTES_PER_TURN};
 use crate::net::Service;
 use crate::net::conn::{CloseReason, Incoming, Partial, Phase, Queued, Side};
 use crate::net::event_loop::EventLoop;
-use crate::node::action::{ClientId, ConnId, Origin};
+use crate::node::action::{ClientId, ConnId, Origin, Taken};
 use crate::wire::Source;
 use crate::wire::api::ApiRequest;
 use crate::wire::codec::WireError;
 use crate::wire::frame::next_frame;
 
-/// Messages processed from one connection in one turn.
-const FRAMES_PER_TURN: usize = 1_024;
+/// The work of one slice: the input of one connection that is processed before others are served. The unit
+/// is a request that ends at once, some hundreds of nanoseconds.
+const SLICE: usize = 1_024;
+
+/// The work of a request that is in flight afterwards, which has cost a lookup and messages to peers.
+const IN_FLIGHT_WORK: usize = 256;
+
+/// The work of a message of a peer.
+const PEER_MESSAGE_WORK: usize = 16;
+
+/// The part of a turn in which connections with input left are served: it bounds what they delay the
+/// others.
+const BACKLOG_TIME: Duration = Duration::from_millis(1);
 
 /// TLS handshakes that advance in one turn. One costs some 200 microseconds, as much as a hundred requests
 /// of an established peer, and a flood of handshakes must not starve those.
@@ -31,27 +43,31 @@ const HANDSHAKES_PER_TURN: usize = 4;
 enum Stop {
     /// The rest is an incomplete message, or nothing.
     Incomplete,
-    /// Its budget of this turn is spent.
-    BudgetSpent,
+    /// Its slice is used up.
+    SliceUsed,
     /// The client must read its replies first.
     ClientFull,
-    /// The service wants no requests for now.
-    Unwanted,
+    /// The service has no room for the next request.
+    NoRoom,
     /// The connection is closing.
     Closing,
     /// The next bytes are not a message.
     Malformed(WireError),
 }
 
-/// The bytes and messages that one connection may still use in this turn.
+/// The bytes and the work that one connection may still use in this slice.
 struct Budget {
     bytes: usize,
-    frames: usize,
+    work: usize,
 }
 
 impl Budget {
-    fn of_a_turn() -> Self {
-        Self { bytes: READ_BYTES_PER_TURN, frames: FRAMES_PER_TURN }
+    fn of_a_slice() -> Self {
+        Self { bytes: READ_BYTES_PER_TURN, work: SLICE }
+    }
+
+    fn spend(&mut self, work: usize) {
+        self.work = self.work.saturating_sub(work);
     }
 }
 
@@ -76,33 +92,53 @@ fn decode<'a>(mut bytes: &'a [u8], batch: &mut Batch<'a>) -> Option<Stop> {
 }
 
 impl<S: Service> EventLoop<S> {
-    /// Serves all ready connections, each within its budget.
+    /// Serves each connection with an event, and those with input left as long as there is time.
     pub(super) fn serve_ready(&mut self) {
-        if self.service.wants_requests() {
-            self.connections.unpark();
-        }
         let mut handshakes = HANDSHAKES_PER_TURN;
         for _ in 0..self.connections.ready() {
-            let Some(slot) = self.connections.next_ready() else {
+            if let Some(slot) = self.connections.next_ready() {
+                self.serve(slot, &mut handshakes);
+            }
+        }
+        self.serve_parked();
+        let end = self.now.mono + BACKLOG_TIME;
+        while let Some(slot) = self.connections.next_of_backlog() {
+            self.serve(slot, &mut handshakes);
+            if self.clock.now().mono >= end {
                 return;
-            };
-            let conn = self.connections.at(slot);
-            match (conn.phase, &conn.side) {
-                (Phase::Handshaking, _) if handshakes == 0 => self.connections.queue_ready(slot),
-                (Phase::Handshaking, _) => {
-                    handshakes -= 1;
-                    self.serve_peer(slot);
-                }
-                (Phase::Open, Side::Peer(_)) => self.serve_peer(slot),
-                (Phase::Open, Side::Client(_)) => self.serve_client(slot),
-                (Phase::Lingering, _) => self.linger(slot),
-                (Phase::Connecting | Phase::Draining | Phase::Closed, _) => {}
             }
         }
     }
 
+    /// Serves parked connections whose requests the service has room for again, each once.
+    fn serve_parked(&mut self) {
+        for _ in 0..self.connections.parked() {
+            if !self.service.wants_requests() {
+                return;
+            }
+            let is_wanted = |id| self.service.wants_requests_of(id);
+            let Some(slot) = self.connections.next_parked(is_wanted) else { return };
+            self.serve_client(slot);
+        }
+    }
+
+    fn serve(&mut self, slot: usize, handshakes: &mut usize) {
+        let conn = self.connections.at(slot);
+        match (conn.phase, &conn.side) {
+            (Phase::Handshaking, _) if *handshakes == 0 => self.connections.queue_ready(slot),
+            (Phase::Handshaking, _) => {
+                *handshakes -= 1;
+                self.serve_peer(slot);
+            }
+            (Phase::Open, Side::Peer(_)) => self.serve_peer(slot),
+            (Phase::Open, Side::Client(_)) => self.serve_client(slot),
+            (Phase::Lingering, _) => self.linger(slot),
+            (Phase::Connecting | Phase::Draining | Phase::Closed, _) => {}
+        }
+    }
+
     fn serve_client(&mut self, slot: usize) {
-        let mut budget = Budget::of_a_turn();
+        let mut budget = Budget::of_a_slice();
         let mut buffer = mem::take(&mut self.buffer);
         let mut inbox = mem::take(&mut self.connections.at(slot).inbox);
         let served = self.serve_requests(slot, &mut buffer, &mut inbox, &mut budget);
@@ -130,7 +166,7 @@ impl<S: Service> EventLoop<S> {
         }
         while stop == Stop::Incomplete && self.connections.at(slot).is_readable() {
             if budget.bytes == 0 {
-                return Ok((taken, Stop::BudgetSpent));
+                return Ok((taken, Stop::SliceUsed));
             }
             let len = self.connections.at(slot).read(buffer, now)?;
             if len == 0 {
@@ -166,9 +202,12 @@ impl<S: Service> EventLoop<S> {
                 if let Some(stop) = self.stop_before_request(slot, budget) {
                     return (taken, stop);
                 }
+                match self.take_request(slot, request) {
+                    Taken::Done => budget.spend(1),
+                    Taken::InFlight => budget.spend(IN_FLIGHT_WORK),
+                    Taken::NoRoom => return (taken, Stop::NoRoom),
+                }
                 taken += len;
-                budget.frames -= 1;
-                self.take_request(slot, request);
             }
             if let Some(stop) = end {
                 let is_open = self.connections.at(slot).phase == Phase::Open;
@@ -184,10 +223,8 @@ impl<S: Service> EventLoop<S> {
             Some(Stop::Closing)
         } else if conn.client().is_full(self.actions.answers().len()) {
             Some(Stop::ClientFull)
-        } else if budget.frames == 0 {
-            Some(Stop::BudgetSpent)
-        } else if !self.service.wants_requests() {
-            Some(Stop::Unwanted)
+        } else if budget.work == 0 {
+            Some(Stop::SliceUsed)
         } else {
             None
         }
@@ -195,18 +232,21 @@ impl<S: Service> EventLoop<S> {
 
     /// Passes a request to the service. An immediate reply is collected with those before it, unless an
     /// earlier request is unanswered.
-    fn take_request(&mut self, slot: usize, request: ApiRequest<'_>) {
+    fn take_request(&mut self, slot: usize, request: ApiRequest<'_>) -> Taken {
         let conn = self.connections.at(slot);
         let connection = conn.id;
         let client = conn.client();
         let id = ClientId { connection, request: client.next_request() };
-        match (request.is_answered(), client.has_unanswered()) {
-            (true, false) => self.actions.expect(id),
-            (true, true) => client.expect_reply(id.request),
-            (false, _) => {}
+        let waits_for_others = client.has_unanswered();
+        if request.is_answered() && !waits_for_others {
+            self.actions.expect(id);
         }
-        self.service.on_request(self.now, id, request, &mut self.actions);
-        if self.actions.is_awaited() {
+        let taken = self.service.on_request(self.now, id, request, &mut self.actions);
+        let is_awaited = self.actions.is_awaited();
+        if taken == Taken::NoRoom {
+            return taken;
+        }
+        if is_awaited {
             // The reply arrives later, so the replies before it go to the outbox now.
             let replies = self.actions.answers();
             let client = self.connections.at(slot).client();
@@ -214,11 +254,15 @@ impl<S: Service> EventLoop<S> {
             client.expect_reply(id.request);
             replies.clear();
             self.connections.queue_flush(slot);
+        } else if request.is_answered() && waits_for_others {
+            // Its reply may be among the actions.
+            self.connections.at(slot).client().expect_reply(id.request);
         }
         // Most requests are answered immediately. This check saves a call, 22 of 800 instructions.
         if !self.actions.is_empty() {
             self.perform();
         }
+        taken
     }
 
     /// Writes the immediate replies after all earlier output.
@@ -245,7 +289,7 @@ impl<S: Service> EventLoop<S> {
 
     fn serve_peer(&mut self, slot: usize) {
         let now = self.now.mono;
-        let mut budget = Budget::of_a_turn();
+        let mut budget = Budget::of_a_slice();
         let mut buffer = mem::take(&mut self.buffer);
         let mut inbox = mem::take(&mut self.connections.at(slot).inbox);
         let (mut taken, mut stop) = self.take_frames(slot, &inbox, &mut budget);
@@ -253,7 +297,7 @@ impl<S: Service> EventLoop<S> {
         let mut failure = None;
         while stop == Stop::Incomplete && failure.is_none() && self.connections.at(slot).is_readable() {
             if budget.bytes == 0 {
-                stop = Stop::BudgetSpent;
+                stop = Stop::SliceUsed;
                 break;
             }
             match self.connections.at(slot).read(&mut buffer, now) {
@@ -313,12 +357,12 @@ impl<S: Service> EventLoop<S> {
             let id = ConnId(conn.id);
             let (frame, len) = match next_frame(Source::Peer, &bytes[taken..]) {
                 Ok(None) => return (taken, Stop::Incomplete),
-                Ok(Some(_)) if budget.frames == 0 => return (taken, Stop::BudgetSpent),
+                Ok(Some(_)) if budget.work == 0 => return (taken, Stop::SliceUsed),
                 Ok(Some(whole)) => whole,
                 Err(error) => return (taken, Stop::Malformed(error)),
             };
             taken += len;
-            budget.frames -= 1;
+            budget.spend(PEER_MESSAGE_WORK);
             self.call(|service, now, out| service.on_frame(now, id, frame, out));
         }
     }
@@ -345,8 +389,8 @@ impl<S: Service> EventLoop<S> {
             Stop::Incomplete | Stop::Closing => {}
             Stop::ClientFull if is_full => conn.queued = Queued::Full,
             // A client that was full and is not any more has got its replies meanwhile.
-            Stop::BudgetSpent | Stop::ClientFull => self.connections.queue_ready(slot),
-            Stop::Unwanted => self.connections.park(slot),
+            Stop::SliceUsed | Stop::ClientFull => self.connections.queue_backlog(slot),
+            Stop::NoRoom => self.connections.park(slot),
             Stop::Malformed(error) => return self.end(slot, &CloseReason::Wire(error)),
         }
         self.connections.arm(slot);

@@ -18,7 +18,7 @@ use crate::limits::{API_OUTBOX_MAX, API_OWED_MAX, PEER_OUTBOX_MAX, VALUE_SIZE_MA
 use crate::net::clock::Clock;
 use crate::net::tls::tests::identity;
 use crate::net::{Ended, EventLoop, Helper, Listeners, LoopError, Options, Service};
-use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin};
+use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin, Taken};
 use crate::node::params::Endpoint;
 use crate::node::persisted::{Batch, Saved};
 use crate::time::{Now, Time};
@@ -44,6 +44,8 @@ struct Echo {
     saved: Vec<Saved>,
     commands: Vec<Command>,
     has_left: bool,
+    /// Requests that are still taken.
+    room: usize,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -67,14 +69,22 @@ enum Command {
 
 impl Service for Echo {
     fn wants_requests(&self) -> bool {
-        self.behaviour != Behaviour::Busy
+        self.behaviour != Behaviour::Busy && self.room > 0
+    }
+
+    fn wants_requests_of(&self, _: u64) -> bool {
+        self.wants_requests()
     }
 
     fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         self.prefetched.borrow_mut().extend(keys);
     }
 
-    fn on_request(&mut self, _: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) {
+    fn on_request(&mut self, _: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) -> Taken {
+        if !self.wants_requests() {
+            return Taken::NoRoom;
+        }
+        self.room -= 1;
         match request {
             ApiRequest::Get { key } => {
                 self.gets.push((client, key));
@@ -89,6 +99,7 @@ impl Service for Echo {
                 }
             }
         }
+        if self.behaviour == Behaviour::Deferred { Taken::InFlight } else { Taken::Done }
     }
 
     fn on_secured(&mut self, _: Now, conn: ConnId, peer: NodeId, _: SocketAddr, origin: Origin, _: &mut Actions) {
@@ -190,6 +201,7 @@ impl Host {
             saved: Vec::new(),
             commands: Vec::new(),
             has_left: false,
+            room: usize::MAX,
         };
         let identity = identity(byte);
         let event_loop = EventLoop::new(options, listeners, &identity, Clock::start(), echo).expect("a loop");
@@ -488,6 +500,23 @@ fn no_client_is_read_while_the_service_wants_no_requests() {
     assert!(!host.event_loop.connections.has_work(), "and the loop does not spin");
     host.echo().behaviour = Behaviour::Immediate;
     run_until(&mut host, &mut client, |_, client| client.replies().len() == 2);
+}
+
+#[test]
+fn requests_that_wait_for_room_are_taken_from_one_client_after_the_other() {
+    let (mut host, mut first) = start(Behaviour::Busy, &[get(1), get(2), get(3)]);
+    let mut second = Client::with_requests(&host, &[get(4), get(5), get(6)]);
+    run_until(&mut host, &mut first, |host, _| {
+        second.pump();
+        host.event_loop.connections.parked() == 2
+    });
+    host.echo().behaviour = Behaviour::Deferred;
+    for count in 1..=6 {
+        host.echo().room = 1;
+        run_until(&mut host, &mut first, |host, _| host.event_loop.service.gets.len() == count);
+    }
+    let takers: Vec<u64> = host.echo().gets.iter().map(|(client, _)| client.connection).collect();
+    assert!(takers.windows(2).all(|two| two[0] != two[1]), "{takers:?}");
 }
 
 #[test]

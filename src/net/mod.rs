@@ -11,11 +11,11 @@
 //! 3   now = clock.now()                                   once
 //! 4   each event marks its connection; a signal begins to leave
 //! 5   accept a bounded number from each listener          out of descriptors: pause, keep serving
-//! 6   each ready connection, round robin:
+//! 6   each connection with an event, then in turn those with input left, until the time for that is over:
 //!       read up to its byte budget into the inbox         TLS: socket → session → plaintext, until drained
-//!       split up to its frame budget → decode in batches → service
+//!       split up to its budget of work → decode in batches → service
 //!       write the immediate replies                       one write for all of them
-//!       not drained? it stays ready: mio is edge-triggered and reports it only once
+//!       not drained? it has input left: mio is edge-triggered and reports it only once
 //! 7   deadlines: of connections, of the service
 //! 8   report failed dials, ended connections and saved batches to the service
 //! 9   flush each connection with new output, once; wait for writability only if output is left
@@ -35,6 +35,10 @@
 //! * All input has a bound (a constant beside its user, or in [`limits`](crate::limits)) and a deadline.
 //!   Reading a connection ends when its budget of the turn is spent. A client that does not read its
 //!   replies is not read either. A peer's outbox drops and counts messages that exceed its bound.
+//! * A connection that sends without a pause delays the others little: it is served in small slices, and
+//!   after connections that had no input left. A request that the service has no room for stays in the
+//!   inbox of its connection, which is *parked*: the connection that has waited longest is served first.
+//!   GETs of records that the service may return at once need no room.
 //! * Clients and peers have separate pools. A full pool refuses new connections; the node bounds the
 //!   connections that it dials.
 //!
@@ -73,7 +77,7 @@ use std::time::Duration;
 use crate::id::{Key, NodeId};
 use crate::identity::Puzzle;
 use crate::node::Node;
-use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin};
+use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin, Taken};
 use crate::node::persisted::Saved;
 use crate::time::{Now, Time};
 use crate::wire::api::ApiRequest;
@@ -117,15 +121,17 @@ impl Default for Options {
 
 /// What the event loop serves: the methods of a [`Node`], whose documentation has the details.
 pub trait Service {
-    /// Whether the service accepts another request of a client. If not, no API connection is read.
+    /// Whether the service has room for another request of any client.
     fn wants_requests(&self) -> bool;
+    /// Whether it has room for another request of the client on `connection`.
+    fn wants_requests_of(&self, connection: u64) -> bool;
     /// Announces requests for these keys, in this order, so that the service can load their data into
     /// the processor's cache. Has no other effect.
     fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         drop(keys);
     }
     /// A client sent a request.
-    fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions);
+    fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) -> Taken;
     /// A connection to `peer` at `address` is open, and TLS has verified the peer's id.
     fn on_secured(
         &mut self,
@@ -159,12 +165,16 @@ impl Service for Node {
         self.wants_requests()
     }
 
+    fn wants_requests_of(&self, connection: u64) -> bool {
+        self.wants_requests_of(connection)
+    }
+
     fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         self.storage().bring_near(keys);
     }
 
-    fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) {
-        self.on_request(now, client, request, out);
+    fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) -> Taken {
+        self.on_request(now, client, request, out)
     }
 
     fn on_secured(

@@ -37,6 +37,17 @@ pub struct ClientId {
     pub request: u64,
 }
 
+/// What became of a request that the host passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It has ended.
+    Done,
+    /// It is in flight. It costs some hundred times as much as one that has ended at once.
+    InFlight,
+    /// There is no room for it, and nothing has happened: the host passes it on again later.
+    NoRoom,
+}
+
 /// Which side opened a connection to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {

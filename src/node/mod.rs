@@ -52,7 +52,7 @@ use crate::counters::NodeCounters;
 use crate::id::{KeySeed, NodeId};
 use crate::limits::PENDING_MAX;
 use crate::lookup::Lookup;
-use crate::node::action::{Actions, Caller, ClientId, ConnId, Fault};
+use crate::node::action::{Actions, Caller, ClientId, ConnId, Fault, Taken};
 use crate::node::membership::join::Join;
 use crate::node::membership::liveness::Liveness;
 use crate::node::params::Params;
@@ -179,20 +179,27 @@ impl Node {
         }
     }
 
-    /// Whether the node takes another request of a client. If not, the host reads no API connection
-    /// until a request in flight has ended.
+    /// Whether the node takes another request of any client, whatever it asks for. If not, it still answers
+    /// GETs of records that it may return at once.
     pub fn wants_requests(&self) -> bool {
         self.queries.has_room() && !self.saving.is_full() && !self.status.is_leaving()
     }
 
+    /// The same for a client on `connection`. Each connection has a share of the requests in flight, so that
+    /// no client takes all the room.
+    pub fn wants_requests_of(&self, connection: u64) -> bool {
+        self.wants_requests() && self.queries.has_room_for(connection)
+    }
+
     /// A client sent a request. The node answers it by one [`action::Action::Reply`], now or later. It
-    /// never answers a PUT that does not ask for a confirmation.
-    pub fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) {
-        match request {
+    /// never answers a PUT that does not ask for a confirmation, nor a request that it has no room for.
+    pub fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) -> Taken {
+        let taken = match request {
             ApiRequest::Get { key } => self.start_get(now, client, key, out),
             ApiRequest::Put(put) => self.start_put(now, client, &put, out),
-        }
+        };
         self.finish(now, out);
+        taken
     }
 
     /// A complete message arrived from a peer. The node decodes it; a malformed message closes the

@@ -10,7 +10,7 @@ use ed25519_dalek::SigningKey;
 use dht::contact::Contact;
 use dht::id::{Key, NodeId, RpcId};
 use dht::identity::PublicKey;
-use dht::node::action::{Action, Actions, ClientId, ConnId, DialError, DialId, Encoded, Origin};
+use dht::node::action::{Action, Actions, ClientId, ConnId, DialError, DialId, Encoded, Origin, Taken};
 use dht::node::params::{Bootstrap, Endpoint, Params};
 use dht::node::persisted::{Batch, Saved};
 use dht::node::{Me, Node};
@@ -309,15 +309,25 @@ impl Harness {
 /// Clients.
 impl Harness {
     pub(crate) fn get(&mut self, key: Key) -> ClientId {
-        let client = ClientId { connection: 1, request: self.next_number() };
-        self.act(|node, now, out| node.on_request(now, client, ApiRequest::Get { key }, out));
-        client
+        self.request(ApiRequest::Get { key })
     }
 
     pub(crate) fn put(&mut self, put: Put<'_>) -> ClientId {
-        let client = ClientId { connection: 1, request: self.next_number() };
-        self.act(|node, now, out| node.on_request(now, client, ApiRequest::Put(put), out));
+        self.request(ApiRequest::Put(put))
+    }
+
+    /// A client sends `request` on a connection of its own. The node must have room for it.
+    fn request(&mut self, request: ApiRequest<'_>) -> ClientId {
+        let client = ClientId { connection: self.next_number(), request: 1 };
+        assert_ne!(self.try_request(client, request), Taken::NoRoom);
         client
+    }
+
+    /// `client` sends `request`.
+    pub(crate) fn try_request(&mut self, client: ClientId, request: ApiRequest<'_>) -> Taken {
+        let mut taken = Taken::NoRoom;
+        self.act(|node, now, out| taken = node.on_request(now, client, request, out));
+        taken
     }
 
     /// The answer to `client` since the last call.

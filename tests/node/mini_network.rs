@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dht::counters::NodeCounters;
 use dht::id::{Key, NodeId};
-use dht::node::action::{Action, Actions, ClientId, ConnId, DialError, DialId, Origin};
+use dht::node::action::{Action, Actions, ClientId, ConnId, DialError, DialId, Origin, Taken};
 use dht::node::params::{Endpoint, Params};
 use dht::node::persisted::{PersistedKey, Saved};
 use dht::node::{Me, Node};
@@ -142,8 +142,8 @@ impl MiniNetwork {
 
     pub(crate) fn request(&mut self, number: u8, request: ApiRequest<'_>) -> Option<ApiReply<'static>> {
         self.numbers_used += 1;
-        let client = ClientId { connection: 0, request: self.numbers_used };
-        self.act(number, |node, now, out| node.on_request(now, client, request, out));
+        let client = ClientId { connection: self.numbers_used, request: 1 };
+        self.act(number, |node, now, out| assert_ne!(node.on_request(now, client, request, out), Taken::NoRoom));
         self.answer(client)
     }
 

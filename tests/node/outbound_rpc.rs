@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 
 use dht::contact::Contact;
 use dht::id::RpcId;
-use dht::limits::PENDING_MAX;
-use dht::node::action::{ConnId, DialError};
+use dht::limits::{CLIENT_REQUESTS_MAX, PENDING_MAX};
+use dht::node::action::{ClientId, ConnId, DialError, Taken};
 use dht::node::params::{Families, Params};
+use dht::wire::api::ApiRequest;
 use dht::wire::peer::{ErrorCode, Reply, Request};
 
 use crate::harness::{
-    Harness, ME, PORT, address, block, contact, failure, id, key, millis, nodes, secs, success, value_of,
+    Harness, ME, PORT, address, block, contact, failure, id, key, millis, nodes, quiet, secs, success, value_of,
 };
 
 /// A GET of the key 7 that has sent a request to the scripted peer 1: its connection and its RPC id.
@@ -200,17 +201,33 @@ fn a_contact_that_is_gone_from_its_address_leaves_the_table() {
 /// Many requests without replies reach a bound, and each client is answered all the same.
 #[test]
 fn requests_without_a_reply_are_bounded() {
-    let mut harness = Harness::with_contacts(Params::default(), [1, 2, 3]);
-    let clients: Vec<_> = (0..PENDING_MAX / 3 + 500).map(|_| harness.get(key(7))).collect();
-    assert!(!harness.node.wants_requests(), "the node asked for no more requests before");
+    let peers = [1, 2, 3, 4, 5];
+    let mut harness = Harness::with_contacts(Params { alpha: peers.len(), ..Params::default() }, peers);
+    let clients: Vec<_> = (0..CLIENT_REQUESTS_MAX).map(|_| harness.get(key(7))).collect();
     assert_eq!(harness.node.requests(harness.now).0, PENDING_MAX);
     assert!(harness.node.counters().requests_dropped > 0);
-    for peer in [1, 2, 3] {
+    for peer in peers {
         harness.make_scripted(peer);
     }
     harness.pass(secs(10));
-    assert_eq!(clients.into_iter().filter(|client| harness.answer(*client).is_some()).count(), PENDING_MAX / 3 + 500);
+    assert_eq!(clients.into_iter().filter(|client| harness.answer(*client).is_some()).count(), CLIENT_REQUESTS_MAX);
     assert!(harness.node.wants_requests());
+}
+
+#[test]
+fn one_connection_takes_only_its_share_of_the_room() {
+    let mut harness = Harness::with_contacts(Params::default(), [1, 2, 3]);
+    let mut taken = |connection, request, what| harness.try_request(ClientId { connection, request }, what);
+    let share = CLIENT_REQUESTS_MAX as u64 / 16;
+    for request in 0..share {
+        let put = ApiRequest::Put(quiet(u8::try_from(request % 100).expect("small"), b"v"));
+        assert_eq!(taken(1, request, put), Taken::InFlight);
+    }
+    assert_eq!(taken(1, share, ApiRequest::Put(quiet(1, b"v"))), Taken::NoRoom);
+    assert_eq!(taken(1, share, ApiRequest::Get { key: key(100) }), Taken::NoRoom);
+    assert_eq!(taken(1, share, ApiRequest::Get { key: key(1) }), Taken::Done, "the record of a running PUT");
+    assert_eq!(taken(2, 1, ApiRequest::Get { key: key(100) }), Taken::InFlight);
+    assert!(harness.node.wants_requests() && !harness.node.wants_requests_of(1));
 }
 
 /// After a quarter of `rpc_timeout` a request is late: the lookup asks one more node meanwhile, and the

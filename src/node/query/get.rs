@@ -19,7 +19,7 @@ use crate::contact::Contact;
 use crate::id::Key;
 use crate::lookup::Lookup;
 use crate::node::Node;
-use crate::node::action::{Actions, ClientId};
+use crate::node::action::{Actions, ClientId, Taken};
 use crate::node::params::{Reads, Serving};
 use crate::node::purpose::{Outcome, Purpose, QueryId};
 use crate::node::query::read_quorum::{Found, Head, Next, Phase, QuorumRead, Response, Winner};
@@ -47,8 +47,7 @@ pub(crate) struct Known<'a> {
 /// Starting a GET, and answering it from this node.
 impl Node {
     /// A client asks for the value of `key`.
-    pub(crate) fn start_get(&mut self, now: Now, client: ClientId, key: Key, out: &mut Actions) {
-        self.counters.gets += 1;
+    pub(crate) fn start_get(&mut self, now: Now, client: ClientId, key: Key, out: &mut Actions) -> Taken {
         let access = self.access(now);
         if let Some(Known { record, held, .. }) = self.served_here(now, &key, access) {
             let seen = record.rank().precedence();
@@ -58,14 +57,19 @@ impl Node {
                 if let Some(held) = held {
                     held.show();
                 }
+                self.counters.gets += 1;
                 self.counters.gets_local += 1;
                 self.counters.gets_found += found;
                 if newest != Some(seen) {
                     self.versions.remember(key, seen);
                 }
-                return;
+                return Taken::Done;
             }
         }
+        if !self.wants_requests_of(client.connection) {
+            return Taken::NoRoom;
+        }
+        self.counters.gets += 1;
         let params = &self.params;
         let read = QuorumRead::new(params.reads, params.read_quorum, params.replication_min, params.k);
         let get = Get { client, key, lookup: None, since: now.mono, again: false, read, phase: Phase::LookingUp };
@@ -76,6 +80,7 @@ impl Node {
         if !access.waits() {
             self.look_up_value(now, query, out);
         }
+        Taken::InFlight
     }
 
     /// The record of `key` that this node may return without asking a peer: the newest that it knows, if

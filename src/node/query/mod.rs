@@ -5,8 +5,8 @@
 //! state machines: [`read_quorum`] for a GET, [`write_quorum`] for a PUT. [`session`] remembers which versions
 //! clients have read and written. [`read_repair`] and [`put_retry`] continue after the answer.
 //!
-//! The number of client requests and the bytes of their PUTs are bounded; [`Queries::has_room`] says
-//! when the host must wait.
+//! The number of client requests and the bytes of their PUTs are bounded, for each connection and in all;
+//! [`Queries::has_room`] and [`Queries::has_room_for`] say when the host must wait.
 
 pub(crate) mod get;
 pub(crate) mod lookup;
@@ -25,11 +25,14 @@ use crate::lookup::Lookup;
 use crate::node::action::ClientId;
 use crate::node::purpose::{Attempt, Copied, Purpose, QueryId};
 use crate::node::query::read_quorum::{Phase, QuorumRead};
-use crate::node::query::write_quorum::Put;
+use crate::node::query::write_quorum::{Put, PutOrigin};
 use crate::time::Time;
 
-/// Bytes of values in the PUTs of clients in flight. At this bound, the host reads from no API connection.
+/// Bytes of values in the PUTs of clients in flight.
 const CLIENT_PUT_BYTES_MAX: usize = 64 << 20;
+
+/// Connections that can have their whole share of the requests in flight, and of the bytes, at a time.
+const CONNECTION_SHARES: usize = 16;
 
 /// A running query.
 #[derive(Debug)]
@@ -67,6 +70,24 @@ impl Query {
         matches!(self, Query::Maintenance(_))
     }
 
+    /// The connection on which the request of a client came.
+    fn connection(&self) -> Option<u64> {
+        match self {
+            Query::Maintenance(_) => None,
+            Query::Get(get) => Some(get.client.connection),
+            Query::Put(put) => match put.origin {
+                PutOrigin::Client { connection } => Some(connection),
+                PutOrigin::Retry => None,
+            },
+        }
+    }
+
+    /// Bytes of the value of a PUT.
+    fn put_bytes(&self) -> usize {
+        let Query::Put(put) = self else { return 0 };
+        put.record.value.len()
+    }
+
     fn lookup(&self) -> Option<&Lookup> {
         match self {
             Query::Maintenance(lookup) => Some(lookup),
@@ -91,22 +112,59 @@ pub(crate) struct Queries {
     next: u64,
     /// The latest running PUT of each key: a GET of the same node must return its record.
     writing: KeyMap<Key, QueryId>,
-    clients: usize,
+    /// The requests of all clients.
+    clients: Usage,
+    /// The requests of each connection that has any.
+    by_connection: KeyMap<u64, Usage>,
+}
+
+/// What running requests take.
+#[derive(Clone, Copy, Debug, Default)]
+struct Usage {
+    requests: usize,
+    /// Bytes of the values in PUTs.
     put_bytes: usize,
+}
+
+impl Usage {
+    /// Whether there is room for another request, if this is the usage of one of `shares`.
+    fn has_room(self, shares: usize) -> bool {
+        self.requests < CLIENT_REQUESTS_MAX / shares && self.put_bytes < CLIENT_PUT_BYTES_MAX / shares
+    }
+
+    fn add(&mut self, query: &Query) {
+        self.requests += 1;
+        self.put_bytes += query.put_bytes();
+    }
+
+    fn subtract(&mut self, query: &Query) {
+        self.requests -= 1;
+        self.put_bytes -= query.put_bytes();
+    }
 }
 
 impl Queries {
     pub(crate) fn new(seed: KeySeed) -> Self {
-        Self { running: BTreeMap::new(), next: 0, writing: KeyMap::with_hasher(seed), clients: 0, put_bytes: 0 }
+        Self {
+            running: BTreeMap::new(),
+            next: 0,
+            writing: KeyMap::with_hasher(seed.clone()),
+            clients: Usage::default(),
+            by_connection: KeyMap::with_hasher(seed),
+        }
     }
 
     /// Starts a query.
     pub(crate) fn insert(&mut self, query: Query) -> QueryId {
         let id = QueryId(self.next);
         self.next += 1;
-        self.clients += usize::from(!query.is_maintenance());
+        if !query.is_maintenance() {
+            self.clients.add(&query);
+        }
+        if let Some(connection) = query.connection() {
+            self.by_connection.entry(connection).or_default().add(&query);
+        }
         if let Query::Put(put) = &query {
-            self.put_bytes += put.record.value.len();
             if let Some(earlier) = self.writing.insert(put.key(), id).and_then(|earlier| self.put(earlier)) {
                 earlier.is_latest = false;
             }
@@ -118,9 +176,18 @@ impl Queries {
     /// Ends a query, if it is running.
     pub(crate) fn remove(&mut self, id: QueryId) -> Option<Query> {
         let query = self.running.remove(&id)?;
-        self.clients -= usize::from(!query.is_maintenance());
+        if !query.is_maintenance() {
+            self.clients.subtract(&query);
+        }
+        if let Some(connection) = query.connection()
+            && let Some(usage) = self.by_connection.get_mut(&connection)
+        {
+            usage.subtract(&query);
+            if usage.requests == 0 {
+                self.by_connection.remove(&connection);
+            }
+        }
         if let Query::Put(put) = &query {
-            self.put_bytes -= put.record.value.len();
             if self.writing.get(&put.key()) == Some(&id) {
                 self.writing.remove(&put.key());
             }
@@ -179,19 +246,24 @@ impl Queries {
         self.running.get(&id).is_some_and(Query::is_maintenance)
     }
 
-    /// Whether there is room for another request of a client.
+    /// Whether there is room for another request of any client.
     pub(crate) fn has_room(&self) -> bool {
-        self.clients < CLIENT_REQUESTS_MAX && self.put_bytes < CLIENT_PUT_BYTES_MAX
+        self.clients.has_room(1)
+    }
+
+    /// Whether there is room for another request that came on `connection`.
+    pub(crate) fn has_room_for(&self, connection: u64) -> bool {
+        self.by_connection.get(&connection).is_none_or(|usage| usage.has_room(CONNECTION_SHARES))
     }
 
     /// The number of running requests of clients.
     pub(crate) fn clients(&self) -> usize {
-        self.clients
+        self.clients.requests
     }
 
     /// The number of running lookups of maintenance.
     pub(crate) fn maintenance(&self) -> usize {
-        self.running.len() - self.clients
+        self.running.len() - self.clients.requests
     }
 
     /// The ids of all queries.

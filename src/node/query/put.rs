@@ -24,7 +24,7 @@ use log::{debug, warn};
 use crate::id::Key;
 use crate::limits::{PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX};
 use crate::node::Node;
-use crate::node::action::{Actions, ClientId};
+use crate::node::action::{Actions, ClientId, Taken};
 use crate::node::params::Serving;
 use crate::node::persisted::Saved;
 use crate::node::purpose::{Attempt, Copied, Outcome, Purpose, QueryId};
@@ -49,21 +49,32 @@ const REFUSAL_LOG_PAUSE: Duration = Duration::from_secs(1);
 /// Accepting.
 impl Node {
     /// A client asks to store a value.
-    pub(crate) fn start_put(&mut self, now: Now, client: ClientId, request: &PutRequest<'_>, out: &mut Actions) {
-        self.counters.puts += 1;
-        let client = (request.confirm == Confirm::Yes).then_some(client);
-        if let Err(refused) = self.take_put(now, client, request, out) {
-            self.refuse_put(now, client, request.key, refused, out);
+    pub(crate) fn start_put(
+        &mut self,
+        now: Now,
+        client: ClientId,
+        request: &PutRequest<'_>,
+        out: &mut Actions,
+    ) -> Taken {
+        if !self.wants_requests_of(client.connection) {
+            return Taken::NoRoom;
         }
+        self.counters.puts += 1;
+        self.take_put(now, client, request, out).unwrap_or_else(|refused| {
+            let client = (request.confirm == Confirm::Yes).then_some(client);
+            self.refuse_put(now, client, request.key, refused, out);
+            Taken::Done
+        })
     }
 
     fn take_put(
         &mut self,
         now: Now,
-        client: Option<ClientId>,
+        asking: ClientId,
         request: &PutRequest<'_>,
         out: &mut Actions,
-    ) -> Result<(), Refused> {
+    ) -> Result<Taken, Refused> {
+        let client = (request.confirm == Confirm::Yes).then_some(asking);
         let (record, expires) = self.record_of(now, request)?;
         if record.class == Class::Plain {
             self.last_version = record.version;
@@ -81,6 +92,7 @@ impl Node {
             // Otherwise this node would return its older record after the PUT, if only peers get copies.
             self.hold(now, record.clone(), expires, Source::Client);
         }
+        let mut taken = Taken::Done;
         if waits && holds && client.is_none() {
             held(self.schedule_retry(now, record, expires, Duration::ZERO))?;
         } else if holds && self.is_founder_alone() && !self.saves_first() {
@@ -92,8 +104,9 @@ impl Node {
             }
         } else {
             self.put_retries.forget(&key);
-            let put = Put::new(client, record, expires, PutOrigin::Client, PUT_RETRY_PAUSE);
-            self.begin_put(now, put, out);
+            let origin = PutOrigin::Client { connection: asking.connection };
+            self.begin_put(now, Put::new(client, record, expires, origin, PUT_RETRY_PAUSE), out);
+            taken = Taken::InFlight;
         }
         if alone && holds {
             // The storage has exactly this record, so it need not be compared with a newer one.
@@ -101,14 +114,14 @@ impl Node {
         } else {
             self.remember_seen(key, seen);
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// Starts a PUT. Its first attempt begins at once, or when the node has joined.
     pub(crate) fn begin_put(&mut self, now: Now, put: Put, out: &mut Actions) {
         let origin = put.origin;
         let query = self.queries.insert(Query::Put(Box::new(put)));
-        if origin == PutOrigin::Client {
+        if origin != PutOrigin::Retry {
             self.timers.set(Timer::Answer(query), now.mono + self.params.request_timeout);
         }
         if !self.access(now).waits() {

@@ -63,7 +63,10 @@ pub(crate) struct Put {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PutOrigin {
     /// A request of a client. The PUT makes attempts until `request_timeout`.
-    Client,
+    Client {
+        /// The connection on which it came.
+        connection: u64,
+    },
     /// A retry after failed attempts. The PUT makes one attempt, and waits again if it fails.
     Retry,
 }
@@ -408,7 +411,13 @@ mod tests {
         let record =
             Record { key: KEY, class, version: version(0), ttl, replication, crc: crc_of(value), value: value.into() };
         let client = Some(ClientId { connection: 1, request: 1 });
-        Put::new(client, record, Time::ZERO + Duration::from_mins(1), PutOrigin::Client, Duration::from_secs(1))
+        Put::new(
+            client,
+            record,
+            Time::ZERO + Duration::from_mins(1),
+            PutOrigin::Client { connection: 1 },
+            Duration::from_secs(1),
+        )
     }
 
     /// A finished lookup of `peers`: the first `width` have answered, the others were never asked.

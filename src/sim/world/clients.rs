@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Answer, Operation, Request, RequestId, World};
 use crate::id::Key;
-use crate::node::action::ClientId;
+use crate::node::action::{ClientId, Taken};
 use crate::record::{Class, Ttl, crc_of};
 use crate::sim::report::EventKind;
 use crate::sim::{Number, Violation};
@@ -41,8 +41,11 @@ impl World {
         let (frame, size) = frame.expect("an encoded request").expect("a complete frame");
         assert_eq!(size, bytes.len(), "one request was encoded");
         let request = ApiRequest::decode(frame).expect("an encoded request");
-        let client = ClientId { connection: at.0.into(), request: id.0 as u64 };
-        let called = self.call(at, |node, now, out| node.on_request(now, client, request, out));
+        let client = ClientId { connection: id.0 as u64, request: id.0 as u64 };
+        let called = self.call(at, |node, now, out| {
+            let taken = node.on_request(now, client, request, out);
+            assert_ne!(taken, Taken::NoRoom, "the host would pass this request on later");
+        });
         self.bytes = bytes;
         called.map(|()| id)
     }

@@ -29,7 +29,7 @@
 //! | [`action`], [`replies`] | what the host has to do: messages, dials, batches for the disk |
 //! | [`persisted`] | what survives a restart |
 //! | [`params`] | what a user may configure |
-//! | `timers` | deadlines of the node itself |
+//! | `timers` | deadlines of the node itself, of its connections and of PUTs to retry |
 
 pub mod action;
 mod membership;

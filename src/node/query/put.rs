@@ -251,14 +251,14 @@ impl Node {
                 Next::Copy(Replica::Me) => self.store_own_copy(now, query, out),
                 Next::Copy(Replica::Peer(contact)) => {
                     if !self.call(now, contact, Purpose::Copy(Copied::Put(attempt)), out)
-                        && let Some(put) = self.queries.put(query)
+                        && let Some(put) = self.queries.spreading(attempt)
                     {
                         put.copy_ended();
                     }
                 }
                 Next::Probe(contact) => {
                     if !self.call(now, contact, Purpose::ProbeVersion(attempt), out)
-                        && let Some(put) = self.queries.put(query)
+                        && let Some(put) = self.queries.spreading(attempt)
                     {
                         put.probe_ended();
                     }

@@ -17,7 +17,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mio::Interest;
@@ -143,7 +143,7 @@ pub(super) struct ConnectionInfo {
 impl ConnectionInfo {
     /// The connection `id` to `address`. A dialled peer is registered for reading and writing, all others
     /// for reading.
-    pub(super) fn new(id: u64, socket: TcpStream, address: SocketAddr, side: Side, now: Time) -> Self {
+    pub(super) fn new(id: u64, stream: TcpStream, address: SocketAddr, side: Side, now: Time) -> Self {
         let (phase, interest) = match &side {
             Side::Client(_) => (Phase::Open, Interest::READABLE),
             Side::Peer(peer) if peer.dial.is_some() => (Phase::Connecting, Interest::READABLE | Interest::WRITABLE),
@@ -151,7 +151,7 @@ impl ConnectionInfo {
         };
         Self {
             id,
-            socket: Socket::new(socket),
+            socket: Socket { stream },
             address,
             side,
             phase,
@@ -205,20 +205,17 @@ impl ConnectionInfo {
     /// Reads once into `buffer` and returns the number of bytes. 0 means no bytes for now or the end:
     /// `incoming` tells which.
     pub(super) fn read(&mut self, buffer: &mut [u8], now: Time) -> io::Result<usize> {
-        let len = loop {
-            match self.socket.read(buffer) {
-                Ok(0) => {
-                    self.incoming = Incoming::Ended;
-                    return Ok(0);
-                }
-                Ok(len) => break len,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.incoming = Incoming::Drained;
-                    return Ok(0);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        let len = match self.socket.read(buffer) {
+            Ok(0) => {
+                self.incoming = Incoming::Ended;
+                return Ok(0);
             }
+            Ok(len) => len,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.incoming = Incoming::Drained;
+                return Ok(0);
+            }
+            Err(error) => return Err(error),
         };
         if len < buffer.len() && self.incoming == Incoming::Ready {
             self.incoming = Incoming::Drained; // the next byte causes an event: this saves one read
@@ -239,7 +236,7 @@ impl ConnectionInfo {
                 self.active = now;
                 Ok(len)
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(error),
         }
     }
@@ -260,7 +257,6 @@ impl ConnectionInfo {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Written::Blocked),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
@@ -269,10 +265,10 @@ impl ConnectionInfo {
 
     /// Whether TCP has connected.
     pub(super) fn has_connected(&self) -> io::Result<bool> {
-        if let Some(error) = self.socket.take_error()? {
+        if let Some(error) = self.socket.stream.take_error()? {
             return Err(error);
         }
-        match self.socket.peer_addr() {
+        match self.socket.stream.peer_addr() {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
             Err(error) => Err(error),
@@ -285,11 +281,6 @@ impl ConnectionInfo {
             Side::Client(client) => client.is_done(),
             Side::Peer(peer) => !peer.wants_write(),
         }
-    }
-
-    /// Announces the end of the output to the other side.
-    pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
-        self.socket.shutdown(Shutdown::Write)
     }
 
     /// Discards up to `budget` bytes of input. Returns whether the socket can be closed without a reset:

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 
@@ -202,7 +202,7 @@ impl<S: Service> EventLoop<S> {
         };
         if interest != conn.interest {
             conn.interest = interest;
-            if let Err(error) = self.poll.registry().reregister(&mut conn.socket, Token(slot), interest) {
+            if let Err(error) = self.poll.registry().reregister(&mut conn.socket.stream, Token(slot), interest) {
                 return self.end(slot, &CloseReason::Io(error));
             }
         }
@@ -246,7 +246,7 @@ impl<S: Service> EventLoop<S> {
     fn end_output(&mut self, slot: usize) {
         let now = self.now.mono;
         let conn = self.connections.at(slot);
-        if conn.incoming == Incoming::Ended || conn.shutdown_write().is_err() {
+        if conn.incoming == Incoming::Ended || conn.socket.stream.shutdown(Shutdown::Write).is_err() {
             return self.connections.close(slot, now);
         }
         conn.enter(Phase::Lingering, now);

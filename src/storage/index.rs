@@ -7,7 +7,6 @@
 //! time with a slightly later due time, costs no work in the index.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::hash::BuildHasher;
 use std::ops::Index;
 
@@ -209,6 +208,7 @@ impl Index<Slot> for IndexedRecords {
 const TABLES: usize = 128;
 
 /// Slots by the hash of their key. Never iterated, because the order means nothing.
+#[derive(Debug)]
 struct ByKey {
     seed: KeySeed,
     tables: Vec<HashTable<Slot>>,
@@ -249,12 +249,6 @@ impl ByKey {
 
     fn len(&self) -> usize {
         self.tables.iter().map(HashTable::len).sum()
-    }
-}
-
-impl fmt::Debug for ByKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ByKey").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 

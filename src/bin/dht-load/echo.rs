@@ -7,6 +7,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -65,13 +66,6 @@ struct Stream {
     interest: Interest,
 }
 
-/// Whether to continue with a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Course {
-    Continue,
-    Close,
-}
-
 impl Echo {
     /// Listens at `address`; for port 0 the system chooses the port. Values have `value_size` bytes.
     ///
@@ -124,11 +118,11 @@ impl Echo {
                 let Some(stream) = self.streams.get_mut(slot) else {
                     continue;
                 };
-                let mut course = if event.is_writable() { stream.flush() } else { Course::Continue };
-                if course == Course::Continue && event.is_readable() {
+                let mut course = if event.is_writable() { stream.flush() } else { ControlFlow::Continue(()) };
+                if course.is_continue() && event.is_readable() {
                     course = stream.serve(&mut self.answerer, &mut self.buffer, event.is_read_closed());
                 }
-                if course == Course::Close {
+                if course.is_break() {
                     self.streams.remove(slot); // closing deregisters it
                 } else if !stream.outbox.is_empty() && !stream.interest.is_writable() {
                     // Only for a connection whose outbox has filled; most never need it.
@@ -151,17 +145,17 @@ impl Echo {
     }
 }
 
+/// Each method breaks if the connection must be closed.
 impl Stream {
     /// Reads and answers until no data is left. A read that does not fill the buffer was the last one,
     /// unless the end of the stream follows.
-    fn serve(&mut self, answerer: &mut Answerer, buffer: &mut [u8], is_closing: bool) -> Course {
+    fn serve(&mut self, answerer: &mut Answerer, buffer: &mut [u8], is_closing: bool) -> ControlFlow<()> {
         loop {
             let count = match self.socket.read(buffer) {
-                Ok(0) => return Course::Close,
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Course::Continue,
+                Ok(count @ 1..) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return ControlFlow::Continue(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(_) => return Course::Close,
+                Ok(0) | Err(_) => return ControlFlow::Break(()),
             };
             let taken = if self.inbox.is_empty() {
                 answerer.take(&buffer[..count]).inspect(|taken| self.inbox.extend_from_slice(&buffer[*taken..count]))
@@ -169,17 +163,18 @@ impl Stream {
                 self.inbox.extend_from_slice(&buffer[..count]);
                 answerer.take(&self.inbox).inspect(|taken| drop(self.inbox.drain(..*taken)))
             };
-            if taken.is_none() || self.send(&mut answerer.answers) == Course::Close {
-                return Course::Close;
+            if taken.is_none() {
+                return ControlFlow::Break(());
             }
+            self.send(&mut answerer.answers)?;
             if count < buffer.len() && !is_closing {
-                return Course::Continue;
+                return ControlFlow::Continue(());
             }
         }
     }
 
     /// Writes `answers`, and stores in the outbox what the kernel does not accept.
-    fn send(&mut self, answers: &mut Vec<u8>) -> Course {
+    fn send(&mut self, answers: &mut Vec<u8>) -> ControlFlow<()> {
         if self.outbox.is_empty() {
             std::mem::swap(&mut self.outbox, answers);
             let course = self.flush();
@@ -189,21 +184,21 @@ impl Stream {
             return course;
         }
         self.outbox.append(answers);
-        Course::Continue
+        ControlFlow::Continue(())
     }
 
-    fn flush(&mut self) -> Course {
+    fn flush(&mut self) -> ControlFlow<()> {
         let mut written = 0;
         while written < self.outbox.len() {
             match self.socket.write(&self.outbox[written..]) {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Course::Close,
+                Err(_) => return ControlFlow::Break(()),
             }
         }
         self.outbox.drain(..written);
-        Course::Continue
+        ControlFlow::Continue(())
     }
 }
 

@@ -113,21 +113,21 @@ fn run(settings: Settings) -> Result<Ended, RunError> {
     let identity = identity(&settings, &data_dir, puzzle)?;
     let store = store(&data_dir, settings.params.durability)?;
     let options = net_options(&settings, puzzle);
-    let listeners = Listeners::bind(&options)?;
+    let listeners = Listeners::bind(&options).map_err(RunError::Bind)?;
     let api = listeners.api_address();
     let p2p: Vec<String> = listeners.p2p_addresses().map(|address| address.to_string()).collect();
     let bound = listeners.p2p_addresses().next().map_or(0, |address| address.port());
     let me = Me { id: identity.id(), port: settings.advertise_port.map_or(bound, Into::into) };
 
     let clock = Clock::start();
-    let mut node = Node::new(me, settings.params, entropy::seed()?, clock.now());
+    let mut node = Node::new(me, settings.params, entropy::seed().map_err(RunError::Entropy)?, clock.now());
     load(&store, clock, &mut node)?;
-    let mut event_loop = EventLoop::new(options, listeners, &identity, clock, node)?;
+    let mut event_loop = EventLoop::new(options, listeners, &identity, clock, node).map_err(RunError::Loop)?;
     let (batches, results) = event_loop.attach_disk_writer();
-    let disk_writer = DiskWriter::start(store, batches, results, event_loop.waker())?;
-    event_loop.watch_signals()?;
+    let disk_writer = DiskWriter::start(store, batches, results, event_loop.waker()).map_err(RunError::Io)?;
+    event_loop.watch_signals().map_err(RunError::Io)?;
     info!("listening api={api} p2p={} id={:.8}", p2p.join(","), me.id);
-    let ended = event_loop.run()?;
+    let ended = event_loop.run().map_err(RunError::Loop)?;
     info!("stopped {} {}", event_loop.service().counters(), event_loop.counters());
     if ended == Ended::Left {
         drop(event_loop); // closes the channels, which ends the disk writer
@@ -183,7 +183,7 @@ fn identity(settings: &Settings, data_dir: &DataDir, puzzle: Puzzle) -> Result<I
             HostKey::Missing => info!("hostkey ignored: no such file path={}", path.display()),
         }
     }
-    Ok(data_dir.identity(puzzle, entropy::seed()?)?)
+    Ok(data_dir.identity(puzzle, entropy::seed().map_err(RunError::Entropy)?)?)
 }
 
 fn net_options(settings: &Settings, puzzle: Puzzle) -> net::Options {
@@ -238,30 +238,6 @@ impl From<DiskError> for RunError {
 impl From<StoreError> for RunError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
-    }
-}
-
-impl From<EntropyError> for RunError {
-    fn from(error: EntropyError) -> Self {
-        Self::Entropy(error)
-    }
-}
-
-impl From<BindError> for RunError {
-    fn from(error: BindError) -> Self {
-        Self::Bind(error)
-    }
-}
-
-impl From<LoopError> for RunError {
-    fn from(error: LoopError) -> Self {
-        Self::Loop(error)
-    }
-}
-
-impl From<io::Error> for RunError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
     }
 }
 

@@ -184,8 +184,8 @@ impl Session {
         if self.tls.alpn_protocol() != Some(ALPN) {
             return Err(TlsFault::NoAlpn);
         }
-        let key = self.tls.peer_certificates().and_then(<[_]>::first).ok_or(KeyFault::NotEd25519)?;
-        self.peer = Some(public_key(key)?.id());
+        let key = self.tls.peer_certificates().and_then(<[_]>::first).ok_or(KeyFault::NotEd25519);
+        self.peer = Some(key.and_then(public_key).map_err(TlsFault::Key)?.id());
         Ok(())
     }
 }
@@ -214,12 +214,6 @@ impl From<rustls::Error> for TlsFault {
             rustls::Error::AlertReceived(alert) => Self::Alert(alert),
             error => Self::Tls(error),
         }
-    }
-}
-
-impl From<KeyFault> for TlsFault {
-    fn from(fault: KeyFault) -> Self {
-        Self::Key(fault)
     }
 }
 

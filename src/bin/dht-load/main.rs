@@ -73,9 +73,9 @@ fn measure(measurement: Measurement) -> Result<(), Failure> {
         KeysWanted::From(path) => keys_from(&path)?,
     };
     if preload == Preload::Yes {
-        load::preload(&plan, &keys)?;
+        load::preload(&plan, &keys).map_err(Failure::Load)?;
     }
-    let report = load::run(&plan, &keys)?;
+    let report = load::run(&plan, &keys).map_err(Failure::Load)?;
     if let Some(warning) = report.warning() {
         eprintln!("dht-load: warning: {warning}");
     }
@@ -130,12 +130,6 @@ impl Failure {
             Failure::KeysFile { .. } | Failure::Keys { .. } => EXIT_USAGE,
             Failure::Address { .. } | Failure::Load(_) | Failure::Output(_) => 3,
         })
-    }
-}
-
-impl From<LoadError> for Failure {
-    fn from(error: LoadError) -> Self {
-        Self::Load(error)
     }
 }
 

@@ -64,12 +64,6 @@ pub(crate) enum Senseless {
     Unasked,
 }
 
-impl From<WireError> for Senseless {
-    fn from(error: WireError) -> Self {
-        Self::Frame(error)
-    }
-}
-
 impl Protocol {
     /// The bytes that a key may consist of.
     pub(crate) fn alphabet(self) -> Alphabet {
@@ -140,10 +134,10 @@ impl Protocol {
 }
 
 fn next_reply(inbox: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Senseless> {
-    let Some((frame, size)) = next_frame(Source::Server, inbox)? else {
+    let Some((frame, size)) = next_frame(Source::Server, inbox).map_err(Senseless::Frame)? else {
         return Ok(None);
     };
-    let answer = match ApiReply::decode(frame)? {
+    let answer = match ApiReply::decode(frame).map_err(Senseless::Frame)? {
         ApiReply::Success { key, value } => Answer { key: Some(key), value: Some(value) },
         ApiReply::Failure { key } => Answer { key: Some(key), value: None },
     };

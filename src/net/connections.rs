@@ -22,6 +22,7 @@ use crate::time::Time;
 const SLOT_BITS: u32 = 24;
 
 /// The connections of an event loop.
+#[derive(Default)]
 pub(super) struct Connections {
     slots: Slab<ConnectionInfo>,
     opened: u64,
@@ -41,18 +42,7 @@ pub(super) struct Connections {
 impl Connections {
     /// No connections. An idle client times out after `api_idle_timeout`.
     pub(super) fn new(api_idle_timeout: Duration) -> Self {
-        Self {
-            slots: Slab::new(),
-            opened: 0,
-            clients: 0,
-            api_idle_timeout,
-            ready: VecDeque::new(),
-            backlog: VecDeque::new(),
-            parked: VecDeque::new(),
-            to_flush: Vec::new(),
-            closed: Vec::new(),
-            deadlines: BTreeSet::new(),
-        }
+        Self { api_idle_timeout, ..Self::default() }
     }
 
     /// The slot of the next connection.

@@ -170,7 +170,7 @@ impl Service for Node {
     }
 
     fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
-        self.storage().bring_near(keys);
+        self.storage().prefetch(keys);
     }
 
     fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) -> Taken {

@@ -40,7 +40,7 @@ const LINE: usize = 64;
 
 /// Cache lines of a value that are prefetched. The processor itself prefetches the following ones, because
 /// they are read in order.
-const LINES_BROUGHT_NEAR: usize = 4;
+const LINES_PREFETCHED: usize = 4;
 
 /// Records with different keys.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl IndexedRecords {
     /// Waiting for memory is a large part of the time of a request. Here the processor waits for all keys
     /// at once. That works only if each step is short and none depends on another one; so there is one loop
     /// per step, and the keys are not compared.
-    pub(super) fn bring_near<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+    pub(super) fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         let hashes: ArrayVec<u64, BATCH_MAX> = keys.take(BATCH_MAX).map(|key| self.by_key.seed.hash_one(key)).collect();
         let slots: ArrayVec<Slot, BATCH_MAX> = hashes.iter().filter_map(|hash| self.by_key.guess(*hash)).collect();
         let mut read = 0;
@@ -85,7 +85,7 @@ impl IndexedRecords {
             read ^= self.records[*slot].touch();
         }
         for slot in &slots {
-            for line in self.records[*slot].record.value.chunks(LINE).take(LINES_BROUGHT_NEAR) {
+            for line in self.records[*slot].record.value.chunks(LINE).take(LINES_PREFETCHED) {
                 read ^= u64::from(line[0]);
             }
         }

@@ -377,8 +377,8 @@ impl Storage {
     /// Changes nothing.
     ///
     /// [`BATCH_MAX`]: crate::limits::BATCH_MAX
-    pub fn bring_near<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
-        self.records.bring_near(keys);
+    pub fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        self.records.prefetch(keys);
     }
 
     /// The results of [`Storage::find`] and [`Storage::tombstone`].

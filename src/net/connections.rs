@@ -316,7 +316,9 @@ mod tests {
     fn of_the_parked_connections_that_are_wanted_the_one_that_waits_longest_is_next() {
         let mut connections = connections();
         let [a, b, c] = std::array::from_fn(|_| insert(&mut connections, at(0)));
-        [a, b, c].map(|slot| connections.park(slot));
+        for slot in [a, b, c] {
+            connections.park(slot);
+        }
         let unwanted = connections.at(a).id;
         assert_eq!(connections.next_parked(|id| id != unwanted), Some(b));
         connections.park(b);

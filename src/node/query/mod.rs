@@ -164,10 +164,10 @@ impl Queries {
         if let Some(connection) = query.connection() {
             self.by_connection.entry(connection).or_default().add(&query);
         }
-        if let Query::Put(put) = &query {
-            if let Some(earlier) = self.writing.insert(put.key(), id).and_then(|earlier| self.put(earlier)) {
-                earlier.is_latest = false;
-            }
+        if let Query::Put(put) = &query
+            && let Some(earlier) = self.writing.insert(put.key(), id).and_then(|earlier| self.put(earlier))
+        {
+            earlier.is_latest = false;
         }
         self.running.insert(id, query);
         id
@@ -187,10 +187,10 @@ impl Queries {
                 self.by_connection.remove(&connection);
             }
         }
-        if let Query::Put(put) = &query {
-            if self.writing.get(&put.key()) == Some(&id) {
-                self.writing.remove(&put.key());
-            }
+        if let Query::Put(put) = &query
+            && self.writing.get(&put.key()) == Some(&id)
+        {
+            self.writing.remove(&put.key());
         }
         Some(query)
     }

@@ -38,8 +38,7 @@ impl Node {
 
     /// Leaves if no client waits, nothing is left to hand over, and all changes are on disk.
     pub(crate) fn leave_if_done(&mut self, now: Now, out: &mut Actions) {
-        let is_done = || self.queries.clients() == 0 && !self.is_replicating() && self.saving.is_done();
-        if self.status == Status::Leaving && is_done() {
+        if self.queries.clients() == 0 && !self.is_replicating() && self.saving.is_done() {
             self.go(now, out);
         }
     }

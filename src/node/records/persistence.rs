@@ -126,9 +126,6 @@ impl Node {
     /// Collects the keys that have changed, and schedules the next batch. The state of the key `on_disk` is on
     /// disk already.
     pub(crate) fn note_changes(&mut self, now: Now, on_disk: Option<Key>) {
-        if !self.storage.has_changed() {
-            return;
-        }
         let pause = self.save_pause();
         let changed = self.storage.take_changed();
         if self.params.durability == Durability::None {

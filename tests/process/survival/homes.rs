@@ -65,16 +65,18 @@ impl Home {
 }
 
 /// Starts `count` nodes, each with `lines` in its configuration; all have settled when this returns. The
-/// first founds the network; the first four are the bootstraps of all.
+/// first four are the bootstraps of all. The first node founds the network, so it gets its bootstraps from
+/// its second start on: without them, and without a contact that it remembers, it would found another one.
 pub(crate) fn start_network(count: usize, lines: &str) -> Vec<Home> {
     let mut homes: Vec<Home> = (0..count).map(|_| Home::new()).collect();
     let addresses: Vec<SocketAddr> = homes.iter().map(|home| home.p2p).collect();
     for (at, home) in homes.iter_mut().enumerate() {
         let others = addresses.iter().take(4).filter(|address| **address != home.p2p);
         let bootstraps: Vec<String> = others.map(ToString::to_string).collect();
-        let bootstrap = if at == 0 { String::new() } else { format!("bootstrap = {}\n", bootstraps.join(", ")) };
-        home.configure(&format!("{bootstrap}{lines}"));
+        let with_bootstraps = format!("bootstrap = {}\n{lines}", bootstraps.join(", "));
+        home.configure(if at == 0 { lines } else { &with_bootstraps });
         home.start();
+        home.configure(&with_bootstraps);
     }
     for home in &homes[1..] {
         home.server().log_line("settled records=");

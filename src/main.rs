@@ -130,8 +130,12 @@ fn run(settings: Settings) -> Result<Ended, RunError> {
     let ended = event_loop.run().map_err(RunError::Loop)?;
     info!("stopped {} {}", event_loop.service().counters(), event_loop.counters());
     if ended == Ended::Left {
+        let lost = event_loop.service().lost_records();
         drop(event_loop); // closes the channels, which ends the disk writer
         disk_writer.join().map_err(|_| RunError::DiskWriter)?;
+        if lost > 0 {
+            return Err(RunError::Lost { records: lost });
+        }
     }
     Ok(ended)
 }
@@ -213,6 +217,10 @@ enum RunError {
     Io(io::Error),
     /// The thread that writes to disk has panicked; the panic message is on standard error.
     DiskWriter,
+    /// Records were neither handed over nor written to disk before the end.
+    Lost {
+        records: usize,
+    },
 }
 
 impl fmt::Display for RunError {
@@ -225,6 +233,7 @@ impl fmt::Display for RunError {
             Self::Loop(error) => error.fmt(f),
             Self::Io(error) => write!(f, "the event loop cannot start: {error}"),
             Self::DiskWriter => write!(f, "the thread that writes to disk has panicked"),
+            Self::Lost { records } => write!(f, "{records} records are lost: no other node and no disk has them"),
         }
     }
 }

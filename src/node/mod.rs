@@ -114,6 +114,8 @@ pub struct Node {
     copies: Copies,
     /// Records on their way to this node.
     wanted: Wanted,
+    /// Records that were neither handed over nor on disk when this node left.
+    lost_records: usize,
     syncing: Syncing,
     saving: Saving,
     /// PUTs that too few replicas store.
@@ -166,6 +168,7 @@ impl Node {
             offers: Offers::default(),
             copies: Copies::default(),
             wanted: Wanted::default(),
+            lost_records: 0,
             syncing: Syncing::default(),
             saving: Saving::default(),
             put_retries: PutRetries::default(),

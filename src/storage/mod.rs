@@ -349,6 +349,13 @@ impl Storage {
         }
     }
 
+    /// No other node is known to store any record.
+    pub fn forget_replicas(&self) {
+        for held in self.walk(None) {
+            held.heard.set(held.heard.get() & SHOWN);
+        }
+    }
+
     /// Whether [`Storage::take_changed`] would return any key.
     pub fn has_changed(&self) -> bool {
         !self.changed.is_empty()

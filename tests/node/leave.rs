@@ -1,12 +1,13 @@
 //! Leaving: a node answers pending requests, then says GOODBYE, within `leave_timeout`.
 
-use dht::node::params::Params;
+use dht::node::params::{Durability, Params};
 use dht::node::{Node, Status};
 use dht::wire::api::ApiReply;
+use dht::wire::codec::List;
 use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};
 
 use crate::harness::{
-    Harness, block, confirmed, contact, failure, key, millis, nodes, secs, stored, success, value_of,
+    Disk, Harness, block, confirmed, contact, failure, key, millis, nodes, quiet, secs, stored, success, value_of,
 };
 
 fn leave(harness: &mut Harness) {
@@ -45,7 +46,9 @@ fn pending_client_requests_are_answered_before_the_goodbye() {
     harness.reply(conn, copies[0].1, stored(&copies[0].2));
     assert_eq!(harness.answer(writer), success(1, b""));
     harness.pass(millis(0));
-    assert!(harness.node.has_left(), "what was put is held by another one");
+    let [(to, rpc, _)] = harness.offers()[..] else { panic!("it does not ask whether the record is stored") };
+    harness.reply(to, rpc, Reply::Wanted(List::lend(&[])));
+    assert!(harness.node.has_left(), "what was put is stored by another one");
     assert_eq!(harness.sent(conn), [PeerMessage::Goodbye]);
 }
 
@@ -150,6 +153,9 @@ fn records_with_too_few_replicas_are_handed_over_before_the_goodbye() {
     assert_eq!((to, copy.key), (conn, key(1)));
     assert!(!harness.node.has_left(), "it is not held yet");
     harness.reply(to, rpc, stored(&copy));
+    harness.pass(millis(0));
+    let [(to, rpc, _)] = harness.offers()[..] else { panic!("it does not ask whether the record is stored") };
+    harness.reply(to, rpc, Reply::Wanted(List::lend(&[])));
     assert!(harness.node.has_left());
     assert_eq!(harness.sent(conn), [PeerMessage::Goodbye]);
 }
@@ -163,21 +169,79 @@ fn records_that_no_peer_stores_do_not_delay_the_leave_past_leave_timeout() {
         harness.send(conn, &PeerMessage::Request(dht::id::RpcId::new([1; 32]), Request::Ping));
         for (conn, rpc, entries) in harness.offers() {
             let keys = [entries[0].key];
-            harness.reply(conn, rpc, Reply::Wanted(dht::wire::codec::List::lend(&keys)));
+            harness.reply(conn, rpc, Reply::Wanted(List::lend(&keys)));
         }
     }
     harness.pass(millis(100));
     assert!(harness.node.has_left());
 }
 
+/// What a peer was known to store counts for nothing: it may be leaving too.
 #[test]
-fn a_node_whose_records_have_other_replicas_leaves_without_offering_them() {
+fn a_node_whose_records_have_other_replicas_leaves_once_they_say_so_again() {
     let (mut harness, conn) = alone_with_a_record();
     harness.ask(conn, Request::Store(block(1, b"value")));
     leave(&mut harness);
     harness.pass(millis(0));
-    assert_eq!(harness.offers(), []);
+    let offers = harness.offers();
+    assert_eq!(offers.len(), 1);
+    assert!(!harness.node.has_left());
+    harness.reply(conn, offers[0].1, Reply::Wanted(List::lend(&[])));
     assert!(harness.node.has_left());
+    assert_eq!(harness.node.lost_records(), 0);
+}
+
+#[test]
+fn records_are_offered_to_the_next_node_if_a_replica_is_leaving_too() {
+    let (mut harness, conn) = alone_with_a_record();
+    harness.add_contact(3);
+    harness.pass(secs(5));
+    harness.forget_actions();
+    leave(&mut harness);
+    harness.pass(millis(0));
+    for (to, rpc, _) in harness.offers() {
+        harness.reply(to, rpc, Reply::Error(ErrorCode::LEAVING));
+    }
+    assert!(!harness.knows(2) && !harness.knows(3), "leaving nodes are no contacts");
+    assert!(harness.node.has_left(), "no reachable node stays");
+    assert_eq!(harness.node.lost_records(), 0, "the record is on disk");
+    assert_eq!(harness.sent(conn), [PeerMessage::Goodbye]);
+}
+
+#[test]
+fn records_are_offered_again_when_a_replica_says_goodbye_after_it_took_them() {
+    let (mut harness, conn) = alone_with_a_record();
+    harness.add_contact(3);
+    harness.pass(secs(5));
+    harness.forget_actions();
+    leave(&mut harness);
+    harness.pass(millis(0));
+    for (to, rpc, copy) in harness.want_all_offers() {
+        harness.reply(to, rpc, stored(&copy));
+    }
+    assert!(!harness.node.has_left(), "it asks whether they still stay");
+    harness.pass(millis(0));
+    harness.send(conn, &PeerMessage::Goodbye);
+    for (to, rpc, _) in harness.offers() {
+        harness.reply(to, rpc, Reply::Wanted(List::lend(&[])));
+    }
+    harness.pass(secs(1));
+    let [(to, rpc, _)] = harness.offers()[..] else { panic!("not one more offer, to the node that stays") };
+    harness.reply(to, rpc, Reply::Wanted(List::lend(&[])));
+    assert!(harness.node.has_left());
+}
+
+#[test]
+fn records_that_are_neither_handed_over_nor_on_disk_are_counted() {
+    for (durability, lost) in [(Durability::Always, 1), (Durability::None, 0)] {
+        let mut harness = Harness::new(Params { durability, leave_timeout: secs(1), ..Params::default() });
+        harness.disk = Disk::Fails;
+        harness.put(quiet(1, b"value"));
+        leave(&mut harness);
+        harness.pass(secs(1));
+        assert!(harness.node.has_left());
+        assert_eq!(harness.node.lost_records(), lost, "{durability:?}");
+    }
 }
 
 #[test]

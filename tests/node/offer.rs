@@ -47,10 +47,11 @@ fn first_offers(harness: &mut Harness, span: Duration) -> Vec<(ConnId, RpcId, Ve
     moments.find(|offers| !offers.is_empty()).unwrap_or_default()
 }
 
-/// The keys that the node wants of `entries`.
+/// The keys that the node wants of `entries`; none if it refuses the offer.
 fn wanted(harness: &mut Harness, conn: ConnId, entries: &[Entry]) -> Vec<dht::id::Key> {
     match harness.ask(conn, Request::Offer(List::lend(entries))) {
         Reply::Wanted(keys) => keys.iter().collect(),
+        Reply::Error(_) => Vec::new(),
         reply => panic!("{reply:?}"),
     }
 }

@@ -109,7 +109,7 @@ fn a_late_reply_of_a_slow_peer_still_answers_the_get() {
 
 #[test]
 fn an_error_reply_ends_the_request_and_the_contact_stays() {
-    for code in [ErrorCode::OUT_OF_SCOPE, ErrorCode::TOO_MANY, ErrorCode::LEAVING, ErrorCode(999)] {
+    for code in [ErrorCode::OUT_OF_SCOPE, ErrorCode::TOO_MANY, ErrorCode(999)] {
         let (mut harness, client, conn, rpc) = get_in_flight();
         harness.reply(conn, rpc, Reply::Error(code));
         while let Some((rpc, _)) = harness.requests(conn).pop() {
@@ -118,6 +118,14 @@ fn an_error_reply_ends_the_request_and_the_contact_stays() {
         assert_eq!((harness.answer(client), dropped(&harness)), (failure(7), 0), "{code:?}");
         assert!(harness.knows(1));
     }
+}
+
+#[test]
+fn a_peer_that_says_it_is_leaving_is_a_contact_no_more() {
+    let (mut harness, client, conn, rpc) = get_in_flight();
+    harness.reply(conn, rpc, Reply::Error(ErrorCode::LEAVING));
+    assert_eq!(harness.answer(client), failure(7));
+    assert!(!harness.knows(1));
 }
 
 /// A node uses at most k contacts of a reply. It drops duplicates, itself, port 0, unroutable addresses

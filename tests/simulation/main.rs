@@ -262,6 +262,43 @@ fn a_node_that_leaves_is_removed_from_all_tables_and_its_records_are_found() -> 
     Ok(())
 }
 
+/// Goal: nodes that leave in the same second hand their records over to nodes that stay.
+///
+/// Method: half of the nodes, all but one, or a random group leave within a second; every tenth of a network
+/// is killed meanwhile. Records have 3 replicas, and more if nodes are killed.
+fn records_survive_groups_of_nodes_that_leave_at_the_same_time(seeds: Range<u64>) -> Run {
+    for seed in seeds {
+        let nodes = 8 + u32::try_from(seed % 3).expect("small") * 4;
+        let mut world = world(nodes, seed)?;
+        let killed = if seed.is_multiple_of(4) { nodes / 10 } else { 0 };
+        let keys = put_many(&mut world, 60, if killed > 0 { 8 } else { 3 })?;
+        world.run_for(SECOND * 2)?;
+        let stay = if seed.is_multiple_of(5) { 1 } else { nodes / 2 };
+        world.kill(Death::Process, (0..killed).map(Number));
+        for number in killed..nodes - stay {
+            world.leave(node(number))?;
+            if seed.is_multiple_of(2) {
+                world.run_for(SECOND / nodes)?;
+            }
+        }
+        world.run_for(SECOND * 12)?;
+        assert_eq!(world.alive().count(), stay as usize, "seed {seed}");
+        assert_eq!(get_many(&mut world, 60, &keys)?, 60, "seed {seed}");
+    }
+    Ok(())
+}
+
+#[test]
+fn records_survive_groups_of_nodes_that_leave_at_the_same_time_seeds_0_to_19() -> Run {
+    records_survive_groups_of_nodes_that_leave_at_the_same_time(0..20)
+}
+
+#[test]
+#[ignore = "long: 100 networks; scripts/check.sh --long runs it"]
+fn records_survive_groups_of_nodes_that_leave_at_the_same_time_seeds_20_to_119() -> Run {
+    records_survive_groups_of_nodes_that_leave_at_the_same_time(20..120)
+}
+
 // ── joining ──────────────────────────────────────────────────────────────────────────────────
 
 /// Goal: joining is a state, not a message. A node without a contact tries again without end.

@@ -21,7 +21,7 @@ use crate::node::action::{Actions, ConnId, DialError};
 use crate::node::params::Serving;
 use crate::node::purpose::Purpose;
 use crate::node::query::Query;
-use crate::node::replication::schedule::Change;
+use crate::node::replication::schedule::{Change, HandOver};
 use crate::node::status::Status;
 use crate::node::timers::Timer;
 use crate::time::{Now, Time};
@@ -125,6 +125,7 @@ impl Node {
         self.copies.forget(id);
         if was_live {
             self.offer_after_change(now, id, Change::Lost);
+            self.hand_over_again(HandOver::Unverified);
         }
         self.plan_pings(now);
         let live = self.table.live();

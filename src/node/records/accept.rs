@@ -9,7 +9,7 @@ use crate::contact::{Contact, Group, is_private};
 use crate::id::Key;
 use crate::node::Node;
 use crate::node::action::ConnId;
-use crate::node::params::AddressGroups;
+use crate::node::params::{AddressGroups, Serving};
 use crate::record::{Rank, Record, Source, Tombstone};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
@@ -69,7 +69,8 @@ impl Node {
     /// node that stores an older record accepts the newer one: otherwise it would serve the older one.
     pub(crate) fn accepts(&self, now: Now, key: &Key) -> Result<(), ErrorCode> {
         let in_scope = || self.table.fewer_closer(key, 2 * self.params.k);
-        if self.status.is_settled() && !in_scope() && self.storage.find(now.mono, key).is_none() {
+        let is_far = || self.status.is_settled() && !in_scope() && self.storage.find(now.mono, key).is_none();
+        if self.params.serving == Serving::No || is_far() {
             Err(ErrorCode::OUT_OF_SCOPE)
         } else if self.saving.failing {
             Err(ErrorCode::FULL)

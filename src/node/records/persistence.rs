@@ -89,6 +89,12 @@ impl Saving {
         self.unsaved.len() >= UNSAVED_MAX || self.waiters >= DISK_WAITERS_MAX
     }
 
+    /// Whether the state of `key` is not on disk. A batch in flight counts as written, unless the disk fails.
+    pub(crate) fn is_unsaved(&self, key: &Key) -> bool {
+        let fails = |batch: &InFlight| self.failing && batch.keys.binary_search(key).is_ok();
+        self.unsaved.contains_key(key) || self.in_flight.as_ref().is_some_and(fails)
+    }
+
     /// Whether all changes are on disk.
     pub(crate) fn is_done(&self) -> bool {
         self.unsaved.is_empty() && self.in_flight.is_none()

@@ -14,6 +14,7 @@ use crate::limits::{COPIES_IN_FLIGHT_MAX, COPIES_TO_ONE_MAX, ENTRIES_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
 use crate::node::purpose::{Copied, Outcome, Purpose, RepairId};
+use crate::node::replication::schedule::HandOver;
 use crate::node::rpc::outbound::{Report, block_of};
 use crate::node::timers::Timer;
 use crate::record::{Rank, Record};
@@ -168,8 +169,15 @@ impl Node {
         }
         match copied {
             Copied::Put(attempt) => self.on_put_copied(now, attempt, call, answer, out),
-            Copied::HandOver(_) if self.copies.is_waiting() => self.timers.hasten(Timer::Replicate, now.mono),
-            Copied::Repair(_) | Copied::HandOver(_) => {}
+            Copied::HandOver(_) => {
+                if answer.is_none() {
+                    self.hand_over_again(HandOver::Refused);
+                }
+                if self.copies.is_waiting() {
+                    self.timers.hasten(Timer::Replicate, now.mono);
+                }
+            }
+            Copied::Repair(_) => {}
         }
     }
 

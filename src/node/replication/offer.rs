@@ -15,13 +15,13 @@ use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
 use crate::limits::{ENTRIES_MAX, ENTRIES_WAITING_MAX, ENTRY_SIZE, HEADER_SIZE, K_MAX, RPC_ID_SIZE};
 use crate::node::Node;
 use crate::node::action::{Actions, Caller, ConnId};
-use crate::node::params::Serving;
 use crate::node::purpose::{OfferId, Outcome, Purpose};
+use crate::node::replication::schedule::HandOver;
 use crate::node::timers::Timer;
 use crate::record::{Life, Rank};
 use crate::time::Now;
 use crate::wire::codec::List;
-use crate::wire::peer::{Entry, PeerMessage, Reply, Request};
+use crate::wire::peer::{Entry, ErrorCode, PeerMessage, Reply, Request};
 
 /// OFFERs in flight, to all peers together; one per peer.
 const OFFERS_IN_FLIGHT_MAX: usize = 32;
@@ -177,10 +177,16 @@ impl Node {
             for key in keys.iter() {
                 let Some(reach) = offer.keys.remove(&key) else { continue };
                 self.copies.hand_over(offer.to, key);
+                self.hand_over_again(HandOver::Unverified);
                 if reach == Reach::One {
                     self.offer_to_all_replicas(now, &key, &offer.to.id);
                 }
             }
+            if self.status.is_leaving() {
+                offer.keys.keys().for_each(|key| self.storage.heard(key, &offer.to.id));
+            }
+        } else {
+            self.hand_over_again(HandOver::Refused);
         }
         self.end_offer(now, id);
     }
@@ -196,24 +202,24 @@ impl Node {
 /// OFFERs of peers.
 impl Node {
     /// Answers the OFFER of `caller`. This node wants a record that it lacks, would accept, and does not
-    /// expect already. Where the peer's record is smaller, the peer gets a copy and all other replicas
-    /// an offer.
+    /// expect already. If it wants none, although it lacks some, it answers by an error. Where the peer's
+    /// record is smaller, the peer gets a copy and all other replicas an offer.
     pub(crate) fn serve_offer(&mut self, now: Now, caller: &Caller, entries: List<'_, Entry>, out: &mut Actions) {
         let from = &caller.id;
         let offerer = self.peers.contact_at(caller.conn);
-        let mut wanted = Vec::new();
+        let (mut wanted, mut refused) = (Vec::new(), None);
         let mut room = self.wanted.room(now.mono, from);
         for entry in entries.iter() {
             let comparison = self.compare(now, &entry);
             if comparison == Comparison::Same && offerer.is_some() {
                 self.storage.heard(&entry.key, from);
             }
-            if comparison.is_missing_here()
-                && self.params.serving == Serving::Yes
-                && self.accepts(now, &entry.key).is_ok()
-                && self.may_want(now, from, &entry, &mut room)
-            {
-                wanted.push(entry.key);
+            if comparison.is_missing_here() {
+                match self.accepts(now, &entry.key) {
+                    Err(error) => refused = Some(error),
+                    Ok(()) if self.may_want(now, from, &entry, &mut room) => wanted.push(entry.key),
+                    Ok(()) => refused = Some(ErrorCode::TOO_MANY),
+                }
             }
             if matches!(comparison, Comparison::Smaller | Comparison::SameVersion)
                 && let Some(offerer) = offerer
@@ -222,6 +228,10 @@ impl Node {
                 self.offer_to_all_replicas(now, &entry.key, from);
                 self.timers.hasten(Timer::Replicate, now.mono);
             }
+        }
+        if let Some(error) = refused.filter(|_| wanted.is_empty()) {
+            // An empty WANT would mean that this node stores all of the records.
+            return out.reply_to(caller, Reply::Error(error));
         }
         self.counters.wants += wanted.len() as u64;
         self.count_maintenance(wanted.len() * KEY_SIZE);

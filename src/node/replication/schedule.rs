@@ -13,8 +13,7 @@
 //!   should store; the replica that follows a lost contact is offered the records of that contact. Only
 //!   the two nearest replicas and the farthest one make these offers: they know the range best.
 //! * [`Trigger::Settled`]: this node has settled. It offers the records that no neighbour is known to store.
-//! * [`Trigger::Leaving`]: this node leaves. It offers the records that too few other nodes are known to
-//!   store, to all their replicas.
+//! * [`Trigger::Leaving`]: this node leaves. It offers all records to all their other replicas.
 //!
 //! If an OFFER reveals a difference, the node with the larger record offers it to *all* replicas. So one
 //! difference found between any two replicas repairs all of them.
@@ -70,6 +69,8 @@ pub(crate) struct Schedule {
     changes_at: Time,
     /// When a record may next be offered to all its replicas.
     all_replicas_at: BTreeMap<Key, Time>,
+    /// What has happened since all records were last offered, if this node is leaving.
+    hand_over: HandOver,
 }
 
 /// A pass over all records, in the order of their keys.
@@ -111,6 +112,18 @@ pub(crate) enum Selection {
     Unreplicated,
     /// All: each of them may be old.
     All,
+}
+
+/// How far the hand-over of a leaving node has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum HandOver {
+    /// All contacts that were asked store the records.
+    #[default]
+    Complete,
+    /// Contacts have wanted records, or one is lost: all records are offered again at once.
+    Unverified,
+    /// A contact has refused a record, or did not answer: all records are offered again after a pause.
+    Refused,
 }
 
 /// What a scan reads of a record.
@@ -236,13 +249,26 @@ impl Node {
         self.timers.hasten(Timer::Replicate, now.mono);
     }
 
-    /// This node leaves: it offers the records that too few peers store, if a contact is live.
-    pub(crate) fn offer_before_leaving(&mut self, now: Now) {
+    /// This node leaves: it offers all records after `pause`, if a contact is live.
+    pub(crate) fn offer_before_leaving(&mut self, now: Now, pause: Duration) {
         self.schedule.scans.clear();
         if self.table.live() > 0 && !self.storage.is_empty() {
             self.schedule.scans.push_back(Scan::new(Trigger::Leaving));
-            self.timers.hasten(Timer::Replicate, now.mono);
+            self.schedule.scan_at = now.mono + pause;
+            self.timers.hasten(Timer::Replicate, self.schedule.scan_at);
         }
+    }
+
+    /// If this node is leaving, it has to offer its records again, for this reason.
+    pub(crate) fn hand_over_again(&mut self, why: HandOver) {
+        if self.status.is_leaving() {
+            self.schedule.hand_over = self.schedule.hand_over.max(why);
+        }
+    }
+
+    /// How far the hand-over has come; it counts as complete from now on.
+    pub(crate) fn take_hand_over(&mut self) -> HandOver {
+        std::mem::take(&mut self.schedule.hand_over)
     }
 
     /// Whether a scan, an offer or a hand-over waits.
@@ -323,11 +349,7 @@ impl Node {
             }
             Trigger::Settled(Selection::Unreplicated) if entry.known_replicas == 0 => self.offer_to_next(entry),
             Trigger::Round { .. } | Trigger::Settled(Selection::Unreplicated) => {}
-            Trigger::Leaving => {
-                if entry.known_replicas < entry.replication.min(self.table.live()) {
-                    self.offer_to_replicas(&entry.key, entry.replication, None);
-                }
-            }
+            Trigger::Leaving => self.offer_to_replicas(&entry.key, entry.replication, None),
         }
     }
 

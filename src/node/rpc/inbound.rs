@@ -7,7 +7,6 @@ use crate::id::{Key, NodeId};
 use crate::limits::K_MAX;
 use crate::node::Node;
 use crate::node::action::{Actions, Caller};
-use crate::node::params::Serving;
 use crate::node::records::persistence::Waiter;
 use crate::node::rpc::outbound::block_of;
 use crate::record::envelope::verify;
@@ -84,9 +83,6 @@ impl Node {
     /// Stores a copy that a peer has sent. Cheap checks come first, the signature last: no signature is
     /// verified for a record that this node already stores or that has ended.
     pub(crate) fn store_copy(&mut self, now: Now, block: &RecordBlock<'_>, source: Source) -> Result<(), NotStored> {
-        if self.params.serving == Serving::No {
-            return Err(ErrorCode::OUT_OF_SCOPE.into());
-        }
         if block.version.is_too_early(now.wall) {
             return Err(ErrorCode::TOO_EARLY.into());
         }

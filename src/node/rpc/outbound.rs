@@ -18,7 +18,7 @@ use crate::node::rpc::peers::{Conn, Ending};
 use crate::pending::{Deadlines, Passed, Request as PendingRequest, Taken};
 use crate::record::{Record, age_at};
 use crate::time::{Now, Time};
-use crate::wire::peer::{PeerMessage, RecordBlock, Reply, Request, Want};
+use crate::wire::peer::{ErrorCode, PeerMessage, RecordBlock, Reply, Request, Want};
 
 /// A request to a peer.
 #[derive(Clone, Copy, Debug)]
@@ -172,6 +172,9 @@ impl Node {
             let is_copy = matches!(call.purpose, Purpose::Copy(_));
             let rtt = if is_copy { &mut conn.rtts.copies } else { &mut conn.rtts.answers };
             rtt.observe(now.mono - call.since);
+        }
+        if matches!(reply, Reply::Error(ErrorCode::LEAVING)) {
+            self.contact_lost(now, &from.peer, out);
         }
         self.peer_answered(now, out);
         if self.is_answered_by(call.purpose, &reply) {

@@ -156,7 +156,7 @@ impl Crowd {
         let mut answered = 0;
         loop {
             for action in self.out.iter() {
-                let Action::Send { conn, message } = action else { continue };
+                let Action::Send { conn, message, .. } = action else { continue };
                 let (head, _) = self.out.bytes(message);
                 let number = u16::from_be_bytes([head[2], head[3]]);
                 if number == FIND_NODE.number || number == FIND_VALUE.number {

@@ -20,6 +20,7 @@ use signal_hook_mio::v1_0::Signals;
 
 use crate::contact::canonical;
 use crate::counters::HostCounters;
+use crate::id::RpcId;
 use crate::identity::Identity;
 use crate::limits::READ_BUFFER_SIZE;
 use crate::net::client::Client;
@@ -104,6 +105,8 @@ pub(super) enum Notice {
     DialFailed(DialId, DialError),
     /// A connection ended.
     Closed(ConnId),
+    /// A request found no room in the outbox of its connection.
+    Unsent(ConnId, RpcId),
     /// A batch was written, or was not.
     Saved(Saved),
 }
@@ -385,6 +388,9 @@ impl<S: Service> EventLoop<S> {
                     self.call(|service, now, out| service.on_dial_failed(now, dial, error, out));
                 }
                 Some(Notice::Closed(conn)) => self.call(|service, now, out| service.on_closed(now, conn, out)),
+                Some(Notice::Unsent(conn, rpc)) => {
+                    self.call(|service, now, out| service.on_unsent(now, conn, rpc, out));
+                }
                 Some(Notice::Saved(saved)) => self.call(|service, now, out| service.on_saved(now, saved, out)),
                 None => return,
             }

@@ -34,7 +34,8 @@
 //!   immediately allocates nothing here. Its value is copied once, a large value only by the kernel.
 //! * All input has a bound (a constant beside its user, or in [`limits`](crate::limits)) and a deadline.
 //!   Reading a connection ends when its budget of the turn is spent. A client that does not read its
-//!   replies is not read either. A peer's outbox drops and counts messages that exceed its bound.
+//!   replies is not read either. A peer is always read. If its outbox has no room for a reply, the peer gets
+//!   ERROR 429 instead, for which room is reserved; the service learns of a request that has no room.
 //! * A connection that sends without a pause delays the others little: it is served in small slices, and
 //!   after connections that had no input left. A request that the service has no room for stays in the
 //!   inbox of its connection, which is *parked*: the connection that has waited longest is served first.
@@ -74,7 +75,7 @@ mod loop_tests;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::id::{Key, NodeId};
+use crate::id::{Key, NodeId, RpcId};
 use crate::identity::Puzzle;
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin, Taken};
@@ -146,6 +147,8 @@ pub trait Service {
     fn on_dial_failed(&mut self, now: Now, dial: DialId, error: DialError, out: &mut Actions);
     /// A peer sent a complete message, which is not decoded yet.
     fn on_frame(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions);
+    /// The outbox of `conn` had no room for the request `rpc`.
+    fn on_unsent(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions);
     /// An open connection ended for another reason than an action of the service.
     fn on_closed(&mut self, now: Now, conn: ConnId, out: &mut Actions);
     /// The batch of the last save action is on disk, or could not be written.
@@ -195,6 +198,10 @@ impl Service for Node {
 
     fn on_frame(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions) {
         self.on_frame(now, conn, frame, out);
+    }
+
+    fn on_unsent(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions) {
+        self.on_unsent(now, conn, rpc, out);
     }
 
     fn on_closed(&mut self, now: Now, conn: ConnId, out: &mut Actions) {

@@ -20,7 +20,7 @@ use crate::net::listener::Pool;
 use crate::net::peer::{Dial, Peer, Pushed, Written};
 use crate::net::resolver::Question;
 use crate::net::tls::TlsFault;
-use crate::node::action::{Action, ClientId, ConnId, DialError, DialId};
+use crate::node::action::{Action, ClientId, ConnId, DialError, DialId, Sent};
 use crate::node::params::Endpoint;
 use crate::node::persisted::{Batch, Saved};
 
@@ -34,9 +34,9 @@ impl<S: Service> EventLoop<S> {
         for action in actions.iter() {
             match action {
                 Action::Dial { dial, to, expect } => self.dial(*dial, to, *expect),
-                Action::Send { conn, message } => {
+                Action::Send { conn, sent, message } => {
                     let (head, value) = actions.bytes(message);
-                    self.send(*conn, head, value);
+                    self.send(*conn, *sent, head, value);
                 }
                 Action::Reply { client, message } => {
                     let (head, value) = actions.bytes(message);
@@ -60,18 +60,23 @@ impl<S: Service> EventLoop<S> {
         self.actions = actions;
     }
 
-    /// Appends a message to the outbox of a peer. It is lost if the connection has ended.
-    fn send(&mut self, conn: ConnId, head: &[u8], value: &[u8]) {
-        let Some(slot) = self.connections.find(conn.0) else {
+    /// Appends a message to the outbox of a peer. It is lost if the connection has ended. If there is no room
+    /// for it, the peer gets ERROR 429 instead of a reply, and the service learns that a request was not sent.
+    fn send(&mut self, id: ConnId, sent: Sent, head: &[u8], value: &[u8]) {
+        let Some(slot) = self.connections.find(id.0) else {
             return;
         };
         let conn = self.connections.at(slot);
-        if let (Phase::Open, Side::Peer(peer)) = (conn.phase, &mut conn.side) {
-            match peer.push(head, value) {
-                Pushed::Queued => self.connections.queue_flush(slot),
-                Pushed::Dropped => self.counters.outbox_drops += 1,
+        let (Phase::Open, Side::Peer(peer)) = (conn.phase, &mut conn.side) else { return };
+        if peer.push(head, value) == Pushed::NoRoom {
+            self.counters.outbox_drops += 1;
+            match sent {
+                Sent::Reply(rpc) => peer.push_refusal(rpc),
+                Sent::Request(rpc) => self.notices.push_back(Notice::Unsent(id, rpc)),
+                Sent::Other => {}
             }
         }
+        self.connections.queue_flush(slot);
     }
 
     /// Sends a reply to a client. It is lost if the connection has ended.

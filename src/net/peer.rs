@@ -3,12 +3,17 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-use crate::id::NodeId;
+use crate::id::{NodeId, RpcId};
 use crate::limits::PEER_OUTBOX_MAX;
 use crate::net::outbox::Outbox;
 use crate::net::socket::Socket;
 use crate::net::tls::Session;
 use crate::node::action::{DialError, DialId};
+use crate::wire::peer::{ErrorCode, PeerMessage, Reply};
+
+/// Bytes of an outbox that are reserved for refusals: ERROR 429 to each of the requests that one peer may have
+/// in flight.
+const REFUSALS_MAX: usize = 1 << 20;
 
 /// The state of one connection to a peer.
 pub(super) struct Peer {
@@ -54,13 +59,23 @@ impl Peer {
         Self { session, dial, outbox: Outbox::default(), is_ending: false }
     }
 
-    /// Appends a message to the outbox, or drops the whole message if it would exceed the bound.
+    /// Appends a message to the outbox, or nothing of it if it would exceed the bound.
     pub(super) fn push(&mut self, head: &[u8], value: &[u8]) -> Pushed {
         if self.outbox.len() + head.len() + value.len() > PEER_OUTBOX_MAX {
-            return Pushed::Dropped;
+            return Pushed::NoRoom;
         }
         self.outbox.push(head, value);
         Pushed::Queued
+    }
+
+    /// Appends ERROR 429 as the reply to `rpc`, for which room is reserved. A peer that has read none of some
+    /// thousand refusals gets no more.
+    pub(super) fn push_refusal(&mut self, rpc: RpcId) {
+        let mut refusal = Vec::new();
+        PeerMessage::Reply(rpc, Reply::Error(ErrorCode::TOO_MANY)).encode(&mut refusal);
+        if self.outbox.len() + refusal.len() <= PEER_OUTBOX_MAX + REFUSALS_MAX {
+            self.outbox.push(&refusal, &[]);
+        }
     }
 
     /// Whether any output is not written yet.
@@ -112,6 +127,6 @@ impl Peer {
 pub(super) enum Pushed {
     /// The message is in the outbox.
     Queued,
-    /// The outbox is full.
-    Dropped,
+    /// The outbox has no room for the message.
+    NoRoom,
 }

@@ -128,10 +128,14 @@ pub enum Action {
         /// The id that the node there must prove, if this node knows it.
         expect: Option<NodeId>,
     },
-    /// Send a message to a peer. The host drops it if the connection is closed or its outbox is full.
+    /// Send a message to a peer. The host drops it if the connection is closed. If the outbox of the
+    /// connection has no room for it, the host sends ERROR 429 instead of a reply, and reports a request by
+    /// `on_unsent`.
     Send {
         /// The connection to send it on.
         conn: ConnId,
+        /// What it is, if it does not fit.
+        sent: Sent,
         /// The message.
         message: Encoded,
     },
@@ -157,6 +161,17 @@ pub enum Action {
         /// The batch.
         batch: Arc<Batch>,
     },
+}
+
+/// The kind of a message to a peer, and its RPC id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// A request of this node.
+    Request(RpcId),
+    /// A reply to the peer.
+    Reply(RpcId),
+    /// HELLO or GOODBYE.
+    Other,
 }
 
 /// A message in the buffer of an [`Actions`]; [`Actions::bytes`] returns its bytes.
@@ -231,8 +246,13 @@ impl Actions {
         assert_eq!(message.value().len(), len, "the value of another message");
         let start = self.heads.len();
         message.encode_head(&mut self.heads);
+        let sent = match message {
+            PeerMessage::Request(rpc, _) => Sent::Request(*rpc),
+            PeerMessage::Reply(rpc, _) => Sent::Reply(*rpc),
+            PeerMessage::Hello(_) | PeerMessage::Goodbye => Sent::Other,
+        };
         let message = Encoded { head: start..self.heads.len(), value };
-        self.list.push(Action::Send { conn, message });
+        self.list.push(Action::Send { conn, sent, message });
     }
 
     /// Sends a reply without a value to the request of a peer.

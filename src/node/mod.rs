@@ -65,7 +65,7 @@ use crate::node::replication::offer::Offers;
 use crate::node::replication::schedule::Schedule;
 use crate::node::replication::sync::Syncing;
 use crate::node::replication::wanted::Wanted;
-use crate::node::rpc::outbound::Call;
+use crate::node::rpc::outbound::{BackOff, Call};
 use crate::node::rpc::peers::{Ending, Peers};
 pub use crate::node::status::Status;
 use crate::node::timers::{Timer, Timers};
@@ -102,6 +102,7 @@ pub struct Node {
     table: Table,
     storage: Storage,
     pending: Pending<Call>,
+    back_off: BackOff,
     peers: Peers,
     queries: Queries,
     timers: Timers<Timer>,
@@ -157,6 +158,7 @@ impl Node {
             counters: NodeCounters::default(),
             table: Table::new(me.id, params.k),
             storage: Storage::new(me.id, params.storage_bytes_max, keys.clone()),
+            back_off: BackOff::default(),
             pending: Pending::new(PENDING_MAX, params.request_timeout, keys.clone()),
             peers: Peers::new(keys.clone()),
             queries: Queries::new(keys.clone()),
@@ -246,6 +248,7 @@ impl Node {
     /// The moment of [`Node::next_deadline`] has come.
     pub fn on_timeout(&mut self, now: Now, out: &mut Actions) {
         self.pass_deadlines(now, out);
+        self.send_again(now, out);
         while let Some(conn) = self.peers.deadlines.take_next(now.mono) {
             self.on_conn_deadline(now, conn, out);
         }
@@ -296,6 +299,7 @@ impl Node {
             self.timers.next(),
             self.peers.deadlines.next(),
             self.pending.next_deadline(),
+            self.back_off.next_deadline(),
             self.storage.next_due(),
         ])
     }

@@ -89,11 +89,14 @@ pub struct Faults {
     pub stalls: Chance,
     /// For each message, that its connection breaks.
     pub breaks: Chance,
+    /// For each reply, that the outbox of its connection has no room: ERROR 429 is sent instead.
+    pub refusals: Chance,
 }
 
 impl Faults {
     /// No faults.
-    pub const NONE: Self = Self { loss: Chance::NEVER, stalls: Chance::NEVER, breaks: Chance::NEVER };
+    pub const NONE: Self =
+        Self { loss: Chance::NEVER, stalls: Chance::NEVER, breaks: Chance::NEVER, refusals: Chance::NEVER };
 }
 
 /// The parameters of a world.

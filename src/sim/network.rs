@@ -241,6 +241,11 @@ impl Network {
         Delivery::Arrives(link.arrive(rng, now, end, stall), other_end(conn))
     }
 
+    /// Whether an outbox has no room for a reply.
+    pub(super) fn refuses(&self, rng: &mut StdRng) -> bool {
+        happens(rng, self.faults.refusals)
+    }
+
     /// The node that receives a message at the end `conn`; `None` if the end is closed.
     pub(super) fn receive(&mut self, conn: ConnId) -> Option<Number> {
         let (link, end) = self.link_mut(conn)?;

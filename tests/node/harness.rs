@@ -524,7 +524,7 @@ impl Harness {
 fn decoded(actions: &Actions, action: &Action) -> NodeAction {
     match action {
         Action::Dial { dial, to, expect } => NodeAction::Dial(*dial, to.clone(), *expect),
-        Action::Send { conn, message } => NodeAction::Send(*conn, message_of(actions, message)),
+        Action::Send { conn, message, .. } => NodeAction::Send(*conn, message_of(actions, message)),
         Action::Reply { client, message } => {
             let (frame, _) = next_frame(Source::Server, whole(actions, message)).expect("possible").expect("whole");
             NodeAction::Reply(*client, ApiReply::decode(frame).expect("an answer"))

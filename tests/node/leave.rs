@@ -121,7 +121,7 @@ fn a_malformed_message_of_the_last_awaited_peer_does_not_delay_the_leave() {
     let conn = harness.add_contact(1);
     let client = harness.get(key(7));
     leave(&mut harness);
-    let refusal = Reply::Error(ErrorCode::TOO_MANY);
+    let refusal = Reply::Error(ErrorCode::SERVER_ERROR);
     let (rpc, _) = harness.only_request(conn);
     harness.reply(conn, rpc, refusal);
     harness.make_scripted(1);

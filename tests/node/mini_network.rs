@@ -228,7 +228,7 @@ impl MiniNetwork {
                     let (dial, to, expect) = (*dial, to.clone(), *expect);
                     self.events.push_back(Event::Dialled { by: number, dial, to, expect });
                 }
-                Action::Send { conn, message } => {
+                Action::Send { conn, message, .. } => {
                     if let Some((_, other, _)) = self.ends.get(conn) {
                         let bytes = whole(&out, message);
                         self.events.push_back(Event::Arrives { at: *other, bytes });

@@ -109,7 +109,7 @@ fn a_late_reply_of_a_slow_peer_still_answers_the_get() {
 
 #[test]
 fn an_error_reply_ends_the_request_and_the_contact_stays() {
-    for code in [ErrorCode::OUT_OF_SCOPE, ErrorCode::TOO_MANY, ErrorCode(999)] {
+    for code in [ErrorCode::OUT_OF_SCOPE, ErrorCode::FULL, ErrorCode(999)] {
         let (mut harness, client, conn, rpc) = get_in_flight();
         harness.reply(conn, rpc, Reply::Error(code));
         while let Some((rpc, _)) = harness.requests(conn).pop() {
@@ -126,6 +126,56 @@ fn a_peer_that_says_it_is_leaving_is_a_contact_no_more() {
     harness.reply(conn, rpc, Reply::Error(ErrorCode::LEAVING));
     assert_eq!(harness.answer(client), failure(7));
     assert!(!harness.knows(1));
+}
+
+/// ERROR 429 says nothing about what the peer stores: the request is sent again after growing pauses.
+#[test]
+fn a_request_that_a_peer_has_no_room_for_is_sent_again() {
+    let (mut harness, client, conn, mut rpc) = get_in_flight();
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        harness.reply(conn, rpc, Reply::Error(ErrorCode::TOO_MANY));
+        assert_eq!(harness.answer(client), None, "nobody has said that there is no value");
+        let refused = harness.now;
+        rpc = loop {
+            let next = harness.node.next_deadline().expect("a pause").since(harness.now);
+            harness.pass(next);
+            if let [(again, _)] = harness.requests(conn)[..] {
+                break again;
+            }
+        };
+        pauses.push(harness.now.since(refused));
+    }
+    assert!(pauses.is_sorted() && pauses[0] >= millis(40), "{pauses:?}");
+    harness.reply(conn, rpc, value_of(block(7, b"at last")));
+    assert_eq!(harness.answer(client), success(7, b"at last"));
+}
+
+#[test]
+fn a_get_fails_at_its_timeout_if_the_peer_never_has_room() {
+    let (mut harness, client, conn, rpc) = get_in_flight();
+    harness.reply(conn, rpc, Reply::Error(ErrorCode::TOO_MANY));
+    let mut requests = 0;
+    for _ in 0..100 {
+        harness.pass(millis(100));
+        for (rpc, _) in harness.requests(conn) {
+            requests += 1;
+            harness.reply(conn, rpc, Reply::Error(ErrorCode::TOO_MANY));
+        }
+    }
+    assert_eq!(harness.answer(client), failure(7));
+    assert!((5..30).contains(&requests), "{requests} requests in 10 s");
+    assert!(harness.knows(1), "a busy contact has not failed");
+}
+
+#[test]
+fn a_request_that_has_no_room_in_the_outbox_is_sent_again() {
+    let (mut harness, client, conn, rpc) = get_in_flight();
+    harness.act(|node, now, out| node.on_unsent(now, conn, rpc, out));
+    harness.pass(millis(100));
+    let (rpc, _) = harness.only_request(conn);
+    harness.reply(conn, rpc, value_of(block(7, b"at last")));
+    assert_eq!(harness.answer(client), success(7, b"at last"));
 }
 
 /// A node uses at most k contacts of a reply. It drops duplicates, itself, port 0, unroutable addresses

@@ -111,7 +111,7 @@ fn the_local_copy_of_a_lone_founder_confirms_a_put() {
 /// After ERROR 406, 429, 503 or 507 the copy goes to the next nearest node. The contact has not failed.
 #[test]
 fn after_an_error_reply_the_copy_goes_to_the_next_target_and_the_contact_stays() {
-    for code in [ErrorCode::OUT_OF_SCOPE, ErrorCode::TOO_MANY, ErrorCode::FULL] {
+    for code in [ErrorCode::OUT_OF_SCOPE, ErrorCode::NOT_VERIFIED, ErrorCode::FULL] {
         let mut harness = Harness::with_contacts(small(), 1..=8);
         let client = harness.put(put_to_three(1));
         let copies = harness.copies();

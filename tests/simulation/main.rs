@@ -160,7 +160,7 @@ fn at_five_percent_loss_every_get_finds_its_record_seeds_11_to_19() -> Run {
 #[test]
 fn connections_that_stall_and_break_lose_no_record() -> Run {
     for seed in 0..3 {
-        let faults = Faults { loss: percent(1.0), stalls: percent(1.0), breaks: percent(1.0) };
+        let faults = Faults { loss: percent(1.0), stalls: percent(1.0), breaks: percent(1.0), ..Faults::NONE };
         let mut world = World::new(Scenario { faults, ..Scenario::calm(200, seed) });
         world.join_all()?;
         let keys = put_many(&mut world, 100, 0)?;
@@ -260,6 +260,46 @@ fn a_node_that_leaves_is_removed_from_all_tables_and_its_records_are_found() -> 
     }
     assert_eq!(get_many(&mut world, 50, &keys)?, 50);
     Ok(())
+}
+
+/// Goal: a full outbox never turns into "not found".
+///
+/// Method: for six of ten replies the outbox has no room, so that ERROR 429 is sent instead. Most PUTs
+/// are confirmed, and every GET of a confirmed value finds it.
+fn replies_without_room_delay_answers_and_change_none(seeds: Range<u64>) -> Run {
+    for seed in seeds {
+        let faults = Faults { refusals: percent(60.0), ..Faults::NONE };
+        let mut world = World::new(Scenario { faults, ..Scenario::calm(30, seed) });
+        world.join_all()?;
+        let keys: Vec<Key> = (0..60).map(|_| world.any_key()).collect();
+        let put = |key| Put { ttl: 0, replication: 5, confirm: Confirm::Yes, class: Class::Plain, key, value: b"v" };
+        let mut asks = Vec::new();
+        for key in &keys {
+            let at = world.any_alive();
+            asks.push(world.ask(at, &ApiRequest::Put(put(*key)))?);
+            world.run_for(SECOND / 100)?;
+        }
+        let outcomes = await_all(&mut world, &asks)?;
+        let confirmed = keys.iter().zip(outcomes).filter(|(_, outcome)| *outcome == found(b""));
+        let confirmed: Vec<Key> = confirmed.map(|(key, _)| *key).collect();
+        assert!(confirmed.len() >= 30, "{} PUTs are confirmed, seed {seed}", confirmed.len());
+        for key in confirmed {
+            let at = world.any_alive();
+            assert_eq!(world.get(at, key)?, found(b"v"), "seed {seed}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn replies_without_room_delay_answers_and_change_none_seeds_20_to_29() -> Run {
+    replies_without_room_delay_answers_and_change_none(20..30)
+}
+
+#[test]
+#[ignore = "long: 100 networks; scripts/check.sh --long runs it"]
+fn replies_without_room_delay_answers_and_change_none_seeds_30_to_129() -> Run {
+    replies_without_room_delay_answers_and_change_none(30..130)
 }
 
 /// Goal: nodes that leave in the same second hand their records over to nodes that stay.
@@ -531,7 +571,7 @@ fn values_up_to_the_largest_size_are_read_whole() -> Run {
 #[test]
 fn the_digest_depends_only_on_the_seed() -> Run {
     let digest = |seed| -> Result<String, Violation> {
-        let faults = Faults { loss: percent(3.0), stalls: percent(1.0), breaks: percent(1.0) };
+        let faults = Faults { loss: percent(3.0), stalls: percent(1.0), breaks: percent(1.0), ..Faults::NONE };
         let mut world = World::new(Scenario { faults, ..Scenario::calm(80, seed) });
         world.join_all()?;
         let keys = put_many(&mut world, 20, 0)?;

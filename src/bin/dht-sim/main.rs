@@ -142,7 +142,8 @@ fn read_args(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<
     let nodes = number(&matches, "nodes", 1..=NODES_MAX)?.ok_or_else(missing("--nodes"))?;
     let mut scenario = Scenario::calm(nodes, number(&matches, "seed", 0..=u64::MAX)?.ok_or_else(missing("--seed"))?);
     let chance = |option| Ok(Chance::percent(percent(&matches, option)?).expect("the range of percentages"));
-    scenario.faults = Faults { loss: chance("loss")?, stalls: chance("stalls")?, breaks: chance("breaks")? };
+    scenario.faults =
+        Faults { loss: chance("loss")?, stalls: chance("stalls")?, breaks: chance("breaks")?, ..Faults::NONE };
     if let Some(connections) = number(&matches, "connections", 1..=usize::MAX)? {
         scenario.params.peer_connections_max = connections;
     }

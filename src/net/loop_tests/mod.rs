@@ -23,11 +23,12 @@ use crate::net::{Ended, EventLoop, Helper, Listeners, LoopError, Options, Servic
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin, Taken};
 use crate::node::params::Endpoint;
 use crate::node::persisted::{Batch, Saved};
+use crate::record::{Age, Class, Ttl, Version, crc_of};
 use crate::time::{Now, Time};
 use crate::wire::Source;
 use crate::wire::api::{ApiReply, ApiRequest, Confirm};
 use crate::wire::frame::{Frame, next_frame};
-use crate::wire::peer::{PeerMessage, Request};
+use crate::wire::peer::{Content, PeerMessage, RecordBlock, Reply, Request};
 
 /// Turns before a test fails. They take seconds; a passing test takes milliseconds.
 const TURNS_MAX: usize = 2_000_000;
@@ -42,6 +43,7 @@ struct Echo {
     secured: Vec<(ConnId, NodeId, Origin)>,
     frames: Vec<(ConnId, u16, usize)>,
     closed: Vec<ConnId>,
+    unsent: Vec<RpcId>,
     failed_dials: Vec<(DialId, DialError)>,
     saved: Vec<Saved>,
     commands: Vec<Command>,
@@ -63,7 +65,12 @@ enum Behaviour {
 /// What the service does at its next timeout.
 enum Command {
     Dial(Endpoint, Option<NodeId>),
+    /// Sends that many PINGs.
     Send(ConnId, usize),
+    /// Sends that many replies to PINGs.
+    Reply(ConnId, usize),
+    /// Sends that many copies of a record with that value.
+    Store(ConnId, Arc<[u8]>, usize),
     Close(ConnId),
     Answer(ClientId, Key),
     Save(Batch),
@@ -116,6 +123,10 @@ impl Service for Echo {
         self.frames.push((conn, frame.kind.number, frame.body.len()));
     }
 
+    fn on_unsent(&mut self, _: Now, _: ConnId, rpc: RpcId, _: &mut Actions) {
+        self.unsent.push(rpc);
+    }
+
     fn on_closed(&mut self, _: Now, conn: ConnId, _: &mut Actions) {
         self.closed.push(conn);
     }
@@ -131,6 +142,17 @@ impl Service for Echo {
                 Command::Send(conn, times) => {
                     for _ in 0..times {
                         out.send(conn, &PeerMessage::Request(RpcId::new([9; 32]), Request::Ping), None);
+                    }
+                }
+                Command::Reply(conn, times) => {
+                    for _ in 0..times {
+                        out.send(conn, &PeerMessage::Reply(RpcId::new([9; 32]), Reply::Pong), None);
+                    }
+                }
+                Command::Store(conn, value, times) => {
+                    for _ in 0..times {
+                        let request = Request::Store(block(&value));
+                        out.send(conn, &PeerMessage::Request(RpcId::new([9; 32]), request), Some(value.clone()));
                     }
                 }
                 Command::Close(conn) => out.close(conn, None),
@@ -153,6 +175,19 @@ impl Service for Echo {
 
     fn has_left(&self) -> bool {
         self.has_left
+    }
+}
+
+fn block(value: &[u8]) -> RecordBlock<'_> {
+    RecordBlock {
+        ttl: Ttl::from_secs(60).expect("not zero"),
+        replication: 3,
+        class: Class::Plain,
+        key: key(1),
+        version: Version::from_bits(1),
+        age: Age(0),
+        crc: crc_of(value),
+        content: Content::Value(value),
     }
 }
 
@@ -199,6 +234,7 @@ impl Host {
             secured: Vec::new(),
             frames: Vec::new(),
             closed: Vec::new(),
+            unsent: Vec::new(),
             failed_dials: Vec::new(),
             saved: Vec::new(),
             commands: Vec::new(),

@@ -32,13 +32,41 @@ fn a_close_action_takes_effect_after_all_messages_and_is_reported_only_to_the_pe
 }
 
 #[test]
-fn a_full_outbox_drops_complete_messages_and_counts_them() {
+fn the_service_learns_of_requests_that_have_no_room_in_an_outbox() {
     let (mut a, mut b, of_a, _) = connected_hosts();
     let ping = 36;
     let fits = PEER_OUTBOX_MAX / ping;
     a.echo().commands.push(Command::Send(of_a, fits + 10));
-    run_both_until(&mut a, &mut b, |_, b| b.frames.len() == fits);
+    run_both_until(&mut a, &mut b, |a, b| b.frames.len() == fits && a.unsent.len() == 10);
     assert_eq!(a.event_loop.counters.outbox_drops, 10);
+}
+
+#[test]
+fn a_peer_gets_an_error_instead_of_a_reply_that_has_no_room_in_an_outbox() {
+    let (mut a, mut b, of_a, _) = connected_hosts();
+    let pong = 36;
+    let fits = PEER_OUTBOX_MAX / pong;
+    a.echo().commands.push(Command::Reply(of_a, fits + 10));
+    run_both_until(&mut a, &mut b, |_, b| b.frames.len() == fits + 10);
+    let errors = b.echo().frames.iter().filter(|(_, kind, _)| *kind == crate::wire::ERROR.number).count();
+    assert_eq!((errors, a.event_loop.counters.outbox_drops), (10, 10));
+}
+
+/// Neither waits for the other before it reads.
+#[test]
+fn two_nodes_that_send_each_other_more_than_all_buffers_hold_finish() {
+    let (mut a, mut b, of_a, of_b) = connected_hosts();
+    let value: Arc<[u8]> = vec![7; VALUE_SIZE_MAX].into();
+    let (mut sent, count) = (0, (64 << 20) / VALUE_SIZE_MAX);
+    while sent < count {
+        // As many as an outbox has room for; further ones follow when they have arrived.
+        let some = (count - sent).min(PEER_OUTBOX_MAX / (VALUE_SIZE_MAX + 200));
+        a.echo().commands.push(Command::Store(of_a, value.clone(), some));
+        b.echo().commands.push(Command::Store(of_b, value.clone(), some));
+        sent += some;
+        run_both_until(&mut a, &mut b, |a, b| a.frames.len() == sent && b.frames.len() == sent);
+    }
+    assert_eq!((a.event_loop.counters.outbox_drops, b.event_loop.counters.outbox_drops), (0, 0));
 }
 
 #[test]

@@ -7,14 +7,19 @@
 //! Every outcome passes through [`Node::on_outcome`], which knows the owner of each purpose. The owner gets
 //! exactly one final outcome of each request that [`Node::call`] has accepted.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use rand::RngExt;
 
 use crate::contact::Contact;
 use crate::id::{Key, NodeId, RpcId};
+use crate::limits::PENDING_MAX;
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError};
 use crate::node::purpose::{Copied, Outcome, Purpose};
 use crate::node::rpc::peers::{Conn, Ending};
+use crate::node::timers::Timers;
 use crate::pending::{Deadlines, Passed, Request as PendingRequest, Taken};
 use crate::record::{Record, age_at};
 use crate::time::{Now, Time};
@@ -31,6 +36,10 @@ pub(crate) struct Call {
     pub(crate) is_retry: bool,
     /// When it was sent, or began to wait for a connection.
     since: Time,
+    /// When it was first sent.
+    begun: Time,
+    /// How often the peer, or the own outbox, had no room for it.
+    refusals: u32,
     /// Whether its owner has had the final outcome: a late reply is still used, but not awaited.
     pub(crate) expired: bool,
 }
@@ -42,11 +51,84 @@ pub(crate) struct Report<'a> {
     pub(crate) outcome: Outcome<'a>,
 }
 
+/// The pause before a request is sent again that was refused for want of room; further pauses double.
+const BACK_OFF_MIN: Duration = Duration::from_millis(50);
+
+/// The longest such pause.
+const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+
+/// Requests that were refused for want of room and are sent again after a pause.
+#[derive(Debug, Default)]
+pub(crate) struct BackOff {
+    calls: BTreeMap<u64, Call>,
+    due: Timers<u64>,
+    next: u64,
+}
+
+impl BackOff {
+    /// When the next request is sent again.
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        self.due.next()
+    }
+}
+
+/// Sending again after a pause.
+impl Node {
+    /// The peer has no room for `call` now (ERROR 429), or the outbox has none. The request is sent again after
+    /// a pause, as long as its owner may wait for it; the refusal says nothing about what the peer stores.
+    fn back_off(&mut self, now: Now, call: Call, out: &mut Actions) {
+        let pause = BACK_OFF_MIN * 2_u32.saturating_pow(call.refusals.min(10));
+        let pause = self.jitter(pause.min(BACK_OFF_MAX));
+        let may_wait = now.mono + pause < call.begun + self.params.request_timeout;
+        let has_own_pause = matches!(call.purpose, Purpose::Offer(_) | Purpose::Ping);
+        if call.expired || !may_wait || has_own_pause || self.back_off.calls.len() >= PENDING_MAX {
+            return self.on_outcome(now, &call, Outcome::Failed, out);
+        }
+        let id = self.back_off.next;
+        self.back_off.next += 1;
+        self.back_off.calls.insert(id, Call { refusals: call.refusals + 1, ..call });
+        self.back_off.due.set(id, now.mono + pause);
+        if matches!(call.purpose, Purpose::Lookup(_)) {
+            self.on_outcome(now, &call, Outcome::Passed(Passed::Hedge), out); // it may ask another node too
+        }
+    }
+
+    /// Sends the requests again whose pause is over.
+    pub(crate) fn send_again(&mut self, now: Now, out: &mut Actions) {
+        while let Some(id) = self.back_off.due.take_next(now.mono) {
+            let Some(call) = self.back_off.calls.remove(&id) else { continue };
+            if !self.send_or_dial(now, Call { conn: None, since: now.mono, ..call }, out) {
+                self.on_outcome(now, &call, Outcome::Failed, out);
+            }
+        }
+    }
+
+    /// The host had no room for the request `rpc` in the outbox of `conn`.
+    pub fn on_unsent(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions) {
+        if let Some(peer) = self.peers.find(conn).map(|conn| conn.peer)
+            && let Taken::InFlight(call) = self.pending.take(&rpc, &peer)
+        {
+            self.end_call(now, conn, out);
+            self.back_off(now, call, out);
+        }
+        self.finish(now, out);
+    }
+}
+
 /// Sending.
 impl Node {
     /// Sends a request to `to`. `false` if a bound refuses it; then no outcome follows.
     pub(crate) fn call(&mut self, now: Now, to: Contact, purpose: Purpose, out: &mut Actions) -> bool {
-        let call = Call { to, purpose, conn: None, is_retry: false, since: now.mono, expired: false };
+        let call = Call {
+            to,
+            purpose,
+            conn: None,
+            is_retry: false,
+            since: now.mono,
+            begun: now.mono,
+            refusals: 0,
+            expired: false,
+        };
         self.send_or_dial(now, call, out)
     }
 
@@ -177,6 +259,9 @@ impl Node {
             self.contact_lost(now, &from.peer, out);
         }
         self.peer_answered(now, out);
+        if matches!(reply, Reply::Error(ErrorCode::TOO_MANY)) {
+            return self.back_off(now, call, out);
+        }
         if self.is_answered_by(call.purpose, &reply) {
             return self.on_outcome(now, &call, Outcome::Reply { reply, address: from.address }, out);
         }

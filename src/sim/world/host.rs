@@ -8,7 +8,7 @@ use super::{Answer, DISK_WRITE, Operation, Request, World};
 use crate::id::NodeId;
 use crate::limits::DIALS_MAX;
 use crate::node::Node;
-use crate::node::action::{Action, Actions, ClientId, ConnId, DialError, DialId};
+use crate::node::action::{Action, Actions, ClientId, ConnId, DialError, DialId, Sent};
 use crate::node::params::{Durability, Endpoint};
 use crate::node::persisted::Batch;
 use crate::sim::checker::{self, BrokenInvariant, CheckResult};
@@ -19,7 +19,7 @@ use crate::sim::{Number, Violation};
 use crate::time::Now;
 use crate::wire::api::ApiReply;
 use crate::wire::frame::{Frame, next_frame};
-use crate::wire::peer::{self, Content, PeerMessage, Reply, StoreOutcome};
+use crate::wire::peer::{self, Content, ErrorCode, PeerMessage, Reply, StoreOutcome};
 use crate::wire::{self, Source};
 
 /// Actions of nodes.
@@ -51,9 +51,16 @@ impl World {
         for action in actions.iter() {
             match action {
                 Action::Dial { dial, to, expect } => self.dial(number, *dial, to, *expect),
-                Action::Send { conn, message } => {
+                Action::Send { conn, sent, message } => {
                     let (head, value) = actions.bytes(message);
-                    self.send(number, *conn, [head, value].concat().into_boxed_slice())?;
+                    let mut bytes = [head, value].concat();
+                    if let Sent::Reply(rpc) = sent
+                        && self.network.refuses(&mut self.rng)
+                    {
+                        bytes.clear();
+                        PeerMessage::Reply(*rpc, Reply::Error(ErrorCode::TOO_MANY)).encode(&mut bytes);
+                    }
+                    self.send(number, *conn, bytes.into_boxed_slice())?;
                 }
                 Action::Reply { client, message } => {
                     let (head, value) = actions.bytes(message);

@@ -16,19 +16,19 @@ use mio::Events;
 
 use crate::id::{Key, NodeId, RpcId};
 use crate::identity::Puzzle;
-use crate::limits::{API_OUTBOX_MAX, API_OWED_MAX, PEER_OUTBOX_MAX, VALUE_SIZE_MAX};
+use crate::limits::{API_OUTBOX_MAX, API_OWED_MAX, ENTRIES_MAX, PEER_OUTBOX_MAX, VALUE_SIZE_MAX};
 use crate::net::clock::Clock;
 use crate::net::tls::tests::identity;
 use crate::net::{Ended, EventLoop, Helper, Listeners, LoopError, Options, Service};
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin, Taken};
 use crate::node::params::Endpoint;
 use crate::node::persisted::{Batch, Saved};
-use crate::record::{Age, Class, Ttl, Version, crc_of};
 use crate::time::{Now, Time};
 use crate::wire::Source;
 use crate::wire::api::{ApiReply, ApiRequest, Confirm};
+use crate::wire::codec::List;
 use crate::wire::frame::{Frame, next_frame};
-use crate::wire::peer::{Content, PeerMessage, RecordBlock, Reply, Request};
+use crate::wire::peer::{PeerMessage, Reply, Request};
 
 /// Turns before a test fails. They take seconds; a passing test takes milliseconds.
 const TURNS_MAX: usize = 2_000_000;
@@ -69,8 +69,8 @@ enum Command {
     Send(ConnId, usize),
     /// Sends that many replies to PINGs.
     Reply(ConnId, usize),
-    /// Sends that many copies of a record with that value.
-    Store(ConnId, Arc<[u8]>, usize),
+    /// Sends that many messages of 16 KB.
+    Long(ConnId, usize),
     Close(ConnId),
     Answer(ClientId, Key),
     Save(Batch),
@@ -149,10 +149,11 @@ impl Service for Echo {
                         out.send(conn, &PeerMessage::Reply(RpcId::new([9; 32]), Reply::Pong), None);
                     }
                 }
-                Command::Store(conn, value, times) => {
+                Command::Long(conn, times) => {
+                    let keys = [Key::new([7; 32]); ENTRIES_MAX];
                     for _ in 0..times {
-                        let request = Request::Store(block(&value));
-                        out.send(conn, &PeerMessage::Request(RpcId::new([9; 32]), request), Some(value.clone()));
+                        let long = Reply::Wanted(List::lend(&keys));
+                        out.send(conn, &PeerMessage::Reply(RpcId::new([9; 32]), long), None);
                     }
                 }
                 Command::Close(conn) => out.close(conn, None),
@@ -175,19 +176,6 @@ impl Service for Echo {
 
     fn has_left(&self) -> bool {
         self.has_left
-    }
-}
-
-fn block(value: &[u8]) -> RecordBlock<'_> {
-    RecordBlock {
-        ttl: Ttl::from_secs(60).expect("not zero"),
-        replication: 3,
-        class: Class::Plain,
-        key: key(1),
-        version: Version::from_bits(1),
-        age: Age(0),
-        crc: crc_of(value),
-        content: Content::Value(value),
     }
 }
 

@@ -56,13 +56,13 @@ fn a_peer_gets_an_error_instead_of_a_reply_that_has_no_room_in_an_outbox() {
 #[test]
 fn two_nodes_that_send_each_other_more_than_all_buffers_hold_finish() {
     let (mut a, mut b, of_a, of_b) = connected_hosts();
-    let value: Arc<[u8]> = vec![7; VALUE_SIZE_MAX].into();
-    let (mut sent, count) = (0, (64 << 20) / VALUE_SIZE_MAX);
+    let size = 4 + 32 + 32 * ENTRIES_MAX;
+    let (mut sent, count) = (0, (64 << 20) / size);
     while sent < count {
         // As many as an outbox has room for; further ones follow when they have arrived.
-        let some = (count - sent).min(PEER_OUTBOX_MAX / (VALUE_SIZE_MAX + 200));
-        a.echo().commands.push(Command::Store(of_a, value.clone(), some));
-        b.echo().commands.push(Command::Store(of_b, value.clone(), some));
+        let some = (count - sent).min(PEER_OUTBOX_MAX / size);
+        a.echo().commands.push(Command::Long(of_a, some));
+        b.echo().commands.push(Command::Long(of_b, some));
         sent += some;
         run_both_until(&mut a, &mut b, |a, b| a.frames.len() == sent && b.frames.len() == sent);
     }

@@ -223,7 +223,7 @@ fn requests_of_a_peer_allocate_nothing() {
         ask(Request::Store(block(key)));
     }
     let wants = [(true, true), (true, false), (false, true), (false, false)];
-    let wants = wants.map(|(contacts, head_only)| Want { contacts, head_only });
+    let wants = wants.map(|(contacts, head_only)| Want { contacts, head_only, ..Want::default() });
     let mut round = || {
         for (held, missing) in (200..220).zip(100..120) {
             ask(Request::Ping);

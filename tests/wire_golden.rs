@@ -242,7 +242,8 @@ fn find_node() {
 
 #[test]
 fn find_value() {
-    let find = |contacts, head_only| Request::FindValue { key: key(), want: Want { contacts, head_only } };
+    let find =
+        |contacts, head_only| Request::FindValue { key: key(), want: Want { contacts, head_only, ..Want::default() } };
     request("FIND VALUE", find(false, false));
     request("FIND VALUE, contacts", find(true, false));
     request("FIND VALUE, head", find(false, true));

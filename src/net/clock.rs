@@ -1,25 +1,30 @@
 //! The real clocks. The loop reads them once per turn; all other code gets the time as an argument.
+//!
+//! The monotonic clock counts the time in which the host was suspended (`CLOCK_BOOTTIME`): records age
+//! meanwhile, and a node notices that it has missed what others wrote.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::time::{Now, Time, WallTime};
 
 /// The clocks of this process. [`Time::ZERO`] is the moment at which this value was created.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    started: Instant,
+    /// The time since the boot at that moment.
+    started: Duration,
 }
 
 impl Clock {
     /// Starts the monotonic clock at zero.
-    #[expect(clippy::disallowed_methods, reason = "the only module that reads the real clocks")]
     pub fn start() -> Self {
-        Self { started: Instant::now() }
+        Self { started: since_boot() }
     }
 
     /// Reads the monotonic clock.
     pub fn mono(&self) -> Time {
-        Time::ZERO + self.started.elapsed()
+        Time::ZERO + since_boot().saturating_sub(self.started)
     }
 
     /// Reads both clocks. A wall clock before 1970 reads as 1970.
@@ -28,6 +33,13 @@ impl Clock {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { mono: self.mono(), wall: WallTime::from_millis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
     }
+}
+
+/// The time since the boot, suspended time included.
+fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    let nanos = u32::try_from(now.tv_nsec).expect("fewer than a second");
+    Duration::new(u64::try_from(now.tv_sec).expect("the boot is not in the future"), nanos)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! A poll with a timeout would set up and remove a kernel timer each time. This timer is set only when
 //! the first deadline becomes earlier. When the deadline becomes later, the timer fires too early once,
 //! which costs one turn without work. Most deadlines move into the future with each request, so the loop
-//! usually polls without any call for the timer.
+//! usually polls without any call for the timer. It runs on the same clock as the loop.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -31,7 +31,7 @@ impl WakeTimer {
     ///
     /// Those of the system.
     pub(super) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK.union(TimerfdFlags::CLOEXEC))?;
+        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK.union(TimerfdFlags::CLOEXEC))?;
         registry.register(&mut SourceFd(&timer.as_raw_fd()), token, Interest::READABLE)?;
         Ok(Self { timer, fires_at: None })
     }

@@ -22,7 +22,7 @@
 //! | `query/` | GETs and PUTs of clients, lookups, read quorum, read repair, retries of PUTs |
 //! | `rpc/` | connections to peers, requests to peers (`outbound`), requests from peers (`inbound`) |
 //! | `replication/` | offering records to other replicas (`schedule`, `offer`), fetching missed records (`sync`) |
-//! | `membership/` | joining, leaving, liveness of contacts |
+//! | `membership/` | joining, leaving, liveness of contacts, sleep of the own process |
 //! | `records/` | accepting records, persistence |
 //! | `status` | the membership status, and what the node may do for a client |
 //! | `purpose` | what a request to a peer is for, and how it ends |
@@ -55,6 +55,7 @@ use crate::lookup::Lookup;
 use crate::node::action::{Actions, Caller, ClientId, ConnId, Fault, Taken};
 use crate::node::membership::join::Join;
 use crate::node::membership::liveness::Liveness;
+use crate::node::membership::sleep::Sleep;
 use crate::node::params::Params;
 use crate::node::query::Queries;
 use crate::node::query::put_retry::PutRetries;
@@ -108,6 +109,7 @@ pub struct Node {
     timers: Timers<Timer>,
     status: Status,
     join: Join,
+    sleep: Sleep,
     liveness: Liveness,
     schedule: Schedule,
     offers: Offers,
@@ -164,6 +166,7 @@ impl Node {
             queries: Queries::new(keys.clone()),
             timers,
             status: if params.bootstraps.is_empty() { Status::Settled } else { Status::Joining },
+            sleep: Sleep::new(),
             join: Join::new(now, params.bootstraps.len()),
             liveness: Liveness::default(),
             schedule: Schedule::default(),
@@ -199,6 +202,7 @@ impl Node {
     /// A client sent a request. The node answers it by one [`action::Action::Reply`], now or later. It
     /// never answers a PUT that does not ask for a confirmation, nor a request that it has no room for.
     pub fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) -> Taken {
+        self.notice_sleep(now, out);
         let taken = match request {
             ApiRequest::Get { key } => self.start_get(now, client, key, out),
             ApiRequest::Put(put) => self.start_put(now, client, &put, out),
@@ -210,6 +214,7 @@ impl Node {
     /// A complete message arrived from a peer. The node decodes it; a malformed message closes the
     /// connection.
     pub fn on_frame(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions) {
+        self.notice_sleep(now, out);
         self.receive(now, conn, frame, out);
         self.finish(now, out);
     }
@@ -247,6 +252,7 @@ impl Node {
 
     /// The moment of [`Node::next_deadline`] has come.
     pub fn on_timeout(&mut self, now: Now, out: &mut Actions) {
+        self.notice_sleep(now, out);
         self.pass_deadlines(now, out);
         self.send_again(now, out);
         while let Some(conn) = self.peers.deadlines.take_next(now.mono) {
@@ -259,6 +265,7 @@ impl Node {
                 continue;
             }
             match timer {
+                Timer::Heartbeat => self.heartbeat(now),
                 Timer::Join => self.join(now, out),
                 Timer::Refresh => self.refresh(now, out),
                 Timer::RetryPuts => self.retry_puts(now, out),

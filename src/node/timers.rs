@@ -19,6 +19,8 @@ pub(crate) enum Timer {
     RetryPuts,
     /// Ping near contacts that have sent nothing for a while.
     Watch,
+    /// Notice that the process was stopped, or its host suspended.
+    Heartbeat,
     /// Become settled, even if neighbours have not answered yet.
     Settle,
     /// Ask neighbours which records they store, and fetch those that this node missed.

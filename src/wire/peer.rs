@@ -88,6 +88,9 @@ pub struct Want {
     pub contacts: bool,
     /// The record without its value.
     pub head_only: bool,
+    /// The caller fetches a record that it has missed. So the receiver answers although it may itself lack a
+    /// newer one.
+    pub catching_up: bool,
 }
 
 /// A reply of a node.
@@ -352,7 +355,7 @@ impl Request<'_> {
             Request::FindNode { target } => target.write(out),
             Request::FindValue { key, want } => {
                 key.write(out);
-                out.push(u8::from(want.contacts) | u8::from(want.head_only) << 1);
+                out.push(u8::from(want.contacts) | u8::from(want.head_only) << 1 | u8::from(want.catching_up) << 2);
             }
             Request::Offer(entries) => entries.write(out),
             Request::Sync { from, to } => {
@@ -432,8 +435,8 @@ impl<'a> Hello<'a> {
 impl Want {
     fn read(body: &mut Reader<'_>) -> Result<Self, WireError> {
         match body.u8("want")? {
-            bits @ 0..=3 => Ok(Self { contacts: bits & 1 != 0, head_only: bits & 2 != 0 }),
-            found => Err(WireError::field("want", found, "bits 0 and 1")),
+            bits @ 0..=7 => Ok(Self { contacts: bits & 1 != 0, head_only: bits & 2 != 0, catching_up: bits & 4 != 0 }),
+            found => Err(WireError::field("want", found, "bits 0 to 2")),
         }
     }
 }

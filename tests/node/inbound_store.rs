@@ -28,7 +28,7 @@ fn find(n: u8, want: Want) -> Request<'static> {
     Request::FindValue { key: key(n), want }
 }
 
-const VALUE_ALONE: Want = Want { contacts: false, head_only: false };
+const VALUE_ALONE: Want = Want { contacts: false, head_only: false, catching_up: false };
 
 #[test]
 fn a_found_record_has_aged_by_the_time_it_was_held() {
@@ -62,10 +62,10 @@ fn find_value_returns_the_requested_parts() {
     let head = RecordBlock { content: Content::Head, ..record };
     for (head_only, record) in [(false, record), (true, head)] {
         let alone = Reply::Value { contacts: List::lend(&[]), record };
-        assert_eq!(harness.ask(conn, find(5, Want { contacts: false, head_only })), alone);
+        assert_eq!(harness.ask(conn, find(5, Want { contacts: false, head_only, ..Want::default() })), alone);
         let known = [contact(1)];
         let with_contacts = Reply::Value { contacts: List::lend(&known), record };
-        assert_eq!(harness.ask(conn, find(5, Want { contacts: true, head_only })), with_contacts);
+        assert_eq!(harness.ask(conn, find(5, Want { contacts: true, head_only, ..Want::default() })), with_contacts);
     }
     assert_eq!(harness.ask(conn, find(6, VALUE_ALONE)), nodes(&[contact(1)]), "it is not held");
 }

@@ -26,5 +26,6 @@ mod put_retry;
 mod put_stale_replicas;
 mod read_quorum;
 mod signed;
+mod sleep;
 mod storage_full;
 mod sync;

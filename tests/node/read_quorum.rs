@@ -73,8 +73,8 @@ fn one_node_is_asked_for_the_value_and_the_others_for_the_head() {
     let mut harness = with_eight_peers(2);
     harness.get(key(N));
     let asked: Vec<Want> = wants(&mut harness).into_iter().map(|(_, _, want)| want).collect();
-    let head = Want { contacts: false, head_only: true };
-    assert_eq!(asked, [Want { contacts: false, head_only: false }, head, head]);
+    let head = Want { contacts: false, head_only: true, ..Want::default() };
+    assert_eq!(asked, [Want { contacts: false, head_only: false, ..Want::default() }, head, head]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::harness::{
     Harness, block, given, hashed, key, larger, nodes, quiet, secs, signed, stored, value_of, version_at,
 };
 
-const VALUE_ALONE: Want = Want { contacts: false, head_only: false };
+const VALUE_ALONE: Want = Want { contacts: false, head_only: false, catching_up: false };
 
 /// A founder, and a connection of a peer that sends requests to it.
 fn founder_with_caller() -> (Harness, ConnId) {

@@ -49,7 +49,7 @@ fn larger_records_of_a_neighbour_are_fetched_before_the_node_settles() {
     harness.reply(conn, rpc, synced(&[entry(5, 1, b"new", Life::Alive), entry(6, 0, b"other", Life::Alive)]));
     harness.pass(millis(0));
     let asked = harness.requests(conn);
-    let fetch = |n| Request::FindValue { key: key(n), want: Want::default() };
+    let fetch = |n| Request::FindValue { key: key(n), want: Want { catching_up: true, ..Want::default() } };
     assert_eq!(asked.iter().map(|(_, request)| *request).collect::<Vec<_>>(), [fetch(5), fetch(6)]);
     let newer = RecordBlock { version: version_at(1), ..block(5, b"new") };
     harness.reply(conn, asked[0].0, value_of(newer));

@@ -196,11 +196,10 @@ impl Node {
         self.resume(now, out);
     }
 
-    /// Contacts respond again after more than a quarter was lost: they may store records that this node
-    /// has missed.
+    /// The contacts of this node may store records that it has missed.
     pub(crate) fn settle_again(&mut self, now: Now, out: &mut Actions) {
-        info!("settling again reason=\"contacts that were lost answer\" contacts={}", self.table.live());
         self.table.all_stale();
+        self.syncing.end();
         self.begin_to_settle(now, out);
     }
 
@@ -234,6 +233,8 @@ impl Node {
     /// it was cut off from the network.
     pub(crate) fn settle(&mut self, now: Now) {
         self.status = Status::Settled;
+        self.sleep.caught_up();
+        self.heartbeat(now);
         self.timers.cancel(Timer::Settle);
         self.syncing.end();
         let joined = self.join.joined.unwrap_or(now.mono);

@@ -41,7 +41,7 @@ impl Node {
         info!("leaving owed={}", self.queries.clients());
         self.status = Status::Leaving;
         self.timers.set(Timer::Leave, now.mono + self.params.leave_timeout);
-        for timer in [Timer::Join, Timer::Refresh, Timer::Watch, Timer::Settle, Timer::Sync] {
+        for timer in [Timer::Join, Timer::Refresh, Timer::Watch, Timer::Settle, Timer::Sync, Timer::Heartbeat] {
             self.timers.cancel(timer);
         }
         self.syncing.end();

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use log::debug;
+use log::{debug, info};
 use rand::RngExt;
 
 use crate::contact::Contact;
@@ -69,6 +69,9 @@ impl Node {
             self.hasten_after(Timer::Watch, now, NEIGHBOUR_SILENCE_MAX);
         }
         self.hasten_after(Timer::Refresh, now, REFRESH_PAUSE);
+        if !self.timers.is_set(Timer::Heartbeat) {
+            self.heartbeat(now);
+        }
     }
 
     /// A request or a reply of `id` arrived on `conn`. An unresponsive contact is responsive again; a peer
@@ -144,6 +147,7 @@ impl Node {
         let has_grown = self.liveness.fewest_live.is_some_and(|fewest| 4 * self.table.live() > 5 * fewest);
         if has_grown && self.status.is_settled() && self.liveness.settle_again_at <= now.mono {
             self.liveness.settle_again_at = now.mono + SETTLE_PAUSE;
+            info!("settling again reason=\"contacts that were lost answer\" contacts={}", self.table.live());
             self.settle_again(now, out);
         }
     }

@@ -6,3 +6,4 @@
 pub(crate) mod join;
 pub(crate) mod leave;
 pub(crate) mod liveness;
+pub(crate) mod sleep;

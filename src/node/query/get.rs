@@ -177,9 +177,13 @@ impl Node {
     }
 
     /// Adds what this node itself stores at this moment, like the response of another replica, and the
-    /// newest version that its clients have seen.
+    /// newest version that its clients have seen. If it has slept, what it stores may be old, and counts only
+    /// after the other nodes have responded.
     fn add_own_response(&mut self, now: Now, query: QueryId) {
-        let Some(key) = self.queries.get(query).map(|get| get.key) else { return };
+        let Some((key, phase)) = self.queries.get(query).map(|get| (get.key, get.phase)) else { return };
+        if self.sleep.is_behind() && phase == Phase::LookingUp {
+            return;
+        }
         let (held, over) = self.storage.known(now.mono, &key);
         let known = self.newest_known(now, &key, held);
         let known = known.map(|known| Found { record: known.record.clone(), expires: known.expires });

@@ -45,10 +45,12 @@ impl Node {
         Some(match self.queries.find(query)? {
             Query::Get(get) => {
                 let head_only = !get.read.asks_value_of(id);
-                let want = Want { contacts: get.read.goes_past_replicas(), head_only };
+                let want = Want { contacts: get.read.goes_past_replicas(), head_only, ..Want::default() };
                 Request::FindValue { key: get.key, want }
             }
-            Query::Put(put) => Request::FindValue { key: put.key(), want: Want { contacts: true, head_only: true } },
+            Query::Put(put) => {
+                Request::FindValue { key: put.key(), want: Want { contacts: true, head_only: true, ..Want::default() } }
+            }
             Query::Maintenance(lookup) => Request::FindNode { target: *lookup.target() },
         })
     }

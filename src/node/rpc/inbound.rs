@@ -29,6 +29,10 @@ impl Node {
                 self.nearest_for(&caller.id, &target);
                 out.reply_to(caller, Reply::Nodes(List::lend(&self.nearby)));
             }
+            // A value that this node stores may be old. The caller asks again.
+            Request::FindValue { want, .. } if self.sleep.is_behind() && !want.catching_up => {
+                out.reply_to(caller, Reply::Error(ErrorCode::TOO_MANY));
+            }
             Request::FindValue { key, want } => self.send_value(now, caller, &key, want, out),
             Request::Store(block) => {
                 self.serve_store(now, caller, &block, out);

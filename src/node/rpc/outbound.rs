@@ -225,7 +225,9 @@ impl Node {
             }
             Purpose::Ping => Some(Request::Ping),
             Purpose::Sync(from) => self.sync_request(from),
-            Purpose::FetchMissing(key) => Some(value_request(key)),
+            Purpose::FetchMissing(key) => {
+                Some(Request::FindValue { key, want: Want { catching_up: true, ..Want::default() } })
+            }
         };
         let Some(request) = request else { return false };
         out.send(conn, &PeerMessage::Request(rpc, request), None);

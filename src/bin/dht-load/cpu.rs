@@ -41,14 +41,26 @@ pub(crate) struct CpuError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
     fn cpu_time_is_the_sum_over_all_processes() {
-        let me = std::process::id();
-        let first = used(&[me]).expect("it runs");
-        assert!(first > Duration::ZERO);
-        assert!(used(&[me, me]).expect("it runs") >= first * 2, "the sum over all");
+        // A process that waits for input uses no more time. The threads of this process come and go.
+        let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a program");
+        cat.stdin.as_mut().expect("a pipe").write_all(b"x").expect("it reads");
+        cat.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("it has started");
+        let pid = cat.id();
+        let is_sum = || {
+            let (one, two) = (used(&[pid]).expect("it runs"), used(&[pid, pid]).expect("it runs"));
+            one > Duration::ZERO && two == one * 2
+        };
+        let found = (0..1_000).any(|_| is_sum());
+        drop(cat.stdin.take());
+        cat.wait().expect("it ends with its input");
+        assert!(found, "the time of one process, twice");
     }
 
     #[test]

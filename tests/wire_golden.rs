@@ -248,6 +248,8 @@ fn find_value() {
     request("FIND VALUE, contacts", find(true, false));
     request("FIND VALUE, head", find(false, true));
     request("FIND VALUE, contacts and head", find(true, true));
+    let catching_up = Want { catching_up: true, ..Want::default() };
+    request("FIND VALUE, catching up", Request::FindValue { key: key(), want: catching_up });
 }
 
 #[test]

@@ -590,8 +590,8 @@ fn a_byte_that_names_none_of_its_choices_is_refused() {
         let field = |field, expected| WireError::Field { field, found: found.into(), expected };
         assert_eq!(refusal(Source::Peer, &with("STORE REPLY", 68, &[found])), field("outcome", "0 or 1"));
         assert_eq!(refusal(Source::Peer, &with("SYNC REPLY", 36, &[found])), field("more", "0 or 1"));
-        if found > 3 {
-            assert_eq!(refusal(Source::Peer, &with("FIND VALUE", 68, &[found])), field("want", "bits 0 and 1"));
+        if found > 7 {
+            assert_eq!(refusal(Source::Peer, &with("FIND VALUE", 68, &[found])), field("want", "bits 0 to 2"));
         }
     }
 }

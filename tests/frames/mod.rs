@@ -158,6 +158,7 @@ fn request_frames() -> Vec<Golden> {
         frame("FIND VALUE, contacts", &["0045 0297", RPC, KEY, "01"]),
         frame("FIND VALUE, head", &["0045 0297", RPC, KEY, "02"]),
         frame("FIND VALUE, contacts and head", &["0045 0297", RPC, KEY, "03"]),
+        frame("FIND VALUE, catching up", &["0045 0297", RPC, KEY, "04"]),
         frame("OFFER", &["007e 029a", RPC, ENTRY, TOMBSTONE_ENTRY]),
         frame("OFFER, largest", &["5808 029a", RPC, &ENTRY.repeat(500)]),
         frame("SYNC", &["0064 029b", RPC, KEY, OTHER_KEY]),

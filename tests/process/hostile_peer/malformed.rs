@@ -32,7 +32,7 @@ fn wrong_fields(wall: u64) -> Vec<(&'static str, Vec<u8>)> {
         ("STORE of a head", store(|record| record.flags = 8)),
         ("STORE of a damaged value", store(|record| record.value[4] ^= 1)),
         ("STORE with a wrong check", store(|record| record.check ^= 1)),
-        ("FIND VALUE with an unknown want", rpc(message::FIND_VALUE, &RPC, &[&KEY[..], &[4]].concat())),
+        ("FIND VALUE with an unknown want", rpc(message::FIND_VALUE, &RPC, &[&KEY[..], &[8]].concat())),
         ("OFFER of an entry and a bit", rpc(message::OFFER, &RPC, &[0; 46])),
         ("OFFER with an unknown flag", rpc(message::OFFER, &RPC, &[0xff; 45])),
         ("STORE REPLY with a third outcome", rpc(message::STORE_REPLY, &RPC, &[&KEY[..], &[2], &[0; 9]].concat())),
@@ -154,7 +154,7 @@ fn each_fault_that_ends_a_connection_is_logged_once() {
 fn requests_before_a_malformed_message_are_answered() {
     let harness = Harness::start("");
     let mut conn = client_of(harness.server.p2p(), "the malformed");
-    let (ping, wrong) = (rpc(message::PING, &[1; 32], &[]), rpc(message::FIND_VALUE, &RPC, &[&KEY[..], &[4]].concat()));
+    let (ping, wrong) = (rpc(message::PING, &[1; 32], &[]), rpc(message::FIND_VALUE, &RPC, &[&KEY[..], &[8]].concat()));
     conn.send(&[&ping[..], &wrong, &ping].concat());
     let (messages, ending) = conn.expect_end();
     let kinds: Vec<_> = messages.iter().map(|message| message.kind).collect();

@@ -252,3 +252,28 @@ fn a_node_without_contacts_leaves_at_once_despite_its_records() {
     leave(&mut harness);
     assert!(harness.node.has_left());
 }
+
+/// A peer that wants one record may lack another one, for which it has no room yet.
+#[test]
+fn a_record_that_is_not_wanted_beside_another_one_does_not_count_as_handed_over() {
+    let mut harness = Harness::new(Params { leave_timeout: secs(1), ..Params::default() });
+    let asker = harness.accept_client(9);
+    for n in [1, 2] {
+        harness.ask(asker, Request::Store(block(n, b"value")));
+    }
+    harness.add_contact(2);
+    harness.make_scripted(2);
+    harness.disk = Disk::Fails;
+    leave(&mut harness);
+    harness.pass(millis(0));
+    for (conn, rpc, _) in harness.offers() {
+        harness.reply(conn, rpc, Reply::Wanted(List::lend(&[key(1)])));
+    }
+    harness.pass(millis(0));
+    for (conn, rpc, copy) in harness.copies() {
+        harness.reply(conn, rpc, stored(&copy));
+    }
+    harness.pass(secs(1));
+    assert!(harness.node.has_left());
+    assert_eq!(harness.node.lost_records(), 1);
+}

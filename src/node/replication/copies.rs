@@ -76,6 +76,13 @@ impl Copies {
         self.waiting.retain(|(to, _), _| to != id);
     }
 
+    /// Whether a hand-over to `id` waits or is in flight.
+    pub(crate) fn is_busy_with(&self, id: &NodeId) -> bool {
+        let first = (*id, Key::new([0; KEY_SIZE]));
+        let waits = self.waiting.range(first..).next().is_some_and(|((to, _), _)| to == id);
+        waits || self.handing_over.contains_key(id)
+    }
+
     /// Whether a hand-over waits.
     pub(crate) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
@@ -173,7 +180,7 @@ impl Node {
                 if answer.is_none() {
                     self.hand_over_again(HandOver::Refused);
                 }
-                if self.copies.is_waiting() {
+                if self.copies.is_waiting() || self.offers.is_waiting() {
                     self.timers.hasten(Timer::Replicate, now.mono);
                 }
             }

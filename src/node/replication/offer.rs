@@ -142,7 +142,11 @@ impl Offers {
 impl Node {
     /// Sends the OFFERs that may leave now.
     pub(crate) fn send_offers(&mut self, now: Now, out: &mut Actions) {
+        let leaves = self.status.is_leaving();
         for to in self.offers.ready(self.is_scanning(now.mono)) {
+            if leaves && self.copies.is_busy_with(&to) {
+                continue; // what it wanted before takes the room that it has for this node
+            }
             let Some((id, contact)) = self.offers.begin(&to) else { continue };
             if !self.call(now, contact, Purpose::Offer(id), out) {
                 self.end_offer(now, id);
@@ -174,6 +178,7 @@ impl Node {
         if let Outcome::Reply { reply: Reply::Wanted(keys), .. } = outcome
             && let Some(mut offer) = self.offers.in_flight.remove(&id)
         {
+            let is_complete = keys.is_empty();
             for key in keys.iter() {
                 let Some(reach) = offer.keys.remove(&key) else { continue };
                 self.copies.hand_over(offer.to, key);
@@ -182,7 +187,8 @@ impl Node {
                     self.offer_to_all_replicas(now, &key, &offer.to.id);
                 }
             }
-            if self.status.is_leaving() {
+            // A peer that wants some may lack others, for which it has no room yet.
+            if self.status.is_leaving() && is_complete {
                 offer.keys.keys().for_each(|key| self.storage.heard(key, &offer.to.id));
             }
         } else {

@@ -63,6 +63,13 @@ impl Wanted {
         }
     }
 
+    /// `peer` has sent a record of `key`. What it still has to send counts against its room, and this no longer.
+    pub(crate) fn arrived(&mut self, key: &Key, peer: &NodeId) {
+        if self.records.get(key).is_some_and(|awaited| awaited.from == *peer && awaited.until.is_some()) {
+            self.records.remove(key);
+        }
+    }
+
     /// Whether a record of `key`, however large, is being fetched.
     pub(crate) fn is_fetched(&self, key: &Key) -> bool {
         self.records.get(key).is_some_and(|awaited| awaited.until.is_none())
@@ -101,6 +108,21 @@ mod tests {
 
     fn peer(n: u8) -> NodeId {
         NodeId::new(Key::new([n; 32]))
+    }
+
+    #[test]
+    fn a_record_that_has_arrived_takes_no_room() {
+        let mut wanted = Wanted::default();
+        let (now, until) = (Time::ZERO, Time::from_nanos(9));
+        wanted.want(KEY, rank(1), peer(1), until, None);
+        assert_eq!(wanted.room(now, &peer(1)), ASKED_OF_ONE_MAX - 1);
+        wanted.arrived(&KEY, &peer(2));
+        assert_eq!(wanted.room(now, &peer(1)), ASKED_OF_ONE_MAX - 1, "another peer sent it");
+        wanted.arrived(&KEY, &peer(1));
+        assert_eq!(wanted.room(now, &peer(1)), ASKED_OF_ONE_MAX);
+        wanted.begin_fetch(KEY, rank(1), peer(1));
+        wanted.arrived(&KEY, &peer(1));
+        assert_eq!(wanted.fetches(), 1, "a fetch ends with its request");
     }
 
     #[test]

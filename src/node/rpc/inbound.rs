@@ -35,6 +35,7 @@ impl Node {
             }
             Request::FindValue { key, want } => self.send_value(now, caller, &key, want, out),
             Request::Store(block) => {
+                self.wanted.arrived(&block.key, &caller.id);
                 self.serve_store(now, caller, &block, out);
                 if self.peers.contact_at(caller.conn).is_some() {
                     self.on_replica(now, &block.key, block.rank(), &caller.id);

@@ -46,8 +46,8 @@
 //!
 //! [`net`] describes it in full. The loop waits for sockets, reads a bounded number of bytes from
 //! each, splits them into messages ([`wire::frame`]), and hands each message to the node. It performs
-//! the actions that the node returns, writes what is due, and closes what is over. There is one
-//! thread and no lock.
+//! the actions that the node returns, writes the output of this turn, and closes the connections that have
+//! ended. There is one thread and no lock.
 //!
 //! # One PUT
 //!

@@ -209,7 +209,8 @@ pub const API_OWED_MAX: usize = 1_024;
 /// not read.
 pub const API_OUTBOX_MAX: usize = 1 << 20;
 
-/// Bytes that wait for one peer. A message that does not fit is dropped and counted.
+/// Bytes that wait for one peer. Instead of a reply that does not fit the peer gets ERROR 429, and a request
+/// that does not fit is sent again later.
 pub const PEER_OUTBOX_MAX: usize = 4 << 20;
 
 /// From the start of a dial to the TCP connection.

@@ -191,14 +191,20 @@ fn a_node_whose_records_have_other_replicas_leaves_once_they_say_so_again() {
     assert_eq!(harness.node.lost_records(), 0);
 }
 
-#[test]
-fn records_are_offered_to_the_next_node_if_a_replica_is_leaving_too() {
+/// The same node, which begins to leave, with a second contact.
+fn leaving_with_two_contacts() -> (Harness, dht::node::action::ConnId) {
     let (mut harness, conn) = alone_with_a_record();
     harness.add_contact(3);
     harness.pass(secs(5));
     harness.forget_actions();
     leave(&mut harness);
     harness.pass(millis(0));
+    (harness, conn)
+}
+
+#[test]
+fn records_are_offered_to_the_next_node_if_a_replica_is_leaving_too() {
+    let (mut harness, conn) = leaving_with_two_contacts();
     for (to, rpc, _) in harness.offers() {
         harness.reply(to, rpc, Reply::Error(ErrorCode::LEAVING));
     }
@@ -210,12 +216,7 @@ fn records_are_offered_to_the_next_node_if_a_replica_is_leaving_too() {
 
 #[test]
 fn records_are_offered_again_when_a_replica_says_goodbye_after_it_took_them() {
-    let (mut harness, conn) = alone_with_a_record();
-    harness.add_contact(3);
-    harness.pass(secs(5));
-    harness.forget_actions();
-    leave(&mut harness);
-    harness.pass(millis(0));
+    let (mut harness, conn) = leaving_with_two_contacts();
     for (to, rpc, copy) in harness.want_all_offers() {
         harness.reply(to, rpc, stored(&copy));
     }

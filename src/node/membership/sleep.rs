@@ -1,7 +1,7 @@
 //! Sleep: the process was stopped, or its host was suspended, for seconds or hours.
 //!
-//! Other nodes wrote meanwhile, and this node was not there to take its copies. Nobody has told it so: its
-//! connections may still be open. So it sets a timer every [`HEARTBEAT`]. If a call of the host comes more than
+//! Other nodes wrote records meanwhile, and this node did not receive its copies. No message tells it so, and
+//! its connections may still be open. So it sets a timer every [`HEARTBEAT`]. If a call of the host comes more than
 //! [`STALL_MAX`] after that moment, the node has slept, and synchronizes with its neighbours before it answers
 //! GETs from its storage alone ([`crate::node::replication::sync`]). Until then it answers lookups of values by
 //! ERROR 429: two nodes that slept together would agree on old records. It answers SYNC, so that nodes that all

@@ -76,6 +76,9 @@ pub const TTL_LONGEST: Duration = Duration::from_secs(u16::MAX as u64);
 /// farther ahead, so no writer can lock a key by writing the far future into it.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_mins(10);
 
+/// Wall clocks that differ by less agree: network delay, drift, and a clock that is adjusted in small steps.
+pub const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(30);
+
 // ── layer 1: data structures and protocols ──────────────────────────────────────────────────────
 
 /// The largest k, alpha and replication: all contacts of a bucket fit one message.

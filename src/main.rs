@@ -121,6 +121,9 @@ fn run(settings: Settings) -> Result<Ended, RunError> {
 
     let clock = Clock::start();
     let mut node = Node::new(me, settings.params, entropy::seed().map_err(RunError::Entropy)?, clock.now());
+    if let Some(boot) = clock.boot() {
+        node.booted(boot);
+    }
     load(&store, clock, &mut node)?;
     let mut event_loop = EventLoop::new(options, listeners, &identity, clock, node).map_err(RunError::Loop)?;
     let (batches, results) = event_loop.attach_disk_writer();
@@ -174,6 +177,7 @@ fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
     for contact in contacts {
         node.remember(begun, contact);
     }
+    node.restored(begun);
     info!("loaded records={records} contacts={known} took_ms={}", (clock.now().mono - begun.mono).as_millis());
     Ok(())
 }

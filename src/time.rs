@@ -41,6 +41,12 @@ impl Time {
         first
     }
 
+    /// The moment that is `span` earlier, at the earliest the start of the host.
+    #[must_use]
+    pub fn earlier(self, span: Duration) -> Time {
+        Time(self.0.saturating_sub(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// The duration from `earlier` to this moment; zero if `earlier` is the later one.
     #[must_use]
     pub const fn since(self, earlier: Time) -> Duration {
@@ -94,6 +100,71 @@ impl WallTime {
     pub const fn since(self, earlier: WallTime) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+
+    /// The moment that is `span` earlier, at the earliest 1970.
+    #[must_use]
+    pub fn before(self, span: Duration) -> WallTime {
+        WallTime(self.0.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// How far one clock is ahead of another, in milliseconds; negative if it is behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClockOffset(i64);
+
+impl ClockOffset {
+    /// An offset of `millis` milliseconds.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// Whole seconds, for the log.
+    pub const fn as_secs(self) -> i64 {
+        self.0 / 1000
+    }
+
+    /// Its size, whatever its direction.
+    pub const fn size(self) -> Duration {
+        Duration::from_millis(self.0.unsigned_abs())
+    }
+
+    /// Whether the clock is ahead.
+    pub const fn is_ahead(self) -> bool {
+        self.0 > 0
+    }
+}
+
+impl Sub for ClockOffset {
+    type Output = ClockOffset;
+
+    /// The change from `before` to this offset.
+    fn sub(self, before: ClockOffset) -> ClockOffset {
+        ClockOffset(self.0.saturating_sub(before.0))
+    }
+}
+
+/// A moment on the clock that counts from the boot of the host, suspended time included. Moments of one boot
+/// can be compared after a restart of the process, whatever the wall clock says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootTime {
+    /// Identifies the boot.
+    pub boot: u64,
+    /// Milliseconds since the boot.
+    pub millis: u64,
+}
+
+impl BootTime {
+    /// The moment that is `span` later.
+    #[must_use]
+    pub fn after(self, span: Duration) -> Self {
+        let span = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Self { millis: self.millis.saturating_add(span), ..self }
+    }
+
+    /// The time from `earlier` to this moment; `None` if they are of different boots.
+    pub fn since(self, earlier: BootTime) -> Option<Duration> {
+        (self.boot == earlier.boot).then(|| Duration::from_millis(self.millis.saturating_sub(earlier.millis)))
+    }
 }
 
 /// Both clocks, read at the same moment.
@@ -103,6 +174,27 @@ pub struct Now {
     pub mono: Time,
     /// For the versions of records.
     pub wall: WallTime,
+}
+
+impl Now {
+    /// How far the wall clock is ahead of the monotonic clock. It changes only if the wall clock is set.
+    pub fn offset(&self) -> ClockOffset {
+        self.offset_of(self.wall)
+    }
+
+    /// How far another wall clock, which shows `wall` at this moment, is ahead of the monotonic clock.
+    pub fn offset_of(&self, wall: WallTime) -> ClockOffset {
+        ClockOffset(signed(wall.0).saturating_sub(signed(self.mono.0 / 1_000_000)))
+    }
+
+    /// The same moment, as the wall clock with that offset to the monotonic clock shows it.
+    pub fn wall_with(&self, offset: ClockOffset) -> WallTime {
+        WallTime(u64::try_from(signed(self.mono.0 / 1_000_000).saturating_add(offset.0)).unwrap_or(0))
+    }
+}
+
+fn signed(millis: u64) -> i64 {
+    i64::try_from(millis).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -291,6 +291,12 @@ fn sync() {
 }
 
 #[test]
+fn time() {
+    request("TIME", Request::Time);
+    reply("TIME REPLY", Reply::Time(WallTime::from_millis(1_700_000_000_000)));
+}
+
+#[test]
 fn error() {
     reply("ERROR", Reply::Error(ErrorCode::OUT_OF_SCOPE));
     let unknown = PeerMessage::Reply(RpcId::new([0; 32]), Reply::Error(ErrorCode(65_535)));

@@ -316,7 +316,7 @@ fn a_type_that_its_source_does_not_send_is_refused_at_the_header() {
     let sent: [(Source, &[u16]); 3] = [
         (Source::Module, &[650, 651]),
         (Source::Server, &[652, 653]),
-        (Source::Peer, &[660, 661, 662, 663, 664, 665, 666, 667, 670, 671, 672, 673, 676, 677, 680]),
+        (Source::Peer, &[660, 661, 662, 663, 664, 665, 666, 667, 669, 670, 671, 672, 673, 676, 677, 679, 680]),
     ];
     for (source, kinds) in sent {
         for number in (0..=u16::MAX).filter(|number| !kinds.contains(number)) {
@@ -398,6 +398,8 @@ fn a_peer_message_of_a_size_that_its_type_cannot_have_is_refused() {
         ("GOODBYE", "GOODBYE", 4, 4),
         ("OFFER", "OFFER", 81, 22_536),
         ("SYNC", "SYNC", 100, 100),
+        ("TIME", "TIME", 36, 36),
+        ("TIME REPLY", "TIME REPLY", 44, 44),
         ("PING REPLY", "PING REPLY", 36, 36),
         ("STORE REPLY", "STORE REPLY", 78, 78),
         ("FIND NODE REPLY", "FIND NODE REPLY", 36, 1_036),

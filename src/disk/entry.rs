@@ -8,18 +8,19 @@
 //! ```text
 //! a key:     0   CRC-32 u32
 //!            4   flags u8: bit 0 a record, bit 1 a tombstone of signed versions, bit 2 one of plain
-//!                versions, bit 3 the record came from a client
+//!                versions, bit 3 the record came from a client, bit 4 the time since the boot is known
 //!            5   signed version u64, if bit 1; plain version u64, if bit 2
-//!            ..  saved u64, ms since 1970, and the record block R of PROTOCOL.md 2, if bit 0
+//!            ..  if bit 0: saved u64, ms since 1970; if bit 4 also: boot u64, saved u64, ms since that boot;
+//!                then the record block R of PROTOCOL.md 2
 //! contacts:  0   CRC-32 u32
 //!            4   contacts of PROTOCOL.md 2, to the end
 //! ```
 
 use crate::contact::Contact;
 use crate::id::Key;
-use crate::node::persisted::{PersistedKey, PersistedRecord};
+use crate::node::persisted::{PersistedKey, PersistedRecord, SavedAt};
 use crate::record::{Source, Tombstone, Version};
-use crate::time::WallTime;
+use crate::time::{BootTime, WallTime};
 use crate::wire::codec::{List, Reader, WireError};
 use crate::wire::peer::RecordBlock;
 
@@ -27,6 +28,7 @@ const RECORD: u8 = 1;
 const SIGNED_TOMBSTONE: u8 = 1 << 1;
 const PLAIN_TOMBSTONE: u8 = 1 << 2;
 const FROM_CLIENT: u8 = 1 << 3;
+const SINCE_BOOT: u8 = 1 << 4;
 
 /// Size of the CRC-32 at the start of an entry.
 const CRC_SIZE: usize = 4;
@@ -42,6 +44,7 @@ pub(super) fn write_key(persisted: &PersistedKey, out: &mut Vec<u8>) {
         (SIGNED_TOMBSTONE, tombstone.signed.is_some()),
         (PLAIN_TOMBSTONE, tombstone.plain.is_some()),
         (FROM_CLIENT, from_client),
+        (SINCE_BOOT, persisted.record.as_ref().is_some_and(|record| record.saved.boot.is_some())),
     ];
     let flags = bits.into_iter().filter(|(_, is_set)| *is_set).fold(0, |flags, (bit, _)| flags | bit);
     if flags == 0 {
@@ -53,7 +56,11 @@ pub(super) fn write_key(persisted: &PersistedKey, out: &mut Vec<u8>) {
         out.extend_from_slice(&version.bits().to_be_bytes());
     }
     if let Some(PersistedRecord { record, age, saved, .. }) = &persisted.record {
-        out.extend_from_slice(&saved.as_millis().to_be_bytes());
+        out.extend_from_slice(&saved.wall.as_millis().to_be_bytes());
+        if let Some(BootTime { boot, millis }) = saved.boot {
+            out.extend_from_slice(&boot.to_be_bytes());
+            out.extend_from_slice(&millis.to_be_bytes());
+        }
         RecordBlock::of(record, *age).write_head(out);
         out.extend_from_slice(&record.value);
     }
@@ -68,8 +75,9 @@ pub(super) fn write_key(persisted: &PersistedKey, out: &mut Vec<u8>) {
 pub(super) fn read_key(key: Key, entry: &[u8]) -> Result<PersistedKey, WireError> {
     let mut reader = verified_crc(key.as_bytes(), entry)?;
     let flags = reader.u8("flags")?;
-    let is_known = flags & !(RECORD | SIGNED_TOMBSTONE | PLAIN_TOMBSTONE | FROM_CLIENT) == 0;
-    if !is_known || flags & !FROM_CLIENT == 0 || flags & (RECORD | FROM_CLIENT) == FROM_CLIENT {
+    let of_record = FROM_CLIENT | SINCE_BOOT;
+    let is_known = flags & !(RECORD | SIGNED_TOMBSTONE | PLAIN_TOMBSTONE | of_record) == 0;
+    if !is_known || flags & !of_record == 0 || flags & RECORD == 0 && flags & of_record != 0 {
         let expected = "a record, optionally from a client, or tombstones";
         return Err(WireError::field("flags", flags, expected));
     }
@@ -84,7 +92,13 @@ pub(super) fn read_key(key: Key, entry: &[u8]) -> Result<PersistedKey, WireError
         reader.finish()?;
         return Ok(PersistedKey { key, record: None, tombstone });
     }
-    let saved = WallTime::from_millis(reader.u64("saved")?);
+    let wall = WallTime::from_millis(reader.u64("saved")?);
+    let boot = if flags & SINCE_BOOT == 0 {
+        None
+    } else {
+        Some(BootTime { boot: reader.u64("boot")?, millis: reader.u64("saved since the boot")? })
+    };
+    let saved = SavedAt { wall, boot };
     let source = if flags & FROM_CLIENT == 0 { Source::Peer } else { Source::Client };
     let block = RecordBlock::read_whole(&mut reader)?;
     if block.key != key {
@@ -158,7 +172,9 @@ mod tests {
                 let ttl = Ttl::from_secs(ttl).expect("not zero");
                 let (version, crc) = (Version::from_bits(version), crc_of_value(&value));
                 let record = Record { key, class, version, ttl, replication, crc, value: value.into() };
-                PersistedRecord { record, age: Age(age), saved: WallTime::from_millis(saved), source }
+                let boot = (saved % 2 == 0).then_some(BootTime { boot: version.bits(), millis: saved / 3 });
+                let saved = SavedAt { wall: WallTime::from_millis(saved), boot };
+                PersistedRecord { record, age: Age(age), saved, source }
             });
             PersistedKey { key, record, tombstone: Some(tombstone).filter(|tombstone| !tombstone.is_empty()) }
         })

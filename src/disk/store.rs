@@ -394,7 +394,7 @@ pub(in crate::disk) mod tests {
     use super::*;
     use crate::disk::tests::Scratch;
     use crate::id::NodeId;
-    use crate::node::persisted::PersistedRecord;
+    use crate::node::persisted::{PersistedRecord, SavedAt};
     use crate::record::{Age, Class, Record, Source, Tombstone, Ttl, Version, crc_of};
     use crate::time::WallTime;
     use std::fs;
@@ -447,7 +447,12 @@ pub(in crate::disk) mod tests {
         let saved = WallTime::from_millis(1_700_000_000_000 + number);
         PersistedKey {
             key,
-            record: Some(PersistedRecord { record, age: Age(7), saved, source: Source::Peer }),
+            record: Some(PersistedRecord {
+                record,
+                age: Age(7),
+                saved: SavedAt { wall: saved, boot: None },
+                source: Source::Peer,
+            }),
             tombstone: None,
         }
     }

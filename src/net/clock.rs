@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::time::{Now, Time, WallTime};
+use crate::time::{BootTime, Now, Time, WallTime};
 
 /// The clocks of this process. [`Time::ZERO`] is the moment at which this value was created.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,14 @@ impl Clock {
     /// Starts the monotonic clock at zero.
     pub fn start() -> Self {
         Self { started: since_boot() }
+    }
+
+    /// The moment [`Time::ZERO`] since the boot of the host; `None` if the system does not name its boots.
+    pub fn boot(&self) -> Option<BootTime> {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+        let boot = u64::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 16)?;
+        Some(BootTime { boot, millis: u64::try_from(self.started.as_millis()).ok()? })
     }
 
     /// Reads the monotonic clock.

@@ -53,6 +53,7 @@ use crate::id::{KeySeed, NodeId};
 use crate::limits::PENDING_MAX;
 use crate::lookup::Lookup;
 use crate::node::action::{Actions, Caller, ClientId, ConnId, Fault, Taken};
+use crate::node::membership::clock::Clocks;
 use crate::node::membership::join::Join;
 use crate::node::membership::liveness::Liveness;
 use crate::node::membership::sleep::Sleep;
@@ -60,6 +61,7 @@ use crate::node::params::Params;
 use crate::node::query::Queries;
 use crate::node::query::put_retry::PutRetries;
 use crate::node::query::session::Versions;
+use crate::node::records::aside::SetAside;
 use crate::node::records::persistence::Saving;
 use crate::node::replication::copies::Copies;
 use crate::node::replication::offer::Offers;
@@ -74,7 +76,7 @@ use crate::pending::Pending;
 use crate::record::Version;
 use crate::routing::Table;
 use crate::storage::Storage;
-use crate::time::{Now, Time};
+use crate::time::{BootTime, Now, Time};
 use crate::wire::api::ApiRequest;
 use crate::wire::frame::Frame;
 use crate::wire::peer::PeerMessage;
@@ -110,6 +112,7 @@ pub struct Node {
     status: Status,
     join: Join,
     sleep: Sleep,
+    clocks: Clocks,
     liveness: Liveness,
     schedule: Schedule,
     offers: Offers,
@@ -121,6 +124,10 @@ pub struct Node {
     lost_records: usize,
     syncing: Syncing,
     saving: Saving,
+    /// Records that are not used, because the wall clock makes them doubtful.
+    set_aside: SetAside,
+    /// The moment [`Time::ZERO`] since the boot of the host, if the host knows.
+    boot: Option<BootTime>,
     /// PUTs that too few replicas store.
     put_retries: PutRetries,
     /// The newest version of each key that clients have read or written through this node.
@@ -136,7 +143,7 @@ pub struct Node {
 }
 
 /// Methods that the host calls. A method that concerns one part alone is in the file of that part:
-/// `restore`, `remember` and `on_saved` in `records/persistence.rs`, `on_secured` and `on_dial_failed`
+/// `restore`, `remember` and `on_saved` in `records/persistence.rs`, `restored` in `records/aside.rs`, `on_secured` and `on_dial_failed`
 /// in `rpc/peers.rs`, `leave` in `membership/leave.rs`.
 impl Node {
     /// A new node. If it has bootstraps, its first deadline is `now`. All random numbers of the node
@@ -167,6 +174,7 @@ impl Node {
             timers,
             status: if params.bootstraps.is_empty() { Status::Settled } else { Status::Joining },
             sleep: Sleep::new(),
+            clocks: Clocks::new(now),
             join: Join::new(now, params.bootstraps.len()),
             liveness: Liveness::default(),
             schedule: Schedule::default(),
@@ -176,6 +184,8 @@ impl Node {
             lost_records: 0,
             syncing: Syncing::default(),
             saving: Saving::default(),
+            set_aside: SetAside::default(),
+            boot: None,
             put_retries: PutRetries::default(),
             versions: Versions::new(keys),
             version_tail: rng.random(),
@@ -202,6 +212,7 @@ impl Node {
     /// A client sent a request. The node answers it by one [`action::Action::Reply`], now or later. It
     /// never answers a PUT that does not ask for a confirmation, nor a request that it has no room for.
     pub fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) -> Taken {
+        self.notice_clock(now, out);
         self.notice_sleep(now, out);
         let taken = match request {
             ApiRequest::Get { key } => self.start_get(now, client, key, out),
@@ -214,6 +225,7 @@ impl Node {
     /// A complete message arrived from a peer. The node decodes it; a malformed message closes the
     /// connection.
     pub fn on_frame(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions) {
+        self.notice_clock(now, out);
         self.notice_sleep(now, out);
         self.receive(now, conn, frame, out);
         self.finish(now, out);
@@ -252,6 +264,7 @@ impl Node {
 
     /// The moment of [`Node::next_deadline`] has come.
     pub fn on_timeout(&mut self, now: Now, out: &mut Actions) {
+        self.notice_clock(now, out);
         self.notice_sleep(now, out);
         self.pass_deadlines(now, out);
         self.send_again(now, out);
@@ -266,6 +279,7 @@ impl Node {
             }
             match timer {
                 Timer::Heartbeat => self.heartbeat(now),
+                Timer::AskTime => self.ask_for_time(now, out),
                 Timer::Join => self.join(now, out),
                 Timer::Refresh => self.refresh(now, out),
                 Timer::RetryPuts => self.retry_puts(now, out),

@@ -4,13 +4,14 @@
 //! contacts. The host writes all of a batch or nothing, and reports the result ([`Saved`]). After a
 //! restart it gives everything that it has written to the new node.
 //!
-//! The life of a record is stored as its age at a moment of the wall clock. So the time between two runs
-//! counts, and setting the clock back does not extend a life.
+//! The life of a record is stored as its age at a moment, so the time between two runs counts. The moment is
+//! stored on two clocks: since the boot of the host, which is right as long as the host was not restarted, and
+//! on the wall clock, which may have been set meanwhile ([`crate::node::records`]).
 
 use crate::contact::Contact;
 use crate::id::Key;
 use crate::record::{Age, Record, Source, Tombstone};
-use crate::time::WallTime;
+use crate::time::{BootTime, WallTime};
 
 /// State to write to disk, all of it or nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,10 +40,19 @@ pub struct PersistedRecord {
     pub record: Record,
     /// Its age at `saved`.
     pub age: Age,
-    /// The moment of `age`, by the wall clock.
-    pub saved: WallTime,
+    /// The moment of `age`.
+    pub saved: SavedAt,
     /// Where the node got the record from: it decides which quota counts the record.
     pub source: Source,
+}
+
+/// The moment at which a record was saved, on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavedAt {
+    /// By the wall clock.
+    pub wall: WallTime,
+    /// Since the boot of the host; `None` if the host does not know.
+    pub boot: Option<BootTime>,
 }
 
 /// The result of writing a batch.

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use crate::id::Key;
 use crate::pending::Passed;
-use crate::wire::peer::Reply;
+use crate::wire::peer::{ErrorCode, Reply};
 
 /// Identifies a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +45,8 @@ pub(crate) enum Purpose {
     Copy(Copied),
     /// Membership checks that the peer is alive.
     Ping,
+    /// Membership compares the wall clock of the peer with its own.
+    AskTime,
     /// Replication asks which of the offered records the peer lacks.
     Offer(OfferId),
     /// This node catches up: it asks which records the peer stores, from this key on.
@@ -77,6 +79,8 @@ pub(crate) enum Outcome<'a> {
     /// This deadline has passed without a reply. `Timeout` is final, and so is `GiveUp` if another peer
     /// replaces this one; `Hedge` is not.
     Passed(Passed),
-    /// No reply will come: the peer refused, sent another message, or cannot be reached.
+    /// The peer has refused the request.
+    Refused(ErrorCode),
+    /// No reply will come: the peer sent another message, or cannot be reached.
     Failed,
 }

@@ -21,6 +21,8 @@ pub(crate) enum Timer {
     Watch,
     /// Notice that the process was stopped, or its host suspended.
     Heartbeat,
+    /// Ask peers for their wall clocks.
+    AskTime,
     /// Become settled, even if neighbours have not answered yet.
     Settle,
     /// Ask neighbours which records they store, and fetch those that this node missed.

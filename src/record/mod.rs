@@ -103,6 +103,11 @@ impl Version {
         let skew = u64::try_from(CLOCK_SKEW_MAX.as_millis()).expect("ten minutes fit");
         self.time().as_millis() > wall.as_millis().saturating_add(skew)
     }
+
+    /// Whether a record of this version can be alive if `wall` is right.
+    pub fn is_plausible(self, wall: WallTime) -> bool {
+        !self.is_too_early(wall) && !left_by_version(wall, self).is_zero()
+    }
 }
 
 /// The life of a record from its PUT to its end: whole seconds, at least 1.
@@ -138,6 +143,12 @@ impl Age {
     pub fn after(self, span: Duration) -> Age {
         Age(self.0.saturating_add(u32::try_from(span.as_millis()).unwrap_or(u32::MAX)))
     }
+
+    /// The age if it was too large by `span`.
+    #[must_use]
+    pub fn less(self, span: Duration) -> Age {
+        Age(self.0.saturating_sub(u32::try_from(span.as_millis()).unwrap_or(u32::MAX)))
+    }
 }
 
 /// A value under a key, without the end of its life.
@@ -163,6 +174,12 @@ impl Record {
     /// What orders the record, without its value.
     pub fn rank(&self) -> Rank {
         Rank { class: self.class, life: Life::Alive, version: self.version }
+    }
+
+    /// Whether the record can be alive if `wall` is right: the time in its version is neither too far ahead, nor
+    /// longer ago than the longest life (`PROTOCOL.md` 3). The version of a hashed record has no time.
+    pub fn is_plausible(&self, wall: WallTime) -> bool {
+        self.class == Class::Hashed || self.version.is_plausible(wall)
     }
 
     /// Compares two records of one key; `Greater` means that this record wins.
@@ -197,6 +214,14 @@ pub struct Precedence {
 }
 
 impl Precedence {
+    /// No record is smaller.
+    pub const LOWEST: Self = Self { certifies_itself: false, version: Version(0) };
+
+    /// The version.
+    pub fn version(self) -> Version {
+        self.version
+    }
+
     /// The version, if the record is plain.
     pub fn plain(self) -> Option<Version> {
         (!self.certifies_itself).then_some(self.version)
@@ -290,6 +315,11 @@ impl Tombstone {
     #[must_use]
     pub fn and(self, other: Tombstone) -> Self {
         Self { signed: self.signed.max(other.signed), plain: self.plain.max(other.plain) }
+    }
+
+    /// Whether none of its versions is too far ahead of `wall`.
+    pub fn is_plausible(self, wall: WallTime) -> bool {
+        self.signed.max(self.plain).is_none_or(|version| !version.is_too_early(wall))
     }
 
     /// Whether no version is over.

@@ -106,7 +106,7 @@ mod tests {
         let record = crate::node::persisted::PersistedRecord {
             record,
             age: Age(0),
-            saved: WallTime::from_millis(0),
+            saved: crate::node::persisted::SavedAt { wall: WallTime::from_millis(0), boot: None },
             source: Source::Peer,
         };
         PersistedKey { key: Key::new([key; 32]), record: Some(record), tombstone: None }

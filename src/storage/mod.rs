@@ -35,10 +35,11 @@ use std::cell::Cell;
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use crate::id::{KEY_SIZE, Key, KeySeed, NodeId};
-use crate::record::{Age, Class, Rank, Record, Source, Tombstone, Ttl, end_of_life};
-use crate::time::{Now, Time, WallTime};
+use crate::record::{Age, Class, Rank, Record, Source, Tombstone, Ttl, Version, end_of_life};
+use crate::time::{Now, Time};
 
 use index::IndexedRecords;
 use quota::{Quota, Quotas};
@@ -268,15 +269,58 @@ impl Storage {
         Stored::Held
     }
 
-    /// Stores a record of an earlier run, which had this age at the time `saved`; the time since then
-    /// counts as age. If its life has ended meanwhile, it leaves its tombstone.
-    pub fn restore(&mut self, now: Now, record: Record, age: Age, saved: WallTime, source: Source) {
-        let age = age.after(now.wall.since(saved));
+    /// Stores a record of an earlier run, which has this age now. If its life has ended, it leaves its
+    /// tombstone.
+    pub fn restore(&mut self, now: Now, record: Record, age: Age, source: Source) {
         match end_of_life(now, record.ttl, age, record.class, record.version) {
             // No neighbour is known yet, so every record is in scope.
             Some(expires) => drop(self.store(now, record, expires, expires, source, |_| true)),
             None => self.bury(now, record.key, Tombstone::of(record.rank())),
         }
+    }
+
+    /// Removes the live records that `which` selects, and returns them with the end of their lives. They leave no
+    /// tombstones, and their state on disk stays as it is.
+    pub fn take_out(&mut self, now: Time, which: impl Fn(&Record) -> bool) -> Vec<(Record, Time, Source)> {
+        let live = self.walk(None).filter(|held| now < held.expires && which(&held.record));
+        let slots: Vec<Slot> = live.filter_map(|held| self.records.slot(&held.record.key)).collect();
+        let mut taken = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let held = self.records.remove(slot);
+            self.quotas.remove(held.quota, held.bytes());
+            let source = held.source();
+            taken.push((held.record, held.expires, source));
+        }
+        taken
+    }
+
+    /// The same for tombstones.
+    pub fn take_out_tombstones(&mut self, which: impl Fn(Tombstone) -> bool) -> Vec<(Key, Tombstone)> {
+        self.tombstones.take_out(which)
+    }
+
+    /// Removes the record of `key` without a tombstone, if it has exactly this version.
+    pub fn forget(&mut self, key: &Key, version: Version) {
+        if let Some(slot) = self.records.slot(key).filter(|slot| self.records[*slot].record.version == version) {
+            self.remove_without_tombstone(slot);
+        }
+    }
+
+    /// All lives end earlier by `span`: so much time has passed that the monotonic clock has not counted.
+    pub fn make_older(&mut self, now: Time, span: Duration) {
+        let slots: Vec<Slot> = self.walk(None).filter_map(|held| self.records.slot(&held.record.key)).collect();
+        for slot in slots {
+            let held = self.records.amend(slot);
+            held.expires = held.expires.earlier(span).max(now);
+            let due = held.due;
+            self.records.set_due(slot, due);
+            self.changed.push(self.records[slot].record.key);
+        }
+    }
+
+    /// The state of `key` on disk is out of date.
+    pub fn note_change(&mut self, key: Key) {
+        self.changed.push(key);
     }
 
     /// Adds the versions in `tombstone` to those of `key` that are over, if there is room, and removes a
@@ -483,10 +527,15 @@ impl Storage {
 
     /// Removes the record in `slot`, and remembers that the versions in `behind` are over.
     fn remove_for(&mut self, now: Now, slot: Slot, behind: Tombstone) {
+        let key = self.remove_without_tombstone(slot);
+        self.merge_tombstone(now, key, behind);
+    }
+
+    fn remove_without_tombstone(&mut self, slot: Slot) -> Key {
         let held = self.records.remove(slot);
         self.quotas.remove(held.quota, held.bytes());
         self.changed.push(held.record.key);
-        self.merge_tombstone(now, held.record.key, behind);
+        held.record.key
     }
 
     /// Replaces the record in `slot`, whose life has ended, by its tombstone.

@@ -46,6 +46,17 @@ impl Tombstones {
         Some(key)
     }
 
+    /// Removes the tombstones that `which` selects.
+    pub(super) fn take_out(&mut self, which: impl Fn(Tombstone) -> bool) -> Vec<(Key, Tombstone)> {
+        let chosen = self.by_key.iter().filter(|(_, entry)| which(entry.tombstone));
+        let chosen: Vec<(Key, Entry)> = chosen.map(|(key, entry)| (*key, *entry)).collect();
+        for (key, entry) in &chosen {
+            self.by_key.remove(key);
+            self.by_lapse.remove(&(entry.lapses, *key));
+        }
+        chosen.into_iter().map(|(key, entry)| (key, entry.tombstone)).collect()
+    }
+
     /// Removes a tombstone that has lapsed at `now`.
     pub(super) fn take_lapsed(&mut self, now: Time) -> Option<Key> {
         self.next_lapse().filter(|lapse| *lapse <= now).and_then(|_| self.take_oldest())

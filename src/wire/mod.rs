@@ -18,6 +18,7 @@
 //! 663 FIND VALUE     key 32   want u8            673 FIND VALUE REPLY  count u8   contacts   R
 //! 666 OFFER          entries                     676 WANT              keys
 //! 667 SYNC           from 32   to 32             677 SYNC REPLY        more u8   entries
+//! 669 TIME           nothing                     679 TIME REPLY        wall u64
 //!                                                680 ERROR             code u16
 //!
 //! R, a record        ttl u16   replication u8   flags u8   key 32   version u64   age u32   crc u32   value
@@ -100,6 +101,8 @@ pub const GOODBYE: Kind = kind(665, "GOODBYE", 0, 0);
 pub const OFFER: Kind = kind(666, "OFFER", RPC_ID_SIZE + ENTRY_SIZE, RPC_ID_SIZE + ENTRIES_MAX * ENTRY_SIZE);
 /// SYNC.
 pub const SYNC: Kind = kind(667, "SYNC", RPC_ID_SIZE + 2 * KEY_SIZE, RPC_ID_SIZE + 2 * KEY_SIZE);
+/// TIME.
+pub const TIME: Kind = kind(669, "TIME", RPC_ID_SIZE, RPC_ID_SIZE);
 /// PING REPLY.
 pub const PING_REPLY: Kind = kind(670, "PING REPLY", RPC_ID_SIZE, RPC_ID_SIZE);
 /// STORE REPLY.
@@ -118,6 +121,8 @@ pub const FIND_VALUE_REPLY: Kind = kind(
 pub const WANT: Kind = kind(676, "WANT", RPC_ID_SIZE, RPC_ID_SIZE + ENTRIES_MAX * KEY_SIZE);
 /// SYNC REPLY.
 pub const SYNC_REPLY: Kind = kind(677, "SYNC REPLY", RPC_ID_SIZE + 1, RPC_ID_SIZE + 1 + ENTRIES_MAX * ENTRY_SIZE);
+/// TIME REPLY.
+pub const TIME_REPLY: Kind = kind(679, "TIME REPLY", RPC_ID_SIZE + 8, RPC_ID_SIZE + 8);
 /// ERROR.
 pub const ERROR: Kind = kind(680, "ERROR", RPC_ID_SIZE + 2, RPC_ID_SIZE + 2);
 
@@ -136,12 +141,14 @@ impl Source {
                 GOODBYE,
                 OFFER,
                 SYNC,
+                TIME,
                 PING_REPLY,
                 STORE_REPLY,
                 FIND_NODE_REPLY,
                 FIND_VALUE_REPLY,
                 WANT,
                 SYNC_REPLY,
+                TIME_REPLY,
                 ERROR,
             ],
         };

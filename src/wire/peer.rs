@@ -36,7 +36,7 @@ pub enum PeerMessage<'a> {
 pub struct Hello<'a> {
     /// The version of the protocol.
     pub protocol: u16,
-    /// Bit 0 is [`FLAG_SERVING`]; receivers ignore all other bits.
+    /// [`FLAG_SERVING`] and [`FLAG_TELLS_TIME`]; receivers ignore all other bits.
     pub flags: u16,
     /// SHA-256 of the name of the network.
     pub network: [u8; 32],
@@ -50,6 +50,9 @@ pub struct Hello<'a> {
 
 /// Flag of a HELLO: other nodes may dial the sender.
 pub const FLAG_SERVING: u16 = 1;
+
+/// Flag of a HELLO: the sender answers TIME.
+pub const FLAG_TELLS_TIME: u16 = 1 << 4;
 
 /// A request of one node to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +82,8 @@ pub enum Request<'a> {
         /// The last key of the range, which belongs to it.
         to: Key,
     },
+    /// Asks for the wall clock of the receiver.
+    Time,
 }
 
 /// Which parts of the reply a FIND VALUE wants.
@@ -126,6 +131,8 @@ pub enum Reply<'a> {
         /// The entries.
         entries: List<'a, Entry>,
     },
+    /// The wall clock of the receiver.
+    Time(WallTime),
     /// The request was not served.
     Error(ErrorCode),
 }
@@ -306,6 +313,7 @@ fn read_request<'a>(kind: Kind, body: &mut Reader<'a>) -> Result<Option<Request<
         wire::FIND_NODE => Request::FindNode { target: Key::read(body)? },
         wire::FIND_VALUE => Request::FindValue { key: Key::read(body)?, want: Want::read(body)? },
         wire::OFFER => Request::Offer(List::receive(body.rest())?),
+        wire::TIME => Request::Time,
         wire::SYNC => Request::Sync { from: Key::read(body)?, to: Key::read(body)? },
         _ => return Ok(None),
     }))
@@ -330,6 +338,7 @@ fn read_reply<'a>(kind: Kind, body: &mut Reader<'a>) -> Result<Option<Reply<'a>>
         }
         wire::WANT => Reply::Wanted(List::receive(body.rest())?),
         wire::SYNC_REPLY => Reply::Synced { more: read_bit(body, "more")?, entries: List::receive(body.rest())? },
+        wire::TIME_REPLY => Reply::Time(WallTime::from_millis(body.u64("wall clock")?)),
         wire::ERROR => Reply::Error(ErrorCode(body.u16("code")?)),
         _ => return Ok(None),
     }))
@@ -344,13 +353,14 @@ impl Request<'_> {
             Request::FindValue { .. } => wire::FIND_VALUE,
             Request::Offer(_) => wire::OFFER,
             Request::Sync { .. } => wire::SYNC,
+            Request::Time => wire::TIME,
         }
     }
 
     /// Appends the body behind the rpc id, without the value.
     fn write(&self, out: &mut Vec<u8>) {
         match self {
-            Request::Ping => {}
+            Request::Ping | Request::Time => {}
             Request::Store(record) => record.write_head(out),
             Request::FindNode { target } => target.write(out),
             Request::FindValue { key, want } => {
@@ -375,6 +385,7 @@ impl Reply<'_> {
             Reply::Value { .. } => wire::FIND_VALUE_REPLY,
             Reply::Wanted(_) => wire::WANT,
             Reply::Synced { .. } => wire::SYNC_REPLY,
+            Reply::Time(_) => wire::TIME_REPLY,
             Reply::Error(_) => wire::ERROR,
         }
     }
@@ -400,6 +411,7 @@ impl Reply<'_> {
                 out.push(u8::from(*more));
                 entries.write(out);
             }
+            Reply::Time(wall) => out.extend_from_slice(&wall.as_millis().to_be_bytes()),
             Reply::Error(code) => out.extend_from_slice(&code.0.to_be_bytes()),
         }
     }

@@ -162,6 +162,7 @@ fn request_frames() -> Vec<Golden> {
         frame("OFFER", &["007e 029a", RPC, ENTRY, TOMBSTONE_ENTRY]),
         frame("OFFER, largest", &["5808 029a", RPC, &ENTRY.repeat(500)]),
         frame("SYNC", &["0064 029b", RPC, KEY, OTHER_KEY]),
+        frame("TIME", &["0024 029d", RPC]),
     ]
 }
 
@@ -183,6 +184,8 @@ fn reply_frames() -> Vec<Golden> {
         frame("SYNC REPLY", &["007f 02a5", RPC, "01", ENTRY, TOMBSTONE_ENTRY]),
         frame("SYNC REPLY, nothing", &["0025 02a5", RPC, "00"]),
         frame("SYNC REPLY, largest", &["5809 02a5", RPC, "00", &ENTRY.repeat(500)]),
+        // 1 700 000 000 000 ms since 1970
+        frame("TIME REPLY", &["002c 02a7", RPC, "0000018bcfe56800"]),
         frame("ERROR", &["0026 02a8", RPC, "0196"]),
         // an answer to no request, with an unknown code
         frame("ERROR, unknown", &["0026 02a8", &"00".repeat(32), "ffff"]),

@@ -31,6 +31,7 @@ pub(crate) const SUITES: &[Suite] = &[
 
 const RECORD: &str = "src/record/mod.rs";
 const STORAGE: &str = "src/storage/mod.rs";
+const ASIDE: &str = "src/node/records/aside.rs";
 const LOOKUP: &str = "src/lookup/mod.rs";
 const GET: &str = "src/node/query/read_quorum.rs";
 const PUT: &str = "src/node/query/write_quorum.rs";
@@ -95,17 +96,17 @@ pub(crate) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "restart: the time since the record was saved counts",
-        file: STORAGE,
-        line: "let age = age.after(now.wall.since(saved));",
-        mutation: "let _ = saved;",
-        tests: &["the_time_between_two_runs_counts_as_age_and_an_ended_record_leaves_a_tombstone"],
+        file: ASIDE,
+        line: "self.restore_aged(now, record, age.after(off), source);",
+        mutation: "self.restore_aged(now, record, age, source);",
+        tests: &["under_the_same_boot_a_record_ages_by_the_monotonic_clock"],
     },
     Guard {
         name: "restart: a record that ended meanwhile leaves a tombstone",
         file: STORAGE,
         line: "None => self.bury(now, record.key, Tombstone::of(record.rank())),",
         mutation: "None => {}",
-        tests: &["the_time_between_two_runs_counts_as_age_and_an_ended_record_leaves_a_tombstone"],
+        tests: &["a_restored_record_keeps_its_age_and_an_ended_one_leaves_a_tombstone"],
     },
     Guard {
         name: "disk: a changed key is named",

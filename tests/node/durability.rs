@@ -2,7 +2,7 @@
 
 use dht::node::Node;
 use dht::node::params::{Durability, Params};
-use dht::node::persisted::{PersistedKey, PersistedRecord, Saved};
+use dht::node::persisted::{PersistedKey, PersistedRecord, Saved, SavedAt};
 use dht::record::{Age, Source, Tombstone};
 use dht::time::WallTime;
 use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};
@@ -198,7 +198,7 @@ fn restored_records_are_not_written_again() {
         record: block(n, b"v").to_record().map(|record| PersistedRecord {
             record,
             age: Age(1_000),
-            saved: WallTime::from_millis(version_at(0).time().as_millis()),
+            saved: SavedAt { wall: WallTime::from_millis(version_at(0).time().as_millis()), boot: None },
             source: Source::Client,
         }),
         tombstone: None,

@@ -255,6 +255,27 @@ impl Harness {
         conn
     }
 
+    /// `peer`, which listens at `at`, is in the table from then on, and answers automatically.
+    pub(crate) fn add_contact_at(&mut self, peer: u8, at: SocketAddr) -> ConnId {
+        self.add_contact_saying(peer, at, greeting())
+    }
+
+    /// The same with that HELLO.
+    pub(crate) fn add_contact_saying(&mut self, peer: u8, at: SocketAddr, hello: Hello<'_>) -> ConnId {
+        let first = self.secure(id(peer), SocketAddr::new(at.ip(), EPHEMERAL), Origin::Accepted);
+        self.send(first, &PeerMessage::Hello(hello));
+        let dials = self.dials();
+        let [(dial, Endpoint::Address(to), _)] = &dials[..] else { panic!("{dials:?}") };
+        assert_eq!(*to, at);
+        self.close(first);
+        let conn = self.secure(id(peer), at, Origin::Dialled(*dial));
+        self.send(conn, &PeerMessage::Hello(hello));
+        self.sent(first);
+        self.sent(conn);
+        self.automatic.insert(id(peer));
+        conn
+    }
+
     /// From now on `peer` answers only as the test says.
     pub(crate) fn make_scripted(&mut self, peer: u8) {
         self.automatic.remove(&id(peer));

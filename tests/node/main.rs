@@ -7,6 +7,7 @@
 //!
 //! Sections cited are those of `PROTOCOL.md`, unless a paper is named.
 
+mod clock;
 mod duplicate_connections;
 mod durability;
 mod failures;

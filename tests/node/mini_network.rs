@@ -78,6 +78,7 @@ impl MiniNetwork {
         for kept in self.disks.entry(number).or_default().values() {
             node.restore(now, kept.clone()).expect("it was verified before it was kept");
         }
+        node.restored(now);
         self.nodes.insert(number, node);
     }
 

@@ -12,7 +12,7 @@ use crate::common::process::Process;
 use crate::common::{Scratch, dht_server};
 use dht::disk::store::{Store, StoreError, StoreFault};
 use dht::id::Key;
-use dht::node::persisted::{Batch, PersistedKey, PersistedRecord};
+use dht::node::persisted::{Batch, PersistedKey, PersistedRecord, SavedAt};
 use dht::record::{Age, Class, Record, Source, Tombstone, Ttl, Version, crc_of};
 use dht::time::WallTime;
 use rand::rngs::StdRng;
@@ -101,7 +101,12 @@ fn state(number: u64, batch: u64) -> PersistedKey {
         crc: crc_of(&value),
         value: value.into(),
     };
-    let kept = PersistedRecord { record, age: Age(5), saved: WallTime::from_millis(number), source: Source::Client };
+    let kept = PersistedRecord {
+        record,
+        age: Age(5),
+        saved: SavedAt { wall: WallTime::from_millis(number), boot: None },
+        source: Source::Client,
+    };
     PersistedKey { key, record: Some(kept), tombstone: None }
 }
 

@@ -97,7 +97,7 @@ impl Node {
     }
 
     /// Whether there is no other node to join through.
-    fn is_founder(&self) -> bool {
+    pub(crate) fn is_founder(&self) -> bool {
         self.join.remembered.is_empty() && self.join.bootstraps.iter().all(|bootstrap| bootstrap.is_me)
     }
 
@@ -237,6 +237,7 @@ impl Node {
         self.heartbeat(now);
         self.timers.cancel(Timer::Settle);
         self.syncing.end();
+        self.resolve_ages(now);
         let joined = self.join.joined.unwrap_or(now.mono);
         let took = now.mono.since(joined).as_millis();
         info!("settled records={} took_ms={took}", self.storage.len());

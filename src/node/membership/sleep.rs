@@ -73,9 +73,14 @@ impl Node {
         let late = now.mono.since(self.sleep.awake_until) + STALL_MAX;
         self.heartbeat(now);
         if self.status.has_joined() {
-            info!("settling again reason=\"this process did not run\" seconds={}", late.as_secs());
-            self.sleep.is_behind = true;
-            self.settle_again(now, out);
+            self.settle_after_sleep(now, late, out);
         }
+    }
+
+    /// This node, which has joined, did not run for `span`.
+    pub(crate) fn settle_after_sleep(&mut self, now: Now, span: Duration, out: &mut Actions) {
+        info!("settling again reason=\"this process did not run\" seconds={}", span.as_secs());
+        self.sleep.is_behind = true;
+        self.settle_again(now, out);
     }
 }

@@ -171,7 +171,7 @@ impl Node {
         match report.outcome {
             Outcome::Reply { reply: Reply::Value { record, .. }, .. } => get.on_reply(now, peer, Some(&record)),
             Outcome::Reply { .. } => get.on_reply(now, peer, None),
-            Outcome::Passed(_) | Outcome::Failed => get.read.on_no_response(&peer.id),
+            Outcome::Passed(_) | Outcome::Refused(_) | Outcome::Failed => get.read.on_no_response(&peer.id),
         }
         self.advance(now, query, out);
     }

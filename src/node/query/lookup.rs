@@ -25,7 +25,7 @@ impl Query {
             Outcome::Passed(Passed::Hedge) => lookup.on_hedge(id),
             Outcome::Passed(Passed::GiveUp) => lookup.on_give_up(id),
             Outcome::Passed(Passed::Timeout) => lookup.on_timeout(id),
-            Outcome::Failed | Outcome::Reply { .. } => lookup.on_failure(id),
+            Outcome::Failed | Outcome::Refused(_) | Outcome::Reply { .. } => lookup.on_failure(id),
         }
         if let Query::Get(get) = self {
             get.read.on_no_response(id);
@@ -64,7 +64,12 @@ impl Node {
         let (record, contacts) = match reply {
             Reply::Nodes(contacts) => (None, contacts),
             Reply::Value { contacts, record } => (Some(record), contacts),
-            Reply::Pong | Reply::Stored { .. } | Reply::Wanted(_) | Reply::Synced { .. } | Reply::Error(_) => return,
+            Reply::Pong
+            | Reply::Time(_)
+            | Reply::Stored { .. }
+            | Reply::Wanted(_)
+            | Reply::Synced { .. }
+            | Reply::Error(_) => return,
         };
         match self.queries.find(query) {
             Some(Query::Get(get)) => get.on_reply(now, peer, record.as_ref()),

@@ -40,7 +40,7 @@ use crate::record::{Age, Class, Precedence, Rank, Record, Source, Ttl, Version, 
 use crate::storage::Stored;
 use crate::time::{Now, Time};
 use crate::wire::api::{Confirm, Put as PutRequest};
-use crate::wire::peer::{Reply, StoreOutcome};
+use crate::wire::peer::{ErrorCode, Reply, StoreOutcome};
 
 /// The shortest time between two "put refused" lines in the log: a full storage refuses many PUTs. Each
 /// line contains the total.
@@ -153,6 +153,9 @@ impl Node {
         if version.is_too_early(now.wall) {
             return Err(Refused::TooEarly);
         }
+        if self.is_too_early(now, version) {
+            return Err(Refused::OwnClock);
+        }
         let expires = end_of_life(now, ttl, Age(0), request.class, version).ok_or(Refused::Over)?;
         let record = Record {
             key,
@@ -233,7 +236,8 @@ impl Node {
         if let Some(ahead) = self.queries.put(query).and_then(Put::take_ahead) {
             self.raise_put(now, query, ahead);
         }
-        if self.queries.put(query).is_some_and(|put| put.spread(me, self.params.k)) {
+        let clock = self.own_clock();
+        if self.queries.put(query).is_some_and(|put| put.spread(me, self.params.k, clock)) {
             self.advance_put(now, query, out);
         }
     }
@@ -268,6 +272,7 @@ impl Node {
                 Next::Stored => return self.put_stored(now, query, out),
                 Next::TooFew => return self.pause_put(now, query, out),
                 Next::Outvoted(by) => return self.superseded(now, query, by, out),
+                Next::Refused(code) => return self.put_refused(now, query, code, out),
             }
         }
     }
@@ -396,6 +401,28 @@ impl Node {
         }
     }
 
+    /// Other nodes do not accept the version of this record, so it does not live on here: no copy of it may
+    /// replace later what they accept meanwhile.
+    fn put_refused(&mut self, now: Now, query: QueryId, code: ErrorCode, out: &mut Actions) {
+        let Some(put) = self.queries.put(query) else { return };
+        let (key, version, seen) = (put.key(), put.record.version, put.record.rank().precedence());
+        let client = put.client.take();
+        self.end_put(query, out);
+        self.put_retries.forget(&key);
+        self.storage.forget(&key, version);
+        self.versions.forget(&key, seen);
+        self.refuse_put(now, client, key, Refused::ByPeers(code), out);
+    }
+
+    /// The wall clock was set: PUTs end whose versions are not possible any more.
+    pub(crate) fn refuse_impossible_puts(&mut self, now: Now, out: &mut Actions) {
+        for query in self.queries.ids() {
+            if self.queries.put(query).is_some_and(|put| !put.record.is_plausible(now.wall)) {
+                self.put_refused(now, query, ErrorCode::TOO_EARLY, out);
+            }
+        }
+    }
+
     /// The pause of a PUT is over: the next attempt begins.
     pub(crate) fn retry_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         if let Some(put) = self.queries.put(query) {
@@ -469,6 +496,10 @@ enum Refused {
     },
     /// The time in its version is too far in the future.
     TooEarly,
+    /// Most peers say that the clock of this node is too far ahead.
+    OwnClock,
+    /// Other nodes have refused the record by this ERROR.
+    ByPeers(ErrorCode),
     /// The life of the record, or of its version, has ended.
     Over,
     /// This node knows a larger record of the key.
@@ -487,6 +518,11 @@ impl fmt::Display for Refused {
                 write!(f, "TTL {requested}, expected 0 or the signed {}", signed.as_secs())
             }
             Self::TooEarly => write!(f, "its version lies too far ahead"),
+            Self::OwnClock => write!(f, "the wall clock of this node is too far ahead of those of its peers"),
+            Self::ByPeers(ErrorCode::TOO_EARLY) => {
+                write!(f, "the wall clocks of this node and its peers differ too much")
+            }
+            Self::ByPeers(code) => write!(f, "other nodes refuse it by ERROR {}", code.0),
             Self::Over => write!(f, "its life is over"),
             Self::Larger => write!(f, "a larger record is known"),
             Self::Full => write!(f, "storage is full"),

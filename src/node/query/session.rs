@@ -12,6 +12,7 @@ use std::cell::Cell;
 
 use crate::id::{Key, KeyMap, KeySeed};
 use crate::record::Precedence;
+use crate::time::WallTime;
 
 /// Keys for which a node remembers the last version that was read or written through it; about 2 MB.
 const VERSIONS_REMEMBERED_MAX: usize = 1 << 14;
@@ -65,6 +66,21 @@ impl Versions {
     /// that is remembered no longer exists.
     pub(crate) fn replace(&mut self, key: Key, seen: Precedence) {
         self.set(key, |_| seen, seen);
+    }
+
+    /// The wall clock was set: versions that are too far ahead of it are not remembered any more.
+    pub(crate) fn forget_impossible(&mut self, wall: WallTime) {
+        self.entries.retain(|_, entry| !entry.newest.version().is_too_early(wall));
+        let entries = &self.entries;
+        self.ring.retain(|key| entries.contains_key(key));
+        self.hand = 0;
+    }
+
+    /// The version `seen` of `key` does not exist: its PUT was refused.
+    pub(crate) fn forget(&mut self, key: &Key, seen: Precedence) {
+        if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.newest == seen) {
+            entry.newest = Precedence::LOWEST;
+        }
     }
 
     /// Changes the version of `key` by `change`; sets it to `first` if none is remembered.

@@ -13,6 +13,11 @@
 //!
 //! The last two conditions matter because two stale replicas that agree would satisfy a read quorum.
 //!
+//! Wall clocks may differ. A peer *contradicts* a PUT if it refuses the version as too far ahead (ERROR 425), or
+//! stores one that is too far ahead for this node. Then other nodes will not read this record, or not as the
+//! newest one. A contradicted PUT is confirmed only if most peers say that this node's clock is right; or, while
+//! too few have told their time, if more peers store the record than contradict.
+//!
 //! A peer can claim to store a larger record without having one. For a plain record one claim ends the
 //! PUT, because any node could write that record anyway. For a signed record the claims must outnumber
 //! the replicas.
@@ -27,7 +32,7 @@ use crate::node::action::ClientId;
 use crate::node::records::accept::Replica;
 use crate::record::{Class, Life, Rank, Record, Version};
 use crate::time::{Now, Time};
-use crate::wire::peer::{Entry, StoreOutcome};
+use crate::wire::peer::{Entry, ErrorCode, StoreOutcome};
 
 /// A running PUT.
 #[derive(Debug)]
@@ -54,6 +59,10 @@ pub(crate) struct Put {
     stale_replicas: Vec<NodeId>,
     /// Whether the version was raised above that of a replica during an attempt. That happens once.
     was_raised: bool,
+    /// Nodes whose answers show that their clock and the one of this node differ too much.
+    contradicting: Vec<NodeId>,
+    /// The last ERROR 410 or 425 of a peer, if any has refused the record by it.
+    refused_by: Option<ErrorCode>,
     /// The largest plain version of a peer that is ahead of this node's clock. The next attempt begins with
     /// a version above it.
     ahead: Option<Version>,
@@ -94,8 +103,27 @@ struct Spread {
     unprobed: VecDeque<Contact>,
     copies_in_flight: usize,
     probes_in_flight: usize,
+    /// Copies that peers got, or did not answer.
+    copies_to_peers: usize,
+    /// Those that peers have refused by ERROR 410 or 425.
+    copies_refused: usize,
     /// Larger signed records that peers claim to store instead of the copy, without proof.
     newer_claims: Vec<Rank>,
+    /// Whether most peers say that the wall clock of this node is right, or wrong.
+    clock: OwnClock,
+    /// This node, if it may store the record.
+    me: Option<NodeId>,
+}
+
+/// What the peers of this node say about its wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OwnClock {
+    /// Too few have told their time.
+    Unknown,
+    /// Most agree with it.
+    Right,
+    /// Most differ from it.
+    Wrong,
 }
 
 /// The next step of a PUT.
@@ -115,6 +143,8 @@ pub(crate) enum Next {
     TooFew,
     /// The attempt has ended: more nodes claim a larger record than store this one.
     Outvoted(Rank),
+    /// The attempt has ended: the other nodes do not accept the version, by their clocks or their tombstones.
+    Refused(ErrorCode),
 }
 
 impl Put {
@@ -138,6 +168,8 @@ impl Put {
             replicas: Vec::new(),
             stale_replicas: Vec::new(),
             was_raised: false,
+            contradicting: Vec::new(),
+            refused_by: None,
             ahead: None,
         }
     }
@@ -188,7 +220,7 @@ impl Put {
     /// copy, and this node too, if it stores records: then `me` is its id.
     ///
     /// Returns `false` if there is no lookup.
-    pub(crate) fn spread(&mut self, me: Option<NodeId>, k: usize) -> bool {
+    pub(crate) fn spread(&mut self, me: Option<NodeId>, k: usize, clock: OwnClock) -> bool {
         let PutStage::LookingUp(lookup) = &self.stage else { return false };
         let key = self.record.key;
         let distance = |id: &NodeId| id.key().distance(&key);
@@ -196,27 +228,33 @@ impl Put {
         let reached = self.replicas.len() + lookup.answered().filter(|contact| lacks(&contact.id)).count();
         let nearest = lookup.nearest().filter(|contact| lacks(&contact.id));
         let mut targets: VecDeque<Replica> = nearest.take(k).copied().map(Replica::Peer).collect();
-        let me = me.filter(lacks);
-        if let Some(me) = me {
+        let own = me.filter(lacks);
+        if let Some(me) = own {
             let nearer = |target: &Replica| matches!(target, Replica::Peer(peer) if distance(&peer.id) < distance(&me));
             targets.insert(targets.partition_point(nearer), Replica::Me);
         }
-        let wanted = (reached + usize::from(me.is_some())).min(usize::from(self.record.replication));
+        let wanted = (reached + usize::from(own.is_some())).min(usize::from(self.record.replication));
         let unprobed = lookup.unasked(k).copied().collect();
         self.attempt += 1;
+        self.refused_by = None;
         self.stage = PutStage::Spreading(Spread {
             wanted,
             targets,
             unprobed,
             copies_in_flight: 0,
             probes_in_flight: 0,
+            copies_to_peers: 0,
+            copies_refused: 0,
             newer_claims: Vec::new(),
+            clock,
+            me,
         });
         true
     }
 
     /// The next step.
     pub(crate) fn next(&mut self) -> Next {
+        let refused = self.refused();
         let Self { stage: PutStage::Spreading(spread), replicas, stale_replicas, record, client, .. } = self else {
             return Next::Wait;
         };
@@ -230,6 +268,7 @@ impl Put {
             && let Some(target) = spread.targets.remove(at)
         {
             spread.copies_in_flight += 1;
+            spread.copies_to_peers += usize::from(target != Replica::Me);
             return Next::Copy(target);
         }
         if let Some(contact) = spread.unprobed.pop_front() {
@@ -240,6 +279,7 @@ impl Put {
         let probed = spread.probes_in_flight == 0;
         if is_stored
             && probed
+            && refused.is_none()
             && (stale_replicas.is_empty() || in_flight == 0)
             && let Some(client) = client.take()
         {
@@ -248,10 +288,48 @@ impl Put {
         if in_flight > 0 || is_stored && !probed {
             return Next::Wait;
         }
+        if let Some(code) = refused {
+            return Next::Refused(code);
+        }
         if is_stored {
             return Next::Stored;
         }
         outvoted.map_or(Next::TooFew, Next::Outvoted)
+    }
+
+    /// Why no other node would read this record as the newest one, as far as the answers show; `None` if
+    /// nothing speaks against it.
+    fn refused(&self) -> Option<ErrorCode> {
+        let PutStage::Spreading(spread) = &self.stage else { return None };
+        let peers = self.replicas.iter().filter(|id| Some(**id) != spread.me).count();
+        let against = self.contradicting.len();
+        let is_contradicted = match spread.clock {
+            OwnClock::Right => false,
+            OwnClock::Wrong => against > 0,
+            OwnClock::Unknown => against > 0 && against >= peers,
+        };
+        let all_refuse = spread.copies_refused > 0 && spread.copies_refused == spread.copies_to_peers;
+        if is_contradicted { Some(ErrorCode::TOO_EARLY) } else { self.refused_by.filter(|_| all_refuse) }
+    }
+
+    /// `from` has refused a copy of this attempt.
+    pub(crate) fn on_refused(&mut self, from: NodeId, code: ErrorCode) {
+        if code == ErrorCode::TOO_EARLY {
+            self.contradicts(from);
+        }
+        if matches!(code, ErrorCode::TOO_EARLY | ErrorCode::GONE)
+            && let PutStage::Spreading(spread) = &mut self.stage
+        {
+            spread.copies_refused += 1;
+            self.refused_by = Some(code);
+        }
+    }
+
+    /// The clocks of `from` and of this node differ too much for this record.
+    fn contradicts(&mut self, from: NodeId) {
+        if !self.contradicting.contains(&from) {
+            self.contradicting.push(from);
+        }
     }
 
     /// Whether a node is left that can get a copy.
@@ -288,6 +366,9 @@ impl Put {
     /// ahead of this node's clock, the next attempt begins with a larger one.
     pub(crate) fn on_head(&mut self, now: Now, from: NodeId, rank: Rank) {
         if rank.version.is_too_early(now.wall) {
+            if self.record.class != Class::Hashed {
+                self.contradicts(from);
+            }
             return;
         }
         let is_smaller = rank.precedence() < self.record.rank().precedence();
@@ -302,6 +383,12 @@ impl Put {
     /// `from` answered a copy of this attempt. Returns the rank of a larger record if that ends the PUT.
     pub(crate) fn on_stored(&mut self, now: Now, from: NodeId, outcome: StoreOutcome, stored: Rank) -> Option<Rank> {
         let supersedes = may_supersede(now, stored, &self.record);
+        if outcome == StoreOutcome::Larger
+            && stored.version.is_too_early(now.wall)
+            && self.record.class != Class::Hashed
+        {
+            self.contradicts(from);
+        }
         let PutStage::Spreading(spread) = &mut self.stage else { return None };
         self.stale_replicas.retain(|id| *id != from);
         match outcome {
@@ -317,6 +404,7 @@ impl Put {
 
     /// The node `id` stores the record.
     pub(crate) fn on_replica(&mut self, id: NodeId) {
+        self.contradicting.retain(|other| *other != id);
         if !self.replicas.contains(&id) {
             self.replicas.push(id);
         }
@@ -352,6 +440,7 @@ impl Put {
     pub(crate) fn raise(&mut self, version: Version) {
         self.record.version = version;
         self.replicas.clear();
+        self.contradicting.clear();
     }
 }
 
@@ -370,273 +459,4 @@ fn may_supersede(now: Now, by: Rank, record: &Record) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::net::{Ipv4Addr, SocketAddr};
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::limits::K_MAX;
-    use crate::record::{Ttl, crc_of};
-    use crate::time::WallTime;
-
-    const KEY: Key = Key::new([0; 32]);
-    const NOW: Now = Now { mono: Time::ZERO, wall: WallTime::from_millis(1_000_000) };
-
-    fn id(n: u8) -> NodeId {
-        NodeId::new(Key::new([n; 32]))
-    }
-
-    fn contact(n: u8) -> Contact {
-        Contact::new(id(n), SocketAddr::from((Ipv4Addr::LOCALHOST, u16::from(n) + 1)))
-    }
-
-    fn me() -> NodeId {
-        id(200)
-    }
-
-    /// The version `offset` milliseconds after this node's clock.
-    fn version(offset: i64) -> Version {
-        Version::from_bits(NOW.wall.as_millis().saturating_add_signed(offset) << 16)
-    }
-
-    fn rank(class: Class, offset: i64) -> Rank {
-        Rank { class, life: Life::Alive, version: version(offset) }
-    }
-
-    fn put(class: Class, replication: u8) -> Put {
-        let value: &[u8] = b"value";
-        let ttl = Ttl::from_secs(60).expect("not zero");
-        let record =
-            Record { key: KEY, class, version: version(0), ttl, replication, crc: crc_of(value), value: value.into() };
-        let client = Some(ClientId { connection: 1, request: 1 });
-        Put::new(
-            client,
-            record,
-            Time::ZERO + Duration::from_mins(1),
-            PutOrigin::Client { connection: 1 },
-            Duration::from_secs(1),
-        )
-    }
-
-    /// A finished lookup of `peers`: the first `width` have answered, the others were never asked.
-    fn answered(peers: &[Contact], width: usize) -> Lookup {
-        let mut lookup = Lookup::new(me(), KEY, width, 3, peers);
-        while let crate::lookup::Step::Ask(contact) = lookup.step() {
-            lookup.on_answer(&contact.id, []);
-        }
-        lookup
-    }
-
-    /// How a peer answers a copy and a version probe.
-    #[derive(Clone, Copy, Debug)]
-    enum Conduct {
-        /// It stored no record, and stores the copy.
-        Stores,
-        /// It stored an older record, which it reports to a probe, and stores the copy.
-        WasStale,
-        /// It refuses, or never answers.
-        Fails,
-        /// It stores the copy after another peer has replaced it.
-        StoresLate,
-        /// It claims to store a larger record.
-        Claims,
-    }
-
-    fn conduct() -> impl Strategy<Value = Conduct> {
-        prop_oneof![
-            4 => Just(Conduct::Stores),
-            2 => Just(Conduct::WasStale),
-            2 => Just(Conduct::Fails),
-            1 => Just(Conduct::StoresLate),
-            1 => Just(Conduct::Claims),
-        ]
-    }
-
-    /// The peers of a PUT. The expected state comes from what they did, not from the machine.
-    struct Peers {
-        conducts: Vec<Conduct>,
-        /// Peers with a copy in flight.
-        copies: Vec<u8>,
-        /// Peers with a version probe in flight.
-        probes: Vec<u8>,
-        /// Peers that were replaced because they are overdue; they answer later.
-        overdue: Vec<u8>,
-        /// Peers that were sent a copy in this attempt.
-        copied: BTreeSet<u8>,
-        /// Peers that have acknowledged this version.
-        stored: BTreeSet<NodeId>,
-        /// Peers that reported an older record, and have not answered a copy.
-        stale: BTreeSet<u8>,
-        claims: usize,
-    }
-
-    impl Peers {
-        fn conduct(&self, peer: u8) -> Conduct {
-            self.conducts[usize::from(peer) - 1]
-        }
-
-        /// Performs the steps of the machine until it waits; returns the end of the attempt, if it ends.
-        fn drive(&mut self, put: &mut Put, confirmed: &mut usize, wanted: usize) -> Option<Next> {
-            loop {
-                match put.next() {
-                    Next::Copy(Replica::Me) => {
-                        self.stored.insert(me());
-                        put.copy_ended();
-                        put.on_replica(me());
-                    }
-                    Next::Copy(Replica::Peer(contact)) => {
-                        let peer = contact.id.key().as_bytes()[0];
-                        assert!(self.copied.insert(peer), "{peer} gets a second copy in one attempt");
-                        self.copies.push(peer);
-                    }
-                    Next::Probe(contact) => {
-                        let peer = contact.id.key().as_bytes()[0];
-                        self.probes.push(peer);
-                    }
-                    Next::Confirm(_) => {
-                        *confirmed += 1;
-                        assert!(self.stored.len() >= wanted, "{} of {wanted} store it", self.stored.len());
-                        assert!(self.probes.is_empty(), "{:?} may still report an older record", self.probes);
-                        assert!(self.stale.is_empty() || self.copies.is_empty(), "{:?} are stale", self.stale);
-                    }
-                    Next::Wait => return None,
-                    end @ (Next::Stored | Next::TooFew | Next::Outvoted(_)) => return Some(end),
-                }
-            }
-        }
-
-        /// One peer answers or fails; returns the record that ends the PUT, if one does.
-        fn answer(&mut self, put: &mut Put, which: usize) -> Option<Rank> {
-            let which = which % (self.copies.len() + self.probes.len() + self.overdue.len());
-            let is_overdue = which >= self.copies.len() + self.probes.len();
-            if which >= self.copies.len() && !is_overdue {
-                let peer = self.probes.remove(which - self.copies.len());
-                if let Conduct::WasStale = self.conduct(peer) {
-                    self.stale.insert(peer);
-                    let entry = Entry { key: KEY, rank: rank(put.record.class, -5), crc: 0 };
-                    put.on_probe(NOW, id(peer), Some(entry));
-                }
-                put.probe_ended();
-                return None;
-            }
-            let peer = if is_overdue {
-                self.overdue.remove(which - self.copies.len() - self.probes.len())
-            } else {
-                put.copy_ended();
-                self.copies.remove(which)
-            };
-            let mine = put.record.rank();
-            match self.conduct(peer) {
-                Conduct::StoresLate if !is_overdue => {
-                    self.overdue.push(peer);
-                    None
-                }
-                Conduct::Stores | Conduct::WasStale | Conduct::StoresLate => {
-                    self.stored.insert(id(peer));
-                    self.stale.remove(&peer);
-                    put.on_stored(NOW, id(peer), StoreOutcome::Held, mine)
-                }
-                Conduct::Fails => None,
-                Conduct::Claims => {
-                    self.claims += 1;
-                    self.stale.remove(&peer);
-                    put.on_stored(NOW, id(peer), StoreOutcome::Larger, rank(mine.class, 5))
-                }
-            }
-        }
-    }
-
-    proptest! {
-        /// Goal: a confirmation guarantees what the module says, and each attempt ends once, in the way
-        /// that its replies imply.
-        ///
-        /// Method: random peers answer in random order; the test records what they did.
-        #[test]
-        fn a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one(
-            is_signed in any::<bool>(),
-            serving in any::<bool>(),
-            replication in 1..=K_MAX,
-            width in 1..=K_MAX,
-            conducts in proptest::collection::vec(conduct(), 1..=K_MAX),
-            order in proptest::collection::vec(any::<usize>(), 64),
-        ) {
-            let class = if is_signed { Class::Signed } else { Class::Plain };
-            let mut put = put(class, u8::try_from(replication).expect("at most 20"));
-            let contacts: Vec<Contact> = (1..).take(conducts.len()).map(contact).collect();
-            put.look_up(answered(&contacts, width));
-            let reached = put.lookup().map_or(0, |lookup| lookup.answered().count());
-            let wanted = (reached + usize::from(serving)).min(replication);
-            prop_assert!(put.spread(serving.then(me), K_MAX));
-            let mut peers = Peers {
-                conducts, copies: Vec::new(), probes: Vec::new(), overdue: Vec::new(), copied: BTreeSet::new(),
-                stored: BTreeSet::new(), stale: BTreeSet::new(), claims: 0,
-            };
-            let mut confirmed = 0;
-            let mut end = peers.drive(&mut put, &mut confirmed, wanted);
-            for which in order {
-                if end.is_some() || peers.copies.len() + peers.probes.len() == 0 {
-                    break;
-                }
-                let superseded = peers.answer(&mut put, which);
-                if superseded.is_some() {
-                    prop_assert!(!is_signed, "one claim ends no signed PUT");
-                    return Ok(()); // one larger record ends a plain PUT
-                }
-                end = peers.drive(&mut put, &mut confirmed, wanted);
-            }
-            let enough = wanted > 0 && peers.stored.len() >= wanted;
-            prop_assert!(end.is_some(), "no copy or probe is in flight, but the attempt does not end");
-            match end {
-                Some(Next::Stored) => prop_assert!(enough),
-                Some(Next::Outvoted(_)) => prop_assert!(!enough && peers.claims > peers.stored.len()),
-                Some(Next::TooFew) => prop_assert!(!enough && peers.claims <= peers.stored.len()),
-                _ => unreachable!("`drive` returns ends only"),
-            }
-            prop_assert!(confirmed <= 1);
-            prop_assert_eq!(confirmed == 1, end == Some(Next::Stored));
-        }
-    }
-
-    #[test]
-    fn a_new_attempt_remembers_the_replicas_but_expects_no_reply_of_the_earlier_one() {
-        let mut put = put(Class::Plain, 2);
-        put.look_up(answered(&[contact(1), contact(2), contact(3)], 2));
-        assert!(put.spread(None, K_MAX));
-        assert_eq!(put.next(), Next::Copy(Replica::Peer(contact(1))));
-        assert_eq!(put.next(), Next::Copy(Replica::Peer(contact(2))));
-        assert_eq!(put.next(), Next::Probe(contact(3)));
-        put.on_stored(NOW, id(1), StoreOutcome::Held, rank(Class::Plain, 0));
-        put.park();
-        put.look_up(answered(&[contact(1), contact(2), contact(3)], 2));
-        assert!(put.spread(None, K_MAX));
-        assert_eq!((put.attempt, put.replicas()), (2, 1));
-        assert_eq!(put.next(), Next::Copy(Replica::Peer(contact(2))), "1 stores it already");
-        assert_eq!(put.next(), Next::Probe(contact(3)));
-        put.probe_ended();
-        assert_eq!(put.next(), Next::Wait, "one copy is in flight, no probe");
-    }
-
-    #[test]
-    fn a_raised_version_has_no_replicas_and_is_not_raised_again() {
-        let mut put = put(Class::Plain, 1);
-        put.look_up(answered(&[contact(1)], 1));
-        assert!(put.spread(None, K_MAX));
-        put.on_replica(id(1));
-        assert!(put.may_overtake(NOW, rank(Class::Plain, 5)));
-        put.raise(version(6));
-        assert_eq!(put.replicas(), 0);
-        assert!(!put.may_overtake(NOW, rank(Class::Plain, 9)), "once");
-    }
-
-    #[test]
-    fn a_version_is_raised_only_above_a_plain_one_that_is_slightly_ahead_of_the_clock() {
-        let mut put = put(Class::Plain, 1);
-        assert!(!put.may_overtake(NOW, rank(Class::Plain, 0)), "not ahead");
-        assert!(!put.may_overtake(NOW, rank(Class::Signed, 5)), "certified");
-        assert!(!put.may_overtake(NOW, rank(Class::Plain, 3_600_000)), "too far ahead");
-        put.is_latest = false;
-        assert!(!put.may_overtake(NOW, rank(Class::Plain, 5)), "this node has accepted a later PUT");
-    }
-}
+mod tests;

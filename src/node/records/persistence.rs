@@ -21,12 +21,12 @@ use crate::limits::SAVE_BYTES_MAX;
 use crate::node::Node;
 use crate::node::action::{Actions, Caller};
 use crate::node::params::Durability;
-use crate::node::persisted::{Batch, PersistedKey, PersistedRecord, Saved};
+use crate::node::persisted::{Batch, PersistedKey, PersistedRecord, Saved, SavedAt};
 use crate::node::purpose::Attempt;
 use crate::node::timers::Timer;
 use crate::record::envelope::{self, Unverified};
 use crate::record::{Rank, age_at};
-use crate::time::Now;
+use crate::time::{BootTime, Now, Time};
 use crate::wire::peer::{ErrorCode, Reply, StoreOutcome};
 
 /// Replies to peers and PUTs of this node that wait for a record to be on disk. At the bound clients wait,
@@ -190,12 +190,14 @@ impl Node {
 
     /// The state of `key`, in the form for the disk.
     fn persisted(&self, now: Now, key: Key) -> PersistedKey {
+        let saved = SavedAt { wall: now.wall, boot: self.boot.map(|start| start.after(now.mono - Time::ZERO)) };
         let record = self.storage.find(now.mono, &key).map(|held| PersistedRecord {
             record: held.record.clone(),
             age: age_at(now.mono, held.record.ttl, held.expires),
-            saved: now.wall,
+            saved,
             source: held.source(),
         });
+        let record = record.or_else(|| self.set_aside.persisted(now, &key, saved));
         PersistedKey { key, record, tombstone: self.storage.tombstone(now.mono, &key) }
     }
 
@@ -237,8 +239,14 @@ impl Node {
 
 /// Restoring.
 impl Node {
+    /// The host was booted so long ago at [`Time::ZERO`]. The host calls this first, if it knows.
+    pub fn booted(&mut self, at_zero: BootTime) {
+        self.boot = Some(at_zero);
+    }
+
     /// Restores the state of a key that an earlier run has persisted. The host calls this before any other
-    /// event. A record whose life ended while the process was down becomes a tombstone.
+    /// event, and [`Node::restored`] after the last one. A record whose life certainly ended while the process
+    /// was down becomes a tombstone; one whose age is uncertain is set aside.
     ///
     /// A key whose state is the same as on disk is not written again: a large store would keep the disk busy
     /// for minutes after the start.
@@ -247,13 +255,15 @@ impl Node {
     ///
     /// [`Unverified`] if the record does not prove what its class claims; then nothing is restored.
     pub fn restore(&mut self, now: Now, persisted: PersistedKey) -> Result<(), Unverified> {
-        if let Some(PersistedRecord { record, age, saved, source }) = &persisted.record {
+        if let Some(persisted) = &persisted.record {
+            let record = &persisted.record;
             envelope::verify(&record.key, record.class, record.version, record.ttl, &record.value)?;
-            self.storage.restore(now, record.clone(), *age, *saved, *source);
-            self.plan_offer(now, &persisted.key);
+            let key = record.key;
+            self.restore_record(now, persisted.clone());
+            self.plan_offer(now, &key);
         }
         if let Some(tombstone) = persisted.tombstone {
-            self.storage.bury(now, persisted.key, tombstone);
+            self.restore_tombstone(now, persisted.key, tombstone);
         }
         let key = persisted.key;
         let state = |persisted: PersistedKey| {

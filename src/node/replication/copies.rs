@@ -175,7 +175,14 @@ impl Node {
             self.copies.end(copied, &to);
         }
         match copied {
-            Copied::Put(attempt) => self.on_put_copied(now, attempt, call, answer, out),
+            Copied::Put(attempt) => {
+                if let Outcome::Refused(code) = outcome
+                    && let Some(put) = self.queries.spreading(attempt)
+                {
+                    put.on_refused(to, code);
+                }
+                self.on_put_copied(now, attempt, call, answer, out);
+            }
             Copied::HandOver(_) => {
                 if answer.is_none() {
                     self.hand_over_again(HandOver::Refused);

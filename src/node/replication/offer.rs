@@ -217,6 +217,9 @@ impl Node {
         let mut room = self.wanted.room(now.mono, from);
         for entry in entries.iter() {
             let comparison = self.compare(now, &entry);
+            if entry.rank.life == Life::Alive && self.is_too_early(now, entry.rank.version) {
+                refused = Some(ErrorCode::TOO_EARLY); // it is not stored here
+            }
             if comparison == Comparison::Same && offerer.is_some() {
                 self.storage.heard(&entry.key, from);
             }
@@ -247,7 +250,7 @@ impl Node {
     /// Compares the record that `entry` names with what this node stores.
     pub(crate) fn compare(&self, now: Now, entry: &Entry) -> Comparison {
         let Rank { life, version, .. } = entry.rank;
-        if life == Life::Over || version.is_too_early(now.wall) {
+        if life == Life::Over || self.is_too_early(now, version) {
             return Comparison::Invalid;
         }
         if let Some(held) = self.storage.find(now.mono, &entry.key) {

@@ -25,6 +25,7 @@ impl Node {
         }
         match request {
             Request::Ping => out.reply_to(caller, Reply::Pong),
+            Request::Time => out.reply_to(caller, Reply::Time(now.wall)),
             Request::FindNode { target } => {
                 self.nearest_for(&caller.id, &target);
                 out.reply_to(caller, Reply::Nodes(List::lend(&self.nearby)));
@@ -88,7 +89,7 @@ impl Node {
     /// Stores a copy that a peer has sent. Cheap checks come first, the signature last: no signature is
     /// verified for a record that this node already stores or that has ended.
     pub(crate) fn store_copy(&mut self, now: Now, block: &RecordBlock<'_>, source: Source) -> Result<(), NotStored> {
-        if block.version.is_too_early(now.wall) {
+        if self.is_too_early(now, block.version) {
             return Err(ErrorCode::TOO_EARLY.into());
         }
         let end = end_of_life(now, block.ttl, block.age, block.class, block.version);

@@ -80,7 +80,7 @@ impl Node {
         let pause = BACK_OFF_MIN * 2_u32.saturating_pow(call.refusals.min(10));
         let pause = self.jitter(pause.min(BACK_OFF_MAX));
         let may_wait = now.mono + pause < call.begun + self.params.request_timeout;
-        let has_own_pause = matches!(call.purpose, Purpose::Offer(_) | Purpose::Ping);
+        let has_own_pause = matches!(call.purpose, Purpose::Offer(_) | Purpose::Ping | Purpose::AskTime);
         if call.expired || !may_wait || has_own_pause || self.back_off.calls.len() >= PENDING_MAX {
             return self.on_outcome(now, &call, Outcome::Failed, out);
         }
@@ -179,6 +179,7 @@ impl Node {
             | Purpose::Fetch(_)
             | Purpose::ProbeVersion(_)
             | Purpose::Ping
+            | Purpose::AskTime
             | Purpose::Offer(_)
             | Purpose::Sync(_)
             | Purpose::FetchMissing(_) => return Deadlines::at(timeout_at),
@@ -224,6 +225,7 @@ impl Node {
                 self.queries.attempt(attempt).map(|put| Request::Sync { from: put.key(), to: put.key() })
             }
             Purpose::Ping => Some(Request::Ping),
+            Purpose::AskTime => Some(Request::Time),
             Purpose::Sync(from) => self.sync_request(from),
             Purpose::FetchMissing(key) => {
                 Some(Request::FindValue { key, want: Want { catching_up: true, ..Want::default() } })
@@ -267,9 +269,10 @@ impl Node {
         if self.is_answered_by(call.purpose, &reply) {
             return self.on_outcome(now, &call, Outcome::Reply { reply, address: from.address }, out);
         }
-        if !matches!(reply, Reply::Error(_)) {
-            self.counters.replies_dropped += 1;
+        if let Reply::Error(code) = reply {
+            return self.on_outcome(now, &call, Outcome::Refused(code), out);
         }
+        self.counters.replies_dropped += 1;
         self.on_outcome(now, &call, Outcome::Failed, out);
     }
 
@@ -288,6 +291,7 @@ impl Node {
             Purpose::Copy(_) => matches!(reply, Reply::Stored { .. }),
             Purpose::ProbeVersion(_) | Purpose::Sync(_) => matches!(reply, Reply::Synced { .. }),
             Purpose::Ping => matches!(reply, Reply::Pong),
+            Purpose::AskTime => matches!(reply, Reply::Time(_)),
             Purpose::Offer(_) => matches!(reply, Reply::Wanted(_)),
         }
     }
@@ -306,6 +310,7 @@ impl Node {
             Purpose::ProbeVersion(attempt) => self.on_probe_outcome(now, attempt, report, out),
             Purpose::Copy(copied) => self.on_copy_outcome(now, copied, report, out),
             Purpose::Ping => self.on_ping_outcome(&call.to.id),
+            Purpose::AskTime => self.on_time_outcome(now, report, out),
             Purpose::Offer(offer) => self.on_offer_outcome(now, offer, outcome),
             Purpose::Sync(from) => self.on_sync_outcome(now, from, report),
             Purpose::FetchMissing(key) => self.on_missing_outcome(now, key, report),

@@ -28,7 +28,7 @@ use crate::node::rpc::rtt::Rtts;
 use crate::node::timers::Timers;
 use crate::routing::{Observed, Suggested};
 use crate::time::{Now, Time};
-use crate::wire::peer::{ErrorCode, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, Reply};
+use crate::wire::peer::{ErrorCode, FLAG_SERVING, FLAG_TELLS_TIME, Hello, PROTOCOL, PeerMessage, Reply};
 
 /// Requests that wait for a connection to one peer.
 const WAITING_PER_PEER_MAX: usize = 256;
@@ -54,6 +54,8 @@ pub(crate) struct Conn {
     port: u16,
     /// When the peer may be dialled back again.
     dial_back_at: Time,
+    /// Whether the peer answers TIME.
+    tells_time: bool,
 }
 
 impl Conn {
@@ -169,6 +171,11 @@ impl Peers {
     /// When the last message of `id` arrived; `None` without a connection to it.
     pub(crate) fn last_heard(&self, id: &NodeId) -> Option<Time> {
         self.by_id.get(id)?.iter().map(|conn| self.conns[conn].last_heard).max()
+    }
+
+    /// Whether `id` answers TIME on the connection that carries requests to it.
+    pub(crate) fn tells_time(&self, id: &NodeId) -> bool {
+        self.route(id).is_some_and(|conn| self.conns[&conn].tells_time)
     }
 
     /// The peer on `conn` as a contact, if it accepts connections.
@@ -315,6 +322,7 @@ impl Node {
             rtts: Rtts::default(),
             port: if matches!(origin, Origin::Dialled(_)) { address.port() } else { 0 },
             dial_back_at: Time::ZERO,
+            tells_time: false,
         };
         self.peers.conns.insert(id, conn);
         self.peers.by_id.entry(peer).or_default().push(id);
@@ -338,6 +346,7 @@ impl Node {
             Serving::Yes => (FLAG_SERVING, self.me.port),
             Serving::No => (0, 0),
         };
+        let flags = flags | FLAG_TELLS_TIME;
         Hello { protocol: PROTOCOL, flags, network: self.params.network, port, wall: now.wall, agent: AGENT }
     }
 }
@@ -364,9 +373,13 @@ impl Node {
         debug!("peer reached addr={} id={:.8} agent={:?}", conn.address, conn.peer, hello.agent);
         let entry = self.peers.conns.get_mut(&id).expect("it was just found");
         entry.phase = Phase::Open;
+        entry.tells_time = hello.flags & FLAG_TELLS_TIME != 0;
         self.peers.deadlines.set(id, now.mono + PEER_IDLE_TIMEOUT);
         self.retire_duplicate(now, id, out);
         self.bound_connections(now, out);
+        if conn.is_dialled() {
+            self.clock_heard(now, conn.peer, conn.address, hello.wall, out);
+        }
         if hello.flags & FLAG_SERVING == 0 {
             if self.table.contains(&conn.peer) {
                 self.contact_lost(now, &conn.peer, out); // it does not serve any more

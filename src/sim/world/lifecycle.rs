@@ -89,6 +89,7 @@ impl World {
                 restored.map_err(|error| BrokenInvariant::PersistedUnverified { key: persisted.key, error }),
             )?;
         }
+        node.restored(now);
         self.hosts[number.index()].node = Some(Box::new(node));
         self.last_start = self.now;
         self.digest.add(self.now, EventKind::Started, number, &[]);

@@ -1,0 +1,349 @@
+//! The wall clock of this node, compared with those of its peers and with its own monotonic clock.
+//!
+//! A wall clock may be wrong at any node at any time. Nothing here corrects it: versions and lives always follow
+//! the own clock. But a wrong clock is noticed and reported:
+//!
+//! - Each peer that this node has dialled tells its wall clock: in its HELLO, and by TIME when the connection
+//!   is old. This node remembers it as the offset of the peer's wall clock to its own monotonic clock, for
+//!   [`SAMPLE_LIFE`]. So a wall clock that is set is noticed at once, and no new sample is needed for it.
+//! - With one or two peers a difference of more than [`CLOCK_DIFFERENCE_MAX`] is reported with the peer, because
+//!   either clock may be wrong. With three or more the median decides: the own clock is wrong, or single peers
+//!   are.
+//! - A wall clock that is set by more than [`CLOCK_DIFFERENCE_MAX`] makes the node look at its records again
+//!   ([`crate::node::records`]). If peers show that as much time has passed for them, the host was suspended while
+//!   even the monotonic clock stood still, and the records have become older by it.
+//!
+//! Non-goal: telling the time. Liars that this node has dialled can make it report a wrong clock, and refuse PUTs
+//! for it, but cannot change a version or a life.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use log::{error, info, warn};
+
+use crate::contact::{Group, is_private};
+use crate::id::NodeId;
+use crate::limits::{CLOCK_DIFFERENCE_MAX, CLOCK_SKEW_MAX};
+use crate::node::Node;
+use crate::node::action::Actions;
+use crate::node::params::AddressGroups;
+use crate::node::purpose::{Outcome, Purpose};
+use crate::node::query::write_quorum::OwnClock;
+use crate::node::rpc::outbound::Report;
+use crate::node::timers::Timer;
+use crate::record::Version;
+use crate::time::{ClockOffset, Now, Time, WallTime};
+use crate::wire::peer::Reply;
+
+/// How long a sample counts. Clocks drift by seconds a day; an hour of old samples shows that a clock was set.
+const SAMPLE_LIFE: Duration = Duration::from_hours(1);
+
+/// Peers whose clocks are compared. More would not change the median.
+const SAMPLES_MAX: usize = 16;
+
+/// Peers are asked for the time again after this pause, so that a few lost replies do not matter.
+const ASK_PAUSE: Duration = Duration::from_mins(20);
+
+/// From this many samples on the median tells which clock is wrong.
+const JUDGES_MIN: usize = 3;
+
+/// Pause between two log lines about the own clock.
+const REPORT_PAUSE: Duration = Duration::from_mins(10);
+
+/// Pause between two log lines about peers whose clocks differ from all others.
+const DEVIATION_PAUSE: Duration = Duration::from_mins(1);
+
+/// What this node knows of wall clocks.
+#[derive(Debug)]
+pub(crate) struct Clocks {
+    /// The offset of the own wall clock to the monotonic clock, when it was last set.
+    offset: ClockOffset,
+    /// What both clocks showed when they were last compared: once in each turn of the host.
+    compared: (Time, WallTime),
+    samples: BTreeMap<NodeId, Sample>,
+    /// Whether the own clock was reported to differ, and when.
+    reported: Option<Time>,
+    /// Peers with deviating clocks that were noticed since the last log line about them.
+    deviations: u64,
+    deviation_reported: Option<Time>,
+    /// The last time the own clock was set forward, until peers confirm it.
+    jump: Option<Jump>,
+    /// What the samples said when one was added, or the own clock was set.
+    verdict: Verdict,
+}
+
+/// The wall clock of a peer.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    address: SocketAddr,
+    /// How far the peer's wall clock is ahead of the own monotonic clock.
+    offset: ClockOffset,
+    at: Time,
+}
+
+/// The own wall clock was set forward.
+#[derive(Clone, Debug)]
+struct Jump {
+    by: Duration,
+    /// What the clocks of peers showed before.
+    before: BTreeMap<NodeId, ClockOffset>,
+    /// How many peers have shown since that as much time has passed for them.
+    confirmations: usize,
+}
+
+/// How the own wall clock compares with those of peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Too few peers have told their time.
+    Unknown,
+    /// Most clocks agree with the own one.
+    Agrees,
+    /// Most clocks are ahead of the own one by about this much.
+    Differs(ClockOffset),
+}
+
+impl Clocks {
+    pub(crate) fn new(now: Now) -> Self {
+        Self {
+            offset: now.offset(),
+            compared: (now.mono, now.wall),
+            samples: BTreeMap::new(),
+            reported: None,
+            deviations: 0,
+            deviation_reported: None,
+            jump: None,
+            verdict: Verdict::Unknown,
+        }
+    }
+
+    /// The samples that count: not outdated, and on a public network the newest one of each address group.
+    fn judges(&self, now: Now, groups: AddressGroups) -> Vec<(NodeId, ClockOffset)> {
+        let mut newest: BTreeMap<Group, (Time, NodeId)> = BTreeMap::new();
+        let mut judges = Vec::new();
+        for (id, sample) in &self.samples {
+            let ip = sample.address.ip();
+            if now.mono - sample.at > SAMPLE_LIFE {
+                continue;
+            }
+            if groups == AddressGroups::Public && is_private(ip) {
+                judges.push(*id);
+            } else {
+                let entry = newest.entry(Group::of(ip)).or_insert((sample.at, *id));
+                *entry = (*entry).max((sample.at, *id));
+            }
+        }
+        judges.extend(newest.into_values().map(|(_, id)| id));
+        judges.into_iter().map(|id| (id, self.samples[&id].offset - now.offset())).collect()
+    }
+}
+
+/// The verdict of `differences`, which say how far other clocks are ahead of the own one.
+fn verdict(differences: &[(NodeId, ClockOffset)]) -> Verdict {
+    if differences.len() < JUDGES_MIN {
+        return Verdict::Unknown;
+    }
+    let mut sorted: Vec<ClockOffset> = differences.iter().map(|(_, offset)| *offset).collect();
+    sorted.sort_unstable();
+    // Of the two in the middle the smaller one: a clock that half of the peers agree with is not called wrong.
+    let lower = sorted[(sorted.len() - 1) / 2];
+    let upper = sorted[sorted.len() / 2];
+    let median = if lower.size() <= upper.size() { lower } else { upper };
+    if median.size() > CLOCK_DIFFERENCE_MAX { Verdict::Differs(median) } else { Verdict::Agrees }
+}
+
+/// The own clock.
+impl Node {
+    /// Notices that the wall clock was set. Each call of the host that reads or writes records begins with
+    /// this.
+    pub(crate) fn notice_clock(&mut self, now: Now, out: &mut Actions) {
+        if (now.mono, now.wall) == self.clocks.compared {
+            return;
+        }
+        self.clocks.compared = (now.mono, now.wall);
+        if (now.offset() - self.clocks.offset).size() > CLOCK_DIFFERENCE_MAX {
+            self.clock_was_set(now, out);
+        }
+    }
+
+    #[cold]
+    fn clock_was_set(&mut self, now: Now, out: &mut Actions) {
+        let step = now.offset() - self.clocks.offset;
+        let before = now.wall_with(self.clocks.offset);
+        self.clocks.offset = now.offset();
+        warn!("wall clock was set by_seconds={}", step.as_secs());
+        let taken_back = self.recheck_records(now, before);
+        self.versions.forget_impossible(now.wall);
+        self.refuse_impossible_puts(now, out);
+        let known = self.clocks.samples.iter().map(|(id, sample)| (*id, sample.offset)).collect();
+        self.clocks.jump = step.is_ahead().then(|| Jump { by: step.size(), before: known, confirmations: 0 });
+        self.ask_for_time(now, out);
+        self.compare_clocks(now, out);
+        if taken_back > 0 && self.status.has_joined() {
+            self.settle_again(now, out);
+        }
+    }
+
+    /// Whether most peers say that the own wall clock is wrong.
+    pub(crate) fn clock_differs(&self) -> bool {
+        matches!(self.clocks.verdict, Verdict::Differs(_))
+    }
+
+    /// What the peers say about the own wall clock.
+    pub(crate) fn own_clock(&self) -> OwnClock {
+        match self.clocks.verdict {
+            Verdict::Unknown => OwnClock::Unknown,
+            Verdict::Agrees => OwnClock::Right,
+            Verdict::Differs(_) => OwnClock::Wrong,
+        }
+    }
+
+    /// Whether other nodes will refuse `version` because its time is too far ahead of their clocks, or this node
+    /// refuses it for its own.
+    pub(crate) fn is_too_early(&self, now: Now, version: Version) -> bool {
+        let earliest = match self.clocks.verdict {
+            Verdict::Differs(offset) if !offset.is_ahead() => now.wall.before(offset.size()),
+            Verdict::Unknown | Verdict::Agrees | Verdict::Differs(_) => now.wall,
+        };
+        version.is_too_early(earliest)
+    }
+}
+
+/// The clocks of peers.
+impl Node {
+    /// The peer `id` at `address`, which this node has dialled, has told its wall clock.
+    pub(crate) fn clock_heard(&mut self, now: Now, id: NodeId, address: SocketAddr, wall: WallTime, out: &mut Actions) {
+        let offset = now.offset_of(wall);
+        let clocks = &mut self.clocks;
+        if clocks.samples.len() >= SAMPLES_MAX
+            && !clocks.samples.contains_key(&id)
+            && let Some(oldest) = clocks.samples.iter().min_by_key(|(id, sample)| (sample.at, **id)).map(|(id, _)| *id)
+        {
+            clocks.samples.remove(&oldest);
+        }
+        clocks.samples.insert(id, Sample { address, offset, at: now.mono });
+        if !self.timers.is_set(Timer::AskTime) {
+            self.hasten_after(Timer::AskTime, now, ASK_PAUSE);
+        }
+        self.confirm_jump(now, id, offset, out);
+        self.compare_clocks(now, out);
+    }
+
+    /// Asks the peers for the time whose samples are remembered.
+    pub(crate) fn ask_for_time(&mut self, now: Now, out: &mut Actions) {
+        self.clocks.samples.retain(|_, sample| now.mono - sample.at <= SAMPLE_LIFE);
+        let ids: Vec<NodeId> = self.clocks.samples.keys().copied().collect();
+        for id in ids {
+            if let Some(contact) = self.table.find(&id).copied().filter(|_| self.peers.tells_time(&id)) {
+                self.call(now, contact, Purpose::AskTime, out);
+            }
+        }
+        if self.clocks.samples.is_empty() {
+            self.timers.cancel(Timer::AskTime);
+        } else {
+            self.hasten_after(Timer::AskTime, now, ASK_PAUSE);
+        }
+        self.compare_clocks(now, out); // repeats the report
+    }
+
+    /// A peer has told its time, or will not.
+    pub(crate) fn on_time_outcome(&mut self, now: Now, Report { call, outcome }: Report<'_>, out: &mut Actions) {
+        if let Outcome::Reply { reply: Reply::Time(wall), address } = outcome {
+            self.clock_heard(now, call.to.id, address, wall, out);
+        }
+    }
+
+    /// Compares the own clock with those of peers, reports a difference, and draws the conclusions for records
+    /// of uncertain age.
+    fn compare_clocks(&mut self, now: Now, out: &mut Actions) {
+        let differences = self.clocks.judges(now, self.params.address_groups);
+        let verdict = verdict(&differences);
+        self.clocks.verdict = verdict;
+        match verdict {
+            Verdict::Agrees => self.trust_ages(),
+            Verdict::Differs(_) => {
+                if self.doubt_ages(now) > 0 && self.status.has_joined() {
+                    self.settle_again(now, out);
+                }
+            }
+            Verdict::Unknown => {}
+        }
+        self.clocks.report(now, verdict, &differences);
+    }
+
+    /// `id` has told its clock again. If it and enough others show that as much time has passed for them as the
+    /// own wall clock was set forward, the host was suspended: the records are older by that time.
+    fn confirm_jump(&mut self, now: Now, id: NodeId, offset: ClockOffset, out: &mut Actions) {
+        let Some(jump) = &mut self.clocks.jump else { return };
+        let Some(before) = jump.before.remove(&id) else { return };
+        let passed = offset - before;
+        let differs = passed.size().abs_diff(jump.by) > CLOCK_DIFFERENCE_MAX;
+        if !passed.is_ahead() || differs {
+            return;
+        }
+        jump.confirmations += 1;
+        let needed = (jump.confirmations + jump.before.len()).min(JUDGES_MIN);
+        if jump.confirmations < needed {
+            return;
+        }
+        let by = jump.by;
+        self.clocks.jump = None;
+        info!("records have become older reason=\"the host was suspended\" seconds={}", by.as_secs());
+        self.storage.make_older(now.mono, by);
+        if self.status.has_joined() {
+            self.settle_after_sleep(now, by, out);
+        }
+    }
+}
+
+/// Reports.
+impl Clocks {
+    fn report(&mut self, now: Now, verdict: Verdict, differences: &[(NodeId, ClockOffset)]) {
+        let is_due = |last: Option<Time>, pause| last.is_none_or(|at| now.mono - at >= pause);
+        let deviates = |(_, offset): &&(NodeId, ClockOffset)| offset.size() > CLOCK_DIFFERENCE_MAX;
+        let deviating = differences.iter().find(deviates);
+        match (verdict, deviating) {
+            (Verdict::Differs(offset), _) if is_due(self.reported, REPORT_PAUSE) => {
+                self.reported = Some(now.mono);
+                let (behind_seconds, peers) = (offset.as_secs(), differences.len());
+                if offset.size() > CLOCK_SKEW_MAX / 2 {
+                    error!(
+                        "wall clock of this node differs from those of its peers behind_seconds={behind_seconds} peers={peers}"
+                    );
+                } else {
+                    warn!(
+                        "wall clock of this node differs from those of its peers behind_seconds={behind_seconds} peers={peers}"
+                    );
+                }
+            }
+            (Verdict::Unknown, Some((peer, offset))) if is_due(self.reported, REPORT_PAUSE) => {
+                self.reported = Some(now.mono);
+                let ahead_seconds = offset.as_secs();
+                warn!(
+                    "wall clock of a peer differs from that of this node peer={peer:.8} ahead_seconds={ahead_seconds}"
+                );
+            }
+            (Verdict::Unknown | Verdict::Differs(_), Some(_)) => {}
+            (Verdict::Agrees, Some((peer, offset))) => {
+                self.recovered();
+                self.deviations += 1;
+                if is_due(self.deviation_reported, DEVIATION_PAUSE) {
+                    self.deviation_reported = Some(now.mono);
+                    let (ahead_seconds, count) = (offset.as_secs(), std::mem::take(&mut self.deviations));
+                    info!(
+                        "wall clock of a single peer differs peer={peer:.8} ahead_seconds={ahead_seconds} noticed={count}"
+                    );
+                }
+            }
+            (_, None) if !differences.is_empty() => self.recovered(),
+            (_, None) => {}
+        }
+    }
+
+    /// No clock differs any more, or only that of a single peer.
+    fn recovered(&mut self) {
+        if self.reported.take().is_some() {
+            info!("wall clocks of this node and its peers agree again");
+        }
+    }
+}

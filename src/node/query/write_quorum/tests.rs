@@ -1,0 +1,268 @@
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::limits::K_MAX;
+use crate::record::{Ttl, crc_of};
+use crate::time::WallTime;
+
+const KEY: Key = Key::new([0; 32]);
+const NOW: Now = Now { mono: Time::ZERO, wall: WallTime::from_millis(1_000_000) };
+
+fn id(n: u8) -> NodeId {
+    NodeId::new(Key::new([n; 32]))
+}
+
+fn contact(n: u8) -> Contact {
+    Contact::new(id(n), SocketAddr::from((Ipv4Addr::LOCALHOST, u16::from(n) + 1)))
+}
+
+fn me() -> NodeId {
+    id(200)
+}
+
+/// The version `offset` milliseconds after this node's clock.
+fn version(offset: i64) -> Version {
+    Version::from_bits(NOW.wall.as_millis().saturating_add_signed(offset) << 16)
+}
+
+fn rank(class: Class, offset: i64) -> Rank {
+    Rank { class, life: Life::Alive, version: version(offset) }
+}
+
+fn put(class: Class, replication: u8) -> Put {
+    let value: &[u8] = b"value";
+    let ttl = Ttl::from_secs(60).expect("not zero");
+    let record =
+        Record { key: KEY, class, version: version(0), ttl, replication, crc: crc_of(value), value: value.into() };
+    let client = Some(ClientId { connection: 1, request: 1 });
+    Put::new(
+        client,
+        record,
+        Time::ZERO + Duration::from_mins(1),
+        PutOrigin::Client { connection: 1 },
+        Duration::from_secs(1),
+    )
+}
+
+/// A finished lookup of `peers`: the first `width` have answered, the others were never asked.
+fn answered(peers: &[Contact], width: usize) -> Lookup {
+    let mut lookup = Lookup::new(me(), KEY, width, 3, peers);
+    while let crate::lookup::Step::Ask(contact) = lookup.step() {
+        lookup.on_answer(&contact.id, []);
+    }
+    lookup
+}
+
+/// How a peer answers a copy and a version probe.
+#[derive(Clone, Copy, Debug)]
+enum Conduct {
+    /// It stored no record, and stores the copy.
+    Stores,
+    /// It stored an older record, which it reports to a probe, and stores the copy.
+    WasStale,
+    /// It refuses, or never answers.
+    Fails,
+    /// It stores the copy after another peer has replaced it.
+    StoresLate,
+    /// It claims to store a larger record.
+    Claims,
+}
+
+fn conduct() -> impl Strategy<Value = Conduct> {
+    prop_oneof![
+        4 => Just(Conduct::Stores),
+        2 => Just(Conduct::WasStale),
+        2 => Just(Conduct::Fails),
+        1 => Just(Conduct::StoresLate),
+        1 => Just(Conduct::Claims),
+    ]
+}
+
+/// The peers of a PUT. The expected state comes from what they did, not from the machine.
+struct Peers {
+    conducts: Vec<Conduct>,
+    /// Peers with a copy in flight.
+    copies: Vec<u8>,
+    /// Peers with a version probe in flight.
+    probes: Vec<u8>,
+    /// Peers that were replaced because they are overdue; they answer later.
+    overdue: Vec<u8>,
+    /// Peers that were sent a copy in this attempt.
+    copied: BTreeSet<u8>,
+    /// Peers that have acknowledged this version.
+    stored: BTreeSet<NodeId>,
+    /// Peers that reported an older record, and have not answered a copy.
+    stale: BTreeSet<u8>,
+    claims: usize,
+}
+
+impl Peers {
+    fn conduct(&self, peer: u8) -> Conduct {
+        self.conducts[usize::from(peer) - 1]
+    }
+
+    /// Performs the steps of the machine until it waits; returns the end of the attempt, if it ends.
+    fn drive(&mut self, put: &mut Put, confirmed: &mut usize, wanted: usize) -> Option<Next> {
+        loop {
+            match put.next() {
+                Next::Copy(Replica::Me) => {
+                    self.stored.insert(me());
+                    put.copy_ended();
+                    put.on_replica(me());
+                }
+                Next::Copy(Replica::Peer(contact)) => {
+                    let peer = contact.id.key().as_bytes()[0];
+                    assert!(self.copied.insert(peer), "{peer} gets a second copy in one attempt");
+                    self.copies.push(peer);
+                }
+                Next::Probe(contact) => {
+                    let peer = contact.id.key().as_bytes()[0];
+                    self.probes.push(peer);
+                }
+                Next::Confirm(_) => {
+                    *confirmed += 1;
+                    assert!(self.stored.len() >= wanted, "{} of {wanted} store it", self.stored.len());
+                    assert!(self.probes.is_empty(), "{:?} may still report an older record", self.probes);
+                    assert!(self.stale.is_empty() || self.copies.is_empty(), "{:?} are stale", self.stale);
+                }
+                Next::Wait => return None,
+                end @ (Next::Stored | Next::TooFew | Next::Outvoted(_) | Next::Refused(_)) => return Some(end),
+            }
+        }
+    }
+
+    /// One peer answers or fails; returns the record that ends the PUT, if one does.
+    fn answer(&mut self, put: &mut Put, which: usize) -> Option<Rank> {
+        let which = which % (self.copies.len() + self.probes.len() + self.overdue.len());
+        let is_overdue = which >= self.copies.len() + self.probes.len();
+        if which >= self.copies.len() && !is_overdue {
+            let peer = self.probes.remove(which - self.copies.len());
+            if let Conduct::WasStale = self.conduct(peer) {
+                self.stale.insert(peer);
+                let entry = Entry { key: KEY, rank: rank(put.record.class, -5), crc: 0 };
+                put.on_probe(NOW, id(peer), Some(entry));
+            }
+            put.probe_ended();
+            return None;
+        }
+        let peer = if is_overdue {
+            self.overdue.remove(which - self.copies.len() - self.probes.len())
+        } else {
+            put.copy_ended();
+            self.copies.remove(which)
+        };
+        let mine = put.record.rank();
+        match self.conduct(peer) {
+            Conduct::StoresLate if !is_overdue => {
+                self.overdue.push(peer);
+                None
+            }
+            Conduct::Stores | Conduct::WasStale | Conduct::StoresLate => {
+                self.stored.insert(id(peer));
+                self.stale.remove(&peer);
+                put.on_stored(NOW, id(peer), StoreOutcome::Held, mine)
+            }
+            Conduct::Fails => None,
+            Conduct::Claims => {
+                self.claims += 1;
+                self.stale.remove(&peer);
+                put.on_stored(NOW, id(peer), StoreOutcome::Larger, rank(mine.class, 5))
+            }
+        }
+    }
+}
+
+proptest! {
+    /// Goal: a confirmation guarantees what the module says, and each attempt ends once, in the way
+    /// that its replies imply.
+    ///
+    /// Method: random peers answer in random order; the test records what they did.
+    #[test]
+    fn a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one(
+        is_signed in any::<bool>(),
+        serving in any::<bool>(),
+        replication in 1..=K_MAX,
+        width in 1..=K_MAX,
+        conducts in proptest::collection::vec(conduct(), 1..=K_MAX),
+        order in proptest::collection::vec(any::<usize>(), 64),
+    ) {
+        let class = if is_signed { Class::Signed } else { Class::Plain };
+        let mut put = put(class, u8::try_from(replication).expect("at most 20"));
+        let contacts: Vec<Contact> = (1..).take(conducts.len()).map(contact).collect();
+        put.look_up(answered(&contacts, width));
+        let reached = put.lookup().map_or(0, |lookup| lookup.answered().count());
+        let wanted = (reached + usize::from(serving)).min(replication);
+        prop_assert!(put.spread(serving.then(me), K_MAX, OwnClock::Unknown));
+        let mut peers = Peers {
+            conducts, copies: Vec::new(), probes: Vec::new(), overdue: Vec::new(), copied: BTreeSet::new(),
+            stored: BTreeSet::new(), stale: BTreeSet::new(), claims: 0,
+        };
+        let mut confirmed = 0;
+        let mut end = peers.drive(&mut put, &mut confirmed, wanted);
+        for which in order {
+            if end.is_some() || peers.copies.len() + peers.probes.len() == 0 {
+                break;
+            }
+            let superseded = peers.answer(&mut put, which);
+            if superseded.is_some() {
+                prop_assert!(!is_signed, "one claim ends no signed PUT");
+                return Ok(()); // one larger record ends a plain PUT
+            }
+            end = peers.drive(&mut put, &mut confirmed, wanted);
+        }
+        let enough = wanted > 0 && peers.stored.len() >= wanted;
+        prop_assert!(end.is_some(), "no copy or probe is in flight, but the attempt does not end");
+        match end {
+            Some(Next::Stored) => prop_assert!(enough),
+            Some(Next::Outvoted(_)) => prop_assert!(!enough && peers.claims > peers.stored.len()),
+            Some(Next::TooFew) => prop_assert!(!enough && peers.claims <= peers.stored.len()),
+            _ => unreachable!("`drive` returns ends only"),
+        }
+        prop_assert!(confirmed <= 1);
+        prop_assert_eq!(confirmed == 1, end == Some(Next::Stored));
+    }
+}
+
+#[test]
+fn a_new_attempt_remembers_the_replicas_but_expects_no_reply_of_the_earlier_one() {
+    let mut put = put(Class::Plain, 2);
+    put.look_up(answered(&[contact(1), contact(2), contact(3)], 2));
+    assert!(put.spread(None, K_MAX, OwnClock::Unknown));
+    assert_eq!(put.next(), Next::Copy(Replica::Peer(contact(1))));
+    assert_eq!(put.next(), Next::Copy(Replica::Peer(contact(2))));
+    assert_eq!(put.next(), Next::Probe(contact(3)));
+    put.on_stored(NOW, id(1), StoreOutcome::Held, rank(Class::Plain, 0));
+    put.park();
+    put.look_up(answered(&[contact(1), contact(2), contact(3)], 2));
+    assert!(put.spread(None, K_MAX, OwnClock::Unknown));
+    assert_eq!((put.attempt, put.replicas()), (2, 1));
+    assert_eq!(put.next(), Next::Copy(Replica::Peer(contact(2))), "1 stores it already");
+    assert_eq!(put.next(), Next::Probe(contact(3)));
+    put.probe_ended();
+    assert_eq!(put.next(), Next::Wait, "one copy is in flight, no probe");
+}
+
+#[test]
+fn a_raised_version_has_no_replicas_and_is_not_raised_again() {
+    let mut put = put(Class::Plain, 1);
+    put.look_up(answered(&[contact(1)], 1));
+    assert!(put.spread(None, K_MAX, OwnClock::Unknown));
+    put.on_replica(id(1));
+    assert!(put.may_overtake(NOW, rank(Class::Plain, 5)));
+    put.raise(version(6));
+    assert_eq!(put.replicas(), 0);
+    assert!(!put.may_overtake(NOW, rank(Class::Plain, 9)), "once");
+}
+
+#[test]
+fn a_version_is_raised_only_above_a_plain_one_that_is_slightly_ahead_of_the_clock() {
+    let mut put = put(Class::Plain, 1);
+    assert!(!put.may_overtake(NOW, rank(Class::Plain, 0)), "not ahead");
+    assert!(!put.may_overtake(NOW, rank(Class::Signed, 5)), "certified");
+    assert!(!put.may_overtake(NOW, rank(Class::Plain, 3_600_000)), "too far ahead");
+    put.is_latest = false;
+    assert!(!put.may_overtake(NOW, rank(Class::Plain, 5)), "this node has accepted a later PUT");
+}

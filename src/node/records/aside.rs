@@ -1,0 +1,282 @@
+//! Records that this node stores but does not use now, because its wall clock and the record contradict each
+//! other. They are *set aside*: not answered, not offered, no obstacle to a PUT of their key, and they leave no
+//! tombstone. Their state on disk stays as it is.
+//!
+//! A record is set aside if
+//!
+//! - by the wall clock no record of its version can be alive: all other nodes would refuse it
+//!   (`PROTOCOL.md` 3, Version and Life). The clock may be wrong now, or was wrong when the version was drawn;
+//! - it is from an earlier run under another boot, and its age is uncertain: the wall clock is earlier than at
+//!   the last save, three peers disagree with it, or the life seems to have ended while this node was off.
+//!
+//! A record of the first kind comes back if the wall clock is set and the version can be alive then. If the
+//! version becomes possible only because time passes, a wrong clock has drawn it: the record is dropped, so that
+//! it does not replace what was written meanwhile.
+//!
+//! A record of the second kind waits until the neighbours were asked what they store
+//! ([`crate::node::replication::sync`]); or until the wall clock is set. What the neighbours store has replaced it
+//! by then. Otherwise its life ends now by the wall clock, with a tombstone; or, if peers disagree with that
+//! clock, it goes on from the age at the save.
+//!
+//! Not guaranteed: a record that is set aside in memory only, because its key was written again, does not survive
+//! a restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use log::{info, warn};
+
+use crate::id::Key;
+use crate::limits::CLOCK_DIFFERENCE_MAX;
+use crate::node::Node;
+use crate::node::persisted::{PersistedRecord, SavedAt};
+use crate::record::{Age, Record, Source, Tombstone, Ttl, age_at, end_of_life};
+use crate::time::{Now, Time, WallTime};
+
+/// The records and tombstones that are set aside. They come from the storage or from its disk, so they take no
+/// more memory than the storage may take.
+#[derive(Debug, Default)]
+pub(crate) struct SetAside {
+    records: BTreeMap<Key, Aside>,
+    tombstones: BTreeMap<Key, Tombstone>,
+    /// Records in the storage whose age was computed by the wall clock at the start, until that clock counts as
+    /// right.
+    aged_by_wall: BTreeSet<Key>,
+    /// The latest moment at which an earlier run has saved a record, by its wall clock.
+    last_save: Option<WallTime>,
+}
+
+/// A record that is set aside.
+#[derive(Clone, Debug)]
+struct Aside {
+    record: Record,
+    source: Source,
+    doubt: Doubt,
+}
+
+impl Aside {
+    fn has_doubtful_age(&self) -> bool {
+        matches!(self.doubt, Doubt::Age { .. })
+    }
+}
+
+/// What is wrong with a record that is set aside.
+#[derive(Clone, Copy, Debug)]
+enum Doubt {
+    /// No record of its version can be alive, by the wall clock. Its life ends at this moment.
+    Version { expires: Time },
+    /// Its age is uncertain: it was `age` at the moment `saved`.
+    Age { age: Age, saved: SavedAt },
+}
+
+impl SetAside {
+    /// Whether the wall clock shows a moment before the last save of an earlier run.
+    fn is_before_last_save(&self, wall: WallTime) -> bool {
+        self.last_save.is_some_and(|last| last.since(wall) > CLOCK_DIFFERENCE_MAX)
+    }
+
+    /// The state of `key` for the disk, if its record is set aside.
+    pub(super) fn persisted(&self, now: Now, key: &Key, moment: SavedAt) -> Option<PersistedRecord> {
+        let Aside { record, source, doubt } = self.records.get(key)?.clone();
+        let (age, saved) = match doubt {
+            Doubt::Version { expires } => (age_at(now.mono, record.ttl, expires), moment),
+            Doubt::Age { age, saved } => (age, saved),
+        };
+        Some(PersistedRecord { record, age, saved, source })
+    }
+
+    /// How many records are set aside.
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+}
+
+/// Restoring.
+impl Node {
+    /// Stores a verified record of an earlier run, or sets it aside.
+    pub(super) fn restore_record(&mut self, now: Now, persisted: PersistedRecord) {
+        let PersistedRecord { record, age, saved, source } = persisted;
+        self.set_aside.last_save = self.set_aside.last_save.max(Some(saved.wall));
+        let boot = self.boot.map(|start| start.after(now.mono - Time::ZERO));
+        let off = boot.zip(saved.boot).and_then(|(now, saved)| now.since(saved));
+        let Some(off) = off else { return self.restore_by_wall(now, PersistedRecord { record, age, saved, source }) };
+        // By the clock of now, its version was too far ahead when it was saved. So a wrong clock has drawn it.
+        let was_ahead = record.is_plausible(now.wall) && record.version.is_too_early(now.wall.before(off));
+        if was_ahead && !is_hashed(&record) {
+            return self.storage.note_change(record.key);
+        }
+        self.restore_aged(now, record, age.after(off), source);
+    }
+
+    /// Restores a record whose age only the wall clock tells.
+    fn restore_by_wall(&mut self, now: Now, persisted: PersistedRecord) {
+        let PersistedRecord { record, age, saved, source } = persisted;
+        let by_wall = age_by_wall(now, age, saved);
+        let has_ended = |age: Age| lifetime_left(record.ttl, age).is_zero();
+        let is_uncertain = self.set_aside.is_before_last_save(now.wall) || has_ended(by_wall);
+        if is_uncertain && !has_ended(age) {
+            self.set_aside.records.insert(record.key, Aside { record, source, doubt: Doubt::Age { age, saved } });
+        } else {
+            self.set_aside.aged_by_wall.insert(record.key);
+            self.restore_aged(now, record, by_wall, source);
+        }
+    }
+
+    /// Stores a record that is as old as `age`, or sets it aside if its version is not possible.
+    fn restore_aged(&mut self, now: Now, record: Record, age: Age, source: Source) {
+        let left = lifetime_left(record.ttl, age);
+        if record.is_plausible(now.wall) || left.is_zero() {
+            self.storage.restore(now, record, age, source);
+        } else {
+            let doubt = Doubt::Version { expires: now.mono + left };
+            self.set_aside.records.insert(record.key, Aside { record, source, doubt });
+        }
+    }
+
+    /// Restores a tombstone of an earlier run, or sets it aside.
+    pub(super) fn restore_tombstone(&mut self, now: Now, key: Key, tombstone: Tombstone) {
+        if tombstone.is_plausible(now.wall) {
+            self.storage.bury(now, key, tombstone);
+        } else {
+            self.set_aside.tombstones.insert(key, tombstone);
+        }
+    }
+
+    /// Everything of an earlier run is restored. A node that has no other node to ask trusts its clock.
+    pub fn restored(&mut self, now: Now) {
+        if self.set_aside.is_before_last_save(now.wall) {
+            self.doubt_ages(now);
+            let behind = self.set_aside.last_save.map_or(Duration::ZERO, |last| last.since(now.wall));
+            let waiting = self.set_aside.len();
+            warn!("wall clock is earlier than the last save seconds={} records_waiting={waiting}", behind.as_secs());
+        }
+        if self.is_founder() && !self.set_aside.is_before_last_save(now.wall) && self.set_aside.len() > 0 {
+            let all = std::mem::take(&mut self.set_aside.records);
+            let (ended, others): (BTreeMap<_, _>, _) = all.into_iter().partition(|(_, aside)| aside.has_doubtful_age());
+            self.set_aside.records = others;
+            info!("records ended while this node was off, by the clock of this node alone records={}", ended.len());
+            ended.into_keys().for_each(|key| self.storage.note_change(key));
+        }
+    }
+}
+
+/// Setting aside, and taking back.
+impl Node {
+    /// The wall clock was set at this moment; the old setting would show `before` now. Returns the number of
+    /// records that this node uses again: they may be old.
+    pub(crate) fn recheck_records(&mut self, now: Now, before: WallTime) -> usize {
+        let taken_back = self.take_back(now, before);
+        let set_aside = self.set_aside_impossible(now);
+        if set_aside > 0 || taken_back > 0 {
+            info!("records and the wall clock set_aside={set_aside} taken_back={taken_back}");
+        }
+        taken_back
+    }
+
+    /// Sets aside the records and tombstones whose versions are not possible by the wall clock.
+    fn set_aside_impossible(&mut self, now: Now) -> usize {
+        let records = self.storage.take_out(now.mono, |record| !record.is_plausible(now.wall));
+        let count = records.len();
+        for (record, expires, source) in records {
+            let aside = Aside { source, doubt: Doubt::Version { expires }, record };
+            self.set_aside.records.insert(aside.record.key, aside);
+        }
+        for (key, tombstone) in self.storage.take_out_tombstones(|tombstone| !tombstone.is_plausible(now.wall)) {
+            self.set_aside.tombstones.insert(key, tombstone);
+        }
+        count
+    }
+
+    /// Takes back what is possible by the wall clock now, and drops what would have become possible without
+    /// setting it. Returns the number of records that are stored again.
+    fn take_back(&mut self, now: Now, before: WallTime) -> usize {
+        let mut taken_back = 0;
+        for (key, aside) in std::mem::take(&mut self.set_aside.records) {
+            let Aside { record, source, doubt } = aside;
+            match doubt {
+                Doubt::Version { expires } if expires <= now.mono || record.is_plausible(before) => {
+                    self.storage.note_change(key);
+                }
+                Doubt::Version { expires } if record.is_plausible(now.wall) => {
+                    self.hold(now, record, expires, source);
+                    taken_back += 1;
+                }
+                Doubt::Version { .. } => {
+                    self.set_aside.records.insert(key, Aside { record, source, doubt });
+                }
+                Doubt::Age { age, saved } => {
+                    self.restore_by_wall(now, PersistedRecord { record, age, saved, source });
+                    taken_back += usize::from(!self.set_aside.records.contains_key(&key));
+                }
+            }
+        }
+        for (key, tombstone) in std::mem::take(&mut self.set_aside.tombstones) {
+            if tombstone.is_plausible(now.wall) && !tombstone.is_plausible(before) {
+                self.storage.bury(now, key, tombstone);
+            } else if !tombstone.is_plausible(now.wall) {
+                self.set_aside.tombstones.insert(key, tombstone);
+            }
+        }
+        taken_back
+    }
+
+    /// Three peers disagree with the wall clock, or it is earlier than the last save: the ages that it has told
+    /// are uncertain. Returns the number of records that are set aside for it.
+    pub(crate) fn doubt_ages(&mut self, now: Now) -> usize {
+        let aged_by_wall = std::mem::take(&mut self.set_aside.aged_by_wall);
+        if aged_by_wall.is_empty() {
+            return 0;
+        }
+        let saved = SavedAt { wall: now.wall, boot: None };
+        let taken = self.storage.take_out(now.mono, |record| aged_by_wall.contains(&record.key));
+        let count = taken.len();
+        info!("records of uncertain age are set aside until other nodes were asked records={count}");
+        for (record, expires, source) in taken {
+            let doubt = Doubt::Age { age: age_at(now.mono, record.ttl, expires), saved };
+            self.set_aside.records.insert(record.key, Aside { record, source, doubt });
+        }
+        count
+    }
+
+    /// The wall clock counts as right.
+    pub(crate) fn trust_ages(&mut self) {
+        self.set_aside.aged_by_wall = BTreeSet::new();
+    }
+
+    /// The neighbours have told which records they store, and this node has fetched what it missed. What is
+    /// still of uncertain age is not stored by them.
+    pub(crate) fn resolve_ages(&mut self, now: Now) {
+        if !self.set_aside.records.values().any(Aside::has_doubtful_age) {
+            return;
+        }
+        let is_wrong = self.set_aside.is_before_last_save(now.wall) || self.clock_differs();
+        let (mut ended, mut stored) = (0, 0);
+        for (key, aside) in std::mem::take(&mut self.set_aside.records) {
+            let Aside { record, source, doubt } = aside;
+            let Doubt::Age { age, saved } = doubt else {
+                self.set_aside.records.insert(key, Aside { record, source, doubt });
+                continue;
+            };
+            let age = if is_wrong { age } else { age_by_wall(now, age, saved) };
+            let has_ended = end_of_life(now, record.ttl, age, record.class, record.version).is_none();
+            ended += usize::from(has_ended);
+            stored += usize::from(!has_ended);
+            self.storage.note_change(key);
+            self.restore_aged(now, record, age, source);
+        }
+        info!("records of uncertain age, of which the neighbours know nothing ended={ended} stored={stored}");
+    }
+}
+
+/// The age now, if the wall clock is right now and was right at the save, or wrong by as much.
+fn age_by_wall(now: Now, age: Age, saved: SavedAt) -> Age {
+    age.after(now.wall.since(saved.wall)).less(saved.wall.since(now.wall))
+}
+
+fn lifetime_left(ttl: Ttl, age: Age) -> Duration {
+    Duration::from_secs(ttl.as_secs().into()).saturating_sub(Duration::from_millis(age.0.into()))
+}
+
+fn is_hashed(record: &Record) -> bool {
+    record.class == crate::record::Class::Hashed
+}

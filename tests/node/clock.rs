@@ -1,0 +1,353 @@
+//! Wall clocks that are wrong, are set, or differ from those of peers (sections 2 and 3, Clocks).
+
+use dht::node::params::Params;
+use dht::node::persisted::{PersistedKey, PersistedRecord, SavedAt};
+use dht::record::{Age, Source};
+use dht::time::{BootTime, WallTime};
+use dht::wire::api::Put;
+use dht::wire::codec::List;
+use dht::wire::peer::{Entry, ErrorCode, FLAG_TELLS_TIME, Hello, Reply, Request};
+
+use crate::harness::{
+    Harness, block, bootstrap, confirmed, failure, greeting, key, larger, nodes, secs, stored, success, synced,
+    value_of, version_at,
+};
+
+const HOUR_MILLIS: u64 = 3_600_000;
+
+/// A confirmed PUT with the longest life.
+fn lasting(n: u8, value: &[u8]) -> Put<'_> {
+    Put { ttl: u16::MAX, ..confirmed(n, value) }
+}
+
+/// A founder whose wall clock is an hour fast, with a value that it has taken meanwhile.
+fn fast_founder() -> Harness {
+    let mut harness = Harness::founder();
+    harness.wall_ahead = HOUR_MILLIS;
+    let client = harness.put(lasting(1, b"of a fast clock"));
+    assert_eq!(harness.answer(client), success(1, b""));
+    harness
+}
+
+fn got(harness: &mut Harness, n: u8) -> Option<dht::wire::api::ApiReply<'static>> {
+    let client = harness.get(key(n));
+    harness.pass(secs(11));
+    harness.answer(client)
+}
+
+#[test]
+fn a_version_of_a_fast_clock_does_not_block_its_key_when_the_clock_is_right() {
+    let mut harness = fast_founder();
+    harness.wall_ahead = 0;
+    assert_eq!(got(&mut harness, 1), failure(1));
+    let client = harness.put(lasting(1, b"later"));
+    assert_eq!(harness.answer(client), success(1, b""));
+    assert_eq!(got(&mut harness, 1), success(1, b"later"));
+    harness.pass(secs(2 * 3_600));
+    assert_eq!(got(&mut harness, 1), success(1, b"later"), "the calendar has passed the other version");
+}
+
+#[test]
+fn a_record_is_used_again_when_the_wall_clock_is_set_right() {
+    let mut harness = fast_founder();
+    harness.wall_ahead = 0; // the wrong setting, this time
+    assert_eq!(got(&mut harness, 1), failure(1));
+    harness.wall_ahead = HOUR_MILLIS;
+    assert_eq!(got(&mut harness, 1), success(1, b"of a fast clock"));
+}
+
+#[test]
+fn a_version_that_becomes_possible_only_because_time_passes_is_dropped() {
+    let mut harness = fast_founder();
+    harness.wall_ahead = 0;
+    harness.wake();
+    harness.pass(secs(3_600));
+    // A small change of the clock, long after the version became possible.
+    harness.wall_ahead = 60_000;
+    assert_eq!(got(&mut harness, 1), failure(1));
+    assert!(harness.node.storage().is_empty());
+}
+
+// ── PUTs that other nodes do not accept ──────────────────────────────────────────────────────
+
+/// A node with two contacts, too few to judge its clock.
+fn with_two_contacts() -> Harness {
+    Harness::with_contacts(Params::default(), [1, 2])
+}
+
+#[test]
+fn a_put_that_all_others_refuse_as_too_early_fails_at_once_and_does_not_live_on() {
+    let mut harness = with_two_contacts();
+    let client = harness.put(lasting(1, b"glitch"));
+    for (conn, rpc, _) in harness.copies() {
+        harness.reply(conn, rpc, Reply::Error(ErrorCode::TOO_EARLY));
+    }
+    assert_eq!(harness.answer(client), failure(1));
+    assert!(harness.node.storage().is_empty());
+    harness.pass(secs(600));
+    assert!(harness.copies().is_empty(), "it is not tried again");
+    let client = harness.put(lasting(1, b"anew"));
+    for (conn, rpc, copy) in harness.copies() {
+        harness.reply(conn, rpc, stored(&copy));
+    }
+    assert_eq!(harness.answer(client), success(1, b""));
+}
+
+#[test]
+fn a_put_that_all_others_refuse_because_its_life_is_over_does_not_live_on() {
+    let mut harness = with_two_contacts();
+    let client = harness.put(lasting(1, b"of 1970"));
+    for (conn, rpc, _) in harness.copies() {
+        harness.reply(conn, rpc, Reply::Error(ErrorCode::GONE));
+    }
+    assert_eq!((harness.answer(client), harness.node.storage().len()), (failure(1), 0));
+}
+
+/// A clock that is slow by an hour: the replicas store versions that are too far ahead for it.
+#[test]
+fn a_put_is_not_confirmed_while_replicas_store_versions_far_ahead() {
+    let mut harness = with_two_contacts();
+    let client = harness.put(lasting(1, b"of a slow clock"));
+    let ahead = version_at(HOUR_MILLIS);
+    for (conn, rpc, copy) in harness.copies() {
+        let reply = if harness.peer_at(conn) == 1 { larger(1, ahead) } else { stored(&copy) };
+        harness.reply(conn, rpc, reply);
+    }
+    assert_eq!(harness.answer(client), failure(1), "one peer stores it, and one contradicts");
+}
+
+/// The replicas that a lookup or a version probe meets count too.
+#[test]
+fn a_version_far_ahead_that_a_probe_meets_contradicts_a_put() {
+    let mut harness = Harness::with_contacts(Params { replication_min: 1, ..Params::default() }, [1, 2]);
+    harness.make_scripted(1);
+    harness.make_scripted(2);
+    let client = harness.put(Put { replication: 1, ..lasting(1, b"of a slow clock") });
+    let ahead = dht::wire::peer::RecordBlock { version: version_at(HOUR_MILLIS), ..block(1, b"w") };
+    harness.answer_find_value(|_, want| Some(crate::harness::given(ahead, want)));
+    for (conn, rpc, copy) in harness.copies() {
+        harness.reply(conn, rpc, stored(&copy));
+    }
+    for (conn, rpc, ()) in harness.all_requests(|request| matches!(request, Request::Sync { .. }).then_some(())) {
+        let entry = Entry { key: key(1), rank: ahead.rank(), crc: ahead.crc };
+        harness.reply(conn, rpc, synced(&[entry]));
+    }
+    assert_eq!(harness.answer(client), failure(1));
+}
+
+// ── the clocks of peers ──────────────────────────────────────────────────────────────────────
+
+/// `peers` are contacts whose wall clocks show the start of the test when they are met.
+fn judged_by(peers: impl IntoIterator<Item = u8>, wall_ahead: u64) -> Harness {
+    let mut harness = Harness::new(Params::default());
+    harness.wall_ahead = wall_ahead;
+    for peer in peers {
+        // Peers of different address groups.
+        harness.add_contact_at(peer, std::net::SocketAddr::from(([198, 51, peer, 1], 7402)));
+    }
+    harness
+}
+
+#[test]
+fn a_node_that_three_peers_call_too_fast_refuses_puts() {
+    let mut harness = judged_by([1, 2, 3], HOUR_MILLIS);
+    let client = harness.put(lasting(1, b"too early for all others"));
+    assert_eq!(harness.answer(client), failure(1));
+    harness.wall_ahead = 0;
+    let client = harness.put(lasting(1, b"v"));
+    for (conn, rpc, copy) in harness.copies() {
+        harness.reply(conn, rpc, stored(&copy));
+    }
+    assert_eq!(harness.answer(client), success(1, b""), "its own step shows at once");
+}
+
+#[test]
+fn two_peers_do_not_judge_and_an_address_group_counts_once() {
+    let mut harness = judged_by([1, 2], HOUR_MILLIS);
+    let client = harness.put(lasting(1, b"v"));
+    assert_eq!((harness.copies().len(), harness.answer(client)), (2, None));
+    let mut harness = Harness::new(Params::default());
+    harness.wall_ahead = HOUR_MILLIS;
+    (1..6).for_each(|peer| drop(harness.add_contact(peer))); // of one group
+    let client = harness.put(lasting(1, b"v"));
+    assert_eq!((harness.copies().is_empty(), harness.answer(client)), (false, None));
+}
+
+#[test]
+fn three_peers_that_agree_outweigh_a_peer_that_contradicts() {
+    let mut harness = judged_by([1, 2, 3], 0);
+    let client = harness.put(Put { replication: 3, ..lasting(1, b"v") });
+    for (at, (conn, rpc, copy)) in harness.copies().into_iter().enumerate() {
+        harness.reply(conn, rpc, if at == 0 { Reply::Error(ErrorCode::TOO_EARLY) } else { stored(&copy) });
+    }
+    for (conn, rpc, copy) in harness.copies() {
+        harness.reply(conn, rpc, stored(&copy));
+    }
+    assert_eq!(harness.answer(client), success(1, b""));
+}
+
+/// The host was suspended, and even the monotonic clock stood still.
+#[test]
+fn a_jump_that_peers_confirm_makes_records_older() {
+    let mut harness = Harness::new(Params::default());
+    let mut conns = Vec::new();
+    for peer in [1, 2, 3] {
+        let at = std::net::SocketAddr::from(([198, 51, peer, 1], 7402));
+        conns.push(harness.add_contact_saying(peer, at, Hello { flags: 1 | FLAG_TELLS_TIME, ..greeting() }));
+    }
+    let short = Put { ttl: 1_800, ..confirmed(1, b"of half an hour") };
+    harness.put(short);
+    for (conn, rpc, copy) in harness.copies() {
+        harness.reply(conn, rpc, stored(&copy));
+    }
+    assert_eq!(harness.node.storage().len(), 1);
+    harness.wall_ahead = HOUR_MILLIS;
+    harness.wake();
+    let asked = harness.all_requests(|request| matches!(request, Request::Time).then_some(()));
+    assert_eq!(asked.len(), 3);
+    for (conn, rpc, ()) in asked {
+        let wall = harness.now().wall;
+        harness.reply(conn, rpc, Reply::Time(wall));
+    }
+    harness.wake();
+    assert_eq!(harness.node.storage().find(harness.now, &key(1)).map(|held| held.expires), None);
+}
+
+#[test]
+fn a_peer_that_does_not_tell_the_time_is_not_asked() {
+    let mut harness = judged_by([1, 2, 3], 0);
+    harness.pass(secs(3_600));
+    assert!(harness.all_requests(|request| matches!(request, Request::Time).then_some(())).is_empty());
+    let conn = harness.accept_client(9);
+    let wall = harness.now().wall;
+    assert_eq!(harness.ask(conn, Request::Time), Reply::Time(wall));
+}
+
+// ── restarts ─────────────────────────────────────────────────────────────────────────────────
+
+/// A record of 60 s, saved when it was 10 s old, 30 s after the boot 7 by a wall clock that showed the start of
+/// the test.
+fn saved() -> PersistedKey {
+    let boot = Some(BootTime { boot: 7, millis: 30_000 });
+    let saved = SavedAt { wall: WallTime::from_millis(version_at(0).time().as_millis()), boot };
+    let record = block(1, b"v").to_record().expect("it has a value");
+    let record = Some(PersistedRecord { record, age: Age(10_000), saved, source: Source::Client });
+    PersistedKey { key: key(1), record, tombstone: None }
+}
+
+/// The node restarts `since_boot` seconds after the boot `boot`, and its wall clock is `wall_ahead` further.
+fn restarted(params: Params, boot: u64, since_boot: u64, wall_ahead: u64) -> Harness {
+    let mut harness = Harness::new(params);
+    harness.wall_ahead = wall_ahead;
+    let now = harness.now();
+    harness.node.booted(BootTime { boot, millis: since_boot * 1_000 });
+    harness.node.restore(now, saved()).expect("it claims nothing");
+    harness.node.restored(now);
+    harness
+}
+
+fn newcomer() -> Params {
+    Params { bootstraps: vec![bootstrap(1, None)], ..Params::default() }
+}
+
+#[test]
+fn under_the_same_boot_a_record_ages_by_the_monotonic_clock() {
+    // 20 s off, whatever the wall clock says.
+    for wall_ahead in [0, 20_000, 2 * HOUR_MILLIS] {
+        let harness = restarted(newcomer(), 7, 50, wall_ahead);
+        let expires = harness.node.storage().find(harness.now, &key(1)).map(|held| held.expires);
+        assert_eq!(expires, Some(harness.now + secs(30)), "{wall_ahead}");
+    }
+    let harness = restarted(newcomer(), 7, 90, 0);
+    assert!(harness.node.storage().find(harness.now, &key(1)).is_none(), "its life has certainly ended");
+}
+
+#[test]
+fn under_another_boot_a_record_ages_by_the_wall_clock() {
+    let harness = restarted(newcomer(), 8, 5, 20_000);
+    let expires = harness.node.storage().find(harness.now, &key(1)).map(|held| held.expires);
+    assert_eq!(expires, Some(harness.now + secs(30)));
+}
+
+/// The node joins through peer 1, which stores `entries`; returns what a GET at a peer would learn.
+fn joins(harness: &mut Harness, entries: &[Entry]) {
+    harness.wake();
+    let dial = harness.dial_of(1);
+    let conn = harness.complete_dial(dial, 1);
+    for _ in 0..10 {
+        for (rpc, request) in harness.requests(conn) {
+            match request {
+                Request::FindNode { .. } => harness.reply(conn, rpc, nodes(&[])),
+                Request::Sync { .. } => harness.reply(conn, rpc, synced(entries)),
+                Request::FindValue { .. } => harness.reply(conn, rpc, value_of(block(1, b"v"))),
+                _ => {}
+            }
+        }
+        harness.pass(secs(0));
+    }
+    assert!(harness.node.status().is_settled());
+}
+
+#[test]
+fn a_record_that_seems_to_have_ended_while_the_node_was_off_waits_for_the_neighbours() {
+    let mut harness = restarted(newcomer(), 8, 5, 2 * HOUR_MILLIS);
+    assert!(harness.node.storage().is_empty());
+    assert_eq!(harness.node.storage().tombstone(harness.now, &key(1)), None, "no tombstone before they were asked");
+    harness.wall_ahead = 0; // otherwise the version of the neighbour would be too old for it
+    let stored = block(1, b"v").to_record().expect("it has a value");
+    joins(&mut harness, &[Entry::of(&stored)]);
+    assert_eq!(harness.node.storage().len(), 1, "a neighbour stores it");
+
+    let mut harness = restarted(newcomer(), 8, 5, 2 * HOUR_MILLIS);
+    joins(&mut harness, &[]);
+    assert!(harness.node.storage().is_empty());
+    let tombstone = harness.node.storage().tombstone(harness.now, &key(1)).expect("no neighbour stores it");
+    assert_eq!(tombstone.plain, Some(version_at(0)));
+}
+
+#[test]
+fn a_node_alone_trusts_its_clock_but_leaves_no_tombstone() {
+    let mut harness = restarted(Params::default(), 8, 5, 2 * HOUR_MILLIS);
+    assert_eq!(got(&mut harness, 1), failure(1));
+    assert_eq!(harness.node.storage().tombstone(harness.now, &key(1)), None);
+}
+
+#[test]
+fn a_clock_before_the_last_save_hides_records_until_it_is_set() {
+    let mut harness = Harness::new(Params::default());
+    let mut kept = saved();
+    let later = WallTime::from_millis(version_at(HOUR_MILLIS).time().as_millis());
+    kept.record.as_mut().expect("a record").saved = SavedAt { wall: later, boot: None };
+    let now = harness.now();
+    harness.node.restore(now, kept).expect("it claims nothing");
+    harness.node.restored(now);
+    assert_eq!(got(&mut harness, 1), failure(1));
+    harness.wall_ahead = HOUR_MILLIS;
+    assert_eq!(got(&mut harness, 1), success(1, b"v"));
+}
+
+#[test]
+fn a_record_that_a_fast_clock_has_drawn_before_a_restart_is_dropped() {
+    let mut harness = Harness::new(Params::default());
+    let mut kept = saved();
+    let record = &mut kept.record.as_mut().expect("a record").record;
+    record.version = version_at(HOUR_MILLIS); // an hour ahead when it was saved
+    record.ttl = dht::record::Ttl::from_secs(u16::MAX).expect("not zero");
+    harness.wall_ahead = 2 * HOUR_MILLIS;
+    let now = harness.now();
+    harness.node.booted(BootTime { boot: 7, millis: 30_000 + 2 * HOUR_MILLIS });
+    harness.node.restore(now, kept).expect("it claims nothing");
+    harness.node.restored(now);
+    assert_eq!(got(&mut harness, 1), failure(1));
+}
+
+/// A leaving neighbour must not take it for handed over.
+#[test]
+fn an_offer_of_a_version_far_ahead_is_refused() {
+    let mut harness = Harness::founder();
+    let conn = harness.accept_client(9);
+    let ahead = dht::wire::peer::RecordBlock { version: version_at(HOUR_MILLIS), ..block(1, b"w") };
+    let entry = Entry { key: key(1), rank: ahead.rank(), crc: ahead.crc };
+    let answer = harness.ask(conn, Request::Offer(List::lend(&[entry])));
+    assert_eq!(answer, Reply::Error(ErrorCode::TOO_EARLY));
+}

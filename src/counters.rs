@@ -76,7 +76,8 @@ pub struct HostCounters {
     pub accepted: u64,
     /// Connections refused because their pool was full, or because the system could not register them.
     pub refused: u64,
-    /// Messages dropped because the outbox of a peer was full.
+    /// Messages for which the outbox of a peer had no room: replies, instead of which the peer gets ERROR 429, and
+    /// requests, which are sent again later.
     pub outbox_drops: u64,
     /// Answers whose client had disconnected.
     pub replies_late: u64,

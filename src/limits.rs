@@ -208,9 +208,29 @@ pub const BATCH_MAX: usize = 16;
 /// Requests of one API connection without an answer (`PROTOCOL.md` 1, rule 3).
 pub const API_OWED_MAX: usize = 1_024;
 
-/// Bytes of finished answers that one API connection has not taken yet. At this bound, the connection is
-/// not read.
-pub const API_OUTBOX_MAX: usize = 1 << 20;
+/// The largest answer to a client, in bytes: SUCCESS with the largest value.
+pub const ANSWER_SIZE_MAX: usize = HEADER_SIZE + KEY_SIZE + VALUE_SIZE_MAX;
+
+/// Bytes of answers that one API connection is expected to hold at most: 16 answers of the largest size, or more
+/// smaller ones. At this bound, the connection is not read.
+pub const API_ANSWERS_EXPECTED_MAX: usize = 1 << 20;
+
+/// Bytes of answers that one API connection can hold, if all its requests in flight get the largest answer. This
+/// is more than what is expected, so that small answers, whose size is not known before they come, can be
+/// waited for at the same time.
+pub const API_ANSWERS_MAX: usize = 4 << 20;
+
+/// Bytes of answers that all API connections can hold together: `net::account` counts them.
+///
+/// It is half of what 1 024 clients that never read may add to the process (see the proofs below).
+pub const API_ANSWERS_TOTAL_MAX: usize = 32 << 20;
+
+/// Bytes of requests of all API connections that were read and are not taken yet. Beyond that, [`API_READ_MIN`]
+/// bytes are read at a time.
+pub const API_INPUT_MAX: usize = 8 << 20;
+
+/// Bytes read from an API connection at a time while the input of all is at its bound: a hundred GETs.
+pub const API_READ_MIN: usize = 4 << 10;
 
 /// Bytes that wait for one peer. Instead of a reply that does not fit the peer gets ERROR 429, and a request
 /// that does not fit is sent again later.
@@ -223,8 +243,11 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// that does not fill it has emptied the socket.
 pub const READ_BUFFER_SIZE: usize = 128 << 10;
 
-/// The largest memory of an empty buffer of a connection, in bytes; a larger one is freed.
+/// The largest memory of an empty buffer of a peer, in bytes; a larger one is freed.
 pub const BUFFER_KEPT_MAX: usize = 64 << 10;
+
+/// The same for a buffer of a client. There are many clients, and most are idle.
+pub const CLIENT_BUFFER_KEPT_MAX: usize = 4 << 10;
 
 /// Values that one write takes from the storage without a copy: as many of the largest size as an API
 /// connection may be owed.
@@ -243,7 +266,12 @@ pub const NAMES_WAITING_MAX: usize = 64;
 pub const BOOTSTRAPS_MAX: usize = 32;
 
 const _: () = {
-    assert!(API_OUTBOX_MAX >= FRAME_SIZE_MAX);
+    assert!(VALUES_SHARED_MAX * ANSWER_SIZE_MAX <= API_ANSWERS_EXPECTED_MAX);
+    assert!(API_ANSWERS_EXPECTED_MAX <= API_ANSWERS_MAX && API_ANSWERS_MAX < API_ANSWERS_TOTAL_MAX);
+    // What 1 024 clients that never read add, in bytes. A request in flight takes some 10 KB without its answer.
+    let in_flight = 1_024 + API_ANSWERS_TOTAL_MAX / ANSWER_SIZE_MAX;
+    let buffers = API_INPUT_MAX + 1_024 * (API_READ_MIN + CLIENT_BUFFER_KEPT_MAX);
+    assert!(API_ANSWERS_TOTAL_MAX + buffers + in_flight * 10_000 <= 80_000_000);
     assert!(PEER_OUTBOX_MAX >= 2 * PEER_MESSAGE_SIZE_MAX);
     assert!(PROBES_MAX < DIALS_MAX);
     assert!(COPIES_IN_FLIGHT_MAX * PEER_MESSAGE_SIZE_MAX <= PEER_OUTBOX_MAX);

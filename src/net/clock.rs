@@ -35,6 +35,12 @@ impl Clock {
         Time::ZERO + since_boot().saturating_sub(self.started)
     }
 
+    /// Makes the monotonic clock jump ahead.
+    #[cfg(test)]
+    pub(super) fn skip(&mut self, time: Duration) {
+        self.started = self.started.checked_sub(time).expect("the host has been up for longer than a test");
+    }
+
     /// Reads both clocks. A wall clock before 1970 reads as 1970.
     #[expect(clippy::disallowed_methods, reason = "the only module that reads the real clocks")]
     pub fn now(&self) -> Now {

@@ -23,7 +23,8 @@ use std::time::Duration;
 use mio::Interest;
 use mio::net::TcpStream;
 
-use crate::limits::{DIAL_TIMEOUT, VALUES_SHARED_MAX};
+use crate::limits::{CLIENT_BUFFER_KEPT_MAX, DIAL_TIMEOUT, VALUES_SHARED_MAX};
+use crate::net::account::{PROGRESS_MIN, UNREAD_TIMEOUT, Usage};
 use crate::net::client::Client;
 use crate::net::outbox;
 use crate::net::peer::{Peer, Written};
@@ -96,8 +97,8 @@ pub(super) enum Queued {
     Ready,
     /// It will be served when the service wants requests again.
     Parked,
-    /// It will be served when the client has read replies. It is in no queue: the flush of its outbox
-    /// queues it.
+    /// It will be served when there is room for its further answers. It is in no queue: its next answer, or the
+    /// flush of its outbox, queues it.
     Full,
 }
 
@@ -188,7 +189,7 @@ impl ConnectionInfo {
         self.frame_since = None;
         if matches!(phase, Phase::Draining | Phase::Lingering | Phase::Closed) {
             self.discarded |= !self.inbox.is_empty();
-            outbox::empty(&mut self.inbox);
+            outbox::empty(&mut self.inbox, CLIENT_BUFFER_KEPT_MAX);
         }
     }
 
@@ -243,24 +244,24 @@ impl ConnectionInfo {
 
     /// Writes the output of this connection.
     pub(super) fn write(&mut self, now: Time) -> io::Result<Written> {
-        let outbox = match &mut self.side {
+        let client = match &mut self.side {
             Side::Peer(peer) => return peer.write(&mut self.socket),
-            Side::Client(client) => client.outbox(),
+            Side::Client(client) => client,
         };
-        while !outbox.is_empty() {
-            match self.socket.write(outbox.unsent()) {
-                Ok(len) => {
-                    self.active = now;
-                    outbox.advance(len);
-                    if !outbox.is_empty() {
-                        return Ok(Written::Blocked);
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Written::Blocked),
-                Err(error) => return Err(error),
-            }
+        if client.outbox().is_empty() {
+            return Ok(Written::All);
         }
-        Ok(Written::All)
+        let len = match self.socket.write(client.outbox().unsent()) {
+            Ok(len) => len,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        if len > 0 {
+            self.active = now;
+            client.outbox().advance(len);
+        }
+        client.note_accepted(len, now);
+        Ok(if client.outbox().is_empty() { Written::All } else { Written::Blocked })
     }
 
     /// Whether TCP has connected.
@@ -306,14 +307,37 @@ impl ConnectionInfo {
         };
     }
 
-    /// Whether the deadline may have become earlier: only a new phase or an incomplete message does that.
+    /// What a client holds.
+    pub(super) fn usage(&self) -> Usage {
+        match &self.side {
+            Side::Client(client) => Usage { input: self.inbox.capacity(), ..client.usage() },
+            Side::Peer(_) => Usage::default(),
+        }
+    }
+
+    /// When a client that is behind last made progress.
+    pub(super) fn behind_since(&self) -> Option<Time> {
+        match (self.phase, &self.side) {
+            (Phase::Open | Phase::Draining, Side::Client(client)) => client.behind_since(),
+            _ => None,
+        }
+    }
+
+    /// Whether the deadline may have become earlier: only a new phase, an incomplete message, or a client that
+    /// has fallen behind does that.
     pub(super) fn may_be_due_earlier(&self) -> bool {
-        self.phase != Phase::Open || self.frame_since.is_some()
+        self.phase != Phase::Open || self.frame_since.is_some() || self.behind_since().is_some()
     }
 
     /// The deadline of this connection, and what times out then. A client without unanswered requests
     /// times out after `api_idle_timeout`.
     pub(super) fn deadline(&self, api_idle_timeout: Duration) -> Option<(Time, Timeout)> {
+        let unread = self.behind_since().map(|since| (since + UNREAD_TIMEOUT, Timeout::Unread));
+        self.other_deadline(api_idle_timeout).into_iter().chain(unread).min_by_key(|(at, _)| *at)
+    }
+
+    /// The deadline of this connection, whether or not it is behind.
+    fn other_deadline(&self, api_idle_timeout: Duration) -> Option<(Time, Timeout)> {
         let frame = self.frame_since.map(|since| (since + FRAME_TIMEOUT, Timeout::Frame));
         match (self.phase, &self.side) {
             (Phase::Connecting, _) => Some((self.since + DIAL_TIMEOUT, Timeout::Connect)),
@@ -324,7 +348,7 @@ impl ConnectionInfo {
                 let idle = (!client.has_unanswered()).then(|| (self.active + api_idle_timeout, Timeout::Idle));
                 frame.into_iter().chain(idle).min_by_key(|(at, _)| *at)
             }
-            (Phase::Draining, Side::Client(client)) if client.has_unanswered() => None,
+            (Phase::Draining, Side::Client(client)) if client.has_unanswered() || client.is_behind() => None,
             (Phase::Draining, Side::Client(_)) => Some((self.since.max(self.active) + FLUSH_TIMEOUT, Timeout::Close)),
             (Phase::Draining, Side::Peer(_)) => Some((self.since + FLUSH_TIMEOUT, Timeout::Close)),
             (Phase::Lingering, _) => Some((self.since + LINGER_TIMEOUT, Timeout::Close)),
@@ -355,6 +379,8 @@ pub(super) enum Timeout {
     Frame,
     /// Send or read any byte.
     Idle,
+    /// Read enough of its answers.
+    Unread,
     /// Read the last output.
     Close,
 }
@@ -366,6 +392,9 @@ impl fmt::Display for Timeout {
             Self::Handshake => write!(f, "no handshake within {} s", HANDSHAKE_TIMEOUT.as_secs()),
             Self::Frame => write!(f, "half a message for {} s", FRAME_TIMEOUT.as_secs()),
             Self::Idle => f.write_str("idle for too long"),
+            Self::Unread => {
+                write!(f, "read less than {PROGRESS_MIN} bytes of its answers in {} s", UNREAD_TIMEOUT.as_secs())
+            }
             Self::Close => f.write_str("it did not read the last output"),
         }
     }

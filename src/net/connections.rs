@@ -14,6 +14,8 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use slab::Slab;
 
+use crate::net::account::{Account, Usage};
+use crate::net::client::Client;
 use crate::net::conn::{ConnectionInfo, Phase, Queued, Side, Timeout};
 use crate::net::listener::Pool;
 use crate::time::Time;
@@ -37,6 +39,8 @@ pub(super) struct Connections {
     to_flush: Vec<usize>,
     closed: Vec<usize>,
     deadlines: BTreeSet<(Time, usize)>,
+    /// What all clients hold.
+    pub(super) account: Account,
 }
 
 impl Connections {
@@ -185,12 +189,44 @@ impl Connections {
         Some(slot)
     }
 
-    /// Closes the connection in `slot`. It is freed at the end of this turn.
+    /// Brings the account up to date with what the client in `slot` holds.
+    pub(super) fn count(&mut self, slot: usize) {
+        let conn = &mut self.slots[slot];
+        let usage = conn.usage();
+        if let Side::Client(client) = &mut conn.side
+            && client.counted != usage
+        {
+            self.account.change(client.counted, usage);
+            client.counted = usage;
+        }
+    }
+
+    /// Queues the client in `slot` to be served, if it waits for room for its answers and there is some.
+    pub(super) fn wake_if_room(&mut self, slot: usize) {
+        let room = self.account.room();
+        let conn = &mut self.slots[slot];
+        if conn.queued == Queued::Full && matches!(&conn.side, Side::Client(client) if client.room(room).is_some()) {
+            conn.queued = Queued::No;
+            self.queue_ready(slot);
+        }
+    }
+
+    /// The client behind whose last progress is longest ago.
+    pub(super) fn least_recent_reader(&self) -> Option<usize> {
+        let behind = self.slots.iter().filter_map(|(slot, conn)| Some((conn.behind_since()?, slot)));
+        behind.min().map(|(_, slot)| slot)
+    }
+
+    /// Closes the connection in `slot`. It is freed at the end of this turn; what a client holds is freed now.
     pub(super) fn close(&mut self, slot: usize, now: Time) {
         let conn = &mut self.slots[slot];
         if conn.phase != Phase::Closed {
             conn.enter(Phase::Closed, now);
             self.closed.push(slot);
+            if let Side::Client(client) = &mut conn.side {
+                self.account.change(client.counted, Usage::default());
+                *client = Client::default();
+            }
         }
     }
 
@@ -207,7 +243,10 @@ impl Connections {
         let freed = self.closed.len();
         for slot in self.closed.drain(..) {
             let conn = self.slots.remove(slot);
-            self.clients -= usize::from(matches!(conn.side, Side::Client(_)));
+            if let Side::Client(client) = &conn.side {
+                self.clients -= 1;
+                self.account.change(client.counted, Usage::default());
+            }
             if let Some(at) = conn.scheduled {
                 self.deadlines.remove(&(at, slot));
             }
@@ -310,6 +349,24 @@ mod tests {
         assert_eq!((connections.next_ready(), connections.next_ready()), (Some(b), None));
         assert_eq!((connections.next_parked(|_| true), connections.next_of_backlog()), (None, None));
         assert_eq!(connections.next_to_flush(), None);
+    }
+
+    #[test]
+    fn a_closed_client_holds_nothing_and_a_freed_one_counts_for_nothing() {
+        let mut connections = connections();
+        let [a, b] = std::array::from_fn(|_| insert(&mut connections, at(0)));
+        for slot in [a, b] {
+            connections.at(slot).client().outbox().push(&vec![7; 50_000], &[]);
+            connections.count(slot);
+        }
+        assert_eq!(connections.account.all().finished, 100_000);
+        connections.close(a, at(0));
+        assert_eq!(connections.at(a).usage(), Usage::default());
+        assert_eq!(connections.account.all().finished, 50_000);
+        connections.at(a).inbox.reserve_exact(100);
+        connections.count(a);
+        connections.free_closed();
+        assert_eq!(connections.account.all(), connections.at(b).usage());
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::identity::Identity;
 use crate::limits::READ_BUFFER_SIZE;
 use crate::net::client::Client;
 use crate::net::clock::Clock;
-use crate::net::conn::{CloseReason, Incoming, Phase, Side};
+use crate::net::conn::{CloseReason, Incoming, Phase, Side, Timeout};
 use crate::net::connections::Connections;
 use crate::net::listener::{Listeners, Pool};
 use crate::net::peer::Peer;
@@ -239,6 +239,7 @@ impl<S: Service> EventLoop<S> {
         self.report_notices(); // 8
         self.close_all_if_left();
         self.flush_queued(); // 9
+        self.close_least_recent_readers();
         if self.connections.free_closed() > 0 {
             self.listeners.resume();
         } // 10
@@ -371,7 +372,10 @@ impl<S: Service> EventLoop<S> {
 
     fn handle_deadlines(&mut self) {
         while let Some((slot, timeout)) = self.connections.next_timeout(self.now.mono) {
-            self.end(slot, &CloseReason::Timeout(timeout));
+            match timeout {
+                Timeout::Unread => self.end_unless_read(slot),
+                _ => self.end(slot, &CloseReason::Timeout(timeout)),
+            }
             self.connections.arm(slot);
         }
         // A deadline that became due in this turn is handled in the next one, whose poll does not wait.

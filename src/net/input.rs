@@ -10,10 +10,11 @@ use std::{io, mem};
 
 use arrayvec::ArrayVec;
 
-use crate::limits::{BATCH_MAX, READ_BYTES_PER_TURN};
+use crate::limits::{BATCH_MAX, CLIENT_BUFFER_KEPT_MAX, READ_BYTES_PER_TURN};
 use crate::net::Service;
 use crate::net::conn::{CloseReason, Incoming, Partial, Phase, Queued, Side};
 use crate::net::event_loop::EventLoop;
+use crate::net::outbox;
 use crate::node::action::{ClientId, ConnId, Origin, Taken};
 use crate::wire::Source;
 use crate::wire::api::ApiRequest;
@@ -59,11 +60,13 @@ enum Stop {
 struct Budget {
     bytes: usize,
     work: usize,
+    /// Bytes of immediate replies below which there is room for a further one; 0 if that must be determined.
+    answers: usize,
 }
 
 impl Budget {
     fn of_a_slice() -> Self {
-        Self { bytes: READ_BYTES_PER_TURN, work: SLICE }
+        Self { bytes: READ_BYTES_PER_TURN, work: SLICE, answers: 0 }
     }
 
     fn spend(&mut self, work: usize) {
@@ -148,6 +151,11 @@ impl<S: Service> EventLoop<S> {
             Ok((taken, stop)) => self.finish_input(slot, inbox, taken, stop),
             Err(error) => self.end(slot, &CloseReason::Io(error)),
         }
+        if self.connections.account.is_exceeded() {
+            // Not at the end of the turn only: until then each client could add an answer.
+            self.flush_queued();
+            self.close_least_recent_readers();
+        }
     }
 
     /// Reads and processes requests; returns the number of bytes that were processed, and why it stopped.
@@ -168,7 +176,8 @@ impl<S: Service> EventLoop<S> {
             if budget.bytes == 0 {
                 return Ok((taken, Stop::SliceUsed));
             }
-            let len = self.connections.at(slot).read(buffer, now)?;
+            let read_size = self.connections.account.read_size();
+            let len = self.connections.at(slot).read(&mut buffer[..read_size], now)?;
             if len == 0 {
                 break;
             }
@@ -204,7 +213,10 @@ impl<S: Service> EventLoop<S> {
                 }
                 match self.take_request(slot, request) {
                     Taken::Done => budget.spend(1),
-                    Taken::InFlight => budget.spend(IN_FLIGHT_WORK),
+                    Taken::InFlight => {
+                        budget.spend(IN_FLIGHT_WORK);
+                        budget.answers = 0;
+                    }
                     Taken::NoRoom => return (taken, Stop::NoRoom),
                 }
                 taken += len;
@@ -217,17 +229,27 @@ impl<S: Service> EventLoop<S> {
     }
 
     /// Why the next request of a client must wait; `None` if it can be processed.
-    fn stop_before_request(&mut self, slot: usize, budget: &Budget) -> Option<Stop> {
-        let conn = self.connections.at(slot);
-        if conn.phase != Phase::Open {
+    fn stop_before_request(&mut self, slot: usize, budget: &mut Budget) -> Option<Stop> {
+        let answers = self.actions.answers().len();
+        if self.connections.at(slot).phase != Phase::Open {
             Some(Stop::Closing)
-        } else if conn.client().is_full(self.actions.answers().len()) {
-            Some(Stop::ClientFull)
         } else if budget.work == 0 {
             Some(Stop::SliceUsed)
-        } else {
+        } else if answers < budget.answers || self.has_room(slot, answers, budget) {
             None
+        } else {
+            Some(Stop::ClientFull)
         }
+    }
+
+    /// Whether there is room for a further answer to a client, beside `answers` bytes of immediate replies. This
+    /// remains true for more bytes until a request is unanswered.
+    fn has_room(&mut self, slot: usize, answers: usize, budget: &mut Budget) -> bool {
+        let room = self.connections.account.room();
+        let client = self.connections.at(slot).client();
+        let Some(max) = client.room(room).filter(|max| answers <= *max) else { return false };
+        budget.answers = if client.has_unanswered() { 0 } else { max };
+        true
     }
 
     /// Passes a request to the service. An immediate reply is collected with those before it, unless an
@@ -251,12 +273,14 @@ impl<S: Service> EventLoop<S> {
             let replies = self.actions.answers();
             let client = self.connections.at(slot).client();
             client.push_replies(replies, 0);
-            client.expect_reply(id.request);
+            client.expect_reply(id.request, request.answer_size_max());
             replies.clear();
+            self.connections.count(slot);
             self.connections.queue_flush(slot);
         } else if request.is_answered() && waits_for_others {
             // Its reply may be among the actions.
-            self.connections.at(slot).client().expect_reply(id.request);
+            self.connections.at(slot).client().expect_reply(id.request, request.answer_size_max());
+            self.connections.count(slot);
         }
         // Most requests are answered immediately. This check saves a call, 22 of 800 instructions.
         if !self.actions.is_empty() {
@@ -281,6 +305,7 @@ impl<S: Service> EventLoop<S> {
             && len < replies.len()
         {
             conn.client().push_replies(replies, len);
+            self.connections.count(slot);
             self.connections.queue_flush(slot);
         }
         replies.clear();
@@ -379,11 +404,21 @@ impl<S: Service> EventLoop<S> {
         };
         if stop != Stop::Closing {
             conn.inbox = inbox;
+            if conn.inbox.is_empty() {
+                let kept_max = match conn.side {
+                    Side::Client(_) => CLIENT_BUFFER_KEPT_MAX,
+                    Side::Peer(_) => usize::MAX,
+                };
+                outbox::empty(&mut conn.inbox, kept_max);
+            }
         } else if !inbox.is_empty() {
             conn.discarded = true;
         }
         conn.note_partial(partial, now);
-        let is_full = matches!(&conn.side, Side::Client(client) if client.is_full(0));
+        self.connections.count(slot);
+        let room = self.connections.account.room();
+        let conn = self.connections.at(slot);
+        let is_full = matches!(&conn.side, Side::Client(client) if client.room(room).is_none());
         match stop {
             Stop::Incomplete if conn.incoming == Incoming::Ended => return self.end(slot, &CloseReason::Closed),
             Stop::Incomplete | Stop::Closing => {}

@@ -3,16 +3,34 @@
 use crate::limits::BUFFER_KEPT_MAX;
 
 /// The unsent bytes of one connection, first in, first out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Outbox {
     bytes: Vec<u8>,
     sent: usize,
+    /// The largest memory that is kept while there are no bytes.
+    kept_max: usize,
 }
 
 impl Outbox {
+    /// An empty outbox. It keeps a buffer of at most `kept_max` bytes while it is empty.
+    pub(super) fn new(kept_max: usize) -> Self {
+        Self { bytes: Vec::new(), sent: 0, kept_max }
+    }
+
+    /// The number of bytes in its buffer, those included that are sent.
+    pub(super) fn buffered(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The number of unsent bytes.
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.sent
+    }
+
+    /// The size of its buffer.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Whether all bytes are sent.
@@ -45,20 +63,21 @@ impl Outbox {
             // The bytes that are moved are fewer than the bytes that were sent since the last move.
             self.bytes.drain(..self.sent);
             self.sent = 0;
+            self.bytes.shrink_to(self.kept_max);
         }
     }
 
     /// Removes all bytes.
     pub(super) fn clear(&mut self) {
         self.sent = 0;
-        empty(&mut self.bytes);
+        empty(&mut self.bytes, self.kept_max);
     }
 }
 
-/// Empties `buffer`. Its memory is freed if the capacity exceeds [`BUFFER_KEPT_MAX`].
-pub(super) fn empty(buffer: &mut Vec<u8>) {
+/// Empties `buffer`. Its memory is freed if the capacity exceeds `kept_max`.
+pub(super) fn empty(buffer: &mut Vec<u8>, kept_max: usize) {
     buffer.clear();
-    if buffer.capacity() > BUFFER_KEPT_MAX {
+    if buffer.capacity() > kept_max {
         *buffer = Vec::new();
     }
 }
@@ -73,7 +92,7 @@ mod tests {
         fn bytes_are_sent_in_the_order_in_which_they_were_pushed(
             steps in prop::collection::vec((0_usize..100_000, 0_usize..200_000), 1..20),
         ) {
-            let mut outbox = Outbox::default();
+            let mut outbox = Outbox::new(BUFFER_KEPT_MAX);
             let (mut pushed, mut left) = (0_usize, 0_usize);
             for (push, take) in steps {
                 let bytes: Vec<u8> = (pushed..pushed + push).map(|at| at.to_le_bytes()[0]).collect();
@@ -90,8 +109,17 @@ mod tests {
     }
 
     #[test]
+    fn a_buffer_whose_bytes_are_mostly_sent_is_freed() {
+        let mut outbox = Outbox::new(100);
+        outbox.push(&vec![1; 16 * BUFFER_KEPT_MAX], &[]);
+        outbox.advance(15 * BUFFER_KEPT_MAX);
+        assert!(outbox.bytes.capacity() <= 2 * BUFFER_KEPT_MAX, "{}", outbox.bytes.capacity());
+        assert_eq!(outbox.unsent(), vec![1; BUFFER_KEPT_MAX]);
+    }
+
+    #[test]
     fn an_empty_outbox_frees_a_large_buffer() {
-        let mut outbox = Outbox::default();
+        let mut outbox = Outbox::new(BUFFER_KEPT_MAX);
         outbox.push(&[1; 1000], &vec![2; 4 * BUFFER_KEPT_MAX]);
         outbox.advance(outbox.len());
         assert!(outbox.is_empty());

@@ -1,20 +1,24 @@
 //! Output: the service's actions, the flush of step 9, and the end of connections.
 
+use std::fmt::Display;
 use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
+use std::time::Duration;
 
 use log::{debug, warn};
 use mio::net::TcpStream;
 use mio::{Interest, Token};
+use rustix::net::sockopt::set_socket_linger;
 
 use crate::id::NodeId;
 use crate::limits::{DIALS_MAX, READ_BYTES_PER_TURN};
 use crate::net::Service;
+use crate::net::account::UNREAD_TIMEOUT;
 use crate::net::client::Replied;
-use crate::net::conn::{CloseReason, Incoming, Phase, Queued, Side, Timeout};
+use crate::net::conn::{CloseReason, Incoming, Phase, Side, Timeout};
 use crate::net::event_loop::{EventLoop, Helper, LoopError, Notice};
 use crate::net::listener::Pool;
 use crate::net::peer::{Dial, Peer, Pushed, Written};
@@ -86,8 +90,11 @@ impl<S: Service> EventLoop<S> {
             let conn = self.connections.at(slot);
             if let (Phase::Open | Phase::Draining, Side::Client(state)) = (conn.phase, &mut conn.side) {
                 replied = state.reply(client.request, head, value);
-                if replied == Replied::Queued {
-                    self.connections.queue_flush(slot);
+                self.connections.count(slot);
+                match replied {
+                    Replied::Queued => self.connections.queue_flush(slot),
+                    Replied::Held => self.connections.wake_if_room(slot),
+                    Replied::NotExpected => {}
                 }
             }
         }
@@ -214,11 +221,39 @@ impl<S: Service> EventLoop<S> {
         if conn.phase == Phase::Draining && conn.is_done() {
             return self.end_output(slot);
         }
-        if conn.queued == Queued::Full && matches!(&conn.side, Side::Client(client) if !client.is_full(0)) {
-            conn.queued = Queued::No;
-            self.connections.queue_ready(slot);
-        }
+        self.connections.count(slot);
+        self.connections.wake_if_room(slot);
         self.connections.arm(slot);
+    }
+
+    /// Ends a client that has read too little for too long. Its socket is tried once more before: the kernel
+    /// reports room only when a third of its buffer is free, which can take a slow client longer than the time it has.
+    pub(super) fn end_unless_read(&mut self, slot: usize) {
+        self.flush(slot);
+        if self.connections.at(slot).behind_since().is_some_and(|since| since + UNREAD_TIMEOUT <= self.now.mono) {
+            self.abort(slot, &Timeout::Unread);
+        }
+    }
+
+    /// Ends clients that do not read while all together hold too many answers. All output must have been flushed.
+    pub(super) fn close_least_recent_readers(&mut self) {
+        while self.connections.account.is_exceeded()
+            && let Some(slot) = self.connections.least_recent_reader()
+        {
+            self.abort(slot, &"no room for more answers, and of all clients it has not read for the longest time");
+        }
+    }
+
+    /// Closes a client that does not read. Its answers are dropped, also those in the kernel, which would keep them
+    /// for minutes otherwise.
+    fn abort(&mut self, slot: usize, fault: &dyn Display) {
+        let now = self.now.mono;
+        let conn = self.connections.at(slot);
+        let address = conn.address;
+        self.counters.faults += 1;
+        self.limited_log.warn(now, format_args!("client dropped addr={address} fault=\"{fault}\""));
+        let _ = set_socket_linger(&conn.socket.stream, Some(Duration::ZERO)); // without it the memory is freed later
+        self.connections.close(slot, now);
     }
 
     /// Enters the TLS handshake, if TCP has connected.

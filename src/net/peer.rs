@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
 use crate::id::{NodeId, RpcId};
-use crate::limits::PEER_OUTBOX_MAX;
+use crate::limits::{BUFFER_KEPT_MAX, PEER_OUTBOX_MAX};
 use crate::net::outbox::Outbox;
 use crate::net::socket::Socket;
 use crate::net::tls::Session;
@@ -56,7 +56,7 @@ impl Dial {
 impl Peer {
     /// A connection over `session`, opened by `dial` or accepted.
     pub(super) fn new(session: Session, dial: Option<Dial>) -> Self {
-        Self { session, dial, outbox: Outbox::default(), is_ending: false }
+        Self { session, dial, outbox: Outbox::new(BUFFER_KEPT_MAX), is_ending: false }
     }
 
     /// Appends a message to the outbox, or nothing of it if it would exceed the bound.

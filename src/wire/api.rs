@@ -1,7 +1,7 @@
 //! The messages of the module API: DHT PUT, GET, SUCCESS and FAILURE. Source: `PROTOCOL.md` 1.
 
 use crate::id::{KEY_SIZE, Key};
-use crate::limits::{HEADER_SIZE, PUT_FIELDS_SIZE};
+use crate::limits::{ANSWER_SIZE_MAX, HEADER_SIZE, PUT_FIELDS_SIZE};
 use crate::record::Class;
 use crate::wire::codec::{Reader, WireError};
 use crate::wire::frame::{Frame, put_header};
@@ -116,6 +116,14 @@ impl<'a> ApiRequest<'a> {
         match self {
             ApiRequest::Get { .. } => true,
             ApiRequest::Put(put) => put.confirm == Confirm::Yes,
+        }
+    }
+
+    /// The size of the largest answer to this request, in bytes.
+    pub fn answer_size_max(&self) -> usize {
+        match self {
+            ApiRequest::Get { .. } => ANSWER_SIZE_MAX,
+            ApiRequest::Put(_) => ANSWER_HEAD_SIZE,
         }
     }
 

@@ -5,6 +5,7 @@
 //! never holds causes a panic after a bounded number of turns.
 
 mod peers;
+mod unread;
 
 use std::cell::RefCell;
 use std::io::{ErrorKind, Read, Write};
@@ -16,7 +17,7 @@ use mio::Events;
 
 use crate::id::{Key, NodeId, RpcId};
 use crate::identity::Puzzle;
-use crate::limits::{API_OUTBOX_MAX, API_OWED_MAX, ENTRIES_MAX, PEER_OUTBOX_MAX, VALUE_SIZE_MAX};
+use crate::limits::{ANSWER_SIZE_MAX, API_ANSWERS_EXPECTED_MAX, ENTRIES_MAX, PEER_OUTBOX_MAX, VALUE_SIZE_MAX};
 use crate::net::clock::Clock;
 use crate::net::tls::tests::identity;
 use crate::net::{Ended, EventLoop, Helper, Listeners, LoopError, Options, Service};
@@ -494,7 +495,7 @@ fn a_client_that_does_not_read_is_not_read_and_loses_no_reply() {
     let slot = host.event_loop.connections.slots()[0];
     let conn = host.event_loop.connections.at(slot);
     let crate::net::conn::Side::Client(state) = &mut conn.side else { panic!("a client") };
-    assert!(state.outbox().len() <= API_OUTBOX_MAX + 65_535, "{} unsent bytes", state.outbox().len());
+    assert!(state.outbox().len() <= API_ANSWERS_EXPECTED_MAX, "{} unsent bytes", state.outbox().len());
     client.reads = true;
     run_until(&mut host, &mut client, |_, client| client.received.len() == 2_000 * (36 + VALUE_SIZE_MAX));
     let expected: Vec<_> = (0..2_000).map(|number| (key(number), Some(VALUE_SIZE_MAX))).collect();
@@ -502,17 +503,18 @@ fn a_client_that_does_not_read_is_not_read_and_loses_no_reply() {
 }
 
 #[test]
-fn no_more_requests_are_read_than_may_be_unanswered() {
-    let gets: Vec<_> = (0..API_OWED_MAX + 10).map(get).collect();
+fn no_more_requests_are_read_than_there_is_room_for_their_answers() {
+    const MAX: usize = API_ANSWERS_EXPECTED_MAX / ANSWER_SIZE_MAX;
+    let gets: Vec<_> = (0..MAX + 10).map(get).collect();
     let (mut host, mut client) = start(Behaviour::Deferred, &gets);
-    run_until(&mut host, &mut client, |host, _| host.event_loop.service.gets.len() >= API_OWED_MAX);
+    run_until(&mut host, &mut client, |host, _| host.event_loop.service.gets.len() >= MAX);
     for _ in 0..100 {
         host.turn();
     }
-    assert_eq!(host.echo().gets.len(), API_OWED_MAX);
+    assert_eq!(host.echo().gets.len(), MAX);
     host.echo().behaviour = Behaviour::Immediate;
     host.echo().answer_gets();
-    run_until(&mut host, &mut client, |_, client| client.replies().len() == API_OWED_MAX + 10);
+    run_until(&mut host, &mut client, |_, client| client.replies().len() == MAX + 10);
 }
 
 #[test]

@@ -31,6 +31,31 @@ impl fmt::Display for Contact {
     }
 }
 
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of `address`. An IPv4-mapped IPv6 address belongs to IPv4.
+    pub fn of(address: SocketAddr) -> Self {
+        if address.ip().to_canonical().is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The other family.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+}
+
 /// Addresses that probably belong to one party: a /24 of IPv4, or a /48 of IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {

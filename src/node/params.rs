@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::contact::Family;
 use crate::id::NodeId;
 use crate::limits::K_MAX;
 use crate::record::Ttl;
@@ -240,10 +241,24 @@ pub enum Families {
 impl Families {
     /// Whether the node can dial `address`.
     pub fn reach(self, address: SocketAddr) -> bool {
+        self.include(Family::of(address))
+    }
+
+    /// Whether `family` is one of them.
+    pub fn include(self, family: Family) -> bool {
         match self {
-            Families::V4 => address.ip().to_canonical().is_ipv4(),
-            Families::V6 => address.ip().to_canonical().is_ipv6(),
+            Families::V4 => family == Family::V4,
+            Families::V6 => family == Family::V6,
             Families::Both => true,
+        }
+    }
+
+    /// The family, if it is only one.
+    pub fn single(self) -> Option<Family> {
+        match self {
+            Families::V4 => Some(Family::V4),
+            Families::V6 => Some(Family::V6),
+            Families::Both => None,
         }
     }
 }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::contact::Contact;
+use crate::contact::{Contact, Family};
 use crate::id::{Key, NodeId};
 use crate::node::params::Endpoint;
 use crate::node::persisted::{Batch, PersistedKey, Saved};
@@ -32,7 +32,7 @@ pub(super) struct Disk {
     pub(super) space: DiskSpace,
     keys: BTreeMap<Key, PersistedKey>,
     /// The contacts as numbers of nodes, which takes a tenth of the memory of [`Contact`]s.
-    contacts: Box<[Number]>,
+    contacts: Box<[(Number, Family)]>,
     in_flight: Option<Arc<Batch>>,
 }
 
@@ -57,8 +57,10 @@ impl Disk {
             }
         }
         if let Some(contacts) = &batch.contacts {
-            self.contacts =
-                contacts.iter().filter_map(|contact| network::number_at(&Endpoint::Address(contact.address))).collect();
+            self.contacts = contacts
+                .iter()
+                .filter_map(|contact| network::listener_at(&Endpoint::Address(contact.address)))
+                .collect();
         }
         Some(Saved::Durable)
     }
@@ -75,7 +77,8 @@ impl Disk {
 
     /// The persisted contacts. `id_of` returns the id of a node.
     pub(super) fn contacts(&self, id_of: impl Fn(Number) -> NodeId) -> Vec<Contact> {
-        self.contacts.iter().map(|number| Contact::new(id_of(*number), network::address_of(*number))).collect()
+        let contact = |&(number, family)| Contact::new(id_of(number), network::address_of(number, family));
+        self.contacts.iter().map(contact).collect()
     }
 
     /// Whether the disk has a record of `key` with this or a larger precedence, or a tombstone of that.

@@ -1,22 +1,24 @@
 //! The simulated network between the nodes: latency, loss, and connections that break.
 //!
-//! Each host has its own address, and the latency between two hosts is constant. A connection carries
+//! Each host has an address in each of its address families, and dials addresses of these families only; other
+//! dials fail at once. The latency between two hosts is constant. A connection carries
 //! messages in both directions, in order: a delayed message delays all messages after it. A connection ends
 //! at each of its two ends separately; when both ends are closed, its index is reused.
 //!
 //! Non-goals: the network runs no node. The world asks when a message arrives, schedules the arrival, and
 //! asks again at that time whether the receiver is still there.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use crate::contact::Family;
 use crate::limits::DIAL_TIMEOUT;
 use crate::node::action::ConnId;
-use crate::node::params::Endpoint;
+use crate::node::params::{Endpoint, Families};
 use crate::sim::{Chance, Faults, Number};
 use crate::time::Time;
 
@@ -59,8 +61,8 @@ pub(super) struct Network {
 pub(super) struct Dial {
     /// When the dialler learns the result.
     pub(super) at: Time,
-    /// The node that accepts the connection; `None` if the dial failed.
-    pub(super) acceptor: Option<Number>,
+    /// The node that accepts the connection, and the family of its address; `None` if the dial failed.
+    pub(super) acceptor: Option<(Number, Family)>,
 }
 
 /// A connection that is open at the dialler's end.
@@ -92,6 +94,7 @@ enum Condition {
 #[derive(Clone, Debug)]
 struct Host {
     condition: Condition,
+    families: Families,
     /// The side of a partition. Only hosts of the same side reach each other.
     side: u8,
     /// The number of connections that are open at this host.
@@ -107,6 +110,8 @@ struct Link {
     /// How often this index was used.
     generation: u32,
     latency_micros: u32,
+    /// The family of its addresses.
+    family: Family,
     /// The connection carries nothing any more, and no end is notified.
     silent: bool,
     ends: [End; 2],
@@ -131,24 +136,38 @@ enum EndState {
     Closed,
 }
 
-/// The address at which the node `number` listens.
-pub(super) fn address_of(number: Number) -> SocketAddr {
-    let [_, x, y, z] = (number.0 + 1).to_be_bytes();
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, x, y, z)), PORT)
+/// The address of that family at which the node `number` listens.
+pub(super) fn address_of(number: Number, family: Family) -> SocketAddr {
+    let [w, x, y, z] = (number.0 + 1).to_be_bytes();
+    let ip = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(10, x, y, z)),
+        Family::V6 => {
+            IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, u16::from_be_bytes([w, x]), u16::from_be_bytes([y, z])))
+        }
+    };
+    SocketAddr::new(ip, PORT)
 }
 
-/// The address from which the node `number` dials.
-pub(super) fn source_of(number: Number) -> SocketAddr {
-    SocketAddr::new(address_of(number).ip(), EPHEMERAL_PORT)
+/// The address of that family from which the node `number` dials.
+pub(super) fn source_of(number: Number, family: Family) -> SocketAddr {
+    SocketAddr::new(address_of(number, family).ip(), EPHEMERAL_PORT)
 }
 
-/// The node that listens at the address `to`.
-pub(super) fn number_at(to: &Endpoint) -> Option<Number> {
+/// The node that listens at the address `to`, and the family of the address.
+pub(super) fn listener_at(to: &Endpoint) -> Option<(Number, Family)> {
     let Endpoint::Address(address) = to else { return None };
-    let IpAddr::V4(ip) = address.ip() else { return None };
-    let [10, x, y, z] = ip.octets() else { return None };
-    let number = u32::from_be_bytes([0, x, y, z]).checked_sub(1).map(Number)?;
-    (address.port() == PORT).then_some(number)
+    let number = match address.ip() {
+        IpAddr::V4(ip) => {
+            let [10, x, y, z] = ip.octets() else { return None };
+            u32::from_be_bytes([0, x, y, z])
+        }
+        IpAddr::V6(ip) => {
+            let [0xfd, .., w, x, y, z] = ip.octets() else { return None };
+            u32::from_be_bytes([w, x, y, z])
+        }
+    };
+    let number = number.checked_sub(1).map(Number)?;
+    (address.port() == PORT).then_some((number, Family::of(*address)))
 }
 
 impl Network {
@@ -158,9 +177,23 @@ impl Network {
     }
 
     /// Adds the host of the next number.
-    pub(super) fn add_host(&mut self, listens: bool) {
+    pub(super) fn add_host(&mut self, listens: bool, families: Families) {
         let condition = if listens { Condition::Listens } else { Condition::Refuses };
-        self.hosts.push(Host { condition, side: 0, open: 0, links: Vec::new() });
+        self.hosts.push(Host { condition, families, side: 0, open: 0, links: Vec::new() });
+    }
+
+    /// The address families of a host.
+    pub(super) fn families(&self, number: Number) -> Families {
+        self.hosts[number.index()].families
+    }
+
+    /// The address at which the host `from` dials `to`, which may be added later: IPv4, unless one of them
+    /// lacks it. It need not be one that `from` can dial.
+    pub(super) fn address_for(&self, from: Number, to: Number) -> SocketAddr {
+        let theirs = self.hosts.get(to.index()).map_or(Families::Both, |host| host.families);
+        let is_shared = |family: &Family| self.families(from).include(*family) && theirs.include(*family);
+        let shared = [Family::V4, Family::V6].into_iter().find(is_shared);
+        address_of(to, shared.or(theirs.single()).unwrap_or(Family::V4))
     }
 
     /// Makes a stopped host listen again.
@@ -168,24 +201,30 @@ impl Network {
         self.hosts[number.index()].condition = Condition::Listens;
     }
 
-    /// Dials `to`: success after two round trips for TCP and TLS, a refusal after one, or a timeout.
+    /// Dials `to`: success after two round trips for TCP and TLS, a refusal after one, or a timeout. A dial
+    /// to a family that the host lacks fails at once.
     pub(super) fn dial(&self, rng: &mut StdRng, now: Time, from: Number, to: &Endpoint) -> Dial {
         let timeout = Dial { at: now + DIAL_TIMEOUT, acceptor: None };
         let lost = happens(rng, self.faults.loss);
-        let known = number_at(to).filter(|number| number.index() < self.hosts.len());
-        let Some(acceptor) = known.filter(|number| !lost && self.can_reach(from, *number)) else {
+        let known = listener_at(to).filter(|(number, _)| number.index() < self.hosts.len());
+        if known.is_some_and(|(_, family)| !self.families(from).include(family)) {
+            return Dial { at: now, acceptor: None };
+        }
+        let listens = |(number, family): &(Number, Family)| self.families(*number).include(*family);
+        let known = known.filter(listens);
+        let Some((acceptor, family)) = known.filter(|(number, _)| !lost && self.can_reach(from, *number)) else {
             return timeout;
         };
         let one_way = Duration::from_micros(self.latency_micros(from, acceptor).into());
         match self.hosts[acceptor.index()].condition {
-            Condition::Listens => Dial { at: now + one_way * 4, acceptor: Some(acceptor) },
+            Condition::Listens => Dial { at: now + one_way * 4, acceptor: Some((acceptor, family)) },
             Condition::Refuses => Dial { at: now + one_way * 2, acceptor: None },
             Condition::Silent => timeout,
         }
     }
 
     /// Completes the handshake of a dial at the dialler's end. `None` if `to` has stopped meanwhile.
-    pub(super) fn connect(&mut self, now: Time, from: Number, to: Number) -> Option<Connected> {
+    pub(super) fn connect(&mut self, now: Time, from: Number, to: Number, family: Family) -> Option<Connected> {
         if self.hosts[to.index()].condition != Condition::Listens || !self.can_reach(from, to) {
             return None;
         }
@@ -195,11 +234,11 @@ impl Network {
         let ends = [end(from, EndState::Open, accepted_at), end(to, EndState::Opening, now)];
         let index = self.free.pop().unwrap_or_else(|| {
             let index = u32::try_from(self.links.len()).expect("fewer than 2^32 connections at once");
-            self.links.push(Link { generation: 0, latency_micros, silent: true, ends: ends.clone() });
+            self.links.push(Link { generation: 0, latency_micros, family, silent: true, ends: ends.clone() });
             index
         });
         let link = &mut self.links[index as usize];
-        *link = Link { generation: link.generation + 1, latency_micros, silent: false, ends };
+        *link = Link { generation: link.generation + 1, latency_micros, family, silent: false, ends };
         let dialler = first_end(link.generation, index);
         let connected = Connected { dialler, acceptor: other_end(dialler), accepted_at };
         self.hosts[from.index()].open += 1;
@@ -208,17 +247,17 @@ impl Network {
         Some(connected)
     }
 
-    /// Completes the handshake at the acceptor's end `conn`; returns the acceptor and the dialler. `None` if
-    /// the connection has ended.
-    pub(super) fn accept(&mut self, conn: ConnId) -> Option<(Number, Number)> {
+    /// Completes the handshake at the acceptor's end `conn`; returns the acceptor, the dialler and the family
+    /// of their addresses. `None` if the connection has ended.
+    pub(super) fn accept(&mut self, conn: ConnId) -> Option<(Number, Number, Family)> {
         let (link, end) = self.link_mut(conn)?;
         if link.silent || link.ends[end].state != EndState::Opening {
             return None;
         }
         link.ends[end].state = EndState::Open;
-        let (acceptor, dialler) = (link.ends[end].host, link.ends[1 - end].host);
+        let (acceptor, dialler, family) = (link.ends[end].host, link.ends[1 - end].host, link.family);
         self.hosts[acceptor.index()].open += 1;
-        Some((acceptor, dialler))
+        Some((acceptor, dialler, family))
     }
 
     /// Sends a message from the end `conn`.
@@ -426,15 +465,15 @@ mod tests {
     /// Two hosts, and a connection that A dialled and B accepted.
     fn connected(faults: Faults) -> (Network, StdRng, Connected) {
         let mut network = Network::new(1, faults);
-        network.add_host(true);
-        network.add_host(true);
-        let connected = network.connect(Time::ZERO, A, B).expect("both hosts listen");
-        assert_eq!(network.accept(connected.acceptor), Some((B, A)));
+        network.add_host(true, Families::Both);
+        network.add_host(true, Families::Both);
+        let connected = network.connect(Time::ZERO, A, B, Family::V4).expect("both hosts listen");
+        assert_eq!(network.accept(connected.acceptor), Some((B, A, Family::V4)));
         (network, StdRng::seed_from_u64(1), connected)
     }
 
     fn at(endpoint: Number) -> Endpoint {
-        Endpoint::Address(address_of(endpoint))
+        Endpoint::Address(address_of(endpoint, Family::V4))
     }
 
     fn arrival(delivery: &Delivery) -> Time {
@@ -447,10 +486,13 @@ mod tests {
     #[test]
     fn an_address_identifies_the_node_that_listens_there() {
         for number in [0, 1, 255, 65_535, 1_000_000].map(Number) {
-            assert_eq!(number_at(&at(number)), Some(number));
-            assert_eq!(number_at(&Endpoint::Address(source_of(number))), None, "no node listens at an ephemeral port");
+            for family in [Family::V4, Family::V6] {
+                let [address, source] = [address_of(number, family), source_of(number, family)].map(Endpoint::Address);
+                assert_eq!(listener_at(&address), Some((number, family)));
+                assert_eq!(listener_at(&source), None, "no node listens at an ephemeral port");
+            }
         }
-        assert_eq!(number_at(&Endpoint::Name { host: "localhost".into(), port: PORT }), None);
+        assert_eq!(listener_at(&Endpoint::Name { host: "localhost".into(), port: PORT }), None);
     }
 
     #[test]
@@ -501,9 +543,9 @@ mod tests {
             let dial = network.dial(&mut rng, Time::ZERO, A, &at(B));
             assert_eq!(dial.acceptor, None, "{death:?}");
             assert!(dial.at.since(Time::ZERO) <= within, "{death:?}");
-            assert!(network.connect(Time::ZERO, A, B).is_none(), "{death:?}");
+            assert!(network.connect(Time::ZERO, A, B, Family::V4).is_none(), "{death:?}");
             network.revive(B);
-            assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, Some(B), "{death:?}");
+            assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, Some((B, Family::V4)), "{death:?}");
         }
     }
 
@@ -511,9 +553,9 @@ mod tests {
     fn a_kill_closes_all_connections_of_its_hosts_including_those_among_them() {
         for death in [Death::Process, Death::Host] {
             let (mut network, mut rng, ends) = connected(Faults::NONE);
-            let own = network.connect(Time::ZERO, A, A).expect("both hosts listen");
+            let own = network.connect(Time::ZERO, A, A, Family::V4).expect("both hosts listen");
             network.accept(own.acceptor);
-            network.connect(Time::ZERO, A, B).expect("both hosts listen"); // not accepted yet
+            network.connect(Time::ZERO, A, B, Family::V4).expect("both hosts listen"); // not accepted yet
             network.kill(&mut rng, Time::ZERO, death, &[A, B]);
             assert_eq!((network.connections(), network.open_at(A), network.open_at(B)), (0, 0, 0), "{death:?}");
             assert_eq!(network.receive_close(ends.acceptor), None, "{death:?}");
@@ -528,7 +570,28 @@ mod tests {
         assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, None);
         network.partition(|_| 0);
         assert!(matches!(network.send(&mut rng, Time::ZERO, ends.dialler), Delivery::Lost));
-        assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, Some(B));
+        assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, Some((B, Family::V4)));
+    }
+
+    #[test]
+    fn a_host_dials_and_listens_in_its_own_address_families_only() {
+        let mut network = Network::new(1, Faults::NONE);
+        let mut rng = StdRng::seed_from_u64(1);
+        for families in [Families::V4, Families::V6, Families::Both] {
+            network.add_host(true, families);
+        }
+        let [v4, v6, both] = [0, 1, 2].map(Number);
+        let mut dial = |from, to, family| {
+            let dial = network.dial(&mut rng, Time::ZERO, from, &Endpoint::Address(address_of(to, family)));
+            dial.acceptor.ok_or(dial.at.since(Time::ZERO))
+        };
+        assert_eq!(dial(v4, v6, Family::V6), Err(Duration::ZERO), "the dialler lacks the family");
+        assert_eq!(dial(both, v6, Family::V4), Err(DIAL_TIMEOUT), "nobody has that address");
+        for (from, to, family) in [(v4, both, Family::V4), (v6, both, Family::V6), (both, v6, Family::V6)] {
+            assert_eq!(dial(from, to, family), Ok((to, family)));
+            assert_eq!(network.address_for(from, to), address_of(to, family));
+        }
+        assert_eq!(network.address_for(v6, Number(9)), address_of(Number(9), Family::V6), "not added yet");
     }
 
     #[test]
@@ -536,7 +599,7 @@ mod tests {
         let (mut network, mut rng, old) = connected(Faults::NONE);
         network.close(&mut rng, Time::ZERO, old.dialler);
         network.receive_close(old.acceptor);
-        let new = network.connect(Time::ZERO, A, B).expect("both hosts listen");
+        let new = network.connect(Time::ZERO, A, B, Family::V4).expect("both hosts listen");
         assert_eq!(network.connections(), 1, "the index is reused");
         assert_ne!((new.dialler, new.acceptor), (old.dialler, old.acceptor));
         assert_eq!(network.receive(old.dialler), None);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::contact::Family;
 use crate::node::action::{ConnId, DialError, DialId};
 use crate::sim::Number;
 use crate::time::Time;
@@ -22,8 +23,9 @@ pub(super) struct Queue {
 pub(super) enum Event {
     /// The deadline of a node.
     Wake(Number),
-    /// The end of a dial. The acceptor listens, unless it stops before the handshake ends.
-    Dialled { from: Number, incarnation: u32, dial: DialId, acceptor: Result<Number, DialError> },
+    /// The end of a dial. The acceptor listens at its address of that family, unless it stops before the
+    /// handshake ends.
+    Dialled { from: Number, incarnation: u32, dial: DialId, acceptor: Result<(Number, Family), DialError> },
     /// The end of a handshake at the acceptor's end.
     Accepted(ConnId),
     /// The arrival of a message.

@@ -82,10 +82,10 @@ impl World {
         let result = self.network.dial(&mut self.rng, self.now, from, to);
         let acceptor = match result.acceptor {
             None => Err(DialError::Unreachable),
-            Some(number) if expect.is_some_and(|id| id != self.hosts[number.index()].id) => {
+            Some((number, _)) if expect.is_some_and(|id| id != self.hosts[number.index()].id) => {
                 Err(DialError::NotAuthentic)
             }
-            Some(number) => Ok(number),
+            Some(acceptor) => Ok(acceptor),
         };
         let incarnation = self.hosts[from.index()].incarnation;
         self.queue.schedule(result.at, Event::Dialled { from, incarnation, dial, acceptor });

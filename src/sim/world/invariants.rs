@@ -29,7 +29,7 @@ impl World {
     /// Checks all invariants of all running nodes.
     pub fn check_invariants(&self) -> Result<(), Violation> {
         let listener = |address| {
-            let number = network::number_at(&Endpoint::Address(address))?;
+            let (number, _) = network::listener_at(&Endpoint::Address(address))?;
             self.hosts.get(number.index()).map(|host| host.id)
         };
         for (number, host) in (0..).map(Number).zip(&self.hosts) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::RngExt;
 
 use super::{SimHost, World, derived};
-use crate::node::params::{Bootstrap, Endpoint, Params, Serving};
+use crate::node::params::{Bootstrap, Endpoint, Families, Params, Serving};
 use crate::node::persisted::Saved;
 use crate::node::{Me, Node, Status};
 use crate::sim::checker::BrokenInvariant;
@@ -35,10 +35,15 @@ impl World {
 
     /// As [`World::spawn`], for a node that stores records of others or does not.
     pub fn spawn_as(&mut self, serving: Serving, through: &[Number]) -> Result<Number, Violation> {
+        self.spawn_in(self.scenario.params.families, serving, through)
+    }
+
+    /// As [`World::spawn_as`], for a host with these address families.
+    pub fn spawn_in(&mut self, families: Families, serving: Serving, through: &[Number]) -> Result<Number, Violation> {
         let number = Number(self.population());
         let skew =
             i64::try_from(self.scenario.skew_max.as_millis()).expect("the maximum skew has 64 bits of milliseconds");
-        self.network.add_host(serving == Serving::Yes);
+        self.network.add_host(serving == Serving::Yes, families);
         self.hosts.push(SimHost {
             id: self.id_of(number),
             node: None,
@@ -71,9 +76,11 @@ impl World {
     }
 
     fn start(&mut self, number: Number, serving: Serving, through: &[Number]) -> Result<(), Violation> {
-        let bootstrap = |at: &Number| Bootstrap { at: Endpoint::Address(network::address_of(*at)), pin: None };
+        let address = |at: &Number| Endpoint::Address(self.network.address_for(number, *at));
+        let bootstrap = |at: &Number| Bootstrap { at: address(at), pin: None };
         let bootstraps = through.iter().map(bootstrap).collect();
-        let params = Params { serving, bootstraps, ..self.scenario.params.clone() };
+        let families = self.network.families(number);
+        let params = Params { serving, families, bootstraps, ..self.scenario.params.clone() };
         let now = self.now_at(number);
         let host = &self.hosts[number.index()];
         let port = if serving == Serving::Yes { network::PORT } else { 0 };

@@ -19,6 +19,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sha2::{Digest, Sha256};
 
+use crate::contact::Family;
 use crate::id::{Key, NodeId};
 use crate::node::Node;
 use crate::node::action::{Actions, DialError, DialId, Origin};
@@ -270,9 +271,9 @@ impl World {
             Event::Wake(number) => self.wake(number),
             Event::Dialled { from, incarnation, dial, acceptor } => self.end_dial(from, incarnation, dial, acceptor),
             Event::Accepted(conn) => {
-                let Some((acceptor, dialler)) = self.network.accept(conn) else { return Ok(()) };
+                let Some((acceptor, dialler, family)) = self.network.accept(conn) else { return Ok(()) };
                 self.digest.add(self.now, EventKind::Accepted, acceptor, &[]);
-                let (peer, address) = (self.hosts[dialler.index()].id, network::source_of(dialler));
+                let (peer, address) = (self.hosts[dialler.index()].id, network::source_of(dialler, family));
                 self.call(acceptor, |node, now, out| {
                     node.on_secured(now, conn, peer, address, Origin::Accepted, out);
                 })
@@ -320,16 +321,16 @@ impl World {
         from: Number,
         incarnation: u32,
         dial: DialId,
-        acceptor: Result<Number, DialError>,
+        acceptor: Result<(Number, Family), DialError>,
     ) -> Result<(), Violation> {
         if self.hosts[from.index()].incarnation != incarnation {
             return Ok(());
         }
-        let connected = acceptor.and_then(|to| {
-            let connected = self.network.connect(self.now, from, to).ok_or(DialError::Unreachable)?;
-            Ok((to, connected))
+        let connected = acceptor.and_then(|(to, family)| {
+            let connected = self.network.connect(self.now, from, to, family).ok_or(DialError::Unreachable)?;
+            Ok((network::address_of(to, family), self.hosts[to.index()].id, connected))
         });
-        let (to, connected) = match connected {
+        let (address, peer, connected) = match connected {
             Ok(connected) => connected,
             Err(error) => {
                 self.digest.add(self.now, EventKind::DialFailed, from, &[]);
@@ -339,7 +340,6 @@ impl World {
         self.figures.connections_made += 1;
         self.digest.add(self.now, EventKind::Dialled, from, &[]);
         self.queue.schedule(connected.accepted_at, Event::Accepted(connected.acceptor));
-        let (peer, address) = (self.hosts[to.index()].id, network::address_of(to));
         let (conn, origin) = (connected.dialler, Origin::Dialled(dial));
         self.call(from, |node, now, out| node.on_secured(now, conn, peer, address, origin, out))
     }

@@ -171,6 +171,11 @@ impl Table {
     /// Replaces the content of `out` by the `n` live members closest to `target`, the closest first; by all
     /// of them, if there are fewer.
     pub fn closest(&self, target: &Key, n: usize, out: &mut Vec<Contact>) {
+        self.closest_of(target, n, |_| true, out);
+    }
+
+    /// The same, of the live members that `wants` selects.
+    pub fn closest_of(&self, target: &Key, n: usize, wants: impl Fn(&Contact) -> bool, out: &mut Vec<Contact>) {
         out.clear();
         let own = self.me.key().distance(target);
         for at in nearest_first(own, self.buckets.len()) {
@@ -178,9 +183,9 @@ impl Table {
                 break;
             }
             // Computes each distance once: this is most of the cost of a reply.
-            let live = self.buckets[at].live();
+            let live = self.buckets[at].live().iter().filter(|contact| wants(contact));
             let away = |contact: &Contact| contact.id.key().distance(target);
-            let mut nearest: ArrayVec<_, K_MAX> = live.iter().map(|contact| (away(contact), contact)).collect();
+            let mut nearest: ArrayVec<_, K_MAX> = live.map(|contact| (away(contact), contact)).collect();
             nearest.sort_unstable_by_key(|(distance, _)| *distance);
             out.extend(nearest.iter().take(n - out.len()).map(|(_, contact)| **contact));
         }
@@ -437,6 +442,12 @@ mod tests {
             expected.truncate(n);
             let mut found = vec![contact_in(0, 0)];
             table.closest(&target, n, &mut found);
+            prop_assert_eq!(&found, &expected);
+            let wants = |contact: &Contact| contact.id.key().as_bytes()[31].is_multiple_of(2);
+            table.closest_of(&target, 60, wants, &mut found);
+            let mut expected: Vec<Contact> = table.iter().copied().filter(wants).collect();
+            expected.sort_by_key(|contact| contact.id.key().distance(&target));
+            expected.truncate(60);
             prop_assert_eq!(found, expected);
         }
 

@@ -49,6 +49,9 @@ pub const CONTACTS_MAX: usize = 20;
 /// The largest number of entries in one OFFER or SYNC REPLY, and of keys in one WANT.
 pub const ENTRIES_MAX: usize = 500;
 
+/// Bridges that a node remembers, and that one BRIDGES names: if one fails, another one is known.
+pub const BRIDGES_MAX: usize = 4;
+
 /// The longest agent text of a HELLO, in bytes.
 pub const AGENT_SIZE_MAX: usize = 64;
 
@@ -58,7 +61,7 @@ pub const PEER_MESSAGE_SIZE_MAX: usize = 66_588;
 const _: () = {
     assert!(VALUE_SIZE_MAX == 65_495);
     assert!(HEADER_SIZE + KEY_SIZE + VALUE_SIZE_MAX <= FRAME_SIZE_MAX);
-    assert!(LONG_HEADER_SIZE + RPC_ID_SIZE + RECORD_FIELDS_SIZE + VALUE_SIZE_MAX <= PEER_MESSAGE_SIZE_MAX);
+    assert!(LONG_HEADER_SIZE + RPC_ID_SIZE + 1 + RECORD_FIELDS_SIZE + VALUE_SIZE_MAX <= PEER_MESSAGE_SIZE_MAX);
     assert!(
         LONG_HEADER_SIZE + RPC_ID_SIZE + 1 + CONTACTS_MAX * CONTACT_SIZE + RECORD_FIELDS_SIZE + VALUE_SIZE_MAX
             == PEER_MESSAGE_SIZE_MAX
@@ -275,7 +278,7 @@ const _: () = {
     assert!(PEER_OUTBOX_MAX >= 2 * PEER_MESSAGE_SIZE_MAX);
     assert!(PROBES_MAX < DIALS_MAX);
     assert!(COPIES_IN_FLIGHT_MAX * PEER_MESSAGE_SIZE_MAX <= PEER_OUTBOX_MAX);
-    assert!(ENTRIES_WAITING_MAX >= ENTRIES_MAX + K_MAX);
+    assert!(ENTRIES_WAITING_MAX >= ENTRIES_MAX + 2 * K_MAX);
     assert!(READ_BUFFER_SIZE > PEER_MESSAGE_SIZE_MAX);
     assert!(READ_BYTES_PER_TURN >= READ_BUFFER_SIZE);
     assert!(PENDING_MAX >= 3 * CLIENT_REQUESTS_MAX);

@@ -5,7 +5,7 @@ mod frames;
 
 use std::collections::BTreeSet;
 
-use dht::contact::Contact;
+use dht::contact::{Contact, Family};
 use dht::id::{Key, NodeId, RpcId};
 use dht::record::envelope::verify;
 use dht::record::{Age, Class, Life, Rank, Ttl, Version};
@@ -15,8 +15,8 @@ use dht::wire::api::{ApiReply, ApiRequest, Confirm, Put};
 use dht::wire::codec::List;
 use dht::wire::frame::next_frame;
 use dht::wire::peer::{
-    Content, Entry, ErrorCode, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, RecordBlock, Reply, Request, StoreOutcome,
-    Want,
+    Bridges, Content, Entry, ErrorCode, FLAG_BRIDGE, FLAG_IPV4, FLAG_IPV6, FLAG_SERVING, Hello, PROTOCOL, PeerMessage,
+    RecordBlock, Reply, Request, StoreOutcome, Want,
 };
 use frames::{ENVELOPE, Golden, Message, hex};
 
@@ -164,12 +164,33 @@ fn hello() {
     both_ways("HELLO", hello(serving));
     let stranger = Hello { protocol: 2, flags: 0x8002, port: 0, wall: WallTime::from_millis(0), agent: "", ..serving };
     both_ways("HELLO, shortest", hello(stranger));
+    let flags = FLAG_SERVING | FLAG_IPV4 | FLAG_IPV6 | FLAG_BRIDGE;
+    both_ways("HELLO, bridge", hello(Hello { flags, ..serving }));
     both_ways("HELLO, longest", hello(Hello { agent: &"v".repeat(64), ..serving }));
 }
 
 #[test]
 fn goodbye() {
     both_ways("GOODBYE", Message::Peer(PeerMessage::Goodbye));
+}
+
+#[test]
+fn bridges() {
+    let bridges = |name, flags, known: &[Contact]| {
+        both_ways(name, Message::Peer(PeerMessage::Bridges(Bridges { flags, known: List::lend(known) })));
+    };
+    bridges("BRIDGES", FLAG_SERVING | FLAG_IPV4, &[v4(), v6()]);
+    bridges("BRIDGES, none", FLAG_SERVING | FLAG_IPV4 | FLAG_IPV6 | FLAG_BRIDGE, &[]);
+    bridges("BRIDGES, largest", FLAG_SERVING | FLAG_IPV6, &[v6(); 4]);
+}
+
+#[test]
+fn relay() {
+    request("RELAY", Request::Relay { family: Family::V6, record: nine() });
+    let letters = b"v".repeat(65_495);
+    let relay = |size, crc| Request::Relay { family: Family::V4, record: block(crc, Content::Value(&letters[..size])) };
+    request("RELAY, largest short", relay(65_446, 0x1b3f_f362));
+    request("RELAY, largest", relay(65_495, 0x5aa3_07aa));
 }
 
 #[test]
@@ -323,11 +344,11 @@ fn error_codes() {
 
 /// What an ERROR about a malformed message names.
 #[test]
-fn every_message_but_hello_and_goodbye_begins_with_its_rpc_id() {
+fn every_message_but_hello_goodbye_and_bridges_begins_with_its_rpc_id() {
     for Golden { name, bytes, .. } in frames::all().iter().filter(|golden| golden.source == Source::Peer) {
         let (frame, _) = next_frame(Source::Peer, bytes).expect("a message").expect("a whole one");
         let expected = match *name {
-            "HELLO" | "HELLO, shortest" | "HELLO, longest" | "GOODBYE" => None,
+            name if ["HELLO", "GOODBYE", "BRIDGES"].contains(&name.split(',').next().expect("a name")) => None,
             "ERROR, unknown" => Some(RpcId::new([0; 32])),
             _ => Some(rpc()),
         };

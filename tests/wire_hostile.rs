@@ -316,7 +316,10 @@ fn a_type_that_its_source_does_not_send_is_refused_at_the_header() {
     let sent: [(Source, &[u16]); 3] = [
         (Source::Module, &[650, 651]),
         (Source::Server, &[652, 653]),
-        (Source::Peer, &[660, 661, 662, 663, 664, 665, 666, 667, 669, 670, 671, 672, 673, 676, 677, 679, 680]),
+        (
+            Source::Peer,
+            &[660, 661, 662, 663, 664, 665, 666, 667, 668, 669, 670, 671, 672, 673, 674, 676, 677, 679, 680],
+        ),
     ];
     for (source, kinds) in sent {
         for number in (0..=u16::MAX).filter(|number| !kinds.contains(number)) {

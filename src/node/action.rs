@@ -58,7 +58,7 @@ pub enum Origin {
 }
 
 /// The peer whose request this node answers, and where the reply goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Caller {
     pub(crate) id: NodeId,
     pub(crate) conn: ConnId,
@@ -170,7 +170,7 @@ pub enum Sent {
     Request(RpcId),
     /// A reply to the peer.
     Reply(RpcId),
-    /// HELLO or GOODBYE.
+    /// HELLO, GOODBYE or BRIDGES.
     Other,
 }
 
@@ -249,7 +249,7 @@ impl Actions {
         let sent = match message {
             PeerMessage::Request(rpc, _) => Sent::Request(*rpc),
             PeerMessage::Reply(rpc, _) => Sent::Reply(*rpc),
-            PeerMessage::Hello(_) | PeerMessage::Goodbye => Sent::Other,
+            PeerMessage::Hello(_) | PeerMessage::Goodbye | PeerMessage::Bridges(_) => Sent::Other,
         };
         let message = Encoded { head: start..self.heads.len(), value };
         self.list.push(Action::Send { conn, sent, message });

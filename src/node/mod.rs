@@ -68,6 +68,7 @@ use crate::node::replication::offer::Offers;
 use crate::node::replication::schedule::Schedule;
 use crate::node::replication::sync::Syncing;
 use crate::node::replication::wanted::Wanted;
+use crate::node::rpc::families::Reach;
 use crate::node::rpc::outbound::{BackOff, Call};
 use crate::node::rpc::peers::{Ending, Peers};
 pub use crate::node::status::Status;
@@ -107,6 +108,8 @@ pub struct Node {
     pending: Pending<Call>,
     back_off: BackOff,
     peers: Peers,
+    /// Which peers can dial one address family only, and the bridges between the families.
+    reach: Reach,
     queries: Queries,
     timers: Timers<Timer>,
     status: Status,
@@ -170,6 +173,7 @@ impl Node {
             back_off: BackOff::default(),
             pending: Pending::new(PENDING_MAX, params.request_timeout, keys.clone()),
             peers: Peers::new(keys.clone()),
+            reach: Reach::default(),
             queries: Queries::new(keys.clone()),
             timers,
             status: if params.bootstraps.is_empty() { Status::Settled } else { Status::Joining },
@@ -240,6 +244,7 @@ impl Node {
             Ok(PeerMessage::Hello(_)) => Fault::SecondHello,
             Ok(_) if !greeted => Fault::BeforeHello { name },
             Ok(PeerMessage::Goodbye) => return self.on_goodbye(now, conn, out),
+            Ok(PeerMessage::Bridges(bridges)) => return self.on_bridges(now, conn, &bridges, out),
             Ok(PeerMessage::Request(rpc, request)) => {
                 self.contact_heard(now, conn, &peer.peer, out);
                 return self.serve(now, &Caller { id: peer.peer, conn, rpc }, request, out);
@@ -284,6 +289,7 @@ impl Node {
                 Timer::Refresh => self.refresh(now, out),
                 Timer::RetryPuts => self.retry_puts(now, out),
                 Timer::Watch => self.watch(now, out),
+                Timer::Families => self.tell_families(now, out),
                 Timer::Settle => self.settle(now),
                 Timer::Sync => self.sync(now, out),
                 Timer::Replicate => self.replicate(now, out),

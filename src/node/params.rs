@@ -239,6 +239,14 @@ pub enum Families {
 }
 
 impl Families {
+    /// One family.
+    pub fn of(family: Family) -> Self {
+        match family {
+            Family::V4 => Families::V4,
+            Family::V6 => Families::V6,
+        }
+    }
+
     /// Whether the node can dial `address`.
     pub fn reach(self, address: SocketAddr) -> bool {
         self.include(Family::of(address))

@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 
+use crate::contact::Family;
 use crate::id::Key;
 use crate::pending::Passed;
 use crate::wire::peer::{ErrorCode, Reply};
@@ -41,6 +42,8 @@ pub(crate) enum Purpose {
     Fetch(QueryId),
     /// An attempt of a PUT asks a close node that gets no copy which version it stores.
     ProbeVersion(Attempt),
+    /// An attempt of a PUT asks a bridge to store its record in that address family.
+    Relay(Attempt, Family),
     /// This node sends a copy of a record (STORE).
     Copy(Copied),
     /// Membership checks that the peer is alive.

@@ -23,6 +23,8 @@ pub(crate) enum Timer {
     Heartbeat,
     /// Ask peers for their wall clocks.
     AskTime,
+    /// Tell peers what has changed between the address families.
+    Families,
     /// Become settled, even if neighbours have not answered yet.
     Settle,
     /// Ask neighbours which records they store, and fetch those that this node missed.

@@ -5,7 +5,7 @@
 
 use crate::limits::{FRAME_SIZE_MAX, HEADER_SIZE, LONG_HEADER_SIZE};
 use crate::wire::codec::WireError;
-use crate::wire::{FIND_VALUE_REPLY, Kind, STORE, Source};
+use crate::wire::{FIND_VALUE_REPLY, Kind, RELAY, STORE, Source};
 
 /// One whole message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ fn announced(source: Source, inbox: &[u8]) -> Result<Option<(Kind, usize, usize)
 
 /// Refuses the long form for types that carry no value, and for sizes that the short form can say.
 fn validate_long_form(kind: Kind, size: usize) -> Result<(), WireError> {
-    if kind != STORE && kind != FIND_VALUE_REPLY {
+    if ![STORE, RELAY, FIND_VALUE_REPLY].contains(&kind) {
         return Err(WireError::LongFormOf { name: kind.name });
     }
     let body = size.saturating_sub(LONG_HEADER_SIZE);

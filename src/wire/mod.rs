@@ -41,8 +41,8 @@ pub mod protocol {}
 
 use crate::id::KEY_SIZE;
 use crate::limits::{
-    AGENT_SIZE_MAX, CONTACT_SIZE, CONTACTS_MAX, ENTRIES_MAX, ENTRY_SIZE, FRAME_SIZE_MAX, HEADER_SIZE, PUT_FIELDS_SIZE,
-    RECORD_FIELDS_SIZE, RPC_ID_SIZE, VALUE_SIZE_MAX,
+    AGENT_SIZE_MAX, BRIDGES_MAX, CONTACT_SIZE, CONTACTS_MAX, ENTRIES_MAX, ENTRY_SIZE, FRAME_SIZE_MAX, HEADER_SIZE,
+    PUT_FIELDS_SIZE, RECORD_FIELDS_SIZE, RPC_ID_SIZE, VALUE_SIZE_MAX,
 };
 
 /// The sender of the bytes. It decides which messages are possible.
@@ -101,6 +101,8 @@ pub const GOODBYE: Kind = kind(665, "GOODBYE", 0, 0);
 pub const OFFER: Kind = kind(666, "OFFER", RPC_ID_SIZE + ENTRY_SIZE, RPC_ID_SIZE + ENTRIES_MAX * ENTRY_SIZE);
 /// SYNC.
 pub const SYNC: Kind = kind(667, "SYNC", RPC_ID_SIZE + 2 * KEY_SIZE, RPC_ID_SIZE + 2 * KEY_SIZE);
+/// RELAY; the record of a STORE, and the address family to store it in.
+pub const RELAY: Kind = kind(668, "RELAY", STORE.body_min + 1, STORE.body_max + 1);
 /// TIME.
 pub const TIME: Kind = kind(669, "TIME", RPC_ID_SIZE, RPC_ID_SIZE);
 /// PING REPLY.
@@ -117,6 +119,8 @@ pub const FIND_VALUE_REPLY: Kind = kind(
     RPC_ID_SIZE + 1 + RECORD_FIELDS_SIZE,
     RPC_ID_SIZE + 1 + CONTACTS_MAX * CONTACT_SIZE + RECORD_FIELDS_SIZE + VALUE_SIZE_MAX,
 );
+/// BRIDGES.
+pub const BRIDGES: Kind = kind(674, "BRIDGES", 2, 2 + BRIDGES_MAX * CONTACT_SIZE);
 /// WANT.
 pub const WANT: Kind = kind(676, "WANT", RPC_ID_SIZE, RPC_ID_SIZE + ENTRIES_MAX * KEY_SIZE);
 /// SYNC REPLY.
@@ -141,11 +145,13 @@ impl Source {
                 GOODBYE,
                 OFFER,
                 SYNC,
+                RELAY,
                 TIME,
                 PING_REPLY,
                 STORE_REPLY,
                 FIND_NODE_REPLY,
                 FIND_VALUE_REPLY,
+                BRIDGES,
                 WANT,
                 SYNC_REPLY,
                 TIME_REPLY,

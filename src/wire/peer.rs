@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use crate::contact::Contact;
+use crate::contact::{Contact, Family};
 use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
 use crate::limits::{AGENT_SIZE_MAX, CONTACT_SIZE, CONTACTS_MAX, ENTRY_SIZE, K_MAX, RPC_ID_SIZE, VALUE_SIZE_MAX};
 use crate::record::{Age, Class, Life, Rank, Record, Ttl, Version, crc_of};
@@ -25,6 +25,9 @@ pub enum PeerMessage<'a> {
     Hello(Hello<'a>),
     /// The sender is leaving and takes no more requests.
     Goodbye,
+    /// What the sender knows of the two address families. Nobody answers it, but one that names no bridge asks
+    /// for such a message.
+    Bridges(Bridges<'a>),
     /// A request; its reply carries the same id.
     Request(RpcId, Request<'a>),
     /// The reply to the request with this id.
@@ -36,7 +39,7 @@ pub enum PeerMessage<'a> {
 pub struct Hello<'a> {
     /// The version of the protocol.
     pub protocol: u16,
-    /// [`FLAG_SERVING`] and [`FLAG_TELLS_TIME`]; receivers ignore all other bits.
+    /// The `FLAG_` bits below; receivers ignore all other bits.
     pub flags: u16,
     /// SHA-256 of the name of the network.
     pub network: [u8; 32],
@@ -51,8 +54,27 @@ pub struct Hello<'a> {
 /// Flag of a HELLO: other nodes may dial the sender.
 pub const FLAG_SERVING: u16 = 1;
 
+/// Flag of a HELLO: the sender can dial IPv4 addresses.
+pub const FLAG_IPV4: u16 = 2;
+
+/// Flag of a HELLO: the sender can dial IPv6 addresses.
+pub const FLAG_IPV6: u16 = 4;
+
+/// Flag of a HELLO: the sender is a bridge.
+pub const FLAG_BRIDGE: u16 = 8;
+
 /// Flag of a HELLO: the sender answers TIME.
-pub const FLAG_TELLS_TIME: u16 = 1 << 4;
+pub const FLAG_TELLS_TIME: u16 = 16;
+
+/// What a node tells of the two address families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bridges<'a> {
+    /// The flags of the sender, which replace those of its HELLO.
+    pub flags: u16,
+    /// Other nodes that have said to the sender that they are bridges; at most
+    /// [`BRIDGES_MAX`](crate::limits::BRIDGES_MAX).
+    pub known: List<'a, Contact>,
+}
 
 /// A request of one node to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +83,13 @@ pub enum Request<'a> {
     Ping,
     /// Asks the receiver to store this record.
     Store(RecordBlock<'a>),
+    /// Asks the receiver, a bridge, to store this record on nodes of the other address family.
+    Relay {
+        /// That family.
+        family: Family,
+        /// The record.
+        record: RecordBlock<'a>,
+    },
     /// Asks for contacts close to a key.
     FindNode {
         /// The key.
@@ -239,6 +268,9 @@ impl<'a> PeerMessage<'a> {
         let message = match frame.kind {
             wire::HELLO => PeerMessage::Hello(Hello::read(&mut body)?),
             wire::GOODBYE => PeerMessage::Goodbye,
+            wire::BRIDGES => {
+                PeerMessage::Bridges(Bridges { flags: body.u16("flags")?, known: List::receive(body.rest())? })
+            }
             kind => {
                 let rpc = RpcId::new(body.array("rpc id")?);
                 read_request(kind, &mut body)?
@@ -254,7 +286,7 @@ impl<'a> PeerMessage<'a> {
     /// The id of the request or reply in `frame`, for an ERROR that says that it is malformed. `None` if
     /// this type has no id, or if the body is too short for one.
     pub fn rpc_of(frame: Frame<'_>) -> Option<RpcId> {
-        let carries_id = frame.kind != wire::HELLO && frame.kind != wire::GOODBYE;
+        let carries_id = ![wire::HELLO, wire::GOODBYE, wire::BRIDGES].contains(&frame.kind);
         carries_id.then(|| frame.body.first_chunk::<RPC_ID_SIZE>().map(|id| RpcId::new(*id)))?
     }
 
@@ -263,6 +295,7 @@ impl<'a> PeerMessage<'a> {
         match self {
             PeerMessage::Hello(_) => wire::HELLO,
             PeerMessage::Goodbye => wire::GOODBYE,
+            PeerMessage::Bridges(_) => wire::BRIDGES,
             PeerMessage::Request(_, request) => request.kind(),
             PeerMessage::Reply(_, reply) => reply.kind(),
         }
@@ -271,9 +304,8 @@ impl<'a> PeerMessage<'a> {
     /// The value of the message; empty if it has none.
     pub fn value(&self) -> &'a [u8] {
         match self {
-            PeerMessage::Request(_, Request::Store(record)) | PeerMessage::Reply(_, Reply::Value { record, .. }) => {
-                record.value()
-            }
+            PeerMessage::Request(_, Request::Store(record) | Request::Relay { record, .. })
+            | PeerMessage::Reply(_, Reply::Value { record, .. }) => record.value(),
             _ => &[],
         }
     }
@@ -284,6 +316,10 @@ impl<'a> PeerMessage<'a> {
         match self {
             PeerMessage::Hello(hello) => hello.write(out),
             PeerMessage::Goodbye => {}
+            PeerMessage::Bridges(bridges) => {
+                out.extend_from_slice(&bridges.flags.to_be_bytes());
+                bridges.known.write(out);
+            }
             PeerMessage::Request(rpc, request) => {
                 out.extend_from_slice(rpc.as_bytes());
                 request.write(out);
@@ -310,6 +346,7 @@ fn read_request<'a>(kind: Kind, body: &mut Reader<'a>) -> Result<Option<Request<
     Ok(Some(match kind {
         wire::PING => Request::Ping,
         wire::STORE => Request::Store(RecordBlock::read_whole(body)?),
+        wire::RELAY => Request::Relay { family: read_family(body)?, record: RecordBlock::read_whole(body)? },
         wire::FIND_NODE => Request::FindNode { target: Key::read(body)? },
         wire::FIND_VALUE => Request::FindValue { key: Key::read(body)?, want: Want::read(body)? },
         wire::OFFER => Request::Offer(List::receive(body.rest())?),
@@ -349,6 +386,7 @@ impl Request<'_> {
         match self {
             Request::Ping => wire::PING,
             Request::Store(_) => wire::STORE,
+            Request::Relay { .. } => wire::RELAY,
             Request::FindNode { .. } => wire::FIND_NODE,
             Request::FindValue { .. } => wire::FIND_VALUE,
             Request::Offer(_) => wire::OFFER,
@@ -362,6 +400,13 @@ impl Request<'_> {
         match self {
             Request::Ping | Request::Time => {}
             Request::Store(record) => record.write_head(out),
+            Request::Relay { family, record } => {
+                out.push(match family {
+                    Family::V4 => 4,
+                    Family::V6 => 6,
+                });
+                record.write_head(out);
+            }
             Request::FindNode { target } => target.write(out),
             Request::FindValue { key, want } => {
                 key.write(out);
@@ -539,6 +584,14 @@ impl<'a> RecordBlock<'a> {
         out.extend_from_slice(&self.version.bits().to_be_bytes());
         out.extend_from_slice(&self.age.0.to_be_bytes());
         out.extend_from_slice(&self.crc.to_be_bytes());
+    }
+}
+
+fn read_family(body: &mut Reader<'_>) -> Result<Family, WireError> {
+    match body.u8("family")? {
+        4 => Ok(Family::V4),
+        6 => Ok(Family::V6),
+        found => Err(WireError::field("family", found, "4 or 6")),
     }
 }
 

@@ -122,7 +122,7 @@ fn server_frames() -> Vec<Golden> {
     ]
 }
 
-/// HELLO and GOODBYE, which carry no rpc id.
+/// HELLO, GOODBYE and BRIDGES, which carry no rpc id.
 fn meeting_frames() -> Vec<Golden> {
     let frame = |name, parts: &[&str], letters| golden(Source::Peer, name, parts, letters);
     // protocol 1, serving, port 7402, 1 700 000 000 000 ms since 1970, "dht-server/0.1"
@@ -132,7 +132,12 @@ fn meeting_frames() -> Vec<Golden> {
         // a client of another protocol, with unknown flags, without an agent
         frame("HELLO, shortest", &["0032 0298", "0002 8002", NETWORK, "0000", "0000000000000000"], 0),
         frame("HELLO, longest", &["0072 0298", "0001 0001", NETWORK, "1cea", "0000018bcfe56800"], 64),
+        // serving, both families, a bridge
+        frame("HELLO, bridge", &["0040 0298", "0001 000f", NETWORK, "1cea", "0000018bcfe56800", agent], 0),
         frame("GOODBYE", &["0004 0299"], 0),
+        frame("BRIDGES", &["006a 02a2", "0003", CONTACT_V4, CONTACT_V6], 0),
+        frame("BRIDGES, none", &["0006 02a2", "000f"], 0),
+        frame("BRIDGES, largest", &["00ce 02a2", "0005", &CONTACT_V6.repeat(4)], 0),
     ]
 }
 
@@ -146,6 +151,9 @@ fn store_frames() -> Vec<Golden> {
         frame("STORE, largest short", &["ffff 0295", RPC, PLAIN, KEY, VERSION_AND_AGE, "c8c30403"], 65_447),
         frame("STORE, smallest long", &["0000 0295 00010004", RPC, PLAIN, KEY, VERSION_AND_AGE, "f2a5a93a"], 65_448),
         frame("STORE, largest", &["0000 0295 00010033", RPC, PLAIN, KEY, VERSION_AND_AGE, "5aa307aa"], 65_495),
+        frame("RELAY", &["0062 029c", RPC, "06", PLAIN, KEY, VERSION_AND_AGE, NINE], 0),
+        frame("RELAY, largest short", &["ffff 029c", RPC, "04", PLAIN, KEY, VERSION_AND_AGE, "1b3ff362"], 65_446),
+        frame("RELAY, largest", &["0000 029c 00010034", RPC, "04", PLAIN, KEY, VERSION_AND_AGE, "5aa307aa"], 65_495),
     ]
 }
 

@@ -6,6 +6,7 @@
 
 mod disks;
 mod endurance;
+mod families;
 
 use std::ops::Range;
 use std::process::{Command, Output};

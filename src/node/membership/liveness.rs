@@ -77,6 +77,7 @@ impl Node {
     /// A request or a reply of `id` arrived on `conn`. An unresponsive contact is responsive again; a peer
     /// that is no contact may become one.
     pub(crate) fn contact_heard(&mut self, now: Now, conn: ConnId, id: &NodeId, out: &mut Actions) {
+        self.family_heard(now, id);
         let was_unresponsive = self.table.is_unresponsive(id);
         if !self.table.heard(id) {
             self.dial_back(now, conn, out);
@@ -95,6 +96,7 @@ impl Node {
             self.probe(candidate, out);
         }
         self.after_loss(now, id, was_live);
+        self.family_lost(now, id, out);
     }
 
     /// `contact` was not reached at its address. The peer that named it may have named a wrong address, so
@@ -116,6 +118,7 @@ impl Node {
             self.probe(candidate, out);
         }
         self.after_loss(now, id, was_live);
+        self.family_lost(now, id, out);
     }
 
     fn is_live(&self, id: &NodeId) -> bool {

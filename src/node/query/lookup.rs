@@ -3,11 +3,12 @@
 //! Each outcome is evaluated once. A GET evaluates the reply first, because it may end there; only then
 //! its lookup asks the next candidates.
 
-use crate::contact::{Contact, is_dialable};
+use crate::contact::{Contact, Family, is_dialable};
 use crate::id::{Key, NodeId};
 use crate::lookup::{Lookup, Step};
 use crate::node::Node;
 use crate::node::action::Actions;
+use crate::node::params::Families;
 use crate::node::purpose::{Outcome, Purpose, QueryId};
 use crate::node::query::Query;
 use crate::node::query::read_quorum::Phase;
@@ -36,7 +37,12 @@ impl Query {
 impl Node {
     /// A lookup of the `width` nodes nearest to `key`, which starts with contacts of this node.
     pub(crate) fn look_up(&mut self, key: Key, width: usize) -> Lookup {
-        self.table.closest(&key, self.params.k, &mut self.nearby);
+        self.look_up_in(key, width, None)
+    }
+
+    /// The same, among the nodes of one address family if `overlay` names one.
+    pub(super) fn look_up_in(&mut self, key: Key, width: usize, overlay: Option<Family>) -> Lookup {
+        self.gather_nearest(&key, self.params.k, overlay);
         Lookup::new(self.me.id, key, width, self.params.alpha, &self.nearby)
     }
 
@@ -80,7 +86,10 @@ impl Node {
             }
             Some(Query::Maintenance(_)) | None => {}
         }
-        let families = self.params.families;
+        let families = match self.queries.put(query).and_then(|put| put.overlay) {
+            Some(family) => Families::of(family),
+            None => self.families(),
+        };
         let usable = move |contact: &Contact| is_dialable(contact.address, address) && families.reach(contact.address);
         if let Some(lookup) = self.queries.lookup(query) {
             lookup.on_answer(&peer.id, contacts.iter().filter(usable).take(self.params.k));

@@ -8,18 +8,20 @@
 //! The number of client requests and the bytes of their PUTs are bounded, for each connection and in all;
 //! [`Queries::has_room`] and [`Queries::has_room_for`] say when the host must wait.
 
+pub(crate) mod bridge_asks;
 pub(crate) mod get;
 pub(crate) mod lookup;
 pub(crate) mod put;
 pub(crate) mod put_retry;
 pub(crate) mod read_quorum;
 pub(crate) mod read_repair;
+pub(crate) mod relay;
 pub(crate) mod session;
 pub(crate) mod write_quorum;
 
 use std::collections::BTreeMap;
 
-use crate::id::{Key, KeyMap, KeySeed};
+use crate::id::{Key, KeyMap, KeySeed, NodeId};
 use crate::limits::CLIENT_REQUESTS_MAX;
 use crate::lookup::Lookup;
 use crate::node::action::ClientId;
@@ -77,9 +79,14 @@ impl Query {
             Query::Get(get) => Some(get.client.connection),
             Query::Put(put) => match put.origin {
                 PutOrigin::Client { connection } => Some(connection),
-                PutOrigin::Retry => None,
+                PutOrigin::Retry | PutOrigin::Relay(_) => None,
             },
         }
+    }
+
+    /// Whether it passes a record on to the other address family.
+    fn is_relay(&self) -> bool {
+        matches!(self, Query::Put(put) if put.is_relay())
     }
 
     /// Bytes of the value of a PUT.
@@ -114,13 +121,15 @@ pub(crate) struct Queries {
     writing: KeyMap<Key, QueryId>,
     /// The requests of all clients.
     clients: Usage,
+    /// PUTs that pass records on.
+    relays: Usage,
     /// The requests of each connection that has any.
     by_connection: KeyMap<u64, Usage>,
 }
 
 /// What running requests take.
 #[derive(Clone, Copy, Debug, Default)]
-struct Usage {
+pub(crate) struct Usage {
     requests: usize,
     /// Bytes of the values in PUTs.
     put_bytes: usize,
@@ -129,7 +138,12 @@ struct Usage {
 impl Usage {
     /// Whether there is room for another request, if this is the usage of one of `shares`.
     fn has_room(self, shares: usize) -> bool {
-        self.requests < CLIENT_REQUESTS_MAX / shares && self.put_bytes < CLIENT_PUT_BYTES_MAX / shares
+        self.is_below(CLIENT_REQUESTS_MAX / shares, CLIENT_PUT_BYTES_MAX / shares)
+    }
+
+    /// Whether it is below both bounds.
+    fn is_below(self, requests: usize, put_bytes: usize) -> bool {
+        self.requests < requests && self.put_bytes < put_bytes
     }
 
     fn add(&mut self, query: &Query) {
@@ -150,6 +164,7 @@ impl Queries {
             next: 0,
             writing: KeyMap::with_hasher(seed.clone()),
             clients: Usage::default(),
+            relays: Usage::default(),
             by_connection: KeyMap::with_hasher(seed),
         }
     }
@@ -158,13 +173,15 @@ impl Queries {
     pub(crate) fn insert(&mut self, query: Query) -> QueryId {
         let id = QueryId(self.next);
         self.next += 1;
-        if !query.is_maintenance() {
-            self.clients.add(&query);
+        if let Some(usage) = self.usage_of(&query) {
+            usage.add(&query);
         }
         if let Some(connection) = query.connection() {
             self.by_connection.entry(connection).or_default().add(&query);
         }
+        // A client reads what it has written through this node, not what this node passes on.
         if let Query::Put(put) = &query
+            && !put.is_relay()
             && let Some(earlier) = self.writing.insert(put.key(), id).and_then(|earlier| self.put(earlier))
         {
             earlier.is_latest = false;
@@ -173,11 +190,20 @@ impl Queries {
         id
     }
 
+    /// What a query counts towards; `None` for maintenance.
+    fn usage_of(&mut self, query: &Query) -> Option<&mut Usage> {
+        match query {
+            Query::Maintenance(_) => None,
+            query if query.is_relay() => Some(&mut self.relays),
+            Query::Get(_) | Query::Put(_) => Some(&mut self.clients),
+        }
+    }
+
     /// Ends a query, if it is running.
     pub(crate) fn remove(&mut self, id: QueryId) -> Option<Query> {
         let query = self.running.remove(&id)?;
-        if !query.is_maintenance() {
-            self.clients.subtract(&query);
+        if let Some(usage) = self.usage_of(&query) {
+            usage.subtract(&query);
         }
         if let Some(connection) = query.connection()
             && let Some(usage) = self.by_connection.get_mut(&connection)
@@ -256,14 +282,30 @@ impl Queries {
         self.by_connection.get(&connection).is_none_or(|usage| usage.has_room(CONNECTION_SHARES))
     }
 
-    /// The number of running requests of clients.
+    /// The number of running requests of clients, and of records to pass on.
     pub(crate) fn clients(&self) -> usize {
-        self.clients.requests
+        self.clients.requests + self.relays.requests
+    }
+
+    /// What the records to pass on take.
+    pub(crate) fn relays(&self) -> Usage {
+        self.relays
+    }
+
+    /// The attempts that have asked `bridge` to pass their record on, and have no answer.
+    pub(crate) fn waiting_for_bridge(&self, bridge: &NodeId) -> Vec<Attempt> {
+        let waiting = self.running.iter().filter_map(|(id, query)| match query {
+            Query::Put(put) if put.is_spreading() && put.relay.awaits(bridge) => {
+                Some(Attempt { query: *id, number: put.attempt })
+            }
+            Query::Maintenance(_) | Query::Get(_) | Query::Put(_) => None,
+        });
+        waiting.collect()
     }
 
     /// The number of running lookups of maintenance.
     pub(crate) fn maintenance(&self) -> usize {
-        self.running.len() - self.clients.requests
+        self.running.len() - self.clients.requests - self.relays.requests
     }
 
     /// The ids of all queries.

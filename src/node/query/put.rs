@@ -30,6 +30,7 @@ use crate::node::persisted::Saved;
 use crate::node::purpose::{Attempt, Copied, Outcome, Purpose, QueryId};
 use crate::node::query::Query;
 use crate::node::query::get::Known;
+use crate::node::query::relay::Relayed;
 use crate::node::query::write_quorum::{Next, Put, PutOrigin};
 use crate::node::records::accept::Replica;
 use crate::node::records::persistence::Waiter;
@@ -121,7 +122,7 @@ impl Node {
     pub(crate) fn begin_put(&mut self, now: Now, put: Put, out: &mut Actions) {
         let origin = put.origin;
         let query = self.queries.insert(Query::Put(Box::new(put)));
-        if origin != PutOrigin::Retry {
+        if matches!(origin, PutOrigin::Client { .. }) {
             self.timers.set(Timer::Answer(query), now.mono + self.params.request_timeout);
         }
         if !self.access(now).waits() {
@@ -219,10 +220,11 @@ impl Node {
 impl Node {
     /// Starts the lookup of the nodes that store the record of a PUT. Each attempt begins with one.
     pub(crate) fn look_up_replicas(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        self.plan_relay(now, query);
         let Some(put) = self.queries.put(query) else { return };
-        let (key, replication) = (put.key(), usize::from(put.record.replication));
+        let (key, replication, overlay) = (put.key(), usize::from(put.record.replication), put.overlay);
         self.timers.cancel(Timer::Retry(query));
-        let lookup = self.look_up(key, replication);
+        let lookup = self.look_up_in(key, replication, overlay);
         if let Some(put) = self.queries.put(query) {
             put.look_up(lookup);
         }
@@ -243,11 +245,14 @@ impl Node {
     }
 
     /// Performs the next steps of a PUT, until it waits or ends.
-    fn advance_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+    pub(super) fn advance_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         loop {
             let Some(put) = self.queries.put(query) else { return };
             if put.expires <= now.mono {
-                self.end_put(query, out); // nothing is left that others could read
+                // Nothing is left that others could read.
+                if !self.relay_done(now, query, Relayed::Failed, out) {
+                    self.end_put(query, out);
+                }
                 return;
             }
             let attempt = Attempt { query, number: put.attempt };
@@ -267,6 +272,7 @@ impl Node {
                         put.probe_ended();
                     }
                 }
+                Next::Relay => self.relay_put(now, attempt, out),
                 Next::Confirm(client) => out.reply_done(client, put.key()),
                 Next::Wait => return,
                 Next::Stored => return self.put_stored(now, query, out),
@@ -353,7 +359,10 @@ impl Node {
 
     /// A newer record is stored elsewhere, which ends this PUT; unless its version may be raised above
     /// that record.
-    fn superseded(&mut self, now: Now, query: QueryId, by: Rank, out: &mut Actions) {
+    pub(super) fn superseded(&mut self, now: Now, query: QueryId, by: Rank, out: &mut Actions) {
+        if self.relay_done(now, query, Relayed::Larger(by), out) {
+            return;
+        }
         let Some(put) = self.queries.put(query) else { return };
         if put.may_overtake(now, by) {
             self.raise_put(now, query, by.version);
@@ -379,6 +388,9 @@ impl Node {
 impl Node {
     /// Enough replicas store the record, so the PUT ends.
     fn put_stored(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        if self.relay_done(now, query, Relayed::Held, out) {
+            return;
+        }
         if self.table.live() == 0 && !self.is_founder_alone() {
             // Only this node stores the record: other nodes exist, but none could be reached.
             self.retry_later(now, query, out);
@@ -391,6 +403,9 @@ impl Node {
     /// Too few replicas store the record. Before `request_timeout` the PUT makes another attempt after a
     /// pause; after it, the PUT becomes a retry.
     fn pause_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        if self.relay_done(now, query, Relayed::Failed, out) {
+            return;
+        }
         let is_in_time = self.timers.is_set(Timer::Answer(query));
         let Some(put) = self.queries.put(query) else { return };
         if is_in_time {
@@ -404,6 +419,9 @@ impl Node {
     /// Other nodes do not accept the version of this record, so it does not live on here: no copy of it may
     /// replace later what they accept meanwhile.
     fn put_refused(&mut self, now: Now, query: QueryId, code: ErrorCode, out: &mut Actions) {
+        if self.relay_done(now, query, Relayed::Failed, out) {
+            return; // the other family does not accept it
+        }
         let Some(put) = self.queries.put(query) else { return };
         let (key, version, seen) = (put.key(), put.record.version, put.record.rank().precedence());
         let client = put.client.take();

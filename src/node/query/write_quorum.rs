@@ -9,9 +9,10 @@
 //! - `wanted` distinct nodes have acknowledged this version,
 //! - no version probe is in flight, so each probed node has said whether it stores an older version, or has
 //!   failed, and
-//! - each node that said so has answered its copy, or no copy is in flight any more.
+//! - each node that said so has answered its copy, or no copy is in flight any more, and
+//! - the nodes of the other address family have the record, if there are any ([`Relay`]).
 //!
-//! The last two conditions matter because two stale replicas that agree would satisfy a read quorum.
+//! The second and the third condition matter because two stale replicas that agree would satisfy a read quorum.
 //!
 //! Wall clocks may differ. A peer *contradicts* a PUT if it refuses the version as too far ahead (ERROR 425), or
 //! stores one that is too far ahead for this node. Then other nodes will not read this record, or not as the
@@ -25,10 +26,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::contact::Contact;
+use crate::contact::{Contact, Family};
 use crate::id::{Key, NodeId};
 use crate::lookup::Lookup;
-use crate::node::action::ClientId;
+use crate::node::action::{Caller, ClientId};
+use crate::node::purpose::Attempt;
+use crate::node::query::bridge_asks::Relay;
 use crate::node::records::accept::Replica;
 use crate::record::{Class, Life, Rank, Record, Version};
 use crate::time::{Now, Time};
@@ -51,6 +54,10 @@ pub(crate) struct Put {
     pub(crate) attempt: u32,
     /// Whether this node has accepted no later PUT of the key. Once false, it stays false.
     pub(crate) is_latest: bool,
+    /// The family of the nodes that get a copy; `None` stands for all that this node can dial.
+    pub(crate) overlay: Option<Family>,
+    /// Whether the nodes of the other family have the record.
+    pub(crate) relay: Relay,
     stage: PutStage,
     /// Nodes that store the record in this version.
     replicas: Vec<NodeId>,
@@ -78,6 +85,17 @@ pub(crate) enum PutOrigin {
     },
     /// A retry after failed attempts. The PUT makes one attempt, and waits again if it fails.
     Retry,
+    /// The nodes of this family shall store a record of another PUT. It makes one attempt.
+    Relay(RelayFor),
+}
+
+/// Where the result of a PUT goes that passes a record on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RelayFor {
+    /// To a peer that has sent a RELAY.
+    Peer(Caller),
+    /// To a PUT of this node, in this attempt.
+    Put(Attempt),
 }
 
 /// The stage of a PUT.
@@ -133,6 +151,8 @@ pub(crate) enum Next {
     Copy(Replica),
     /// Send a version probe to this node, and report its end by [`Put::probe_ended`].
     Probe(Contact),
+    /// Have the record stored in the other address family, and report the end to [`Put::relay`].
+    Relay,
     /// Answer this client by SUCCESS.
     Confirm(ClientId),
     /// Wait for replies, or for a timer.
@@ -164,6 +184,8 @@ impl Put {
             origin,
             attempt: 0,
             is_latest: true,
+            overlay: None,
+            relay: Relay::NotNeeded,
             stage: PutStage::Parked,
             replicas: Vec::new(),
             stale_replicas: Vec::new(),
@@ -172,6 +194,11 @@ impl Put {
             refused_by: None,
             ahead: None,
         }
+    }
+
+    /// Whether this PUT passes a record on.
+    pub(crate) fn is_relay(&self) -> bool {
+        matches!(self.origin, PutOrigin::Relay(_))
     }
 
     /// The key of the record.
@@ -234,6 +261,8 @@ impl Put {
             targets.insert(targets.partition_point(nearer), Replica::Me);
         }
         let wanted = (reached + usize::from(own.is_some())).min(usize::from(self.record.replication));
+        // This node alone is no evidence that the other family has the record.
+        let wanted = if reached == 0 && self.is_relay() { 0 } else { wanted };
         let unprobed = lookup.unasked(k).copied().collect();
         self.attempt += 1;
         self.refused_by = None;
@@ -255,9 +284,13 @@ impl Put {
     /// The next step.
     pub(crate) fn next(&mut self) -> Next {
         let refused = self.refused();
-        let Self { stage: PutStage::Spreading(spread), replicas, stale_replicas, record, client, .. } = self else {
+        let Self { stage: PutStage::Spreading(spread), replicas, stale_replicas, record, client, relay, .. } = self
+        else {
             return Next::Wait;
         };
+        if relay.asks_next() {
+            return Next::Relay;
+        }
         let (in_flight, outvoted) = (spread.copies_in_flight, spread.outvoted(replicas.len()));
         // Nodes that claim a larger record count as replicas while copies are in flight, or while they
         // are the majority. Otherwise more distant nodes would store a record that is probably out of date.
@@ -278,6 +311,7 @@ impl Put {
         let is_stored = spread.wanted > 0 && replicas.len() >= spread.wanted;
         let probed = spread.probes_in_flight == 0;
         if is_stored
+            && relay.is_done()
             && probed
             && refused.is_none()
             && (stale_replicas.is_empty() || in_flight == 0)
@@ -285,13 +319,13 @@ impl Put {
         {
             return Next::Confirm(client);
         }
-        if in_flight > 0 || is_stored && !probed {
+        if in_flight > 0 || relay.is_awaited() || is_stored && !probed {
             return Next::Wait;
         }
         if let Some(code) = refused {
             return Next::Refused(code);
         }
-        if is_stored {
+        if is_stored && relay.is_done() {
             return Next::Stored;
         }
         outvoted.map_or(Next::TooFew, Next::Outvoted)
@@ -441,6 +475,7 @@ impl Put {
         self.record.version = version;
         self.replicas.clear();
         self.contradicting.clear();
+        self.relay.restart();
     }
 }
 
@@ -454,7 +489,7 @@ impl Spread {
 
 /// Whether a record of the rank `by` can be larger than `record`. Every node ignores a version that is too
 /// far in the future (`PROTOCOL.md` 3), and no record is larger than a hashed one.
-fn may_supersede(now: Now, by: Rank, record: &Record) -> bool {
+pub(crate) fn may_supersede(now: Now, by: Rank, record: &Record) -> bool {
     record.class != Class::Hashed && !by.version.is_too_early(now.wall) && by.precedence() >= record.rank().precedence()
 }
 

@@ -68,7 +68,7 @@ impl Node {
     /// little agree. A node that has not settled does not know the nearest contacts, and accepts any key. A
     /// node that stores an older record accepts the newer one: otherwise it would serve the older one.
     pub(crate) fn accepts(&self, now: Now, key: &Key) -> Result<(), ErrorCode> {
-        let in_scope = || self.table.fewer_closer(key, 2 * self.params.k);
+        let in_scope = || self.fewer_closer(key, 2 * self.params.k);
         let is_far = || self.status.is_settled() && !in_scope() && self.storage.find(now.mono, key).is_none();
         if self.params.serving == Serving::No || is_far() {
             Err(ErrorCode::OUT_OF_SCOPE)
@@ -85,6 +85,12 @@ impl Node {
     /// `replication` known nodes are nearer to the key (`PROTOCOL.md` 2, Scope).
     pub(crate) fn in_scope(&self, key: &Key, replication: u8) -> bool {
         self.table.fewer_closer(key, usize::from(replication))
+    }
+
+    /// Whether this node stores such a record for others. A bridge is a replica in each family; it answers
+    /// alone only what is in its scope among the nodes of both.
+    pub(crate) fn is_replica(&self, key: &Key, replication: u8) -> bool {
+        self.fewer_closer(key, usize::from(replication))
     }
 
     /// The source to which the storage charges records that arrive on `conn`.

@@ -100,9 +100,9 @@ impl Offers {
         self.entries
     }
 
-    /// Whether there is room for all offers of one record.
+    /// Whether there is room for all offers of one record, in two address families.
     pub(crate) fn has_room(&self) -> bool {
-        self.entries + K_MAX <= ENTRIES_WAITING_MAX
+        self.entries + 2 * K_MAX <= ENTRIES_WAITING_MAX
     }
 
     /// Whether an offer waits.

@@ -28,7 +28,7 @@ use std::time::Duration;
 use log::debug;
 use rand::RngExt;
 
-use crate::contact::Contact;
+use crate::contact::{Contact, Family};
 use crate::id::{Key, NodeId};
 use crate::limits::{
     CHANGES_REST, ENTRIES_WAITING_MAX, ROUND_AFTER_CUT_OFF, SCAN_PAUSE, SCANNED_PER_TURN_MAX, STRAY_PAUSE,
@@ -184,7 +184,7 @@ impl Node {
     pub(crate) fn first_offer(&mut self, now: Time, key: &Key, replication: u8, expires: Time) -> Time {
         let Some(half) = half_worth_an_offer(now, expires) else { return expires };
         let mut next = self.params.replicate_interval.min(half);
-        if self.status.is_settled() && !self.in_scope(key, replication) {
+        if self.status.is_settled() && !self.is_replica(key, replication) {
             // Its source did not know the replicas; this node may know them.
             next = next.min(STRAY_PAUSE);
         }
@@ -341,7 +341,11 @@ impl Node {
             Trigger::Round { until, next } if entry.due <= *until && entry.is_due_soon(now.mono) => {
                 self.offer_in_round(now, entry, *next);
             }
-            Trigger::Changes(changes) => self.offer_after_changes(entry, changes),
+            Trigger::Changes(changes) => {
+                for overlay in self.overlays() {
+                    self.offer_after_changes(entry, changes, *overlay);
+                }
+            }
             Trigger::Settled(Selection::All) => {
                 self.offer_to_nearest(entry);
                 let again = self.jitter(ROUND_AFTER_CUT_OFF);
@@ -357,7 +361,7 @@ impl Node {
     /// offers it in any case: the peers that are known to store it may be no replicas either.
     fn offer_in_round(&mut self, now: Now, entry: ScanEntry, next: Time) {
         let is_enough = entry.known_replicas >= HEARD_ENOUGH.min(entry.replication);
-        if !is_enough || !self.table.fewer_closer(&entry.key, entry.replication) {
+        if !is_enough || !self.fewer_closer(&entry.key, entry.replication) {
             self.offer_to_next(entry);
         }
         let at = self.next_offer(now.mono, entry.expires, next);
@@ -367,26 +371,30 @@ impl Node {
     /// Offers the record to the next farther replica. The farthest replica, and a node that is no
     /// replica, offer it to the nearest.
     fn offer_to_next(&mut self, entry: ScanEntry) {
-        let own_index = self.find_nearest(&entry.key, entry.replication);
-        let others = other_replicas(&self.nearby, own_index, entry.replication);
-        if let Some(to) = others.get(own_index).or(others.first()).copied() {
-            self.offers.add(to, entry.key, Reach::One);
+        for overlay in self.overlays() {
+            let own_index = self.find_nearest(&entry.key, entry.replication, *overlay);
+            let others = other_replicas(&self.nearby, own_index, entry.replication);
+            if let Some(to) = others.get(own_index).or(others.first()).copied() {
+                self.offers.add(to, entry.key, Reach::One);
+            }
         }
     }
 
     /// Offers the record to the contact nearest to it, which knows its replicas best.
     fn offer_to_nearest(&mut self, entry: ScanEntry) {
-        self.find_nearest(&entry.key, 1);
-        if let Some(to) = self.nearby.first().copied() {
-            self.offers.add(to, entry.key, Reach::One);
+        for overlay in self.overlays() {
+            self.find_nearest(&entry.key, 1, *overlay);
+            if let Some(to) = self.nearby.first().copied() {
+                self.offers.add(to, entry.key, Reach::One);
+            }
         }
     }
 
     /// Offers the record to each added contact that is a replica of it, and to each node that is a
     /// replica only since a nearer contact was lost.
-    fn offer_after_changes(&mut self, entry: ScanEntry, changes: &BTreeMap<NodeId, Change>) {
+    fn offer_after_changes(&mut self, entry: ScanEntry, changes: &BTreeMap<NodeId, Change>, overlay: Option<Family>) {
         let ScanEntry { key, replication, .. } = entry;
-        let own_index = self.find_nearest(&key, replication);
+        let own_index = self.find_nearest(&key, replication, overlay);
         let others = other_replicas(&self.nearby, own_index, replication);
         let is_added = |contact: &&Contact| changes.get(&contact.id) == Some(&Change::Added);
         let nearer_before = own_index - self.nearby[..own_index].iter().filter(is_added).count();
@@ -409,12 +417,14 @@ impl Node {
 
     /// Offers the record of `key` to all other replicas except `except`.
     fn offer_to_replicas(&mut self, key: &Key, replication: usize, except: Option<&NodeId>) {
-        let own_index = self.find_nearest(key, replication);
-        // A leaving node counts itself out: one more contact is a replica.
-        let replication = if self.status.is_leaving() { replication + 1 } else { replication };
-        for contact in other_replicas(&self.nearby, own_index, replication) {
-            if Some(&contact.id) != except {
-                self.offers.add(*contact, *key, Reach::Each);
+        for overlay in self.overlays() {
+            let own_index = self.find_nearest(key, replication, *overlay);
+            // A leaving node counts itself out: one more contact is a replica.
+            let replication = if self.status.is_leaving() { replication + 1 } else { replication };
+            for contact in other_replicas(&self.nearby, own_index, replication) {
+                if Some(&contact.id) != except {
+                    self.offers.add(*contact, *key, Reach::Each);
+                }
             }
         }
     }
@@ -436,9 +446,10 @@ impl Node {
         self.offer_to_replicas(key, usize::from(held.record.replication), Some(except));
     }
 
-    /// Gathers the `n` contacts nearest to `key`. Returns how many of them are nearer to it than this node.
-    fn find_nearest(&mut self, key: &Key, n: usize) -> usize {
-        self.table.closest(key, n, &mut self.nearby);
+    /// Gathers the `n` contacts nearest to `key` in `overlay`. Returns how many of them are nearer to it than
+    /// this node.
+    fn find_nearest(&mut self, key: &Key, n: usize, overlay: Option<Family>) -> usize {
+        self.gather_nearest(key, n, overlay);
         let own = self.me.id.key().distance(key);
         self.nearby.partition_point(|contact| contact.id.key().distance(key) < own)
     }

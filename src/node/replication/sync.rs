@@ -211,7 +211,7 @@ impl Node {
     /// Whether a record of `key` is worth fetching: this node stores an older one, or would be a replica
     /// of it with the default replication. An entry does not state the replication of its record.
     fn may_belong_here(&self, now: Now, key: &Key) -> bool {
-        self.storage.find(now.mono, key).is_some() || self.in_scope(key, self.params.replication_default)
+        self.storage.find(now.mono, key).is_some() || self.is_replica(key, self.params.replication_default)
     }
 
     /// A neighbour does not answer: another one is asked.
@@ -250,7 +250,7 @@ impl Node {
     /// older one.
     pub(crate) fn on_missing_outcome(&mut self, now: Now, key: Key, Report { call, outcome }: Report<'_>) {
         if let Outcome::Reply { reply: Reply::Value { record: block, .. }, .. } = outcome {
-            let is_wanted = self.storage.find(now.mono, &key).is_some() || self.in_scope(&key, block.replication);
+            let is_wanted = self.storage.find(now.mono, &key).is_some() || self.is_replica(&key, block.replication);
             if let (Content::Value(_), Some(conn), true) = (block.content, call.conn, is_wanted)
                 && self.store_copy(now, &block, self.source_at(conn)).is_ok()
             {

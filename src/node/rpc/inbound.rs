@@ -3,7 +3,7 @@
 //! Each request gets one reply at once, except a STORE that waits for the disk. The answer depends on the
 //! request and the state of this node, not on the peer: nothing is remembered of it between two requests.
 
-use crate::id::{Key, NodeId};
+use crate::id::Key;
 use crate::limits::K_MAX;
 use crate::node::Node;
 use crate::node::action::{Actions, Caller};
@@ -26,8 +26,9 @@ impl Node {
         match request {
             Request::Ping => out.reply_to(caller, Reply::Pong),
             Request::Time => out.reply_to(caller, Reply::Time(now.wall)),
+            Request::Relay { family, record } => self.serve_relay(now, caller, family, &record, out),
             Request::FindNode { target } => {
-                self.nearest_for(&caller.id, &target);
+                self.nearest_for(caller, &target);
                 out.reply_to(caller, Reply::Nodes(List::lend(&self.nearby)));
             }
             // A value that this node stores may be old. The caller asks again.
@@ -48,17 +49,17 @@ impl Node {
         }
     }
 
-    /// Gathers the k contacts nearest to `target`, without the asker itself.
-    fn nearest_for(&mut self, asker: &NodeId, target: &Key) {
+    /// Gathers the k contacts nearest to `target` that the asker can dial, without the asker itself.
+    fn nearest_for(&mut self, asker: &Caller, target: &Key) {
         let k = self.params.k;
-        self.table.closest(target, k + 1, &mut self.nearby);
-        self.nearby.retain(|contact| contact.id != *asker);
+        self.gather_nearest(target, k + 1, self.single_family_of(asker.conn));
+        self.nearby.retain(|contact| contact.id != asker.id);
         self.nearby.truncate(k.min(K_MAX));
     }
 
     fn send_value(&mut self, now: Now, caller: &Caller, key: &Key, want: Want, out: &mut Actions) {
         if want.contacts || self.storage.find(now.mono, key).is_none() {
-            self.nearest_for(&caller.id, key);
+            self.nearest_for(caller, key);
         }
         let (held, tombstone) = self.storage.known(now.mono, key);
         let (record, value) = match (held, tombstone.and_then(|tombstone| tombstone.plain)) {

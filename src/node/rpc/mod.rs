@@ -4,6 +4,7 @@
 //! node that asked; [`inbound`] serves the requests of peers; [`peers`] owns the connections and dials;
 //! [`rtt`] estimates how quickly each peer replies.
 
+pub(crate) mod families;
 pub(crate) mod inbound;
 pub(crate) mod outbound;
 pub(crate) mod peers;

@@ -80,7 +80,8 @@ impl Node {
         let pause = BACK_OFF_MIN * 2_u32.saturating_pow(call.refusals.min(10));
         let pause = self.jitter(pause.min(BACK_OFF_MAX));
         let may_wait = now.mono + pause < call.begun + self.params.request_timeout;
-        let has_own_pause = matches!(call.purpose, Purpose::Offer(_) | Purpose::Ping | Purpose::AskTime);
+        let has_own_pause =
+            matches!(call.purpose, Purpose::Offer(_) | Purpose::Ping | Purpose::AskTime | Purpose::Relay(..));
         if call.expired || !may_wait || has_own_pause || self.back_off.calls.len() >= PENDING_MAX {
             return self.on_outcome(now, &call, Outcome::Failed, out);
         }
@@ -178,6 +179,7 @@ impl Node {
             Purpose::Copy(Copied::Repair(_) | Copied::HandOver(_))
             | Purpose::Fetch(_)
             | Purpose::ProbeVersion(_)
+            | Purpose::Relay(..)
             | Purpose::Ping
             | Purpose::AskTime
             | Purpose::Offer(_)
@@ -218,6 +220,7 @@ impl Node {
     fn compose(&mut self, now: Now, conn: ConnId, rpc: RpcId, call: &Call, out: &mut Actions) -> bool {
         let request = match call.purpose {
             Purpose::Copy(copied) => return self.write_copy(now, conn, rpc, copied, out),
+            Purpose::Relay(attempt, family) => return self.write_relay(now, conn, rpc, attempt, family, out),
             Purpose::Offer(offer) => return self.write_offer(now, conn, rpc, offer, out),
             Purpose::Lookup(query) => self.lookup_request(query, &call.to.id),
             Purpose::Fetch(query) => self.queries.get(query).map(|get| value_request(get.key)),
@@ -289,6 +292,7 @@ impl Node {
                 other => matches!(other, Reply::Nodes(_)),
             },
             Purpose::Copy(_) => matches!(reply, Reply::Stored { .. }),
+            Purpose::Relay(..) => matches!(reply, Reply::Stored { .. } | Reply::Error(_)),
             Purpose::ProbeVersion(_) | Purpose::Sync(_) => matches!(reply, Reply::Synced { .. }),
             Purpose::Ping => matches!(reply, Reply::Pong),
             Purpose::AskTime => matches!(reply, Reply::Time(_)),
@@ -309,6 +313,7 @@ impl Node {
             Purpose::Fetch(query) => self.on_fetch_outcome(now, query, report, out),
             Purpose::ProbeVersion(attempt) => self.on_probe_outcome(now, attempt, report, out),
             Purpose::Copy(copied) => self.on_copy_outcome(now, copied, report, out),
+            Purpose::Relay(attempt, _) => self.on_relay_outcome(now, attempt, report, out),
             Purpose::Ping => self.on_ping_outcome(&call.to.id),
             Purpose::AskTime => self.on_time_outcome(now, report, out),
             Purpose::Offer(offer) => self.on_offer_outcome(now, offer, outcome),

@@ -24,6 +24,7 @@ use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError, DialId, Fault, Origin};
 use crate::node::params::{Endpoint, Serving};
 use crate::node::purpose::Outcome;
+use crate::node::rpc::families::Dialled;
 use crate::node::rpc::rtt::Rtts;
 use crate::node::timers::Timers;
 use crate::routing::{Observed, Suggested};
@@ -54,17 +55,19 @@ pub(crate) struct Conn {
     port: u16,
     /// When the peer may be dialled back again.
     dial_back_at: Time,
-    /// Whether the peer answers TIME.
-    tells_time: bool,
+    /// The flags that the peer has announced last.
+    pub(super) flags: u16,
+    /// When the peer was last told which bridges this node knows.
+    pub(super) told_at: Option<Time>,
 }
 
 impl Conn {
-    fn is_dialled(&self) -> bool {
+    pub(super) fn is_dialled(&self) -> bool {
         matches!(self.origin, Origin::Dialled(_))
     }
 
     /// The peer as a contact, if it accepts connections.
-    fn contact(&self) -> Option<Contact> {
+    pub(super) fn contact(&self) -> Option<Contact> {
         let address = SocketAddr::new(self.address.ip(), self.port);
         (self.port != 0).then(|| Contact::new(self.peer, address))
     }
@@ -175,7 +178,7 @@ impl Peers {
 
     /// Whether `id` answers TIME on the connection that carries requests to it.
     pub(crate) fn tells_time(&self, id: &NodeId) -> bool {
-        self.route(id).is_some_and(|conn| self.conns[&conn].tells_time)
+        self.route(id).is_some_and(|conn| self.conns[&conn].flags & FLAG_TELLS_TIME != 0)
     }
 
     /// The peer on `conn` as a contact, if it accepts connections.
@@ -283,6 +286,9 @@ impl Node {
             }
             DialReason::Request(contact) | DialReason::Probe(contact) => {
                 debug!("dial failed contact={contact} error={error:?}");
+                if error == DialError::Unreachable {
+                    self.note_dial(now, contact, Dialled::Failed);
+                }
                 self.fail_calls(now, &contact.id, |call| call.conn.is_none(), out);
                 self.not_reached(now, contact, error, out);
             }
@@ -322,7 +328,8 @@ impl Node {
             rtts: Rtts::default(),
             port: if matches!(origin, Origin::Dialled(_)) { address.port() } else { 0 },
             dial_back_at: Time::ZERO,
-            tells_time: false,
+            flags: 0,
+            told_at: None,
         };
         self.peers.conns.insert(id, conn);
         self.peers.by_id.entry(peer).or_default().push(id);
@@ -332,6 +339,7 @@ impl Node {
             out.send(id, &PeerMessage::Goodbye, None);
         }
         if let Some(dial) = dial {
+            self.note_dial(now, Contact::new(peer, address), Dialled::Reached);
             if let DialReason::Bootstrap(number) = dial.reason {
                 self.bootstrap_reached(number, Contact::new(peer, address));
             }
@@ -342,12 +350,18 @@ impl Node {
     }
 
     fn hello(&self, now: Now) -> Hello<'static> {
-        let (flags, port) = match self.params.serving {
-            Serving::Yes => (FLAG_SERVING, self.me.port),
-            Serving::No => (0, 0),
+        let port = match self.params.serving {
+            Serving::Yes => self.me.port,
+            Serving::No => 0,
         };
-        let flags = flags | FLAG_TELLS_TIME;
-        Hello { protocol: PROTOCOL, flags, network: self.params.network, port, wall: now.wall, agent: AGENT }
+        Hello {
+            protocol: PROTOCOL,
+            flags: self.flags(),
+            network: self.params.network,
+            port,
+            wall: now.wall,
+            agent: AGENT,
+        }
     }
 }
 
@@ -373,13 +387,14 @@ impl Node {
         debug!("peer reached addr={} id={:.8} agent={:?}", conn.address, conn.peer, hello.agent);
         let entry = self.peers.conns.get_mut(&id).expect("it was just found");
         entry.phase = Phase::Open;
-        entry.tells_time = hello.flags & FLAG_TELLS_TIME != 0;
+        entry.flags = hello.flags;
         self.peers.deadlines.set(id, now.mono + PEER_IDLE_TIMEOUT);
         self.retire_duplicate(now, id, out);
         self.bound_connections(now, out);
         if conn.is_dialled() {
             self.clock_heard(now, conn.peer, conn.address, hello.wall, out);
         }
+        self.name_bridges(now, id, out);
         if hello.flags & FLAG_SERVING == 0 {
             if self.table.contains(&conn.peer) {
                 self.contact_lost(now, &conn.peer, out); // it does not serve any more
@@ -397,6 +412,7 @@ impl Node {
                 self.dial_back(now, id, out);
             }
         }
+        self.on_flags(now, id, hello.flags, out);
     }
 
     /// Dials back the peer on `id`, if it dialled this node and the table may take it. Repeated after a

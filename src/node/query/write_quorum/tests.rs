@@ -128,6 +128,7 @@ impl Peers {
                     assert!(self.probes.is_empty(), "{:?} may still report an older record", self.probes);
                     assert!(self.stale.is_empty() || self.copies.is_empty(), "{:?} are stale", self.stale);
                 }
+                Next::Relay => unreachable!("all nodes share a family"),
                 Next::Wait => return None,
                 end @ (Next::Stored | Next::TooFew | Next::Outvoted(_) | Next::Refused(_)) => return Some(end),
             }

@@ -1,0 +1,225 @@
+//! Networks of IPv4-only, IPv6-only and dual-stack nodes: what is confirmed in one family is read in the other.
+
+use super::*;
+
+use dht::node::params::Families;
+
+/// The nodes of a network with two address families.
+struct Mixed {
+    world: World,
+    v4: Vec<Number>,
+    v6: Vec<Number>,
+    bridges: Vec<Number>,
+}
+
+impl Mixed {
+    /// `single` nodes of each family and `bridges` dual-stack nodes, which have joined one after another. The
+    /// first node is a dual-stack one.
+    fn start(single: usize, bridges: usize, scenario: Scenario) -> Result<Self, Violation> {
+        let mut world = World::new(scenario);
+        let founder = world.spawn_in(Families::Both, Serving::Yes, &[])?;
+        let mut mixed = Self { world, v4: Vec::new(), v6: Vec::new(), bridges: vec![founder] };
+        for _ in 1..bridges {
+            mixed.spawn(Families::Both)?;
+        }
+        for _ in 0..single {
+            mixed.spawn(Families::V4)?;
+            mixed.spawn(Families::V6)?;
+        }
+        mixed.world.await_joined()?;
+        mixed.world.run_for(SECOND * 90)?;
+        Ok(mixed)
+    }
+
+    /// Starts a node that joins through a dual-stack node.
+    fn spawn(&mut self, families: Families) -> Result<Number, Violation> {
+        let through = self.bridges[self.world.any_below(self.bridges.len())];
+        let number = self.world.spawn_in(families, Serving::Yes, &[through])?;
+        match families {
+            Families::V4 => self.v4.push(number),
+            Families::V6 => self.v6.push(number),
+            Families::Both => self.bridges.push(number),
+        }
+        self.world.run_for(SECOND / 4)?;
+        Ok(number)
+    }
+
+    /// A random node of one family; of IPv4, if `nth` is even.
+    fn single(&mut self, nth: usize) -> Number {
+        let nodes = if nth.is_multiple_of(2) { &self.v4 } else { &self.v6 };
+        nodes[self.world.any_below(nodes.len())]
+    }
+
+    /// A confirmed PUT at `at`; it must succeed.
+    fn put(&mut self, at: Number, key: Key, value: &[u8]) -> Run {
+        let seed = self.world.scenario().seed;
+        assert_eq!(self.world.put(at, key, value, 0)?, found(b""), "PUT at {at}, seed {seed}");
+        Ok(())
+    }
+
+    /// How many of `keys` are not read in their newest version at a node of the family that did not write it.
+    fn missed_across(
+        &mut self,
+        keys: &[Key],
+        nth: usize,
+        newest: impl Fn(usize) -> [u8; 8],
+    ) -> Result<usize, Violation> {
+        let mut missed = 0;
+        for (at, key) in keys.iter().enumerate() {
+            let reader = self.single(nth + at + 1);
+            missed += usize::from(self.world.get(reader, *key)? != found(&newest(at)));
+        }
+        Ok(missed)
+    }
+}
+
+/// Goal: a value that was confirmed in one family is readable in its newest version in the other.
+///
+/// Method: each key is written in one family, and then overwritten in the other. After each confirmation a
+/// node of the family that did not write reads it.
+fn confirmed_values_cross_families(single: usize, bridges: usize, keys: usize, seeds: Range<u64>) -> Run {
+    for seed in seeds {
+        let mut mixed = Mixed::start(single, bridges, Scenario::calm(0, seed))?;
+        let keys: Vec<Key> = (0..keys).map(|_| mixed.world.any_key()).collect();
+        for round in 0..3 {
+            let value = |at: usize| value_of(100 * round + at);
+            for (at, key) in keys.iter().enumerate() {
+                let writer = mixed.single(round + at);
+                mixed.put(writer, *key, &value(at))?;
+            }
+            let missed = mixed.missed_across(&keys, round, value)?;
+            assert_eq!(missed, 0, "of {} values, round {round}, seed {seed}", keys.len());
+        }
+        mixed.world.check_invariants()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn values_cross_families_through_one_of_17_nodes() -> Run {
+    confirmed_values_cross_families(8, 1, 40, 0..3)
+}
+
+#[test]
+fn values_cross_families_through_one_of_101_nodes() -> Run {
+    confirmed_values_cross_families(50, 1, 40, 0..1)
+}
+
+/// What happens to a node of a network with two families.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    None,
+    Killed(Death),
+    Leaves,
+    Starts,
+}
+
+impl Mixed {
+    /// Applies a random change to a random node: often to a bridge, of which one always lives. Enough nodes of
+    /// each family stay.
+    fn disturb(&mut self) -> Run {
+        let change = match self.world.any_below(6) {
+            0 => Change::None,
+            1 => Change::Killed(Death::Process),
+            2 => Change::Killed(Death::Host),
+            3 => Change::Leaves,
+            _ => Change::Starts,
+        };
+        let families = [Families::V4, Families::V6, Families::Both, Families::Both][self.world.any_below(4)];
+        let (nodes, fewest, most) = match families {
+            Families::V4 => (&mut self.v4, 6, 12),
+            Families::V6 => (&mut self.v6, 6, 12),
+            Families::Both => (&mut self.bridges, 1, 4),
+        };
+        match change {
+            Change::Starts if nodes.len() < most => {
+                let number = self.spawn(families)?;
+                // A bridge that has just started has dialled nobody, and the others do not know it.
+                if families == Families::Both {
+                    self.world.run_for(SECOND * 20)?;
+                }
+                let joined = run_until(&mut self.world, SECOND * 40, |world| world.has_joined(number))?;
+                assert!(joined, "{number} joins, seed {}", self.world.scenario().seed);
+            }
+            Change::Killed(_) | Change::Leaves if nodes.len() > fewest => {
+                let number = nodes.swap_remove(self.world.any_below(nodes.len()));
+                match change {
+                    Change::Killed(death) => self.world.kill(death, [number]),
+                    Change::Leaves | Change::None | Change::Starts => self.world.leave(number)?,
+                }
+            }
+            Change::Killed(_) | Change::Leaves | Change::None | Change::Starts => {}
+        }
+        Ok(())
+    }
+}
+
+/// Goal: while one bridge lives, each confirmed value is readable in its newest version in the other family two
+/// seconds later, whichever nodes come, leave and crash.
+///
+/// Method: four keys are overwritten in alternating families, each time right after a random change. A PUT
+/// may fail, because a crashed node may owe answers, but few do.
+fn values_cross_families_while_nodes_come_and_go(seeds: Range<u64>) -> Run {
+    for seed in seeds {
+        let mut mixed = Mixed::start(8, 1 + usize::try_from(seed % 3).expect("small"), Scenario::calm(0, seed))?;
+        let keys: Vec<Key> = (0..4).map(|_| mixed.world.any_key()).collect();
+        let mut failed = 0;
+        for nth in 0..32 {
+            mixed.disturb()?;
+            let (key, value, writer) = (keys[nth % 4], value_of(nth), mixed.single(nth / 4 + nth));
+            if mixed.world.put(writer, key, &value, 0)? == Answer::Failure {
+                failed += 1;
+                continue;
+            }
+            mixed.world.run_for(SECOND * 2)?;
+            let reader = mixed.single(nth / 4 + nth + 1);
+            let read = mixed.world.get(reader, key)?;
+            assert_eq!(read, found(&value), "PUT {nth} at {writer}, GET at {reader}, seed {seed}");
+        }
+        assert!(failed <= 4, "{failed} of 32 PUTs fail, seed {seed}");
+        mixed.world.check_invariants()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn values_cross_families_while_nodes_come_and_go_seeds_0_to_9() -> Run {
+    values_cross_families_while_nodes_come_and_go(0..10)
+}
+
+#[test]
+#[ignore = "long: 100 networks; scripts/check.sh --long runs it"]
+fn values_cross_families_while_nodes_come_and_go_seeds_10_to_109() -> Run {
+    values_cross_families_while_nodes_come_and_go(10..110)
+}
+
+/// Goal: where all nodes share a family, the mechanism costs nothing.
+///
+/// Method: the same network runs as IPv4-only nodes, as dual-stack nodes, and as a mixture. Nodes come and go.
+/// The counts of events, messages, bytes and requests are the same.
+#[test]
+fn a_network_that_shares_a_family_sends_the_same_messages_as_one_of_ipv4_only() -> Run {
+    let figures = |families_of: fn(u32) -> Families, seed| {
+        let mut world = World::new(Scenario { faults: loss(1.0), ..Scenario::calm(0, seed) });
+        for number in 0..60 {
+            let through: Vec<Number> = (0..number.min(2)).map(Number).collect();
+            world.spawn_in(families_of(number), Serving::Yes, &through)?;
+            world.run_for(SECOND / 4)?;
+        }
+        world.await_joined()?;
+        let keys = put_many(&mut world, 40, 0)?;
+        world.kill(Death::Host, [node(7), node(8)]);
+        world.leave(node(9))?;
+        world.run_for(SECOND * 120)?;
+        put_many(&mut world, 40, 0)?;
+        get_many(&mut world, 80, &keys)?;
+        Ok::<_, Violation>(world.figures())
+    };
+    for seed in 0..3 {
+        let v4_only = figures(|_| Families::V4, seed)?;
+        assert_eq!(figures(|_| Families::Both, seed)?, v4_only, "all dual-stack, seed {seed}");
+        let mixture = |number: u32| if number.is_multiple_of(3) { Families::Both } else { Families::V4 };
+        assert_eq!(figures(mixture, seed)?, v4_only, "a mixture, seed {seed}");
+    }
+    Ok(())
+}

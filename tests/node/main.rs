@@ -11,6 +11,7 @@ mod clock;
 mod duplicate_connections;
 mod durability;
 mod failures;
+mod families;
 mod get;
 mod handshake;
 mod harness;

@@ -41,7 +41,7 @@ const SINGLE_MAX: usize = K_MAX;
 const SINGLE_WANTED: usize = 4;
 
 /// After this number of failed dials in a family, and none that succeeded, the node does without the family.
-const FAILED_DIALS_MAX: u32 = 3;
+const FAILED_DIALS_MAX: u32 = 4;
 
 /// Requests in a row that a bridge fails to serve before another one takes its place.
 const FAILURES_MAX: u32 = 3;
@@ -66,7 +66,7 @@ const ANSWER_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a node that has lost a bridge and knows no other one looks for one, before it takes its family for
 /// the whole network. Its peers answer within a round trip; a dial fails after two seconds.
-const SEEK_TIME: Duration = Duration::from_secs(4);
+const SEEK_TIME: Duration = Duration::from_millis(2_500);
 
 /// Peers that a node asks for bridges at a time.
 const ASKED_MAX: usize = K_MAX;

@@ -223,3 +223,28 @@ fn a_network_that_shares_a_family_sends_the_same_messages_as_one_of_ipv4_only() 
     }
     Ok(())
 }
+
+/// Goal: the load of the only bridge among 50 + 50 nodes is that of one PUT for each PUT of the network.
+///
+/// Method: 200 PUTs at random nodes of one family. The requests that the bridge sends and serves are counted.
+#[test]
+fn the_only_bridge_of_50_and_50_nodes_serves_and_sends_the_requests_of_one_put_for_each_put() -> Run {
+    let mut mixed = Mixed::start(50, 1, Scenario::calm(0, 1))?;
+    let bridge = mixed.bridges[0];
+    let counted = |mixed: &Mixed| {
+        let counters = *mixed.world.node(bridge).expect("it lives").counters();
+        (counters.rpcs_sent, counters.rpcs_served)
+    };
+    let (sent, served) = counted(&mixed);
+    for nth in 0..200 {
+        let (writer, key) = (mixed.single(nth), mixed.world.any_key());
+        mixed.put(writer, key, &value_of(nth))?;
+    }
+    let (sent, served) = (counted(&mixed).0 - sent, counted(&mixed).1 - served);
+    println!("for 200 PUTs the bridge sends {sent} and serves {served} requests");
+    // A lookup, eight copies, and version probes of the other twelve of the 20 closest; one RELAY, and now and
+    // then a request as a neighbour of the key.
+    assert!((200 * 9..=200 * 35).contains(&sent), "{sent} for 200 PUTs");
+    assert!((200..=200 * 3).contains(&served), "{served} for 200 PUTs");
+    Ok(())
+}

@@ -13,7 +13,8 @@ use dht::wire::peer::{
 };
 
 use crate::harness::{
-    Harness, Message, PORT, address, block, confirmed, contact, failure, greeting, id, key, secs, stored, success,
+    Harness, Message, PORT, address, block, confirmed, contact, failure, greeting, id, key, millis, secs, stored,
+    success,
 };
 
 const V4_ONLY: u16 = FLAG_SERVING | FLAG_IPV4;
@@ -251,6 +252,56 @@ fn a_bridge_stores_a_relayed_record_in_the_other_family_and_answers_when_that_is
     assert_eq!(peers, [5, 6, 7], "replication 3, in IPv6 only");
     assert_eq!(replies(&mut harness), [stored(&record)]);
     assert_eq!(relays(&mut harness), [], "it is sent on by STORE alone");
+}
+
+/// A bucket that is full of contacts of one family has no room for the other.
+#[test]
+fn a_bridge_reaches_a_family_for_which_its_table_has_no_room() {
+    let small = Params { k: 2, alpha: 2, replication_default: 2, replication_min: 1, ..Params::default() };
+    let mut harness = Harness::with_contacts(small, []);
+    for peer in 1..=2 {
+        meet(&mut harness, peer, address(peer), V4_ONLY);
+    }
+    for peer in 5..=6 {
+        meet(&mut harness, peer, v6(peer), V6_ONLY);
+        assert!(!harness.knows(peer), "the bucket is full");
+    }
+    let conn = harness.secure(id(1), address(1), Origin::Accepted);
+    harness.send(conn, &with_flags(V4_ONLY));
+    let request = Request::Relay { family: Family::V6, record: block(1, b"value") };
+    harness.send(conn, &PeerMessage::Request(RpcId::new([9; 32]), request));
+    let mut peers = store_all(&mut harness);
+    peers.sort_unstable();
+    assert_eq!(peers, [5, 6]);
+    assert_eq!(named(&harness.ask(conn, Request::FindNode { target: key(5) })), [2], "those are not for this one");
+}
+
+/// Two nodes of IPv6 are closer to the key 1 than this node, which with k = 1 makes it out of scope; of IPv4
+/// there is none.
+#[test]
+fn a_bridge_accepts_a_record_of_which_it_is_a_replica_in_one_family() {
+    let small = Params { k: 1, alpha: 1, replication_default: 1, replication_min: 1, ..Params::default() };
+    let mut harness = Harness::with_contacts(small, []);
+    for peer in [1, 129] {
+        meet(&mut harness, peer, v6(peer), V6_ONLY);
+    }
+    let conn = harness.accept_client(9);
+    assert_eq!(harness.ask(conn, Request::Store(block(1, b"v"))), Reply::Error(ErrorCode::OUT_OF_SCOPE));
+    meet(&mut harness, 160, address(160), V4_ONLY);
+    assert_eq!(harness.ask(conn, Request::Store(block(1, b"v"))), stored(&block(1, b"v")));
+}
+
+/// A leaving node hands its records over, and a replica offers them, to the closest nodes of each family.
+#[test]
+fn a_bridge_that_leaves_offers_its_records_in_both_families() {
+    let mut harness = bridge();
+    let conn = harness.accept_client(30);
+    assert_eq!(harness.ask(conn, Request::Store(block(1, b"v"))), stored(&block(1, b"v")));
+    harness.act(dht::node::Node::leave);
+    harness.pass(millis(100));
+    let mut offered: Vec<u8> = harness.offers().iter().map(|(conn, ..)| harness.peer_at(*conn)).collect();
+    offered.sort_unstable();
+    assert_eq!(offered, [1, 2, 3, 5, 6, 7], "replication 3");
 }
 
 #[test]

@@ -60,6 +60,8 @@
 //!     │                             answered as shall store the record
 //! node::Node::on_frame
 //!  └ rpc/outbound.rs on_reply       pending takes the request; the lookup takes the contacts; … done
+//!     ├ query/relay.rs              where nodes share no address family: RELAY to a bridge, which stores
+//!     │                             the record in the other family by a PUT of its own
 //!     └ query/put.rs spread_put     STORE to the nearest; one that fails or refuses is replaced;
 //!        │                          SYNC of that key to the others of the k nearest: a node with an
 //!        │                          older record gets a copy too

@@ -19,8 +19,8 @@
 //!
 //! | part | responsibility |
 //! | --- | --- |
-//! | `query/` | GETs and PUTs of clients, lookups, read quorum, read repair, retries of PUTs |
-//! | `rpc/` | connections to peers, requests to peers (`outbound`), requests from peers (`inbound`) |
+//! | `query/` | GETs and PUTs of clients, lookups, read quorum, read repair, retries of PUTs, relays of records |
+//! | `rpc/` | connections to peers, their address `families`, requests to them (`outbound`) and by them (`inbound`) |
 //! | `replication/` | offering records to other replicas (`schedule`, `offer`), fetching missed records (`sync`) |
 //! | `membership/` | joining, leaving, liveness of contacts, sleep of the own process |
 //! | `records/` | accepting records, persistence |

@@ -3,7 +3,8 @@
 //! Clients start two kinds, [`get`] and [`put`]. Maintenance starts two more: lookups of this node's own
 //! id, and of points in stale buckets. [`lookup`] runs the lookups of all four. The decisions are pure
 //! state machines: [`read_quorum`] for a GET, [`write_quorum`] for a PUT. [`session`] remembers which versions
-//! clients have read and written. [`read_repair`] and [`put_retry`] continue after the answer.
+//! clients have read and written. [`read_repair`] and [`put_retry`] continue after the answer. [`relay`] gets the
+//! record of a PUT to the other address family.
 //!
 //! The number of client requests and the bytes of their PUTs are bounded, for each connection and in all;
 //! [`Queries::has_room`] and [`Queries::has_room_for`] say when the host must wait.

@@ -10,7 +10,8 @@
 //! Guarantees (`PROTOCOL.md` 1 and 3):
 //!
 //! - A PUT is answered only if it asks for it: by SUCCESS when min(replication, reachable nodes) nodes store
-//!   the record, each with its configured durability.
+//!   the record, each with its configured durability, in each address family of the network
+//!   ([`crate::node::query::relay`]).
 //! - A client that writes and then reads through this node gets the record that it wrote, or a newer one.
 //! - An accepted PUT is retried until enough replicas store the record
 //!   ([`crate::node::query::put_retry`]), a newer record is found, or the life of the record ends.

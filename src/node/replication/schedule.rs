@@ -18,6 +18,8 @@
 //! If an OFFER reveals a difference, the node with the larger record offers it to *all* replicas. So one
 //! difference found between any two replicas repairs all of them.
 //!
+//! A bridge makes each of these offers in each address family, as if it were a network of its own.
+//!
 //! Targets come from the routing table of this node, never from a lookup: where the table is wrong, a
 //! record may be offered to a node that is not its replica, and that node does not want it.
 //! [`crate::node::replication::offer`] sends the offers, answers those of peers and hands records over.

@@ -2,7 +2,7 @@
 //!
 //! [`outbound`] sends requests to peers and passes each reply, failure and timeout back to the part of the
 //! node that asked; [`inbound`] serves the requests of peers; [`peers`] owns the connections and dials;
-//! [`rtt`] estimates how quickly each peer replies.
+//! [`rtt`] estimates how quickly each peer replies; [`families`] knows which address families they can dial.
 
 pub(crate) mod families;
 pub(crate) mod inbound;

@@ -21,7 +21,7 @@ use crate::net::client::Replied;
 use crate::net::conn::{CloseReason, Incoming, Phase, Side, Timeout};
 use crate::net::event_loop::{EventLoop, Helper, LoopError, Notice};
 use crate::net::listener::Pool;
-use crate::net::peer::{Dial, Peer, Pushed, Written};
+use crate::net::peer::{Dial, Peer, Pushed, Written, dial_error};
 use crate::net::resolver::Question;
 use crate::net::tls::TlsFault;
 use crate::node::action::{Action, ClientId, ConnId, DialError, DialId, Sent};
@@ -157,7 +157,7 @@ impl<S: Service> EventLoop<S> {
             let Question { mut dial, host, .. } = answer.question;
             match answer.addresses {
                 Ok(addresses) => dial.left.extend(addresses.into_iter().rev()),
-                Err(error) => warn!("name not resolved name={host} fault=\"{error}\""),
+                Err(error) => warn!("name not resolved name={host} fault=\"{error}\""), // no address was tried
             }
             self.dial_next(dial);
         }
@@ -173,10 +173,13 @@ impl<S: Service> EventLoop<S> {
                     self.connections.insert(socket, address, side, self.now.mono);
                     return;
                 }
-                Err(error) => debug!("dial failed addr={address} fault=\"{error}\""),
+                Err(error) => {
+                    debug!("dial failed addr={address} fault=\"{error}\"");
+                    dial.failed(dial_error(&error));
+                }
             }
         }
-        self.notices.push_back(Notice::DialFailed(dial.id, dial.error));
+        self.notices.push_back(Notice::DialFailed(dial.id, dial.error()));
     }
 
     fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
@@ -341,9 +344,12 @@ impl<S: Service> EventLoop<S> {
             self.connections.close(slot, now);
         }
         if let Some(mut dial) = dial {
-            if is_not_authentic {
-                dial.error = DialError::NotAuthentic;
-            }
+            dial.failed(match reason {
+                CloseReason::Closed => DialError::Refused,
+                CloseReason::Io(error) => dial_error(error),
+                CloseReason::Tls(_) if is_not_authentic => DialError::NotAuthentic,
+                CloseReason::Tls(_) | CloseReason::Timeout(_) | CloseReason::Wire(_) => DialError::Unreachable,
+            });
             self.dial_next(dial);
         }
     }

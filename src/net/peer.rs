@@ -33,8 +33,8 @@ pub(super) struct Dial {
     pub(super) expect: Option<NodeId>,
     /// The addresses that were not tried yet, the next one last.
     pub(super) left: Vec<SocketAddr>,
-    /// The error to report if no address is left.
-    pub(super) error: DialError,
+    /// The error to report if no address is left; `None` if none was tried.
+    error: Option<DialError>,
 }
 
 /// The result of writing to a socket.
@@ -49,7 +49,38 @@ pub(super) enum Written {
 impl Dial {
     /// The dial `id`, which expects the peer `expect` at one of the addresses `left`.
     pub(super) fn new(id: DialId, expect: Option<NodeId>, left: Vec<SocketAddr>) -> Self {
-        Self { id, expect, left, error: DialError::Unreachable }
+        Self { id, expect, left, error: None }
+    }
+
+    /// An attempt at one address has failed. A node is refused only at all its addresses, and a fault of this
+    /// host at one of them leaves the result open.
+    pub(super) fn failed(&mut self, error: DialError) {
+        let weight = |error: &DialError| match error {
+            DialError::Refused => 0,
+            DialError::Unreachable => 1,
+            DialError::NotAuthentic => 2,
+            DialError::LocalFault => 3,
+        };
+        self.error = self.error.into_iter().chain([error]).max_by_key(weight);
+    }
+
+    /// The error to report. A name without an address was not resolved.
+    pub(super) fn error(&self) -> DialError {
+        self.error.unwrap_or(DialError::LocalFault)
+    }
+}
+
+/// What an error of the system says about a dial. Every error that is not known to come from the remote host
+/// counts as a fault of this host, also "no route to host": the route may be missing here.
+pub(super) fn dial_error(error: &io::Error) -> DialError {
+    match error.kind() {
+        ErrorKind::ConnectionRefused
+        | ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::BrokenPipe
+        | ErrorKind::UnexpectedEof => DialError::Refused,
+        ErrorKind::TimedOut => DialError::Unreachable,
+        _ => DialError::LocalFault,
     }
 }
 

@@ -68,8 +68,14 @@ pub(crate) struct Caller {
 /// Why a dial failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DialError {
-    /// The address does not answer, or does not complete a handshake.
+    /// The remote host refused the connection, or closed it before the handshake was complete: it runs, and no
+    /// node serves this address.
+    Refused,
+    /// Nothing answered in time, or the handshake was not completed.
     Unreachable,
+    /// A fault of this host prevented the attempt: it has no route, no descriptor or no port left, or could not
+    /// resolve the name. It says nothing about the other node.
+    LocalFault,
     /// The node at the address has another id than expected, or is not a node of this protocol.
     NotAuthentic,
 }

@@ -1,6 +1,8 @@
 //! Tests of connections to peers.
 
 use super::*;
+use crate::net::conn::{CloseReason, Timeout};
+use crate::net::peer::{Dial, dial_error};
 
 #[test]
 fn two_nodes_verify_each_other_and_exchange_complete_messages() {
@@ -69,16 +71,18 @@ fn two_nodes_that_send_each_other_more_than_all_buffers_hold_finish() {
     assert_eq!((a.event_loop.counters.outbox_drops, b.event_loop.counters.outbox_drops), (0, 0));
 }
 
+/// An address at which nothing listens.
+fn nowhere() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("the listener is bound")
+}
+
 #[test]
-fn a_dial_distinguishes_an_unreachable_from_an_unexpected_peer() {
+fn a_dial_distinguishes_a_refusal_from_an_unexpected_peer() {
     let (mut a, mut b) = (Host::new(), Host::with(2, |_| {}));
-    let nowhere = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.local_addr().expect("the listener is bound")
-    };
-    a.dial(nowhere, None);
+    a.dial(nowhere(), None);
     run_both_until(&mut a, &mut b, |a, _| !a.failed_dials.is_empty());
-    assert_eq!(a.echo().failed_dials, [(DialId(7), DialError::Unreachable)]);
+    assert_eq!(a.echo().failed_dials, [(DialId(7), DialError::Refused)]);
 
     a.echo().failed_dials.clear();
     let (to, other) = (b.p2p, identity(3).id());
@@ -86,6 +90,111 @@ fn a_dial_distinguishes_an_unreachable_from_an_unexpected_peer() {
     run_both_until(&mut a, &mut b, |a, _| !a.failed_dials.is_empty());
     assert_eq!(a.echo().failed_dials, [(DialId(7), DialError::NotAuthentic)]);
     assert!(a.echo().secured.is_empty());
+}
+
+/// With and without bytes of the dialler unread: the system then sends a reset, or an end.
+#[test]
+fn a_connection_that_the_remote_host_closes_during_the_handshake_is_a_refusal() {
+    for reads in [false, true] {
+        let mut host = Host::new();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        host.dial(listener.local_addr().expect("it is bound"), None);
+        host.turn();
+        host.turn();
+        let (mut accepted, _) = listener.accept().expect("the dial has connected");
+        if reads {
+            accepted.set_nonblocking(true).expect("a socket");
+            let mut hello = [0; 4_096];
+            while !accepted.read(&mut hello).is_ok_and(|len| len > 0) {
+                host.turn();
+            }
+        }
+        drop(accepted);
+        let turns = (0..TURNS_MAX).find(|_| {
+            host.turn();
+            !host.echo().failed_dials.is_empty()
+        });
+        assert!(turns.is_some());
+        assert_eq!(host.echo().failed_dials, [(DialId(7), DialError::Refused)]);
+    }
+}
+
+/// No handshake is completed, and nothing is closed: the other host may have stopped, or the way to it.
+#[test]
+fn a_silent_remote_host_is_not_a_refusal() {
+    let mut host = Host::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    host.dial(listener.local_addr().expect("it is bound"), None);
+    for _ in 0..3 {
+        host.turn();
+    }
+    let (_accepted, _) = listener.accept().expect("the dial has connected");
+    let slot = (0..16).find(|slot| host.event_loop.connections.get(*slot).is_some()).expect("one connection");
+    host.event_loop.end(slot, &CloseReason::Timeout(Timeout::Handshake));
+    host.turn();
+    assert_eq!(host.echo().failed_dials, [(DialId(7), DialError::Unreachable)]);
+}
+
+/// A link-local address without an interface cannot be dialled, and the name is too long for any resolver.
+#[test]
+fn a_fault_of_this_host_is_told_from_a_refusal() {
+    let too_long = Endpoint::Name { host: "x".repeat(300).into(), port: 7 };
+    let no_route = Endpoint::Address("[fe80::1]:7".parse().expect("a literal"));
+    for to in [no_route, too_long] {
+        let mut host = Host::new();
+        host.echo().commands.push(Command::Dial(to, None));
+        let turns = (0..TURNS_MAX).find(|_| {
+            host.turn();
+            !host.echo().failed_dials.is_empty()
+        });
+        assert!(turns.is_some());
+        assert_eq!(host.echo().failed_dials, [(DialId(7), DialError::LocalFault)]);
+    }
+}
+
+#[test]
+fn a_name_is_refused_only_if_all_its_addresses_refuse() {
+    use DialError::{LocalFault, NotAuthentic, Refused, Unreachable};
+    for (one, other, told) in [
+        (Refused, Refused, Refused),
+        (Refused, Unreachable, Unreachable),
+        (Unreachable, NotAuthentic, NotAuthentic),
+        (Refused, LocalFault, LocalFault),
+        (Unreachable, LocalFault, LocalFault),
+    ] {
+        for [first, second] in [[one, other], [other, one]] {
+            let mut dial = Dial::new(DialId(7), None, Vec::new());
+            dial.failed(first);
+            dial.failed(second);
+            assert_eq!(dial.error(), told, "{first:?}, {second:?}");
+        }
+    }
+    assert_eq!(Dial::new(DialId(7), None, Vec::new()).error(), LocalFault, "no address was tried");
+}
+
+#[test]
+fn errors_of_this_host_are_no_refusal() {
+    use rustix::io::Errno;
+    let of = |errno: Errno| dial_error(&errno.into());
+    for refused in [Errno::CONNREFUSED, Errno::CONNRESET, Errno::CONNABORTED, Errno::PIPE] {
+        assert_eq!(of(refused), DialError::Refused, "{refused}");
+    }
+    assert_eq!(of(Errno::TIMEDOUT), DialError::Unreachable);
+    for local in [
+        Errno::NETUNREACH,
+        Errno::HOSTUNREACH,
+        Errno::NETDOWN,
+        Errno::ADDRNOTAVAIL,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::PERM,
+        Errno::ACCESS,
+        Errno::INVAL,
+    ] {
+        assert_eq!(of(local), DialError::LocalFault, "{local}");
+    }
 }
 
 #[test]

@@ -106,7 +106,9 @@ impl Node {
             return;
         }
         match error {
-            DialError::Unreachable => self.contact_failed(now, &contact.id, out),
+            DialError::Refused | DialError::Unreachable | DialError::LocalFault => {
+                self.contact_failed(now, &contact.id, out)
+            }
             DialError::NotAuthentic => self.contact_lost(now, &contact.id, out),
         }
     }

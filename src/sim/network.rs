@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 
 use crate::contact::Family;
 use crate::limits::DIAL_TIMEOUT;
-use crate::node::action::ConnId;
+use crate::node::action::{ConnId, DialError};
 use crate::node::params::{Endpoint, Families};
 use crate::sim::{Chance, Faults, Number};
 use crate::time::Time;
@@ -61,8 +61,8 @@ pub(super) struct Network {
 pub(super) struct Dial {
     /// When the dialler learns the result.
     pub(super) at: Time,
-    /// The node that accepts the connection, and the family of its address; `None` if the dial failed.
-    pub(super) acceptor: Option<(Number, Family)>,
+    /// The node that accepts the connection, and the family of its address; or why the dial failed.
+    pub(super) acceptor: Result<(Number, Family), DialError>,
 }
 
 /// A connection that is open at the dialler's end.
@@ -204,11 +204,11 @@ impl Network {
     /// Dials `to`: success after two round trips for TCP and TLS, a refusal after one, or a timeout. A dial
     /// to a family that the host lacks fails at once.
     pub(super) fn dial(&self, rng: &mut StdRng, now: Time, from: Number, to: &Endpoint) -> Dial {
-        let timeout = Dial { at: now + DIAL_TIMEOUT, acceptor: None };
+        let timeout = Dial { at: now + DIAL_TIMEOUT, acceptor: Err(DialError::Unreachable) };
         let lost = happens(rng, self.faults.loss);
         let known = listener_at(to).filter(|(number, _)| number.index() < self.hosts.len());
         if known.is_some_and(|(_, family)| !self.families(from).include(family)) {
-            return Dial { at: now, acceptor: None };
+            return Dial { at: now, acceptor: Err(DialError::LocalFault) };
         }
         let listens = |(number, family): &(Number, Family)| self.families(*number).include(*family);
         let known = known.filter(listens);
@@ -217,16 +217,24 @@ impl Network {
         };
         let one_way = Duration::from_micros(self.latency_micros(from, acceptor).into());
         match self.hosts[acceptor.index()].condition {
-            Condition::Listens => Dial { at: now + one_way * 4, acceptor: Some((acceptor, family)) },
-            Condition::Refuses => Dial { at: now + one_way * 2, acceptor: None },
+            Condition::Listens => Dial { at: now + one_way * 4, acceptor: Ok((acceptor, family)) },
+            Condition::Refuses => Dial { at: now + one_way * 2, acceptor: Err(DialError::Refused) },
             Condition::Silent => timeout,
         }
     }
 
-    /// Completes the handshake of a dial at the dialler's end. `None` if `to` has stopped meanwhile.
-    pub(super) fn connect(&mut self, now: Time, from: Number, to: Number, family: Family) -> Option<Connected> {
-        if self.hosts[to.index()].condition != Condition::Listens || !self.can_reach(from, to) {
-            return None;
+    /// Completes the handshake of a dial at the dialler's end; fails if `to` has stopped meanwhile.
+    pub(super) fn connect(
+        &mut self,
+        now: Time,
+        from: Number,
+        to: Number,
+        family: Family,
+    ) -> Result<Connected, DialError> {
+        match self.hosts[to.index()].condition {
+            Condition::Listens if self.can_reach(from, to) => {}
+            Condition::Refuses if self.can_reach(from, to) => return Err(DialError::Refused),
+            Condition::Listens | Condition::Refuses | Condition::Silent => return Err(DialError::Unreachable),
         }
         let latency_micros = self.latency_micros(from, to);
         let accepted_at = now + Duration::from_micros(latency_micros.into());
@@ -244,7 +252,7 @@ impl Network {
         self.hosts[from.index()].open += 1;
         self.hosts[from.index()].links.push(index);
         self.hosts[to.index()].links.push(index);
-        Some(connected)
+        Ok(connected)
     }
 
     /// Completes the handshake at the acceptor's end `conn`; returns the acceptor, the dialler and the family
@@ -518,7 +526,11 @@ mod tests {
             assert!(matches!(network.send(&mut rng, Time::ZERO, conn), Delivery::Arrives(..)));
             assert!(matches!(network.send(&mut rng, Time::ZERO, conn), Delivery::Lost));
         }
-        assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, None, "a lost dial fails");
+        assert_eq!(
+            network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor,
+            Err(DialError::Unreachable),
+            "a lost dial fails"
+        );
     }
 
     #[test]
@@ -541,11 +553,12 @@ mod tests {
             assert_eq!(notified.len(), count, "{death:?}");
             assert_eq!(network.receive(ends.acceptor), None, "{death:?}");
             let dial = network.dial(&mut rng, Time::ZERO, A, &at(B));
-            assert_eq!(dial.acceptor, None, "{death:?}");
+            let error = if death == Death::Process { DialError::Refused } else { DialError::Unreachable };
+            assert_eq!(dial.acceptor, Err(error), "{death:?}");
             assert!(dial.at.since(Time::ZERO) <= within, "{death:?}");
-            assert!(network.connect(Time::ZERO, A, B, Family::V4).is_none(), "{death:?}");
+            assert_eq!(network.connect(Time::ZERO, A, B, Family::V4).err(), Some(error), "{death:?}");
             network.revive(B);
-            assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, Some((B, Family::V4)), "{death:?}");
+            assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, Ok((B, Family::V4)), "{death:?}");
         }
     }
 
@@ -567,10 +580,10 @@ mod tests {
         let (mut network, mut rng, ends) = connected(Faults::NONE);
         network.partition(|number| u8::from(number == A));
         assert!(matches!(network.send(&mut rng, Time::ZERO, ends.dialler), Delivery::Lost));
-        assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, None);
+        assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, Err(DialError::Unreachable));
         network.partition(|_| 0);
         assert!(matches!(network.send(&mut rng, Time::ZERO, ends.dialler), Delivery::Lost));
-        assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, Some((B, Family::V4)));
+        assert_eq!(network.dial(&mut rng, Time::ZERO, A, &at(B)).acceptor, Ok((B, Family::V4)));
     }
 
     #[test]
@@ -583,7 +596,7 @@ mod tests {
         let [v4, v6, both] = [0, 1, 2].map(Number);
         let mut dial = |from, to, family| {
             let dial = network.dial(&mut rng, Time::ZERO, from, &Endpoint::Address(address_of(to, family)));
-            dial.acceptor.ok_or(dial.at.since(Time::ZERO))
+            dial.acceptor.map_err(|_| dial.at.since(Time::ZERO))
         };
         assert_eq!(dial(v4, v6, Family::V6), Err(Duration::ZERO), "the dialler lacks the family");
         assert_eq!(dial(both, v6, Family::V4), Err(DIAL_TIMEOUT), "nobody has that address");

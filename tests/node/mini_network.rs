@@ -194,9 +194,9 @@ impl MiniNetwork {
 
     fn dialled(&mut self, by: u8, dial: DialId, to: &Endpoint, expect: Option<NodeId>) {
         let found = self.nodes.keys().copied().find(|number| *to == Endpoint::Address(address(*number)));
-        let found = found.filter(|found| self.reach(by, *found));
         let error = match (found, expect) {
-            (None, _) => Err(DialError::Unreachable),
+            (None, _) => Err(DialError::Refused),
+            (Some(found), _) if !self.reach(by, found) => Err(DialError::Unreachable),
             (Some(found), Some(expect)) if id(found) != expect => Err(DialError::NotAuthentic),
             (Some(found), _) => Ok(found),
         };

@@ -81,11 +81,10 @@ impl World {
         self.figures.dials += 1;
         let result = self.network.dial(&mut self.rng, self.now, from, to);
         let acceptor = match result.acceptor {
-            None => Err(DialError::Unreachable),
-            Some((number, _)) if expect.is_some_and(|id| id != self.hosts[number.index()].id) => {
+            Ok((number, _)) if expect.is_some_and(|id| id != self.hosts[number.index()].id) => {
                 Err(DialError::NotAuthentic)
             }
-            Some(acceptor) => Ok(acceptor),
+            result => result,
         };
         let incarnation = self.hosts[from.index()].incarnation;
         self.queue.schedule(result.at, Event::Dialled { from, incarnation, dial, acceptor });

@@ -327,7 +327,7 @@ impl World {
             return Ok(());
         }
         let connected = acceptor.and_then(|(to, family)| {
-            let connected = self.network.connect(self.now, from, to, family).ok_or(DialError::Unreachable)?;
+            let connected = self.network.connect(self.now, from, to, family)?;
             Ok((network::address_of(to, family), self.hosts[to.index()].id, connected))
         });
         let (address, peer, connected) = match connected {

@@ -53,6 +53,7 @@ use crate::id::{KeySeed, NodeId};
 use crate::limits::PENDING_MAX;
 use crate::lookup::Lookup;
 use crate::node::action::{Actions, Caller, ClientId, ConnId, Fault, Taken};
+use crate::node::membership::address_book::AddressBook;
 use crate::node::membership::clock::Clocks;
 use crate::node::membership::join::Join;
 use crate::node::membership::liveness::Liveness;
@@ -114,6 +115,7 @@ pub struct Node {
     timers: Timers<Timer>,
     status: Status,
     join: Join,
+    address_book: AddressBook,
     sleep: Sleep,
     clocks: Clocks,
     liveness: Liveness,
@@ -180,6 +182,7 @@ impl Node {
             sleep: Sleep::new(),
             clocks: Clocks::new(now),
             join: Join::new(now, params.bootstraps.len()),
+            address_book: AddressBook::default(),
             liveness: Liveness::default(),
             schedule: Schedule::default(),
             offers: Offers::default(),

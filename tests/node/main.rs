@@ -23,6 +23,7 @@ mod lookup_pacing;
 mod mini_network;
 mod offer;
 mod outbound_rpc;
+mod persisted_contacts;
 mod put;
 mod put_retry;
 mod put_stale_replicas;

@@ -7,6 +7,7 @@
 mod disks;
 mod endurance;
 mod families;
+mod last_node;
 
 use std::ops::Range;
 use std::process::{Command, Output};

@@ -39,8 +39,6 @@ pub(crate) struct Join {
     /// Attempts since the last one that succeeded.
     attempts: u32,
     bootstraps: Vec<BootstrapState>,
-    /// Contacts of an earlier run; a node without any, and without bootstraps, founds a network.
-    pub(crate) remembered: Vec<Contact>,
     /// Until then clients wait for the first answer of a peer rather than read records of an earlier run.
     starts_until: Time,
     /// When a peer answered and settling began.
@@ -68,7 +66,6 @@ impl Join {
         Self {
             attempts: 0,
             bootstraps: vec![unreached; bootstraps],
-            remembered: Vec::new(),
             starts_until: now.mono + START_PATIENCE,
             joined: None,
         }
@@ -98,7 +95,7 @@ impl Node {
 
     /// Whether there is no other node to join through.
     pub(crate) fn is_founder(&self) -> bool {
-        self.join.remembered.is_empty() && self.join.bootstraps.iter().all(|bootstrap| bootstrap.is_me)
+        self.address_book.remembered().is_empty() && self.join.bootstraps.iter().all(|bootstrap| bootstrap.is_me)
     }
 
     /// A restored contact is there to join through. Called before any other event.
@@ -138,12 +135,11 @@ impl Node {
 
     /// Dials some remembered contacts, chosen at random.
     fn dial_remembered(&mut self, out: &mut Actions) {
-        let mut remembered = std::mem::take(&mut self.join.remembered);
+        let mut remembered = self.address_book.remembered().to_vec();
         let (some, _) = remembered.partial_shuffle(&mut self.rng, REMEMBERED_DIALS);
         for contact in some {
             self.probe(*contact, out);
         }
-        self.join.remembered = remembered;
     }
 
     /// The pause before the next attempt. It doubles with each attempt; a node that is not joining pauses

@@ -47,7 +47,7 @@ impl Node {
         self.syncing.end();
         self.storage.forget_replicas();
         self.offer_before_leaving(now, Duration::ZERO);
-        self.save(now, out);
+        self.save_before_leaving(now, out);
         self.leave_if_done(now, out);
     }
 

@@ -59,6 +59,7 @@ impl Node {
     /// A contact entered the table, or became responsive again.
     pub(crate) fn contact_found(&mut self, now: Now, contact: Contact, out: &mut Actions) {
         debug!("contact found {contact}");
+        self.address_book.note_back(&contact.id);
         if self.status == Status::Joining {
             self.look_up_self(now, None, out);
         }
@@ -111,6 +112,14 @@ impl Node {
             }
             DialError::NotAuthentic => self.contact_lost(now, &contact.id, out),
         }
+    }
+
+    /// The peer `id` is leaving. If it is a contact, its address is kept for the next start of this node.
+    pub(crate) fn contact_left(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
+        if let Some(contact) = self.table.find(id) {
+            self.address_book.note_left(now.mono, *contact);
+        }
+        self.contact_lost(now, id, out);
     }
 
     /// A contact has left, or another node is at its address.

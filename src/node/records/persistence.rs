@@ -43,9 +43,6 @@ const SAVE_KEYS_MAX: usize = 4_096;
 /// Pause before a disk that has failed is tried again.
 const SAVE_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Contacts that are persisted: enough that some of them are up, however long the node was off.
-const CONTACTS_PERSISTED_MAX: usize = 256;
-
 /// How long after a change the contacts are written to disk. They change all the time, and most of them
 /// stay the same for a minute.
 const CONTACTS_SAVE_PAUSE: Duration = Duration::from_mins(1);
@@ -71,6 +68,8 @@ pub(crate) struct Saving {
     pub(super) failing: bool,
     /// The number of changes of the table when the contacts last left in a batch.
     contacts: u64,
+    /// Whether the node is leaving, and its contacts have not left in a batch since it began to.
+    contacts_due: bool,
 }
 
 /// The batch that the host writes.
@@ -97,7 +96,7 @@ impl Saving {
 
     /// Whether all changes are on disk.
     pub(crate) fn is_done(&self) -> bool {
-        self.unsaved.is_empty() && self.in_flight.is_none()
+        self.unsaved.is_empty() && self.in_flight.is_none() && !self.contacts_due
     }
 }
 
@@ -160,6 +159,12 @@ impl Node {
         }
     }
 
+    /// Saves what has changed before the node leaves, with its contacts of this moment.
+    pub(crate) fn save_before_leaving(&mut self, now: Now, out: &mut Actions) {
+        self.saving.contacts_due = true;
+        self.save(now, out);
+    }
+
     /// Hands a batch to the host, if none is in flight and there are changes.
     pub(crate) fn save(&mut self, now: Now, out: &mut Actions) {
         self.timers.cancel(Timer::Save);
@@ -178,9 +183,9 @@ impl Node {
         }
         if self.saving.contacts != self.table.changes() {
             self.saving.contacts = self.table.changes();
-            let known = self.table.iter().chain(self.table.unresponsive());
-            batch.contacts = Some(known.take(CONTACTS_PERSISTED_MAX).copied().collect());
+            batch.contacts = self.address_book.to_persist(now.mono, &self.table);
         }
+        self.saving.contacts_due = false;
         if batch != Batch::default() {
             in_flight.is_full = !self.saving.unsaved.is_empty();
             self.saving.in_flight = Some(in_flight);
@@ -211,7 +216,7 @@ impl Node {
             }
             self.saving.contacts = 0;
             self.timers.hasten(Timer::Save, now.mono + SAVE_RETRY_PAUSE);
-        } else if !self.saving.unsaved.is_empty() {
+        } else if !self.saving.unsaved.is_empty() || self.saving.contacts_due {
             let pause = if batch.is_full { Duration::ZERO } else { self.save_pause() };
             self.timers.hasten(Timer::Save, now.mono + pause);
         }
@@ -276,8 +281,7 @@ impl Node {
 
     /// Restores a contact of an earlier run: this node joins through it as through a bootstrap.
     pub fn remember(&mut self, now: Now, contact: Contact) {
-        if contact.id != self.me.id && self.join.remembered.len() < CONTACTS_PERSISTED_MAX {
-            self.join.remembered.push(contact);
+        if contact.id != self.me.id && self.address_book.remember(contact) {
             self.begin_to_join(now);
         }
     }

@@ -263,7 +263,7 @@ impl Node {
             rtt.observe(now.mono - call.since);
         }
         if matches!(reply, Reply::Error(ErrorCode::LEAVING)) {
-            self.contact_lost(now, &from.peer, out);
+            self.contact_left(now, &from.peer, out);
         }
         self.peer_answered(now, out);
         if matches!(reply, Reply::Error(ErrorCode::TOO_MANY)) {

@@ -470,7 +470,7 @@ impl Node {
                 self.retire(now, conn);
             }
         }
-        self.contact_lost(now, &peer, out);
+        self.contact_left(now, &peer, out);
         self.fail_calls(now, &peer, |_| true, out);
     }
 

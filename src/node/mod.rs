@@ -54,6 +54,7 @@ use crate::limits::PENDING_MAX;
 use crate::lookup::Lookup;
 use crate::node::action::{Actions, Caller, ClientId, ConnId, Fault, Taken};
 use crate::node::membership::address_book::AddressBook;
+use crate::node::membership::alone::Absences;
 use crate::node::membership::clock::Clocks;
 use crate::node::membership::join::Join;
 use crate::node::membership::liveness::Liveness;
@@ -116,6 +117,7 @@ pub struct Node {
     status: Status,
     join: Join,
     address_book: AddressBook,
+    absences: Absences,
     sleep: Sleep,
     clocks: Clocks,
     liveness: Liveness,
@@ -183,6 +185,7 @@ impl Node {
             clocks: Clocks::new(now),
             join: Join::new(now, params.bootstraps.len()),
             address_book: AddressBook::default(),
+            absences: Absences::new(now, params.bootstraps.len()),
             liveness: Liveness::default(),
             schedule: Schedule::default(),
             offers: Offers::default(),
@@ -246,7 +249,10 @@ impl Node {
             Ok(PeerMessage::Hello(hello)) if !greeted => return self.on_hello(now, conn, &hello, out),
             Ok(PeerMessage::Hello(_)) => Fault::SecondHello,
             Ok(_) if !greeted => Fault::BeforeHello { name },
-            Ok(PeerMessage::Goodbye) => return self.on_goodbye(now, conn, out),
+            Ok(PeerMessage::Goodbye) => {
+                self.on_goodbye(now, conn, out);
+                return self.consider_alone(now, out);
+            }
             Ok(PeerMessage::Bridges(bridges)) => return self.on_bridges(now, conn, &bridges, out),
             Ok(PeerMessage::Request(rpc, request)) => {
                 self.contact_heard(now, conn, &peer.peer, out);
@@ -267,6 +273,7 @@ impl Node {
         if let Some(peer) = peer {
             self.suspect(now, &peer, out);
         }
+        self.consider_alone(now, out);
         self.finish(now, out);
     }
 
@@ -302,6 +309,7 @@ impl Node {
                 Timer::Answer(query) => self.answer_in_time(now, query, out),
             }
         }
+        self.consider_alone(now, out);
         let due = self.storage.sweep(now, EXPIRED_PER_TURN_MAX);
         self.begin_round(now, &due);
         self.finish(now, out);

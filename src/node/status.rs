@@ -49,7 +49,7 @@ pub(crate) enum Access {
     },
     /// No contact answers. PUTs wait; GETs are answered from the storage of this node.
     Isolated,
-    /// No contact answers, and no other node is known: this node is the whole network.
+    /// No contact answers, and none is known or the known ones have stopped: this node is the whole network.
     Alone,
     /// Contacts answer; the records that this node stores may be old.
     Settling,

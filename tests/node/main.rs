@@ -18,6 +18,7 @@ mod harness;
 mod inbound_store;
 mod invariants;
 mod join;
+mod last_node;
 mod leave;
 mod lookup_pacing;
 mod mini_network;

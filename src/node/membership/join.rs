@@ -20,6 +20,7 @@ use crate::limits::{REFRESH_PAUSE, REMEMBERED_DIALS, SETTLE_TIMEOUT, START_PATIE
 use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::Actions;
+use crate::node::membership::alone::ALONE_PAUSE;
 use crate::node::params::Serving;
 use crate::node::query::Query;
 use crate::node::replication::schedule::Selection;
@@ -80,7 +81,7 @@ impl Node {
             Status::Settled => Access::Settled,
             Status::Settling => Access::Settling,
             Status::Leaving | Status::Left => Access::Leaving,
-            Status::Joining if self.is_founder() => Access::Alone,
+            Status::Joining if self.absences.is_alone() || self.is_founder_alone() => Access::Alone,
             Status::Joining if self.join.joined.is_none() && now.mono < self.join.starts_until => {
                 Access::Starting { until: self.join.starts_until }
             }
@@ -127,18 +128,20 @@ impl Node {
             }
         }
         if joining || !self.join.bootstraps.is_empty() {
-            let pause = self.next_join_pause(now);
+            let is_checking = joining && !self.absences.is_alone() && self.has_untried_contact(now);
+            let pause = if is_checking { JOIN_BACKOFF_MIN } else { self.next_join_pause(now) };
             let pause = self.jitter(pause);
             self.timers.set(Timer::Join, now.mono + pause);
         }
     }
 
-    /// Dials some remembered contacts, chosen at random.
+    /// Dials some remembered contacts, chosen at random, those first that did not fail or failed long ago.
     fn dial_remembered(&mut self, out: &mut Actions) {
         let mut remembered = self.address_book.remembered().to_vec();
-        let (some, _) = remembered.partial_shuffle(&mut self.rng, REMEMBERED_DIALS);
-        for contact in some {
-            self.probe(*contact, out);
+        remembered.shuffle(&mut self.rng);
+        remembered.sort_by_key(|contact| self.absences.failed_at(contact));
+        for contact in remembered.into_iter().take(REMEMBERED_DIALS) {
+            self.probe(contact, out);
         }
     }
 
@@ -216,6 +219,11 @@ impl Node {
         self.timers.hasten(Timer::Replicate, now.mono);
         self.wake_for_retries();
         self.hasten_after(Timer::Refresh, now, REFRESH_PAUSE);
+        self.resume_queries(now, out);
+    }
+
+    /// Requests of clients that waited for another node continue.
+    pub(crate) fn resume_queries(&mut self, now: Now, out: &mut Actions) {
         for query in self.queries.parked() {
             match self.queries.find(query) {
                 Some(Query::Get(_)) => self.look_up_value(now, query, out),
@@ -248,7 +256,8 @@ impl Node {
             self.status = Status::Joining;
             self.syncing.end();
             self.timers.cancel(Timer::Settle);
-            self.timers.hasten(Timer::Join, now.mono + JOIN_BACKOFF_MIN);
+            self.forget_absences(now);
+            self.timers.hasten(Timer::Join, now.mono + ALONE_PAUSE);
         }
     }
 
@@ -265,6 +274,18 @@ impl Node {
         };
         let query = self.queries.insert(Query::Maintenance(lookup));
         self.advance(now, query, out);
+    }
+
+    /// The bootstraps that are not this node.
+    pub(crate) fn other_bootstraps(&self) -> impl Iterator<Item = usize> {
+        let states = self.join.bootstraps.iter().enumerate();
+        states.filter(|(_, state)| !state.is_me).map(|(number, _)| number)
+    }
+
+    /// The bootstraps at which `contact` was last reached.
+    pub(crate) fn bootstraps_at(&self, contact: &Contact) -> Vec<usize> {
+        let states = self.join.bootstraps.iter().enumerate();
+        states.filter(|(_, state)| state.contact == Some(*contact)).map(|(number, _)| number).collect()
     }
 
     /// A lookup of the own id was answered by `answered`: the bootstraps among them are not due for a

@@ -60,6 +60,7 @@ impl Node {
     pub(crate) fn contact_found(&mut self, now: Now, contact: Contact, out: &mut Actions) {
         debug!("contact found {contact}");
         self.address_book.note_back(&contact.id);
+        self.not_alone(now, "a contact answers");
         if self.status == Status::Joining {
             self.look_up_self(now, None, out);
         }
@@ -108,7 +109,7 @@ impl Node {
         }
         match error {
             DialError::Refused | DialError::Unreachable | DialError::LocalFault => {
-                self.contact_failed(now, &contact.id, out)
+                self.contact_failed(now, &contact.id, out);
             }
             DialError::NotAuthentic => self.contact_lost(now, &contact.id, out),
         }
@@ -120,6 +121,7 @@ impl Node {
             self.address_book.note_left(now.mono, *contact);
         }
         self.contact_lost(now, id, out);
+        self.note_goodbye();
     }
 
     /// A contact has left, or another node is at its address.
@@ -184,15 +186,18 @@ impl Node {
         self.liveness.pinging.remove(id);
     }
 
-    /// Pings unresponsive contacts, at most [`UNRESPONSIVE_PER_TURN_MAX`], from a random one on.
+    /// Pings unresponsive contacts, at most [`UNRESPONSIVE_PER_TURN_MAX`], from a random one on; while none is
+    /// live, those first that did not fail since or failed long ago.
     pub(crate) fn ping_unresponsive(&mut self, now: Now, out: &mut Actions) {
-        let unresponsive: Vec<Contact> = self.table.unresponsive().copied().collect();
+        let mut unresponsive: Vec<Contact> = self.table.unresponsive().copied().collect();
         if unresponsive.is_empty() {
             return;
         }
         let first = self.rng.random_range(0..unresponsive.len());
-        for contact in unresponsive.iter().cycle().skip(first).take(unresponsive.len().min(UNRESPONSIVE_PER_TURN_MAX)) {
-            self.ping(now, *contact, out);
+        unresponsive.rotate_left(first);
+        unresponsive.sort_by_key(|contact| self.absences.failed_at(contact));
+        for contact in unresponsive.into_iter().take(UNRESPONSIVE_PER_TURN_MAX) {
+            self.ping(now, contact, out);
         }
     }
 

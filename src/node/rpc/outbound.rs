@@ -365,6 +365,7 @@ impl Node {
                 self.end_call(now, conn, out);
                 if call.purpose == Purpose::Ping {
                     self.contact_failed(now, &call.to.id, out);
+                    self.note_absent(now, call.to, DialError::Unreachable);
                 } else {
                     self.ping(now, call.to, out);
                 }

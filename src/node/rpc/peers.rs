@@ -206,7 +206,13 @@ impl Peers {
         self.conns.keys().copied()
     }
 
-    fn is_dialling(&self, id: &NodeId) -> bool {
+    /// Whether a peer is connected that serves.
+    pub(crate) fn has_serving(&self) -> bool {
+        self.conns.values().any(|conn| conn.phase == Phase::Open && conn.port != 0)
+    }
+
+    /// Whether a dial of `id` is in flight.
+    pub(crate) fn is_dialling(&self, id: &NodeId) -> bool {
         self.dials.values().any(|dial| dial.is_to(id))
     }
 
@@ -283,6 +289,7 @@ impl Node {
         match dial.reason {
             DialReason::Bootstrap(number) => {
                 warn!("bootstrap unreachable at={} error={error:?}", self.params.bootstraps[number].at);
+                self.note_bootstrap_absent(now, number, error);
             }
             DialReason::Request(contact) | DialReason::Probe(contact) => {
                 debug!("dial failed contact={contact} error={error:?}");
@@ -291,8 +298,10 @@ impl Node {
                 }
                 self.fail_calls(now, &contact.id, |call| call.conn.is_none(), out);
                 self.not_reached(now, contact, error, out);
+                self.note_absent(now, contact, error);
             }
         }
+        self.consider_alone(now, out);
         self.finish(now, out);
     }
 
@@ -401,6 +410,7 @@ impl Node {
             }
             return;
         }
+        self.not_alone(now, "a peer has connected");
         match conn.origin {
             Origin::Dialled(_) => {
                 let contact = Contact::new(conn.peer, conn.address);
@@ -507,6 +517,9 @@ impl Node {
         }
         if has_failed {
             self.contact_failed(now, &conn.peer, out);
+            if let Some(contact) = conn.contact() {
+                self.note_absent(now, contact, DialError::Unreachable);
+            }
         }
     }
 

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use dht::id::Key;
 use dht::limits::REMEMBERED_DIALS;
 use dht::node::Status;
 use dht::node::action::{ConnId, DialError};
 use dht::node::params::{Durability, Params, Serving};
 use dht::node::persisted::Saved;
-use dht::wire::peer::{PeerMessage, Request};
+use dht::wire::peer::{PeerMessage, RecordBlock, Reply, Request};
 
 use crate::harness::{
     Disk, Harness, bootstrap, confirmed, contact, failure, hello, key, larger, millis, quiet, secs, stored, success,
@@ -16,8 +17,8 @@ use crate::harness::{
 };
 
 /// A settled node whose only contact is the peer 1, its bootstrap.
-fn joined(params: Params) -> Harness {
-    let mut harness = Harness::new(Params { bootstraps: vec![bootstrap(1, None)], replication_min: 1, ..params });
+fn joined(params: &Params) -> Harness {
+    let mut harness = Harness::new(Params { bootstraps: vec![bootstrap(1, None)], ..params.clone() });
     harness.wake();
     let dial = harness.dial_of(1);
     harness.make_automatic(1);
@@ -54,7 +55,7 @@ fn stop_peers(harness: &mut Harness, peers: impl IntoIterator<Item = u8>) {
 }
 
 /// A node whose only contact has stopped: its host refuses connections.
-fn last_node(params: Params) -> Harness {
+fn last_node(params: &Params) -> Harness {
     let mut harness = joined(params);
     stop_peers(&mut harness, [1]);
     fail_dials(&mut harness, secs(1), |_| Some(DialError::Refused));
@@ -70,7 +71,7 @@ fn answers_at_once(harness: &mut Harness) -> bool {
 
 #[test]
 fn the_last_node_answers_at_once_when_all_others_have_stopped() {
-    let mut harness = last_node(Params::default());
+    let mut harness = last_node(&Params::default());
     let reader = harness.get(key(7));
     assert_eq!(harness.answer(reader), failure(7));
     let writer = harness.put(confirmed(1, b"v"));
@@ -81,7 +82,7 @@ fn the_last_node_answers_at_once_when_all_others_have_stopped() {
 
 #[test]
 fn requests_that_wait_are_answered_when_the_last_contact_turns_out_to_have_stopped() {
-    let mut harness = joined(Params::default());
+    let mut harness = joined(&Params::default());
     stop_peers(&mut harness, [1]);
     fail_dials(&mut harness, millis(100), |_| Some(DialError::Refused));
     let (reader, writer) = (harness.get(key(7)), harness.put(confirmed(1, b"v")));
@@ -93,7 +94,7 @@ fn requests_that_wait_are_answered_when_the_last_contact_turns_out_to_have_stopp
 /// Under `always` the record is on disk before it is confirmed.
 #[test]
 fn the_last_node_confirms_what_is_on_its_disk() {
-    let mut harness = last_node(Params { durability: Durability::Always, ..Params::default() });
+    let mut harness = last_node(&Params { durability: Durability::Always, ..Params::default() });
     harness.disk = Disk::Waits;
     let writer = harness.put(confirmed(1, b"v"));
     harness.pass(millis(1));
@@ -105,7 +106,7 @@ fn the_last_node_confirms_what_is_on_its_disk() {
 #[test]
 fn silence_and_faults_of_this_host_do_not_make_a_node_the_last_one() {
     for error in [DialError::Unreachable, DialError::NotAuthentic, DialError::LocalFault] {
-        let mut harness = joined(Params::default());
+        let mut harness = joined(&Params::default());
         stop_peers(&mut harness, [1]);
         fail_dials(&mut harness, secs(60), |_| Some(error));
         let (reader, writer) = (harness.get(key(7)), harness.put(confirmed(1, b"v")));
@@ -118,7 +119,7 @@ fn silence_and_faults_of_this_host_do_not_make_a_node_the_last_one() {
 
 /// A node that has the contacts 1, its bootstrap, and 2.
 fn with_two_contacts() -> Harness {
-    let mut harness = joined(Params::default());
+    let mut harness = joined(&Params::default());
     harness.add_contact(2);
     harness.pass(secs(1));
     harness
@@ -158,7 +159,7 @@ fn a_contact_whose_dial_is_in_flight_may_run() {
 #[test]
 fn the_goodbye_of_the_last_contact_counts_as_a_refusal() {
     for says_goodbye in [true, false] {
-        let mut harness = joined(Params::default());
+        let mut harness = joined(&Params::default());
         harness.make_scripted(1);
         if says_goodbye {
             harness.send(ConnId(1), &PeerMessage::Goodbye);
@@ -173,7 +174,7 @@ fn the_goodbye_of_the_last_contact_counts_as_a_refusal() {
 /// A supervisor has started the process of the contact again.
 #[test]
 fn a_contact_that_is_back_in_a_moment_is_never_taken_for_stopped() {
-    let mut harness = joined(Params::default());
+    let mut harness = joined(&Params::default());
     stop_peers(&mut harness, [1]);
     fail_dials(&mut harness, millis(400), |_| Some(DialError::Refused));
     let reader = harness.get(key(7));
@@ -190,7 +191,7 @@ fn a_contact_that_is_back_in_a_moment_is_never_taken_for_stopped() {
 
 #[test]
 fn the_last_node_waits_again_as_soon_as_a_peer_connects() {
-    let mut harness = last_node(Params::default());
+    let mut harness = last_node(&Params::default());
     let client = harness.accept_client(9);
     assert!(answers_at_once(&mut harness), "that peer stores nothing");
     harness.close(client);
@@ -207,41 +208,44 @@ fn the_last_node_waits_again_as_soon_as_a_peer_connects() {
     assert!(answers_at_once(&mut harness));
 }
 
+/// The peer 1 is back, and answers copies as `answer` says. Returns the keys of the copies.
+fn come_back(harness: &mut Harness, answer: impl Fn(&RecordBlock<'static>) -> Reply<'static>) -> Vec<Key> {
+    harness.make_automatic(1);
+    let mut copied = Vec::new();
+    for _ in 0..100 {
+        harness.pass(millis(50));
+        for (dial, ..) in harness.dials() {
+            harness.complete_dial(dial, 1);
+        }
+        for (conn, rpc, copy) in harness.copies() {
+            copied.push(copy.key);
+            harness.reply(conn, rpc, answer(&copy));
+        }
+    }
+    copied
+}
+
 #[test]
 fn what_the_last_node_confirmed_is_handed_to_a_contact_that_comes_back() {
-    let mut harness = last_node(Params::default());
+    let mut harness = last_node(&Params::default());
     let writer = harness.put(confirmed(1, b"alone"));
     assert_eq!(harness.answer(writer), success(1, b""));
     harness.put(quiet(2, b"unasked"));
-    harness.make_automatic(1);
-    harness.pass(secs(2));
-    for (dial, ..) in harness.dials() {
-        harness.complete_dial(dial, 1);
-    }
-    harness.pass(secs(1));
-    let mut copied: Vec<_> = harness.copies_by_peer().into_iter().map(|(peer, copy)| (peer, copy.key)).collect();
+    let mut copied = come_back(&mut harness, stored);
     copied.sort_unstable();
-    copied.dedup();
-    assert_eq!(copied, [(1, key(1)), (1, key(2))]);
+    assert_eq!(copied, [key(1), key(2)]);
+    harness.pass(secs(300));
+    assert_eq!(harness.copies(), [], "each is done");
 }
 
 #[test]
 fn a_newer_record_of_a_contact_that_comes_back_wins_over_what_was_confirmed_alone() {
-    let mut harness = last_node(Params::default());
+    let mut harness = last_node(&Params::default());
     let writer = harness.put(confirmed(1, b"alone"));
     assert_eq!(harness.answer(writer), success(1, b""));
-    harness.make_automatic(1);
-    harness.pass(secs(2));
-    for (dial, ..) in harness.dials() {
-        harness.complete_dial(dial, 1);
-    }
-    harness.pass(secs(1));
-    let copies = harness.copies();
-    assert!(!copies.is_empty());
-    for (conn, rpc, _) in copies {
-        harness.reply(conn, rpc, larger(1, version_at(3_500)));
-    }
-    harness.pass(secs(400));
+    let copied = come_back(&mut harness, |_| larger(1, version_at(2_500)));
+    assert_eq!(copied, [key(1)]);
+    harness.pass(secs(300));
     assert_eq!(harness.copies(), [], "the PUT has ended");
     let reader = harness.get(key(1));
     assert_eq!(harness.answer(reader), None, "the newer record is looked up");
@@ -299,7 +303,7 @@ fn all_remembered_contacts_must_have_failed_and_are_tried_within_seconds() {
 
 #[test]
 fn a_node_that_does_not_serve_goes_on_waiting() {
-    let mut harness = last_node(Params { serving: Serving::No, ..Params::default() });
+    let mut harness = last_node(&Params { serving: Serving::No, ..Params::default() });
     let (reader, writer) = (harness.get(key(7)), harness.put(confirmed(1, b"v")));
     assert_eq!((harness.answer(reader), harness.answer(writer)), (None, None));
 }
@@ -315,24 +319,4 @@ fn a_founder_that_is_cut_off_waits_and_one_that_is_left_alone_does_not() {
         assert_eq!(harness.node.status(), Status::Joining, "{error:?}");
         assert_eq!(answers_at_once(&mut harness), is_alone, "{error:?}");
     }
-}
-
-#[test]
-fn a_put_that_was_confirmed_alone_ends_when_a_contact_stores_it() {
-    let mut harness = last_node(Params::default());
-    harness.put(confirmed(1, b"alone"));
-    harness.make_automatic(1);
-    harness.pass(secs(2));
-    for (dial, ..) in harness.dials() {
-        harness.complete_dial(dial, 1);
-    }
-    harness.pass(secs(1));
-    let copies = harness.copies();
-    assert!(!copies.is_empty());
-    for (conn, rpc, copy) in copies {
-        harness.reply(conn, rpc, stored(&copy));
-    }
-    harness.forget_actions();
-    harness.pass(secs(300));
-    assert_eq!(harness.copies(), []);
 }

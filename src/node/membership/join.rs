@@ -257,6 +257,7 @@ impl Node {
             self.syncing.end();
             self.timers.cancel(Timer::Settle);
             self.forget_absences(now);
+            self.join.attempts = 0;
             self.timers.hasten(Timer::Join, now.mono + ALONE_PAUSE);
         }
     }

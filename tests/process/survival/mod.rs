@@ -8,6 +8,7 @@
 
 mod homes;
 mod kills;
+mod last_node;
 mod lone_node;
 mod rejoin;
 mod restarts;

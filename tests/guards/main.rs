@@ -1,4 +1,4 @@
-//! Guards: single lines that enforce the rules of records, lookups, GET and PUT.
+//! Guards: single lines that enforce the rules of records, lookups, GET and PUT, and of a node that runs alone.
 //!
 //! Each row of [`GUARDS`] names such a line, a mutation that removes the guard, and tests that must
 //! fail without it. Every `cargo test` compares the list with the sources and reports each line that

@@ -35,6 +35,7 @@ const ASIDE: &str = "src/node/records/aside.rs";
 const LOOKUP: &str = "src/lookup/mod.rs";
 const GET: &str = "src/node/query/read_quorum.rs";
 const PUT: &str = "src/node/query/write_quorum.rs";
+const ALONE: &str = "src/node/membership/alone.rs";
 
 pub(crate) const GUARDS: &[Guard] = &[
     // ── which of two records wins
@@ -325,5 +326,76 @@ pub(crate) const GUARDS: &[Guard] = &[
             "a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one",
             "one_claim_of_a_larger_record_does_not_end_a_signed_put",
         ],
+    },
+    // ── the last node that runs
+    Guard {
+        name: "alone: silence does not show that the others have stopped",
+        file: ALONE,
+        line: "self.was_left || failures.any(|failure| self.counted(Some(*failure)) == Some(Absence::Refused))",
+        mutation: "self.was_left || failures.any(|failure| self.counted(Some(*failure)).is_some())",
+        tests: &["silence_and_faults_of_this_host_do_not_make_a_node_the_last_one"],
+    },
+    Guard {
+        name: "alone: the last goodbye is as good as a refusal",
+        file: ALONE,
+        line: "self.absences.was_left = true;",
+        mutation: "",
+        tests: &["the_goodbye_of_the_last_contact_counts_as_a_refusal"],
+    },
+    Guard {
+        name: "alone: a fault of this host says nothing about a contact",
+        file: ALONE,
+        line: "DialError::LocalFault => return None,",
+        mutation: "DialError::LocalFault => Absence::Silent,",
+        tests: &["a_contact_that_this_host_could_not_dial_may_run"],
+    },
+    Guard {
+        name: "alone: every known contact must have failed",
+        file: ALONE,
+        line: "&& self.absent_contacts().all(|contact| absences.is_absent(contact))",
+        mutation: "",
+        tests: &["all_remembered_contacts_must_have_failed_and_are_tried_within_seconds"],
+    },
+    Guard {
+        name: "alone: a bootstrap must have failed too",
+        file: ALONE,
+        line: "&& self.other_bootstraps().all(|number| absences.counted(absences.bootstraps[number]).is_some())",
+        mutation: "",
+        tests: &["a_contact_whose_dial_is_in_flight_may_run"],
+    },
+    Guard {
+        name: "alone: not while a serving peer is connected",
+        file: ALONE,
+        line: "&& !self.peers.has_serving()",
+        mutation: "",
+        tests: &["the_last_node_waits_again_as_soon_as_a_peer_connects"],
+    },
+    Guard {
+        name: "alone: a process that restarts at once is awaited",
+        file: ALONE,
+        line: "self.absences.reset(now, now.mono + ALONE_PAUSE);",
+        mutation: "self.absences.reset(now, now.mono);",
+        tests: &["a_contact_that_is_back_in_a_moment_is_never_taken_for_stopped"],
+    },
+    Guard {
+        name: "alone: nodes that all start are awaited",
+        file: ALONE,
+        line: "counts_from: now.mono + ALONE_START_PAUSE,",
+        mutation: "counts_from: now.mono,",
+        tests: &["after_a_start_refusals_count_only_after_five_seconds"],
+    },
+    Guard {
+        name: "alone: a visitor does not shorten the pause after the start",
+        file: ALONE,
+        line: "let counts_from = self.absences.counts_from.max(now.mono + ALONE_PAUSE);",
+        mutation: "let counts_from = now.mono + ALONE_PAUSE;",
+        tests: &["a_peer_that_comes_and_goes_during_the_start_does_not_make_refusals_count_earlier"],
+    },
+    Guard {
+        name: "alone: only a node that serves",
+        file: ALONE,
+        line: "let may_be = self.status == Status::Joining && self.params.serving == Serving::Yes && absences.has_refusal();",
+        mutation: "let may_be = self.status == Status::Joining && absences.has_refusal(); let _ = Serving::Yes;",
+        tests: &["a_node_that_does_not_serve_goes_on_waiting"],
     },
 ];

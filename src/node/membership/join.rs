@@ -8,6 +8,8 @@
 //! A node that has no other node to join through is a *founder*: it is settled at once, and its clients
 //! wait for no other node.
 //!
+//! A node that finds all others stopped is *alone* ([`crate::node::membership::alone`]).
+//!
 //! Joining does not guarantee one network: two groups of nodes that know no common bootstrap stay apart.
 
 use std::time::Duration;

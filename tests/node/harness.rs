@@ -76,6 +76,8 @@ pub(crate) struct Harness {
     pub(crate) transcript: Vec<u8>,
     /// Peers that accept every dial, and answer PING, FIND NODE and SYNC without the test.
     automatic: BTreeSet<NodeId>,
+    /// Whether such an answer is being given.
+    is_answering: bool,
     conns: BTreeMap<ConnId, NodeId>,
     /// Connections over which the peer has sent HELLO. Before that no peer replies.
     greeted: BTreeSet<ConnId>,
@@ -97,6 +99,7 @@ impl Harness {
             actions: Vec::new(),
             transcript: Vec::new(),
             automatic: BTreeSet::new(),
+            is_answering: false,
             conns: BTreeMap::new(),
             greeted: BTreeSet::new(),
             dialled: BTreeMap::new(),
@@ -161,10 +164,15 @@ impl Harness {
             }
             self.actions.push(action);
         }
+        if self.is_answering {
+            return; // an automatic answer led to these actions; the loop below handles them
+        }
+        self.is_answering = true;
         while let Some(at) = self.actions.iter().position(|action| self.is_automatic(action)) {
             let action = self.actions.remove(at);
             self.answer_automatically(action);
         }
+        self.is_answering = false;
     }
 
     fn is_automatic(&self, action: &NodeAction) -> bool {

@@ -4,6 +4,43 @@
 //! They follow from the protocol, or protect the process with any configuration. What a user may set is in
 //! `node::params::Params` and in the options of the hosts. A limit with a single user is a constant beside
 //! that user. The unit of a number is in its name, its type or its description.
+//!
+//! # The queues between a client and a peer
+//!
+//! All queues on the way of a request and back. 429 means that the sender gets ERROR 429 and sends again
+//! later. None drops a message in silence, and no bound is taken for an answer of a peer.
+//!
+//! | queue | bound | at the bound | slower |
+//! | --- | --- | --- | --- |
+//! | input of a client | socket buffer | TCP | client |
+//! | requests without an answer | 1 024 a connection: [`API_OWED_MAX`] | its connection is not read | client |
+//! | finished answers | 1 MiB a connection: [`API_OUTBOX_MAX`] | its connection is not read | client |
+//! | GETs and PUTs in flight | 4 096, 256 a connection: [`CLIENT_REQUESTS_MAX`] | a request waits unread | client |
+//! | values of these PUTs | 64 MiB, 4 MiB a connection | a request waits unread | client |
+//! | keys not on disk | 262 144 | a request waits unread; STORE: 429 | client, peer |
+//! | replies that wait for the disk | 16 384 | a request waits unread; STORE: 429 | client, peer |
+//! | GETs that share a lookup | the GETs in flight | as there | client |
+//! | PUTs that wait for a retry | 65 536 | the record is left to replication | nobody |
+//! | OFFER entries that wait | 16 000: [`ENTRIES_WAITING_MAX`] | scans pause | replication |
+//! | hand-overs that wait | 8 000 | left to the next round | replication |
+//! | hand-overs in flight | 32: [`COPIES_IN_FLIGHT_MAX`]; [`COPIES_TO_ONE_MAX`] | they wait | replication |
+//! | records wanted from peers | 8 000: [`ASKED_FOR_MAX`]; [`ASKED_OF_ONE_MAX`] | OFFER: 429 | peer |
+//! | requests to peers that wait | 16 384: [`CALLS_WAITING_MAX`] (1) | queries, maintenance take no step | all who ask |
+//! | answers that a peer owes | 1 MiB a peer (2) | a request waits for an answer | requests to it |
+//! | requests to peers in flight | 16 384: [`PENDING_MAX`] | a request waits for a pause | all who ask |
+//! | dials, and requests for one dial | 256: [`DIALS_MAX`], 256 | a request waits for a pause | new peers |
+//! | output for a peer | 4 MiB a connection: [`PEER_OUTBOX_MAX`] | a request pauses; reply: 429 | both nodes |
+//! | 429 for a peer | 1 MiB a connection (3) | no reply | peer |
+//! | TLS records for a socket | 64 KiB a connection | they stay in the output | as above |
+//! | input of a peer | socket buffer | never: it is always read | nobody |
+//!
+//! 1. Further ones are those that were in flight and were refused.
+//! 2. [`VALUES_OWED_MAX`], [`LISTINGS_OWED_MAX`] and [`ACKNOWLEDGEMENTS_OWED_MAX`], in bytes of the largest
+//!    possible answers: a quarter of the output for a peer, so only requests (STORE, OFFER) can fill that.
+//! 3. Room for 27 000. A peer that keeps the bounds has at most 16 384 requests in flight.
+//!
+//! A request to a peer waits for `request_timeout` at most. The bounds without a name here are in `node/query`,
+//! `node/records`, `node/replication`, `node/rpc` and `net`, beside their users.
 
 use std::time::Duration;
 
@@ -58,6 +95,21 @@ pub const AGENT_SIZE_MAX: usize = 64;
 /// The largest message between peers, in bytes: a FIND VALUE REPLY with all contacts and the largest value.
 pub const PEER_MESSAGE_SIZE_MAX: usize = 66_588;
 
+/// The largest answer to FIND NODE, and to FIND VALUE without a value, in bytes: all contacts and a head.
+pub const HEAD_REPLY_SIZE_MAX: usize = HEADER_SIZE + RPC_ID_SIZE + 1 + CONTACTS_MAX * CONTACT_SIZE + RECORD_FIELDS_SIZE;
+
+/// The largest answer to OFFER, in bytes.
+pub const WANT_SIZE_MAX: usize = HEADER_SIZE + RPC_ID_SIZE + ENTRIES_MAX * KEY_SIZE;
+
+/// The largest answer to SYNC, in bytes.
+pub const SYNC_REPLY_SIZE_MAX: usize = HEADER_SIZE + RPC_ID_SIZE + 1 + ENTRIES_MAX * ENTRY_SIZE;
+
+/// The largest answer to SYNC of one key, in bytes.
+pub const PROBE_REPLY_SIZE_MAX: usize = HEADER_SIZE + RPC_ID_SIZE + 1 + ENTRY_SIZE;
+
+/// The answer to STORE, in bytes: key, outcome, flags and version. That to PING and ERROR are smaller.
+pub const STORE_REPLY_SIZE: usize = HEADER_SIZE + RPC_ID_SIZE + KEY_SIZE + 1 + 1 + 8;
+
 const _: () = {
     assert!(VALUE_SIZE_MAX == 65_495);
     assert!(HEADER_SIZE + KEY_SIZE + VALUE_SIZE_MAX <= FRAME_SIZE_MAX);
@@ -95,16 +147,30 @@ pub const CANDIDATES_MAX: usize = 4 * K_MAX;
 /// then, because all contacts fail at once when a node's own link fails (Kademlia, section 4.1).
 pub const CONTACT_FAILURES_MAX: u8 = 5;
 
-/// Requests to peers without a reply, to all peers together.
+/// Requests to peers without a reply, to all peers together. Further requests wait ([`CALLS_WAITING_MAX`]).
 ///
 /// 4 096 requests of clients with alpha = 3 have at most 12 288 in flight; the rest is for maintenance.
 pub const PENDING_MAX: usize = 16_384;
+
+/// Bytes of values that one peer may owe this node: 11 of the largest answers. With the two bounds that follow they
+/// are a quarter of the outbox of that peer; the rest is for what the peer itself sends.
+pub const VALUES_OWED_MAX: usize = PEER_OUTBOX_MAX / 16 * 3;
+
+/// Bytes of contacts, heads and entries that one peer may owe this node: 180 of the largest heads.
+pub const LISTINGS_OWED_MAX: usize = PEER_OUTBOX_MAX / 64 * 3;
+
+/// Bytes of acknowledgements that one peer may owe this node: one WANT, and 630 replies to STORE.
+pub const ACKNOWLEDGEMENTS_OWED_MAX: usize = PEER_OUTBOX_MAX / 64;
 
 // ── layer 2: node ────────────────────────────────────────────────────────────────────────────────
 
 /// Requests of clients in flight; one connection may have a 16th of them. At the bound a request waits in
 /// its connection, unless the node can answer it at once.
 pub const CLIENT_REQUESTS_MAX: usize = 4_096;
+
+/// Requests to peers that wait to be sent, because a peer or this node has no room for them; an id and a
+/// purpose each, about 200 bytes. At this bound, queries and maintenance take no further steps until one leaves.
+pub const CALLS_WAITING_MAX: usize = PENDING_MAX;
 
 /// The pause before the first retry of a PUT that too few nodes store; each further pause is twice as long.
 pub const PUT_RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -276,6 +342,10 @@ const _: () = {
     let buffers = API_INPUT_MAX + 1_024 * (API_READ_MIN + CLIENT_BUFFER_KEPT_MAX);
     assert!(API_ANSWERS_TOTAL_MAX + buffers + in_flight * 10_000 <= 80_000_000);
     assert!(PEER_OUTBOX_MAX >= 2 * PEER_MESSAGE_SIZE_MAX);
+    assert!(4 * (VALUES_OWED_MAX + LISTINGS_OWED_MAX + ACKNOWLEDGEMENTS_OWED_MAX) <= PEER_OUTBOX_MAX);
+    assert!(VALUES_OWED_MAX >= PEER_MESSAGE_SIZE_MAX);
+    assert!(LISTINGS_OWED_MAX >= SYNC_REPLY_SIZE_MAX && SYNC_REPLY_SIZE_MAX >= HEAD_REPLY_SIZE_MAX);
+    assert!(ACKNOWLEDGEMENTS_OWED_MAX >= WANT_SIZE_MAX + COPIES_TO_ONE_MAX * STORE_REPLY_SIZE);
     assert!(PROBES_MAX < DIALS_MAX);
     assert!(COPIES_IN_FLIGHT_MAX * PEER_MESSAGE_SIZE_MAX <= PEER_OUTBOX_MAX);
     assert!(ENTRIES_WAITING_MAX >= ENTRIES_MAX + 2 * K_MAX);

@@ -10,6 +10,10 @@
 //! rpc id does not even remove the request. All orders are those of deadlines and of insertion, never that
 //! of a hash map.
 //!
+//! The table counts the bytes of the answers that a node owes: a caller that asks only while
+//! [`Pending::has_room_for`] is true never makes a node owe more than the bound of each [`AnswerKind`]. An
+//! expired request still counts, because its answer may be on its way.
+//!
 //! The table sends nothing and does not know the meaning of `T`, the reason of a request. A request
 //! allocates no memory once the table has grown to the usual number of requests.
 
@@ -18,6 +22,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use crate::id::{KeyMap, KeySeed, NodeId, RpcId};
+use crate::limits::{ACKNOWLEDGEMENTS_OWED_MAX, LISTINGS_OWED_MAX, VALUES_OWED_MAX};
 use crate::time::Time;
 
 /// A request without a reply.
@@ -69,6 +74,51 @@ pub enum Passed {
     Timeout,
 }
 
+/// The largest answer that a request can get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Which bound it counts against.
+    pub kind: AnswerKind,
+    /// Its size in bytes.
+    pub bytes: usize,
+}
+
+/// Each kind of answer has a bound of its own, so that none waits behind larger ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AnswerKind {
+    /// It may carry a value.
+    Value,
+    /// It lists contacts or entries, or carries a head.
+    Listing,
+    /// It says what became of something that was sent or offered.
+    Acknowledgement,
+}
+
+impl AnswerKind {
+    /// The most bytes of such answers that one node may owe.
+    fn owed_max(self) -> usize {
+        match self {
+            AnswerKind::Value => VALUES_OWED_MAX,
+            AnswerKind::Listing => LISTINGS_OWED_MAX,
+            AnswerKind::Acknowledgement => ACKNOWLEDGEMENTS_OWED_MAX,
+        }
+    }
+}
+
+/// The bytes of the answers that one node owes, by kind.
+#[derive(Clone, Copy, Debug, Default)]
+struct Owed([usize; 3]);
+
+impl Owed {
+    fn of(&mut self, kind: AnswerKind) -> &mut usize {
+        &mut self.0[kind as usize]
+    }
+
+    fn sum(&self) -> usize {
+        self.0.iter().sum()
+    }
+}
+
 /// The outcome of [`Pending::take`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken<T> {
@@ -90,6 +140,8 @@ pub struct Pending<T> {
     capacity: usize,
     grace: Duration,
     entries: KeyMap<RpcId, Entry<T>>,
+    /// What each node owes, if it owes anything.
+    owed: KeyMap<NodeId, Owed>,
     /// By the next deadline of each request.
     in_flight: MomentQueue,
     /// By the end of the grace period of each request.
@@ -104,7 +156,8 @@ impl<T> Pending<T> {
         Self {
             capacity,
             grace,
-            entries: KeyMap::with_hasher(seed),
+            entries: KeyMap::with_hasher(seed.clone()),
+            owed: KeyMap::with_hasher(seed),
             in_flight: MomentQueue::default(),
             expired: MomentQueue::default(),
             next: Sequence(0),
@@ -128,11 +181,29 @@ impl<T> Pending<T> {
         self.next = Sequence(nth.0 + 1);
         let moment = Moment { at: deadlines.hedge_at, nth, rpc };
         let request = Request { asked, why, deadlines };
-        let before = self.entries.insert(rpc, Entry { request, next: Some(Passed::Hedge), moment });
+        let before = self.entries.insert(rpc, Entry { request, answer: None, next: Some(Passed::Hedge), moment });
         assert!(before.is_none(), "an RPC id is drawn once");
         self.in_flight.add(moment);
         self.pop_stale();
         Ok(())
+    }
+
+    /// Whether `asked` may be made to owe `answer` too.
+    pub fn has_room_for(&self, asked: &NodeId, answer: Answer) -> bool {
+        let owed = self.owed.get(asked).map_or(0, |owed| owed.0[answer.kind as usize]);
+        owed + answer.bytes <= answer.kind.owed_max()
+    }
+
+    /// The request `rpc` is sent: from now on its node owes `answer`, until the request leaves the table.
+    pub fn owe(&mut self, rpc: &RpcId, answer: Answer) {
+        let Some(entry) = self.entries.get_mut(rpc).filter(|entry| entry.answer.is_none()) else { return };
+        entry.answer = Some(answer);
+        *self.owed.entry(entry.request.asked).or_default().of(answer.kind) += answer.bytes;
+    }
+
+    /// The bytes of the answers that `asked` owes.
+    pub fn owed_by(&self, asked: &NodeId) -> usize {
+        self.owed.get(asked).map_or(0, Owed::sum)
     }
 
     /// Replaces the deadlines of the request `rpc`; none of the new ones counts as passed. Does nothing if
@@ -241,7 +312,14 @@ impl<T> Pending<T> {
     }
 
     fn remove(&mut self, rpc: &RpcId) -> Entry<T> {
-        self.entries.remove(rpc).expect("only what was found is removed")
+        let entry = self.entries.remove(rpc).expect("only what was found is removed");
+        if let (Some(answer), Some(owed)) = (entry.answer, self.owed.get_mut(&entry.request.asked)) {
+            *owed.of(answer.kind) -= answer.bytes;
+            if owed.sum() == 0 {
+                self.owed.remove(&entry.request.asked);
+            }
+        }
+        entry
     }
 
     /// Removes stale deadlines from the front of both queues. Call it after every change of the table.
@@ -257,6 +335,8 @@ impl<T> Pending<T> {
 #[derive(Debug)]
 struct Entry<T> {
     request: Request<T>,
+    /// The answer that its node owes; `None` until the request is sent.
+    answer: Option<Answer>,
     /// The deadline that passes next; `None` if the request is expired.
     next: Option<Passed>,
     moment: Moment,
@@ -535,6 +615,11 @@ mod tests {
                     Action::Insert { asked, deadline } => {
                         let deadlines = Deadlines::at(now + Duration::from_secs(deadline));
                         let room = table.insert(rpc(inserted), node(asked), inserted, deadlines);
+                        if room.is_ok() && inserted % 4 > 0 {
+                            let kinds = [AnswerKind::Value, AnswerKind::Listing, AnswerKind::Acknowledgement];
+                            let kind = kinds[usize::from(inserted % 3)];
+                            table.owe(&rpc(inserted), Answer { kind, bytes: usize::from(inserted) });
+                        }
                         inserted += u8::from(room.is_ok());
                     }
                     Action::Take { rpc: n, from } => match table.take(&rpc(n), &node(from)) {
@@ -560,6 +645,11 @@ mod tests {
                     }
                 }
                 prop_assert!(table.len() <= capacity);
+                for asked in (0..3).map(node) {
+                    let of_it = table.entries.values().filter(|entry| entry.request.asked == asked);
+                    let owed: usize = of_it.filter_map(|entry| entry.answer).map(|answer| answer.bytes).sum();
+                    prop_assert_eq!(table.owed_by(&asked), owed);
+                }
                 let first = |expired| {
                     table.entries.values().filter(|entry| entry.is_expired() == expired).map(|entry| entry.moment).min()
                 };
@@ -568,7 +658,7 @@ mod tests {
             let mut all = [ends.answered, ends.timed_out, ends.cut_off].concat();
             all.sort_unstable();
             prop_assert_eq!(all, (0..inserted).collect::<Vec<_>>());
-            prop_assert!(table.is_empty());
+            prop_assert!(table.is_empty() && table.owed.is_empty());
         }
     }
 }

@@ -239,6 +239,11 @@ impl Lookup {
         self.asked
     }
 
+    /// Candidates that were asked and have not answered in time. They may store anything.
+    pub fn silent(&self) -> usize {
+        self.candidates.iter().filter(|candidate| candidate.state == State::TimedOut).count()
+    }
+
     /// The path on which `id` was found; `None` if it is no candidate.
     pub fn path_of(&self, id: &NodeId) -> Option<Path> {
         self.find(id).map(|at| self.candidates[at].path)

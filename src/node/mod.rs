@@ -71,8 +71,9 @@ use crate::node::replication::schedule::Schedule;
 use crate::node::replication::sync::Syncing;
 use crate::node::replication::wanted::Wanted;
 use crate::node::rpc::families::Reach;
-use crate::node::rpc::outbound::{BackOff, Call};
+use crate::node::rpc::outbound::Call;
 use crate::node::rpc::peers::{Ending, Peers};
+use crate::node::rpc::waiting::Waiting;
 pub use crate::node::status::Status;
 use crate::node::timers::{Timer, Timers};
 use crate::pending::Pending;
@@ -108,7 +109,8 @@ pub struct Node {
     table: Table,
     storage: Storage,
     pending: Pending<Call>,
-    back_off: BackOff,
+    /// Requests to peers that have no room yet.
+    waiting: Waiting,
     peers: Peers,
     /// Which peers can dial one address family only, and the bridges between the families.
     reach: Reach,
@@ -174,7 +176,7 @@ impl Node {
             counters: NodeCounters::default(),
             table: Table::new(me.id, params.k),
             storage: Storage::new(me.id, params.storage_bytes_max, keys.clone()),
-            back_off: BackOff::default(),
+            waiting: Waiting::default(),
             pending: Pending::new(PENDING_MAX, params.request_timeout, keys.clone()),
             peers: Peers::new(keys.clone()),
             reach: Reach::default(),
@@ -282,7 +284,7 @@ impl Node {
         self.notice_clock(now, out);
         self.notice_sleep(now, out);
         self.pass_deadlines(now, out);
-        self.send_again(now, out);
+        self.pass_waits(now, out);
         while let Some(conn) = self.peers.deadlines.take_next(now.mono) {
             self.on_conn_deadline(now, conn, out);
         }
@@ -307,6 +309,7 @@ impl Node {
                 Timer::Save => self.save(now, out),
                 Timer::Leave => self.go(now, out),
                 Timer::Answer(query) => self.answer_in_time(now, query, out),
+                Timer::Follow(query) => self.follow(now, query, out),
             }
         }
         self.consider_alone(now, out);
@@ -337,7 +340,7 @@ impl Node {
             self.timers.next(),
             self.peers.deadlines.next(),
             self.pending.next_deadline(),
-            self.back_off.next_deadline(),
+            self.waiting.next_deadline(),
             self.storage.next_due(),
         ])
     }
@@ -388,6 +391,16 @@ impl Node {
     /// The number of requests to peers without a reply, and how many of them are overdue at `now`.
     pub fn requests(&self, now: Time) -> (usize, usize) {
         (self.pending.len(), self.pending.overdue(now))
+    }
+
+    /// The number of requests to peers that wait to be sent.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The bytes of the largest answers that `peer` owes this node.
+    pub fn owed_by(&self, peer: &NodeId) -> usize {
+        self.pending.owed_by(peer)
     }
 
     /// The number of open connections to peers.

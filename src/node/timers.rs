@@ -33,6 +33,8 @@ pub(crate) enum Timer {
     Replicate,
     /// Answer the request of a client.
     Answer(QueryId),
+    /// Look up a value again, for the GETs that came after the first answer to this lookup.
+    Follow(QueryId),
     /// Begin the next attempt of a PUT.
     Retry(QueryId),
     /// Write changes to disk.

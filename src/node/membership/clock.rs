@@ -234,7 +234,8 @@ impl Node {
         self.clocks.samples.retain(|_, sample| now.mono - sample.at <= SAMPLE_LIFE);
         let ids: Vec<NodeId> = self.clocks.samples.keys().copied().collect();
         for id in ids {
-            if let Some(contact) = self.table.find(&id).copied().filter(|_| self.peers.tells_time(&id)) {
+            let contact = self.table.find(&id).copied().filter(|_| self.peers.tells_time(&id));
+            if let Some(contact) = contact.filter(|_| self.may_call()) {
                 self.call(now, contact, Purpose::AskTime, out);
             }
         }

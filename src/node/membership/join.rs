@@ -230,7 +230,7 @@ impl Node {
             match self.queries.find(query) {
                 Some(Query::Get(_)) => self.look_up_value(now, query, out),
                 Some(Query::Put(_)) => self.look_up_replicas(now, query, out),
-                Some(Query::Maintenance(_)) | None => {}
+                Some(Query::Maintenance(_) | Query::Read(_)) | None => {}
             }
         }
     }

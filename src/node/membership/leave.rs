@@ -95,6 +95,8 @@ impl Node {
         self.count_left_records();
         for query in self.queries.ids() {
             self.answer_in_time(now, query, out);
+        }
+        for query in self.queries.ids() {
             self.end_query(query);
         }
         for conn in self.peers.reached() {

@@ -176,8 +176,8 @@ impl Node {
 
     /// Sends a PING to a contact, unless one is in flight.
     pub(crate) fn ping(&mut self, now: Now, contact: Contact, out: &mut Actions) {
-        if self.liveness.pinging.insert(contact.id) && !self.call(now, contact, Purpose::Ping, out) {
-            self.liveness.pinging.remove(&contact.id);
+        if self.may_call() && self.liveness.pinging.insert(contact.id) {
+            self.call(now, contact, Purpose::Ping, out);
         }
     }
 

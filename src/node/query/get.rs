@@ -2,32 +2,43 @@
 //! its storage. Otherwise it asks the nodes nearest to the key until enough of them agree
 //! ([`crate::node::query::read_quorum`]).
 //!
+//! GETs of one key share lookups. A GET joins the running one until a peer has answered that. A GET that comes
+//! later must not see that answer, since a newer record may have been confirmed in between; all of these
+//! share the following lookup, which begins when the running one ends, or has run for `rpc_timeout`. Each GET
+//! has its own deadline and its own place in the accounts ([`crate::node::query`]). A lookup runs as long as
+//! a GET waits for it. When it ends, its result is compared with the newest version that clients have seen
+//! through this node by then. If that one is newer, and is newer than when the lookup began, the GETs go on to
+//! the following lookup.
+//!
 //! Guarantees (`PROTOCOL.md` 1 and 3):
 //!
-//! - Each GET is answered once, within `request_timeout`, and by FAILURE only after a lookup.
+//! - Each GET is answered once, within `request_timeout`, and by FAILURE only after a lookup in which enough nodes
+//!   have answered: fewer were silent than the replicas that every record has.
+//! - No bound of this node ends a lookup or takes part in its result.
 //! - Only verified values are returned.
 //! - A client that has read or written a version through this node gets an older one only after all of
 //!   the k closest nodes were asked.
 //!
 //! Replicas with an older record are repaired afterwards ([`crate::node::query::read_repair`]).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use log::debug;
 
 use crate::contact::Contact;
 use crate::id::Key;
-use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId, Taken};
 use crate::node::params::{Reads, Serving};
 use crate::node::purpose::{Outcome, Purpose, QueryId};
 use crate::node::query::read_quorum::{Found, Head, Next, Phase, QuorumRead, Response, Winner};
-use crate::node::query::{Get, Query};
+use crate::node::query::{Get, Joined, Query, Read};
 use crate::node::records::accept::Replica;
 use crate::node::rpc::outbound::Report;
 use crate::node::status::Access;
 use crate::node::timers::Timer;
+use crate::pending::Passed;
 use crate::record::envelope::{deletes, verify};
 use crate::record::{Class, Life, Precedence, Rank, Record, end_of_life};
 use crate::storage::Held;
@@ -70,10 +81,7 @@ impl Node {
             return Taken::NoRoom;
         }
         self.counters.gets += 1;
-        let params = &self.params;
-        let read = QuorumRead::new(params.reads, params.read_quorum, params.replication_min, params.k);
-        let get = Get { client, key, lookup: None, since: now.mono, again: false, read, phase: Phase::LookingUp };
-        let query = self.queries.insert(Query::Get(Box::new(get)));
+        let query = self.queries.insert(Query::Get(Get::new(client, key, now.mono)));
         let end = now.mono + self.params.request_timeout;
         let end = if let Access::Starting { until } = access { until.min(end) } else { end };
         self.timers.set(Timer::Answer(query), end);
@@ -128,95 +136,169 @@ fn answer(client: ClientId, key: Key, value: Option<&Arc<[u8]>>, out: &mut Actio
     u64::from(value.is_some())
 }
 
-impl Get {
+impl Read {
     /// `peer` replied with the record that it stores, or without one.
     pub(crate) fn on_reply(&mut self, now: Now, peer: Contact, record: Option<&RecordBlock<'_>>) {
-        let Some(block) = record else { return self.read.on_response(Replica::Peer(peer), Response::Nothing) };
-        self.read.on_response(Replica::Peer(peer), response(now, &self.key, block));
-        if let Some(lookup) = self.lookup.as_mut().filter(|_| self.read.goes_past_replicas()) {
-            lookup.calm_down();
+        self.is_answered = true;
+        let Some(block) = record else { return self.quorum.on_response(Replica::Peer(peer), Response::Nothing) };
+        self.quorum.on_response(Replica::Peer(peer), response(now, &self.key, block));
+        if self.quorum.goes_past_replicas() {
+            self.lookup.calm_down();
         }
     }
 
-    /// Whether there is a winner, and it is no older than the version that clients have seen.
-    fn has_enough(&self) -> bool {
-        self.read.winner().is_some_and(|winner| self.read.allows(winner.rank()))
+    /// Whether candidates were asked and have not replied.
+    fn has_gaps(&self) -> bool {
+        self.lookup.asked() > self.lookup.answered().count()
     }
 
-    fn log(&self, now: Now, value: Option<&Arc<[u8]>>) {
-        let (found, took) = (value.is_some(), now.mono.since(self.since).as_millis());
-        let asked = self.lookup.as_ref().map_or(0, Lookup::asked);
-        debug!("get done key={:.8} found={found} asked={asked} took_ms={took}", self.key);
+    /// Whether clients have read or written a newer version through this node since the lookup began.
+    fn is_overtaken(&self) -> bool {
+        self.quorum.newest_seen() > self.seen_before
     }
 }
 
-/// Asking peers.
-impl Node {
-    /// Starts the first or the second lookup of a GET.
-    pub(crate) fn look_up_value(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        let Some((key, since)) = self.queries.get(query).map(|get| (get.key, get.since)) else { return };
-        self.timers.set(Timer::Answer(query), since + self.params.request_timeout);
-        let lookup = self.look_up(key, self.params.k);
-        if let Some(get) = self.queries.get(query) {
-            get.lookup = Some(lookup);
-            get.phase = Phase::LookingUp;
+/// The answer to a GET.
+#[derive(Clone, Debug, Default)]
+struct Answer {
+    /// The value, if there is one.
+    value: Option<Arc<[u8]>>,
+    /// The version that the client sees.
+    seen: Option<Precedence>,
+    /// The hops to the peer that sent it.
+    hops: u64,
+    /// The candidates that were asked.
+    asked: usize,
+}
+
+impl Answer {
+    /// The winner of `quorum`, if its life has not ended.
+    fn new(now: Now, quorum: &QuorumRead) -> Self {
+        let winner = quorum.winner();
+        let value = match winner {
+            Some(Winner::Record { found, .. }) if found.expires > now.mono => value_of(&found.record).cloned(),
+            Some(_) | None => None,
+        };
+        Self { value, seen: winner.map(|winner| winner.rank().precedence()), ..Self::default() }
+    }
+}
+
+impl Read {
+    fn answer(&self, now: Now) -> Answer {
+        let mut answer = Answer { asked: self.lookup.asked(), ..Answer::new(now, &self.quorum) };
+        if let Some(Winner::Record { from: Replica::Peer(contact), .. }) =
+            self.quorum.winner().filter(|winner| winner.is_alive(now))
+        {
+            answer.hops = self.lookup.path_of(&contact.id).map_or(0, |path| u64::from(path.hops));
         }
+        answer
+    }
+}
+
+/// What this node itself knows of a key.
+struct Own {
+    response: Option<Response>,
+    /// The newest version that its clients have seen.
+    newest: Option<Precedence>,
+}
+
+impl Own {
+    /// Adds it to `quorum`, like the response of another replica.
+    fn respond(self, quorum: &mut QuorumRead) {
+        quorum.remember(self.newest);
+        if let Some(response) = self.response {
+            quorum.on_response(Replica::Me, response);
+        }
+    }
+}
+
+/// Looking up.
+impl Node {
+    /// The GET `query` needs the value from peers: it joins a lookup, or begins one.
+    pub(crate) fn look_up_value(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        let Some(&Get { key, since, .. }) = self.queries.get(query) else { return };
+        self.timers.set(Timer::Answer(query), since + self.params.request_timeout);
+        match self.queries.join_read(query) {
+            Joined::Begin => self.begin_read(now, key, BTreeSet::from([query]), out),
+            Joined::Running => {}
+            Joined::Next(running) => {
+                // A lookup that takes long must not use up the time of the GETs that wait for the next one.
+                let since = self.queries.read(running).map_or(now.mono, |read| read.since);
+                let follow_at = (since + self.params.rpc_timeout).max(now.mono);
+                self.timers.hasten(Timer::Follow(running), follow_at);
+            }
+        }
+    }
+
+    /// Begins a lookup for the GETs `waiting` of `key`.
+    fn begin_read(&mut self, now: Now, key: Key, waiting: BTreeSet<QueryId>, out: &mut Actions) {
+        let lookup = self.look_up(key, self.params.k);
+        let read = Read::new(now.mono, lookup, self.empty_quorum(), self.versions.newest(&key));
+        let query = self.queries.begin_read(read, waiting);
         self.advance(now, query, out);
+    }
+
+    /// The lookup `running` has taken long: the next one begins, if a GET waits for it.
+    pub(crate) fn follow(&mut self, now: Now, running: QueryId, out: &mut Actions) {
+        let Some(key) = self.queries.read(running).map(|read| read.key) else { return };
+        if let Some(next) = self.queries.take_next(&key, running).filter(|next| !next.is_empty()) {
+            self.begin_read(now, key, next, out);
+        }
+    }
+
+    fn empty_quorum(&self) -> QuorumRead {
+        let params = &self.params;
+        QuorumRead::new(params.reads, params.read_quorum, params.replication_min, params.k)
     }
 
     /// The request for the value of a head that a peer sent has had an outcome.
     pub(crate) fn on_fetch_outcome(&mut self, now: Now, query: QueryId, report: Report<'_>, out: &mut Actions) {
         let peer = report.call.to;
-        let Some(get) = self.queries.get(query) else { return };
+        let Some(read) = self.queries.read(query) else { return };
         match report.outcome {
-            Outcome::Reply { reply: Reply::Value { record, .. }, .. } => get.on_reply(now, peer, Some(&record)),
-            Outcome::Reply { .. } => get.on_reply(now, peer, None),
-            Outcome::Passed(_) | Outcome::Refused(_) | Outcome::Failed => get.read.on_no_response(&peer.id),
+            Outcome::Reply { reply: Reply::Value { record, .. }, .. } => read.on_reply(now, peer, Some(&record)),
+            Outcome::Reply { .. } => read.on_reply(now, peer, None),
+            Outcome::Passed(Passed::Hedge | Passed::GiveUp) => read.quorum.on_late_fetch(&peer.id),
+            Outcome::Passed(Passed::Timeout) | Outcome::Refused(_) | Outcome::Failed => {
+                read.quorum.on_no_response(&peer.id);
+            }
         }
         self.advance(now, query, out);
     }
 
-    /// Adds what this node itself stores at this moment, like the response of another replica, and the
-    /// newest version that its clients have seen. If it has slept, what it stores may be old, and counts only
+    /// What this node itself stores of `key` at this moment. If it has slept, that may be old, and it counts only
     /// after the other nodes have responded.
-    fn add_own_response(&mut self, now: Now, query: QueryId) {
-        let Some((key, phase)) = self.queries.get(query).map(|get| (get.key, get.phase)) else { return };
+    fn own_response(&self, now: Now, key: &Key, phase: Phase) -> Option<Own> {
         if self.sleep.is_behind() && phase == Phase::LookingUp {
-            return;
+            return None;
         }
-        let (held, over) = self.storage.known(now.mono, &key);
-        let known = self.newest_known(now, &key, held);
+        let (held, over) = self.storage.known(now.mono, key);
+        let known = self.newest_known(now, key, held);
         let known = known.map(|known| Found { record: known.record.clone(), expires: known.expires });
         let over = over.and_then(|tombstone| tombstone.plain);
-        let newest = self.versions.newest(&key);
-        let Some(get) = self.queries.get(query) else { return };
-        get.read.remember(newest);
-        match (known, over) {
-            (Some(found), _) => get.read.on_response(Replica::Me, Response::Value(found)),
-            (None, Some(version)) => {
-                let rank = Rank { class: Class::Plain, life: Life::Over, version };
-                get.read.on_response(Replica::Me, Response::Head(Head { rank, crc: 0, replication: 1 }));
-            }
-            (None, None) => {}
+        let response = known.map(Response::Value).or_else(|| {
+            let rank = Rank { class: Class::Plain, life: Life::Over, version: over? };
+            Some(Response::Head(Head { rank, crc: 0, replication: 1 }))
+        });
+        Some(Own { response, newest: self.versions.newest(key) })
+    }
+
+    fn add_own_response(&mut self, now: Now, query: QueryId) {
+        let Some((key, phase)) = self.queries.read(query).map(|read| (read.key, read.phase)) else { return };
+        if let (Some(own), Some(read)) = (self.own_response(now, &key, phase), self.queries.read(query)) {
+            own.respond(&mut read.quorum);
         }
     }
 
-    /// Evaluates the responses to a GET, and fetches a value or answers the client if possible. Does
+    /// Evaluates the responses to a lookup of a value, and fetches the value or answers the GETs if possible. Does
     /// nothing for other queries.
     pub(crate) fn read_on(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         self.add_own_response(now, query);
-        loop {
-            let Some(get) = self.queries.get(query).filter(|get| get.lookup.is_some()) else { return };
-            match get.read.next(get.phase) {
-                Next::Fetch(contact) => {
-                    if !self.call(now, contact, Purpose::Fetch(query), out)
-                        && let Some(get) = self.queries.get(query)
-                    {
-                        get.read.on_no_response(&contact.id);
-                    }
-                }
+        while let Some(read) = self.queries.read(query) {
+            match read.quorum.next(read.phase) {
+                Next::Fetch(contact) => self.call(now, contact, Purpose::Fetch(query), out),
                 Next::Wait => return,
-                Next::Answer => return self.answer_get(now, query, out),
+                Next::Answer => return self.end_lookup(now, query, out),
             }
         }
     }
@@ -224,61 +306,121 @@ impl Node {
 
 /// Answering.
 impl Node {
-    /// Answers a GET. If there is no winner that is new enough, and some candidates did not reply, the
-    /// lookup is repeated once instead.
-    fn answer_get(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        let Some(get) = self.queries.get(query) else { return };
-        let has_gaps = get.lookup.as_ref().is_some_and(|lookup| lookup.asked() > lookup.answered().count());
-        if !get.has_enough() && has_gaps && !get.again {
-            get.again = true;
-            return self.look_up_value(now, query, out);
+    /// A lookup has ended. If there is no winner that is new enough, it is repeated instead: once if some candidates
+    /// did not reply, and as long as so many were silent that all replicas of a record may be among them.
+    fn end_lookup(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        let Some(read) = self.queries.read(query) else { return };
+        let (key, has_enough) = (read.key, read.quorum.has_enough());
+        let may_be_hidden = read.lookup.silent() >= usize::from(self.params.replication_min);
+        if !has_enough && (may_be_hidden || read.has_gaps() && !read.again) {
+            let lookup = self.look_up(key, self.params.k);
+            if let Some(read) = self.queries.read(query) {
+                (read.again, read.lookup, read.phase) = (true, lookup, Phase::LookingUp);
+            }
+            return self.advance(now, query, out);
         }
-        self.end_get(now, query, out);
+        if !has_enough && read.is_overtaken() {
+            // A client has written or read a newer version meanwhile: what peers have said may be older than that.
+            return self.end_read(now, query, Waiters::GoOn, out);
+        }
+        self.end_read(now, query, Waiters::Answer, out);
     }
 
-    /// The time of a GET is over: answers with the winner so far, or by FAILURE if clients have seen a
-    /// newer version.
+    /// Ends a lookup, and begins the next one for the GETs that wait for that. The winner answers the GETs that wait
+    /// for this one, and repairs replicas with an older record; or these GETs wait for the next lookup too.
+    fn end_read(&mut self, now: Now, query: QueryId, waiters: Waiters, out: &mut Actions) {
+        let Some((read, waiting, mut next)) = self.queries.end_read(query) else { return };
+        self.timers.cancel(Timer::Follow(query));
+        match waiters {
+            Waiters::GoOn => next.extend(waiting),
+            Waiters::Answer => {
+                let answer = read.answer(now);
+                self.remember_winner(read.key, read.phase, &answer);
+                if let Some(Winner::Record { found, .. }) = read.quorum.winner().filter(|winner| winner.is_alive(now)) {
+                    self.repair_behind(now, &read, found, out);
+                }
+                for get in waiting {
+                    self.answer_get(now, get, &answer, out);
+                }
+            }
+        }
+        if !next.is_empty() {
+            self.go_on(now, read.key, next, out);
+        }
+    }
+
+    /// The GETs `waiting` of `key` wait for the latest lookup, or for a new one.
+    fn go_on(&mut self, now: Now, key: Key, waiting: BTreeSet<QueryId>, out: &mut Actions) {
+        if !self.queries.is_reading(&key) {
+            return self.begin_read(now, key, waiting, out);
+        }
+        for get in waiting {
+            self.look_up_value(now, get, out);
+        }
+    }
+
+    /// Clients see the winner of a lookup of `key`, which is in that phase.
+    fn remember_winner(&mut self, key: Key, phase: Phase, answer: &Answer) {
+        let Some(seen) = answer.seen else { return };
+        match phase {
+            Phase::LookedUp => self.versions.replace(key, seen),
+            Phase::LookingUp => self.versions.remember(key, seen),
+        }
+        self.storage.doubt(&key);
+    }
+
+    /// Answers a GET, which ends.
+    fn answer_get(&mut self, now: Now, query: QueryId, found: &Answer, out: &mut Actions) {
+        let Some(Query::Get(get)) = self.end_query(query) else { return };
+        let (is_found, took) = (found.value.is_some(), now.mono.since(get.since).as_millis());
+        debug!("get done key={:.8} found={is_found} asked={} took_ms={took}", get.key, found.asked);
+        self.counters.gets_hops += found.hops;
+        self.counters.gets_found += answer(get.client, get.key, found.value.as_ref(), out);
+    }
+
+    /// The time of a GET is over: answers with the winner so far, or by FAILURE if clients have seen a newer
+    /// version. Other GETs that wait for the same lookup go on waiting.
     pub(crate) fn give_up_get(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        self.add_own_response(now, query);
-        let Some(get) = self.queries.get(query) else { return };
-        if get.has_enough() {
-            return self.end_get(now, query, out);
+        let Some(&get) = self.queries.get(query) else { return };
+        let Some(reading) = get.reads() else { return self.give_up_alone(now, query, get, out) };
+        self.add_own_response(now, reading);
+        let Some(read) = self.queries.read(reading) else { return };
+        let (has_enough, phase) = (read.quorum.has_enough(), read.phase);
+        let answer = if has_enough { read.answer(now) } else { Answer::default() };
+        self.remember_winner(get.key, phase, &answer);
+        self.answer_get(now, query, &answer, out);
+        if self.queries.is_unwanted(reading) {
+            let waiters = if has_enough { Waiters::Answer } else { Waiters::GoOn };
+            self.end_read(now, reading, waiters, out);
+        }
+    }
+
+    /// The same for a GET that waits for no running lookup.
+    fn give_up_alone(&mut self, now: Now, query: QueryId, get: Get, out: &mut Actions) {
+        let mut quorum = self.empty_quorum();
+        if let Some(own) = self.own_response(now, &get.key, Phase::LookingUp) {
+            own.respond(&mut quorum);
         }
         let end = get.since + self.params.request_timeout;
-        if get.lookup.is_none() && now.mono < end && !self.status.is_leaving() {
+        let mut answer = Answer::default();
+        if quorum.has_enough() {
+            answer = Answer::new(now, &quorum);
+            self.remember_winner(get.key, Phase::LookingUp, &answer);
+        } else if now.mono < end && !self.status.is_leaving() {
             // The start-up wait is over, but a contact may still answer before `request_timeout`.
             return self.timers.set(Timer::Answer(query), end);
         }
-        get.log(now, None);
-        out.reply_failure(get.client, get.key);
-        self.end_query(query);
+        self.answer_get(now, query, &answer, out);
     }
+}
 
-    /// Answers with the winner, and repairs replicas with an older record.
-    fn end_get(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        let Some(Query::Get(get)) = self.end_query(query) else { return };
-        let winner = get.read.winner();
-        if let Some(winner) = &winner {
-            let seen = winner.rank().precedence();
-            match get.phase {
-                Phase::LookedUp => self.versions.replace(get.key, seen),
-                Phase::LookingUp => self.versions.remember(get.key, seen),
-            }
-            self.storage.doubt(&get.key);
-        }
-        let mut value = None;
-        if let Some(Winner::Record { from, found }) = winner
-            && found.expires > now.mono
-        {
-            value = value_of(&found.record);
-            if let (Replica::Peer(contact), Some(lookup)) = (from, &get.lookup) {
-                self.counters.gets_hops += lookup.path_of(&contact.id).map_or(0, |path| u64::from(path.hops));
-            }
-            self.repair_behind(now, &get, found, out);
-        }
-        get.log(now, value);
-        self.counters.gets_found += answer(get.client, get.key, value, out);
-    }
+/// What becomes of the GETs that wait for a lookup that ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiters {
+    /// They are answered.
+    Answer,
+    /// They wait for the next lookup.
+    GoOn,
 }
 
 /// The value to return to a client; `None` if the owner has deleted a signed value.

@@ -1,7 +1,7 @@
 //! Runs the lookups of all queries: composes the requests and handles their outcomes.
 //!
-//! Each outcome is evaluated once. A GET evaluates the reply first, because it may end there; only then
-//! its lookup asks the next candidates.
+//! Each outcome is evaluated once. A lookup for GETs evaluates the reply first, because it may end there; only
+//! then it asks the next candidates.
 
 use crate::contact::{Contact, Family, is_dialable};
 use crate::id::{Key, NodeId};
@@ -28,8 +28,8 @@ impl Query {
             Outcome::Passed(Passed::Timeout) => lookup.on_timeout(id),
             Outcome::Failed | Outcome::Refused(_) | Outcome::Reply { .. } => lookup.on_failure(id),
         }
-        if let Query::Get(get) = self {
-            get.read.on_no_response(id);
+        if let Query::Read(read) = self {
+            read.quorum.on_no_response(id);
         }
     }
 }
@@ -49,10 +49,11 @@ impl Node {
     /// The request of `query` to the lookup candidate `id`; `None` if the query has ended.
     pub(crate) fn lookup_request(&mut self, query: QueryId, id: &NodeId) -> Option<Request<'static>> {
         Some(match self.queries.find(query)? {
-            Query::Get(get) => {
-                let head_only = !get.read.asks_value_of(id);
-                let want = Want { contacts: get.read.goes_past_replicas(), head_only, ..Want::default() };
-                Request::FindValue { key: get.key, want }
+            Query::Get(_) => return None,
+            Query::Read(read) => {
+                let head_only = !read.quorum.asks_value_of(id);
+                let want = Want { contacts: read.quorum.goes_past_replicas(), head_only, ..Want::default() };
+                Request::FindValue { key: read.key, want }
             }
             Query::Put(put) => {
                 Request::FindValue { key: put.key(), want: Want { contacts: true, head_only: true, ..Want::default() } }
@@ -78,13 +79,13 @@ impl Node {
             | Reply::Error(_) => return,
         };
         match self.queries.find(query) {
-            Some(Query::Get(get)) => get.on_reply(now, peer, record.as_ref()),
+            Some(Query::Read(read)) => read.on_reply(now, peer, record.as_ref()),
             Some(Query::Put(put)) => {
                 if let Some(record) = record.filter(|record| record.key == put.key()) {
                     put.on_head(now, peer.id, record.rank());
                 }
             }
-            Some(Query::Maintenance(_)) | None => {}
+            Some(Query::Maintenance(_) | Query::Get(_)) | None => {}
         }
         let families = match self.queries.put(query).and_then(|put| put.overlay) {
             Some(family) => Families::of(family),
@@ -107,43 +108,51 @@ impl Node {
         self.advance(now, query, out);
     }
 
-    /// Continues a query after an outcome: answers a GET if possible; otherwise its lookup takes the
+    /// Continues a query after an outcome: answers GETs if possible; otherwise its lookup takes the
     /// next steps.
     pub(crate) fn advance(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         self.read_on(now, query, out);
         self.drive(now, query, out);
     }
 
-    /// Takes the next steps of a lookup, until it waits or is done.
+    /// Takes the next steps of a lookup, until it waits or is done. It also waits if there is no room for another
+    /// request: a candidate that was not asked has said nothing.
     fn drive(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        let mut was_refused = false;
         loop {
-            let enough = self.queries.get(query).and_then(|get| get.read.replicas_missing());
+            if !self.may_call() {
+                return self.queries.starve(query);
+            }
+            let enough = self.queries.read(query).and_then(|read| read.quorum.replicas_missing());
             let Some(lookup) = self.queries.lookup(query) else { return };
             let step = match enough {
                 Some(enough) => lookup.step_frugally(enough, |id| self.peers.smoothed_rtt(id)),
                 None => lookup.step(),
             };
             match step {
-                Step::Ask(contact) => {
-                    if !self.call(now, contact, Purpose::Lookup(query), out) {
-                        was_refused = true;
-                        if let Some(running) = self.queries.find(query) {
-                            running.on_no_reply(&contact.id, &Outcome::Passed(Passed::Timeout));
-                        }
-                    }
-                }
-                Step::Wait if was_refused => return self.read_on(now, query, out),
+                Step::Ask(contact) => self.call(now, contact, Purpose::Lookup(query), out),
                 Step::Wait => return,
                 Step::Done => return self.lookup_done(now, query, out),
             }
         }
     }
 
+    /// Continues the queries that waited for room.
+    pub(crate) fn resume_starved(&mut self, now: Now, out: &mut Actions) {
+        while self.may_call()
+            && let Some(query) = self.queries.take_starved()
+        {
+            if self.queries.put(query).is_some_and(|put| put.is_spreading()) {
+                self.advance_put(now, query, out);
+            } else {
+                self.advance(now, query, out);
+            }
+        }
+    }
+
     fn lookup_done(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         match self.queries.find(query) {
-            Some(Query::Get(get)) => {
-                get.phase = Phase::LookedUp;
+            Some(Query::Read(read)) => {
+                read.phase = Phase::LookedUp;
                 self.read_on(now, query, out);
             }
             Some(Query::Put(_)) => self.spread_put(now, query, out),
@@ -152,7 +161,7 @@ impl Node {
                 self.end_query(query);
                 self.maintenance_done(now, target, &answered);
             }
-            None => {}
+            Some(Query::Get(_)) | None => {}
         }
     }
 
@@ -161,7 +170,7 @@ impl Node {
         match self.queries.find(query) {
             Some(Query::Get(_)) => self.give_up_get(now, query, out),
             Some(Query::Put(_)) => self.put_timed_out(now, query, out),
-            Some(Query::Maintenance(_)) | None => {}
+            Some(Query::Maintenance(_) | Query::Read(_)) | None => {}
         }
     }
 

@@ -1,13 +1,15 @@
 //! Queries: operations that contain a lookup and take several calls of the host.
 //!
-//! Clients start two kinds, [`get`] and [`put`]. Maintenance starts two more: lookups of this node's own
-//! id, and of points in stale buckets. [`lookup`] runs the lookups of all four. The decisions are pure
+//! Clients start two kinds, [`get`] and [`put`]. The GETs of one key share lookups: a [`Read`] runs one for all
+//! GETs that wait for it. Maintenance starts two more: lookups of this node's own id, and of points in stale
+//! buckets. [`lookup`] runs the lookups of all. The decisions are pure
 //! state machines: [`read_quorum`] for a GET, [`write_quorum`] for a PUT. [`session`] remembers which versions
 //! clients have read and written. [`read_repair`] and [`put_retry`] continue after the answer. [`relay`] gets the
 //! record of a PUT to the other address family.
 //!
 //! The number of client requests and the bytes of their PUTs are bounded, for each connection and in all;
-//! [`Queries::has_room`] and [`Queries::has_room_for`] say when the host must wait.
+//! [`Queries::has_room`] and [`Queries::has_room_for`] say when the host must wait. A lookup for GETs runs only
+//! while one of them waits for it, so there are no more of them than GETs.
 
 pub(crate) mod bridge_asks;
 pub(crate) mod get;
@@ -20,7 +22,7 @@ pub(crate) mod relay;
 pub(crate) mod session;
 pub(crate) mod write_quorum;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{Key, KeyMap, KeySeed, NodeId};
 use crate::limits::CLIENT_REQUESTS_MAX;
@@ -29,6 +31,7 @@ use crate::node::action::ClientId;
 use crate::node::purpose::{Attempt, Copied, Purpose, QueryId};
 use crate::node::query::read_quorum::{Phase, QuorumRead};
 use crate::node::query::write_quorum::{Put, PutOrigin};
+use crate::record::Precedence;
 use crate::time::Time;
 
 /// Bytes of values in the PUTs of clients in flight.
@@ -43,29 +46,108 @@ pub(crate) enum Query {
     /// Looks up this node's own id, so that this node and its neighbours learn of each other, or a point in
     /// a stale bucket (Kademlia, section 2.3).
     Maintenance(Lookup),
-    /// Reads a value for a client.
-    Get(Box<Get>),
+    /// Waits for the value of a key, for a client.
+    Get(Get),
+    /// Looks up the value of a key, for all GETs that wait for it.
+    Read(Box<Read>),
     /// Stores a record on the nodes nearest to its key.
     Put(Box<Put>),
 }
 
 /// A GET that is not answered yet.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Get {
     /// The client that waits.
     pub(crate) client: ClientId,
     /// The key that the client asks for.
     pub(crate) key: Key,
-    /// The lookup; `None` until the node has joined.
-    pub(crate) lookup: Option<Lookup>,
     /// When the request came in.
+    pub(crate) since: Time,
+    stage: GetStage,
+}
+
+/// What a GET waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GetStage {
+    /// That the node joins.
+    Parked,
+    /// This lookup.
+    Reading(QueryId),
+    /// The lookup that follows the running one.
+    Next,
+}
+
+impl Get {
+    /// A GET that waits for the node to join, or for its caller to start or join a lookup.
+    pub(crate) fn new(client: ClientId, key: Key, since: Time) -> Self {
+        Self { client, key, since, stage: GetStage::Parked }
+    }
+
+    /// The lookup that the GET waits for.
+    pub(crate) fn reads(&self) -> Option<QueryId> {
+        let GetStage::Reading(read) = self.stage else { return None };
+        Some(read)
+    }
+}
+
+/// A lookup of the value of a key.
+#[derive(Debug)]
+pub(crate) struct Read {
+    /// The key.
+    pub(crate) key: Key,
+    /// The first or the second lookup.
+    pub(crate) lookup: Lookup,
+    /// When it began.
     pub(crate) since: Time,
     /// Whether this is the second lookup, which follows a first one without enough replies.
     pub(crate) again: bool,
     /// The responses of peers, and what follows from them.
-    pub(crate) read: QuorumRead,
+    pub(crate) quorum: QuorumRead,
     /// Whether the lookup has ended.
     pub(crate) phase: Phase,
+    /// Whether a peer has answered: a GET that comes later must not see this answer, which may be older.
+    pub(crate) is_answered: bool,
+    /// The newest version that clients had seen through this node when the lookup began.
+    pub(crate) seen_before: Option<Precedence>,
+    /// The GETs that wait for it.
+    waiting: BTreeSet<QueryId>,
+}
+
+impl Read {
+    /// A lookup for which nothing has been sent yet, and for which no GET waits.
+    pub(crate) fn new(since: Time, lookup: Lookup, quorum: QuorumRead, seen_before: Option<Precedence>) -> Self {
+        Self {
+            key: *lookup.target(),
+            lookup,
+            since,
+            again: false,
+            quorum,
+            phase: Phase::LookingUp,
+            is_answered: false,
+            seen_before,
+            waiting: BTreeSet::new(),
+        }
+    }
+}
+
+/// The lookups of one key that GETs share.
+#[derive(Debug)]
+struct Shared {
+    /// The lookup that began last.
+    running: QueryId,
+    /// The GETs that came after its first answer.
+    next: BTreeSet<QueryId>,
+}
+
+/// What a GET has to do for its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// Begin a lookup.
+    Begin,
+    /// Wait for the running lookup.
+    Running,
+    /// Wait for the lookup that follows this one.
+    Next(QueryId),
 }
 
 impl Query {
@@ -76,7 +158,7 @@ impl Query {
     /// The connection on which the request of a client came.
     fn connection(&self) -> Option<u64> {
         match self {
-            Query::Maintenance(_) => None,
+            Query::Maintenance(_) | Query::Read(_) => None,
             Query::Get(get) => Some(get.client.connection),
             Query::Put(put) => match put.origin {
                 PutOrigin::Client { connection } => Some(connection),
@@ -99,7 +181,8 @@ impl Query {
     fn lookup(&self) -> Option<&Lookup> {
         match self {
             Query::Maintenance(lookup) => Some(lookup),
-            Query::Get(get) => get.lookup.as_ref(),
+            Query::Get(_) => None,
+            Query::Read(read) => Some(&read.lookup),
             Query::Put(put) => put.lookup(),
         }
     }
@@ -107,7 +190,8 @@ impl Query {
     fn lookup_mut(&mut self) -> Option<&mut Lookup> {
         match self {
             Query::Maintenance(lookup) => Some(lookup),
-            Query::Get(get) => get.lookup.as_mut(),
+            Query::Get(_) => None,
+            Query::Read(read) => Some(&mut read.lookup),
             Query::Put(put) => put.lookup_mut(),
         }
     }
@@ -120,6 +204,12 @@ pub(crate) struct Queries {
     next: u64,
     /// The latest running PUT of each key: a GET of the same node must return its record.
     writing: KeyMap<Key, QueryId>,
+    /// The shared lookups of each key that GETs wait for.
+    reading: KeyMap<Key, Shared>,
+    /// Queries that take no further step until there is room for a request to a peer.
+    starved: BTreeSet<QueryId>,
+    /// The number of lookups of maintenance.
+    maintenance: usize,
     /// The requests of all clients.
     clients: Usage,
     /// PUTs that pass records on.
@@ -164,6 +254,9 @@ impl Queries {
             running: BTreeMap::new(),
             next: 0,
             writing: KeyMap::with_hasher(seed.clone()),
+            reading: KeyMap::with_hasher(seed.clone()),
+            starved: BTreeSet::new(),
+            maintenance: 0,
             clients: Usage::default(),
             relays: Usage::default(),
             by_connection: KeyMap::with_hasher(seed),
@@ -174,6 +267,7 @@ impl Queries {
     pub(crate) fn insert(&mut self, query: Query) -> QueryId {
         let id = QueryId(self.next);
         self.next += 1;
+        self.maintenance += usize::from(query.is_maintenance());
         if let Some(usage) = self.usage_of(&query) {
             usage.add(&query);
         }
@@ -191,10 +285,10 @@ impl Queries {
         id
     }
 
-    /// What a query counts towards; `None` for maintenance.
+    /// What a query counts towards; `None` for maintenance and for the lookups that GETs share.
     fn usage_of(&mut self, query: &Query) -> Option<&mut Usage> {
         match query {
-            Query::Maintenance(_) => None,
+            Query::Maintenance(_) | Query::Read(_) => None,
             query if query.is_relay() => Some(&mut self.relays),
             Query::Get(_) | Query::Put(_) => Some(&mut self.clients),
         }
@@ -203,6 +297,8 @@ impl Queries {
     /// Ends a query, if it is running.
     pub(crate) fn remove(&mut self, id: QueryId) -> Option<Query> {
         let query = self.running.remove(&id)?;
+        self.starved.remove(&id);
+        self.maintenance -= usize::from(query.is_maintenance());
         if let Some(usage) = self.usage_of(&query) {
             usage.subtract(&query);
         }
@@ -219,6 +315,13 @@ impl Queries {
         {
             self.writing.remove(&put.key());
         }
+        if let Query::Get(get) = &query {
+            match get.stage {
+                GetStage::Parked => {}
+                GetStage::Reading(read) => drop(self.read(read).map(|read| read.waiting.remove(&id))),
+                GetStage::Next => drop(self.reading.get_mut(&get.key).map(|shared| shared.next.remove(&id))),
+            }
+        }
         Some(query)
     }
 
@@ -228,9 +331,15 @@ impl Queries {
     }
 
     /// The GET with this id, if it is running.
-    pub(crate) fn get(&mut self, id: QueryId) -> Option<&mut Get> {
-        let Query::Get(get) = self.running.get_mut(&id)? else { return None };
+    pub(crate) fn get(&self, id: QueryId) -> Option<&Get> {
+        let Query::Get(get) = self.running.get(&id)? else { return None };
         Some(get)
+    }
+
+    /// The shared lookup with this id, if it is running.
+    pub(crate) fn read(&mut self, id: QueryId) -> Option<&mut Read> {
+        let Query::Read(read) = self.running.get_mut(&id)? else { return None };
+        Some(read)
     }
 
     /// The PUT with this id, if it is running.
@@ -299,14 +408,14 @@ impl Queries {
             Query::Put(put) if put.is_spreading() && put.relay.awaits(bridge) => {
                 Some(Attempt { query: *id, number: put.attempt })
             }
-            Query::Maintenance(_) | Query::Get(_) | Query::Put(_) => None,
+            Query::Maintenance(_) | Query::Get(_) | Query::Read(_) | Query::Put(_) => None,
         });
         waiting.collect()
     }
 
     /// The number of running lookups of maintenance.
     pub(crate) fn maintenance(&self) -> usize {
-        self.running.len() - self.clients.requests - self.relays.requests
+        self.maintenance
     }
 
     /// The ids of all queries.
@@ -317,11 +426,21 @@ impl Queries {
     /// The requests of clients that wait for the node to join, or for the next attempt.
     pub(crate) fn parked(&self) -> Vec<QueryId> {
         let is_parked = |query: &Query| match query {
-            Query::Maintenance(_) => false,
-            Query::Get(get) => get.lookup.is_none(),
+            Query::Maintenance(_) | Query::Read(_) => false,
+            Query::Get(get) => get.stage == GetStage::Parked,
             Query::Put(put) => put.is_parked(),
         };
         self.running.iter().filter(|(_, query)| is_parked(query)).map(|(id, _)| *id).collect()
+    }
+
+    /// There is no room for a request to a peer that the query `id` has to make.
+    pub(crate) fn starve(&mut self, id: QueryId) {
+        self.starved.insert(id);
+    }
+
+    /// Takes the query that waits for room and has the smallest id.
+    pub(crate) fn take_starved(&mut self) -> Option<QueryId> {
+        self.starved.pop_first()
     }
 
     /// Whether maintenance is looking up `target`.
@@ -332,5 +451,73 @@ impl Queries {
     /// All running lookups.
     pub(crate) fn lookups(&self) -> impl Iterator<Item = &Lookup> {
         self.running.values().filter_map(Query::lookup)
+    }
+}
+
+/// Sharing lookups.
+impl Queries {
+    /// The GET `id` needs a value: it joins the running lookup of its key if no peer has answered that, and waits
+    /// for the following one otherwise.
+    pub(crate) fn join_read(&mut self, id: QueryId) -> Joined {
+        let Some(Query::Get(Get { key, .. })) = self.running.get(&id) else { return Joined::Begin };
+        let Some(shared) = self.reading.get_mut(key) else { return Joined::Begin };
+        let running = shared.running;
+        let (stage, joined) = match self.running.get_mut(&running) {
+            Some(Query::Read(read)) if !read.is_answered => {
+                read.waiting.insert(id);
+                (GetStage::Reading(running), Joined::Running)
+            }
+            _ => {
+                shared.next.insert(id);
+                (GetStage::Next, Joined::Next(running))
+            }
+        };
+        self.set_stage(id, stage);
+        joined
+    }
+
+    /// Whether a lookup of `key` is running that GETs can join or wait for.
+    pub(crate) fn is_reading(&self, key: &Key) -> bool {
+        self.reading.contains_key(key)
+    }
+
+    /// Starts the lookup `read` for the GETs `waiting`. A lookup of the same key that is running continues.
+    pub(crate) fn begin_read(&mut self, mut read: Read, waiting: BTreeSet<QueryId>) -> QueryId {
+        let key = read.key;
+        read.waiting.clone_from(&waiting);
+        let id = self.insert(Query::Read(Box::new(read)));
+        self.reading.insert(key, Shared { running: id, next: BTreeSet::new() });
+        for get in waiting {
+            self.set_stage(get, GetStage::Reading(id));
+        }
+        id
+    }
+
+    /// Takes the GETs that wait for the lookup that follows `read`. `None` if that is not the latest of `key`.
+    pub(crate) fn take_next(&mut self, key: &Key, read: QueryId) -> Option<BTreeSet<QueryId>> {
+        let shared = self.reading.get_mut(key).filter(|shared| shared.running == read)?;
+        Some(std::mem::take(&mut shared.next))
+    }
+
+    /// Ends the lookup `id`. Returns it with the GETs that wait for it, and those that wait for the next one.
+    pub(crate) fn end_read(&mut self, id: QueryId) -> Option<(Box<Read>, BTreeSet<QueryId>, BTreeSet<QueryId>)> {
+        let Some(Query::Read(mut read)) = self.remove(id) else { return None };
+        let next = self.take_next(&read.key, id);
+        if next.is_some() {
+            self.reading.remove(&read.key);
+        }
+        let waiting = std::mem::take(&mut read.waiting);
+        Some((read, waiting, next.unwrap_or_default()))
+    }
+
+    /// Whether no GET waits for the lookup `id`.
+    pub(crate) fn is_unwanted(&mut self, id: QueryId) -> bool {
+        self.read(id).is_some_and(|read| read.waiting.is_empty())
+    }
+
+    fn set_stage(&mut self, id: QueryId, stage: GetStage) {
+        if let Some(Query::Get(get)) = self.running.get_mut(&id) {
+            get.stage = stage;
+        }
     }
 }

@@ -245,9 +245,11 @@ impl Node {
         }
     }
 
-    /// Performs the next steps of a PUT, until it waits or ends.
-    pub(super) fn advance_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+    /// Performs the next steps of a PUT, until it waits or ends. It also waits if there is no room for a request:
+    /// without one, it would be confirmed by too few replicas, or miss one with an older record.
+    pub(crate) fn advance_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         loop {
+            let may_call = self.may_call();
             let Some(put) = self.queries.put(query) else { return };
             if put.expires <= now.mono {
                 // Nothing is left that others could read.
@@ -256,23 +258,16 @@ impl Node {
                 }
                 return;
             }
+            if !may_call {
+                return self.queries.starve(query);
+            }
             let attempt = Attempt { query, number: put.attempt };
             match put.next() {
                 Next::Copy(Replica::Me) => self.store_own_copy(now, query, out),
                 Next::Copy(Replica::Peer(contact)) => {
-                    if !self.call(now, contact, Purpose::Copy(Copied::Put(attempt)), out)
-                        && let Some(put) = self.queries.spreading(attempt)
-                    {
-                        put.copy_ended();
-                    }
+                    self.call(now, contact, Purpose::Copy(Copied::Put(attempt)), out);
                 }
-                Next::Probe(contact) => {
-                    if !self.call(now, contact, Purpose::ProbeVersion(attempt), out)
-                        && let Some(put) = self.queries.spreading(attempt)
-                    {
-                        put.probe_ended();
-                    }
-                }
+                Next::Probe(contact) => self.call(now, contact, Purpose::ProbeVersion(attempt), out),
                 Next::Relay => self.relay_put(now, attempt, out),
                 Next::Confirm(client) => out.reply_done(client, put.key()),
                 Next::Wait => return,

@@ -20,7 +20,7 @@ use crate::id::NodeId;
 use crate::node::params::Reads;
 use crate::node::records::accept::Replica;
 use crate::record::{Class, Life, Precedence, Rank, Record};
-use crate::time::Time;
+use crate::time::{Now, Time};
 
 /// A record without its value: all that two replicas need to agree on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +141,8 @@ struct Responder {
 enum Fetch {
     NotSent,
     InFlight,
+    /// In flight, and later than usual: another node may be asked meanwhile.
+    Late,
     Ended,
 }
 
@@ -162,6 +164,11 @@ impl QuorumRead {
         }
     }
 
+    /// The newest version that clients have seen through this node.
+    pub(crate) fn newest_seen(&self) -> Option<Precedence> {
+        self.newest_seen
+    }
+
     /// Sets the newest version that clients have seen through this node.
     pub(crate) fn remember(&mut self, newest_seen: Option<Precedence>) {
         self.newest_seen = newest_seen;
@@ -180,7 +187,7 @@ impl QuorumRead {
         let (before, now) = (node.response.head(), response.head());
         let order = |head: Option<Head>| head.map(|head| head.order());
         node.fetch = match node.fetch {
-            Fetch::InFlight => Fetch::Ended,
+            Fetch::InFlight | Fetch::Late => Fetch::Ended,
             Fetch::NotSent | Fetch::Ended if order(now) > order(before) => Fetch::NotSent,
             before => before,
         };
@@ -202,6 +209,15 @@ impl QuorumRead {
         if let Some(node) = self.nodes.iter_mut().find(is_from) {
             self.losses += usize::from(node.fetch == Fetch::InFlight);
             node.fetch = Fetch::Ended;
+        }
+    }
+
+    /// The value that is fetched from `id` comes later than usual: it may be fetched from another node too. No
+    /// node has said that it cannot deliver it.
+    pub(crate) fn on_late_fetch(&mut self, id: &NodeId) {
+        let is_from = |node: &&mut Responder| matches!(node.from, Replica::Peer(contact) if contact.id == *id);
+        if let Some(node) = self.nodes.iter_mut().find(is_from).filter(|node| node.fetch == Fetch::InFlight) {
+            node.fetch = Fetch::Late;
         }
     }
 
@@ -274,6 +290,11 @@ impl QuorumRead {
             return Some(Winner::Over(head.rank));
         }
         self.value_of(&head).map(|(from, found)| Winner::Record { from, found })
+    }
+
+    /// Whether there is a winner, and it is no older than the newest version that clients have seen.
+    pub(crate) fn has_enough(&self) -> bool {
+        self.winner().is_some_and(|winner| self.allows(winner.rank()))
     }
 
     /// Whether a record of `rank` is no older than the newest version that clients have seen.
@@ -407,6 +428,11 @@ impl Winner<'_> {
             Winner::Record { found, .. } => found.record.rank(),
             Winner::Over(rank) => *rank,
         }
+    }
+
+    /// Whether it is a record whose life has not ended.
+    pub(crate) fn is_alive(&self, now: Now) -> bool {
+        matches!(self, Winner::Record { found, .. } if found.expires > now.mono)
     }
 }
 

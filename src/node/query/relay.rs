@@ -73,11 +73,7 @@ impl Node {
                 if let Some(put) = self.queries.spreading(attempt) {
                     put.relay.ask(Some(bridge.id));
                 }
-                if !self.call(now, bridge, Purpose::Relay(attempt, family), out)
-                    && let Some(put) = self.queries.spreading(attempt)
-                {
-                    put.relay.ended(&bridge.id, BridgeEnded::Failed);
-                }
+                self.call(now, bridge, Purpose::Relay(attempt, family), out);
             }
             WayAcross::Sought => self.queries.spreading(attempt).into_iter().for_each(|put| put.relay.ask(None)),
             WayAcross::None => self.queries.spreading(attempt).into_iter().for_each(|put| put.relay.done()),

@@ -112,31 +112,26 @@ impl Copies {
 }
 
 impl Node {
-    /// Sends the copy of a repair or a hand-over, which is counted as in flight; it ends at once if a bound
-    /// refuses it.
-    fn send_copy(&mut self, now: Now, to: Contact, copied: Copied, out: &mut Actions) {
-        if !self.call(now, to, Purpose::Copy(copied), out) {
-            self.copies.end(copied, &to.id);
-        }
-    }
-
-    /// Repairs the replicas `behind` by copies of `record`. Does nothing if too many repairs are in flight.
+    /// Repairs the replicas `behind` by copies of `record`. Does nothing if too many repairs are in flight, or too
+    /// many requests wait.
     pub(crate) fn repair(&mut self, now: Now, record: Record, expires: Time, behind: &[Contact], out: &mut Actions) {
-        if behind.is_empty() || self.copies.repairs.len() >= REPAIRS_MAX {
+        if behind.is_empty() || self.copies.repairs.len() >= REPAIRS_MAX || !self.may_call() {
             return;
         }
         let id = RepairId(self.copies.next_repair);
         self.copies.next_repair += 1;
         self.copies.repairs.insert(id, Repair { record, expires, copies: behind.len() });
         for contact in behind {
-            self.send_copy(now, *contact, Copied::Repair(id), out);
+            self.call(now, *contact, Purpose::Copy(Copied::Repair(id)), out);
         }
     }
 
     /// Sends waiting hand-overs, as many as may be in flight.
     pub(crate) fn send_hand_overs(&mut self, now: Now, out: &mut Actions) {
-        while let Some((to, key)) = self.copies.take_waiting() {
-            self.send_copy(now, to, Copied::HandOver(key), out);
+        while self.may_call()
+            && let Some((to, key)) = self.copies.take_waiting()
+        {
+            self.call(now, to, Purpose::Copy(Copied::HandOver(key)), out);
         }
     }
 

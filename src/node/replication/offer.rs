@@ -144,13 +144,14 @@ impl Node {
     pub(crate) fn send_offers(&mut self, now: Now, out: &mut Actions) {
         let leaves = self.status.is_leaving();
         for to in self.offers.ready(self.is_scanning(now.mono)) {
+            if !self.may_call() {
+                return;
+            }
             if leaves && self.copies.is_busy_with(&to) {
                 continue; // what it wanted before takes the room that it has for this node
             }
             let Some((id, contact)) = self.offers.begin(&to) else { continue };
-            if !self.call(now, contact, Purpose::Offer(id), out) {
-                self.end_offer(now, id);
-            }
+            self.call(now, contact, Purpose::Offer(id), out);
         }
     }
 

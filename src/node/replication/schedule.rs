@@ -38,6 +38,7 @@ use crate::limits::{
 use crate::node::Node;
 use crate::node::action::Actions;
 use crate::node::replication::offer::Reach;
+use crate::node::rpc::waiting::BACK_OFF_MIN;
 use crate::node::timers::Timer;
 use crate::storage::Held;
 use crate::time::{Now, Time};
@@ -294,6 +295,9 @@ impl Node {
 impl Node {
     /// Continues the current scan, and sends the offers and hand-overs that may leave.
     pub(crate) fn replicate(&mut self, now: Now, out: &mut Actions) {
+        if !self.may_call() {
+            return self.timers.hasten(Timer::Replicate, now.mono + BACK_OFF_MIN);
+        }
         self.continue_scan(now);
         self.send_offers(now, out);
         self.send_hand_overs(now, out);

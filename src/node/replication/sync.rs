@@ -20,6 +20,7 @@ use crate::node::action::{Actions, Caller};
 use crate::node::purpose::{Outcome, Purpose};
 use crate::node::replication::offer::Comparison;
 use crate::node::rpc::outbound::Report;
+use crate::node::rpc::waiting::BACK_OFF_MIN;
 use crate::node::status::Status;
 use crate::node::timers::Timer;
 use crate::record::{Class, Life, Rank, Tombstone};
@@ -112,6 +113,9 @@ impl Node {
 
     /// Asks for the next records and pages; settles, if none is left.
     pub(crate) fn sync(&mut self, now: Now, out: &mut Actions) {
+        if !self.may_call() {
+            return self.timers.hasten(Timer::Sync, now.mono + BACK_OFF_MIN);
+        }
         self.find_neighbours();
         // Fetches first: they may make room for pages, and no other event would ask for pages then.
         self.fetch(now, out);
@@ -124,9 +128,7 @@ impl Node {
                 }
             }
             for (contact, from) in pages {
-                if !self.call(now, contact, Purpose::Sync(from), out) {
-                    self.neighbour_failed(now, &contact.id);
-                }
+                self.call(now, contact, Purpose::Sync(from), out);
             }
         }
         if self.status == Status::Settling && self.syncing.is_done() && self.wanted.fetches() == 0 {
@@ -240,9 +242,7 @@ impl Node {
                 continue;
             }
             self.wanted.begin_fetch(entry.key, entry.rank, contact.id);
-            if !self.call(now, contact, Purpose::FetchMissing(entry.key), out) {
-                self.end_fetch(now, &entry.key);
-            }
+            self.call(now, contact, Purpose::FetchMissing(entry.key), out);
         }
     }
 

@@ -5,22 +5,22 @@
 //! sent a second time, never carries an outdated age of a record.
 //!
 //! Every outcome passes through [`Node::on_outcome`], which knows the owner of each purpose. The owner gets
-//! exactly one final outcome of each request that [`Node::call`] has accepted.
-
-use std::collections::BTreeMap;
-use std::time::Duration;
+//! exactly one final outcome of each request. No bound turns into an outcome: a request without room waits
+//! ([`crate::node::rpc::waiting`]), and if too many wait, its owner does ([`Node::may_call`]).
 
 use rand::RngExt;
 
-use crate::contact::Contact;
+use crate::contact::{Contact, Family};
 use crate::id::{Key, NodeId, RpcId};
-use crate::limits::PENDING_MAX;
+use crate::limits::{
+    HEAD_REPLY_SIZE_MAX, PEER_MESSAGE_SIZE_MAX, PROBE_REPLY_SIZE_MAX, STORE_REPLY_SIZE, SYNC_REPLY_SIZE_MAX,
+    WANT_SIZE_MAX,
+};
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError};
-use crate::node::purpose::{Copied, Outcome, Purpose};
+use crate::node::purpose::{Attempt, Copied, OfferId, Outcome, Purpose};
 use crate::node::rpc::peers::{Conn, Ending};
-use crate::node::timers::Timers;
-use crate::pending::{Deadlines, Passed, Request as PendingRequest, Taken};
+use crate::pending::{Answer, AnswerKind, Deadlines, Passed, Request as PendingRequest, Taken};
 use crate::record::{Record, age_at};
 use crate::time::{Now, Time};
 use crate::wire::peer::{ErrorCode, PeerMessage, RecordBlock, Reply, Request, Want};
@@ -35,11 +35,13 @@ pub(crate) struct Call {
     /// Whether it was sent again because its first connection ended.
     pub(crate) is_retry: bool,
     /// When it was sent, or began to wait for a connection.
-    since: Time,
-    /// When it was first sent.
-    begun: Time,
-    /// How often the peer, or the own outbox, had no room for it.
-    refusals: u32,
+    pub(super) since: Time,
+    /// When its owner made it.
+    pub(super) begun: Time,
+    /// How often the peer, or this node, had no room for it.
+    pub(super) refusals: u32,
+    /// Whether it has waited for an answer of its peer, and it is its turn.
+    pub(super) has_waited: bool,
     /// Whether its owner has had the final outcome: a late reply is still used, but not awaited.
     pub(crate) expired: bool,
 }
@@ -51,75 +53,11 @@ pub(crate) struct Report<'a> {
     pub(crate) outcome: Outcome<'a>,
 }
 
-/// The pause before a request is sent again that was refused for want of room; further pauses double.
-const BACK_OFF_MIN: Duration = Duration::from_millis(50);
-
-/// The longest such pause.
-const BACK_OFF_MAX: Duration = Duration::from_secs(1);
-
-/// Requests that were refused for want of room and are sent again after a pause.
-#[derive(Debug, Default)]
-pub(crate) struct BackOff {
-    calls: BTreeMap<u64, Call>,
-    due: Timers<u64>,
-    next: u64,
-}
-
-impl BackOff {
-    /// When the next request is sent again.
-    pub(crate) fn next_deadline(&self) -> Option<Time> {
-        self.due.next()
-    }
-}
-
-/// Sending again after a pause.
-impl Node {
-    /// The peer has no room for `call` now (ERROR 429), or the outbox has none. The request is sent again after
-    /// a pause, as long as its owner may wait for it; the refusal says nothing about what the peer stores.
-    fn back_off(&mut self, now: Now, call: Call, out: &mut Actions) {
-        let pause = BACK_OFF_MIN * 2_u32.saturating_pow(call.refusals.min(10));
-        let pause = self.jitter(pause.min(BACK_OFF_MAX));
-        let may_wait = now.mono + pause < call.begun + self.params.request_timeout;
-        let has_own_pause =
-            matches!(call.purpose, Purpose::Offer(_) | Purpose::Ping | Purpose::AskTime | Purpose::Relay(..));
-        if call.expired || !may_wait || has_own_pause || self.back_off.calls.len() >= PENDING_MAX {
-            return self.on_outcome(now, &call, Outcome::Failed, out);
-        }
-        let id = self.back_off.next;
-        self.back_off.next += 1;
-        self.back_off.calls.insert(id, Call { refusals: call.refusals + 1, ..call });
-        self.back_off.due.set(id, now.mono + pause);
-        if matches!(call.purpose, Purpose::Lookup(_)) {
-            self.on_outcome(now, &call, Outcome::Passed(Passed::Hedge), out); // it may ask another node too
-        }
-    }
-
-    /// Sends the requests again whose pause is over.
-    pub(crate) fn send_again(&mut self, now: Now, out: &mut Actions) {
-        while let Some(id) = self.back_off.due.take_next(now.mono) {
-            let Some(call) = self.back_off.calls.remove(&id) else { continue };
-            if !self.send_or_dial(now, Call { conn: None, since: now.mono, ..call }, out) {
-                self.on_outcome(now, &call, Outcome::Failed, out);
-            }
-        }
-    }
-
-    /// The host had no room for the request `rpc` in the outbox of `conn`.
-    pub fn on_unsent(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions) {
-        if let Some(peer) = self.peers.find(conn).map(|conn| conn.peer)
-            && let Taken::InFlight(call) = self.pending.take(&rpc, &peer)
-        {
-            self.end_call(now, conn, out);
-            self.back_off(now, call, out);
-        }
-        self.finish(now, out);
-    }
-}
-
 /// Sending.
 impl Node {
-    /// Sends a request to `to`. `false` if a bound refuses it; then no outcome follows.
-    pub(crate) fn call(&mut self, now: Now, to: Contact, purpose: Purpose, out: &mut Actions) -> bool {
+    /// Sends a request to `to`, now or when there is room for it. The caller has made sure that it may
+    /// wait ([`Node::may_call`]).
+    pub(crate) fn call(&mut self, now: Now, to: Contact, purpose: Purpose, out: &mut Actions) {
         let call = Call {
             to,
             purpose,
@@ -128,20 +66,32 @@ impl Node {
             since: now.mono,
             begun: now.mono,
             refusals: 0,
+            has_waited: false,
             expired: false,
         };
-        self.send_or_dial(now, call, out)
+        self.dispatch(now, call, out);
+    }
+
+    /// Whether a request can be made that is sent now or waits. If not, its owner waits.
+    pub(crate) fn may_call(&self) -> bool {
+        self.waiting.has_room()
     }
 
     /// Sends a request again whose connection ended.
-    pub(crate) fn call_again(&mut self, now: Now, call: &Call, out: &mut Actions) -> bool {
-        self.send_or_dial(now, Call { conn: None, is_retry: true, since: now.mono, ..*call }, out)
+    pub(crate) fn call_again(&mut self, now: Now, call: &Call, out: &mut Actions) {
+        self.dispatch(now, Call { conn: None, is_retry: true, has_waited: false, ..*call }, out);
     }
 
-    fn send_or_dial(&mut self, now: Now, call: Call, out: &mut Actions) -> bool {
-        if self.has_left() {
-            return false;
+    /// Sends `call`, dials its peer, or lets it wait. A node that has left sends nothing.
+    pub(super) fn dispatch(&mut self, now: Now, call: Call, out: &mut Actions) {
+        if !self.has_left() && !self.send_or_dial(now, Call { since: now.mono, ..call }, out) {
+            self.counters.requests_dropped += 1;
+            self.back_off(now, call, out);
         }
+    }
+
+    /// `false` if a bound of this node refuses it.
+    fn send_or_dial(&mut self, now: Now, call: Call, out: &mut Actions) -> bool {
         let route = self.peers.route(&call.to.id);
         if route.is_none() && !self.dial_to_ask(call.to, out) {
             return false;
@@ -154,7 +104,6 @@ impl Node {
             None => Deadlines { hedge_at: now.mono + self.params.rpc_timeout / 2, ..Deadlines::at(timeout_at) },
         };
         if self.pending.insert(rpc, call.to.id, call, deadlines).is_err() {
-            self.counters.requests_dropped += 1;
             return false;
         }
         match route {
@@ -162,11 +111,21 @@ impl Node {
             None if self.peers.wait_for_dial(&call.to.id, rpc) => {}
             None => {
                 self.pending.take(&rpc, &call.to.id);
-                self.counters.requests_dropped += 1;
                 return false;
             }
         }
         true
+    }
+
+    /// The host had no room for the request `rpc` in the outbox of `conn`.
+    pub fn on_unsent(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions) {
+        if let Some(peer) = self.peers.find(conn).map(|conn| conn.peer)
+            && let Taken::InFlight(call) = self.pending.take(&rpc, &peer)
+        {
+            self.end_call(now, conn, out);
+            self.back_off(now, call, out);
+        }
+        self.finish(now, out);
     }
 
     /// The deadlines of a request that leaves on `conn`. Only lookups and copies of PUTs have some before
@@ -199,13 +158,23 @@ impl Node {
         }
     }
 
-    /// Sends a pending request on `conn`; it fails if its purpose no longer exists.
+    /// Sends a pending request on `conn`, or lets it wait if the peer owes too much. It fails if its purpose no
+    /// longer exists.
     fn transmit(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions) {
         let Some(call) = self.pending.get_mut(&rpc).filter(|call| !call.expired) else { return };
         call.conn = Some(conn);
         call.since = now.mono;
         let call = *call;
-        if self.compose(now, conn, rpc, &call, out) {
+        let message = self.message_of(&call);
+        if let Some(answer) = message.as_ref().map(Message::largest_answer) {
+            let is_turn = call.has_waited || !self.waiting.is_queued(&call.to.id, answer.kind);
+            if !is_turn || !self.pending.has_room_for(&call.to.id, answer) {
+                self.pending.take(&rpc, &call.to.id);
+                return self.wait_for_answer(now, Call { conn: None, has_waited: false, ..call }, answer.kind);
+            }
+            self.pending.owe(&rpc, answer);
+        }
+        if message.is_some_and(|message| self.write(now, conn, rpc, message, out)) {
             if let Some(conn) = self.peers.conns.get_mut(&conn) {
                 conn.calls += 1;
             }
@@ -216,27 +185,74 @@ impl Node {
         }
     }
 
-    /// Writes the message of a request. `false` if its purpose no longer exists.
-    fn compose(&mut self, now: Now, conn: ConnId, rpc: RpcId, call: &Call, out: &mut Actions) -> bool {
-        let request = match call.purpose {
-            Purpose::Copy(copied) => return self.write_copy(now, conn, rpc, copied, out),
-            Purpose::Relay(attempt, family) => return self.write_relay(now, conn, rpc, attempt, family, out),
-            Purpose::Offer(offer) => return self.write_offer(now, conn, rpc, offer, out),
-            Purpose::Lookup(query) => self.lookup_request(query, &call.to.id),
-            Purpose::Fetch(query) => self.queries.get(query).map(|get| value_request(get.key)),
+    /// What a request says; `None` if its purpose no longer exists.
+    fn message_of(&mut self, call: &Call) -> Option<Message> {
+        Some(Message::Request(match call.purpose {
+            Purpose::Copy(copied) => return Some(Message::Copy(copied)),
+            Purpose::Relay(attempt, family) => return Some(Message::Relay(attempt, family)),
+            Purpose::Offer(offer) => return Some(Message::Offer(offer)),
+            Purpose::Lookup(query) => self.lookup_request(query, &call.to.id)?,
+            Purpose::Fetch(query) => value_request(self.queries.read(query)?.key),
             Purpose::ProbeVersion(attempt) => {
-                self.queries.attempt(attempt).map(|put| Request::Sync { from: put.key(), to: put.key() })
+                let key = self.queries.attempt(attempt)?.key();
+                Request::Sync { from: key, to: key }
             }
-            Purpose::Ping => Some(Request::Ping),
-            Purpose::AskTime => Some(Request::Time),
-            Purpose::Sync(from) => self.sync_request(from),
+            Purpose::Ping => Request::Ping,
+            Purpose::AskTime => Request::Time,
+            Purpose::Sync(from) => self.sync_request(from)?,
             Purpose::FetchMissing(key) => {
-                Some(Request::FindValue { key, want: Want { catching_up: true, ..Want::default() } })
+                Request::FindValue { key, want: Want { catching_up: true, ..Want::default() } }
+            }
+        }))
+    }
+
+    /// Writes `message`. `false` if what it is about no longer exists.
+    fn write(&mut self, now: Now, conn: ConnId, rpc: RpcId, message: Message, out: &mut Actions) -> bool {
+        match message {
+            Message::Copy(copied) => self.write_copy(now, conn, rpc, copied, out),
+            Message::Relay(attempt, family) => self.write_relay(now, conn, rpc, attempt, family, out),
+            Message::Offer(offer) => self.write_offer(now, conn, rpc, offer, out),
+            Message::Request(request) => {
+                out.send(conn, &PeerMessage::Request(rpc, request), None);
+                true
+            }
+        }
+    }
+}
+
+/// A request that is about to leave.
+#[derive(Clone, Copy, Debug)]
+enum Message {
+    /// STORE of that copy.
+    Copy(Copied),
+    /// RELAY of the record of that PUT.
+    Relay(Attempt, Family),
+    /// That OFFER.
+    Offer(OfferId),
+    /// Any other request.
+    Request(Request<'static>),
+}
+
+impl Message {
+    /// The largest answer to it.
+    fn largest_answer(&self) -> Answer {
+        let (kind, bytes) = match self {
+            Message::Request(Request::FindValue { want, .. }) if !want.head_only => {
+                (AnswerKind::Value, PEER_MESSAGE_SIZE_MAX)
+            }
+            Message::Request(Request::FindValue { .. } | Request::FindNode { .. }) => {
+                (AnswerKind::Listing, HEAD_REPLY_SIZE_MAX)
+            }
+            Message::Request(Request::Sync { from, to }) if from == to => (AnswerKind::Listing, PROBE_REPLY_SIZE_MAX),
+            Message::Request(Request::Sync { .. }) => (AnswerKind::Listing, SYNC_REPLY_SIZE_MAX),
+            Message::Offer(_) | Message::Request(Request::Offer(_)) => (AnswerKind::Acknowledgement, WANT_SIZE_MAX),
+            Message::Copy(_)
+            | Message::Relay(..)
+            | Message::Request(Request::Store(_) | Request::Relay { .. } | Request::Ping | Request::Time) => {
+                (AnswerKind::Acknowledgement, STORE_REPLY_SIZE)
             }
         };
-        let Some(request) = request else { return false };
-        out.send(conn, &PeerMessage::Request(rpc, request), None);
-        true
+        Answer { kind, bytes }
     }
 }
 
@@ -257,6 +273,7 @@ impl Node {
                 return;
             }
         };
+        self.send_waiting(now, &from.peer, out);
         if let Some(conn) = call.conn.and_then(|conn| self.peers.conns.get_mut(&conn)) {
             let is_copy = matches!(call.purpose, Purpose::Copy(_));
             let rtt = if is_copy { &mut conn.rtts.copies } else { &mut conn.rtts.answers };
@@ -322,11 +339,15 @@ impl Node {
         }
     }
 
-    /// The requests in flight to `to` that `which` selects fail, in the order in which they were made.
+    /// The requests to `to` that `which` selects fail: those in flight in the order in which they were made, then
+    /// those that wait.
     pub(crate) fn fail_calls(&mut self, now: Now, to: &NodeId, which: impl Fn(&Call) -> bool, out: &mut Actions) {
-        for (_, request) in self.pending.cut_off(to, which) {
-            self.on_outcome(now, &request.why, Outcome::Failed, out);
+        let waiting = self.waiting.take_all(to, &which);
+        let in_flight = self.pending.cut_off(to, which).into_iter().map(|(_, request)| request.why);
+        for call in in_flight.chain(waiting) {
+            self.on_outcome(now, &call, Outcome::Failed, out);
         }
+        self.resume_starved(now, out);
     }
 
     /// Handles the deadlines that have passed by `now`.

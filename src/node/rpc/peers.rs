@@ -25,7 +25,7 @@ use crate::node::action::{Actions, ConnId, DialError, DialId, Fault, Origin};
 use crate::node::params::{Endpoint, Serving};
 use crate::node::purpose::Outcome;
 use crate::node::rpc::families::Dialled;
-use crate::node::rpc::rtt::Rtts;
+use crate::node::rpc::rtt::{Rtt, Rtts};
 use crate::node::timers::Timers;
 use crate::routing::{Observed, Suggested};
 use crate::time::{Now, Time};
@@ -164,6 +164,11 @@ impl Peers {
     /// The round trip times of the peer on `conn`.
     pub(crate) fn rtts(&self, conn: ConnId) -> Rtts {
         self.conns.get(&conn).map_or_else(Rtts::default, |conn| conn.rtts)
+    }
+
+    /// The round trip times of requests that `id` answers from memory.
+    pub(super) fn answers_of(&self, id: &NodeId) -> Rtt {
+        self.route(id).map_or_else(Rtt::default, |conn| self.rtts(conn).answers)
     }
 
     /// The smoothed round trip time of `id`; `None` without a usable connection or before the first reply.
@@ -511,7 +516,9 @@ impl Node {
         let has_failed = ending == Ending::Failed || (conn.phase == Phase::Greeting && conn.is_dialled());
         for (_, request) in cut {
             let may_retry = !has_failed && !request.why.is_retry && !request.why.expired;
-            if !(may_retry && self.call_again(now, &request.why, out)) {
+            if may_retry {
+                self.call_again(now, &request.why, out);
+            } else {
                 self.on_outcome(now, &request.why, Outcome::Failed, out);
             }
         }
@@ -521,6 +528,7 @@ impl Node {
                 self.note_absent(now, contact, DialError::Unreachable);
             }
         }
+        self.send_waiting(now, &conn.peer, out);
     }
 
     /// The deadline of a connection has passed.

@@ -97,6 +97,8 @@ struct Host {
     families: Families,
     /// The side of a partition. Only hosts of the same side reach each other.
     side: u8,
+    /// Whether its outboxes never have room for a reply.
+    is_full: bool,
     /// The number of connections that are open at this host.
     open: u32,
     /// The connections with an end at this host that is not closed, in no particular order. Only a kill of
@@ -179,7 +181,7 @@ impl Network {
     /// Adds the host of the next number.
     pub(super) fn add_host(&mut self, listens: bool, families: Families) {
         let condition = if listens { Condition::Listens } else { Condition::Refuses };
-        self.hosts.push(Host { condition, families, side: 0, open: 0, links: Vec::new() });
+        self.hosts.push(Host { condition, families, side: 0, is_full: false, open: 0, links: Vec::new() });
     }
 
     /// The address families of a host.
@@ -288,9 +290,21 @@ impl Network {
         Delivery::Arrives(link.arrive(rng, now, end, stall), other_end(conn))
     }
 
-    /// Whether an outbox has no room for a reply.
-    pub(super) fn refuses(&self, rng: &mut StdRng) -> bool {
-        happens(rng, self.faults.refusals)
+    /// Whether an outbox of `number` has no room for a reply.
+    pub(super) fn refuses(&self, rng: &mut StdRng, number: Number) -> bool {
+        self.hosts[number.index()].is_full || happens(rng, self.faults.refusals)
+    }
+
+    /// From now on, the outboxes of hosts have no room for replies, as `is_full` says.
+    pub(super) fn fill(&mut self, is_full: impl Fn(Number) -> bool) {
+        for (host, number) in self.hosts.iter_mut().zip(0..) {
+            host.is_full = is_full(Number(number));
+        }
+    }
+
+    /// Whether an outbox has no room for replies.
+    pub(super) fn is_full(&self) -> bool {
+        self.hosts.iter().any(|host| host.is_full)
     }
 
     /// The node that receives a message at the end `conn`; `None` if the end is closed.

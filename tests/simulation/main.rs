@@ -304,6 +304,112 @@ fn replies_without_room_delay_answers_and_change_none_seeds_30_to_129() -> Run {
     replies_without_room_delay_answers_and_change_none(30..130)
 }
 
+/// Goal: nodes whose outbox is always full hide no value from the others, and confirm none that is lost.
+///
+/// Method: 60 confirmed values on 30 nodes; then every fifth node has no room for any reply. All values are
+/// found through all other nodes, and so are those of 30 more PUTs that are confirmed. When there is room again,
+/// all of them are found through the nodes that were full.
+fn nodes_whose_outbox_is_always_full_hide_no_value(seeds: Range<u64>) -> Run {
+    for seed in seeds {
+        let mut world = world(30, seed)?;
+        world.run_for(SECOND * 30)?;
+        let keys = put_many(&mut world, 60, 5)?;
+        let mut confirmed: Vec<(usize, Key)> = keys.into_iter().enumerate().collect();
+        let is_full = |Number(number): Number| number % 5 == 4;
+        world.fill(is_full);
+        let free: Vec<Number> = world.alive().filter(|number| !is_full(*number)).collect();
+        let mut asks = Vec::new();
+        for (nth, key) in &confirmed {
+            asks.push(world.ask(free[nth % free.len()], &ApiRequest::Get { key: *key })?);
+        }
+        for (nth, answer) in await_all(&mut world, &asks)?.into_iter().enumerate() {
+            assert_eq!(answer, found(&value_of(nth)), "seed {seed}");
+        }
+        for nth in 60..90 {
+            let (key, at) = (world.any_key(), free[nth % free.len()]);
+            if world.put(at, key, &value_of(nth), 5)? == found(b"") {
+                assert_eq!(world.get(free[(nth + 7) % free.len()], key)?, found(&value_of(nth)), "seed {seed}");
+                confirmed.push((nth, key));
+            }
+        }
+        world.heal();
+        let was_full: Vec<Number> = world.alive().filter(|number| is_full(*number)).collect();
+        for (nth, key) in confirmed {
+            assert_eq!(world.get(was_full[nth % was_full.len()], key)?, found(&value_of(nth)), "seed {seed}");
+        }
+        world.check_invariants()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn nodes_whose_outbox_is_always_full_hide_no_value_seeds_0_to_9() -> Run {
+    nodes_whose_outbox_is_always_full_hide_no_value(0..10)
+}
+
+#[test]
+#[ignore = "long: 100 networks; scripts/check.sh --long runs it"]
+fn nodes_whose_outbox_is_always_full_hide_no_value_seeds_10_to_109() -> Run {
+    nodes_whose_outbox_is_always_full_hide_no_value(10..110)
+}
+
+/// Goal: a GET never returns an older value than one that was confirmed before it, also if it shares a lookup.
+///
+/// Method: one node is asked for one key every 5 ms, far quicker than a lookup ends, while other nodes
+/// overwrite it. Some replies are refused, so that lookups end late.
+fn gets_that_share_lookups_see_what_was_confirmed_before_them(seeds: Range<u64>) -> Run {
+    for seed in seeds {
+        let faults = Faults { refusals: percent(10.0), ..Faults::NONE };
+        let mut world = World::new(Scenario { faults, ..Scenario::calm(40, seed) });
+        world.join_all()?;
+        let key = world.any_key();
+        let holds = |world: &World, number: Number| {
+            world.node(number).is_some_and(|node| node.storage().find(world.now(), &key).is_some())
+        };
+        let (mut confirmed, mut asks) = (0, Vec::new());
+        for nth in 1..30_usize {
+            let writer = world.any_alive();
+            let value = value_of(nth);
+            let put = Put { ttl: 0, replication: 3, confirm: Confirm::Yes, class: Class::Plain, key, value: &value };
+            let ask = world.ask(writer, &ApiRequest::Put(put))?;
+            while world.answer(ask).is_none() {
+                let reader = world.alive().find(|number| *number != writer && !holds(&world, *number));
+                if let Some(reader) = reader {
+                    asks.push((confirmed, world.ask(reader, &ApiRequest::Get { key })?));
+                }
+                world.run_for(SECOND / 200)?;
+            }
+            if world.answer(ask) == Some(&found(b"")) {
+                confirmed = nth;
+            }
+        }
+        let (mut shared, asked) = (0, asks.len());
+        for (before, ask) in asks {
+            match world.await_answer(ask)? {
+                Answer::Success(value) => {
+                    let read = u64::from_be_bytes((&*value).try_into().expect("eight bytes"));
+                    assert!(read >= before as u64, "{read} was read after {before} was confirmed, seed {seed}");
+                    shared += 1;
+                }
+                Answer::Failure => assert_eq!(before, 0, "seed {seed}"),
+            }
+        }
+        assert!(shared > 100, "{shared} of {asked} GETs found a value, seed {seed}");
+    }
+    Ok(())
+}
+
+#[test]
+fn gets_that_share_lookups_see_what_was_confirmed_before_them_seeds_0_to_9() -> Run {
+    gets_that_share_lookups_see_what_was_confirmed_before_them(0..10)
+}
+
+#[test]
+#[ignore = "long: 100 networks; scripts/check.sh --long runs it"]
+fn gets_that_share_lookups_see_what_was_confirmed_before_them_seeds_10_to_109() -> Run {
+    gets_that_share_lookups_see_what_was_confirmed_before_them(10..110)
+}
+
 /// Goal: nodes that leave in the same second hand their records over to nodes that stay.
 ///
 /// Method: half of the nodes, all but one, or a random group leave within a second; every tenth of a network

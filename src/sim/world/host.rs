@@ -55,7 +55,7 @@ impl World {
                     let (head, value) = actions.bytes(message);
                     let mut bytes = [head, value].concat();
                     if let Sent::Reply(rpc) = sent
-                        && self.network.refuses(&mut self.rng)
+                        && self.network.refuses(&mut self.rng, number)
                     {
                         bytes.clear();
                         PeerMessage::Reply(*rpc, Reply::Error(ErrorCode::TOO_MANY)).encode(&mut bytes);

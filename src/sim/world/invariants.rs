@@ -132,7 +132,11 @@ impl World {
         let params = &self.scenario.params;
         let known = since >= self.last_start + CALM;
         let refreshed = self.last_disruption.is_none_or(|last| since >= last + params.refresh_interval * 2);
-        self.network.faults == Faults::NONE && !self.network.is_partitioned() && known && refreshed
+        self.network.faults == Faults::NONE
+            && !self.network.is_full()
+            && !self.network.is_partitioned()
+            && known
+            && refreshed
     }
 
     /// The number of settled nodes that store records of others.

@@ -181,8 +181,15 @@ impl World {
         self.last_disruption = Some(self.now);
     }
 
-    /// Ends all faults and the partition.
+    /// From now on the nodes that `is_full` selects have no room for any reply: they send ERROR 429 instead.
+    pub fn fill(&mut self, is_full: impl Fn(Number) -> bool) {
+        self.network.fill(is_full);
+        self.last_disruption = Some(self.now);
+    }
+
+    /// Ends all faults and the partition, and empties all outboxes.
     pub fn heal(&mut self) {
+        self.network.fill(|_| false);
         self.network.partition(|_| 0);
         self.network.faults = Faults::NONE;
         self.last_disruption = Some(self.now);

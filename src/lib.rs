@@ -75,12 +75,13 @@
 //! node::Node::on_request
 //!  └ query/get.rs start_get         written here, or stored and in scope, and nothing newer was
 //!     │                             seen (query/session.rs)? SUCCESS. Done.
+//!     │                             a lookup of this key is running, without an answer yet? It is joined
 //!     └ query/lookup.rs → rpc/outbound.rs      FIND VALUE × read_quorum: one value, heads; the quick
 //!     │                             peers first (rpc/rtt.rs), another one for each that is late;
 //!     │                             × alpha where a peer names nobody nearer, or fails
 //! node::Node::on_frame
-//!  └ query/get.rs record_heard      verified; query/read_quorum.rs compares, fetches, decides
-//!     └ enough agree, or the lookup is done: the largest record, or FAILURE
+//!  └ query/get.rs on_reply          verified; query/read_quorum.rs compares, fetches, decides
+//!     └ enough agree, or the lookup is done: the largest record, or FAILURE, to all that wait for it
 //!        └ query/read_repair.rs     STORE to the replicas that were behind
 //! ```
 //!
@@ -99,7 +100,7 @@
 //! # Where to look
 //!
 //! The protocol: [`wire::protocol`]. Threats and faults: [`threats`]. A message's layout: [`wire`].
-//! A bound: [`limits`]. A setting: [`config`] and [`node::params`]. What a node does unasked:
+//! A bound: [`limits`], with all queues between a client and a peer. A setting: [`config`] and [`node::params`]. What a node does unasked:
 //! `node/replication/` and `node/membership/`. Tests: `tests/`, where each name is a
 //! sentence about behaviour, and [`sim`]. How fast it is: `src/bin/dht-load`.
 

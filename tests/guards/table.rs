@@ -361,7 +361,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: ALONE,
         line: "&& self.other_bootstraps().all(|number| absences.counted(absences.bootstraps[number]).is_some())",
         mutation: "",
-        tests: &["a_contact_whose_dial_is_in_flight_may_run"],
+        tests: &["a_bootstrap_that_this_host_could_not_dial_may_run"],
     },
     Guard {
         name: "alone: not while a serving peer is connected",

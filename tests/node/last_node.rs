@@ -266,6 +266,18 @@ fn after_a_start_refusals_count_only_after_five_seconds() {
     assert!(answers_at_once(&mut harness));
 }
 
+/// Its only contact of the earlier run has stopped, but perhaps not the bootstrap.
+#[test]
+fn a_bootstrap_that_this_host_could_not_dial_may_run() {
+    for (error, is_alone) in [(DialError::LocalFault, false), (DialError::Unreachable, true)] {
+        let mut harness = Harness::newcomer();
+        let now = harness.now();
+        harness.node.remember(now, contact(2));
+        fail_dials(&mut harness, secs(30), |peer| Some(if peer == 2 { DialError::Refused } else { error }));
+        assert_eq!(answers_at_once(&mut harness), is_alone, "{error:?}");
+    }
+}
+
 /// A visitor in the first second does not shorten that.
 #[test]
 fn a_peer_that_comes_and_goes_during_the_start_does_not_make_refusals_count_earlier() {

@@ -177,8 +177,8 @@ fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
     for contact in contacts {
         node.remember(begun, contact);
     }
-    node.restored(begun);
     info!("loaded records={records} contacts={known} took_ms={}", (clock.now().mono - begun.mono).as_millis());
+    node.restored(begun);
     Ok(())
 }
 

@@ -35,6 +35,7 @@
 pub mod api;
 pub mod codec;
 pub mod frame;
+pub mod hello;
 pub mod peer;
 #[doc = include_str!("PROTOCOL.md")]
 pub mod protocol {}

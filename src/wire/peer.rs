@@ -8,11 +8,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::contact::{Contact, Family};
 use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
-use crate::limits::{AGENT_SIZE_MAX, CONTACT_SIZE, CONTACTS_MAX, ENTRY_SIZE, K_MAX, RPC_ID_SIZE, VALUE_SIZE_MAX};
+use crate::limits::{CONTACT_SIZE, CONTACTS_MAX, ENTRY_SIZE, K_MAX, RPC_ID_SIZE, VALUE_SIZE_MAX};
 use crate::record::{Age, Class, Life, Rank, Record, Ttl, Version, crc_of};
 use crate::time::WallTime;
 use crate::wire::codec::{Item, List, Reader, WireError};
 use crate::wire::frame::{Frame, put_header};
+pub use crate::wire::hello::{Bridges, FLAG_BRIDGE, FLAG_IPV4, FLAG_IPV6, FLAG_SERVING, FLAG_TELLS_TIME, Hello};
 use crate::wire::{self, Kind};
 
 /// The version of this protocol, as HELLO carries it.
@@ -32,48 +33,6 @@ pub enum PeerMessage<'a> {
     Request(RpcId, Request<'a>),
     /// The reply to the request with this id.
     Reply(RpcId, Reply<'a>),
-}
-
-/// How a node introduces itself. Its id is not part of it, because TLS proves the id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hello<'a> {
-    /// The version of the protocol.
-    pub protocol: u16,
-    /// The `FLAG_` bits below; receivers ignore all other bits.
-    pub flags: u16,
-    /// SHA-256 of the name of the network.
-    pub network: [u8; 32],
-    /// The port at which it accepts peers, at the address from which it is seen.
-    pub port: u16,
-    /// The wall clock of the sender.
-    pub wall: WallTime,
-    /// The name of the sender's program, for the log; at most 64 bytes.
-    pub agent: &'a str,
-}
-
-/// Flag of a HELLO: other nodes may dial the sender.
-pub const FLAG_SERVING: u16 = 1;
-
-/// Flag of a HELLO: the sender can dial IPv4 addresses.
-pub const FLAG_IPV4: u16 = 2;
-
-/// Flag of a HELLO: the sender can dial IPv6 addresses.
-pub const FLAG_IPV6: u16 = 4;
-
-/// Flag of a HELLO: the sender is a bridge.
-pub const FLAG_BRIDGE: u16 = 8;
-
-/// Flag of a HELLO: the sender answers TIME.
-pub const FLAG_TELLS_TIME: u16 = 16;
-
-/// What a node tells of the two address families.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bridges<'a> {
-    /// The flags of the sender, which replace those of its HELLO.
-    pub flags: u16,
-    /// Other nodes that have said to the sender that they are bridges; at most
-    /// [`BRIDGES_MAX`](crate::limits::BRIDGES_MAX).
-    pub known: List<'a, Contact>,
 }
 
 /// A request of one node to another.
@@ -459,33 +418,6 @@ impl Reply<'_> {
             Reply::Time(wall) => out.extend_from_slice(&wall.as_millis().to_be_bytes()),
             Reply::Error(code) => out.extend_from_slice(&code.0.to_be_bytes()),
         }
-    }
-}
-
-impl<'a> Hello<'a> {
-    fn read(body: &mut Reader<'a>) -> Result<Self, WireError> {
-        Ok(Self {
-            protocol: body.u16("protocol")?,
-            flags: body.u16("flags")?,
-            network: body.array("network")?,
-            port: body.u16("listening port")?,
-            wall: WallTime::from_millis(body.u64("wall clock")?),
-            agent: {
-                let bytes = body.rest();
-                std::str::from_utf8(bytes)
-                    .map_err(|error| WireError::field("agent", bytes[error.valid_up_to()], "UTF-8"))?
-            },
-        })
-    }
-
-    fn write(&self, out: &mut Vec<u8>) {
-        assert!(self.agent.len() <= AGENT_SIZE_MAX, "our own agent is short");
-        out.extend_from_slice(&self.protocol.to_be_bytes());
-        out.extend_from_slice(&self.flags.to_be_bytes());
-        out.extend_from_slice(&self.network);
-        out.extend_from_slice(&self.port.to_be_bytes());
-        out.extend_from_slice(&self.wall.as_millis().to_be_bytes());
-        out.extend_from_slice(self.agent.as_bytes());
     }
 }
 

@@ -324,7 +324,6 @@ impl Clocks {
                     "wall clock of a peer differs from that of this node peer={peer:.8} ahead_seconds={ahead_seconds}"
                 );
             }
-            (Verdict::Unknown | Verdict::Differs(_), Some(_)) => {}
             (Verdict::Agrees, Some((peer, offset))) => {
                 self.recovered();
                 self.deviations += 1;
@@ -337,7 +336,7 @@ impl Clocks {
                 }
             }
             (_, None) if !differences.is_empty() => self.recovered(),
-            (_, None) => {}
+            (_, None) | (Verdict::Unknown | Verdict::Differs(_), Some(_)) => {}
         }
     }
 

@@ -155,7 +155,9 @@ impl Node {
             let (ended, others): (BTreeMap<_, _>, _) = all.into_iter().partition(|(_, aside)| aside.has_doubtful_age());
             self.set_aside.records = others;
             info!("records ended while this node was off, by the clock of this node alone records={}", ended.len());
-            ended.into_keys().for_each(|key| self.storage.note_change(key));
+            for key in ended.into_keys() {
+                self.storage.note_change(key);
+            }
         }
     }
 }

@@ -224,8 +224,7 @@ impl Node {
     /// A client sent a request. The node answers it by one [`action::Action::Reply`], now or later. It
     /// never answers a PUT that does not ask for a confirmation, nor a request that it has no room for.
     pub fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) -> Taken {
-        self.notice_clock(now, out);
-        self.notice_sleep(now, out);
+        self.notice_time(now, out);
         let taken = match request {
             ApiRequest::Get { key } => self.start_get(now, client, key, out),
             ApiRequest::Put(put) => self.start_put(now, client, &put, out),
@@ -237,8 +236,7 @@ impl Node {
     /// A complete message arrived from a peer. The node decodes it; a malformed message closes the
     /// connection.
     pub fn on_frame(&mut self, now: Now, conn: ConnId, frame: Frame<'_>, out: &mut Actions) {
-        self.notice_clock(now, out);
-        self.notice_sleep(now, out);
+        self.notice_time(now, out);
         self.receive(now, conn, frame, out);
         self.finish(now, out);
     }
@@ -281,8 +279,7 @@ impl Node {
 
     /// The moment of [`Node::next_deadline`] has come.
     pub fn on_timeout(&mut self, now: Now, out: &mut Actions) {
-        self.notice_clock(now, out);
-        self.notice_sleep(now, out);
+        self.notice_time(now, out);
         self.pass_deadlines(now, out);
         self.pass_waits(now, out);
         while let Some(conn) = self.peers.deadlines.take_next(now.mono) {

@@ -154,16 +154,22 @@ fn verdict(differences: &[(NodeId, ClockOffset)]) -> Verdict {
 
 /// The own clock.
 impl Node {
-    /// Notices that the wall clock was set. Each call of the host that reads or writes records begins with
-    /// this.
-    pub(crate) fn notice_clock(&mut self, now: Now, out: &mut Actions) {
-        if (now.mono, now.wall) == self.clocks.compared {
-            return;
+    /// Notices that the wall clock was set, or that this process did not run. Each call of the host that may
+    /// cause an answer begins with this.
+    pub(crate) fn notice_time(&mut self, now: Now, out: &mut Actions) {
+        // The host reads the clocks once for all requests of a turn.
+        if (now.mono, now.wall) != self.clocks.compared {
+            self.time_has_passed(now, out);
         }
+    }
+
+    #[inline(never)]
+    fn time_has_passed(&mut self, now: Now, out: &mut Actions) {
         self.clocks.compared = (now.mono, now.wall);
         if (now.offset() - self.clocks.offset).size() > CLOCK_DIFFERENCE_MAX {
             self.clock_was_set(now, out);
         }
+        self.notice_sleep(now, out);
     }
 
     #[cold]

@@ -52,8 +52,8 @@ impl Sleep {
 }
 
 impl Node {
-    /// Each call of the host that may cause an answer begins with this.
-    pub(crate) fn notice_sleep(&mut self, now: Now, out: &mut Actions) {
+    /// Called when the clock has moved on.
+    pub(super) fn notice_sleep(&mut self, now: Now, out: &mut Actions) {
         if now.mono > self.sleep.awake_until {
             self.wake_up(now, out);
         }

@@ -32,6 +32,7 @@ pub(crate) const SUITES: &[Suite] = &[
 const RECORD: &str = "src/record/mod.rs";
 const STORAGE: &str = "src/storage/mod.rs";
 const ASIDE: &str = "src/node/records/aside.rs";
+const CLOCK: &str = "src/node/membership/clock.rs";
 const LOOKUP: &str = "src/lookup/mod.rs";
 const GET: &str = "src/node/query/read_quorum.rs";
 const PUT: &str = "src/node/query/write_quorum.rs";
@@ -101,6 +102,45 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "self.restore_aged(now, record, age.after(off), source);",
         mutation: "self.restore_aged(now, record, age, source);",
         tests: &["under_the_same_boot_a_record_ages_by_the_monotonic_clock"],
+    },
+    // ── wrong clocks
+    Guard {
+        name: "clock: a version that becomes possible as time passes is dropped",
+        file: ASIDE,
+        line: "Doubt::Version { expires } if expires <= now.mono || record.is_plausible(before) => {",
+        mutation: "Doubt::Version { expires } if expires <= now.mono => {",
+        tests: &["a_version_that_becomes_possible_only_because_time_passes_is_dropped"],
+    },
+    Guard {
+        name: "clock: what seems to have ended waits for the neighbours",
+        file: ASIDE,
+        line: "let is_uncertain = self.set_aside.is_before_last_save(now.wall) || has_ended(by_wall);",
+        mutation: "let is_uncertain = self.set_aside.is_before_last_save(now.wall);",
+        tests: &["a_record_that_seems_to_have_ended_while_the_node_was_off_waits_for_the_neighbours"],
+    },
+    Guard {
+        name: "clock: a node that most peers call fast refuses",
+        file: CLOCK,
+        line: "Verdict::Differs(offset) if !offset.is_ahead() => now.wall.before(offset.size()),",
+        mutation: "Verdict::Differs(offset) if !offset.is_ahead() => now.wall,",
+        tests: &["a_node_that_three_peers_call_too_fast_refuses_puts"],
+    },
+    Guard {
+        name: "clock: two peers do not judge",
+        file: CLOCK,
+        line: "if differences.len() < JUDGES_MIN {",
+        mutation: "if differences.is_empty() {",
+        tests: &["two_peers_do_not_judge_and_an_address_group_counts_once"],
+    },
+    Guard {
+        name: "clock: a contradicted PUT is not confirmed",
+        file: PUT,
+        line: "OwnClock::Unknown => against > 0 && against >= peers,",
+        mutation: "OwnClock::Unknown => against > usize::MAX - 1 && against >= peers,",
+        tests: &[
+            "a_put_is_not_confirmed_while_replicas_store_versions_far_ahead",
+            "a_version_far_ahead_that_a_probe_meets_contradicts_a_put",
+        ],
     },
     Guard {
         name: "restart: a record that ended meanwhile leaves a tombstone",

@@ -536,7 +536,9 @@ impl fmt::Display for Refused {
             Self::ByPeers(ErrorCode::TOO_EARLY) => {
                 write!(f, "the wall clocks of this node and its peers differ too much")
             }
-            Self::ByPeers(code) => write!(f, "other nodes refuse it by ERROR {}", code.0),
+            Self::ByPeers(code) => {
+                write!(f, "its life is over for other nodes, perhaps because wall clocks differ (ERROR {})", code.0)
+            }
             Self::Over => write!(f, "its life is over"),
             Self::Larger => write!(f, "a larger record is known"),
             Self::Full => write!(f, "storage is full"),

@@ -266,7 +266,7 @@ impl Node {
             self.storage.note_change(key);
             self.restore_aged(now, record, age, source);
         }
-        info!("records of uncertain age, of which the neighbours know nothing ended={ended} stored={stored}");
+        info!("records of uncertain age that no neighbour stores ended={ended} stored={stored}");
     }
 }
 

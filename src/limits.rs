@@ -12,9 +12,9 @@
 //!
 //! | queue | bound | at the bound | slower |
 //! | --- | --- | --- | --- |
-//! | input of a client | socket buffer | TCP | client |
+//! | input of clients | 8 MiB in all: [`API_INPUT_MAX`], [`API_READ_MIN`] each | they are read slowly | client |
 //! | requests without an answer | 1 024 a connection: [`API_OWED_MAX`] | its connection is not read | client |
-//! | finished answers | 1 MiB a connection: [`API_OUTBOX_MAX`] | its connection is not read | client |
+//! | answers to clients | [`API_ANSWERS_MAX`] each, [`API_ANSWERS_TOTAL_MAX`] (4) | a request waits unread | client |
 //! | GETs and PUTs in flight | 4 096, 256 a connection: [`CLIENT_REQUESTS_MAX`] | a request waits unread | client |
 //! | values of these PUTs | 64 MiB, 4 MiB a connection | a request waits unread | client |
 //! | keys not on disk | 262 144 | a request waits unread; STORE: 429 | client, peer |
@@ -38,6 +38,8 @@
 //! 2. [`VALUES_OWED_MAX`], [`LISTINGS_OWED_MAX`] and [`ACKNOWLEDGEMENTS_OWED_MAX`], in bytes of the largest
 //!    possible answers: a quarter of the output for a peer, so only requests (STORE, OFFER) can fill that.
 //! 3. Room for 27 000. A peer that keeps the bounds has at most 16 384 requests in flight.
+//! 4. [`API_ANSWERS_EXPECTED_MAX`] while its answers have the size that they had lately. A client that does not
+//!    read is closed after 30 s.
 //!
 //! A request to a peer waits for `request_timeout` at most. The bounds without a name here are in `node/query`,
 //! `node/records`, `node/replication`, `node/rpc` and `net`, beside their users.

@@ -6,7 +6,7 @@
 //!
 //! The life of a record is stored as its age at a moment, so the time between two runs counts. The moment is
 //! stored on two clocks: since the boot of the host, which is right as long as the host was not restarted, and
-//! on the wall clock, which may have been set meanwhile ([`crate::node::records`]).
+//! on the wall clock, which may have been set meanwhile (`node/records/aside.rs`).
 
 use crate::contact::Contact;
 use crate::id::Key;

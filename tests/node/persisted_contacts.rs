@@ -29,6 +29,22 @@ fn say_goodbye(harness: &mut Harness, peer: u8) {
     harness.send(conn, &PeerMessage::Goodbye);
 }
 
+/// A founder that is killed in its first minute would otherwise found another network.
+#[test]
+fn the_first_contacts_of_a_run_are_persisted_within_a_second_and_changes_within_a_minute() {
+    let mut harness = Harness::founder();
+    harness.disk = Disk::Waits;
+    harness.add_contact(1);
+    harness.pass(secs(1));
+    assert_eq!(written(&mut harness), Some(vec![1]));
+    harness.act(|node, now, out| node.on_saved(now, Saved::Durable, out));
+    harness.add_contact(2);
+    harness.pass(secs(59));
+    assert_eq!(written(&mut harness), None);
+    harness.pass(secs(1));
+    assert_eq!(written(&mut harness), Some(vec![1, 2]));
+}
+
 /// All nodes of a network are stopped at the same time.
 #[test]
 fn contacts_that_said_goodbye_are_persisted_by_a_node_that_stops_right_afterwards() {

@@ -47,6 +47,10 @@ const SAVE_RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// stay the same for a minute.
 const CONTACTS_SAVE_PAUSE: Duration = Duration::from_mins(1);
 
+/// The same for the first change of a run. A node that is killed before would know none of its contacts at its
+/// next start, and could found another network.
+const FIRST_CONTACTS_SAVE_PAUSE: Duration = Duration::from_secs(1);
+
 /// A request that waits for a record to be on disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Waiter {
@@ -155,7 +159,8 @@ impl Node {
     /// If the table has changed, schedules a batch with its contacts.
     pub(crate) fn note_contacts(&mut self, now: Now) {
         if self.saving.contacts != self.table.changes() {
-            self.timers.hasten(Timer::Save, now.mono + CONTACTS_SAVE_PAUSE);
+            let pause = if self.saving.contacts == 0 { FIRST_CONTACTS_SAVE_PAUSE } else { CONTACTS_SAVE_PAUSE };
+            self.timers.hasten(Timer::Save, now.mono + pause);
         }
     }
 

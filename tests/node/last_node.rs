@@ -238,6 +238,22 @@ fn what_the_last_node_confirmed_is_handed_to_a_contact_that_comes_back() {
     assert_eq!(harness.copies(), [], "each is done");
 }
 
+/// Others exist, although it knows none of them now.
+#[test]
+fn a_founder_hands_over_what_it_confirmed_after_all_contacts_had_left() {
+    let mut harness = Harness::founder();
+    let conn = harness.add_contact(1);
+    harness.make_scripted(1);
+    harness.send(conn, &PeerMessage::Goodbye);
+    harness.close(conn);
+    assert!(harness.node.table().is_empty());
+    let writer = harness.put(confirmed(1, b"alone"));
+    assert_eq!(harness.answer(writer), success(1, b""));
+    let conn = harness.accept(1);
+    harness.send(conn, &hello());
+    assert_eq!(come_back(&mut harness, stored), [key(1)]);
+}
+
 #[test]
 fn a_newer_record_of_a_contact_that_comes_back_wins_over_what_was_confirmed_alone() {
     let mut harness = last_node(&Params::default());

@@ -26,6 +26,7 @@ pub(crate) struct AddressBook {
     remembered: Vec<Contact>,
     /// The contacts that have left, and when; the latest first.
     left: VecDeque<(Contact, Time)>,
+    has_met: bool,
 }
 
 impl AddressBook {
@@ -45,14 +46,20 @@ impl AddressBook {
 
     /// `contact` has left.
     pub(crate) fn note_left(&mut self, now: Time, contact: Contact) {
-        self.note_back(&contact.id);
+        self.left.retain(|(known, _)| known.id != contact.id);
         self.left.truncate(CONTACTS_PERSISTED_MAX - 1);
         self.left.push_front((contact, now));
     }
 
-    /// The contact `id` is in the table again.
-    pub(crate) fn note_back(&mut self, id: &NodeId) {
+    /// The contact `id` is in the table, perhaps again.
+    pub(crate) fn note_met(&mut self, id: &NodeId) {
+        self.has_met = true;
         self.left.retain(|(contact, _)| contact.id != *id);
+    }
+
+    /// Whether any contact was in the table in this run.
+    pub(crate) fn has_met(&self) -> bool {
+        self.has_met
     }
 
     /// The contacts to persist. Live ones come first, then unresponsive ones, then those that have left. `None`

@@ -83,7 +83,7 @@ impl Node {
             Status::Settled => Access::Settled,
             Status::Settling => Access::Settling,
             Status::Leaving | Status::Left => Access::Leaving,
-            Status::Joining if self.absences.is_alone() || self.is_founder_alone() => Access::Alone,
+            Status::Joining if self.absences.is_alone() || self.knows_nobody() => Access::Alone,
             Status::Joining if self.join.joined.is_none() && now.mono < self.join.starts_until => {
                 Access::Starting { until: self.join.starts_until }
             }
@@ -93,6 +93,11 @@ impl Node {
 
     /// Whether this node is a founder and has never known another node.
     pub(crate) fn is_founder_alone(&self) -> bool {
+        self.knows_nobody() && !self.address_book.has_met()
+    }
+
+    /// Whether this node knows no other node now.
+    fn knows_nobody(&self) -> bool {
         self.is_founder() && self.table.is_empty()
     }
 

@@ -59,7 +59,7 @@ impl Node {
     /// A contact entered the table, or became responsive again.
     pub(crate) fn contact_found(&mut self, now: Now, contact: Contact, out: &mut Actions) {
         debug!("contact found {contact}");
-        self.address_book.note_back(&contact.id);
+        self.address_book.note_met(&contact.id);
         self.not_alone(now, "a contact answers");
         if self.status == Status::Joining {
             self.look_up_self(now, None, out);

@@ -83,11 +83,19 @@ impl Node {
             Status::Settled => Access::Settled,
             Status::Settling => Access::Settling,
             Status::Leaving | Status::Left => Access::Leaving,
-            Status::Joining if self.absences.is_alone() || self.knows_nobody() => Access::Alone,
-            Status::Joining if self.join.joined.is_none() && now.mono < self.join.starts_until => {
-                Access::Starting { until: self.join.starts_until }
-            }
-            Status::Joining => Access::Isolated,
+            Status::Joining => self.access_while_joining(now),
+        }
+    }
+
+    /// Not inlined: [`Node::access`] is part of every GET, and this of few.
+    #[cold]
+    fn access_while_joining(&self, now: Now) -> Access {
+        if self.absences.is_alone() || self.knows_nobody() {
+            Access::Alone
+        } else if self.join.joined.is_none() && now.mono < self.join.starts_until {
+            Access::Starting { until: self.join.starts_until }
+        } else {
+            Access::Isolated
         }
     }
 

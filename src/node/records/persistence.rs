@@ -159,9 +159,15 @@ impl Node {
     /// If the table has changed, schedules a batch with its contacts.
     pub(crate) fn note_contacts(&mut self, now: Now) {
         if self.saving.contacts != self.table.changes() {
-            let pause = if self.saving.contacts == 0 { FIRST_CONTACTS_SAVE_PAUSE } else { CONTACTS_SAVE_PAUSE };
-            self.timers.hasten(Timer::Save, now.mono + pause);
+            self.plan_to_save_contacts(now);
         }
+    }
+
+    /// Not inlined: [`Node::finish`] is part of every GET, and this of few.
+    #[cold]
+    fn plan_to_save_contacts(&mut self, now: Now) {
+        let pause = if self.saving.contacts == 0 { FIRST_CONTACTS_SAVE_PAUSE } else { CONTACTS_SAVE_PAUSE };
+        self.timers.hasten(Timer::Save, now.mono + pause);
     }
 
     /// Saves what has changed before the node leaves, with its contacts of this moment.

@@ -53,6 +53,7 @@ impl World {
             table_changes: 0,
             disk: Disk::default(),
             wall_ahead_millis: self.rng.random_range(-skew..=skew),
+            boots: 0,
         });
         self.start(number, serving, through)?;
         Ok(number)
@@ -86,6 +87,9 @@ impl World {
         let port = if serving == Serving::Yes { network::PORT } else { 0 };
         let seed = derived(self.scenario.seed, "node", number.0, host.incarnation);
         let mut node = Node::new(Me { id: host.id, port }, params, seed, now);
+        if let Some(boot) = self.boot_of(number) {
+            node.booted(boot);
+        }
         for contact in host.disk.contacts(|number| self.hosts[number.index()].id) {
             node.remember(now, contact);
         }

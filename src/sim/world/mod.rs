@@ -3,10 +3,11 @@
 //! Each event calls one node; the actions of the node become further events.
 //!
 //! This file has the state of the world and the passing of time. `lifecycle` starts and stops nodes and has
-//! their disks, `clients` sends requests, `host` performs the actions of nodes, and `invariants` checks the
-//! results.
+//! their disks, `clocks` sets wall clocks, `clients` sends requests, `host` performs the actions of nodes, and
+//! `invariants` checks the results.
 
 mod clients;
+mod clocks;
 mod host;
 mod invariants;
 mod lifecycle;
@@ -31,12 +32,9 @@ use crate::sim::network::{self, Network};
 use crate::sim::queue::{Event, Queue};
 use crate::sim::report::{EventDigest, EventKind, Figures};
 use crate::sim::{Number, Scenario, Violation};
-use crate::time::{Now, Time, WallTime};
+use crate::time::Time;
 use crate::wire::Source;
 use crate::wire::frame::next_frame;
-
-/// The wall clock at the start of every world, in milliseconds since 1970.
-const EPOCH_MILLIS: u64 = 1_700_000_000_000;
 
 /// Interval at which the invariants of all nodes are checked.
 const CHECK_INTERVAL: Duration = Duration::from_mins(1);
@@ -74,7 +72,11 @@ pub struct World {
     history: History,
     /// When a node last started.
     last_start: Time,
-    /// When a node last stopped, or faults or a partition last changed.
+    /// Whether a node that starts knows the boot of its host.
+    tells_boots: bool,
+    /// Whether a wall clock was set: then a record may live longer than its value, if only a wall clock tells its age.
+    wall_was_set: bool,
+    /// When a node last stopped, a wall clock was last set, or faults or a partition last changed.
     last_disruption: Option<Time>,
     actions: Actions,
     bytes: Vec<u8>,
@@ -97,6 +99,8 @@ struct SimHost {
     /// Survives a stop of the node.
     disk: Disk,
     wall_ahead_millis: i64,
+    /// How often the host was booted anew.
+    boots: u32,
 }
 
 /// A client's request.
@@ -133,6 +137,8 @@ impl World {
             churn: None,
             history: History::default(),
             last_start: Time::ZERO,
+            tells_boots: false,
+            wall_was_set: false,
             last_disruption: None,
             actions: Actions::new(),
             bytes: Vec::new(),
@@ -342,13 +348,6 @@ impl World {
         self.queue.schedule(connected.accepted_at, Event::Accepted(connected.acceptor));
         let (conn, origin) = (connected.dialler, Origin::Dialled(dial));
         self.call(from, |node, now, out| node.on_secured(now, conn, peer, address, origin, out))
-    }
-
-    fn now_at(&self, number: Number) -> Now {
-        let millis =
-            u64::try_from(self.now.since(Time::ZERO).as_millis()).expect("virtual time has 64 bits of nanoseconds");
-        let wall = (EPOCH_MILLIS + millis).saturating_add_signed(self.hosts[number.index()].wall_ahead_millis);
-        Now { mono: self.now, wall: WallTime::from_millis(wall) }
     }
 }
 

@@ -182,7 +182,10 @@ impl Node {
         self.versions.forget_impossible(now.wall);
         self.refuse_impossible_puts(now, out);
         let known = self.clocks.samples.iter().map(|(id, sample)| (*id, sample.offset)).collect();
-        self.clocks.jump = step.is_ahead().then(|| Jump { by: step.size(), before: known, confirmations: 0 });
+        // A clock that was earlier than the last save was wrong, and is put right. After a power cut the clocks of
+        // peers are too, so that they seem to confirm a suspension.
+        let may_be_suspension = step.is_ahead() && !self.is_before_last_save(before);
+        self.clocks.jump = may_be_suspension.then(|| Jump { by: step.size(), before: known, confirmations: 0 });
         self.ask_for_time(now, out);
         self.compare_clocks(now, out);
         if taken_back > 0 && self.status.has_joined() {
@@ -200,7 +203,7 @@ impl Node {
         match self.clocks.verdict {
             Verdict::Unknown => OwnClock::Unknown,
             Verdict::Agrees => OwnClock::Right,
-            Verdict::Differs(_) => OwnClock::Wrong,
+            Verdict::Differs(offset) => OwnClock::Wrong(offset),
         }
     }
 

@@ -16,8 +16,10 @@
 //!
 //! Wall clocks may differ. A peer *contradicts* a PUT if it refuses the version as too far ahead (ERROR 425), or
 //! stores one that is too far ahead for this node. Then other nodes will not read this record, or not as the
-//! newest one. A contradicted PUT is confirmed only if most peers say that this node's clock is right; or, while
-//! too few have told their time, if more peers store the record than contradict.
+//! newest one. A contradicted PUT is confirmed if most peers say that this node's clock is right; or, while too few
+//! have told their time, if more peers store the record than contradict. If most say that it is wrong, then a larger
+//! version counts if it is not too far ahead for them either, and refusals count if they are as many as the replicas.
+//! Otherwise the clock of the contradicting peer is wrong too, and others will read the record.
 //!
 //! A peer can claim to store a larger record without having one. For a plain record one claim ends the
 //! PUT, because any node could write that record anyway. For a signed record the claims must outnumber
@@ -28,13 +30,14 @@ use std::time::Duration;
 
 use crate::contact::{Contact, Family};
 use crate::id::{Key, NodeId};
+use crate::limits::CLOCK_SKEW_MAX;
 use crate::lookup::Lookup;
 use crate::node::action::{Caller, ClientId};
 use crate::node::purpose::Attempt;
 use crate::node::query::bridge_asks::Relay;
 use crate::node::records::accept::Replica;
 use crate::record::{Class, Life, Rank, Record, Version};
-use crate::time::{Now, Time};
+use crate::time::{ClockOffset, Now, Time};
 use crate::wire::peer::{Entry, ErrorCode, StoreOutcome};
 
 /// A running PUT.
@@ -67,7 +70,7 @@ pub(crate) struct Put {
     /// Whether the version was raised above that of a replica during an attempt. That happens once.
     was_raised: bool,
     /// Nodes whose answers show that their clock and the one of this node differ too much.
-    contradicting: Vec<NodeId>,
+    contradicting: Vec<Contradiction>,
     /// The last ERROR 410 or 425 of a peer, if any has refused the record by it.
     refused_by: Option<ErrorCode>,
     /// The largest plain version of a peer that is ahead of this node's clock. The next attempt begins with
@@ -133,6 +136,23 @@ struct Spread {
     me: Option<NodeId>,
 }
 
+/// The answer of a peer whose clock and the one of this node differ too much for the record.
+#[derive(Clone, Copy, Debug)]
+struct Contradiction {
+    from: NodeId,
+    /// How far the larger version that the peer stores is ahead of this node's clock; `None` if the peer has refused
+    /// the record as too far ahead.
+    ahead: Option<Duration>,
+}
+
+impl Contradiction {
+    /// Whether peers whose clocks are ahead by `peers_ahead` read the larger version.
+    fn is_read_by(&self, peers_ahead: ClockOffset) -> bool {
+        let reach = if peers_ahead.is_ahead() { peers_ahead.size() + CLOCK_SKEW_MAX } else { Duration::ZERO };
+        self.ahead.is_some_and(|ahead| ahead <= reach)
+    }
+}
+
 /// What the peers of this node say about its wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OwnClock {
@@ -140,8 +160,8 @@ pub(crate) enum OwnClock {
     Unknown,
     /// Most agree with it.
     Right,
-    /// Most differ from it.
-    Wrong,
+    /// Most differ from it: they are ahead by about this much.
+    Wrong(ClockOffset),
 }
 
 /// The next step of a PUT.
@@ -339,7 +359,10 @@ impl Put {
         let against = self.contradicting.len();
         let is_contradicted = match spread.clock {
             OwnClock::Right => false,
-            OwnClock::Wrong => against > 0,
+            OwnClock::Wrong(peers_ahead) => {
+                let refusals = self.contradicting.iter().filter(|by| by.ahead.is_none()).count();
+                refusals > 0 && refusals >= peers || self.contradicting.iter().any(|by| by.is_read_by(peers_ahead))
+            }
             OwnClock::Unknown => against > 0 && against >= peers,
         };
         let all_refuse = spread.copies_refused > 0 && spread.copies_refused == spread.copies_to_peers;
@@ -349,7 +372,7 @@ impl Put {
     /// `from` has refused a copy of this attempt.
     pub(crate) fn on_refused(&mut self, from: NodeId, code: ErrorCode) {
         if code == ErrorCode::TOO_EARLY {
-            self.contradicts(from);
+            self.contradicts(from, None);
         }
         if matches!(code, ErrorCode::TOO_EARLY | ErrorCode::GONE)
             && let PutStage::Spreading(spread) = &mut self.stage
@@ -360,9 +383,9 @@ impl Put {
     }
 
     /// The clocks of `from` and of this node differ too much for this record.
-    fn contradicts(&mut self, from: NodeId) {
-        if !self.contradicting.contains(&from) {
-            self.contradicting.push(from);
+    fn contradicts(&mut self, from: NodeId, ahead: Option<Duration>) {
+        if !self.contradicting.iter().any(|by| by.from == from) {
+            self.contradicting.push(Contradiction { from, ahead });
         }
     }
 
@@ -401,7 +424,7 @@ impl Put {
     pub(crate) fn on_head(&mut self, now: Now, from: NodeId, rank: Rank) {
         if rank.version.is_too_early(now.wall) {
             if self.record.class != Class::Hashed {
-                self.contradicts(from);
+                self.contradicts(from, Some(rank.version.time().since(now.wall)));
             }
             return;
         }
@@ -421,7 +444,7 @@ impl Put {
             && stored.version.is_too_early(now.wall)
             && self.record.class != Class::Hashed
         {
-            self.contradicts(from);
+            self.contradicts(from, Some(stored.version.time().since(now.wall)));
         }
         let PutStage::Spreading(spread) = &mut self.stage else { return None };
         self.stale_replicas.retain(|id| *id != from);
@@ -438,7 +461,7 @@ impl Put {
 
     /// The node `id` stores the record.
     pub(crate) fn on_replica(&mut self, id: NodeId) {
-        self.contradicting.retain(|other| *other != id);
+        self.contradicting.retain(|by| by.from != id);
         if !self.replicas.contains(&id) {
             self.replicas.push(id);
         }

@@ -21,7 +21,7 @@
 //! Not guaranteed: a record that is set aside in memory only, because its key was written again, does not survive
 //! a restart.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use log::{info, warn};
@@ -30,7 +30,7 @@ use crate::id::Key;
 use crate::limits::CLOCK_DIFFERENCE_MAX;
 use crate::node::Node;
 use crate::node::persisted::{PersistedRecord, SavedAt};
-use crate::record::{Age, Record, Source, Tombstone, Ttl, age_at, end_of_life};
+use crate::record::{Age, Record, Source, Tombstone, Ttl, Version, age_at, end_of_life};
 use crate::time::{Now, Time, WallTime};
 
 /// The records and tombstones that are set aside. They come from the storage or from its disk, so they take no
@@ -41,7 +41,7 @@ pub(crate) struct SetAside {
     tombstones: BTreeMap<Key, Tombstone>,
     /// Records in the storage whose age was computed by the wall clock at the start, until that clock counts as
     /// right.
-    aged_by_wall: BTreeSet<Key>,
+    aged_by_wall: BTreeMap<Key, Version>,
     /// The latest moment at which an earlier run has saved a record, by its wall clock.
     last_save: Option<WallTime>,
 }
@@ -111,13 +111,13 @@ impl Node {
     /// Restores a record whose age only the wall clock tells.
     fn restore_by_wall(&mut self, now: Now, persisted: PersistedRecord) {
         let PersistedRecord { record, age, saved, source } = persisted;
-        let by_wall = age_by_wall(now, age, saved);
+        let by_wall = age_by_wall(now, &record, age, saved);
         let has_ended = |age: Age| lifetime_left(record.ttl, age).is_zero();
         let is_uncertain = self.set_aside.is_before_last_save(now.wall) || has_ended(by_wall);
         if is_uncertain && !has_ended(age) {
             self.set_aside.records.insert(record.key, Aside { record, source, doubt: Doubt::Age { age, saved } });
         } else {
-            self.set_aside.aged_by_wall.insert(record.key);
+            self.set_aside.aged_by_wall.insert(record.key, record.version);
             self.restore_aged(now, record, by_wall, source);
         }
     }
@@ -164,6 +164,11 @@ impl Node {
 
 /// Setting aside, and taking back.
 impl Node {
+    /// Whether the wall clock, if it shows `wall`, is earlier than the last save of an earlier run.
+    pub(crate) fn is_before_last_save(&self, wall: WallTime) -> bool {
+        self.set_aside.is_before_last_save(wall)
+    }
+
     /// The wall clock was set at this moment; the old setting would show `before` now. Returns the number of
     /// records that this node uses again: they may be old.
     pub(crate) fn recheck_records(&mut self, now: Now, before: WallTime) -> usize {
@@ -230,7 +235,8 @@ impl Node {
             return 0;
         }
         let saved = SavedAt { wall: now.wall, boot: None };
-        let taken = self.storage.take_out(now.mono, |record| aged_by_wall.contains(&record.key));
+        let is_restored = |record: &Record| aged_by_wall.get(&record.key) == Some(&record.version);
+        let taken = self.storage.take_out(now.mono, is_restored);
         let count = taken.len();
         info!("records of uncertain age are set aside until other nodes were asked records={count}");
         for (record, expires, source) in taken {
@@ -242,7 +248,7 @@ impl Node {
 
     /// The wall clock counts as right.
     pub(crate) fn trust_ages(&mut self) {
-        self.set_aside.aged_by_wall = BTreeSet::new();
+        self.set_aside.aged_by_wall = BTreeMap::new();
     }
 
     /// The neighbours have told which records they store, and this node has fetched what it missed. What is
@@ -259,7 +265,7 @@ impl Node {
                 self.set_aside.records.insert(key, Aside { record, source, doubt });
                 continue;
             };
-            let age = if is_wrong { age } else { age_by_wall(now, age, saved) };
+            let age = if is_wrong { age } else { age_by_wall(now, &record, age, saved) };
             let has_ended = end_of_life(now, record.ttl, age, record.class, record.version).is_none();
             ended += usize::from(has_ended);
             stored += usize::from(!has_ended);
@@ -270,8 +276,12 @@ impl Node {
     }
 }
 
-/// The age now, if the wall clock is right now and was right at the save, or wrong by as much.
-fn age_by_wall(now: Now, age: Age, saved: SavedAt) -> Age {
+/// The age now, if the wall clock is right now and was right at the save, or wrong by as much. A save that is earlier
+/// than the version was made by a clock that was behind: then the record is as old as its version.
+fn age_by_wall(now: Now, record: &Record, age: Age, saved: SavedAt) -> Age {
+    if record.version.is_too_early(saved.wall) && !record.version.is_too_early(now.wall) {
+        return age.max(Age(0).after(now.wall.since(record.version.time())));
+    }
     age.after(now.wall.since(saved.wall)).less(saved.wall.since(now.wall))
 }
 

@@ -4,6 +4,7 @@
 //! Every test names its seeds. A violation that a [`World`] finds ends the test with the seed, the
 //! virtual time and the node; the same test replays it.
 
+mod clocks;
 mod disks;
 mod endurance;
 mod families;

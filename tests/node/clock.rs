@@ -94,6 +94,22 @@ fn a_put_that_all_others_refuse_as_too_early_fails_at_once_and_does_not_live_on(
 }
 
 #[test]
+fn a_refused_put_gives_way_to_the_value_that_it_has_replaced() {
+    let mut harness = Harness::founder();
+    let client = harness.put(lasting(1, b"confirmed"));
+    assert_eq!(harness.answer(client), success(1, b""));
+    harness.add_contact(1);
+    harness.add_contact(2);
+    let client = harness.put(lasting(1, b"refused"));
+    for (conn, rpc, _) in harness.copies() {
+        harness.reply(conn, rpc, Reply::Error(ErrorCode::TOO_EARLY));
+    }
+    assert_eq!(harness.answer(client), failure(1));
+    let held = harness.node.storage().find(harness.now, &key(1)).expect("the earlier record");
+    assert_eq!(&*held.record.value, b"confirmed");
+}
+
+#[test]
 fn a_put_that_all_others_refuse_because_its_life_is_over_does_not_live_on() {
     let mut harness = with_two_contacts();
     let client = harness.put(lasting(1, b"of 1970"));
@@ -188,14 +204,12 @@ fn three_peers_that_agree_outweigh_a_peer_that_contradicts() {
     assert_eq!(harness.answer(client), success(1, b""));
 }
 
-/// The host was suspended, and even the monotonic clock stood still.
-#[test]
-fn a_jump_that_peers_confirm_makes_records_older() {
+/// A node with three peers that tell the time, and a value with a life of half an hour.
+fn with_timekeepers() -> Harness {
     let mut harness = Harness::new(Params::default());
-    let mut conns = Vec::new();
     for peer in [1, 2, 3] {
         let at = std::net::SocketAddr::from(([198, 51, peer, 1], 7402));
-        conns.push(harness.add_contact_saying(peer, at, Hello { flags: 1 | FLAG_TELLS_TIME, ..greeting() }));
+        harness.add_contact_saying(peer, at, Hello { flags: 1 | FLAG_TELLS_TIME, ..greeting() });
     }
     let short = Put { ttl: 1_800, ..confirmed(1, b"of half an hour") };
     harness.put(short);
@@ -203,16 +217,54 @@ fn a_jump_that_peers_confirm_makes_records_older() {
         harness.reply(conn, rpc, stored(&copy));
     }
     assert_eq!(harness.node.storage().len(), 1);
-    harness.wall_ahead = HOUR_MILLIS;
+    harness
+}
+
+/// The node asks its three peers for the time. `wall_of` says what each shows, in milliseconds after the start.
+fn ask_all(harness: &mut Harness, wall_of: impl Fn(u8) -> u64) {
     harness.wake();
     let asked = harness.all_requests(|request| matches!(request, Request::Time).then_some(()));
     assert_eq!(asked.len(), 3);
     for (conn, rpc, ()) in asked {
-        let wall = harness.now().wall;
+        let wall = WallTime::from_millis(version_at(wall_of(harness.peer_at(conn))).time().as_millis());
         harness.reply(conn, rpc, Reply::Time(wall));
     }
     harness.wake();
-    assert_eq!(harness.node.storage().find(harness.now, &key(1)).map(|held| held.expires), None);
+}
+
+fn is_stored(harness: &Harness) -> bool {
+    harness.node.storage().find(harness.now, &key(1)).is_some()
+}
+
+/// The host was suspended, and even the monotonic clock stood still.
+#[test]
+fn a_jump_that_all_peers_confirm_makes_records_older() {
+    let mut harness = with_timekeepers();
+    harness.wall_ahead = HOUR_MILLIS;
+    ask_all(&mut harness, |_| HOUR_MILLIS);
+    assert!(!is_stored(&harness));
+}
+
+/// Two nodes with wrong clocks that are put right together seem to confirm each other's suspension.
+#[test]
+fn a_jump_that_a_peer_denies_makes_no_record_older() {
+    let mut harness = with_timekeepers();
+    harness.wall_ahead = HOUR_MILLIS;
+    ask_all(&mut harness, |peer| if peer == 2 { 0 } else { HOUR_MILLIS });
+    assert!(is_stored(&harness));
+}
+
+#[test]
+fn a_clock_that_returns_to_its_earlier_setting_makes_no_record_older() {
+    let mut harness = with_timekeepers();
+    harness.wall_ahead = 5 * 60_000;
+    ask_all(&mut harness, |_| 0);
+    harness.wall_ahead = 0;
+    ask_all(&mut harness, |_| 0);
+    harness.wall_ahead = 5 * 60_000;
+    ask_all(&mut harness, |_| 5 * 60_000);
+    let expires = harness.node.storage().find(harness.now, &key(1)).map(|held| held.expires);
+    assert_eq!(expires, Some(harness.now + secs(1_800)));
 }
 
 #[test]

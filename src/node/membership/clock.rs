@@ -16,7 +16,7 @@
 //! Non-goal: telling the time. Liars that this node has dialled can make it report a wrong clock, and refuse PUTs
 //! for it, but cannot change a version or a life.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -54,6 +54,9 @@ const REPORT_PAUSE: Duration = Duration::from_mins(10);
 /// Pause between two log lines about peers whose clocks differ from all others.
 const DEVIATION_PAUSE: Duration = Duration::from_mins(1);
 
+/// Earlier settings of the own clock that are remembered.
+const OFFSETS_MAX: usize = 8;
+
 /// What this node knows of wall clocks.
 #[derive(Debug)]
 pub(crate) struct Clocks {
@@ -67,7 +70,9 @@ pub(crate) struct Clocks {
     /// Peers with deviating clocks that were noticed since the last log line about them.
     deviations: u64,
     deviation_reported: Option<Time>,
-    /// The last time the own clock was set forward, until peers confirm it.
+    /// Offsets that the own clock had before, the last [`OFFSETS_MAX`] of them.
+    earlier: VecDeque<ClockOffset>,
+    /// The last time the own clock was set forward, until peers confirm or deny it.
     jump: Option<Jump>,
     /// What the samples said when one was added, or the own clock was set.
     verdict: Verdict,
@@ -88,8 +93,8 @@ struct Jump {
     by: Duration,
     /// What the clocks of peers showed before.
     before: BTreeMap<NodeId, ClockOffset>,
-    /// How many peers have shown since that as much time has passed for them.
-    confirmations: usize,
+    /// How many peers have to show that as much time has passed for them.
+    missing: usize,
 }
 
 /// How the own wall clock compares with those of peers.
@@ -112,6 +117,7 @@ impl Clocks {
             reported: None,
             deviations: 0,
             deviation_reported: None,
+            earlier: VecDeque::new(),
             jump: None,
             verdict: Verdict::Unknown,
         }
@@ -176,16 +182,24 @@ impl Node {
     fn clock_was_set(&mut self, now: Now, out: &mut Actions) {
         let step = now.offset() - self.clocks.offset;
         let before = now.wall_with(self.clocks.offset);
+        let is_same = |earlier: &ClockOffset| (now.offset() - *earlier).size() <= CLOCK_DIFFERENCE_MAX;
+        let returns = self.clocks.earlier.iter().any(is_same);
+        self.clocks.earlier.push_back(self.clocks.offset);
+        if self.clocks.earlier.len() > OFFSETS_MAX {
+            self.clocks.earlier.pop_front();
+        }
         self.clocks.offset = now.offset();
         warn!("wall clock was set by_seconds={}", step.as_secs());
         let taken_back = self.recheck_records(now, before);
         self.versions.forget_impossible(now.wall);
         self.refuse_impossible_puts(now, out);
-        let known = self.clocks.samples.iter().map(|(id, sample)| (*id, sample.offset)).collect();
-        // A clock that was earlier than the last save was wrong, and is put right. After a power cut the clocks of
-        // peers are too, so that they seem to confirm a suspension.
-        let may_be_suspension = step.is_ahead() && !self.is_before_last_save(before);
-        self.clocks.jump = may_be_suspension.then(|| Jump { by: step.size(), before: known, confirmations: 0 });
+        let before_step: BTreeMap<NodeId, ClockOffset> =
+            self.clocks.samples.iter().map(|(id, sample)| (*id, sample.offset)).collect();
+        let missing = before_step.len().min(JUDGES_MIN);
+        // A clock that returns to an earlier setting, or was earlier than the last save, was wrong and is put right.
+        // The clocks of peers may be put right as well, so that they seem to confirm a suspension.
+        let may_be_suspension = step.is_ahead() && !returns && !self.is_before_last_save(before);
+        self.clocks.jump = may_be_suspension.then(|| Jump { by: step.size(), before: before_step, missing });
         self.ask_for_time(now, out);
         self.compare_clocks(now, out);
         if taken_back > 0 && self.status.has_joined() {
@@ -287,13 +301,12 @@ impl Node {
         let Some(jump) = &mut self.clocks.jump else { return };
         let Some(before) = jump.before.remove(&id) else { return };
         let passed = offset - before;
-        let differs = passed.size().abs_diff(jump.by) > CLOCK_DIFFERENCE_MAX;
-        if !passed.is_ahead() || differs {
+        if !passed.is_ahead() || passed.size().abs_diff(jump.by) > CLOCK_DIFFERENCE_MAX {
+            self.clocks.jump = None; // less time has passed for a peer, so the own clock was set
             return;
         }
-        jump.confirmations += 1;
-        let needed = (jump.confirmations + jump.before.len()).min(JUDGES_MIN);
-        if jump.confirmations < needed {
+        jump.missing -= 1;
+        if jump.missing > 0 {
             return;
         }
         let by = jump.by;

@@ -32,7 +32,7 @@ use crate::node::purpose::{Attempt, Copied, Outcome, Purpose, QueryId};
 use crate::node::query::Query;
 use crate::node::query::get::Known;
 use crate::node::query::relay::Relayed;
-use crate::node::query::write_quorum::{Next, Put, PutOrigin};
+use crate::node::query::write_quorum::{Next, Put, PutOrigin, Replaced};
 use crate::node::records::accept::Replica;
 use crate::node::records::persistence::Waiter;
 use crate::node::rpc::outbound::{Call, Report};
@@ -84,6 +84,7 @@ impl Node {
         let (key, seen) = (record.key, record.rank().precedence());
         let (waits, holds) = (self.access(now).waits(), self.params.serving == Serving::Yes);
         let alone = self.table.live() == 0;
+        let replaced = self.replaced_by(now, &record);
         if alone && !waits && !holds {
             return Err(Refused::NoReplicas);
         }
@@ -107,7 +108,9 @@ impl Node {
         } else {
             self.put_retries.forget(&key);
             let origin = PutOrigin::Client { connection: asking.connection };
-            self.begin_put(now, Put::new(client, record, expires, origin, PUT_RETRY_PAUSE), out);
+            let mut put = Put::new(client, record, expires, origin, PUT_RETRY_PAUSE);
+            put.replaced = replaced;
+            self.begin_put(now, put, out);
             taken = Taken::InFlight;
         }
         if alone && holds {
@@ -284,7 +287,11 @@ impl Node {
         let Some(put) = self.queries.put(query) else { return };
         let (record, expires, attempt) = (put.record.clone(), put.expires, Attempt { query, number: put.attempt });
         let key = record.key;
+        let replaced = self.replaced_by(now, &record);
         let stored = self.hold(now, record, expires, Source::Client);
+        if let Some(put) = self.queries.put(query).filter(|put| put.replaced.is_none() && stored == Stored::Held) {
+            put.replaced = replaced;
+        }
         if stored == Stored::Held && self.waits_for_disk(now, key, Waiter::Own(attempt)) {
             return;
         }
@@ -420,12 +427,21 @@ impl Node {
         }
         let Some(put) = self.queries.put(query) else { return };
         let (key, version, seen) = (put.key(), put.record.version, put.record.rank().precedence());
-        let client = put.client.take();
+        let (client, replaced) = (put.client.take(), put.replaced.take());
         self.end_put(query, out);
         self.put_retries.forget(&key);
         self.storage.forget(&key, version);
+        if let Some(Replaced { record, expires, source }) = replaced {
+            self.hold(now, record, expires, source);
+        }
         self.versions.forget(&key, seen);
         self.refuse_put(now, client, key, Refused::ByPeers(code), out);
+    }
+
+    /// The older record of the same key that this node stores.
+    fn replaced_by(&self, now: Now, record: &Record) -> Option<Replaced> {
+        let older = self.storage.find(now.mono, &record.key).filter(|held| held.record.version != record.version)?;
+        Some(Replaced { record: older.record.clone(), expires: older.expires, source: older.source() })
     }
 
     /// The wall clock was set: PUTs end whose versions are not possible any more.

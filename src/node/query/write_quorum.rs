@@ -36,7 +36,7 @@ use crate::node::action::{Caller, ClientId};
 use crate::node::purpose::Attempt;
 use crate::node::query::bridge_asks::Relay;
 use crate::node::records::accept::Replica;
-use crate::record::{Class, Life, Rank, Record, Version};
+use crate::record::{Class, Life, Rank, Record, Source, Version};
 use crate::time::{ClockOffset, Now, Time};
 use crate::wire::peer::{Entry, ErrorCode, StoreOutcome};
 
@@ -49,6 +49,8 @@ pub(crate) struct Put {
     pub(crate) record: Record,
     /// When the life of the record ends.
     pub(crate) expires: Time,
+    /// The record that this one has replaced on this node: it comes back if other nodes refuse this one.
+    pub(crate) replaced: Option<Replaced>,
     /// The pause before the next attempt.
     pub(crate) pause: Duration,
     /// Why this node stores the record.
@@ -76,6 +78,14 @@ pub(crate) struct Put {
     /// The largest plain version of a peer that is ahead of this node's clock. The next attempt begins with
     /// a version above it.
     ahead: Option<Version>,
+}
+
+/// A record that a PUT has replaced on its own node.
+#[derive(Clone, Debug)]
+pub(crate) struct Replaced {
+    pub(crate) record: Record,
+    pub(crate) expires: Time,
+    pub(crate) source: Source,
 }
 
 /// Why a node stores a record.
@@ -200,6 +210,7 @@ impl Put {
             client,
             record,
             expires,
+            replaced: None,
             pause,
             origin,
             attempt: 0,

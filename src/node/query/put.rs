@@ -84,7 +84,8 @@ impl Node {
         let (key, seen) = (record.key, record.rank().precedence());
         let (waits, holds) = (self.access(now).waits(), self.params.serving == Serving::Yes);
         let alone = self.table.live() == 0;
-        let replaced = self.replaced_by(now, &record);
+        let is_only_copy = holds && self.is_founder_alone() && !self.saves_first();
+        let replaced = if is_only_copy { None } else { self.replaced_by(now, &record) };
         if alone && !waits && !holds {
             return Err(Refused::NoReplicas);
         }
@@ -98,7 +99,7 @@ impl Node {
         let mut taken = Taken::Done;
         if waits && holds && client.is_none() {
             held(self.schedule_retry(now, record, expires, Duration::ZERO))?;
-        } else if holds && self.is_founder_alone() && !self.saves_first() {
+        } else if is_only_copy {
             self.put_retries.forget(&key);
             // This node is the whole network, so the PUT is done without a lookup.
             self.counters.puts_held += 1;

@@ -121,8 +121,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "clock: a node that most peers call fast refuses",
         file: CLOCK,
-        line: "Verdict::Differs(offset) if !offset.is_ahead() => now.wall.before(offset.size()),",
-        mutation: "Verdict::Differs(offset) if !offset.is_ahead() => now.wall,",
+        line: "OwnClock::Wrong(offset) if !offset.is_ahead() => now.wall.before(offset.size()),",
+        mutation: "OwnClock::Wrong(offset) if !offset.is_ahead() => now.wall,",
         tests: &["a_node_that_three_peers_call_too_fast_refuses_puts"],
     },
     Guard {

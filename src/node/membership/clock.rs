@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use log::{error, info, warn};
+use log::{Level, info, log, warn};
 
 use crate::contact::{Group, is_private};
 use crate::id::NodeId;
@@ -75,7 +75,7 @@ pub(crate) struct Clocks {
     /// The last time the own clock was set forward, until peers confirm or deny it.
     jump: Option<Jump>,
     /// What the samples said when one was added, or the own clock was set.
-    verdict: Verdict,
+    verdict: OwnClock,
 }
 
 /// The wall clock of a peer.
@@ -97,17 +97,6 @@ struct Jump {
     missing: usize,
 }
 
-/// How the own wall clock compares with those of peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// Too few peers have told their time.
-    Unknown,
-    /// Most clocks agree with the own one.
-    Agrees,
-    /// Most clocks are ahead of the own one by about this much.
-    Differs(ClockOffset),
-}
-
 impl Clocks {
     pub(crate) fn new(now: Now) -> Self {
         Self {
@@ -119,7 +108,7 @@ impl Clocks {
             deviation_reported: None,
             earlier: VecDeque::new(),
             jump: None,
-            verdict: Verdict::Unknown,
+            verdict: OwnClock::Unknown,
         }
     }
 
@@ -145,9 +134,9 @@ impl Clocks {
 }
 
 /// The verdict of `differences`, which say how far other clocks are ahead of the own one.
-fn verdict(differences: &[(NodeId, ClockOffset)]) -> Verdict {
+fn verdict(differences: &[(NodeId, ClockOffset)]) -> OwnClock {
     if differences.len() < JUDGES_MIN {
-        return Verdict::Unknown;
+        return OwnClock::Unknown;
     }
     let mut sorted: Vec<ClockOffset> = differences.iter().map(|(_, offset)| *offset).collect();
     sorted.sort_unstable();
@@ -155,7 +144,7 @@ fn verdict(differences: &[(NodeId, ClockOffset)]) -> Verdict {
     let lower = sorted[(sorted.len() - 1) / 2];
     let upper = sorted[sorted.len() / 2];
     let median = if lower.size() <= upper.size() { lower } else { upper };
-    if median.size() > CLOCK_DIFFERENCE_MAX { Verdict::Differs(median) } else { Verdict::Agrees }
+    if median.size() > CLOCK_DIFFERENCE_MAX { OwnClock::Wrong(median) } else { OwnClock::Right }
 }
 
 /// The own clock.
@@ -201,7 +190,6 @@ impl Node {
         let may_be_suspension = step.is_ahead() && !returns && !self.is_before_last_save(before);
         self.clocks.jump = may_be_suspension.then(|| Jump { by: step.size(), before: before_step, missing });
         self.ask_for_time(now, out);
-        self.compare_clocks(now, out);
         if taken_back > 0 && self.status.has_joined() {
             self.settle_again(now, out);
         }
@@ -209,24 +197,20 @@ impl Node {
 
     /// Whether most peers say that the own wall clock is wrong.
     pub(crate) fn clock_differs(&self) -> bool {
-        matches!(self.clocks.verdict, Verdict::Differs(_))
+        matches!(self.clocks.verdict, OwnClock::Wrong(_))
     }
 
     /// What the peers say about the own wall clock.
     pub(crate) fn own_clock(&self) -> OwnClock {
-        match self.clocks.verdict {
-            Verdict::Unknown => OwnClock::Unknown,
-            Verdict::Agrees => OwnClock::Right,
-            Verdict::Differs(offset) => OwnClock::Wrong(offset),
-        }
+        self.clocks.verdict
     }
 
     /// Whether other nodes will refuse `version` because its time is too far ahead of their clocks, or this node
     /// refuses it for its own.
     pub(crate) fn is_too_early(&self, now: Now, version: Version) -> bool {
         let earliest = match self.clocks.verdict {
-            Verdict::Differs(offset) if !offset.is_ahead() => now.wall.before(offset.size()),
-            Verdict::Unknown | Verdict::Agrees | Verdict::Differs(_) => now.wall,
+            OwnClock::Wrong(offset) if !offset.is_ahead() => now.wall.before(offset.size()),
+            OwnClock::Unknown | OwnClock::Right | OwnClock::Wrong(_) => now.wall,
         };
         version.is_too_early(earliest)
     }
@@ -267,7 +251,7 @@ impl Node {
         } else {
             self.hasten_after(Timer::AskTime, now, ASK_PAUSE);
         }
-        self.compare_clocks(now, out); // repeats the report
+        self.compare_clocks(now, out); // the own clock may have been set; a report may be due again
     }
 
     /// A peer has told its time, or will not.
@@ -284,13 +268,13 @@ impl Node {
         let verdict = verdict(&differences);
         self.clocks.verdict = verdict;
         match verdict {
-            Verdict::Agrees => self.trust_ages(),
-            Verdict::Differs(_) => {
+            OwnClock::Right => self.trust_ages(),
+            OwnClock::Wrong(_) => {
                 if self.doubt_ages(now) > 0 && self.status.has_joined() {
                     self.settle_again(now, out);
                 }
             }
-            Verdict::Unknown => {}
+            OwnClock::Unknown => {}
         }
         self.clocks.report(now, verdict, &differences);
     }
@@ -321,32 +305,28 @@ impl Node {
 
 /// Reports.
 impl Clocks {
-    fn report(&mut self, now: Now, verdict: Verdict, differences: &[(NodeId, ClockOffset)]) {
+    fn report(&mut self, now: Now, verdict: OwnClock, differences: &[(NodeId, ClockOffset)]) {
         let is_due = |last: Option<Time>, pause| last.is_none_or(|at| now.mono - at >= pause);
         let deviates = |(_, offset): &&(NodeId, ClockOffset)| offset.size() > CLOCK_DIFFERENCE_MAX;
         let deviating = differences.iter().find(deviates);
         match (verdict, deviating) {
-            (Verdict::Differs(offset), _) if is_due(self.reported, REPORT_PAUSE) => {
+            (OwnClock::Wrong(offset), _) if is_due(self.reported, REPORT_PAUSE) => {
                 self.reported = Some(now.mono);
                 let (behind_seconds, peers) = (offset.as_secs(), differences.len());
-                if offset.size() > CLOCK_SKEW_MAX / 2 {
-                    error!(
-                        "wall clock of this node differs from those of its peers behind_seconds={behind_seconds} peers={peers}"
-                    );
-                } else {
-                    warn!(
-                        "wall clock of this node differs from those of its peers behind_seconds={behind_seconds} peers={peers}"
-                    );
-                }
+                let level = if offset.size() > CLOCK_SKEW_MAX / 2 { Level::Error } else { Level::Warn };
+                log!(
+                    level,
+                    "wall clock of this node differs from those of its peers behind_seconds={behind_seconds} peers={peers}"
+                );
             }
-            (Verdict::Unknown, Some((peer, offset))) if is_due(self.reported, REPORT_PAUSE) => {
+            (OwnClock::Unknown, Some((peer, offset))) if is_due(self.reported, REPORT_PAUSE) => {
                 self.reported = Some(now.mono);
                 let ahead_seconds = offset.as_secs();
                 warn!(
                     "wall clock of a peer differs from that of this node peer={peer:.8} ahead_seconds={ahead_seconds}"
                 );
             }
-            (Verdict::Agrees, Some((peer, offset))) => {
+            (OwnClock::Right, Some((peer, offset))) => {
                 self.recovered();
                 self.deviations += 1;
                 if is_due(self.deviation_reported, DEVIATION_PAUSE) {
@@ -358,7 +338,7 @@ impl Clocks {
                 }
             }
             (_, None) if !differences.is_empty() => self.recovered(),
-            (_, None) | (Verdict::Unknown | Verdict::Differs(_), Some(_)) => {}
+            (_, None) | (OwnClock::Unknown | OwnClock::Wrong(_), Some(_)) => {}
         }
     }
 

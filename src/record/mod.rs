@@ -131,6 +131,11 @@ impl Ttl {
     const fn millis(self) -> u64 {
         self.0.get() as u64 * 1000
     }
+
+    /// What is left of such a life at that age.
+    pub fn left_at(self, age: Age) -> Duration {
+        Duration::from_millis(self.millis().saturating_sub(u64::from(age.0)))
+    }
 }
 
 /// How much of its life a record has behind it, in milliseconds, as messages carry it.
@@ -234,7 +239,7 @@ impl Precedence {
 /// It also ends when the longest TTL has passed since the time in `version`, allowing for clock skew
 /// (`PROTOCOL.md` 3, Life). That does not apply to hashed records: their version is 0 and has no time.
 pub fn end_of_life(now: Now, ttl: Ttl, age: Age, class: Class, version: Version) -> Option<Time> {
-    let left = Duration::from_millis(ttl.millis().saturating_sub(u64::from(age.0)));
+    let left = ttl.left_at(age);
     let left = match class {
         Class::Hashed => left,
         Class::Plain | Class::Signed => left.min(left_by_version(now.wall, version)),

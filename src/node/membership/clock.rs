@@ -187,7 +187,7 @@ impl Node {
         let missing = before_step.len().min(JUDGES_MIN);
         // A clock that returns to an earlier setting, or was earlier than the last save, was wrong and is put right.
         // The clocks of peers may be put right as well, so that they seem to confirm a suspension.
-        let may_be_suspension = step.is_ahead() && !returns && !self.is_before_last_save(before);
+        let may_be_suspension = step.is_ahead() && !returns && !self.set_aside.is_before_last_save(before);
         self.clocks.jump = may_be_suspension.then(|| Jump { by: step.size(), before: before_step, missing });
         self.ask_for_time(now, out);
         if taken_back > 0 && self.status.has_joined() {

@@ -30,7 +30,7 @@ use crate::id::Key;
 use crate::limits::CLOCK_DIFFERENCE_MAX;
 use crate::node::Node;
 use crate::node::persisted::{PersistedRecord, SavedAt};
-use crate::record::{Age, Record, Source, Tombstone, Ttl, Version, age_at, end_of_life};
+use crate::record::{Age, Record, Source, Tombstone, Version, age_at, end_of_life};
 use crate::time::{Now, Time, WallTime};
 
 /// The records and tombstones that are set aside. They come from the storage or from its disk, so they take no
@@ -55,8 +55,10 @@ struct Aside {
 }
 
 impl Aside {
-    fn has_doubtful_age(&self) -> bool {
-        matches!(self.doubt, Doubt::Age { .. })
+    /// The record as it was saved, if its age is uncertain.
+    fn of_uncertain_age(self) -> Option<PersistedRecord> {
+        let Doubt::Age { age, saved } = self.doubt else { return None };
+        Some(PersistedRecord { record: self.record, age, saved, source: self.source })
     }
 }
 
@@ -71,8 +73,18 @@ enum Doubt {
 
 impl SetAside {
     /// Whether the wall clock shows a moment before the last save of an earlier run.
-    fn is_before_last_save(&self, wall: WallTime) -> bool {
+    pub(crate) fn is_before_last_save(&self, wall: WallTime) -> bool {
         self.last_save.is_some_and(|last| last.since(wall) > CLOCK_DIFFERENCE_MAX)
+    }
+
+    fn insert(&mut self, record: Record, source: Source, doubt: Doubt) {
+        self.records.insert(record.key, Aside { record, source, doubt });
+    }
+
+    /// Takes the records of uncertain age.
+    fn take_uncertain_ages(&mut self) -> Vec<PersistedRecord> {
+        let uncertain = self.records.extract_if(.., |_, aside| matches!(aside.doubt, Doubt::Age { .. }));
+        uncertain.filter_map(|(_, aside)| aside.of_uncertain_age()).collect()
     }
 
     /// The state of `key` for the disk, if its record is set aside.
@@ -95,14 +107,13 @@ impl SetAside {
 impl Node {
     /// Stores a verified record of an earlier run, or sets it aside.
     pub(super) fn restore_record(&mut self, now: Now, persisted: PersistedRecord) {
-        let PersistedRecord { record, age, saved, source } = persisted;
+        let saved = persisted.saved;
         self.set_aside.last_save = self.set_aside.last_save.max(Some(saved.wall));
-        let boot = self.boot.map(|start| start.after(now.mono - Time::ZERO));
-        let off = boot.zip(saved.boot).and_then(|(now, saved)| now.since(saved));
-        let Some(off) = off else { return self.restore_by_wall(now, PersistedRecord { record, age, saved, source }) };
+        let off = self.since_boot(now).zip(saved.boot).and_then(|(now, saved)| now.since(saved));
+        let Some(off) = off else { return self.restore_by_wall(now, persisted) };
+        let PersistedRecord { record, age, source, .. } = persisted;
         // By the clock of now, its version was too far ahead when it was saved. So a wrong clock has drawn it.
-        let was_ahead = record.is_plausible(now.wall) && record.version.is_too_early(now.wall.before(off));
-        if was_ahead && !is_hashed(&record) {
+        if record.is_plausible(now.wall) && record.version.is_too_early(now.wall.before(off)) {
             return self.storage.note_change(record.key);
         }
         self.restore_aged(now, record, age.after(off), source);
@@ -112,10 +123,10 @@ impl Node {
     fn restore_by_wall(&mut self, now: Now, persisted: PersistedRecord) {
         let PersistedRecord { record, age, saved, source } = persisted;
         let by_wall = age_by_wall(now, &record, age, saved);
-        let has_ended = |age: Age| lifetime_left(record.ttl, age).is_zero();
+        let has_ended = |age: Age| record.ttl.left_at(age).is_zero();
         let is_uncertain = self.set_aside.is_before_last_save(now.wall) || has_ended(by_wall);
         if is_uncertain && !has_ended(age) {
-            self.set_aside.records.insert(record.key, Aside { record, source, doubt: Doubt::Age { age, saved } });
+            self.set_aside.insert(record, source, Doubt::Age { age, saved });
         } else {
             self.set_aside.aged_by_wall.insert(record.key, record.version);
             self.restore_aged(now, record, by_wall, source);
@@ -124,12 +135,11 @@ impl Node {
 
     /// Stores a record that is as old as `age`, or sets it aside if its version is not possible.
     fn restore_aged(&mut self, now: Now, record: Record, age: Age, source: Source) {
-        let left = lifetime_left(record.ttl, age);
+        let left = record.ttl.left_at(age);
         if record.is_plausible(now.wall) || left.is_zero() {
             self.storage.restore(now, record, age, source);
         } else {
-            let doubt = Doubt::Version { expires: now.mono + left };
-            self.set_aside.records.insert(record.key, Aside { record, source, doubt });
+            self.set_aside.insert(record, source, Doubt::Version { expires: now.mono + left });
         }
     }
 
@@ -151,12 +161,10 @@ impl Node {
             warn!("wall clock is earlier than the last save seconds={} records_waiting={waiting}", behind.as_secs());
         }
         if self.is_founder() && !self.set_aside.is_before_last_save(now.wall) && self.set_aside.len() > 0 {
-            let all = std::mem::take(&mut self.set_aside.records);
-            let (ended, others): (BTreeMap<_, _>, _) = all.into_iter().partition(|(_, aside)| aside.has_doubtful_age());
-            self.set_aside.records = others;
+            let ended = self.set_aside.take_uncertain_ages();
             info!("records ended while this node was off, by the clock of this node alone records={}", ended.len());
-            for key in ended.into_keys() {
-                self.storage.note_change(key);
+            for persisted in ended {
+                self.storage.note_change(persisted.record.key);
             }
         }
     }
@@ -164,11 +172,6 @@ impl Node {
 
 /// Setting aside, and taking back.
 impl Node {
-    /// Whether the wall clock, if it shows `wall`, is earlier than the last save of an earlier run.
-    pub(crate) fn is_before_last_save(&self, wall: WallTime) -> bool {
-        self.set_aside.is_before_last_save(wall)
-    }
-
     /// The wall clock was set at this moment; the old setting would show `before` now. Returns the number of
     /// records that this node uses again: they may be old.
     pub(crate) fn recheck_records(&mut self, now: Now, before: WallTime) -> usize {
@@ -185,8 +188,7 @@ impl Node {
         let records = self.storage.take_out(now.mono, |record| !record.is_plausible(now.wall));
         let count = records.len();
         for (record, expires, source) in records {
-            let aside = Aside { source, doubt: Doubt::Version { expires }, record };
-            self.set_aside.records.insert(aside.record.key, aside);
+            self.set_aside.insert(record, source, Doubt::Version { expires });
         }
         for (key, tombstone) in self.storage.take_out_tombstones(|tombstone| !tombstone.is_plausible(now.wall)) {
             self.set_aside.tombstones.insert(key, tombstone);
@@ -208,9 +210,7 @@ impl Node {
                     self.hold(now, record, expires, source);
                     taken_back += 1;
                 }
-                Doubt::Version { .. } => {
-                    self.set_aside.records.insert(key, Aside { record, source, doubt });
-                }
+                Doubt::Version { .. } => self.set_aside.insert(record, source, doubt),
                 Doubt::Age { age, saved } => {
                     self.restore_by_wall(now, PersistedRecord { record, age, saved, source });
                     taken_back += usize::from(!self.set_aside.records.contains_key(&key));
@@ -240,8 +240,8 @@ impl Node {
         let count = taken.len();
         info!("records of uncertain age are set aside until other nodes were asked records={count}");
         for (record, expires, source) in taken {
-            let doubt = Doubt::Age { age: age_at(now.mono, record.ttl, expires), saved };
-            self.set_aside.records.insert(record.key, Aside { record, source, doubt });
+            let age = age_at(now.mono, record.ttl, expires);
+            self.set_aside.insert(record, source, Doubt::Age { age, saved });
         }
         count
     }
@@ -254,22 +254,18 @@ impl Node {
     /// The neighbours have told which records they store, and this node has fetched what it missed. What is
     /// still of uncertain age is not stored by them.
     pub(crate) fn resolve_ages(&mut self, now: Now) {
-        if !self.set_aside.records.values().any(Aside::has_doubtful_age) {
+        let uncertain = self.set_aside.take_uncertain_ages();
+        if uncertain.is_empty() {
             return;
         }
         let is_wrong = self.set_aside.is_before_last_save(now.wall) || self.clock_differs();
         let (mut ended, mut stored) = (0, 0);
-        for (key, aside) in std::mem::take(&mut self.set_aside.records) {
-            let Aside { record, source, doubt } = aside;
-            let Doubt::Age { age, saved } = doubt else {
-                self.set_aside.records.insert(key, Aside { record, source, doubt });
-                continue;
-            };
+        for PersistedRecord { record, age, saved, source } in uncertain {
             let age = if is_wrong { age } else { age_by_wall(now, &record, age, saved) };
             let has_ended = end_of_life(now, record.ttl, age, record.class, record.version).is_none();
             ended += usize::from(has_ended);
             stored += usize::from(!has_ended);
-            self.storage.note_change(key);
+            self.storage.note_change(record.key);
             self.restore_aged(now, record, age, source);
         }
         info!("records of uncertain age that no neighbour stores ended={ended} stored={stored}");
@@ -283,12 +279,4 @@ fn age_by_wall(now: Now, record: &Record, age: Age, saved: SavedAt) -> Age {
         return age.max(Age(0).after(now.wall.since(record.version.time())));
     }
     age.after(now.wall.since(saved.wall)).less(saved.wall.since(now.wall))
-}
-
-fn lifetime_left(ttl: Ttl, age: Age) -> Duration {
-    Duration::from_secs(ttl.as_secs().into()).saturating_sub(Duration::from_millis(age.0.into()))
-}
-
-fn is_hashed(record: &Record) -> bool {
-    record.class == crate::record::Class::Hashed
 }

@@ -206,7 +206,7 @@ impl Node {
 
     /// The state of `key`, in the form for the disk.
     fn persisted(&self, now: Now, key: Key) -> PersistedKey {
-        let saved = SavedAt { wall: now.wall, boot: self.boot.map(|start| start.after(now.mono - Time::ZERO)) };
+        let saved = SavedAt { wall: now.wall, boot: self.since_boot(now) };
         let record = self.storage.find(now.mono, &key).map(|held| PersistedRecord {
             record: held.record.clone(),
             age: age_at(now.mono, held.record.ttl, held.expires),
@@ -255,9 +255,15 @@ impl Node {
 
 /// Restoring.
 impl Node {
-    /// The host was booted so long ago at [`Time::ZERO`]. The host calls this first, if it knows.
+    /// At [`Time::ZERO`], the clock that counts from the boot of the host showed `at_zero`. The host calls this
+    /// before it restores anything, if it knows.
     pub fn booted(&mut self, at_zero: BootTime) {
         self.boot = Some(at_zero);
+    }
+
+    /// This moment since the boot of the host, if the host knows.
+    pub(super) fn since_boot(&self, now: Now) -> Option<BootTime> {
+        self.boot.map(|start| start.after(now.mono - Time::ZERO))
     }
 
     /// Restores the state of a key that an earlier run has persisted. The host calls this before any other
@@ -274,9 +280,8 @@ impl Node {
         if let Some(persisted) = &persisted.record {
             let record = &persisted.record;
             envelope::verify(&record.key, record.class, record.version, record.ttl, &record.value)?;
-            let key = record.key;
             self.restore_record(now, persisted.clone());
-            self.plan_offer(now, &key);
+            self.plan_offer(now, &record.key);
         }
         if let Some(tombstone) = persisted.tombstone {
             self.restore_tombstone(now, persisted.key, tombstone);

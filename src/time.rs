@@ -109,15 +109,10 @@ impl WallTime {
 }
 
 /// How far one clock is ahead of another, in milliseconds; negative if it is behind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClockOffset(i64);
 
 impl ClockOffset {
-    /// An offset of `millis` milliseconds.
-    pub const fn from_millis(millis: i64) -> Self {
-        Self(millis)
-    }
-
     /// Whole seconds, for the log.
     pub const fn as_secs(self) -> i64 {
         self.0 / 1000

@@ -286,8 +286,7 @@ impl Storage {
         let slots: Vec<Slot> = live.filter_map(|held| self.records.slot(&held.record.key)).collect();
         let mut taken = Vec::with_capacity(slots.len());
         for slot in slots {
-            let held = self.records.remove(slot);
-            self.quotas.remove(held.quota, held.bytes());
+            let held = self.detach(slot);
             let source = held.source();
             taken.push((held.record, held.expires, source));
         }
@@ -532,10 +531,16 @@ impl Storage {
     }
 
     fn remove_without_tombstone(&mut self, slot: Slot) -> Key {
+        let key = self.detach(slot).record.key;
+        self.changed.push(key);
+        key
+    }
+
+    /// Removes the record in `slot`, as if its key had not changed.
+    fn detach(&mut self, slot: Slot) -> Held {
         let held = self.records.remove(slot);
         self.quotas.remove(held.quota, held.bytes());
-        self.changed.push(held.record.key);
-        held.record.key
+        held
     }
 
     /// Replaces the record in `slot`, whose life has ended, by its tombstone.

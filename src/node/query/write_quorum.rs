@@ -393,6 +393,13 @@ impl Put {
         }
     }
 
+    /// `from` stores a version that is too far ahead of this node's clock. No version replaces a hashed record.
+    fn on_far_ahead(&mut self, now: Now, from: NodeId, version: Version) {
+        if self.record.class != Class::Hashed {
+            self.contradicts(from, Some(version.time().since(now.wall)));
+        }
+    }
+
     /// The clocks of `from` and of this node differ too much for this record.
     fn contradicts(&mut self, from: NodeId, ahead: Option<Duration>) {
         if !self.contradicting.iter().any(|by| by.from == from) {
@@ -434,10 +441,7 @@ impl Put {
     /// ahead of this node's clock, the next attempt begins with a larger one.
     pub(crate) fn on_head(&mut self, now: Now, from: NodeId, rank: Rank) {
         if rank.version.is_too_early(now.wall) {
-            if self.record.class != Class::Hashed {
-                self.contradicts(from, Some(rank.version.time().since(now.wall)));
-            }
-            return;
+            return self.on_far_ahead(now, from, rank.version);
         }
         let is_smaller = rank.precedence() < self.record.rank().precedence();
         if is_smaller && rank.life == Life::Alive && !self.stale_replicas.contains(&from) {
@@ -451,11 +455,8 @@ impl Put {
     /// `from` answered a copy of this attempt. Returns the rank of a larger record if that ends the PUT.
     pub(crate) fn on_stored(&mut self, now: Now, from: NodeId, outcome: StoreOutcome, stored: Rank) -> Option<Rank> {
         let supersedes = may_supersede(now, stored, &self.record);
-        if outcome == StoreOutcome::Larger
-            && stored.version.is_too_early(now.wall)
-            && self.record.class != Class::Hashed
-        {
-            self.contradicts(from, Some(stored.version.time().since(now.wall)));
+        if outcome == StoreOutcome::Larger && stored.version.is_too_early(now.wall) {
+            self.on_far_ahead(now, from, stored.version);
         }
         let PutStage::Spreading(spread) = &mut self.stage else { return None };
         self.stale_replicas.retain(|id| *id != from);

@@ -78,7 +78,7 @@
 //!     │                             a lookup of this key is running, without an answer yet? It is joined
 //!     └ query/lookup.rs → rpc/outbound.rs      FIND VALUE × read_quorum: one value, heads; the quick
 //!     │                             peers first (rpc/rtt.rs), another one for each that is late;
-//!     │                             × alpha where a peer names nobody nearer, or fails
+//!     │                             × alpha where a peer names no nearer node, or fails
 //! node::Node::on_frame
 //!  └ query/get.rs on_reply          verified; query/read_quorum.rs compares, fetches, decides
 //!     └ enough agree, or the lookup is done: the largest record, or FAILURE, to all that wait for it

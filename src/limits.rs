@@ -20,19 +20,19 @@
 //! | keys not on disk | 262 144 | a request waits unread; STORE: 429 | client, peer |
 //! | replies that wait for the disk | 16 384 | a request waits unread; STORE: 429 | client, peer |
 //! | GETs that share a lookup | the GETs in flight | as there | client |
-//! | PUTs that wait for a retry | 65 536 | the record is left to replication | nobody |
+//! | PUTs that wait for a retry | 65 536 | the record is left to replication | no sender |
 //! | OFFER entries that wait | 16 000: [`ENTRIES_WAITING_MAX`] | scans pause | replication |
 //! | hand-overs that wait | 8 000 | left to the next round | replication |
 //! | hand-overs in flight | 32: [`COPIES_IN_FLIGHT_MAX`]; [`COPIES_TO_ONE_MAX`] | they wait | replication |
 //! | records wanted from peers | 8 000: [`ASKED_FOR_MAX`]; [`ASKED_OF_ONE_MAX`] | OFFER: 429 | peer |
-//! | requests to peers that wait | 16 384: [`CALLS_WAITING_MAX`] (1) | queries, maintenance take no step | all who ask |
+//! | requests to peers that wait | 16 384: [`CALLS_WAITING_MAX`] (1) | queries and maintenance wait | all callers |
 //! | answers that a peer owes | 1 MiB a peer (2) | a request waits for an answer | requests to it |
-//! | requests to peers in flight | 16 384: [`PENDING_MAX`] | a request waits for a pause | all who ask |
+//! | requests to peers in flight | 16 384: [`PENDING_MAX`] | a request waits for a pause | all callers |
 //! | dials, and requests for one dial | 256: [`DIALS_MAX`], 256 | a request waits for a pause | new peers |
 //! | output for a peer | 4 MiB a connection: [`PEER_OUTBOX_MAX`] | a request pauses; reply: 429 | both nodes |
 //! | 429 for a peer | 1 MiB a connection (3) | no reply | peer |
 //! | TLS records for a socket | 64 KiB a connection | they stay in the output | as above |
-//! | input of a peer | socket buffer | never: it is always read | nobody |
+//! | input of a peer | socket buffer | never: it is always read | no sender |
 //!
 //! 1. Further ones are those that were in flight and were refused.
 //! 2. [`VALUES_OWED_MAX`], [`LISTINGS_OWED_MAX`] and [`ACKNOWLEDGEMENTS_OWED_MAX`], in bytes of the largest

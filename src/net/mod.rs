@@ -34,8 +34,9 @@
 //!   immediately allocates nothing here. Its value is copied once, a large value only by the kernel.
 //! * All input has a bound (a constant beside its user, or in [`limits`](crate::limits)) and a deadline.
 //!   Reading a connection ends when its budget of the turn is spent. A client that does not read its
-//!   replies is not read either, and is closed after a while (`account` says when). A peer is always read. If its outbox has no room for a reply, the peer gets
-//!   ERROR 429 instead, for which room is reserved; the service learns of a request that has no room.
+//!   replies is not read either, and is closed after a while (`account` says when). A peer is always read. If
+//!   its outbox has no room for a reply, the peer gets ERROR 429 instead, for which room is reserved; the
+//!   service learns of a request that has no room.
 //! * A connection that sends without a pause delays the others little: it is served in small slices, and
 //!   after connections that had no input left. A request that the service has no room for stays in the
 //!   inbox of its connection, which is *parked*: the connection that has waited longest is served first.

@@ -22,8 +22,8 @@
 //! | `query/` | GETs and PUTs of clients, lookups, read quorum, read repair, retries of PUTs, relays of records |
 //! | `rpc/` | connections to peers, their address `families`, requests to them (`outbound`) and by them (`inbound`) |
 //! | `replication/` | offering records to other replicas (`schedule`, `offer`), fetching missed records (`sync`) |
-//! | `membership/` | joining, leaving, liveness of contacts, sleep of the own process |
-//! | `records/` | accepting records, persistence |
+//! | `membership/` | joining, leaving, liveness of contacts, wall clocks, sleep of the own process |
+//! | `records/` | accepting records, setting doubtful ones aside, persistence |
 //! | `status` | the membership status, and what the node may do for a client |
 //! | `purpose` | what a request to a peer is for, and how it ends |
 //! | [`action`], [`replies`] | what the host has to do: messages, dials, batches for the disk |
@@ -152,8 +152,8 @@ pub struct Node {
 }
 
 /// Methods that the host calls. A method that concerns one part alone is in the file of that part:
-/// `restore`, `remember` and `on_saved` in `records/persistence.rs`, `restored` in `records/aside.rs`, `on_secured` and `on_dial_failed`
-/// in `rpc/peers.rs`, `leave` in `membership/leave.rs`.
+/// `booted`, `restore`, `remember` and `on_saved` in `records/persistence.rs`, `restored` in `records/aside.rs`,
+/// `on_secured` and `on_dial_failed` in `rpc/peers.rs`, `leave` in `membership/leave.rs`.
 impl Node {
     /// A new node. If it has bootstraps, its first deadline is `now`. All random numbers of the node
     /// come from `seed`.

@@ -613,7 +613,7 @@ mod tests {
             dial.acceptor.map_err(|_| dial.at.since(Time::ZERO))
         };
         assert_eq!(dial(v4, v6, Family::V6), Err(Duration::ZERO), "the dialler lacks the family");
-        assert_eq!(dial(both, v6, Family::V4), Err(DIAL_TIMEOUT), "nobody has that address");
+        assert_eq!(dial(both, v6, Family::V4), Err(DIAL_TIMEOUT), "no host has that address");
         for (from, to, family) in [(v4, both, Family::V4), (v6, both, Family::V6), (both, v6, Family::V6)] {
             assert_eq!(dial(from, to, family), Ok((to, family)));
             assert_eq!(network.address_for(from, to), address_of(to, family));

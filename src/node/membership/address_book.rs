@@ -63,8 +63,8 @@ impl AddressBook {
     }
 
     /// The contacts to persist. Live ones come first, then unresponsive ones, then those that have left. `None`
-    /// if there are none: an empty list never replaces an earlier one, since a node that knows nobody would
-    /// found another network at its next start.
+    /// if there are none: an empty list never replaces an earlier one, since a node that knows no other
+    /// node would found another network at its next start.
     pub(crate) fn to_persist(&self, now: Time, table: &Table) -> Option<Vec<Contact>> {
         let left = self.left.iter().take_while(|(_, since)| now.since(*since) < LEFT_KEPT).map(|(contact, _)| contact);
         let known = table.iter().chain(table.unresponsive()).chain(left);

@@ -90,7 +90,7 @@ impl Node {
     /// Not inlined: [`Node::access`] is part of every GET, and this of few.
     #[cold]
     fn access_while_joining(&self, now: Now) -> Access {
-        if self.absences.is_alone() || self.knows_nobody() {
+        if self.absences.is_alone() || self.knows_no_node() {
             Access::Alone
         } else if self.join.joined.is_none() && now.mono < self.join.starts_until {
             Access::Starting { until: self.join.starts_until }
@@ -101,11 +101,11 @@ impl Node {
 
     /// Whether this node is a founder and has never known another node.
     pub(crate) fn is_founder_alone(&self) -> bool {
-        self.knows_nobody() && !self.address_book.has_met()
+        self.knows_no_node() && !self.address_book.has_met()
     }
 
     /// Whether this node knows no other node now.
-    fn knows_nobody(&self) -> bool {
+    fn knows_no_node(&self) -> bool {
         self.is_founder() && self.table.is_empty()
     }
 

@@ -45,7 +45,7 @@ impl Relay {
         }
     }
 
-    /// The record has another version now, which nobody has.
+    /// The record has a new version, which no node stores yet.
     pub(crate) fn restart(&mut self) {
         if *self != Relay::NotNeeded {
             *self = Relay::DUE;

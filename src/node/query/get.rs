@@ -306,8 +306,8 @@ impl Node {
 
 /// Answering.
 impl Node {
-    /// A lookup has ended. If there is no winner that is new enough, it is repeated instead: once if some candidates
-    /// did not reply, and as long as so many were silent that all replicas of a record may be among them.
+    /// A lookup has ended. If it has no winner that is new enough, this node repeats it: once if some candidates did
+    /// not reply, and each time if `replication_min` or more were silent, because these may be all replicas.
     fn end_lookup(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some(read) = self.queries.read(query) else { return };
         let (key, has_enough) = (read.key, read.quorum.has_enough());
@@ -382,7 +382,7 @@ impl Node {
     /// version. Other GETs that wait for the same lookup go on waiting.
     pub(crate) fn give_up_get(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some(&get) = self.queries.get(query) else { return };
-        let Some(reading) = get.reads() else { return self.give_up_alone(now, query, get, out) };
+        let Some(reading) = get.reads() else { return self.give_up_without_lookup(now, query, get, out) };
         self.add_own_response(now, reading);
         let Some(read) = self.queries.read(reading) else { return };
         let (has_enough, phase) = (read.quorum.has_enough(), read.phase);
@@ -396,7 +396,7 @@ impl Node {
     }
 
     /// The same for a GET that waits for no running lookup.
-    fn give_up_alone(&mut self, now: Now, query: QueryId, get: Get, out: &mut Actions) {
+    fn give_up_without_lookup(&mut self, now: Now, query: QueryId, get: Get, out: &mut Actions) {
         let mut quorum = self.empty_quorum();
         if let Some(own) = self.own_response(now, &get.key, Phase::LookingUp) {
             own.respond(&mut quorum);

@@ -120,7 +120,7 @@ impl Node {
     fn drive(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         loop {
             if !self.may_call() {
-                return self.queries.starve(query);
+                return self.queries.wait_for_room(query);
             }
             let enough = self.queries.read(query).and_then(|read| read.quorum.replicas_missing());
             let Some(lookup) = self.queries.lookup(query) else { return };
@@ -137,9 +137,9 @@ impl Node {
     }
 
     /// Continues the queries that waited for room.
-    pub(crate) fn resume_starved(&mut self, now: Now, out: &mut Actions) {
+    pub(crate) fn resume_waiting_for_room(&mut self, now: Now, out: &mut Actions) {
         while self.may_call()
-            && let Some(query) = self.queries.take_starved()
+            && let Some(query) = self.queries.take_waiting_for_room()
         {
             if self.queries.put(query).is_some_and(|put| put.is_spreading()) {
                 self.advance_put(now, query, out);

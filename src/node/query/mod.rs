@@ -207,7 +207,7 @@ pub(crate) struct Queries {
     /// The shared lookups of each key that GETs wait for.
     reading: KeyMap<Key, Shared>,
     /// Queries that take no further step until there is room for a request to a peer.
-    starved: BTreeSet<QueryId>,
+    waiting_for_room: BTreeSet<QueryId>,
     /// The number of lookups of maintenance.
     maintenance: usize,
     /// The requests of all clients.
@@ -255,7 +255,7 @@ impl Queries {
             next: 0,
             writing: KeyMap::with_hasher(seed.clone()),
             reading: KeyMap::with_hasher(seed.clone()),
-            starved: BTreeSet::new(),
+            waiting_for_room: BTreeSet::new(),
             maintenance: 0,
             clients: Usage::default(),
             relays: Usage::default(),
@@ -297,7 +297,7 @@ impl Queries {
     /// Ends a query, if it is running.
     pub(crate) fn remove(&mut self, id: QueryId) -> Option<Query> {
         let query = self.running.remove(&id)?;
-        self.starved.remove(&id);
+        self.waiting_for_room.remove(&id);
         self.maintenance -= usize::from(query.is_maintenance());
         if let Some(usage) = self.usage_of(&query) {
             usage.subtract(&query);
@@ -434,13 +434,13 @@ impl Queries {
     }
 
     /// There is no room for a request to a peer that the query `id` has to make.
-    pub(crate) fn starve(&mut self, id: QueryId) {
-        self.starved.insert(id);
+    pub(crate) fn wait_for_room(&mut self, id: QueryId) {
+        self.waiting_for_room.insert(id);
     }
 
     /// Takes the query that waits for room and has the smallest id.
-    pub(crate) fn take_starved(&mut self) -> Option<QueryId> {
-        self.starved.pop_first()
+    pub(crate) fn take_waiting_for_room(&mut self) -> Option<QueryId> {
+        self.waiting_for_room.pop_first()
     }
 
     /// Whether maintenance is looking up `target`.

@@ -263,7 +263,7 @@ impl Node {
                 return;
             }
             if !may_call {
-                return self.queries.starve(query);
+                return self.queries.wait_for_room(query);
             }
             let attempt = Attempt { query, number: put.attempt };
             match put.next() {

@@ -1,7 +1,7 @@
 //! The records of this node: which it accepts, and which survive a restart.
 //!
-//! [`accept`] is the one way into the storage; [`aside`] holds records that the wall clock makes doubtful; [`persistence`] queues changed keys for the disk of
-//! the host, in the form of [`crate::node::persisted`].
+//! [`accept`] is the one way into the storage; [`aside`] holds records that the wall clock makes doubtful;
+//! [`persistence`] queues changed keys for the disk of the host, in the form of [`crate::node::persisted`].
 
 pub(crate) mod accept;
 pub(crate) mod aside;

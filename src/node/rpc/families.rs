@@ -55,10 +55,10 @@ const BAN_MAX: Duration = Duration::from_hours(1);
 /// Bans that are remembered.
 const BANS_MAX: usize = 64;
 
-/// From a change to the BRIDGES that tells it, so that several changes are told at once.
+/// The pause between a change and the BRIDGES that announces it: one message announces several changes.
 const TELL_PAUSE: Duration = Duration::from_secs(1);
 
-/// The shortest time between two times that all peers are told.
+/// The shortest time between two announcements to all peers.
 const TELL_AGAIN_PAUSE: Duration = Duration::from_secs(10);
 
 /// The shortest time between two BRIDGES that answer one peer.

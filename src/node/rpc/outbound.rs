@@ -309,6 +309,7 @@ impl Node {
                 other => matches!(other, Reply::Nodes(_)),
             },
             Purpose::Copy(_) => matches!(reply, Reply::Stored { .. }),
+            // An error that comes late counts too: the PUT does not wait for that bridge any more.
             Purpose::Relay(..) => matches!(reply, Reply::Stored { .. } | Reply::Error(_)),
             Purpose::ProbeVersion(_) | Purpose::Sync(_) => matches!(reply, Reply::Synced { .. }),
             Purpose::Ping => matches!(reply, Reply::Pong),
@@ -347,7 +348,7 @@ impl Node {
         for call in in_flight.chain(waiting) {
             self.on_outcome(now, &call, Outcome::Failed, out);
         }
-        self.resume_starved(now, out);
+        self.resume_waiting_for_room(now, out);
     }
 
     /// Handles the deadlines that have passed by `now`.

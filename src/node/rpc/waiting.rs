@@ -166,7 +166,7 @@ impl Node {
                 self.dispatch(now, Call { has_waited: true, ..call }, out);
             }
         }
-        self.resume_starved(now, out);
+        self.resume_waiting_for_room(now, out);
     }
 
     /// Handles the waiting requests that are due.
@@ -191,6 +191,6 @@ impl Node {
                 }
             }
         }
-        self.resume_starved(now, out);
+        self.resume_waiting_for_room(now, out);
     }
 }

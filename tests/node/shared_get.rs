@@ -23,6 +23,19 @@ fn with_one_peer(params: Params) -> (Harness, ConnId) {
     (harness, conn)
 }
 
+/// A node with two scripted contacts, a GET of the key 7, and the request of its lookup that is in flight; the other one
+/// was answered by no contacts.
+fn with_half_a_lookup() -> (Harness, ClientId, (ConnId, RpcId)) {
+    let mut harness = Harness::with_contacts(Params::default(), [6, 1]);
+    harness.make_scripted(6);
+    harness.make_scripted(1);
+    let client = harness.get(key(7));
+    let asked = lookups(&mut harness);
+    let [one, other] = asked[..] else { panic!("{asked:?}") };
+    harness.reply(one.0, one.1, nodes(&[]));
+    (harness, client, other)
+}
+
 /// The FIND VALUE requests since the last call: connection and RPC id.
 fn lookups(harness: &mut Harness) -> Vec<(ConnId, RpcId)> {
     let asked = harness.all_requests(|request| matches!(request, Request::FindValue { .. }).then_some(()));
@@ -48,13 +61,7 @@ fn gets_of_one_key_share_a_lookup_until_its_first_answer() {
 /// A GET that comes after an answer must not see it: a newer record may have been confirmed in between.
 #[test]
 fn gets_that_come_after_the_first_answer_share_the_following_lookup() {
-    let mut harness = Harness::with_contacts(Params::default(), [6, 1]);
-    harness.make_scripted(6);
-    harness.make_scripted(1);
-    let first = harness.get(key(7));
-    let asked = lookups(&mut harness);
-    let [one, other] = asked[..] else { panic!("{asked:?}") };
-    harness.reply(one.0, one.1, nodes(&[]));
+    let (mut harness, first, other) = with_half_a_lookup();
     let late = [harness.get(key(7)), harness.get(key(7)), harness.get(key(7))];
     assert_eq!(lookups(&mut harness), [], "the first lookup is still running");
     harness.reply(other.0, other.1, value_of(block(7, b"old")));
@@ -103,13 +110,7 @@ fn each_get_has_its_own_deadline_and_the_others_go_on_waiting() {
 /// Otherwise a lookup that takes long would use up the time of the GETs behind it.
 #[test]
 fn the_following_lookup_begins_after_rpc_timeout_although_the_first_one_runs() {
-    let mut harness = Harness::with_contacts(Params::default(), [6, 1]);
-    harness.make_scripted(6);
-    harness.make_scripted(1);
-    let first = harness.get(key(7));
-    let asked = lookups(&mut harness);
-    let [one, full] = asked[..] else { panic!("{asked:?}") };
-    harness.reply(one.0, one.1, nodes(&[]));
+    let (mut harness, first, full) = with_half_a_lookup();
     let second = harness.get(key(7));
     harness.reply(full.0, full.1, Reply::Error(ErrorCode::TOO_MANY));
     let mut of_the_next = 0;

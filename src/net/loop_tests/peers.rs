@@ -105,6 +105,16 @@ fn a_dial_distinguishes_a_refusal_from_an_unexpected_peer() {
     assert!(a.echo().secured.is_empty());
 }
 
+/// The only dial of `host` fails by `error`, sooner or later.
+fn expect_failed_dial(host: &mut Host, error: DialError) {
+    let turns = (0..TURNS_MAX).find(|_| {
+        host.turn();
+        !host.echo().failed_dials.is_empty()
+    });
+    assert!(turns.is_some());
+    assert_eq!(host.echo().failed_dials, [(DialId(7), error)]);
+}
+
 /// With and without bytes of the dialler unread: the system then sends a reset, or an end.
 #[test]
 fn a_connection_that_the_remote_host_closes_during_the_handshake_is_a_refusal() {
@@ -123,12 +133,7 @@ fn a_connection_that_the_remote_host_closes_during_the_handshake_is_a_refusal() 
             }
         }
         drop(accepted);
-        let turns = (0..TURNS_MAX).find(|_| {
-            host.turn();
-            !host.echo().failed_dials.is_empty()
-        });
-        assert!(turns.is_some());
-        assert_eq!(host.echo().failed_dials, [(DialId(7), DialError::Refused)]);
+        expect_failed_dial(&mut host, DialError::Refused);
     }
 }
 
@@ -156,12 +161,7 @@ fn a_fault_of_this_host_is_told_from_a_refusal() {
     for to in [no_route, too_long] {
         let mut host = Host::new();
         host.echo().commands.push(Command::Dial(to, None));
-        let turns = (0..TURNS_MAX).find(|_| {
-            host.turn();
-            !host.echo().failed_dials.is_empty()
-        });
-        assert!(turns.is_some());
-        assert_eq!(host.echo().failed_dials, [(DialId(7), DialError::LocalFault)]);
+        expect_failed_dial(&mut host, DialError::LocalFault);
     }
 }
 

@@ -5,10 +5,11 @@ use dht::node::params::{Durability, Params};
 use dht::node::persisted::{PersistedKey, PersistedRecord, Saved, SavedAt};
 use dht::record::{Age, Source, Tombstone};
 use dht::time::WallTime;
+use dht::wire::api::{ApiReply, Put};
 use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};
 
 use crate::harness::{
-    Disk, Harness, block, confirmed, failure, key, larger, millis, quiet, secs, stored, success, version_at,
+    Disk, Harness, block, confirmed, failure, key, larger, millis, quiet, secs, signed, stored, success, version_at,
 };
 
 /// A founder whose disk behaves as `disk` says.
@@ -230,4 +231,56 @@ fn only_durability_always_waits_for_the_disk() {
         let client = harness.put(confirmed(1, b"v"));
         assert_eq!(harness.answer(client), success(1, b""));
     }
+}
+
+/// A record of the key 5 whose life ends after a second.
+fn ends_in_a_second() -> dht::wire::peer::RecordBlock<'static> {
+    dht::wire::peer::RecordBlock { age: Age(59_000), ..block(5, b"old") }
+}
+
+#[test]
+fn a_store_whose_record_ends_while_it_is_being_written_is_refused() {
+    let mut harness = founder(Disk::Waits);
+    let conn = harness.accept_client(9);
+    assert_eq!(store(&mut harness, conn, ends_in_a_second()), []);
+    harness.pass(millis(0));
+    assert_eq!(harness.batches().len(), 1, "the disk writes it");
+    harness.pass(secs(1));
+    say(&mut harness, Saved::Durable);
+    assert_eq!(replies(&mut harness, conn), [Reply::Error(ErrorCode::GONE)]);
+}
+
+/// A later record of the key proves nothing about one that ended before the batch was made.
+#[test]
+fn a_store_whose_record_ends_before_its_batch_is_refused_though_its_key_is_stored_again() {
+    let mut harness = founder(Disk::Waits);
+    harness.put(quiet(1, b"v"));
+    harness.pass(millis(0));
+    let conn = harness.accept_client(9);
+    assert_eq!(store(&mut harness, conn, ends_in_a_second()), [], "it waits for the next batch");
+    harness.pass(secs(1));
+    say(&mut harness, Saved::Durable);
+    harness.put(quiet(5, b"new"));
+    say(&mut harness, Saved::Durable);
+    assert_eq!(replies(&mut harness, conn), [Reply::Error(ErrorCode::GONE)]);
+}
+
+/// The owner has replaced the record by one that finds no room, so the batch writes neither of them.
+#[test]
+fn a_put_whose_own_copy_is_removed_before_its_batch_is_not_confirmed() {
+    let mut harness = Harness::new(Params { storage_bytes_max: 1_500, ..always() });
+    harness.disk = Disk::Waits;
+    harness.put(quiet(1, b"v"));
+    harness.pass(millis(0));
+    let (mine, newer) = (signed(5, 0, b"mine"), signed(5, 1, vec![7; 1_400].leak()));
+    let put = Put { class: mine.class, key: mine.key, value: mine.value().to_vec().leak(), ..confirmed(5, b"") };
+    let client = harness.put(put);
+    let conn = harness.accept_client(9);
+    assert_eq!(store(&mut harness, conn, newer), [Reply::Error(ErrorCode::FULL)]);
+    for _ in 0..2 {
+        say(&mut harness, Saved::Durable);
+        assert_eq!(harness.answer(client), None);
+    }
+    harness.pass(secs(10));
+    assert_eq!(harness.answer(client), Some(ApiReply::Failure { key: mine.key }));
 }

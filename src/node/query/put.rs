@@ -27,7 +27,6 @@ use crate::limits::{PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId, Taken};
 use crate::node::params::Serving;
-use crate::node::persisted::Saved;
 use crate::node::purpose::{Attempt, Copied, Outcome, Purpose, QueryId};
 use crate::node::query::Query;
 use crate::node::query::get::Known;
@@ -305,12 +304,19 @@ impl Node {
         }
     }
 
-    /// The disk has written this node's own copy in that attempt, or has failed to.
-    pub(crate) fn own_copy_written(&mut self, now: Now, attempt: Attempt, saved: Saved, out: &mut Actions) {
+    /// The batch that this node's own copy in that attempt waited for has ended, and has written a record of
+    /// precedence `on_disk`, or none.
+    pub(crate) fn own_copy_written(
+        &mut self,
+        now: Now,
+        attempt: Attempt,
+        on_disk: Option<Precedence>,
+        out: &mut Actions,
+    ) {
         let me = self.me.id;
         if let Some(put) = self.queries.spreading(attempt) {
             put.copy_ended();
-            if saved == Saved::Durable {
+            if on_disk >= Some(put.record.rank().precedence()) {
                 put.on_replica(me);
             }
             self.advance_put(now, attempt.query, out);

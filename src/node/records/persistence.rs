@@ -4,7 +4,7 @@
 //! in flight; changes meanwhile are collected, and a later state of a key replaces an earlier one.
 //!
 //! * `durability = always`: the next batch leaves at once. The source of a record gets its confirmation when
-//!   the batch is on disk.
+//!   the batch is on disk, if the batch wrote that record or a larger one.
 //! * `durability = interval`: a batch leaves one interval after the first change, and no source waits for
 //!   it. A crash loses at most that interval and the batch in flight.
 //! * `durability = none`: only contacts are saved, and failures of the disk have no effect on records.
@@ -25,7 +25,7 @@ use crate::node::persisted::{Batch, PersistedKey, PersistedRecord, Saved, SavedA
 use crate::node::purpose::Attempt;
 use crate::node::timers::Timer;
 use crate::record::envelope::{self, Unverified};
-use crate::record::{Rank, age_at};
+use crate::record::{Precedence, Rank, age_at};
 use crate::time::{BootTime, Now, Time};
 use crate::wire::peer::{ErrorCode, Reply, StoreOutcome};
 
@@ -79,11 +79,23 @@ pub(crate) struct Saving {
 /// The batch that the host writes.
 #[derive(Debug, Default)]
 struct InFlight {
-    /// Its keys, in ascending order.
-    keys: Vec<Key>,
+    /// Its keys, in ascending order, and what it writes for each: the precedence of the record, if there is one.
+    keys: Vec<(Key, Option<Precedence>)>,
     waiting: Vec<(Key, Waiter)>,
     /// Whether it had no room for some unsaved keys.
     is_full: bool,
+}
+
+impl InFlight {
+    fn contains(&self, key: &Key) -> bool {
+        self.keys.binary_search_by_key(key, |(key, _)| *key).is_ok()
+    }
+
+    /// The precedence of the record that the batch writes for `key`, if it writes one.
+    fn written(&self, key: &Key) -> Option<Precedence> {
+        let nth = self.keys.binary_search_by_key(key, |(key, _)| *key).ok()?;
+        self.keys[nth].1
+    }
 }
 
 impl Saving {
@@ -94,7 +106,7 @@ impl Saving {
 
     /// Whether the state of `key` is not on disk. A batch in flight counts as written, unless the disk fails.
     pub(crate) fn is_unsaved(&self, key: &Key) -> bool {
-        let fails = |batch: &InFlight| self.failing && batch.keys.binary_search(key).is_ok();
+        let fails = |batch: &InFlight| self.failing && batch.contains(key);
         self.unsaved.contains_key(key) || self.in_flight.as_ref().is_some_and(fails)
     }
 
@@ -122,7 +134,7 @@ impl Node {
         if let Some(waiters) = saving.unsaved.get_mut(&key) {
             waiters.push(waiter);
         } else if let Some(batch) = &mut saving.in_flight
-            && batch.keys.binary_search(&key).is_ok()
+            && batch.contains(&key)
         {
             batch.waiting.push((key, waiter));
         } else {
@@ -188,9 +200,9 @@ impl Node {
             let Some((key, waiters)) = self.saving.unsaved.pop_first() else { break };
             let persisted = self.persisted(now, key);
             bytes += persisted.record.as_ref().map_or(0, |persisted| persisted.record.value.len());
-            batch.keys.push(persisted);
+            in_flight.keys.push((key, persisted.record.as_ref().map(|persisted| persisted.record.rank().precedence())));
             in_flight.waiting.extend(waiters.into_iter().map(|waiter| (key, waiter)));
-            in_flight.keys.push(key);
+            batch.keys.push(persisted);
         }
         if self.saving.contacts != self.table.changes() {
             self.saving.contacts = self.table.changes();
@@ -222,8 +234,8 @@ impl Node {
         let Some(batch) = self.saving.in_flight.take() else { return };
         self.saving.failing = saved == Saved::Failed && self.params.durability != Durability::None;
         if saved == Saved::Failed {
-            for key in batch.keys {
-                self.saving.unsaved.entry(key).or_default();
+            for (key, _) in &batch.keys {
+                self.saving.unsaved.entry(*key).or_default();
             }
             self.saving.contacts = 0;
             self.timers.hasten(Timer::Save, now.mono + SAVE_RETRY_PAUSE);
@@ -232,24 +244,40 @@ impl Node {
             self.timers.hasten(Timer::Save, now.mono + pause);
         }
         self.saving.waiters -= batch.waiting.len();
-        for (key, waiter) in batch.waiting {
-            self.answer_waiter(now, key, waiter, saved, out);
+        for (key, waiter) in &batch.waiting {
+            let on_disk = batch.written(key).filter(|_| saved == Saved::Durable);
+            self.answer_waiter(now, *key, *waiter, on_disk, saved, out);
         }
         self.finish(now, out);
     }
 
-    fn answer_waiter(&mut self, now: Now, key: Key, waiter: Waiter, saved: Saved, out: &mut Actions) {
-        match (waiter, saved) {
-            (Waiter::Own(attempt), _) => self.own_copy_written(now, attempt, saved, out),
+    /// The batch that `waiter` waited for has ended, and has written a record of precedence `on_disk`, or none. What
+    /// is stored now is no proof: the record of the waiter may have been removed before the batch was made, and
+    /// another one stored since.
+    fn answer_waiter(
+        &mut self,
+        now: Now,
+        key: Key,
+        waiter: Waiter,
+        on_disk: Option<Precedence>,
+        saved: Saved,
+        out: &mut Actions,
+    ) {
+        let (caller, held) = match waiter {
+            Waiter::Own(attempt) => return self.own_copy_written(now, attempt, on_disk, out),
+            Waiter::Copy(caller, held) => (caller, held),
+        };
+        let precedence = held.precedence();
+        let stored = self.storage.find(now.mono, &key).map(|held| held.record.rank().precedence());
+        let reply = if saved == Saved::Failed {
+            Reply::Error(ErrorCode::FULL)
+        } else if on_disk >= Some(precedence) && stored >= Some(precedence) {
+            Reply::Stored { key, outcome: StoreOutcome::Held, held }
+        } else {
             // Its life has ended meanwhile, perhaps before the batch was made.
-            (Waiter::Copy(caller, _), Saved::Durable) if self.storage.find(now.mono, &key).is_none() => {
-                out.reply_to(&caller, Reply::Error(ErrorCode::GONE));
-            }
-            (Waiter::Copy(caller, held), Saved::Durable) => {
-                out.reply_to(&caller, Reply::Stored { key, outcome: StoreOutcome::Held, held });
-            }
-            (Waiter::Copy(caller, _), Saved::Failed) => out.reply_to(&caller, Reply::Error(ErrorCode::FULL)),
-        }
+            Reply::Error(ErrorCode::GONE)
+        };
+        out.reply_to(&caller, reply);
     }
 }
 

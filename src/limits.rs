@@ -174,6 +174,9 @@ pub const CLIENT_REQUESTS_MAX: usize = 4_096;
 /// purpose each, about 200 bytes. At this bound, queries and maintenance take no further steps until one leaves.
 pub const CALLS_WAITING_MAX: usize = PENDING_MAX;
 
+/// The pause before a GET looks up its key again, if no node has answered.
+pub const GET_RETRY_PAUSE: Duration = Duration::from_millis(500);
+
 /// The pause before the first retry of a PUT that too few nodes store; each further pause is twice as long.
 pub const PUT_RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two retries of a PUT.

@@ -302,7 +302,7 @@ impl Node {
                 Timer::Settle => self.settle(now),
                 Timer::Sync => self.sync(now, out),
                 Timer::Replicate => self.replicate(now, out),
-                Timer::Retry(query) => self.retry_put(now, query, out),
+                Timer::Retry(query) => self.retry(now, query, out),
                 Timer::Save => self.save(now, out),
                 Timer::Leave => self.go(now, out),
                 Timer::Answer(query) => self.answer_in_time(now, query, out),

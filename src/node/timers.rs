@@ -35,7 +35,7 @@ pub(crate) enum Timer {
     Answer(QueryId),
     /// Look up a value again, for the GETs that came after the first answer to this lookup.
     Follow(QueryId),
-    /// Begin the next attempt of a PUT.
+    /// Begin the next attempt of a PUT, or the next lookup of a value.
     Retry(QueryId),
     /// Write changes to disk.
     Save,

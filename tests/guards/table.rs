@@ -36,9 +36,28 @@ const CLOCK: &str = "src/node/membership/clock.rs";
 const LOOKUP: &str = "src/lookup/mod.rs";
 const GET: &str = "src/node/query/read_quorum.rs";
 const PUT: &str = "src/node/query/write_quorum.rs";
+const GETTING: &str = "src/node/query/get.rs";
 const ALONE: &str = "src/node/membership/alone.rs";
 
 pub(crate) const GUARDS: &[Guard] = &[
+    // ── all other nodes are silent
+    Guard {
+        name: "silence: the own copy alone confirms no PUT",
+        file: PUT,
+        line: "let wanted = if is_unheard { 0 } else { wanted };",
+        mutation: "let _ = is_unheard;",
+        tests: &["a_put_that_no_other_node_answers_is_not_confirmed_by_the_own_copy"],
+    },
+    Guard {
+        name: "silence: a GET that nobody answers is looked up again",
+        file: GETTING,
+        line: "if !has_enough && is_unheard && others_may_exist {",
+        mutation: "if false && has_enough && is_unheard && others_may_exist {",
+        tests: &[
+            "a_get_that_no_node_answers_fails_at_its_deadline_and_no_earlier",
+            "a_get_that_no_node_answers_waits_and_gets_the_value_when_they_answer_again",
+        ],
+    },
     // ── which of two records wins
     Guard {
         name: "order of records: a class that certifies itself comes first",

@@ -31,6 +31,7 @@ mod put_stale_replicas;
 mod read_quorum;
 mod shared_get;
 mod signed;
+mod silence;
 mod sleep;
 mod storage_full;
 mod sync;

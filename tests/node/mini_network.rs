@@ -142,10 +142,16 @@ impl MiniNetwork {
     }
 
     pub(crate) fn request(&mut self, number: u8, request: ApiRequest<'_>) -> Option<ApiReply<'static>> {
+        let client = self.ask(number, request);
+        self.answer(client)
+    }
+
+    /// The same, for a request that may take time.
+    pub(crate) fn ask(&mut self, number: u8, request: ApiRequest<'_>) -> ClientId {
         self.numbers_used += 1;
         let client = ClientId { connection: self.numbers_used, request: 1 };
         self.act(number, |node, now, out| assert_ne!(node.on_request(now, client, request, out), Taken::NoRoom));
-        self.answer(client)
+        client
     }
 
     pub(crate) fn answer(&mut self, client: ClientId) -> Option<ApiReply<'static>> {

@@ -63,8 +63,10 @@ fn a_reply_of_another_type_is_dropped_and_ends_the_request() {
         assert_eq!(dropped(&harness), 1, "{wrong:?}");
         let (second, _) = harness.only_request(conn);
         harness.reply(conn, second, wrong);
-        assert_eq!((harness.answer(client), dropped(&harness)), (failure(7), 2), "asked twice, answered by neither");
+        assert_eq!((harness.answer(client), dropped(&harness)), (None, 2), "asked twice, answered by neither");
         assert!(harness.knows(1));
+        harness.pass(secs(10));
+        assert_eq!(harness.answer(client), failure(7));
     }
 }
 
@@ -116,8 +118,10 @@ fn an_error_reply_ends_the_request_and_the_contact_stays() {
         while let Some((rpc, _)) = harness.requests(conn).pop() {
             harness.reply(conn, rpc, Reply::Error(code));
         }
-        assert_eq!((harness.answer(client), dropped(&harness)), (failure(7), 0), "{code:?}");
+        assert_eq!((harness.answer(client), dropped(&harness)), (None, 0), "{code:?}");
         assert!(harness.knows(1));
+        harness.pass(secs(10));
+        assert_eq!(harness.answer(client), failure(7));
     }
 }
 

@@ -90,7 +90,7 @@ impl Node {
     /// Not inlined: [`Node::access`] is part of every GET, and this of few.
     #[cold]
     fn access_while_joining(&self, now: Now) -> Access {
-        if self.absences.is_alone() || self.knows_no_node() {
+        if self.is_only_node() {
             Access::Alone
         } else if self.join.joined.is_none() && now.mono < self.join.starts_until {
             Access::Starting { until: self.join.starts_until }
@@ -102,6 +102,12 @@ impl Node {
     /// Whether this node is a founder and has never known another node.
     pub(crate) fn is_founder_alone(&self) -> bool {
         self.knows_no_node() && !self.address_book.has_met()
+    }
+
+    /// Whether this node is the whole network, as far as it knows: what it does not store exists nowhere, and a
+    /// record needs no other replica.
+    pub(crate) fn is_only_node(&self) -> bool {
+        self.absences.is_alone() || self.knows_no_node()
     }
 
     /// Whether this node knows no other node now.
@@ -242,8 +248,9 @@ impl Node {
         for query in self.queries.parked() {
             match self.queries.find(query) {
                 Some(Query::Get(_)) => self.look_up_value(now, query, out),
+                Some(Query::Read(_)) => self.look_up_again(now, query, out),
                 Some(Query::Put(_)) => self.look_up_replicas(now, query, out),
-                Some(Query::Maintenance(_) | Query::Read(_)) | None => {}
+                Some(Query::Maintenance(_)) | None => {}
             }
         }
     }

@@ -12,8 +12,9 @@
 //!
 //! Guarantees (`PROTOCOL.md` 1 and 3):
 //!
-//! - Each GET is answered once, within `request_timeout`, and by FAILURE only after a lookup in which enough nodes
-//!   have answered: fewer were silent than the replicas that every record has.
+//! - Each GET is answered once, within `request_timeout`, and before that by FAILURE only after a lookup in which
+//!   enough nodes have answered: at least one, unless this node is the whole network, and fewer were silent than the
+//!   replicas that every record has.
 //! - No bound of this node ends a lookup or takes part in its result.
 //! - Only verified values are returned.
 //! - A client that has read or written a version through this node gets an older one only after all of
@@ -28,6 +29,7 @@ use log::debug;
 
 use crate::contact::Contact;
 use crate::id::Key;
+use crate::limits::GET_RETRY_PAUSE;
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId, Taken};
 use crate::node::params::{Reads, Serving};
@@ -307,17 +309,20 @@ impl Node {
 /// Answering.
 impl Node {
     /// A lookup has ended. If it has no winner that is new enough, this node repeats it: once if some candidates did
-    /// not reply, and each time if `replication_min` or more were silent, because these may be all replicas.
+    /// not reply, and each time if `replication_min` or more were silent, because these may be all replicas. If no
+    /// candidate replied, it repeats the lookup after a pause: the others may still be there.
     fn end_lookup(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        let others_may_exist = !self.is_only_node() && !self.status.is_leaving();
         let Some(read) = self.queries.read(query) else { return };
-        let (key, has_enough) = (read.key, read.quorum.has_enough());
+        let has_enough = read.quorum.has_enough();
         let may_be_hidden = read.lookup.silent() >= usize::from(self.params.replication_min);
         if !has_enough && (may_be_hidden || read.has_gaps() && !read.again) {
-            let lookup = self.look_up(key, self.params.k);
-            if let Some(read) = self.queries.read(query) {
-                (read.again, read.lookup, read.phase) = (true, lookup, Phase::LookingUp);
-            }
-            return self.advance(now, query, out);
+            return self.look_up_again(now, query, out);
+        }
+        let is_unheard = read.lookup.answered().next().is_none();
+        if !has_enough && is_unheard && others_may_exist {
+            read.is_paused = true;
+            return self.timers.set(Timer::Retry(query), now.mono + GET_RETRY_PAUSE);
         }
         if !has_enough && read.is_overtaken() {
             // A client has written or read a newer version meanwhile: what peers have said may be older than that.
@@ -326,11 +331,24 @@ impl Node {
         self.end_read(now, query, Waiters::Answer, out);
     }
 
+    /// Repeats the lookup of a value. The responses so far still count.
+    pub(crate) fn look_up_again(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        let Some(key) = self.queries.read(query).map(|read| read.key) else { return };
+        self.timers.cancel(Timer::Retry(query));
+        let lookup = self.look_up(key, self.params.k);
+        if let Some(read) = self.queries.read(query) {
+            (read.again, read.is_paused) = (true, false);
+            (read.lookup, read.phase) = (lookup, Phase::LookingUp);
+        }
+        self.advance(now, query, out);
+    }
+
     /// Ends a lookup, and begins the next one for the GETs that wait for that. The winner answers the GETs that wait
     /// for this one, and repairs replicas with an older record; or these GETs wait for the next lookup too.
     fn end_read(&mut self, now: Now, query: QueryId, waiters: Waiters, out: &mut Actions) {
         let Some((read, waiting, mut next)) = self.queries.end_read(query) else { return };
         self.timers.cancel(Timer::Follow(query));
+        self.timers.cancel(Timer::Retry(query));
         match waiters {
             Waiters::GoOn => next.extend(waiting),
             Waiters::Answer => {

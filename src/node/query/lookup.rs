@@ -165,6 +165,15 @@ impl Node {
         }
     }
 
+    /// The pause of a query is over: its next attempt begins.
+    pub(crate) fn retry(&mut self, now: Now, query: QueryId, out: &mut Actions) {
+        match self.queries.find(query) {
+            Some(Query::Put(_)) => self.retry_put(now, query, out),
+            Some(Query::Read(_)) => self.look_up_again(now, query, out),
+            Some(Query::Get(_) | Query::Maintenance(_)) | None => {}
+        }
+    }
+
     /// The time of the request of a client is over: it gets its answer.
     pub(crate) fn answer_in_time(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         match self.queries.find(query) {

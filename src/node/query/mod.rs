@@ -101,6 +101,8 @@ pub(crate) struct Read {
     pub(crate) since: Time,
     /// Whether this is the second lookup, which follows a first one without enough replies.
     pub(crate) again: bool,
+    /// Whether it waits for another lookup, because no candidate of the last one has replied.
+    pub(crate) is_paused: bool,
     /// The responses of peers, and what follows from them.
     pub(crate) quorum: QuorumRead,
     /// Whether the lookup has ended.
@@ -121,6 +123,7 @@ impl Read {
             lookup,
             since,
             again: false,
+            is_paused: false,
             quorum,
             phase: Phase::LookingUp,
             is_answered: false,
@@ -423,10 +426,12 @@ impl Queries {
         self.running.keys().copied().collect()
     }
 
-    /// The requests of clients that wait for the node to join, or for the next attempt.
+    /// The requests of clients that wait for the node to join, or for the next attempt, and lookups that wait for the
+    /// next one.
     pub(crate) fn parked(&self) -> Vec<QueryId> {
         let is_parked = |query: &Query| match query {
-            Query::Maintenance(_) | Query::Read(_) => false,
+            Query::Maintenance(_) => false,
+            Query::Read(read) => read.is_paused,
             Query::Get(get) => get.stage == GetStage::Parked,
             Query::Put(put) => put.is_parked(),
         };

@@ -11,7 +11,7 @@
 //!
 //! - A PUT is answered only if it asks for it: by SUCCESS when min(replication, reachable nodes) nodes store
 //!   the record, each with its configured durability, in each address family of the network
-//!   ([`crate::node::query::relay`]).
+//!   ([`crate::node::query::relay`]). The copy of this node alone is enough only if this node is the whole network.
 //! - A client that writes and then reads through this node gets the record that it wrote, or a newer one.
 //! - An accepted PUT is retried until enough replicas store the record
 //!   ([`crate::node::query::put_retry`]), a newer record is found, or the life of the record ends.
@@ -31,7 +31,7 @@ use crate::node::purpose::{Attempt, Copied, Outcome, Purpose, QueryId};
 use crate::node::query::Query;
 use crate::node::query::get::Known;
 use crate::node::query::relay::Relayed;
-use crate::node::query::write_quorum::{Next, Put, PutOrigin, Replaced};
+use crate::node::query::write_quorum::{Next, Others, Put, PutOrigin, Replaced};
 use crate::node::records::accept::Replica;
 use crate::node::records::persistence::Waiter;
 use crate::node::rpc::outbound::{Call, Report};
@@ -243,7 +243,8 @@ impl Node {
             self.raise_put(now, query, ahead);
         }
         let clock = self.own_clock();
-        if self.queries.put(query).is_some_and(|put| put.spread(me, self.params.k, clock)) {
+        let others = if self.is_only_node() { Others::None } else { Others::Exist };
+        if self.queries.put(query).is_some_and(|put| put.spread(me, self.params.k, clock, others)) {
             self.advance_put(now, query, out);
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! A confirmation guarantees that
 //!
-//! - `wanted` distinct nodes have acknowledged this version,
+//! - `wanted` distinct nodes have acknowledged this version, and a peer has answered a lookup if others exist,
 //! - no version probe is in flight, so each probed node has said whether it stores an older version, or has
 //!   failed, and
 //! - each node that said so has answered its copy, or no copy is in flight any more, and
@@ -125,7 +125,7 @@ enum PutStage {
 /// The second half of an attempt: sending copies to the nodes that the lookup has found.
 #[derive(Debug)]
 struct Spread {
-    /// The number of replicas that are needed: min(replication, reachable nodes).
+    /// The number of replicas that are needed: min(replication, reachable nodes); 0 if the attempt can only fail.
     wanted: usize,
     /// The nodes to send a copy to, nearest first: perhaps this node, never a replica.
     targets: VecDeque<Replica>,
@@ -195,6 +195,15 @@ pub(crate) enum Next {
     Outvoted(Rank),
     /// The attempt has ended: the other nodes do not accept the version, by their clocks or their tombstones.
     Refused(ErrorCode),
+}
+
+/// Whether other nodes exist, as far as this node knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Others {
+    /// Some may run, even if none answers.
+    Exist,
+    /// This node is the whole network.
+    None,
 }
 
 impl Put {
@@ -278,12 +287,13 @@ impl Put {
     /// copy, and this node too, if it stores records: then `me` is its id.
     ///
     /// Returns `false` if there is no lookup.
-    pub(crate) fn spread(&mut self, me: Option<NodeId>, k: usize, clock: OwnClock) -> bool {
+    pub(crate) fn spread(&mut self, me: Option<NodeId>, k: usize, clock: OwnClock, others: Others) -> bool {
         let PutStage::LookingUp(lookup) = &self.stage else { return false };
         let key = self.record.key;
         let distance = |id: &NodeId| id.key().distance(&key);
         let lacks = |id: &NodeId| !self.replicas.contains(id);
-        let reached = self.replicas.len() + lookup.answered().filter(|contact| lacks(&contact.id)).count();
+        let answered = lookup.answered().filter(|contact| lacks(&contact.id)).count();
+        let reached = answered + self.replicas.iter().filter(|id| Some(**id) != me).count();
         let nearest = lookup.nearest().filter(|contact| lacks(&contact.id));
         let mut targets: VecDeque<Replica> = nearest.take(k).copied().map(Replica::Peer).collect();
         let own = me.filter(lacks);
@@ -291,9 +301,10 @@ impl Put {
             let nearer = |target: &Replica| matches!(target, Replica::Peer(peer) if distance(&peer.id) < distance(&me));
             targets.insert(targets.partition_point(nearer), Replica::Me);
         }
-        let wanted = (reached + usize::from(own.is_some())).min(usize::from(self.record.replication));
-        // This node alone is no evidence that the other family has the record.
-        let wanted = if reached == 0 && self.is_relay() { 0 } else { wanted };
+        let wanted = (reached + usize::from(me.is_some())).min(usize::from(self.record.replication));
+        // The copy of this node says nothing about nodes that did not answer, nor about the other family.
+        let is_unheard = reached == 0 && (others == Others::Exist || self.is_relay());
+        let wanted = if is_unheard { 0 } else { wanted };
         let unprobed = lookup.unasked(k).copied().collect();
         self.attempt += 1;
         self.refused_by = None;

@@ -185,6 +185,7 @@ proptest! {
     fn a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one(
         is_signed in any::<bool>(),
         serving in any::<bool>(),
+        is_only_node in any::<bool>(),
         replication in 1..=K_MAX,
         width in 1..=K_MAX,
         conducts in proptest::collection::vec(conduct(), 1..=K_MAX),
@@ -195,8 +196,10 @@ proptest! {
         let contacts: Vec<Contact> = (1..).take(conducts.len()).map(contact).collect();
         put.look_up(answered(&contacts, width));
         let reached = put.lookup().map_or(0, |lookup| lookup.answered().count());
-        let wanted = (reached + usize::from(serving)).min(replication);
-        prop_assert!(put.spread(serving.then(me), K_MAX, OwnClock::Unknown));
+        let others = if is_only_node { Others::None } else { Others::Exist };
+        let is_heard = reached > 0 || is_only_node;
+        let wanted = if is_heard { (reached + usize::from(serving)).min(replication) } else { 0 };
+        prop_assert!(put.spread(serving.then(me), K_MAX, OwnClock::Unknown, others));
         let mut peers = Peers {
             conducts, copies: Vec::new(), probes: Vec::new(), overdue: Vec::new(), copied: BTreeSet::new(),
             stored: BTreeSet::new(), stale: BTreeSet::new(), claims: 0,
@@ -231,14 +234,14 @@ proptest! {
 fn a_new_attempt_remembers_the_replicas_but_expects_no_reply_of_the_earlier_one() {
     let mut put = put(Class::Plain, 2);
     put.look_up(answered(&[contact(1), contact(2), contact(3)], 2));
-    assert!(put.spread(None, K_MAX, OwnClock::Unknown));
+    assert!(put.spread(None, K_MAX, OwnClock::Unknown, Others::Exist));
     assert_eq!(put.next(), Next::Copy(Replica::Peer(contact(1))));
     assert_eq!(put.next(), Next::Copy(Replica::Peer(contact(2))));
     assert_eq!(put.next(), Next::Probe(contact(3)));
     put.on_stored(NOW, id(1), StoreOutcome::Held, rank(Class::Plain, 0));
     put.park();
     put.look_up(answered(&[contact(1), contact(2), contact(3)], 2));
-    assert!(put.spread(None, K_MAX, OwnClock::Unknown));
+    assert!(put.spread(None, K_MAX, OwnClock::Unknown, Others::Exist));
     assert_eq!((put.attempt, put.replicas()), (2, 1));
     assert_eq!(put.next(), Next::Copy(Replica::Peer(contact(2))), "1 stores it already");
     assert_eq!(put.next(), Next::Probe(contact(3)));
@@ -250,7 +253,7 @@ fn a_new_attempt_remembers_the_replicas_but_expects_no_reply_of_the_earlier_one(
 fn a_raised_version_has_no_replicas_and_is_not_raised_again() {
     let mut put = put(Class::Plain, 1);
     put.look_up(answered(&[contact(1)], 1));
-    assert!(put.spread(None, K_MAX, OwnClock::Unknown));
+    assert!(put.spread(None, K_MAX, OwnClock::Unknown, Others::Exist));
     put.on_replica(id(1));
     assert!(put.may_overtake(NOW, rank(Class::Plain, 5)));
     put.raise(version(6));

@@ -29,11 +29,11 @@ const SLICE: usize = 1_024;
 const IN_FLIGHT_WORK: usize = 256;
 
 /// The work of a message of a peer.
-const PEER_MESSAGE_WORK: usize = 16;
+const PEER_MESSAGE_WORK: usize = 64;
 
 /// The part of a turn in which connections with input left are served: it bounds what they delay the
 /// others.
-const BACKLOG_TIME: Duration = Duration::from_millis(1);
+const BACKLOG_TIME: Duration = Duration::from_micros(250);
 
 /// TLS handshakes that advance in one turn. One costs some 200 microseconds, as much as a hundred requests
 /// of an established peer, and a flood of handshakes must not starve those.

@@ -18,7 +18,7 @@
 //!   and in [`World::check_invariants`], those of all nodes. A broken invariant is a [`Violation`], which
 //!   ends the run.
 //!
-//! [`Churn`] makes nodes stop and start. A [`Workload`] measures how many values are readable meanwhile.
+//! [`Churn`] makes nodes stop and start. [`World::suspend`] stops processes for a while. A [`Workload`] measures how many values are readable meanwhile.
 //!
 //! Not simulated: TLS (ids are assumed to be verified), incomplete frames, slow readers, and disks that
 //! return other bytes than were written.

@@ -95,6 +95,8 @@ enum Condition {
 struct Host {
     condition: Condition,
     families: Families,
+    /// Whether it completes handshakes. If not, dials to it time out.
+    accepts: bool,
     /// The side of a partition. Only hosts of the same side reach each other.
     side: u8,
     /// Whether its outboxes never have room for a reply.
@@ -181,7 +183,8 @@ impl Network {
     /// Adds the host of the next number.
     pub(super) fn add_host(&mut self, listens: bool, families: Families) {
         let condition = if listens { Condition::Listens } else { Condition::Refuses };
-        self.hosts.push(Host { condition, families, side: 0, is_full: false, open: 0, links: Vec::new() });
+        let host = Host { condition, families, accepts: true, side: 0, is_full: false, open: 0, links: Vec::new() };
+        self.hosts.push(host);
     }
 
     /// The address families of a host.
@@ -214,7 +217,7 @@ impl Network {
         }
         let listens = |(number, family): &(Number, Family)| self.families(*number).include(*family);
         let known = known.filter(listens);
-        let Some((acceptor, family)) = known.filter(|(number, _)| !lost && self.can_reach(from, *number)) else {
+        let Some((acceptor, family)) = known.filter(|(number, _)| !lost && self.can_dial(from, *number)) else {
             return timeout;
         };
         let one_way = Duration::from_micros(self.latency_micros(from, acceptor).into());
@@ -234,8 +237,8 @@ impl Network {
         family: Family,
     ) -> Result<Connected, DialError> {
         match self.hosts[to.index()].condition {
-            Condition::Listens if self.can_reach(from, to) => {}
-            Condition::Refuses if self.can_reach(from, to) => return Err(DialError::Refused),
+            Condition::Listens if self.can_dial(from, to) => {}
+            Condition::Refuses if self.can_dial(from, to) => return Err(DialError::Refused),
             Condition::Listens | Condition::Refuses | Condition::Silent => return Err(DialError::Unreachable),
         }
         let latency_micros = self.latency_micros(from, to);
@@ -305,6 +308,38 @@ impl Network {
     /// Whether an outbox has no room for replies.
     pub(super) fn is_full(&self) -> bool {
         self.hosts.iter().any(|host| host.is_full)
+    }
+
+    /// Sets whether a host completes handshakes.
+    pub(super) fn set_accepts(&mut self, number: Number, accepts: bool) {
+        self.hosts[number.index()].accepts = accepts;
+    }
+
+    /// The host of the end `conn`; `None` if both ends are closed.
+    pub(super) fn host_of(&mut self, conn: ConnId) -> Option<Number> {
+        self.link_mut(conn).map(|(link, end)| link.ends[end].host)
+    }
+
+    /// Breaks this part of the connections of a host; returns both ends of each, and when they learn that.
+    pub(super) fn break_links(
+        &mut self,
+        rng: &mut StdRng,
+        now: Time,
+        number: Number,
+        part: Chance,
+    ) -> Vec<(Time, ConnId)> {
+        let mut notified = Vec::new();
+        for index in self.hosts[number.index()].links.clone() {
+            let link = &mut self.links[index as usize];
+            if !link.silent && happens(rng, part) {
+                let first = first_end(link.generation, index);
+                for conn in [first, other_end(first)] {
+                    notified.push((link.arrive(rng, now, 1 - end_of(conn), Duration::ZERO), conn));
+                }
+                link.silent = true;
+            }
+        }
+        notified
     }
 
     /// The node that receives a message at the end `conn`; `None` if the end is closed.
@@ -390,6 +425,10 @@ impl Network {
 
     fn can_reach(&self, a: Number, b: Number) -> bool {
         self.hosts[a.index()].side == self.hosts[b.index()].side
+    }
+
+    fn can_dial(&self, from: Number, to: Number) -> bool {
+        self.can_reach(from, to) && self.hosts[to.index()].accepts
     }
 
     /// The one-way latency between two hosts. It is derived from their numbers, so it is constant.

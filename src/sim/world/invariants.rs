@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::World;
+use super::sleep::Turns;
 use crate::id::Key;
 use crate::node::Status;
 use crate::node::params::{Durability, Endpoint, Serving};
@@ -33,7 +34,7 @@ impl World {
             self.hosts.get(number.index()).map(|host| host.id)
         };
         for (number, host) in (0..).map(Number).zip(&self.hosts) {
-            if let Some(node) = &host.node {
+            if let (Some(node), Turns::InTime) = (&host.node, &host.turns) {
                 self.require(number, checker::all_of_node(node, self.now, listener))?;
                 self.require(number, self.check_stored(node))?;
             }
@@ -45,8 +46,13 @@ impl World {
     pub(super) fn check_unanswered(&mut self) -> Result<(), Violation> {
         while let Some(&id) = self.unanswered.front() {
             let request = &self.requests[id.0];
-            let (at, since) = (request.at, request.since);
-            if request.answer.is_none() && self.hosts[at.index()].incarnation == request.incarnation {
+            let host = &self.hosts[request.at.index()];
+            // A node that has slept answers in the time that is left, and in the whole time at the latest.
+            let (at, since) = (request.at, request.since.max(host.awake_since));
+            if request.answer.is_none() && host.incarnation == request.incarnation {
+                if self.is_asleep(at) {
+                    return Ok(());
+                }
                 let within = self.scenario.params.request_timeout;
                 return self.require(at, checker::every_request_is_answered(self.now, since, within));
             }

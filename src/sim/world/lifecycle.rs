@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
+use super::sleep::Turns;
 use super::{SimHost, World, derived};
 use crate::node::params::{Bootstrap, Endpoint, Families, Params, Serving};
 use crate::node::persisted::Saved;
@@ -15,6 +16,7 @@ use crate::sim::network::{self, Death};
 use crate::sim::queue::Event;
 use crate::sim::report::EventKind;
 use crate::sim::{Faults, Number, Violation};
+use crate::time::Time;
 
 /// While [`World::join_all`] runs, the number of nodes grows by half each second, and at least by this number.
 const STARTS_MIN: usize = 8;
@@ -54,6 +56,8 @@ impl World {
             disk: Disk::default(),
             wall_ahead_millis: self.rng.random_range(-skew..=skew),
             boots: 0,
+            turns: Turns::InTime,
+            awake_since: Time::ZERO,
         });
         self.start(number, serving, through)?;
         Ok(number)
@@ -162,11 +166,13 @@ impl World {
     }
 
     fn stop(&mut self, number: Number) {
+        self.wake_up(number);
         let host = &mut self.hosts[number.index()];
         if let Some(node) = host.node.take() {
             self.figures.nodes += *node.counters();
         }
         host.wake = None;
+        host.turns = Turns::InTime;
         host.incarnation += 1;
         host.disk.crash();
         self.digest.add(self.now, EventKind::Killed, number, &[]);

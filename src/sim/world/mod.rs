@@ -3,14 +3,15 @@
 //! Each event calls one node; the actions of the node become further events.
 //!
 //! This file has the state of the world and the passing of time. `lifecycle` starts and stops nodes and has
-//! their disks, `clocks` sets wall clocks, `clients` sends requests, `host` performs the actions of nodes, and
-//! `invariants` checks the results.
+//! their disks, `sleep` suspends them, `clocks` sets wall clocks, `clients` sends requests, `host` performs the
+//! actions of nodes, and `invariants` checks the results.
 
 mod clients;
 mod clocks;
 mod host;
 mod invariants;
 mod lifecycle;
+mod sleep;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -20,6 +21,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sha2::{Digest, Sha256};
 
+use self::sleep::Turns;
 use crate::contact::Family;
 use crate::id::{Key, NodeId};
 use crate::node::Node;
@@ -63,6 +65,8 @@ pub struct World {
     queue: Queue,
     network: Network,
     hosts: Vec<SimHost>,
+    /// The number of nodes that sleep.
+    asleep: usize,
     requests: Vec<Request>,
     /// The requests that expect a reply, in the order of sending. Answered ones are removed at the front.
     unanswered: VecDeque<RequestId>,
@@ -101,6 +105,9 @@ struct SimHost {
     wall_ahead_millis: i64,
     /// How often the host was booted anew.
     boots: u32,
+    turns: Turns,
+    /// When its process was last continued.
+    awake_since: Time,
 }
 
 /// A client's request.
@@ -131,6 +138,7 @@ impl World {
             queue: Queue::default(),
             network: Network::new(scenario.seed, scenario.faults),
             hosts: Vec::new(),
+            asleep: 0,
             requests: Vec::new(),
             unanswered: VecDeque::new(),
             next_check: Time::ZERO + CHECK_INTERVAL,
@@ -273,6 +281,7 @@ impl World {
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Violation> {
+        let Some(event) = self.unless_asleep(event) else { return Ok(()) };
         match event {
             Event::Wake(number) => self.wake(number),
             Event::Dialled { from, incarnation, dial, acceptor } => self.end_dial(from, incarnation, dial, acceptor),
@@ -311,6 +320,7 @@ impl World {
             return Ok(());
         }
         host.wake = None;
+        host.turns = Turns::InTime;
         let next = host.node.as_ref().and_then(|node| node.next_deadline());
         if next.is_none_or(|next| next > self.now) {
             return self.after_event(number); // its deadline has become later

@@ -502,10 +502,12 @@ impl Put {
     }
 
     /// Whether this record and `other` are plain, and the time in the version of `other` is ahead of this
-    /// node's clock, which then runs behind the clock of another node (`PROTOCOL.md` 3).
+    /// node's clock, which then runs behind the clock of another node (`PROTOCOL.md` 3). A retry does not ask
+    /// so: `other` may be of a PUT that was made after the client of this one was answered.
     fn is_ahead(&self, now: Now, other: Rank) -> bool {
         let both_plain = other.class == Class::Plain && self.record.class == Class::Plain;
-        both_plain && other.version.time() > now.wall && !other.version.is_too_early(now.wall)
+        let is_running = self.origin != PutOrigin::Retry;
+        is_running && both_plain && other.version.time() > now.wall && !other.version.is_too_early(now.wall)
     }
 
     /// Whether the version may be raised during an attempt, if `is_behind` another one: once, and never

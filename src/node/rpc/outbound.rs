@@ -37,7 +37,7 @@ pub(crate) struct Call {
     /// When it was sent, or began to wait for a connection.
     pub(super) since: Time,
     /// When its owner made it.
-    pub(super) begun: Time,
+    pub(crate) begun: Time,
     /// How often the peer, or this node, had no room for it.
     pub(super) refusals: u32,
     /// Whether it has waited for an answer of its peer, and it is its turn.
@@ -379,7 +379,8 @@ impl Node {
             // No message at all has arrived since it was sent: the connection is dead, but the peer may have
             // restarted meanwhile.
             Some(conn) if self.peers.find(conn).is_some_and(|conn| conn.last_heard < call.since) => {
-                self.hang_up(now, conn, Ending::Failed, out);
+                let is_alive = self.peers.heard_since(&call.to.id, call.since);
+                self.hang_up(now, conn, if is_alive { Ending::Closed } else { Ending::Failed }, out);
                 self.probe(call.to, out);
             }
             // The peer sends, but does not answer: a PING decides whether it stays in the table.
@@ -392,6 +393,7 @@ impl Node {
                     self.ping(now, call.to, out);
                 }
             }
+            None if self.peers.heard_since(&call.to.id, call.since) => {}
             None => self.not_reached(now, call.to, DialError::Unreachable, out),
         }
     }

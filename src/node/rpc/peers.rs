@@ -221,6 +221,21 @@ impl Peers {
         self.dials.values().any(|dial| dial.is_to(id))
     }
 
+    /// Whether this node has dialled `contact`, and the connection is open.
+    fn is_verified(&self, contact: &Contact) -> bool {
+        let verifies = |conn: &ConnId| {
+            let conn = &self.conns[conn];
+            conn.is_dialled() && conn.address == contact.address
+        };
+        self.by_id.get(&contact.id).is_some_and(|conns| conns.iter().any(verifies))
+    }
+
+    /// Whether a message of `id` has arrived on any connection after `since`.
+    pub(super) fn heard_since(&self, id: &NodeId, since: Time) -> bool {
+        let conns = self.by_id.get(id).into_iter().flatten();
+        conns.into_iter().any(|conn| self.conns[conn].last_heard > since)
+    }
+
     /// Lets a request wait for the dial of `id` that is in flight. `false` if none is, or too many
     /// requests wait for it.
     pub(crate) fn wait_for_dial(&mut self, id: &NodeId, rpc: RpcId) -> bool {
@@ -246,12 +261,8 @@ impl Node {
 
     /// Dials `contact` to verify its address, unless that is verified or a dial is in flight.
     pub(crate) fn probe(&mut self, contact: Contact, out: &mut Actions) {
-        let verifies = |conn: &ConnId| {
-            let conn = &self.peers.conns[conn];
-            conn.is_dialled() && conn.address == contact.address
-        };
-        let is_verified = self.peers.by_id.get(&contact.id).is_some_and(|conns| conns.iter().any(verifies));
-        let is_known = is_verified || self.peers.is_dialling(&contact.id) || contact.id == self.me.id;
+        let is_known =
+            self.peers.is_verified(&contact) || self.peers.is_dialling(&contact.id) || contact.id == self.me.id;
         let probes = self.peers.dials.values().filter(|dial| matches!(dial.reason, DialReason::Probe(_)));
         if !is_known && probes.count() < PROBES_MAX {
             self.dial(DialReason::Probe(contact), out);
@@ -302,8 +313,14 @@ impl Node {
                     self.note_dial(now, contact, Dialled::Failed);
                 }
                 self.fail_calls(now, &contact.id, |call| call.conn.is_none(), out);
-                self.not_reached(now, contact, error, out);
-                self.note_absent(now, contact, error);
+                match self.peers.route(&contact.id) {
+                    // The peer has connected meanwhile: it did not run when the dial began.
+                    Some(conn) if error == DialError::Unreachable => self.dial_back(now, conn, out),
+                    Some(_) | None => {
+                        self.not_reached(now, contact, error, out);
+                        self.note_absent(now, contact, error);
+                    }
+                }
             }
         }
         self.consider_alone(now, out);
@@ -430,20 +447,26 @@ impl Node {
         self.on_flags(now, id, hello.flags, out);
     }
 
-    /// Dials back the peer on `id`, if it dialled this node and the table may take it. Repeated after a
-    /// pause: a dial may fail.
+    /// Dials back the peer on `id`, if the table may take it. Repeated after a pause: a dial may fail. If this node
+    /// has dialled the peer and that connection is open, the table has forgotten a contact that answers again.
     pub(crate) fn dial_back(&mut self, now: Now, id: ConnId, out: &mut Actions) {
-        let Some(conn) = self.peers.conns.get_mut(&id).filter(|conn| !conn.is_dialled()) else { return };
+        let serves = |conn: &&mut Conn| conn.flags & FLAG_SERVING != 0;
+        let Some(conn) = self.peers.conns.get_mut(&id).filter(serves) else { return };
         let Some(contact) = conn.contact().filter(|contact| self.params.families.reach(contact.address)) else {
             return;
         };
-        if now.mono < conn.dial_back_at {
-            return;
+        if now.mono < conn.dial_back_at || self.peers.dials.values().any(|dial| dial.is_to(&contact.id)) {
+            return; // the end of a dial that is in flight calls this again
         }
         conn.dial_back_at = now.mono + UNRESPONSIVE_PAUSE;
         let is_unresponsive = self.table.is_unresponsive(&contact.id);
-        if self.table.suggest(contact) == Suggested::Room || is_unresponsive {
+        if self.table.suggest(contact) != Suggested::Room && !is_unresponsive {
+            return;
+        }
+        if !self.peers.is_verified(&contact) {
             self.probe(contact, out);
+        } else if self.peers.route(&contact.id).is_some() {
+            self.add_contact(now, contact, out);
         }
     }
 

@@ -292,7 +292,7 @@ impl Node {
                 continue;
             }
             match timer {
-                Timer::Heartbeat => self.heartbeat(now),
+                Timer::Heartbeat => self.on_heartbeat(now, out),
                 Timer::AskTime => self.ask_for_time(now, out),
                 Timer::Join => self.join(now, out),
                 Timer::Refresh => self.refresh(now, out),

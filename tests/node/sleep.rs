@@ -59,6 +59,21 @@ fn after_a_sleep_a_node_answers_from_its_storage_only_once_it_has_synchronized()
 }
 
 #[test]
+fn a_sleep_of_six_seconds_is_noticed_whenever_it_begins() {
+    for tenths in 0..50 {
+        let (mut harness, conn) = node();
+        let asker = harness.accept_client(9);
+        for _ in 0..tenths {
+            harness.pass(millis(100));
+        }
+        sleep(&mut harness, 6_100);
+        let busy = Reply::Error(ErrorCode::TOO_MANY);
+        assert_eq!(harness.ask(asker, find(false)), busy, "it began after {tenths} tenths of a second");
+        assert!(matches!(harness.ask(conn, find(true)), Reply::Value { .. }));
+    }
+}
+
+#[test]
 fn a_stall_below_five_seconds_has_no_effect() {
     let (mut harness, _) = node();
     for _ in 0..5 {

@@ -45,7 +45,7 @@ pub(crate) struct Join {
     /// Until then clients wait for the first answer of a peer rather than read records of an earlier run.
     starts_until: Time,
     /// When a peer answered and settling began.
-    joined: Option<Time>,
+    pub(crate) joined: Option<Time>,
 }
 
 /// The state of a bootstrap.

@@ -7,6 +7,9 @@
 //! ERROR 429: two nodes that slept together would agree on old records. It answers SYNC, so that nodes that all
 //! slept catch up with each other.
 //!
+//! A PUT that is running when the node wakes may have looked up its replicas before. So the node synchronizes once
+//! more, [`SYNC_AGAIN_AFTER`] it has woken.
+//!
 //! Guarantee: a sleep of [`HEARTBEAT`] + [`STALL_MAX`] is noticed before the first answer; stalls below
 //! [`STALL_MAX`] have no effect.
 
@@ -14,17 +17,22 @@ use std::time::Duration;
 
 use log::info;
 
+use crate::limits::SETTLE_TIMEOUT;
 use crate::node::Node;
 use crate::node::action::Actions;
 use crate::node::params::Serving;
 use crate::node::timers::Timer;
 use crate::time::{Now, Time};
 
-/// How often the node looks at the clock.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How often the node looks at the clock. A sleep that begins just after that is noticed only if it is longer by this.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// A turn that is later by more than this follows a sleep. A busy host or a slow disk causes shorter delays.
 const STALL_MAX: Duration = Duration::from_secs(5);
+
+/// So long after waking, the node synchronizes once more. A PUT that was running when it woke has not found it, and
+/// may be confirmed after the first time.
+const SYNC_AGAIN_AFTER: Duration = Duration::from_secs(7);
 
 /// What the node knows of its sleep.
 #[derive(Debug)]
@@ -33,16 +41,25 @@ pub(crate) struct Sleep {
     awake_until: Time,
     /// Whether it has slept and has not synchronized since.
     is_behind: bool,
+    /// When it last noticed that it had slept.
+    woke: Time,
+    /// When it synchronizes once more.
+    again_at: Option<Time>,
 }
 
 impl Sleep {
     pub(crate) fn new() -> Self {
-        Self { awake_until: Time::from_nanos(u64::MAX), is_behind: false }
+        Self { awake_until: Time::from_nanos(u64::MAX), is_behind: false, woke: Time::ZERO, again_at: None }
     }
 
     /// Whether the node may lack what others wrote while it slept.
     pub(crate) fn is_behind(&self) -> bool {
         self.is_behind
+    }
+
+    /// Whether it has just slept, so that another node may still tell it what it lacks.
+    pub(crate) fn may_hear_more(&self, now: Now) -> bool {
+        self.is_behind && now.mono < self.woke + SETTLE_TIMEOUT
     }
 
     /// The node has synchronized.
@@ -69,6 +86,15 @@ impl Node {
         }
     }
 
+    /// The timer of the heartbeat has expired.
+    pub(crate) fn on_heartbeat(&mut self, now: Now, out: &mut Actions) {
+        self.heartbeat(now);
+        if self.sleep.again_at.is_some_and(|at| at <= now.mono) && self.status.is_settled() {
+            self.sleep.again_at = None;
+            self.settle_again(now, out);
+        }
+    }
+
     fn wake_up(&mut self, now: Now, out: &mut Actions) {
         let late = now.mono.since(self.sleep.awake_until) + STALL_MAX;
         self.heartbeat(now);
@@ -81,6 +107,9 @@ impl Node {
     pub(crate) fn settle_after_sleep(&mut self, now: Now, span: Duration, out: &mut Actions) {
         info!("settling again reason=\"this process did not run\" seconds={}", span.as_secs());
         self.sleep.is_behind = true;
+        self.sleep.woke = now.mono;
+        self.sleep.again_at = Some(now.mono + SYNC_AGAIN_AFTER);
+        self.queries.let_none_join();
         self.settle_again(now, out);
     }
 }

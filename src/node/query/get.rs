@@ -102,7 +102,8 @@ impl Node {
         }
         let known = self.newest_known(now, key, self.storage.find(now.mono, key))?;
         let is_responsible = match access {
-            Access::Isolated | Access::Alone | Access::Leaving => true,
+            Access::Isolated => !self.sleep.may_hear_more(now),
+            Access::Alone | Access::Leaving => true,
             Access::Starting { .. } | Access::Settling => false,
             Access::Settled => self.params.serving == Serving::Yes && self.in_scope(key, known.record.replication),
         };
@@ -286,7 +287,11 @@ impl Node {
     }
 
     fn add_own_response(&mut self, now: Now, query: QueryId) {
-        let Some((key, phase)) = self.queries.read(query).map(|read| (read.key, read.phase)) else { return };
+        let replication_min = self.params.replication_min;
+        let Some(read) = self.queries.read(query) else { return };
+        // A lookup that no peer has answered says nothing about the own record.
+        let phase = if read.lookup.silent() >= usize::from(replication_min) { Phase::LookingUp } else { read.phase };
+        let key = read.key;
         if let (Some(own), Some(read)) = (self.own_response(now, &key, phase), self.queries.read(query)) {
             own.respond(&mut read.quorum);
         }

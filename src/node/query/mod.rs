@@ -481,6 +481,15 @@ impl Queries {
         joined
     }
 
+    /// No GET joins a lookup that is running: answers of peers may have waited for this node since long.
+    pub(crate) fn let_none_join(&mut self) {
+        for query in self.running.values_mut() {
+            if let Query::Read(read) = query {
+                read.is_answered = true;
+            }
+        }
+    }
+
     /// Whether a lookup of `key` is running that GETs can join or wait for.
     pub(crate) fn is_reading(&self, key: &Key) -> bool {
         self.reading.contains_key(key)

@@ -160,6 +160,9 @@ impl Node {
 
     /// A neighbour has answered a SYNC, or will not.
     pub(crate) fn on_sync_outcome(&mut self, now: Now, from: Key, Report { call, outcome }: Report<'_>) {
+        if self.join.joined.is_some_and(|since| call.begun < since) {
+            return; // it was asked for an earlier synchronization, perhaps before this node slept
+        }
         if let Outcome::Reply { reply: Reply::Synced { more, entries }, .. } = outcome {
             self.on_page(now, &call.to, from, more, entries);
         } else {

@@ -9,6 +9,7 @@ mod disks;
 mod endurance;
 mod families;
 mod last_node;
+mod sleepers;
 
 use std::ops::Range;
 use std::process::{Command, Output};

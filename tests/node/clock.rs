@@ -9,7 +9,7 @@ use dht::wire::codec::List;
 use dht::wire::peer::{Entry, ErrorCode, FLAG_TELLS_TIME, Hello, Reply, Request};
 
 use crate::harness::{
-    Harness, block, bootstrap, confirmed, failure, greeting, key, larger, nodes, secs, stored, success, synced,
+    Disk, Harness, block, bootstrap, confirmed, failure, greeting, key, larger, nodes, secs, stored, success, synced,
     value_of, version_at,
 };
 
@@ -149,6 +149,62 @@ fn a_version_far_ahead_that_a_probe_meets_contradicts_a_put() {
         harness.reply(conn, rpc, synced(&[entry]));
     }
     assert_eq!(harness.answer(client), failure(1));
+}
+
+/// A node that has stored a confirmed value while it was alone. Its clock is a day ahead, and two contacts do not
+/// answer until the test says so.
+fn with_two_silent_contacts() -> Harness {
+    let mut harness = Harness::founder();
+    harness.wall_ahead = 24 * HOUR_MILLIS;
+    let client = harness.put(lasting(1, b"confirmed"));
+    assert_eq!(harness.answer(client), success(1, b""));
+    for peer in [1, 2] {
+        harness.add_contact(peer);
+        harness.make_scripted(peer);
+    }
+    harness
+}
+
+fn stored_value(harness: &Harness) -> Option<Vec<u8>> {
+    harness.node.storage().find(harness.now, &key(1)).map(|held| held.record.value.to_vec())
+}
+
+#[test]
+fn a_put_that_is_refused_because_the_clock_was_set_does_not_come_back_with_the_clock() {
+    let mut harness = with_two_silent_contacts();
+    let client = harness.put(lasting(1, b"refused"));
+    harness.disk = Disk::Waits;
+    harness.wall_ahead = 0;
+    harness.pass(secs(2));
+    assert_eq!((harness.answer(client), stored_value(&harness)), (failure(1), None));
+    let saved: Vec<_> = harness.batches().iter().flat_map(|batch| batch.keys.clone()).collect();
+    let on_disk = saved.iter().find(|saved| saved.key == key(1)).and_then(|saved| saved.record.as_ref());
+    assert_eq!(on_disk.map(|on_disk| &*on_disk.record.value), Some(&b"confirmed"[..]), "set aside, and kept");
+    harness.wall_ahead = 24 * HOUR_MILLIS;
+    harness.wake();
+    assert_eq!(stored_value(&harness).as_deref(), Some(&b"confirmed"[..]));
+}
+
+/// Peers may have stored the copies that were sent before the clock was set.
+#[test]
+fn a_put_whose_copies_are_in_flight_when_the_clock_is_set_ends_as_the_peers_say() {
+    for accept in [true, false] {
+        let mut harness = with_two_silent_contacts();
+        let client = harness.put(Put { replication: 2, ..lasting(1, b"later") });
+        harness.answer_find_value(|_, _| Some(nodes(&[])));
+        let copies = harness.copies();
+        harness.wall_ahead = 0;
+        harness.wake();
+        assert_eq!(harness.answer(client), None);
+        for (conn, rpc, copy) in copies {
+            harness.reply(conn, rpc, if accept { stored(&copy) } else { Reply::Error(ErrorCode::TOO_EARLY) });
+        }
+        assert_eq!(harness.answer(client), if accept { success(1, b"") } else { failure(1) });
+        harness.wall_ahead = 24 * HOUR_MILLIS;
+        harness.wake();
+        let expected = if accept { &b"later"[..] } else { b"confirmed" };
+        assert_eq!(stored_value(&harness).as_deref(), Some(expected), "{accept}");
+    }
 }
 
 // ── the clocks of peers ──────────────────────────────────────────────────────────────────────

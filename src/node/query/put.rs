@@ -289,7 +289,11 @@ impl Node {
         let (record, expires, attempt) = (put.record.clone(), put.expires, Attempt { query, number: put.attempt });
         let key = record.key;
         let replaced = self.replaced_by(now, &record);
-        let stored = self.hold(now, record, expires, Source::Client);
+        let stored = if record.is_plausible(now.wall) {
+            self.hold(now, record, expires, Source::Client)
+        } else {
+            Stored::Over // the wall clock was set
+        };
         if let Some(put) = self.queries.put(query).filter(|put| put.replaced.is_none() && stored == Stored::Held) {
             put.replaced = replaced;
         }
@@ -438,9 +442,9 @@ impl Node {
         let (client, replaced) = (put.client.take(), put.replaced.take());
         self.end_put(query, out);
         self.put_retries.forget(&key);
-        self.storage.forget(&key, version);
+        self.drop_refused(&key, version);
         if let Some(Replaced { record, expires, source }) = replaced {
-            self.hold(now, record, expires, source);
+            self.hold_again(now, record, expires, source);
         }
         self.versions.forget(&key, seen);
         self.refuse_put(now, client, key, Refused::ByPeers(code), out);
@@ -452,10 +456,11 @@ impl Node {
         Some(Replaced { record: older.record.clone(), expires: older.expires, source: older.source() })
     }
 
-    /// The wall clock was set: PUTs end whose versions are not possible any more.
+    /// The wall clock was set: PUTs end whose versions are not possible any more. If copies were sent, their answers
+    /// decide: peers may have stored them.
     pub(crate) fn refuse_impossible_puts(&mut self, now: Now, out: &mut Actions) {
         for query in self.queries.ids() {
-            if self.queries.put(query).is_some_and(|put| !put.record.is_plausible(now.wall)) {
+            if self.queries.put(query).is_some_and(|put| put.attempt == 0 && !put.record.is_plausible(now.wall)) {
                 self.put_refused(now, query, ErrorCode::TOO_EARLY, out);
             }
         }
@@ -480,9 +485,11 @@ impl Node {
     }
 
     /// Ends a PUT that too few replicas store, and schedules its retry; unless this node has accepted a
-    /// later PUT of the key, whose record replaces this one.
+    /// later PUT of the key, whose record replaces this one, or its wall clock was set so that the version is not
+    /// possible any more.
     fn retry_later(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        if let Some(put) = self.end_put(query, out).filter(|put| put.is_latest) {
+        let may_retry = |put: &Put| put.is_latest && put.record.is_plausible(now.wall);
+        if let Some(put) = self.end_put(query, out).filter(may_retry) {
             self.schedule_retry(now, put.record, put.expires, put.pause);
         }
     }

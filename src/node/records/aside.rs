@@ -170,6 +170,28 @@ impl Node {
     }
 }
 
+/// PUTs that other nodes refuse.
+impl Node {
+    /// Other nodes do not accept this record, so that it does not live on here: neither stored, nor set aside.
+    pub(crate) fn drop_refused(&mut self, key: &Key, version: Version) {
+        self.storage.forget(key, version);
+        if self.set_aside.records.get(key).is_some_and(|aside| aside.record.version == version) {
+            self.set_aside.records.remove(key);
+            self.storage.note_change(*key);
+        }
+    }
+
+    /// Stores again what a refused PUT has replaced, or sets it aside if its version is not possible now.
+    pub(crate) fn hold_again(&mut self, now: Now, record: Record, expires: Time, source: Source) {
+        if record.is_plausible(now.wall) {
+            self.hold(now, record, expires, source);
+        } else {
+            self.storage.note_change(record.key);
+            self.set_aside.insert(record, source, Doubt::Version { expires });
+        }
+    }
+}
+
 /// Setting aside, and taking back.
 impl Node {
     /// The wall clock was set at this moment; the old setting would show `before` now. Returns the number of

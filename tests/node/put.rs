@@ -8,7 +8,8 @@ use dht::wire::api::{ApiReply, Put};
 use dht::wire::peer::{ErrorCode, RecordBlock, Reply, Request, StoreOutcome};
 
 use crate::harness::{
-    Harness, block, confirmed, failure, id, key, larger, millis, quiet, secs, signed, stored, success, version_at,
+    Harness, block, confirmed, failure, given, id, key, larger, millis, quiet, secs, signed, stored, success,
+    version_at,
 };
 
 type Copy = (ConnId, RpcId, RecordBlock<'static>);
@@ -255,6 +256,25 @@ fn a_put_that_overtook_a_version_is_confirmed_once_its_copies_are_held() {
 }
 
 /// Of two writes through this node the second one wins, whatever clock drew the version before them.
+/// Section 3: the record that the first lookup meets may have been confirmed before this PUT began, by a node whose
+/// clock is a little ahead. When the answer arrives, this node's clock has reached that version.
+#[test]
+fn a_put_draws_its_version_above_those_that_its_first_lookup_meets() {
+    let mut harness = Harness::with_contacts(Params::default(), [1, 2]);
+    harness.make_scripted(1);
+    harness.make_scripted(2);
+    let client = harness.put(confirmed(1, b"later"));
+    harness.pass(millis(100));
+    let earlier = RecordBlock { version: version_at(50), ..block(1, b"earlier") };
+    harness.answer_find_value(|_, want| Some(given(earlier, want)));
+    let copies = harness.copies();
+    assert!(!copies.is_empty() && copies.iter().all(|(_, _, copy)| copy.version > version_at(50)), "{copies:?}");
+    for (conn, rpc, copy) in copies {
+        harness.reply(conn, rpc, stored(&copy));
+    }
+    assert_eq!(harness.answer(client), success(1, b""));
+}
+
 #[test]
 fn a_put_does_not_overtake_a_later_put_at_the_same_node() {
     let mut harness = Harness::with_contacts(small(), 1..=8);

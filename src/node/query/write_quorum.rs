@@ -458,7 +458,7 @@ impl Put {
         if is_smaller && rank.life == Life::Alive && !self.stale_replicas.contains(&from) {
             self.stale_replicas.push(from);
         }
-        if self.is_ahead(now, rank) {
+        if self.is_ahead(now, rank) || self.may_precede(rank) {
             self.ahead = self.ahead.max(Some(rank.version));
         }
     }
@@ -508,6 +508,13 @@ impl Put {
         let both_plain = other.class == Class::Plain && self.record.class == Class::Plain;
         let is_running = self.origin != PutOrigin::Retry;
         is_running && both_plain && other.version.time() > now.wall && !other.version.is_too_early(now.wall)
+    }
+
+    /// Whether `other` is of a PUT that may have ended before this one began: its version is larger, because clocks
+    /// differ, but the first lookup has met it, before this node has sent a copy. So this one may be ordered after it.
+    fn may_precede(&self, other: Rank) -> bool {
+        let both_plain = other.class == Class::Plain && self.record.class == Class::Plain;
+        both_plain && self.attempt == 0 && matches!(self.origin, PutOrigin::Client { .. })
     }
 
     /// Whether the version may be raised during an attempt, if `is_behind` another one: once, and never

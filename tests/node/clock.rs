@@ -1,12 +1,13 @@
 //! Wall clocks that are wrong, are set, or differ from those of peers (sections 2 and 3, Clocks).
 
+use dht::node::action::ConnId;
 use dht::node::params::Params;
 use dht::node::persisted::{PersistedKey, PersistedRecord, SavedAt};
 use dht::record::{Age, Source};
 use dht::time::{BootTime, WallTime};
 use dht::wire::api::Put;
 use dht::wire::codec::List;
-use dht::wire::peer::{Entry, ErrorCode, FLAG_TELLS_TIME, Hello, Reply, Request};
+use dht::wire::peer::{Entry, ErrorCode, FLAG_TELLS_TIME, Hello, RecordBlock, Reply, Request, Want};
 
 use crate::harness::{
     Disk, Harness, block, bootstrap, confirmed, failure, greeting, key, larger, nodes, secs, stored, success, synced,
@@ -139,7 +140,7 @@ fn a_version_far_ahead_that_a_probe_meets_contradicts_a_put() {
     harness.make_scripted(1);
     harness.make_scripted(2);
     let client = harness.put(Put { replication: 1, ..lasting(1, b"of a slow clock") });
-    let ahead = dht::wire::peer::RecordBlock { version: version_at(HOUR_MILLIS), ..block(1, b"w") };
+    let ahead = RecordBlock { version: version_at(HOUR_MILLIS), ..block(1, b"w") };
     harness.answer_find_value(|_, want| Some(crate::harness::given(ahead, want)));
     for (conn, rpc, copy) in harness.copies() {
         harness.reply(conn, rpc, stored(&copy));
@@ -333,6 +334,63 @@ fn a_peer_that_does_not_tell_the_time_is_not_asked() {
     assert_eq!(harness.ask(conn, Request::Time), Reply::Time(wall));
 }
 
+/// A replica whose clock most peers call slow by `behind` milliseconds; it stores a record of the start of the test.
+fn slow_replica(behind: u64) -> (Harness, ConnId) {
+    let mut harness = Harness::new(Params::default());
+    let wall = WallTime::from_millis(version_at(behind).time().as_millis());
+    for peer in [1, 2, 3] {
+        let at = std::net::SocketAddr::from(([198, 51, peer, 1], 7402));
+        harness.add_contact_saying(peer, at, Hello { wall, ..greeting() });
+    }
+    let conn = harness.accept_client(9);
+    let old = RecordBlock { ttl: dht::record::Ttl::from_secs(u16::MAX).expect("not 0"), ..block(1, b"old") };
+    assert_eq!(harness.ask(conn, Request::Store(old)), stored(&old));
+    (harness, conn)
+}
+
+fn gives_value(harness: &mut Harness, conn: ConnId) -> bool {
+    let answer = harness.ask(conn, Request::FindValue { key: key(1), want: Want::default() });
+    matches!(answer, Reply::Value { .. })
+}
+
+/// Two replicas whose clocks are slow would agree on the old record.
+#[test]
+fn a_record_whose_successor_only_a_slow_clock_refuses_is_not_given_to_others() {
+    for by_offer in [true, false] {
+        let (mut harness, conn) = slow_replica(HOUR_MILLIS);
+        let newer = RecordBlock { version: version_at(HOUR_MILLIS), ..block(1, b"newer") };
+        let entry = Entry { key: key(1), rank: newer.rank(), crc: newer.crc };
+        let request =
+            if by_offer { Request::Offer(List::lend(std::slice::from_ref(&entry))) } else { Request::Store(newer) };
+        assert_eq!(harness.ask(conn, request), Reply::Error(ErrorCode::TOO_EARLY));
+        assert!(!gives_value(&mut harness, conn), "{by_offer}");
+        assert!(is_stored(&harness));
+    }
+}
+
+#[test]
+fn a_version_that_is_too_far_ahead_for_peers_too_hides_no_record() {
+    for (behind, ahead) in [(HOUR_MILLIS, 2 * HOUR_MILLIS), (0, HOUR_MILLIS)] {
+        let (mut harness, conn) = slow_replica(behind);
+        let far = RecordBlock { version: version_at(ahead), ..block(1, b"far") };
+        assert_eq!(harness.ask(conn, Request::Store(far)), Reply::Error(ErrorCode::TOO_EARLY));
+        assert!(gives_value(&mut harness, conn), "{behind}");
+    }
+}
+
+#[test]
+fn a_node_whose_clock_was_set_synchronizes_before_its_answers_count() {
+    let (mut harness, conn) = slow_replica(HOUR_MILLIS);
+    for peer in [1, 2, 3] {
+        harness.make_scripted(peer);
+    }
+    harness.wall_ahead = HOUR_MILLIS;
+    let want = Want::default();
+    let answer = harness.ask(conn, Request::FindValue { key: key(1), want });
+    assert_eq!(answer, Reply::Error(ErrorCode::TOO_MANY), "it may have refused a newer record");
+    assert_eq!(harness.node.status(), dht::node::Status::Settling);
+}
+
 // ── restarts ─────────────────────────────────────────────────────────────────────────────────
 
 /// A record of 60 s, saved when it was 10 s old, 30 s after the boot 7 by a wall clock that showed the start of
@@ -456,7 +514,7 @@ fn a_record_that_a_fast_clock_has_drawn_before_a_restart_is_dropped() {
 fn an_offer_of_a_version_far_ahead_is_refused() {
     let mut harness = Harness::founder();
     let conn = harness.accept_client(9);
-    let ahead = dht::wire::peer::RecordBlock { version: version_at(HOUR_MILLIS), ..block(1, b"w") };
+    let ahead = RecordBlock { version: version_at(HOUR_MILLIS), ..block(1, b"w") };
     let entry = Entry { key: key(1), rank: ahead.rank(), crc: ahead.crc };
     let answer = harness.ask(conn, Request::Offer(List::lend(&[entry])));
     assert_eq!(answer, Reply::Error(ErrorCode::TOO_EARLY));

@@ -10,11 +10,13 @@
 //!   either clock may be wrong. With three or more the median decides: the own clock is wrong, or single peers
 //!   are.
 //! - A wall clock that is set by more than [`CLOCK_DIFFERENCE_MAX`] makes the node look at its records again
-//!   ([`crate::node::records`]). If peers show that as much time has passed for them, the host was suspended while
-//!   even the monotonic clock stood still, and the records have become older by it.
+//!   ([`crate::node::records`]) and synchronize: with the other setting it would have accepted others. If peers show
+//!   that as much time has passed for them, the host was suspended while even the monotonic clock stood still, and
+//!   the records have become older by it.
 //!
 //! Non-goal: telling the time. Liars that this node has dialled can make it report a wrong clock, and refuse PUTs
-//! for it, but cannot change a version or a life.
+//! for it, and not answer for a record of which another peer claims a newer version; they cannot change a version or a
+//! life.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -179,7 +181,7 @@ impl Node {
         }
         self.clocks.offset = now.offset();
         warn!("wall clock was set by_seconds={}", step.as_secs());
-        let taken_back = self.recheck_records(now, before);
+        self.recheck_records(now, before);
         self.versions.forget_impossible(now.wall);
         self.refuse_impossible_puts(now, out);
         let before_step: BTreeMap<NodeId, ClockOffset> =
@@ -190,7 +192,13 @@ impl Node {
         let may_be_suspension = step.is_ahead() && !returns && !self.set_aside.is_before_last_save(before);
         self.clocks.jump = may_be_suspension.then(|| Jump { by: step.size(), before: before_step, missing });
         self.ask_for_time(now, out);
-        if taken_back > 0 && self.status.has_joined() {
+        self.catch_up(now, out);
+    }
+
+    /// With another setting of the clock this node would have accepted other records: what it stores may be old.
+    fn catch_up(&mut self, now: Now, out: &mut Actions) {
+        if self.status.has_joined() {
+            self.sleep.falls_behind();
             self.settle_again(now, out);
         }
     }
@@ -213,6 +221,12 @@ impl Node {
             OwnClock::Unknown | OwnClock::Right | OwnClock::Wrong(_) => now.wall,
         };
         version.is_too_early(earliest)
+    }
+
+    /// Whether `version` is too far ahead for the wall clock of this node, but not for those of most peers.
+    pub(crate) fn is_possible_for_peers(&self, now: Now, version: Version) -> bool {
+        let OwnClock::Wrong(offset) = self.clocks.verdict else { return false };
+        offset.is_ahead() && version.time().since(now.wall) <= offset.size() + CLOCK_SKEW_MAX
     }
 }
 
@@ -268,7 +282,12 @@ impl Node {
         let verdict = verdict(&differences);
         self.clocks.verdict = verdict;
         match verdict {
-            OwnClock::Right => self.trust_ages(),
+            OwnClock::Right => {
+                self.trust_ages();
+                if self.set_aside.trust_all() {
+                    self.catch_up(now, out);
+                }
+            }
             OwnClock::Wrong(_) => {
                 if self.doubt_ages(now) > 0 && self.status.has_joined() {
                     self.settle_again(now, out);

@@ -62,6 +62,11 @@ impl Sleep {
         self.is_behind && now.mono < self.woke + SETTLE_TIMEOUT
     }
 
+    /// The node may lack what others wrote, until it has synchronized.
+    pub(crate) fn falls_behind(&mut self) {
+        self.is_behind = true;
+    }
+
     /// The node has synchronized.
     pub(crate) fn caught_up(&mut self) {
         self.is_behind = false;

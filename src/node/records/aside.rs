@@ -30,8 +30,11 @@ use crate::id::Key;
 use crate::limits::CLOCK_DIFFERENCE_MAX;
 use crate::node::Node;
 use crate::node::persisted::{PersistedRecord, SavedAt};
-use crate::record::{Age, Record, Source, Tombstone, Version, age_at, end_of_life};
+use crate::record::{Age, Rank, Record, Source, Tombstone, Version, age_at, end_of_life};
 use crate::time::{Now, Time, WallTime};
+
+/// Records that are known to be outdated, at most: 4 MiB. Those beyond it are given to others all the same.
+const OUTDATED_MAX: usize = 1 << 16;
 
 /// The records and tombstones that are set aside. They come from the storage or from its disk, so they take no
 /// more memory than the storage may take.
@@ -42,6 +45,8 @@ pub(crate) struct SetAside {
     /// Records in the storage whose age was computed by the wall clock at the start, until that clock counts as
     /// right.
     aged_by_wall: BTreeMap<Key, Version>,
+    /// Records in the storage that others have replaced, by newer ones that are too far ahead for the wall clock.
+    outdated: BTreeMap<Key, Version>,
     /// The latest moment at which an earlier run has saved a record, by its wall clock.
     last_save: Option<WallTime>,
 }
@@ -75,6 +80,16 @@ impl SetAside {
     /// Whether the wall clock shows a moment before the last save of an earlier run.
     pub(crate) fn is_before_last_save(&self, wall: WallTime) -> bool {
         self.last_save.is_some_and(|last| last.since(wall) > CLOCK_DIFFERENCE_MAX)
+    }
+
+    /// Whether others have replaced `record`.
+    pub(crate) fn is_outdated(&self, record: &Record) -> bool {
+        !self.outdated.is_empty() && self.outdated.get(&record.key) == Some(&record.version)
+    }
+
+    /// The wall clock counts as right, or was set: no record counts as outdated any more. Returns whether any did.
+    pub(crate) fn trust_all(&mut self) -> bool {
+        !std::mem::take(&mut self.outdated).is_empty()
     }
 
     fn insert(&mut self, record: Record, source: Source, doubt: Doubt) {
@@ -192,17 +207,31 @@ impl Node {
     }
 }
 
+/// Records that others have replaced.
+impl Node {
+    /// Another node stores a record of `key` and `rank`, which is plain or verified. If it is larger than that of
+    /// this node, but too far ahead for the wall clock of this node alone, then this node stores an old record: it
+    /// does not give that to others any more.
+    pub(crate) fn note_newer(&mut self, now: Now, key: &Key, rank: Rank) {
+        let held = self.storage.find(now.mono, key).map(|held| held.record.rank());
+        let Some(older) = held.filter(|held| held.precedence() < rank.precedence()) else { return };
+        if self.set_aside.outdated.len() < OUTDATED_MAX && self.is_possible_for_peers(now, rank.version) {
+            self.set_aside.outdated.insert(*key, older.version);
+        }
+    }
+}
+
 /// Setting aside, and taking back.
 impl Node {
-    /// The wall clock was set at this moment; the old setting would show `before` now. Returns the number of
-    /// records that this node uses again: they may be old.
-    pub(crate) fn recheck_records(&mut self, now: Now, before: WallTime) -> usize {
+    /// The wall clock was set at this moment; the old setting would show `before` now. The records that this node
+    /// uses again may be old.
+    pub(crate) fn recheck_records(&mut self, now: Now, before: WallTime) {
+        self.set_aside.trust_all();
         let taken_back = self.take_back(now, before);
         let set_aside = self.set_aside_impossible(now);
         if set_aside > 0 || taken_back > 0 {
             info!("records and the wall clock set_aside={set_aside} taken_back={taken_back}");
         }
-        taken_back
     }
 
     /// Sets aside the records and tombstones whose versions are not possible by the wall clock.

@@ -18,7 +18,7 @@ use crate::node::action::{Actions, Caller, ConnId};
 use crate::node::purpose::{OfferId, Outcome, Purpose};
 use crate::node::replication::schedule::HandOver;
 use crate::node::timers::Timer;
-use crate::record::{Life, Rank};
+use crate::record::{Class, Life, Rank};
 use crate::time::Now;
 use crate::wire::codec::List;
 use crate::wire::peer::{Entry, ErrorCode, PeerMessage, Reply, Request};
@@ -220,6 +220,7 @@ impl Node {
             let comparison = self.compare(now, &entry);
             if entry.rank.life == Life::Alive && self.is_too_early(now, entry.rank.version) {
                 refused = Some(ErrorCode::TOO_EARLY); // it is not stored here
+                self.note_newer_claim(now, &entry);
             }
             if comparison == Comparison::Same && offerer.is_some() {
                 self.storage.heard(&entry.key, from);
@@ -246,6 +247,14 @@ impl Node {
         self.counters.wants += wanted.len() as u64;
         self.count_maintenance(wanted.len() * KEY_SIZE);
         out.reply_to(caller, Reply::Wanted(List::lend(&wanted)));
+    }
+
+    /// A peer stores the record of `entry`, which is too far ahead for this node. The claim needs no proof if the
+    /// record does not either.
+    pub(super) fn note_newer_claim(&mut self, now: Now, entry: &Entry) {
+        if entry.rank.class == Class::Plain {
+            self.note_newer(now, &entry.key, entry.rank);
+        }
     }
 
     /// Compares the record that `entry` names with what this node stores.

@@ -204,6 +204,9 @@ impl Node {
             return;
         }
         let comparison = self.compare(now, &entry);
+        if comparison == Comparison::Invalid && version.is_too_early(now.wall) {
+            self.note_newer_claim(now, &entry);
+        }
         if comparison == Comparison::Same {
             self.storage.heard(&entry.key, &from.id);
         }

@@ -62,6 +62,7 @@ impl Node {
             self.nearest_for(caller, key);
         }
         let (held, tombstone) = self.storage.known(now.mono, key);
+        let held = held.filter(|held| !self.set_aside.is_outdated(&held.record));
         let (record, value) = match (held, tombstone.and_then(|tombstone| tombstone.plain)) {
             (Some(held), _) if want.head_only => {
                 (RecordBlock { content: Content::Head, ..block_of(&held.record, held.expires, now.mono) }, None)
@@ -91,6 +92,7 @@ impl Node {
     /// verified for a record that this node already stores or that has ended.
     pub(crate) fn store_copy(&mut self, now: Now, block: &RecordBlock<'_>, source: Source) -> Result<(), NotStored> {
         if self.is_too_early(now, block.version) {
+            self.note_early(now, block);
             return Err(ErrorCode::TOO_EARLY.into());
         }
         let end = end_of_life(now, block.ttl, block.age, block.class, block.version);
@@ -104,6 +106,22 @@ impl Node {
         }
         let record = block.to_record().ok_or(ErrorCode::MALFORMED)?;
         result_of(self.hold(now, record, expires, source))
+    }
+}
+
+/// Versions too far ahead.
+impl Node {
+    /// This node refuses `block` as too far ahead. If peers say that its own clock is behind, the record is real.
+    #[cold]
+    fn note_early(&mut self, now: Now, block: &RecordBlock<'_>) {
+        let is_held = self.storage.find(now.mono, &block.key).is_some();
+        let is_real = || {
+            block.class == Class::Plain
+                || verify(&block.key, block.class, block.version, block.ttl, block.value()).is_ok()
+        };
+        if is_held && self.is_possible_for_peers(now, block.version) && is_real() {
+            self.note_newer(now, &block.key, block.rank());
+        }
     }
 }
 

@@ -391,6 +391,33 @@ fn a_node_whose_clock_was_set_synchronizes_before_its_answers_count() {
     assert_eq!(harness.node.status(), dht::node::Status::Settling);
 }
 
+/// Neighbours with wrong clocks may have refused what this node lacks.
+#[test]
+fn a_node_synchronizes_with_neighbours_whose_clocks_are_right() {
+    let mut harness = Harness::new(Params::default());
+    harness.wall_ahead = 60_000;
+    for peer in 1..=5 {
+        let at = std::net::SocketAddr::from(([198, 51, peer, 1], 7402));
+        let wall = if peer <= 2 { version_at(HOUR_MILLIS).time() } else { version_at(0).time() };
+        harness.add_contact_saying(peer, at, Hello { wall, ..greeting() });
+    }
+    for peer in 1..=5 {
+        harness.make_scripted(peer);
+    }
+    harness.wall_ahead = 0;
+    let mut asked = std::collections::BTreeSet::new();
+    for _ in 0..10 {
+        harness.wake();
+        for (conn, rpc, request) in harness.all_requests(|request| Some(*request)) {
+            match request {
+                Request::Sync { .. } => drop(asked.insert(harness.peer_at(conn))),
+                _ => harness.reply(conn, rpc, nodes(&[])),
+            }
+        }
+    }
+    assert_eq!(asked.into_iter().collect::<Vec<_>>(), [3, 4, 5]);
+}
+
 // ── restarts ─────────────────────────────────────────────────────────────────────────────────
 
 /// A record of 60 s, saved when it was 10 s old, 30 s after the boot 7 by a wall clock that showed the start of

@@ -114,6 +114,12 @@ impl Clocks {
         }
     }
 
+    /// Whether the clock of the peer `id` is wrong, while most others agree with the own one.
+    pub(crate) fn is_wrong_at(&self, now: Now, id: &NodeId) -> bool {
+        let differs = |sample: &Sample| (sample.offset - now.offset()).size() > CLOCK_SKEW_MAX;
+        self.verdict == OwnClock::Right && self.samples.get(id).is_some_and(differs)
+    }
+
     /// The samples that count: not outdated, and on a public network the newest one of each address group.
     fn judges(&self, now: Now, groups: AddressGroups) -> Vec<(NodeId, ClockOffset)> {
         let mut newest: BTreeMap<Group, (Time, NodeId)> = BTreeMap::new();

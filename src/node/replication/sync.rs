@@ -116,7 +116,7 @@ impl Node {
         if !self.may_call() {
             return self.timers.hasten(Timer::Sync, now.mono + BACK_OFF_MIN);
         }
-        self.find_neighbours();
+        self.find_neighbours(now);
         // Fetches first: they may make room for pages, and no other event would ask for pages then.
         self.fetch(now, out);
         if self.syncing.fetches.len() < FETCHES_WAITING_MAX {
@@ -136,11 +136,14 @@ impl Node {
         }
     }
 
-    /// Chooses neighbours until [`SETTLE_NEIGHBOURS`] have not failed, or no near contact is left.
-    fn find_neighbours(&mut self) {
+    /// Chooses neighbours until [`SETTLE_NEIGHBOURS`] have not failed, or no near contact is left. Those whose clocks
+    /// are wrong come last: they may have refused newer records.
+    fn find_neighbours(&mut self, now: Now) {
         let Some(range) = &self.syncing.range else { return };
         let first = *range.start();
         self.table.closest(self.me.id.key(), self.params.k, &mut self.nearby);
+        let clocks = &self.clocks;
+        self.nearby.sort_by_key(|contact| clocks.is_wrong_at(now, &contact.id)); // otherwise nearest first
         let neighbours = &mut self.syncing.neighbours;
         for contact in &self.nearby {
             if neighbours.values().filter(|neighbour| **neighbour != Neighbour::Failed).count() >= SETTLE_NEIGHBOURS {

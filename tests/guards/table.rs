@@ -37,6 +37,9 @@ const LOOKUP: &str = "src/lookup/mod.rs";
 const GET: &str = "src/node/query/read_quorum.rs";
 const PUT: &str = "src/node/query/write_quorum.rs";
 const GETTING: &str = "src/node/query/get.rs";
+const SLEEP: &str = "src/node/membership/sleep.rs";
+const PEERS: &str = "src/node/rpc/peers.rs";
+const CALLS: &str = "src/node/rpc/outbound.rs";
 const ALONE: &str = "src/node/membership/alone.rs";
 
 pub(crate) const GUARDS: &[Guard] = &[
@@ -456,5 +459,79 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "let may_be = self.status == Status::Joining && self.params.serving == Serving::Yes && absences.has_refusal();",
         mutation: "let may_be = self.status == Status::Joining && absences.has_refusal(); let _ = Serving::Yes;",
         tests: &["a_node_that_does_not_serve_goes_on_waiting"],
+    },
+    // ── sleep
+    Guard {
+        name: "sleep: a retry is not raised above a later PUT",
+        file: PUT,
+        line: "let is_running = self.origin != PutOrigin::Retry;",
+        mutation: "let is_running = true;",
+        tests: &["the_version_of_a_retry_is_not_raised_above_a_later_put"],
+    },
+    Guard {
+        name: "sleep: a forgotten contact that sends is a contact again",
+        file: PEERS,
+        line: "} else if self.peers.route(&contact.id).is_some() {",
+        mutation: "} else if false && self.peers.route(&contact.id).is_some() {",
+        tests: &["a_contact_that_was_forgotten_and_sends_on_the_connection_that_this_node_dialled_is_a_contact_again"],
+    },
+    Guard {
+        name: "sleep: a request that waits for a dial says nothing of a peer that was heard since",
+        file: CALLS,
+        line: "None if self.peers.heard_since(&call.to.id, call.since) => {}",
+        mutation: "",
+        tests: &["a_request_that_waits_for_a_dial_does_not_count_against_a_peer_that_has_connected_since"],
+    },
+    Guard {
+        name: "sleep: a silent connection says nothing of a peer that was heard since",
+        file: CALLS,
+        line: "let is_alive = self.peers.heard_since(&call.to.id, call.since);",
+        mutation: "let is_alive = false;",
+        tests: &["a_silent_connection_does_not_count_against_a_peer_that_sends_on_another_one"],
+    },
+    Guard {
+        name: "sleep: a dial that fails says nothing of a peer that has connected since",
+        file: PEERS,
+        line: "Some(conn) if error == DialError::Unreachable => self.dial_back(now, conn, out),",
+        mutation: "",
+        tests: &[
+            "a_dial_that_fails_does_not_count_against_a_peer_that_has_connected_since",
+            "a_peer_that_connects_while_a_dial_of_it_fails_is_dialled_once_more",
+        ],
+    },
+    Guard {
+        name: "sleep: no GET joins a lookup from before",
+        file: SLEEP,
+        line: "self.queries.let_none_join();",
+        mutation: "",
+        tests: &["after_a_sleep_a_get_joins_no_lookup_that_began_before"],
+    },
+    Guard {
+        name: "sleep: the own record does not count among silent nodes",
+        file: GETTING,
+        line: "let phase = if read.lookup.silent() >= usize::from(replication_min) { Phase::LookingUp } else { read.phase };",
+        mutation: "let phase = read.phase; let _ = replication_min;",
+        tests: &["after_a_sleep_the_own_record_does_not_count_while_as_many_nodes_are_silent_as_it_has_replicas"],
+    },
+    Guard {
+        name: "sleep: a SYNC from before does not count",
+        file: "src/node/replication/sync.rs",
+        line: "if self.join.joined.is_some_and(|since| call.begun < since) {",
+        mutation: "if false && self.join.joined.is_some_and(|since| call.begun < since) {",
+        tests: &["a_reply_to_a_sync_from_before_another_sleep_does_not_end_the_new_synchronization"],
+    },
+    Guard {
+        name: "sleep: the node synchronizes twice",
+        file: SLEEP,
+        line: "self.sleep.again_at = Some(now.mono + SYNC_AGAIN_AFTER);",
+        mutation: "let _ = SYNC_AGAIN_AFTER;",
+        tests: &["a_node_synchronizes_again_seven_seconds_after_waking"],
+    },
+    Guard {
+        name: "sleep: a node without contacts waits before it answers",
+        file: GETTING,
+        line: "Access::Isolated => !self.sleep.may_hear_more(now),",
+        mutation: "Access::Isolated => true,",
+        tests: &["a_woken_node_without_contacts_waits_before_it_answers_from_its_storage"],
     },
 ];

@@ -9,10 +9,11 @@ use dht::limits::{CALLS_WAITING_MAX, CLIENT_REQUESTS_MAX, PENDING_MAX};
 use dht::node::action::{ClientId, ConnId, DialError, Taken};
 use dht::node::params::{Families, Params};
 use dht::wire::api::ApiRequest;
-use dht::wire::peer::{ErrorCode, Reply, Request};
+use dht::wire::codec::List;
+use dht::wire::peer::{Bridges, ErrorCode, FLAG_SERVING, PeerMessage, Reply, Request};
 
 use crate::harness::{
-    Harness, ME, PORT, address, block, contact, failure, id, key, millis, nodes, quiet, secs, success, value_of,
+    Harness, ME, PORT, address, block, contact, failure, hello, id, key, millis, nodes, quiet, secs, success, value_of,
 };
 use crate::waiting::nth_key;
 
@@ -315,4 +316,87 @@ fn a_late_request_is_hedged_and_its_late_reply_still_counts() {
     assert_eq!(harness.answer(client), None, "the nearest one may answer yet");
     harness.reply(nearest, rpc, value_of(block(7, b"late")));
     assert_eq!(harness.answer(client), success(7, b"late"));
+}
+
+/// `peer` opens another connection and sends its HELLO.
+fn connect(harness: &mut Harness, peer: u8) -> ConnId {
+    let conn = harness.accept(peer);
+    harness.send(conn, &hello());
+    conn
+}
+
+fn is_live(harness: &Harness, peer: u8) -> bool {
+    harness.node.table().contains(&id(peer)) && !harness.node.table().is_unresponsive(&id(peer))
+}
+
+#[test]
+fn a_contact_that_was_forgotten_and_sends_on_the_connection_that_this_node_dialled_is_a_contact_again() {
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let conn = harness.add_contact(2);
+    harness.make_scripted(2);
+    harness.get(key(2));
+    for _ in 0..600 {
+        // A message that is neither a request nor a reply: the connection is not dead.
+        harness.send(conn, &PeerMessage::Bridges(Bridges { flags: FLAG_SERVING, known: List::lend(&[]) }));
+        harness.pass(secs(1));
+    }
+    assert!(!harness.node.table().contains(&id(2)), "it has answered no PING");
+    assert!(!harness.has_closed(conn));
+    assert_eq!(harness.ask(conn, Request::Ping), Reply::Pong);
+    assert!(is_live(&harness, 2));
+}
+
+#[test]
+fn a_request_that_waits_for_a_dial_does_not_count_against_a_peer_that_has_connected_since() {
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let first = harness.add_contact(2);
+    harness.make_scripted(2);
+    harness.close(first);
+    harness.pass(millis(1));
+    harness.dial_of(2);
+    let conn = connect(&mut harness, 2);
+    harness.pass(secs(1));
+    assert_eq!(harness.ask(conn, Request::Ping), Reply::Pong);
+    harness.pass(secs(1));
+    assert!(is_live(&harness, 2));
+}
+
+#[test]
+fn a_silent_connection_does_not_count_against_a_peer_that_sends_on_another_one() {
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let first = harness.add_contact(2);
+    harness.make_scripted(2);
+    harness.pass(millis(1));
+    harness.get(key(2));
+    harness.pass(secs(1));
+    connect(&mut harness, 2);
+    harness.pass(secs(1));
+    assert!(harness.has_closed(first), "it is silent");
+    assert!(is_live(&harness, 2));
+}
+
+#[test]
+fn a_dial_that_fails_does_not_count_against_a_peer_that_has_connected_since() {
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let first = harness.add_contact(2);
+    harness.make_scripted(2);
+    harness.close(first);
+    let dial = harness.dial_of(2);
+    connect(&mut harness, 2);
+    harness.fail(dial, DialError::Unreachable);
+    assert!(is_live(&harness, 2));
+}
+
+#[test]
+fn a_peer_that_connects_while_a_dial_of_it_fails_is_dialled_once_more() {
+    let mut harness = Harness::founder();
+    let first = connect(&mut harness, 2);
+    let dial = harness.dial_of(2);
+    harness.close(first);
+    connect(&mut harness, 2);
+    assert_eq!(harness.dials(), [], "one dial at a time");
+    harness.fail(dial, DialError::Unreachable);
+    let dial = harness.dial_of(2);
+    harness.complete_dial(dial, 2);
+    assert!(is_live(&harness, 2));
 }

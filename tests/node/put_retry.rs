@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dht::limits::{CLIENT_REQUESTS_MAX, PUT_RETRIES_IN_FLIGHT_MAX, PUT_RETRY_PAUSE_MAX};
 use dht::node::params::{Params, Serving};
+use dht::record::Version;
 use dht::wire::api::Put;
 use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};
 
@@ -85,6 +86,27 @@ fn a_retry_ends_once_a_peer_holds_a_larger_record() {
     };
     for (conn, rpc, _) in copies {
         harness.reply(conn, rpc, larger(1, version_at(50_000)));
+    }
+    assert_eq!(refuse_for(&mut harness, secs(1_000)), []);
+}
+
+/// The client was answered by FAILURE, and another PUT was made and confirmed since. So the retry must not replace it,
+/// although its version shows that the clock of this node runs behind.
+#[test]
+fn the_version_of_a_retry_is_not_raised_above_a_later_put() {
+    let mut harness = Harness::with_contacts(small(), [1, 2]);
+    harness.put(Put { ttl: 3_600, replication: 2, ..confirmed(1, b"v") });
+    refuse_for(&mut harness, secs(60));
+    let copies = loop {
+        harness.pass(secs(1));
+        let copies = harness.copies();
+        if !copies.is_empty() {
+            break copies;
+        }
+    };
+    let ahead = harness.now().wall.as_millis() + 2_000;
+    for (conn, rpc, _) in copies {
+        harness.reply(conn, rpc, larger(1, Version::from_bits(ahead << 16)));
     }
     assert_eq!(refuse_for(&mut harness, secs(1_000)), []);
 }

@@ -1,18 +1,20 @@
 //! Sleep: a node whose process did not run for a while synchronizes before it answers from its storage.
 
+use dht::id::RpcId;
 use dht::node::Status;
+use dht::node::action::ConnId;
 use dht::node::params::Params;
 use dht::wire::codec::List;
-use dht::wire::peer::{Entry, ErrorCode, RecordBlock, Reply, Request, Want};
+use dht::wire::peer::{Entry, ErrorCode, PeerMessage, RecordBlock, Reply, Request, Want};
 
-use crate::harness::{Harness, block, key, millis, nodes, secs, success, synced, value_of, version_at};
+use crate::harness::{Harness, block, hello, key, millis, nodes, secs, success, synced, value_of, version_at};
 
 fn find(catching_up: bool) -> Request<'static> {
     Request::FindValue { key: key(1), want: Want { catching_up, ..Want::default() } }
 }
 
 /// A settled node that stores a record of the key 1, and its neighbour 2.
-fn node() -> (Harness, dht::node::action::ConnId) {
+fn node() -> (Harness, ConnId) {
     let mut harness = Harness::new(Params { replication_min: 1, read_quorum: 1, ..Params::default() });
     let conn = harness.add_contact(2);
     harness.pass(secs(1));
@@ -96,4 +98,148 @@ fn a_node_alone_misses_nothing_while_it_sleeps() {
     sleep(&mut harness, 60_000);
     let reader = harness.get(key(1));
     assert_eq!(harness.answer(reader), success(1, b"v"));
+}
+
+/// A newer record of the key `n`.
+fn newer(n: u8) -> RecordBlock<'static> {
+    RecordBlock { version: version_at(5_000), ..block(n, b"newer") }
+}
+
+/// The requests for values since the last call.
+fn lookups(harness: &mut Harness) -> Vec<(ConnId, RpcId)> {
+    let asked = harness.all_requests(|request| match request {
+        Request::FindValue { want, .. } if !want.catching_up => Some(()),
+        _ => None,
+    });
+    asked.into_iter().map(|(conn, rpc, ())| (conn, rpc)).collect()
+}
+
+/// The SYNCs since the last call.
+fn syncs(harness: &mut Harness) -> Vec<RpcId> {
+    let asked = harness.all_requests(|request| matches!(request, Request::Sync { .. }).then_some(()));
+    asked.into_iter().map(|(_, rpc, ())| rpc).collect()
+}
+
+/// The scripted peers answer each FIND NODE.
+fn answer_find_node(harness: &mut Harness) {
+    for (conn, rpc, ()) in harness.all_requests(|request| matches!(request, Request::FindNode { .. }).then_some(())) {
+        harness.reply(conn, rpc, nodes(&[]));
+    }
+    harness.pass(millis(0));
+}
+
+/// The peer 2 opens a connection, and sends a request.
+fn reconnect(harness: &mut Harness) -> ConnId {
+    let conn = harness.accept(2);
+    harness.send(conn, &hello());
+    harness.send(conn, &PeerMessage::Request(RpcId::new([0xbb; 32]), Request::Ping));
+    conn
+}
+
+/// The answers of peers may have waited in the sockets since before the sleep.
+#[test]
+fn after_a_sleep_a_get_joins_no_lookup_that_began_before() {
+    let (mut harness, _) = node();
+    harness.make_scripted(2);
+    let before = harness.get(key(7));
+    let [(conn, rpc)] = lookups(&mut harness)[..] else { panic!("one lookup") };
+    sleep(&mut harness, 8_000);
+    let after = harness.get(key(7));
+    harness.reply(conn, rpc, value_of(block(7, b"old")));
+    assert_eq!(harness.answer(before), success(7, b"old"), "it was asked before");
+    assert_eq!(harness.answer(after), None);
+    let [(conn, rpc)] = lookups(&mut harness)[..] else { panic!("the next lookup") };
+    harness.reply(conn, rpc, value_of(newer(7)));
+    assert_eq!(harness.answer(after), success(7, b"newer"));
+}
+
+#[test]
+fn after_a_sleep_the_own_record_does_not_count_while_as_many_nodes_are_silent_as_it_has_replicas() {
+    let (mut harness, _) = node();
+    let other = harness.add_contact(3);
+    harness.pass(secs(1));
+    for (conn, rpc, _) in harness.offers() {
+        harness.reply(conn, rpc, Reply::Wanted(List::lend(&[])));
+    }
+    harness.make_scripted(2);
+    harness.make_scripted(3);
+    sleep(&mut harness, 7_000);
+    let reader = harness.get(key(1));
+    for (conn, rpc) in lookups(&mut harness).into_iter().filter(|(conn, _)| *conn == other) {
+        harness.reply(conn, rpc, nodes(&[]));
+    }
+    harness.pass(secs(1));
+    answer_find_node(&mut harness);
+    harness.pass(secs(1));
+    assert_eq!(harness.node.status(), Status::Settling);
+    assert_eq!(harness.answer(reader), None, "the peer 2 may store a newer one");
+    for _ in 0..2 {
+        for (conn, rpc) in lookups(&mut harness) {
+            harness.reply(conn, rpc, if conn == other { nodes(&[]) } else { value_of(newer(1)) });
+        }
+    }
+    assert_eq!(harness.answer(reader), success(1, b"newer"));
+}
+
+#[test]
+fn a_reply_to_a_sync_from_before_another_sleep_does_not_end_the_new_synchronization() {
+    let (mut harness, _) = node();
+    harness.make_scripted(2);
+    sleep(&mut harness, 8_000);
+    harness.wake();
+    answer_find_node(&mut harness);
+    let [earlier] = syncs(&mut harness)[..] else { panic!("one neighbour") };
+    sleep(&mut harness, 8_000);
+    let conn = reconnect(&mut harness);
+    answer_find_node(&mut harness);
+    let [later] = syncs(&mut harness)[..] else { panic!("one neighbour") };
+    harness.reply(conn, earlier, synced(&[]));
+    harness.pass(millis(0));
+    assert_eq!(harness.node.status(), Status::Settling);
+    harness.reply(conn, later, synced(&[]));
+    harness.pass(millis(0));
+    assert_eq!(harness.node.status(), Status::Settled);
+}
+
+/// A PUT that was running when the node woke may have looked up its replicas before.
+#[test]
+fn a_node_synchronizes_again_seven_seconds_after_waking() {
+    let (mut harness, conn) = node();
+    sleep(&mut harness, 8_000);
+    harness.wake();
+    harness.pass(millis(0));
+    assert_eq!(harness.node.status(), Status::Settled);
+    harness.make_scripted(2);
+    let entry = Entry::of(&newer(1).to_record().expect("it has a value"));
+    for _ in 0..80 {
+        for (rpc, request) in harness.requests(conn) {
+            match request {
+                Request::Sync { .. } => harness.reply(conn, rpc, synced(&[entry])),
+                Request::FindValue { .. } => harness.reply(conn, rpc, value_of(newer(1))),
+                Request::Offer(_) => harness.reply(conn, rpc, Reply::Wanted(List::lend(&[]))),
+                _ => harness.reply(conn, rpc, nodes(&[])),
+            }
+        }
+        harness.pass(millis(100));
+    }
+    let reader = harness.get(key(1));
+    assert_eq!(harness.answer(reader), success(1, b"newer"), "confirmed after the first time");
+}
+
+#[test]
+fn a_woken_node_without_contacts_waits_before_it_answers_from_its_storage() {
+    let (mut harness, _) = node();
+    harness.make_scripted(2);
+    sleep(&mut harness, 8_000);
+    harness.wake();
+    harness.pass(secs(3));
+    assert_eq!(harness.node.status(), Status::Joining, "the peer 2 does not answer");
+    let reader = harness.get(key(1));
+    assert_eq!(harness.answer(reader), None);
+    reconnect(&mut harness);
+    answer_find_node(&mut harness);
+    for (conn, rpc) in lookups(&mut harness) {
+        harness.reply(conn, rpc, value_of(newer(1)));
+    }
+    assert_eq!(harness.answer(reader), success(1, b"newer"));
 }

@@ -120,6 +120,12 @@ impl Clocks {
         self.verdict == OwnClock::Right && self.samples.get(id).is_some_and(differs)
     }
 
+    /// Whether the clock of the peer `id` is known to be right; or nothing is known, because too few peers have told
+    /// their time, or most disagree with the own clock.
+    pub(crate) fn may_be_right_at(&self, now: Now, id: &NodeId) -> bool {
+        self.verdict != OwnClock::Right || self.samples.contains_key(id) && !self.is_wrong_at(now, id)
+    }
+
     /// The samples that count: not outdated, and on a public network the newest one of each address group.
     fn judges(&self, now: Now, groups: AddressGroups) -> Vec<(NodeId, ClockOffset)> {
         let mut newest: BTreeMap<Group, (Time, NodeId)> = BTreeMap::new();
@@ -192,7 +198,8 @@ impl Node {
         self.refuse_impossible_puts(now, out);
         let before_step: BTreeMap<NodeId, ClockOffset> =
             self.clocks.samples.iter().map(|(id, sample)| (*id, sample.offset)).collect();
-        let missing = before_step.len().min(JUDGES_MIN);
+        // Most of them, so that a few whose clocks were set by as much do not confirm each other's suspension.
+        let missing = (before_step.len() / 2 + 1).max(JUDGES_MIN).min(before_step.len());
         // A clock that returns to an earlier setting, or was earlier than the last save, was wrong and is put right.
         // The clocks of peers may be put right as well, so that they seem to confirm a suspension.
         let may_be_suspension = step.is_ahead() && !returns && !self.set_aside.is_before_last_save(before);
@@ -212,6 +219,11 @@ impl Node {
     /// Whether most peers say that the own wall clock is wrong.
     pub(crate) fn clock_differs(&self) -> bool {
         matches!(self.clocks.verdict, OwnClock::Wrong(_))
+    }
+
+    /// Whether most peers agree with the own wall clock.
+    pub(crate) fn clock_agrees(&self) -> bool {
+        self.clocks.verdict == OwnClock::Right
     }
 
     /// What the peers say about the own wall clock.

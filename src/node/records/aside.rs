@@ -15,8 +15,8 @@
 //!
 //! A record of the second kind waits until the neighbours were asked what they store
 //! ([`crate::node::replication::sync`]); or until the wall clock is set. What the neighbours store has replaced it
-//! by then. Otherwise its life ends now by the wall clock, with a tombstone; or, if peers disagree with that
-//! clock, it goes on from the age at the save.
+//! by then. Otherwise its life ends now by the wall clock, with a tombstone if most peers agree with that clock; or, if
+//! they disagree with it, it goes on from the age at the save.
 //!
 //! Not guaranteed: a record that is set aside in memory only, because its key was written again, does not survive
 //! a restart.
@@ -317,7 +317,9 @@ impl Node {
             ended += usize::from(has_ended);
             stored += usize::from(!has_ended);
             self.storage.note_change(record.key);
-            self.restore_aged(now, record, age, source);
+            if !has_ended || self.clock_agrees() {
+                self.restore_aged(now, record, age, source);
+            }
         }
         info!("records of uncertain age that no neighbour stores ended={ended} stored={stored}");
     }

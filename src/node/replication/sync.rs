@@ -137,16 +137,20 @@ impl Node {
     }
 
     /// Chooses neighbours until [`SETTLE_NEIGHBOURS`] have not failed, or no near contact is left. Those whose clocks
-    /// are wrong come last: they may have refused newer records.
+    /// are wrong come last: they may have refused newer records. A node that has slept, or whose clock was set, counts
+    /// only those whose clocks it knows to be right: others may have been set, or have slept, together with it.
     fn find_neighbours(&mut self, now: Now) {
         let Some(range) = &self.syncing.range else { return };
         let first = *range.start();
         self.table.closest(self.me.id.key(), self.params.k, &mut self.nearby);
         let clocks = &self.clocks;
         self.nearby.sort_by_key(|contact| clocks.is_wrong_at(now, &contact.id)); // otherwise nearest first
+        let is_behind = self.sleep.is_behind();
+        let counts = |id: &NodeId| !is_behind || clocks.may_be_right_at(now, id);
         let neighbours = &mut self.syncing.neighbours;
         for contact in &self.nearby {
-            if neighbours.values().filter(|neighbour| **neighbour != Neighbour::Failed).count() >= SETTLE_NEIGHBOURS {
+            let counting = neighbours.iter().filter(|(id, state)| **state != Neighbour::Failed && counts(id));
+            if counting.count() >= SETTLE_NEIGHBOURS {
                 break;
             }
             neighbours.entry(contact.id).or_insert(Neighbour::Next(*contact, first));

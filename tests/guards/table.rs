@@ -544,9 +544,12 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "sleep: the own record does not count among silent nodes",
         file: GETTING,
-        line: "let phase = if read.lookup.silent() >= usize::from(replication_min) { Phase::LookingUp } else { read.phase };",
+        line: "let phase = if read.gaps() >= usize::from(replication_min) { Phase::LookingUp } else { read.phase };",
         mutation: "let phase = read.phase; let _ = replication_min;",
-        tests: &["after_a_sleep_the_own_record_does_not_count_while_as_many_nodes_are_silent_as_it_has_replicas"],
+        tests: &[
+            "after_a_sleep_the_own_record_does_not_count_if_the_connections_to_as_many_nodes_have_ended",
+            "after_a_sleep_the_own_record_does_not_count_while_as_many_nodes_are_silent_as_it_has_replicas",
+        ],
     },
     Guard {
         name: "sleep: a SYNC from before does not count",

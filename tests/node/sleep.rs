@@ -2,7 +2,7 @@
 
 use dht::id::RpcId;
 use dht::node::Status;
-use dht::node::action::ConnId;
+use dht::node::action::{ConnId, DialError};
 use dht::node::params::Params;
 use dht::wire::codec::List;
 use dht::wire::peer::{Entry, ErrorCode, PeerMessage, RecordBlock, Reply, Request, Want};
@@ -177,6 +177,27 @@ fn after_a_sleep_the_own_record_does_not_count_while_as_many_nodes_are_silent_as
         for (conn, rpc) in lookups(&mut harness) {
             harness.reply(conn, rpc, if conn == other { nodes(&[]) } else { value_of(newer(1)) });
         }
+    }
+    assert_eq!(harness.answer(reader), success(1, b"newer"));
+}
+
+#[test]
+fn after_a_sleep_the_own_record_does_not_count_if_the_connections_to_as_many_nodes_have_ended() {
+    let (mut harness, conn) = node();
+    harness.make_scripted(2);
+    sleep(&mut harness, 8_000);
+    let reader = harness.get(key(1));
+    harness.close(conn);
+    for _ in 0..2 {
+        let dial = harness.dial_of(2);
+        harness.fail(dial, DialError::Unreachable);
+    }
+    assert_eq!(harness.answer(reader), None, "no other node has replied");
+    reconnect(&mut harness);
+    answer_find_node(&mut harness);
+    harness.pass(secs(1));
+    for (conn, rpc) in lookups(&mut harness) {
+        harness.reply(conn, rpc, value_of(newer(1)));
     }
     assert_eq!(harness.answer(reader), success(1, b"newer"));
 }

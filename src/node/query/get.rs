@@ -150,9 +150,9 @@ impl Read {
         }
     }
 
-    /// Whether candidates were asked and have not replied.
-    fn has_gaps(&self) -> bool {
-        self.lookup.asked() > self.lookup.answered().count()
+    /// The candidates that were asked and have not replied.
+    fn gaps(&self) -> usize {
+        self.lookup.asked() - self.lookup.answered().count()
     }
 
     /// Whether clients have read or written a newer version through this node since the lookup began.
@@ -289,8 +289,8 @@ impl Node {
     fn add_own_response(&mut self, now: Now, query: QueryId) {
         let replication_min = self.params.replication_min;
         let Some(read) = self.queries.read(query) else { return };
-        // A lookup that no peer has answered says nothing about the own record.
-        let phase = if read.lookup.silent() >= usize::from(replication_min) { Phase::LookingUp } else { read.phase };
+        // The candidates that have not replied may be all others that store the record.
+        let phase = if read.gaps() >= usize::from(replication_min) { Phase::LookingUp } else { read.phase };
         let key = read.key;
         if let (Some(own), Some(read)) = (self.own_response(now, &key, phase), self.queries.read(query)) {
             own.respond(&mut read.quorum);
@@ -321,7 +321,7 @@ impl Node {
         let Some(read) = self.queries.read(query) else { return };
         let has_enough = read.quorum.has_enough();
         let may_be_hidden = read.lookup.silent() >= usize::from(self.params.replication_min);
-        if !has_enough && (may_be_hidden || read.has_gaps() && !read.again) {
+        if !has_enough && (may_be_hidden || read.gaps() > 0 && !read.again) {
             return self.look_up_again(now, query, out);
         }
         let is_unheard = read.lookup.answered().next().is_none();

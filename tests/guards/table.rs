@@ -497,11 +497,14 @@ pub(crate) const GUARDS: &[Guard] = &[
     },
     // ── sleep
     Guard {
-        name: "sleep: a retry is not raised above a later PUT",
+        name: "sleep: a PUT that has failed for its client, and its retry, are not raised above a later PUT",
         file: PUT,
-        line: "let is_running = self.origin != PutOrigin::Retry;",
-        mutation: "let is_running = true;",
-        tests: &["the_version_of_a_retry_is_not_raised_above_a_later_put"],
+        line: "!self.is_latest || self.has_failed || !matches!(self.origin, PutOrigin::Client { .. })",
+        mutation: "!self.is_latest",
+        tests: &[
+            "the_version_of_a_put_that_has_failed_for_its_client_is_not_raised",
+            "the_version_of_a_retry_is_not_raised_above_a_later_put",
+        ],
     },
     Guard {
         name: "sleep: a forgotten contact that sends is a contact again",

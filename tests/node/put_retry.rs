@@ -9,7 +9,9 @@ use dht::record::Version;
 use dht::wire::api::Put;
 use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};
 
-use crate::harness::{Harness, block, confirmed, failure, id, key, larger, quiet, secs, stored, success, version_at};
+use crate::harness::{
+    Harness, block, confirmed, failure, id, key, larger, millis, quiet, secs, stored, success, version_at,
+};
 
 fn small() -> Params {
     Params { replication_min: 1, ..Params::default() }
@@ -104,6 +106,28 @@ fn the_version_of_a_retry_is_not_raised_above_a_later_put() {
             break copies;
         }
     };
+    let ahead = harness.now().wall.as_millis() + 2_000;
+    for (conn, rpc, _) in copies {
+        harness.reply(conn, rpc, larger(1, Version::from_bits(ahead << 16)));
+    }
+    assert_eq!(refuse_for(&mut harness, secs(1_000)), []);
+}
+
+/// The same, while the attempt goes on that was in flight when the client got its answer.
+#[test]
+fn the_version_of_a_put_that_has_failed_for_its_client_is_not_raised() {
+    let params = Params { rpc_timeout: millis(1_500), request_timeout: secs(2), ..small() };
+    let mut harness = Harness::with_contacts(params, [1, 2]);
+    let client = harness.put(Put { ttl: 3_600, replication: 2, ..confirmed(1, b"v") });
+    for (conn, rpc, _) in harness.copies() {
+        harness.reply(conn, rpc, Reply::Error(ErrorCode::FULL));
+    }
+    harness.pass(secs(1));
+    let copies = harness.copies();
+    assert!(!copies.is_empty(), "the second attempt");
+    harness.pass(secs(1));
+    assert_eq!(harness.answer(client), failure(1));
+    harness.forget_actions(); // a copy for another peer, in place of the slow one
     let ahead = harness.now().wall.as_millis() + 2_000;
     for (conn, rpc, _) in copies {
         harness.reply(conn, rpc, larger(1, Version::from_bits(ahead << 16)));

@@ -511,7 +511,7 @@ impl Node {
 impl Put {
     /// Answers the client that waits, if there is one, by FAILURE.
     fn fail_client(&mut self, out: &mut Actions) {
-        if let Some(client) = self.client.take() {
+        if let Some(client) = self.fail() {
             out.reply_failure(client, self.key());
         }
     }

@@ -59,6 +59,8 @@ pub(crate) struct Put {
     pub(crate) attempt: u32,
     /// Whether this node has accepted no later PUT of the key. Once false, it stays false.
     pub(crate) is_latest: bool,
+    /// Whether its time was over before enough nodes stored the record.
+    has_failed: bool,
     /// The family of the nodes that get a copy; `None` stands for all that this node can dial.
     pub(crate) overlay: Option<Family>,
     /// Whether the nodes of the other family have the record.
@@ -224,6 +226,7 @@ impl Put {
             origin,
             attempt: 0,
             is_latest: true,
+            has_failed: false,
             overlay: None,
             relay: Relay::NotNeeded,
             stage: PutStage::Parked,
@@ -490,10 +493,22 @@ impl Put {
         }
     }
 
-    /// Takes the version above which this PUT must be raised before it sends copies. `None` if there is
-    /// none, or if this node has accepted a later PUT of the key, which must stay the larger one.
+    /// Takes the version above which this PUT must be raised before it sends copies. `None` if there is none, or if
+    /// this PUT must keep its version.
     pub(crate) fn take_ahead(&mut self) -> Option<Version> {
-        self.ahead.take().filter(|ahead| self.is_latest && *ahead >= self.record.version)
+        self.ahead.take().filter(|ahead| !self.keeps_version() && *ahead >= self.record.version)
+    }
+
+    /// Whether the version must stay, because a later PUT must stay the larger one: this node has accepted a later
+    /// one of the key; or this PUT has failed for its client, and others may have been confirmed since.
+    fn keeps_version(&self) -> bool {
+        !self.is_latest || self.has_failed || !matches!(self.origin, PutOrigin::Client { .. })
+    }
+
+    /// The time of this PUT is over: its client is told so, and it goes on as it is.
+    pub(crate) fn fail(&mut self) -> Option<ClientId> {
+        self.has_failed = true;
+        self.client.take()
     }
 
     /// Whether this PUT may be raised above `by`: once, if that version is ahead of this node's clock.
@@ -502,25 +517,22 @@ impl Put {
     }
 
     /// Whether this record and `other` are plain, and the time in the version of `other` is ahead of this
-    /// node's clock, which then runs behind the clock of another node (`PROTOCOL.md` 3). A retry does not ask
-    /// so: `other` may be of a PUT that was made after the client of this one was answered.
+    /// node's clock, which then runs behind the clock of another node (`PROTOCOL.md` 3).
     fn is_ahead(&self, now: Now, other: Rank) -> bool {
         let both_plain = other.class == Class::Plain && self.record.class == Class::Plain;
-        let is_running = self.origin != PutOrigin::Retry;
-        is_running && both_plain && other.version.time() > now.wall && !other.version.is_too_early(now.wall)
+        both_plain && other.version.time() > now.wall && !other.version.is_too_early(now.wall)
     }
 
     /// Whether `other` is of a PUT that may have ended before this one began: its version is larger, because clocks
     /// differ, but the first lookup has met it, before this node has sent a copy. So this one may be ordered after it.
     fn may_precede(&self, other: Rank) -> bool {
         let both_plain = other.class == Class::Plain && self.record.class == Class::Plain;
-        both_plain && self.attempt == 0 && matches!(self.origin, PutOrigin::Client { .. })
+        both_plain && self.attempt == 0
     }
 
-    /// Whether the version may be raised during an attempt, if `is_behind` another one: once, and never
-    /// above a later PUT of this node.
+    /// Whether the version may be raised during an attempt, if `is_behind` another one: once, if ever.
     fn may_raise(&mut self, is_behind: bool) -> bool {
-        let may = is_behind && self.is_latest && !self.was_raised;
+        let may = is_behind && !self.keeps_version() && !self.was_raised;
         self.was_raised |= may;
         may
     }

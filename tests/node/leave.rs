@@ -195,6 +195,10 @@ fn a_node_whose_records_have_other_replicas_leaves_once_they_say_so_again() {
 fn leaving_with_two_contacts() -> (Harness, dht::node::action::ConnId) {
     let (mut harness, conn) = alone_with_a_record();
     harness.add_contact(3);
+    harness.pass(millis(0));
+    for (to, rpc, _) in harness.offers() {
+        harness.reply(to, rpc, Reply::Wanted(List::lend(&[])));
+    }
     harness.pass(secs(5));
     harness.forget_actions();
     leave(&mut harness);

@@ -346,6 +346,36 @@ fn a_near_contact_that_falls_silent_is_detected_within_75_seconds() {
     assert!(harness.knows(1));
 }
 
+/// It may await the record from another node, which will not send it.
+#[test]
+fn an_offer_that_has_no_room_now_is_made_again() {
+    let mut harness = holding(1);
+    let conn = harness.add_contact(2);
+    harness.pass(millis(0));
+    for _ in 0..3 {
+        let (at, rpc, _) = harness.offers().pop().expect("an offer");
+        assert_eq!(at, conn);
+        harness.reply(conn, rpc, Reply::Error(ErrorCode::TOO_MANY));
+        harness.pass(secs(1));
+    }
+    assert_eq!(harness.want_all_offers().len(), 1);
+}
+
+#[test]
+fn an_offer_that_is_not_answered_is_made_again_while_its_peer_is_a_live_contact() {
+    let mut harness = holding(1);
+    let conn = harness.add_contact(2);
+    harness.pass(millis(0));
+    for _ in 0..3 {
+        assert_eq!(harness.offers().len(), 1);
+        harness.ask(conn, Request::Ping);
+        harness.pass(secs(1));
+        harness.ask(conn, Request::Ping);
+        harness.pass(secs(1));
+    }
+    assert!(harness.knows(2));
+}
+
 /// The peer may have too many connections, and would close the next one too.
 #[test]
 fn a_near_contact_that_closes_repeatedly_is_not_dialled_each_time() {

@@ -18,6 +18,7 @@
 
 use super::*;
 
+use dht::limits::DIAL_TIMEOUT;
 use dht::time::Time;
 
 /// So long after waking, a node has synchronized.
@@ -28,6 +29,9 @@ const ANSWERED: Duration = Duration::from_secs(2);
 
 /// More than a sleep and all that follows takes, so that no value ends.
 const TTL: u16 = 50_000;
+
+/// The replicas of values that are written while nodes stall.
+const REPLICATION: u8 = 3;
 
 /// A GET of a test.
 struct Read {
@@ -141,6 +145,43 @@ impl Sleepers {
             self.overwritten += 1;
         }
         Ok(())
+    }
+
+    /// Writes all keys at once, each through a random node that is awake. Returns at `until`, when some may not be
+    /// answered; those count as not confirmed.
+    fn overwrite_all_until(&mut self, until: Time) -> Run {
+        let mut asked = Vec::new();
+        for key in 0..self.keys.len() {
+            self.written += 1;
+            let (at, nth) = (self.any_awake(), self.written);
+            let value = value_of(nth);
+            let confirm = Confirm::Yes;
+            let put = Put {
+                ttl: TTL,
+                replication: REPLICATION,
+                confirm,
+                class: Class::Plain,
+                key: self.keys[key],
+                value: &value,
+            };
+            asked.push((key, nth, self.world.ask(at, &ApiRequest::Put(put))?));
+        }
+        self.world.run_for(until.since(self.world.now()))?;
+        for (key, nth, ask) in asked {
+            if self.world.answer(ask) == Some(&found(b"")) {
+                self.confirmed[key] = (nth, self.world.now());
+                self.overwritten += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The nodes nearest to a key, which store it.
+    fn replicas(&self, key: usize) -> Vec<Number> {
+        let mut nodes = self.nodes.clone();
+        nodes.sort_by_key(|number| self.world.id_of(*number).key().distance(&self.keys[key]));
+        nodes.truncate(REPLICATION.into());
+        nodes
     }
 
     /// Asks for a key at a node that is awake.
@@ -396,6 +437,52 @@ fn a_network_that_has_slept_answers_soon_seeds_0_to_9() -> Run {
 #[ignore = "long: 90 networks; scripts/check.sh --long runs it"]
 fn a_network_that_has_slept_answers_soon_seeds_10_to_99() -> Run {
     a_network_that_has_slept_answers_soon(10..100)
+}
+
+/// Goal: a node that stalled, or slept so shortly that it does not notice, soon knows what it has missed: others
+/// have found it unresponsive meanwhile, and confirmed values without it.
+///
+/// Method: part of the nodes stall for 2 to 6 s, while clients overwrite all keys.
+fn short_sleepers_soon_know_the_newest_values(seeds: Range<u64>) -> Run {
+    let mut overwritten = 0;
+    for seed in seeds {
+        let (nodes, sleeping) = [(3, 1), (5, 2), (8, 3)][(seed % 3) as usize];
+        let mut sleepers = Sleepers::start(20, Scenario::calm(nodes, seed))?;
+        sleepers.may = May::BeOld;
+        sleepers.overwrite_all_until(sleepers.world.now() + SECOND * 2)?;
+        sleepers.overwritten = 0;
+        for _ in 0..3 {
+            let group = sleepers.choose(sleeping);
+            let span = SECOND * (20 + sleepers.any_below(40)) / 10;
+            let until = sleepers.world.now() + span;
+            sleepers.world.suspend(group.iter().copied());
+            sleepers.overwrite_all_until(until)?;
+            overwritten += std::mem::take(&mut sleepers.overwritten);
+            sleepers.resume(&group)?;
+            // A dial to it that began before it continued times out here.
+            sleepers.world.run_for(DIAL_TIMEOUT + CAUGHT_UP)?;
+            for key in 0..sleepers.keys.len() {
+                for at in sleepers.replicas(key) {
+                    sleepers.read(at, key, May::Nothing)?;
+                }
+            }
+            sleepers.check()?;
+        }
+        sleepers.world.check_invariants()?;
+    }
+    assert!(overwritten > 0, "nothing was overwritten while nodes slept");
+    Ok(())
+}
+
+#[test]
+fn short_sleepers_soon_know_the_newest_values_seeds_0_to_9() -> Run {
+    short_sleepers_soon_know_the_newest_values(0..10)
+}
+
+#[test]
+#[ignore = "long: 90 networks; scripts/check.sh --long runs it"]
+fn short_sleepers_soon_know_the_newest_values_seeds_10_to_99() -> Run {
+    short_sleepers_soon_know_the_newest_values(10..100)
 }
 
 /// Goal: stalls below five seconds make no node synchronize.

@@ -134,7 +134,7 @@ impl Node {
         self.family_lost(now, id, out);
     }
 
-    fn is_live(&self, id: &NodeId) -> bool {
+    pub(crate) fn is_live(&self, id: &NodeId) -> bool {
         self.table.contains(id) && !self.table.is_unresponsive(id)
     }
 
@@ -168,7 +168,12 @@ impl Node {
         }
     }
 
-    /// Whether this node has lost more than a quarter of its contacts since the last call.
+    /// Whether this node has lost more than a quarter of its contacts since it settled.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.liveness.fewest_live.is_some()
+    }
+
+    /// The same; from now on it counts as settled.
     pub(crate) fn take_cut_off(&mut self) -> bool {
         self.liveness.most_live = self.table.live();
         self.liveness.fewest_live.take().is_some()

@@ -18,6 +18,7 @@ use crate::node::action::{Actions, Caller, ConnId};
 use crate::node::purpose::{OfferId, Outcome, Purpose};
 use crate::node::replication::schedule::HandOver;
 use crate::node::timers::Timer;
+use crate::pending::Passed;
 use crate::record::{Class, Life, Rank};
 use crate::time::Now;
 use crate::wire::codec::List;
@@ -25,6 +26,9 @@ use crate::wire::peer::{Entry, ErrorCode, PeerMessage, Reply, Request};
 
 /// OFFERs in flight, to all peers together; one per peer.
 const OFFERS_IN_FLIGHT_MAX: usize = 32;
+
+/// An offer that is not answered so often, although its peer stays a live contact, waits for the next round.
+const OFFER_FAILURES_MAX: u32 = 4;
 
 /// Offers that wait, and offers in flight.
 #[derive(Debug, Default)]
@@ -42,6 +46,8 @@ pub(crate) struct Offers {
 struct Offer {
     to: Contact,
     keys: BTreeMap<Key, Reach>,
+    /// How often they were offered to it without an answer.
+    failures: u32,
 }
 
 /// How many replicas a record is offered to.
@@ -82,9 +88,19 @@ impl Offers {
         if self.entries >= ENTRIES_WAITING_MAX {
             return;
         }
-        let offer = self.waiting.entry(to.id).or_insert_with(|| Offer { to, keys: BTreeMap::new() });
+        let offer = self.waiting.entry(to.id).or_insert_with(|| Offer { to, keys: BTreeMap::new(), failures: 0 });
         if offer.keys.insert(key, reach).is_none() {
             self.entries += 1;
+        }
+    }
+
+    /// Queues an offer again that was not answered.
+    fn add_again(&mut self, offer: &Offer) {
+        for (key, reach) in &offer.keys {
+            self.add(offer.to, *key, *reach);
+        }
+        if let Some(waiting) = self.waiting.get_mut(&offer.to.id) {
+            waiting.failures = waiting.failures.max(offer.failures + 1);
         }
     }
 
@@ -126,14 +142,14 @@ impl Offers {
 
     /// Moves the waiting entries for `to`, at most one full OFFER of them, to the offers in flight.
     fn begin(&mut self, to: &NodeId) -> Option<(OfferId, Contact)> {
-        let Offer { to: contact, mut keys } = self.waiting.remove(to)?;
+        let Offer { to: contact, mut keys, failures } = self.waiting.remove(to)?;
         if let Some(first) = keys.keys().nth(ENTRIES_MAX).copied() {
-            self.waiting.insert(*to, Offer { to: contact, keys: keys.split_off(&first) });
+            self.waiting.insert(*to, Offer { to: contact, keys: keys.split_off(&first), failures });
         }
         self.entries -= keys.len();
         let id = OfferId(self.next);
         self.next += 1;
-        self.in_flight.insert(id, Offer { to: contact, keys });
+        self.in_flight.insert(id, Offer { to: contact, keys, failures });
         Some((id, contact))
     }
 }
@@ -194,6 +210,15 @@ impl Node {
             }
         } else {
             self.hand_over_again(HandOver::Refused);
+        }
+        let has_failed = matches!(outcome, Outcome::Failed | Outcome::Passed(Passed::Timeout));
+        if has_failed
+            && !self.status.is_leaving()
+            && let Some(offer) = self.offers.in_flight.remove(&id)
+            && offer.failures < OFFER_FAILURES_MAX
+            && self.is_live(&offer.to.id)
+        {
+            self.offers.add_again(&offer);
         }
         self.end_offer(now, id);
     }

@@ -232,10 +232,12 @@ impl Node {
         self.timers.hasten(Timer::Replicate, now.mono);
     }
 
-    /// A contact was added or lost: its records are offered. Until this node settles it has nothing to
-    /// offer; [`Node::offer_after_settling`] follows.
+    /// A contact was added or lost: its records are offered. Until this node settles for the first time it has
+    /// nothing to offer; [`Node::offer_after_settling`] follows. If it settles again because it had lost contacts, its
+    /// records may be newer than those of the contacts that come back.
     pub(crate) fn offer_after_change(&mut self, now: Now, id: &NodeId, change: Change) {
-        if self.status.is_settled() && !self.storage.is_empty() {
+        let may_offer = self.status.is_settled() || self.status.has_joined() && self.is_cut_off();
+        if may_offer && !self.storage.is_empty() {
             self.schedule.add_change(*id, change);
             self.timers.hasten(Timer::Replicate, now.mono);
         }

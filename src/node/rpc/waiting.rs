@@ -135,8 +135,11 @@ impl Node {
         let pause = BACK_OFF_MIN * 2_u32.saturating_pow(call.refusals.min(10));
         let pause = self.jitter(pause.min(BACK_OFF_MAX));
         let may_wait = now.mono + pause < call.begun + self.params.request_timeout;
-        let has_own_pause =
-            matches!(call.purpose, Purpose::Offer(_) | Purpose::Ping | Purpose::AskTime | Purpose::Relay(..));
+        let has_own_pause = match call.purpose {
+            Purpose::Ping | Purpose::AskTime | Purpose::Relay(..) => true,
+            Purpose::Offer(_) => self.status.is_leaving(),
+            _ => false,
+        };
         if call.expired || !may_wait || has_own_pause {
             return self.on_outcome(now, &call, Outcome::Failed, out);
         }

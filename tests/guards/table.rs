@@ -145,7 +145,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: ASIDE,
         line: "self.set_aside.records.remove(key);",
         mutation: "",
-        tests: &["a_put_that_is_refused_because_the_clock_was_set_does_not_come_back_with_the_clock"],
+        tests: &["a_refused_put_that_was_set_aside_does_not_come_back_with_the_clock"],
     },
     Guard {
         name: "clock: a slow node gives no record that others have replaced",

@@ -208,6 +208,26 @@ fn a_put_whose_copies_are_in_flight_when_the_clock_is_set_ends_as_the_peers_say(
     }
 }
 
+#[test]
+fn a_refused_put_that_was_set_aside_does_not_come_back_with_the_clock() {
+    let mut harness = Harness::new(Params::default());
+    harness.wall_ahead = 24 * HOUR_MILLIS;
+    harness.add_contact(1);
+    harness.add_contact(2);
+    let client = harness.put(Put { replication: 3, ..lasting(1, b"refused") });
+    let copies = harness.copies();
+    assert_eq!(stored_value(&harness).as_deref(), Some(&b"refused"[..]), "its own copy");
+    harness.wall_ahead = 0;
+    harness.wake();
+    for (conn, rpc, _) in copies {
+        harness.reply(conn, rpc, Reply::Error(ErrorCode::TOO_EARLY));
+    }
+    assert_eq!(harness.answer(client), failure(1));
+    harness.wall_ahead = 24 * HOUR_MILLIS;
+    harness.wake();
+    assert_eq!(stored_value(&harness), None);
+}
+
 // ── the clocks of peers ──────────────────────────────────────────────────────────────────────
 
 /// `peers` are contacts whose wall clocks show the start of the test when they are met.

@@ -120,6 +120,22 @@ fn a_put_that_all_others_refuse_because_its_life_is_over_does_not_live_on() {
     assert_eq!((harness.answer(client), harness.node.storage().len()), (failure(1), 0));
 }
 
+#[test]
+fn a_put_that_one_peer_stores_is_not_refused_because_all_others_refuse_the_copies_of_a_later_attempt() {
+    let mut harness = with_two_contacts();
+    let client = harness.put(Put { replication: 3, ..lasting(1, b"v") });
+    for _ in 0..2 {
+        for (conn, rpc, copy) in harness.copies() {
+            let is_first = harness.peer_at(conn) == 1;
+            harness.reply(conn, rpc, if is_first { stored(&copy) } else { Reply::Error(ErrorCode::GONE) });
+        }
+        assert_eq!((harness.answer(client), harness.node.storage().len()), (None, 1));
+        harness.pass(secs(1));
+    }
+    harness.pass(secs(10));
+    assert_eq!((harness.answer(client), harness.node.storage().len()), (failure(1), 1), "the result is unknown");
+}
+
 /// A clock that is slow by an hour: the replicas store versions that are too far ahead for it.
 #[test]
 fn a_put_is_not_confirmed_while_replicas_store_versions_far_ahead() {

@@ -390,7 +390,8 @@ impl Put {
             }
             OwnClock::Unknown => against > 0 && against >= peers,
         };
-        let all_refuse = spread.copies_refused > 0 && spread.copies_refused == spread.copies_to_peers;
+        // A peer that stores it since an earlier attempt gets no copy in this one.
+        let all_refuse = peers == 0 && spread.copies_refused > 0 && spread.copies_refused == spread.copies_to_peers;
         if is_contradicted { Some(ErrorCode::TOO_EARLY) } else { self.refused_by.filter(|_| all_refuse) }
     }
 

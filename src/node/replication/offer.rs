@@ -5,7 +5,7 @@
 //! one OFFER is in flight to each peer, and at most [`OFFERS_IN_FLIGHT_MAX`] in total. An OFFER is encoded
 //! when it leaves, from the records that are stored then.
 //!
-//! Nothing here guarantees delivery: an offer that fails, or exceeds a bound, is left to the next round.
+//! Nothing here guarantees delivery: an offer that fails too often, or exceeds a bound, is left to the next round.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};

@@ -89,7 +89,7 @@
 //!
 //! ```text
 //! storage::Storage::store            the larger record stays (record::Record::compare), or a tombstone wins
-//!  ├ records/persistence.rs          a batch of changed keys → Action::Save → disk::DiskWriter → redb
+//!  ├ records/persistence.rs          a batch of changed keys → Action::Save → disk::DiskWriter → disk::Store
 //!  │                                 → Node::on_saved: replies that waited for the disk leave
 //!  ├ replication/schedule.rs         when it is due, when a neighbour fails or comes: whom to offer it to
 //!  │  └ replication/offer.rs         OFFER → WANT → STORE; a peer with a larger record STOREs that back

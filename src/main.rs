@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use dht::cli::{self, EXIT_USAGE, UsageError};
 use dht::config::{ConfigError, Settings};
-use dht::disk::store::{Store, StoreError};
+use dht::disk::store::{Store, StoreError, StoreId};
 use dht::disk::writer::DiskWriter;
 use dht::disk::{self, DataDir, DiskError, HostKey};
 use dht::identity::{Identity, Puzzle};
@@ -146,17 +146,23 @@ fn run(settings: Settings) -> Result<Ended, RunError> {
 /// The store of this node. With `durability = none` records are not persisted, so a store that
 /// contains records is moved aside, and the node continues with its contacts alone.
 fn store(data_dir: &DataDir, durability: Durability) -> Result<Store, RunError> {
-    let store = data_dir.store()?;
-    if durability != Durability::None || store.is_empty()? {
+    let store = data_dir.store(store_id()?)?;
+    if durability != Durability::None || store.is_empty() {
         return Ok(store);
     }
     let contacts = store.contacts()?;
     drop(store);
     let aside = data_dir.set_store_aside()?;
     warn!("durability is none: moved the records of an earlier run aside path={}", aside.display());
-    let mut fresh = data_dir.store()?;
+    let mut fresh = data_dir.store(store_id()?)?;
     fresh.write(&Batch { keys: Vec::new(), contacts: Some(contacts) })?;
     Ok(fresh)
+}
+
+/// The id of a new store.
+fn store_id() -> Result<StoreId, RunError> {
+    let seed = entropy::seed().map_err(RunError::Entropy)?;
+    Ok(*seed.first_chunk().expect("16 of 32 bytes"))
 }
 
 /// Restores the records and contacts of the previous run.

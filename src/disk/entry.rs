@@ -1,19 +1,18 @@
-//! The layout of the entries in the store.
+//! The content of the entries in the store.
 //!
-//! redb finds an entry by its key but does not notice every changed byte in it. Each entry therefore
-//! begins with a CRC-32 over its key and all following bytes.
+//! The frame of an entry has a checksum (`segment`), so that these readers get what was written. They validate it
+//! nevertheless.
 //!
 //! Guarantee: a reader returns exactly what was written, or an error. No input makes it panic.
 //!
 //! ```text
-//! a key:     0   CRC-32 u32
-//!            4   flags u8: bit 0 a record, bit 1 a tombstone of signed versions, bit 2 one of plain
+//! a key:     0   the key, 32 bytes
+//!            32  flags u8: bit 0 a record, bit 1 a tombstone of signed versions, bit 2 one of plain
 //!                versions, bit 3 the record came from a client, bit 4 the time since the boot is known
-//!            5   signed version u64, if bit 1; plain version u64, if bit 2
+//!            33  signed version u64, if bit 1; plain version u64, if bit 2
 //!            ..  if bit 0: saved u64, ms since 1970; if bit 4 also: boot u64, saved u64, ms since that boot;
 //!                then the record block R of PROTOCOL.md 2
-//! contacts:  0   CRC-32 u32
-//!            4   contacts of PROTOCOL.md 2, to the end
+//! contacts:  0   contacts of PROTOCOL.md 2, to the end
 //! ```
 
 use crate::contact::Contact;
@@ -30,13 +29,13 @@ const PLAIN_TOMBSTONE: u8 = 1 << 2;
 const FROM_CLIENT: u8 = 1 << 3;
 const SINCE_BOOT: u8 = 1 << 4;
 
-/// Size of the CRC-32 at the start of an entry.
-const CRC_SIZE: usize = 4;
+/// Whether the key has neither a record nor a tombstone: then it has no entry.
+pub(super) fn is_removal(persisted: &PersistedKey) -> bool {
+    persisted.record.is_none() && persisted.tombstone.is_none_or(Tombstone::is_empty)
+}
 
-/// Replaces the content of `out` by the entry of a key. The entry is empty if the key has neither a
-/// record nor a tombstone: then it must be removed from the store.
+/// Appends the entry of a key to `out`.
 pub(super) fn write_key(persisted: &PersistedKey, out: &mut Vec<u8>) {
-    out.clear();
     let tombstone = persisted.tombstone.unwrap_or_default();
     let from_client = persisted.record.as_ref().is_some_and(|record| record.source == Source::Client);
     let bits = [
@@ -47,10 +46,7 @@ pub(super) fn write_key(persisted: &PersistedKey, out: &mut Vec<u8>) {
         (SINCE_BOOT, persisted.record.as_ref().is_some_and(|record| record.saved.boot.is_some())),
     ];
     let flags = bits.into_iter().filter(|(_, is_set)| *is_set).fold(0, |flags, (bit, _)| flags | bit);
-    if flags == 0 {
-        return;
-    }
-    out.extend_from_slice(&[0; CRC_SIZE]);
+    out.extend_from_slice(persisted.key.as_bytes());
     out.push(flags);
     for version in [tombstone.signed, tombstone.plain].into_iter().flatten() {
         out.extend_from_slice(&version.bits().to_be_bytes());
@@ -64,16 +60,25 @@ pub(super) fn write_key(persisted: &PersistedKey, out: &mut Vec<u8>) {
         RecordBlock::of(record, *age).write_head(out);
         out.extend_from_slice(&record.value);
     }
-    write_crc(persisted.key.as_bytes(), out);
 }
 
-/// Reads the entry that [`write_key`] wrote for `key`.
+/// The key of the entry that [`write_key`] wrote.
+///
+/// # Errors
+///
+/// If the entry is too short.
+pub(super) fn key_of(entry: &[u8]) -> Result<Key, WireError> {
+    Reader::new(entry).array("key").map(Key::new)
+}
+
+/// Reads the entry that [`write_key`] wrote.
 ///
 /// # Errors
 ///
 /// What is wrong with the entry.
-pub(super) fn read_key(key: Key, entry: &[u8]) -> Result<PersistedKey, WireError> {
-    let mut reader = verified_crc(key.as_bytes(), entry)?;
+pub(super) fn read_key(entry: &[u8]) -> Result<PersistedKey, WireError> {
+    let mut reader = Reader::new(entry);
+    let key = Key::new(reader.array("key")?);
     let flags = reader.u8("flags")?;
     let of_record = FROM_CLIENT | SINCE_BOOT;
     let is_known = flags & !(RECORD | SIGNED_TOMBSTONE | PLAIN_TOMBSTONE | of_record) == 0;
@@ -108,12 +113,9 @@ pub(super) fn read_key(key: Key, entry: &[u8]) -> Result<PersistedKey, WireError
     Ok(PersistedKey { key, record, tombstone })
 }
 
-/// Replaces the content of `out` by the entry of the contacts.
+/// Appends the entry of the contacts to `out`.
 pub(super) fn write_contacts(contacts: &[Contact], out: &mut Vec<u8>) {
-    out.clear();
-    out.extend_from_slice(&[0; CRC_SIZE]);
     List::lend(contacts).write(out);
-    write_crc(&[], out);
 }
 
 /// Reads the entry that [`write_contacts`] wrote.
@@ -122,31 +124,7 @@ pub(super) fn write_contacts(contacts: &[Contact], out: &mut Vec<u8>) {
 ///
 /// What is wrong with the entry.
 pub(super) fn read_contacts(entry: &[u8]) -> Result<Vec<Contact>, WireError> {
-    Ok(List::receive(verified_crc(&[], entry)?.rest())?.iter().collect())
-}
-
-/// Writes the CRC of `key` and of the entry's content to the start of `entry`.
-fn write_crc(key: &[u8], entry: &mut [u8]) {
-    let (crc, content) = entry.split_at_mut(CRC_SIZE);
-    crc.copy_from_slice(&crc_of(key, content).to_be_bytes());
-}
-
-/// Verifies the CRC of `entry`; returns a reader of the content behind it.
-fn verified_crc<'a>(key: &[u8], entry: &'a [u8]) -> Result<Reader<'a>, WireError> {
-    let mut reader = Reader::new(entry);
-    let sent = reader.u32("crc")?;
-    let computed = crc_of(key, reader.rest());
-    if computed != sent {
-        return Err(WireError::Crc { sent, computed });
-    }
-    Ok(Reader::new(&entry[CRC_SIZE..]))
-}
-
-fn crc_of(key: &[u8], content: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(key);
-    hasher.update(content);
-    hasher.finalize()
+    Ok(List::receive(entry)?.iter().collect())
 }
 
 #[cfg(test)]
@@ -181,7 +159,7 @@ mod tests {
     }
 
     fn written(persisted: &PersistedKey) -> Vec<u8> {
-        let mut entry = vec![7; 3];
+        let mut entry = Vec::new();
         write_key(persisted, &mut entry);
         entry
     }
@@ -190,50 +168,39 @@ mod tests {
         #[test]
         fn a_key_is_read_as_it_was_written(persisted in any_persisted()) {
             let entry = written(&persisted);
-            if persisted.record.is_none() && persisted.tombstone.is_none() {
-                prop_assert!(entry.is_empty(), "a key without a state has no entry");
+            prop_assert_eq!(key_of(&entry), Ok(persisted.key));
+            if is_removal(&persisted) {
+                prop_assert!(read_key(&entry).is_err(), "a key without a state has no entry");
             } else {
-                prop_assert_eq!(read_key(persisted.key, &entry), Ok(persisted));
+                prop_assert_eq!(read_key(&entry), Ok(persisted));
             }
         }
 
         #[test]
-        fn a_changed_or_truncated_entry_is_refused(
-            persisted in any_persisted(),
-            at in any::<prop::sample::Index>(),
-            bit in 0..8_u8,
-        ) {
+        fn a_truncated_entry_is_refused(persisted in any_persisted(), at in any::<prop::sample::Index>()) {
             let entry = written(&persisted);
-            prop_assume!(!entry.is_empty());
-            let at = at.index(entry.len());
-            prop_assert!(read_key(persisted.key, &entry[..at]).is_err());
-            let mut changed = entry.clone();
-            changed[at] ^= 1 << bit;
-            prop_assert!(read_key(persisted.key, &changed).is_err());
-            let mut other = *persisted.key.as_bytes();
-            other[at % 32] ^= 1 << bit;
-            prop_assert!(read_key(Key::new(other), &entry).is_err(), "the entry of another key");
+            prop_assert!(read_key(&entry[..at.index(entry.len())]).is_err());
         }
 
-        /// Random content with a valid CRC: the readers validate the fields too, and read none past
-        /// the end of the entry.
         #[test]
-        fn no_content_behind_a_valid_crc_makes_a_reader_panic(
-            key in any::<[u8; 32]>(),
-            content in proptest::collection::vec(any::<u8>(), 0..200),
-        ) {
-            let mut entry = [&[0; CRC_SIZE], &content[..]].concat();
-            write_crc(&key, &mut entry);
-            if let Ok(persisted) = read_key(Key::new(key), &entry) {
-                prop_assert_eq!(&written(&persisted), &entry);
+        fn the_entry_of_another_key_is_refused(persisted in any_persisted(), at in 0..32_usize, bit in 0..8_u8) {
+            let mut entry = written(&persisted);
+            entry[at] ^= 1 << bit;
+            prop_assert!(persisted.record.is_none() || read_key(&entry).is_err());
+        }
+
+        /// The readers validate the fields, and read none past the end of the entry.
+        #[test]
+        fn no_content_makes_a_reader_panic(content in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(persisted) = read_key(&content) {
+                prop_assert_eq!(&written(&persisted), &content);
             }
-            write_crc(&[], &mut entry);
-            prop_assert_eq!(read_contacts(&entry).is_ok(), content.len() % CONTACT_SIZE == 0);
+            prop_assert_eq!(read_contacts(&content).is_ok(), content.len() % CONTACT_SIZE == 0);
         }
     }
 
     #[test]
-    fn contacts_are_read_as_they_were_written_and_refused_when_changed() {
+    fn contacts_are_read_as_they_were_written() {
         let contact = |number: u8, at: &str| {
             Contact::new(crate::id::NodeId::new(Key::new([number; 32])), at.parse().expect("a literal"))
         };
@@ -241,10 +208,5 @@ mod tests {
         let mut entry = Vec::new();
         write_contacts(&contacts, &mut entry);
         assert_eq!(read_contacts(&entry).as_deref(), Ok(&contacts[..]));
-        for at in 0..entry.len() {
-            let mut changed = entry.clone();
-            changed[at] ^= 1;
-            assert!(matches!(read_contacts(&changed), Err(WireError::Crc { .. })), "byte {at}");
-        }
     }
 }

@@ -9,13 +9,30 @@
 //!
 //! Non-goals: this module does not decide what to persist or when. The node does.
 //!
-//! The files: `key` has the node's key, [`store`] the database of records and contacts, which is
-//! verified to the last byte before any of it is used, `entry` the layout of a database entry, and
-//! [`writer`] the thread that writes to the database while the event loop runs.
+//! The files: `key` has the node's key, [`store`] the store of records and contacts, which is verified to the
+//! last byte before any of it is used, and names the files that it consists of, and [`writer`] the thread that
+//! writes to the store while the event loop runs.
 
+mod cleaner;
+mod contents;
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 mod entry;
+mod fault;
+mod files;
+mod index;
 mod key;
+mod log;
+mod replay;
+mod segment;
+#[cfg(test)]
+mod simulated;
+mod state;
 pub mod store;
+#[cfg(test)]
+mod throughput;
 pub mod writer;
 
 use std::fmt;
@@ -26,13 +43,16 @@ use std::path::{Path, PathBuf};
 
 pub use key::{HostKey, host_key};
 
-use crate::disk::store::{Store, StoreError};
+use crate::disk::store::{Store, StoreError, StoreFault, StoreId};
 
 /// The file that the process with the data directory keeps locked. It contains the pid of the process.
 const LOCK_FILE: &str = "lock";
 
-/// The database of records and contacts.
-const STORE_FILE: &str = "records.redb";
+/// The directory of the store of records and contacts.
+const STORE: &str = "records";
+
+/// The store of earlier versions of this program.
+const SUPERSEDED_STORE: &str = "records.redb";
 
 /// The data directory of a node, locked until this value is dropped.
 #[derive(Debug)]
@@ -63,22 +83,27 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
-    /// Opens the store of this directory. On the first start it is created, and empty.
+    /// Opens the store of this directory. On the first start it is created, and empty; `id` distinguishes it from
+    /// every other store.
     ///
     /// # Errors
     ///
-    /// Those of [`Store::open`].
-    pub fn store(&self) -> Result<Store, StoreError> {
-        Store::open(&self.path.join(STORE_FILE))
+    /// Those of [`Store::open`], and [`StoreFault::Superseded`] if there is only the store of an earlier version.
+    pub fn store(&self, id: StoreId) -> Result<Store, StoreError> {
+        let (path, superseded) = (self.path.join(STORE), self.path.join(SUPERSEDED_STORE));
+        if !path.exists() && superseded.exists() {
+            return Err(StoreError::new(&superseded, StoreFault::Superseded));
+        }
+        Store::open(&path, id)
     }
 
-    /// Renames the store to a name that no file has, and returns that path. The file is not changed.
+    /// Renames the store to a name that no file has, and returns that path. Its files are not changed.
     ///
     /// # Errors
     ///
     /// [`DiskError::Io`] if the system refuses.
     pub fn set_store_aside(&self) -> Result<PathBuf, DiskError> {
-        let path = self.path.join(STORE_FILE);
+        let path = self.path.join(STORE);
         let first = path.with_added_extension("aside");
         let further = (1_u64..).map(|number| first.with_added_extension(number.to_string()));
         let mut names = std::iter::once(first.clone()).chain(further);
@@ -205,15 +230,33 @@ mod tests {
         let dir = DataDir::open(&scratch.0, 1).expect("no other process has the lock");
         let mut moved = Vec::new();
         for number in 0..3 {
-            let mut store = dir.store().expect("a new store");
-            assert!(store.is_empty().expect("the store is readable"));
+            let mut store = dir.store([7; 16]).expect("a new store");
+            assert!(store.is_empty());
             store.write(&batch([persisted(number, 10)])).expect("the write succeeds");
             drop(store);
             moved.push(dir.set_store_aside().expect("the rename succeeds"));
         }
         for (number, path) in (0..).zip(&moved) {
-            assert_eq!(Store::open(path).expect("the store is intact").all(), [persisted(number, 10)]);
+            assert_eq!(Store::reopen(path).expect("the store is intact").all(), [persisted(number, 10)]);
         }
-        assert_eq!(moved[0], scratch.0.join("records.redb.aside"));
+        assert_eq!(moved[0], scratch.0.join("records.aside"));
+    }
+
+    #[test]
+    fn the_store_of_an_earlier_version_is_refused_until_it_is_moved_away() {
+        let scratch = Scratch::new("superseded");
+        let dir = DataDir::open(&scratch.0, 1).expect("no other process has the lock");
+        let old = scratch.write("records.redb", "redb");
+        let error = dir.store([7; 16]).expect_err("there is only an old store");
+        assert!(matches!(error.fault(), StoreFault::Superseded), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("records.redb is the store of an earlier version") && text.contains("move the file away")
+        );
+        assert!(!scratch.0.join("records").exists());
+        fs::rename(&old, scratch.0.join("away")).expect("the way out");
+        drop(dir.store([7; 16]).expect("a new store"));
+        fs::rename(scratch.0.join("away"), &old).expect("it is put back");
+        dir.store([7; 16]).expect("the new store is there");
     }
 }

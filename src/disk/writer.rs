@@ -6,6 +6,7 @@
 //!
 //! * A batch is reported as durable only if it is on disk. After a failure the thread drops the store
 //!   and opens it again before the next batch, so it continues from the last complete commit.
+//! * Between two batches, the thread gives space of outdated entries back. A batch waits for one piece of that at most.
 //! * A failing disk is logged once when the failures begin and once when they end.
 //! * The thread ends, with the store closed, when the sender of its batches is dropped.
 //!   [`DiskWriter::join`] waits for that.
@@ -14,12 +15,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::thread::{self, JoinHandle};
 
 use log::{error, info};
 
-use crate::disk::store::{Store, StoreError};
+use crate::disk::store::{Cleaned, Store, StoreError};
 use crate::node::persisted::{Batch, Saved};
 
 /// The thread.
@@ -55,12 +56,14 @@ impl DiskWriter {
         let thread = thread::Builder::new().name("disk".to_owned()).spawn(move || {
             let waker = WakeOnDrop(wake); // declared first, so dropped after all that follows
             let (batches, results) = (batches, results);
-            let mut worker = Worker { store: Some(store), reopen, health: Health::Working };
-            for batch in batches {
+            let mut worker = Worker::new(store, reopen);
+            while let Some(batch) = worker.next(|| batches.try_recv(), || batches.recv().ok()) {
                 if results.send(worker.save(&batch)).is_err() {
                     return;
                 }
                 (waker.0)();
+                // Also while batches come without a pause.
+                worker.clean();
             }
         })?;
         Ok(Self { thread })
@@ -92,9 +95,11 @@ struct Worker<R> {
     store: Option<Store>,
     reopen: R,
     health: Health,
+    /// The result of the last attempt to give space back.
+    cleaning: Health,
 }
 
-/// The result of the last batch. Only a change is logged.
+/// The result of the last attempt. Only a change is logged.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Health {
     Working,
@@ -102,6 +107,47 @@ enum Health {
 }
 
 impl<R: FnMut() -> Result<Store, StoreError>> Worker<R> {
+    fn new(store: Store, reopen: R) -> Self {
+        Self { store: Some(store), reopen, health: Health::Working, cleaning: Health::Working }
+    }
+
+    /// Waits for the next batch, and gives space back meanwhile; `None` if there will be no batch.
+    fn next(
+        &mut self,
+        mut look: impl FnMut() -> Result<Arc<Batch>, TryRecvError>,
+        wait: impl FnOnce() -> Option<Arc<Batch>>,
+    ) -> Option<Arc<Batch>> {
+        loop {
+            match look() {
+                Ok(batch) => return Some(batch),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) if self.clean() == Cleaned::Nothing => return wait(),
+                Err(TryRecvError::Empty) => {}
+            }
+        }
+    }
+
+    /// Cleans one piece. If that fails, the store is dropped.
+    fn clean(&mut self) -> Cleaned {
+        // On a full disk, batches may fail until there is space again, so this does not wait for a batch that is
+        // written.
+        let Some(mut store) = self.store.take().or_else(|| (self.reopen)().ok()) else { return Cleaned::Nothing };
+        match store.clean() {
+            Ok(cleaned) => {
+                self.cleaning = Health::Working;
+                self.store = Some(store);
+                cleaned
+            }
+            Err(error) => {
+                if self.cleaning == Health::Working {
+                    error!("space not given back fault=\"{error}\"");
+                }
+                self.cleaning = Health::Failing;
+                Cleaned::Nothing
+            }
+        }
+    }
+
     fn save(&mut self, batch: &Batch) -> Saved {
         match self.write(batch) {
             Ok(()) => {
@@ -136,150 +182,24 @@ impl<R: FnMut() -> Result<Store, StoreError>> Worker<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::simulated::{Fault, SimulatedDisk};
     use crate::disk::store::tests::{batch, in_order, persisted};
     use crate::node::persisted::PersistedKey;
+    use rand::SeedableRng;
     use rand::rngs::StdRng;
-    use rand::{RngExt, SeedableRng};
     use std::collections::BTreeSet;
     use std::io::ErrorKind;
     use std::ops::Range;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::sync_channel;
-    use std::sync::{Mutex, MutexGuard};
-
-    const PAGE: usize = 4096;
 
     /// Simulated power failures after each batch, each with another subset of the writes on disk.
     const POWER_FAILURES: usize = 4;
 
-    /// A file on a disk with fault injection, and the page cache of a kernel above it: pages that
-    /// could not be written are no longer dirty, but readers still see them.
-    #[derive(Clone, Debug, Default)]
-    struct FaultyDisk(Arc<Mutex<Pages>>);
+    const SEGMENT_SIZE: u32 = 1 << 16;
 
-    #[derive(Debug, Default)]
-    struct Pages {
-        cache: Vec<u8>,
-        disk: Vec<u8>,
-        dirty: BTreeSet<usize>,
-        fault: Option<DiskFault>,
-    }
-
-    /// Fails every call of one kind after `calls_left` successful ones.
-    #[derive(Clone, Copy, Debug)]
-    struct DiskFault {
-        call: Call,
-        calls_left: usize,
-    }
-
-    #[derive(Clone, Copy, Debug, PartialEq)]
-    enum Call {
-        Write,
-        Sync,
-    }
-
-    impl Pages {
-        /// The injected error of `call`, if it must fail.
-        fn inject(&mut self, call: Call) -> io::Result<()> {
-            let Some(fault) = self.fault.as_mut().filter(|fault| fault.call == call) else {
-                return Ok(());
-            };
-            if fault.calls_left > 0 {
-                fault.calls_left -= 1;
-                return Ok(());
-            }
-            Err(match call {
-                Call::Write => ErrorKind::StorageFull.into(),
-                Call::Sync => io::Error::from_raw_os_error(5), // EIO
-            })
-        }
-
-        /// Writes the page `at` to disk.
-        fn flush(&mut self, at: usize) {
-            let end = self.cache.len().min((at + 1) * PAGE);
-            if let Some(page) = self.cache.get(at * PAGE..end) {
-                self.disk[at * PAGE..end].copy_from_slice(page);
-            }
-        }
-    }
-
-    impl FaultyDisk {
-        fn pages(&self) -> MutexGuard<'_, Pages> {
-            self.0.lock().expect("no thread panics with the lock")
-        }
-
-        fn inject(&self, fault: DiskFault) {
-            self.pages().fault = Some(fault);
-        }
-
-        /// Removes the fault; returns whether any call failed.
-        fn repair(&self) -> bool {
-            self.pages().fault.take().is_some_and(|fault| fault.calls_left == 0)
-        }
-
-        /// The disk after a crash of the process: all writes reached the kernel.
-        fn after_kill(&self) -> Self {
-            let cache = self.pages().cache.clone();
-            Self(Arc::new(Mutex::new(Pages { disk: cache.clone(), cache, ..Pages::default() })))
-        }
-
-        /// The disk after a power failure: of the pages that were not flushed, the kernel has written
-        /// a random subset.
-        fn after_power_failure(&self, rng: &mut StdRng) -> Self {
-            let pages = self.pages();
-            let mut left = Pages { cache: pages.cache.clone(), disk: pages.disk.clone(), ..Pages::default() };
-            left.disk.resize(left.cache.len(), 0);
-            for at in &pages.dirty {
-                if rng.random() {
-                    left.flush(*at);
-                }
-            }
-            left.cache.clone_from(&left.disk);
-            Self(Arc::new(Mutex::new(left)))
-        }
-    }
-
-    impl redb::StorageBackend for FaultyDisk {
-        fn len(&self) -> io::Result<u64> {
-            Ok(self.pages().cache.len() as u64)
-        }
-
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            let from = usize::try_from(offset).expect("a small file");
-            let pages = self.pages();
-            let bytes = pages.cache.get(from..from + out.len()).ok_or(ErrorKind::UnexpectedEof)?;
-            out.copy_from_slice(bytes);
-            Ok(())
-        }
-
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            let mut pages = self.pages();
-            pages.inject(Call::Write)?;
-            let len = usize::try_from(len).expect("a small file");
-            pages.cache.resize(len, 0);
-            pages.disk.resize(len, 0);
-            Ok(())
-        }
-
-        fn sync_data(&self) -> io::Result<()> {
-            let mut pages = self.pages();
-            let dirty = std::mem::take(&mut pages.dirty);
-            pages.inject(Call::Sync)?;
-            for at in dirty {
-                pages.flush(at);
-            }
-            Ok(())
-        }
-
-        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            let mut pages = self.pages();
-            pages.inject(Call::Write)?;
-            let from = usize::try_from(offset).expect("a small file");
-            let to = from + data.len();
-            pages.cache.get_mut(from..to).ok_or(ErrorKind::UnexpectedEof)?.copy_from_slice(data);
-            pages.dirty.extend(from / PAGE..to.div_ceil(PAGE));
-            Ok(())
-        }
+    fn open(disk: &SimulatedDisk) -> Result<Store, StoreError> {
+        Store::on_simulated(disk, SEGMENT_SIZE)
     }
 
     /// Starts a writer; returns it with the other ends of its channels.
@@ -294,9 +214,9 @@ mod tests {
         (writer, batches, saved)
     }
 
-    /// A writer on a faulty disk, and the results of its batches.
+    /// A writer on a simulated disk, and the results of its batches.
     struct Harness {
-        disk: FaultyDisk,
+        disk: SimulatedDisk,
         writer: DiskWriter,
         batches: SyncSender<Arc<Batch>>,
         saved: Receiver<Saved>,
@@ -309,10 +229,10 @@ mod tests {
 
     impl Harness {
         fn new(seed: u64) -> Self {
-            let disk = FaultyDisk::default();
-            let store = Store::create_on(disk.clone()).expect("a new store");
+            let disk = SimulatedDisk::default();
+            let store = open(&disk).expect("a new store");
             let same_disk = disk.clone();
-            let (writer, batches, saved) = start(store, move || Store::reopen_on(same_disk.clone()), || {});
+            let (writer, batches, saved) = start(store, move || open(&same_disk), || {});
             let rng = StdRng::seed_from_u64(seed);
             Self { disk, writer, batches, saved, durable: BTreeSet::new(), failed: Vec::new(), rng }
         }
@@ -335,8 +255,8 @@ mod tests {
         }
 
         /// Every durable record is on `disk`, and each failed batch is there completely or not at all.
-        fn verify(&self, disk: &FaultyDisk) {
-            let found = Store::reopen_on(disk.clone()).expect("the store is intact").all();
+        fn verify(&self, disk: &SimulatedDisk) {
+            let found = open(disk).expect("the store is intact").all();
             let is_present = |batch: &&Range<u64>| (*batch).clone().all(|number| found.contains(&record(number)));
             let failed = self.failed.iter().filter(is_present).flat_map(Range::clone);
             let expected: BTreeSet<u64> = self.durable.iter().copied().chain(failed).collect();
@@ -353,40 +273,63 @@ mod tests {
         persisted(number, 700)
     }
 
-    /// Injects `fault` during two batches; returns whether any call failed.
-    fn survives(fault: DiskFault) -> bool {
-        let mut harness = Harness::new(fault.calls_left as u64);
+    /// Fails every call after `calls` more during two batches; returns whether a batch failed.
+    fn survives(calls: u64, kind: ErrorKind) -> bool {
+        let mut harness = Harness::new(calls);
         assert_eq!(harness.save(0..30), Saved::Durable);
-        harness.disk.inject(fault);
+        let from = harness.disk.calls() + calls;
+        harness.disk.inject(Some(Fault { from, until: u64::MAX, kind }));
         let first = harness.save(30..60);
         let second = harness.save(60..90);
-        let failed = harness.disk.repair();
-        assert!(failed || first == Saved::Durable && second == Saved::Durable, "a batch failed without a fault");
+        harness.disk.inject(None);
         assert_eq!(harness.save(60..90), Saved::Durable, "the disk is repaired");
         assert_eq!(harness.save(90..100), Saved::Durable);
         harness.end();
-        failed
+        first == Saved::Failed || second == Saved::Failed
     }
 
-    /// Fails `call` at the first, the second, … time until a run ends before the fault occurs.
-    fn survives_a_fault_at_each(call: Call) {
-        let runs = (0..10_000).take_while(|calls_left| survives(DiskFault { call, calls_left: *calls_left })).count();
-        assert!((4..10_000).contains(&runs), "the fault occurred in {runs} runs");
-    }
-
-    #[test]
-    fn a_batch_reported_durable_survives_a_full_disk_at_any_write() {
-        survives_a_fault_at_each(Call::Write);
+    /// Fails the first, the second, … call until both batches end before the fault occurs.
+    fn survives_a_fault_at_each_call(kind: ErrorKind) {
+        let runs = (0..1_000).take_while(|calls| survives(*calls, kind)).count();
+        assert!((4..1_000).contains(&runs), "the fault occurred in {runs} runs");
     }
 
     #[test]
-    fn a_batch_reported_durable_survives_a_failure_of_any_flush() {
-        survives_a_fault_at_each(Call::Sync);
+    fn a_batch_reported_durable_survives_a_full_disk_at_any_call() {
+        survives_a_fault_at_each_call(ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn a_batch_reported_durable_survives_a_failure_of_any_call() {
+        survives_a_fault_at_each_call(ErrorKind::Other);
+    }
+
+    /// No batch has to come for that: the thread cleans before it waits for one.
+    #[test]
+    fn space_is_given_back_before_the_thread_waits_for_a_batch() {
+        let disk = SimulatedDisk::default();
+        let mut store = open(&disk).expect("a new store");
+        for _ in 0..20 {
+            store.write(&batch((0..30).map(record))).expect("the disk works");
+        }
+        assert!(disk.used() > 6 * SEGMENT_SIZE as usize, "{}", disk.used());
+        let mut worker = Worker::new(store, || unreachable!("no call fails"));
+        // Its queue is empty each time it looks, until it has cleaned all.
+        let mut looks = 0;
+        let next = worker.next(
+            || {
+                looks += 1;
+                Err(TryRecvError::Empty)
+            },
+            || None,
+        );
+        assert!(next.is_none() && looks > 6, "{looks}");
+        assert!(disk.used() < 3 * SEGMENT_SIZE as usize, "{}", disk.used());
     }
 
     #[test]
     fn the_waker_is_called_after_each_batch_and_at_the_end() {
-        let store = Store::create_on(FaultyDisk::default()).expect("a new store");
+        let store = open(&SimulatedDisk::default()).expect("a new store");
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = calls.clone();
         let wake = move || {
@@ -405,17 +348,18 @@ mod tests {
 
     #[test]
     fn a_thread_that_panics_calls_the_waker_after_it_closed_its_channels() {
-        let disk = FaultyDisk::default();
-        let store = Store::create_on(disk.clone()).expect("a new store");
+        let disk = SimulatedDisk::default();
+        let store = open(&disk).expect("a new store");
         let (wake, woken) = std::sync::mpsc::channel();
         let wake = move || wake.send(()).expect("the test receives");
         let (writer, batches, saved) = start(store, || panic!("for this test"), wake);
-        disk.inject(DiskFault { call: Call::Sync, calls_left: 0 });
-        for expected in [Ok(Saved::Failed), Err(std::sync::mpsc::RecvError)] {
-            batches.send(Arc::new(batch([persisted(1, 10)]))).expect("the thread runs");
-            woken.recv().expect("the thread calls the waker");
-            assert_eq!(saved.recv(), expected);
-        }
+        disk.inject(Some(Fault { from: 0, until: u64::MAX, kind: ErrorKind::Other }));
+        batches.send(Arc::new(batch([persisted(1, 10)]))).expect("the thread runs");
+        woken.recv().expect("the thread calls the waker");
+        assert_eq!(saved.recv(), Ok(Saved::Failed));
+        // It opens the store again before it waits for the next batch.
+        woken.recv().expect("the thread calls the waker");
+        assert!(saved.recv().is_err());
         assert!(writer.join().is_err());
     }
 }

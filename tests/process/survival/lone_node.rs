@@ -30,11 +30,15 @@ fn expect_all(home: &Home) {
 }
 
 /// The number of keys that a node killed now would find on disk.
-fn keys_on_disk(home: &Home) -> Option<u64> {
-    let copy = home.data("copy.redb");
-    fs::copy(home.data("records.redb"), &copy).expect("a node that runs has its store");
-    // A copy that was made during a write may be unreadable.
-    Store::reopen(&copy).and_then(|store| store.len()).ok()
+fn keys_on_disk(home: &Home) -> Option<usize> {
+    let (records, copy) = (home.data("records"), home.data("copy"));
+    fs::create_dir_all(&copy).expect("a directory for this test");
+    for entry in fs::read_dir(&records).expect("a node that runs has its store") {
+        let entry = entry.expect("an entry");
+        fs::copy(entry.path(), copy.join(entry.file_name())).expect("a copy");
+    }
+    // A copy that was made during a write may be refused.
+    Store::reopen(&copy).map(|store| store.len()).ok()
 }
 
 /// The node is killed as soon as a PUT is confirmed.
@@ -55,7 +59,7 @@ fn with_an_interval_a_killed_lone_node_has_every_persisted_value() {
     let mut home = Home::alone("durability = 50ms");
     home.start();
     (0..VALUES).for_each(|number| write(home.api, number));
-    eventually("all is saved of its own accord", || (keys_on_disk(&home) == Some(u64::from(VALUES))).then_some(()));
+    eventually("all is saved of its own accord", || (keys_on_disk(&home) == Some(usize::from(VALUES))).then_some(()));
     home.kill();
     home.start();
     expect_all(&home);
@@ -87,8 +91,9 @@ fn with_durability_none_a_restart_begins_empty_and_moves_the_old_store_aside() {
         assert_eq!(client.get(name(0)).as_deref(), Some(&b"for now"[..]));
         home.stop();
     }
-    assert!(!home.data("records.redb.aside.1").exists(), "only what holds something is moved");
-    fs::rename(home.data("records.redb.aside"), home.data("records.redb")).expect("it was moved aside");
+    assert!(!home.data("records.aside.1").exists(), "only what holds something is moved");
+    fs::remove_dir_all(home.data("records")).expect("it has contacts at most");
+    fs::rename(home.data("records.aside"), home.data("records")).expect("it was moved aside");
     home.configure("durability = always");
     home.start();
     expect_all(&home);

@@ -1,0 +1,89 @@
+//! What is in a store: the current entries of the log, and how much space they take.
+
+use std::collections::BTreeMap;
+
+use crate::disk::index::{Fingerprint, Index, Place};
+
+/// An entry that changes the content of the store.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change {
+    State(Fingerprint, Place),
+    Removal(Fingerprint, Place),
+    Contacts(Place),
+}
+
+impl Change {
+    /// The place of the entry.
+    pub(super) fn place(&self) -> Place {
+        match *self {
+            Self::State(_, place) | Self::Removal(_, place) | Self::Contacts(place) => place,
+        }
+    }
+
+    /// The same change by an entry at another place.
+    pub(super) fn moved_to(self, place: Place) -> Self {
+        match self {
+            Self::State(key, _) => Self::State(key, place),
+            Self::Removal(key, _) => Self::Removal(key, place),
+            Self::Contacts(_) => Self::Contacts(place),
+        }
+    }
+}
+
+/// The current entries.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) index: Index,
+    pub(super) contacts: Option<Place>,
+    /// Bytes of the current entries in each segment that has any.
+    live: BTreeMap<u32, u64>,
+    live_bytes: u64,
+}
+
+impl Contents {
+    /// Bytes of all current entries.
+    pub(super) fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    /// Whether the segment has current entries.
+    pub(super) fn is_live(&self, segment: u32) -> bool {
+        self.live.contains_key(&segment)
+    }
+
+    /// Whether `change` has made the current entry, or the removal, of what it is about.
+    pub(super) fn is_current(&self, change: Change) -> bool {
+        match change {
+            Change::State(key, place) => self.index.find(key) == Some(place),
+            Change::Removal(key, _) => self.index.find(key).is_none(),
+            Change::Contacts(place) => self.contacts == Some(place),
+        }
+    }
+
+    /// Applies changes in their order.
+    pub(super) fn apply_all(&mut self, changes: &[Change]) {
+        for change in changes {
+            self.apply(*change);
+        }
+    }
+
+    fn apply(&mut self, change: Change) {
+        let (old, new) = match change {
+            Change::State(key, place) => (self.index.insert(key, place), Some(place)),
+            Change::Removal(key, _) => (self.index.remove(key), None),
+            Change::Contacts(place) => (self.contacts.replace(place), Some(place)),
+        };
+        if let Some(Place { at, size }) = new {
+            *self.live.entry(at.segment).or_default() += u64::from(size);
+            self.live_bytes += u64::from(size);
+        }
+        if let Some(Place { at, size }) = old {
+            let live = self.live.get_mut(&at.segment).expect("the segment of a current entry");
+            *live -= u64::from(size);
+            if *live == 0 {
+                self.live.remove(&at.segment);
+            }
+            self.live_bytes -= u64::from(size);
+        }
+    }
+}

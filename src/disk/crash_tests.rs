@@ -1,0 +1,291 @@
+//! Random histories of a store on a simulated disk that crashes, fails or is full, against a model of what was
+//! written.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::disk::simulated::{Fault, SimulatedDisk};
+use crate::disk::store::tests::{batch, in_order, persisted};
+use crate::disk::store::{Cleaned, Store};
+use crate::node::persisted::{Batch, PersistedKey};
+use crate::record::Version;
+
+/// A small segment: it has room for about ten entries.
+const SEGMENT_SIZE: u32 = 2_048;
+
+/// Keys of a history.
+const KEYS: u64 = 24;
+
+/// Steps of a history.
+const STEPS: u64 = 40;
+
+/// What a store may contain: the number of each key, and which batch wrote it.
+type Content = BTreeMap<u64, u64>;
+
+/// The key `number` as the batch `number_of_batch` writes it.
+fn state(number: u64, number_of_batch: u64) -> PersistedKey {
+    let size = usize::try_from((number * 37 + number_of_batch * 101) % 400 + 1).expect("a small number");
+    let mut state = persisted(number, size);
+    if let Some(record) = &mut state.record {
+        record.record.version = Version::from_bits(number_of_batch);
+    }
+    state
+}
+
+fn removal(number: u64) -> PersistedKey {
+    PersistedKey { record: None, tombstone: None, ..persisted(number, 1) }
+}
+
+fn keys_of(content: &Content) -> Vec<PersistedKey> {
+    in_order(content.iter().map(|(number, batch)| state(*number, *batch)))
+}
+
+/// A store, and all contents that it may have.
+struct History {
+    disk: SimulatedDisk,
+    store: Option<Store>,
+    possible: Vec<Content>,
+    rng: StdRng,
+    /// Whether a call failed.
+    has_failed: bool,
+}
+
+impl History {
+    fn new(seed: u64, fault: Option<Fault>) -> Self {
+        let disk = SimulatedDisk::default();
+        disk.inject(fault);
+        let possible = vec![Content::new()];
+        Self { disk, store: None, possible, rng: StdRng::seed_from_u64(seed), has_failed: false }
+    }
+
+    /// Runs all steps, or to the first failure if `ends_at_failure`.
+    fn run(mut self, ends_at_failure: bool) -> Self {
+        for number in 0..STEPS {
+            self.step(number);
+            if self.has_failed && ends_at_failure {
+                break;
+            }
+        }
+        self
+    }
+
+    fn step(&mut self, number: u64) {
+        let choice = self.rng.random_range(0..20);
+        let count = if number % 7 == 3 { 20 } else { self.rng.random_range(1..6) };
+        let keys: BTreeMap<u64, bool> =
+            (0..count).map(|_| (self.rng.random_range(0..KEYS), self.rng.random_bool(0.25))).collect();
+        if self.store.is_none() {
+            match Store::on_simulated(&self.disk, SEGMENT_SIZE) {
+                Ok(store) => {
+                    let Ok(found) = store.keys().collect::<Result<Vec<_>, _>>() else {
+                        store.kill();
+                        return self.has_failed = true;
+                    };
+                    self.possible = vec![self.expect_possible(&in_order(found))];
+                    self.store = Some(store);
+                }
+                Err(_) => return self.has_failed = true,
+            }
+        }
+        let mut store = self.store.take().expect("it was opened");
+        match choice {
+            0 => drop(store),
+            1 => store.kill(),
+            2..6 => match store.clean() {
+                Ok(_) => self.store = Some(store),
+                Err(_) => self.has_failed = true,
+            },
+            _ => self.write(store, number, &keys),
+        }
+    }
+
+    /// Writes the state or the removal of each of `keys`.
+    fn write(&mut self, mut store: Store, number: u64, keys: &BTreeMap<u64, bool>) {
+        let states = keys.iter().map(|(key, removed)| if *removed { removal(*key) } else { state(*key, number) });
+        let written = store.write(&Batch { contacts: number.is_multiple_of(5).then(Vec::new), ..batch(states) });
+        let before = std::mem::take(&mut self.possible);
+        for content in &before {
+            let mut after = content.clone();
+            for (key, removed) in keys {
+                if *removed {
+                    after.remove(key)
+                } else {
+                    after.insert(*key, number)
+                };
+            }
+            self.possible.push(after);
+        }
+        if written.is_ok() {
+            self.store = Some(store);
+        } else {
+            self.has_failed = true;
+            self.possible.extend(before);
+            self.possible.sort();
+            self.possible.dedup();
+        }
+    }
+
+    /// The content with the keys `found`, which must be a possible one.
+    fn expect_possible(&self, found: &[PersistedKey]) -> Content {
+        let content = self.possible.iter().find(|content| keys_of(content) == found);
+        content.unwrap_or_else(|| panic!("{} keys, none of {} contents", found.len(), self.possible.len())).clone()
+    }
+
+    /// Expects a possible content on `disk`, which stays the same after more crashes, and can be changed.
+    fn expect_recovery(&self, disk: &SimulatedDisk, rng: &mut StdRng) {
+        let store = Store::on_simulated(disk, SEGMENT_SIZE).expect("the store is intact");
+        let content = self.expect_possible(&store.all());
+        store.kill();
+        let again = disk.after_power_failure(rng);
+        let mut store = Store::on_simulated(&again, SEGMENT_SIZE).expect("the store is intact");
+        assert_eq!(store.all(), keys_of(&content), "what was found is decided");
+        let next = in_order([state(0, 1_000), state(KEYS, 1_000)]);
+        store.write(&batch(next)).expect("the disk works");
+        store.clean_all();
+        store.kill();
+        let mut expected = content;
+        expected.extend([(0, 1_000), (KEYS, 1_000)]);
+        let last = again.after_power_failure(rng);
+        assert_eq!(Store::on_simulated(&last, SEGMENT_SIZE).expect("the store is intact").all(), keys_of(&expected));
+    }
+}
+
+/// A crash at each call of a history, with several outcomes each; returns the number of crashes.
+fn crash_everywhere(seed: u64) -> u64 {
+    let calls = History::new(seed, None).run(true).disk.calls();
+    for from in 0..calls {
+        let history = History::new(seed, Some(Fault { from, until: u64::MAX, kind: ErrorKind::Other })).run(true);
+        history.disk.inject(None);
+        let mut rng = StdRng::seed_from_u64(seed << 32 | from);
+        history.expect_recovery(&history.disk.after_kill(), &mut rng);
+        for _ in 0..3 {
+            history.expect_recovery(&history.disk.after_power_failure(&mut rng), &mut rng);
+        }
+    }
+    calls
+}
+
+#[test]
+fn a_crash_at_any_call_loses_nothing_that_was_written() {
+    let crashes = crash_everywhere(1) + crash_everywhere(2);
+    assert!(crashes > 500, "{crashes}");
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn ten_thousand_crashes_lose_nothing_that_was_written() {
+    let mut crashes = 0;
+    for seed in 100.. {
+        crashes += crash_everywhere(seed);
+        if crashes > 10_000 {
+            return;
+        }
+    }
+}
+
+/// Calls of `kind` fail once, or several times in a row, at each place of a history.
+fn fail_everywhere(seed: u64, kind: ErrorKind, times: u64) {
+    let calls = History::new(seed, None).run(false).disk.calls();
+    let mut failed = 0;
+    for from in 0..calls {
+        let history = History::new(seed, Some(Fault { from, until: from + times, kind })).run(false);
+        failed += u64::from(history.has_failed);
+        history.disk.inject(None);
+        let mut rng = StdRng::seed_from_u64(seed << 32 | from);
+        history.expect_recovery(&history.disk.after_kill(), &mut rng);
+        history.expect_recovery(&history.disk.after_power_failure(&mut rng), &mut rng);
+    }
+    assert!(failed > calls / 2, "{failed} of {calls}");
+}
+
+#[test]
+fn a_failure_of_any_call_loses_nothing_that_was_written() {
+    fail_everywhere(3, ErrorKind::Other, 1);
+    fail_everywhere(4, ErrorKind::Other, 7);
+}
+
+#[test]
+fn a_full_disk_at_any_call_loses_nothing_that_was_written() {
+    fail_everywhere(5, ErrorKind::StorageFull, 1);
+    fail_everywhere(6, ErrorKind::StorageFull, 7);
+}
+
+/// The store that a test of space fills.
+fn filled(disk: &SimulatedDisk) -> Store {
+    let mut store = Store::on_simulated(disk, SEGMENT_SIZE).expect("a new store");
+    for round in 0..4 {
+        for number in 0..KEYS {
+            store.write(&batch([state(number, round)])).expect("the disk has room");
+        }
+    }
+    store
+}
+
+#[test]
+fn cleaning_works_on_a_full_disk_and_makes_room_for_batches() {
+    let disk = SimulatedDisk::default();
+    let mut store = filled(&disk);
+    disk.set_capacity(disk.used() + 10);
+    store.write(&batch((0..8).map(|number| state(number, 9)))).expect_err("the disk is full");
+    store.kill();
+    let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("the store is intact");
+    store.clean_all();
+    store.write(&batch((0..8).map(|number| state(number, 9)))).expect("there is room");
+    let content = (0..KEYS).map(|number| state(number, if number < 8 { 9 } else { 3 }));
+    assert_eq!(store.all(), in_order(content));
+}
+
+/// Also while batches come without a pause, each with one piece of cleaning after it.
+#[test]
+fn the_bytes_on_disk_are_bounded_by_the_current_entries() {
+    let keys = 600;
+    for pattern in 0..4 {
+        let disk = SimulatedDisk::default();
+        let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store");
+        let mut rng = StdRng::seed_from_u64(pattern);
+        for step in 0..6_000 {
+            let number = match pattern {
+                0 => step % keys,
+                1 => rng.random_range(0..keys),
+                2 => rng.random_range(0..keys).min(rng.random_range(0..keys)),
+                _ if step < keys => step,
+                _ => keys / 2 + rng.random_range(0..keys / 8), // the older segments stay current
+            };
+            let change = if step % 11 == 0 && pattern == 1 { removal(number) } else { state(number, step) };
+            store.write(&batch([change])).expect("the disk works");
+            store.clean().expect("the disk works");
+            let (used, live) = (disk.used() as u64, store.live_bytes());
+            let bound = live * 22 / 10 + 2 * u64::from(SEGMENT_SIZE);
+            assert!(used <= bound, "pattern {pattern}, step {step}: {used} bytes on disk, {live} current");
+        }
+        for number in 0..keys {
+            store.write(&batch([removal(number)])).expect("the disk works");
+            store.clean().expect("the disk works");
+        }
+        store.clean_all();
+        assert!(store.is_empty());
+        let used = (disk.used() - disk.content("records/state").len()) as u64;
+        assert!(used <= 2 * u64::from(SEGMENT_SIZE), "{used}");
+        assert_eq!(store.clean().expect("the disk works"), Cleaned::Nothing);
+    }
+}
+
+#[test]
+fn nothing_is_written_while_nothing_changes() {
+    let disk = SimulatedDisk::default();
+    let mut store = filled(&disk);
+    store.clean_all();
+    let calls = disk.calls();
+    assert_eq!(store.clean().expect("the disk works"), Cleaned::Nothing);
+    store.write(&Batch::default()).expect("the disk works");
+    assert_eq!(disk.calls(), calls);
+    drop(store);
+    let before = disk.used();
+    for _ in 0..10 {
+        Store::on_simulated(&disk, SEGMENT_SIZE).expect("the store is intact").kill();
+    }
+    assert_eq!(disk.used(), before);
+}

@@ -1,0 +1,244 @@
+//! A store whose files were cut, changed, removed, exchanged or replaced: it is refused with the right words, or all
+//! of it is read correctly. Each variant follows from a seed and its number.
+
+use std::collections::BTreeMap;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::disk::files::Files;
+use crate::disk::replay;
+use crate::disk::segment::sequence_of;
+use crate::disk::simulated::SimulatedDisk;
+use crate::disk::store::tests::{batch, in_order, persisted};
+use crate::disk::store::{Store, StoreError, StoreFault};
+use crate::node::persisted::PersistedKey;
+
+const SEGMENT_SIZE: u32 = 4_096;
+const KEYS: u64 = 60;
+const BATCHES: u64 = 250;
+
+/// The kinds of damage, and what a refusal may say.
+const KINDS: [(Kind, &[&str]); 9] = [
+    (Kind::Cut, &["was cut", "is damaged at offset"]),
+    (Kind::Flipped, &["is damaged at offset"]),
+    (Kind::Zeroed, &["is damaged at offset", "is newer than", "is missing"]),
+    (Kind::Missing, &["is missing"]),
+    (Kind::Swapped, &["under a wrong name"]),
+    (Kind::Duplicated, &["under a wrong name"]),
+    (Kind::Foreign, &["belongs to another store"]),
+    (Kind::Stale, &["was cut", "is damaged at offset"]),
+    (Kind::PutBack, &["is stale", "is newer than", "is missing", "was cut", "is damaged at offset"]),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Cut,
+    Flipped,
+    Zeroed,
+    Missing,
+    Swapped,
+    Duplicated,
+    Foreign,
+    Stale,
+    PutBack,
+}
+
+/// A disk with a store, files of earlier moments and of another store, and the keys that are stored.
+struct Original {
+    disk: SimulatedDisk,
+    foreign: SimulatedDisk,
+    /// The store at earlier moments.
+    earlier: Vec<SimulatedDisk>,
+    keys: Vec<PersistedKey>,
+}
+
+/// How the original was left.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Closed,
+    Killed,
+}
+
+/// Writes the history of a store; returns it at every tenth batch too.
+fn history(disk: &SimulatedDisk, seed: u64) -> (Store, Vec<SimulatedDisk>, Vec<PersistedKey>) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut store = Store::on_simulated(disk, SEGMENT_SIZE).expect("a new store");
+    let (mut keys, mut earlier) = (BTreeMap::new(), Vec::new());
+    for number in 0..BATCHES {
+        let changes: BTreeMap<u64, PersistedKey> = (0..rng.random_range(1..8))
+            .map(|_| {
+                let key = rng.random_range(0..KEYS);
+                let mut state = persisted(key, rng.random_range(1..300));
+                if let Some(record) = &mut state.record {
+                    record.record.version = crate::record::Version::from_bits(number);
+                }
+                if rng.random_bool(0.2) {
+                    state = PersistedKey { record: None, tombstone: None, ..state };
+                }
+                (key, state)
+            })
+            .collect();
+        store.write(&batch(changes.values().cloned())).expect("the disk works");
+        store.clean().expect("the disk works");
+        keys.extend(changes);
+        if number % 10 == 0 {
+            earlier.push(disk.after_kill());
+        }
+    }
+    (store, earlier, in_order(keys.into_values().filter(|key| key.record.is_some())))
+}
+
+impl Original {
+    fn new(end: End) -> Self {
+        let (disk, foreign) = (SimulatedDisk::default(), SimulatedDisk::default());
+        replay::create(&foreign, "records", [8; 16]).expect("the disk works");
+        let _ = history(&foreign, 2);
+        let (store, earlier, keys) = history(&disk, 1);
+        match end {
+            End::Closed => drop(store),
+            End::Killed => store.kill(),
+        }
+        Self { disk, foreign, earlier, keys }
+    }
+
+    /// Paths of the segments, and of `state` if that is wanted too.
+    fn paths(disk: &SimulatedDisk, with_state: bool) -> Vec<String> {
+        let names = disk.list("records").expect("the disk works").into_iter().map(|(name, _)| name);
+        let names = names.filter(|name| sequence_of(name).is_some() || with_state && name == "state");
+        names.map(|name| format!("records/{name}")).collect()
+    }
+
+    /// The disk with the damage number `variant`.
+    fn damaged(&self, variant: u64) -> SimulatedDisk {
+        let mut rng = StdRng::seed_from_u64(variant);
+        let (kind, _) = kind_of(variant);
+        let disk = self.disk.after_kill();
+        let paths = Self::paths(&disk, matches!(kind, Kind::Cut | Kind::Flipped | Kind::Zeroed | Kind::Missing));
+        let [here, there] = [(); 2].map(|()| paths[rng.random_range(0..paths.len())].clone());
+        let mut content = disk.content(&here);
+        let at = rng.random_range(0..content.len());
+        let earlier = &self.earlier[rng.random_range(0..self.earlier.len())];
+        match kind {
+            Kind::Cut => disk.set_content(&here, &content[..at]),
+            Kind::Flipped => {
+                content[at] ^= 1 << rng.random_range(0..8);
+                disk.set_content(&here, &content);
+            }
+            Kind::Zeroed => {
+                let end = content.len().min(at + rng.random_range(1..600));
+                content[at..end].fill(0);
+                disk.set_content(&here, &content);
+            }
+            Kind::Missing => disk.remove(&here).expect("the disk works"),
+            Kind::Swapped => {
+                disk.set_content(&here, &disk.content(&there));
+                disk.set_content(&there, &content);
+            }
+            Kind::Duplicated => {
+                let last = paths.last().expect("a segment").trim_start_matches("records/").trim_end_matches(".log");
+                let next: u32 = last.parse::<u32>().expect("a number") + 1;
+                let copy = if rng.random() { format!("records/{next:08}.log") } else { there };
+                disk.set_content(&copy, &content);
+            }
+            Kind::Foreign => {
+                let foreign = Self::paths(&self.foreign, false);
+                let of = if foreign.contains(&here) { &here } else { &foreign[rng.random_range(0..foreign.len())] };
+                disk.set_content(&here, &self.foreign.content(of));
+            }
+            Kind::Stale => {
+                // Segments that have grown since.
+                let of = |earlier: &SimulatedDisk| {
+                    let paths = Self::paths(earlier, false).into_iter();
+                    paths.map(|path| (earlier.content(&path), path)).collect::<Vec<_>>()
+                };
+                let mut stale: Vec<_> = self.earlier.iter().flat_map(of).collect();
+                stale.retain(|(content, path)| paths.contains(path) && disk.content(path) != *content);
+                let (content, path) = &stale[rng.random_range(0..stale.len())];
+                disk.set_content(path, content);
+            }
+            Kind::PutBack => {
+                let all = Self::paths(earlier, true);
+                let path = &all[rng.random_range(0..all.len())];
+                disk.set_content(path, &earlier.content(path));
+            }
+        }
+        disk
+    }
+}
+
+fn kind_of(variant: u64) -> (Kind, &'static [&'static str]) {
+    KINDS[usize::try_from(variant).expect("few variants") % KINDS.len()]
+}
+
+fn read(disk: &SimulatedDisk) -> Result<Vec<PersistedKey>, StoreError> {
+    let store = Store::on_simulated(disk, SEGMENT_SIZE)?;
+    store.contacts()?;
+    store.keys().collect::<Result<_, _>>().map(|keys: Vec<_>| in_order(keys))
+}
+
+/// Expects that the store with this damage is refused with the right words, or correct; returns whether it is refused.
+fn expect_refused_or_correct(original: &Original, variant: u64) -> bool {
+    let disk = original.damaged(variant);
+    let (kind, words) = kind_of(variant);
+    // The refused attempt changes nothing: a second start does not accept what the first refused.
+    for _ in 0..2 {
+        match read(&disk) {
+            Ok(keys) => {
+                assert!(keys == original.keys, "variant {variant} {kind:?}: {} keys", keys.len());
+                return false;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                assert!(error.fault().is_damage(), "variant {variant} {kind:?}: {text}");
+                assert!(words.iter().any(|words| text.contains(words)), "variant {variant} {kind:?}: {text}");
+                assert!(text.contains("records/") && text.contains("move the directory records away"), "{text}");
+            }
+        }
+    }
+    true
+}
+
+fn expect_of_all(variants: std::ops::Range<u64>) {
+    for end in [End::Closed, End::Killed] {
+        let original = Original::new(end);
+        assert!(Original::paths(&original.disk, false).len() > 4, "several segments");
+        let mut refused = BTreeMap::new();
+        for variant in variants.clone() {
+            *refused.entry(kind_of(variant).0).or_insert(0) += u64::from(expect_refused_or_correct(&original, variant));
+        }
+        println!("{end:?}: {refused:?}"); // for --nocapture
+        let of_each = (variants.end - variants.start) / KINDS.len() as u64;
+        for (kind, refused) in refused {
+            assert!(refused > of_each / 3, "{end:?} {kind:?}: {refused} of {of_each} refused");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_store_is_refused_with_the_right_words_or_read_correctly() {
+    expect_of_all(0..504);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn five_thousand_damaged_stores_are_refused_or_read_correctly() {
+    expect_of_all(10_000..15_000);
+}
+
+/// A file of a later version of this program.
+#[test]
+fn another_format_is_refused() {
+    for file in ["records/00000001.log", "records/state"] {
+        let disk = SimulatedDisk::default();
+        drop(Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store"));
+        let mut content = disk.content(file);
+        content[11] += 1;
+        let covered = if file.ends_with("log") { 40 } else { 48 };
+        let crc = crc32fast::hash(&content[..covered]);
+        content[covered..covered + 4].copy_from_slice(&crc.to_be_bytes());
+        disk.set_content(file, &content);
+        let error = read(&disk).expect_err("another format");
+        assert!(matches!(error.fault(), StoreFault::Format { found: 3, .. }), "{error}");
+    }
+}

@@ -1,0 +1,161 @@
+//! The file operations of the store, behind one trait, so that tests run the store on a simulated disk.
+//!
+//! A path is relative to the data directory: `records` or `records/00000001.log`.
+
+use std::fmt::Debug;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+use crate::disk::owner_only;
+
+/// Operations on the names of a data directory. A change of names is on disk only after
+/// [`Files::sync_directory`].
+pub(super) trait Files: Debug + Send {
+    /// Whether something has the name `path`.
+    fn exists(&self, path: &str) -> io::Result<bool>;
+
+    /// Creates a directory.
+    fn create_directory(&self, path: &str) -> io::Result<()>;
+
+    /// Removes a directory and everything in it.
+    fn remove_directory(&self, path: &str) -> io::Result<()>;
+
+    /// The names in a directory, and the length of each file.
+    fn list(&self, directory: &str) -> io::Result<Vec<(String, u64)>>;
+
+    /// Creates an empty file, or makes an existing one empty.
+    fn create(&self, path: &str) -> io::Result<Box<dyn OpenFile>>;
+
+    /// Opens a file that exists.
+    fn open(&self, path: &str) -> io::Result<Box<dyn OpenFile>>;
+
+    /// Removes a file.
+    fn remove(&self, path: &str) -> io::Result<()>;
+
+    /// Renames a file or a directory, in one step.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Waits until the names in a directory are on disk. The data directory itself is "".
+    fn sync_directory(&self, directory: &str) -> io::Result<()>;
+}
+
+/// Operations on the content of a file. What is written is on disk only after [`OpenFile::sync`].
+pub(super) trait OpenFile: Debug + Send {
+    /// The length of the file.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Reads exactly the bytes at `offset`.
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset`. After an error some of them may be written.
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Waits until the content is on disk.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Takes up `bytes` on the disk.
+    fn occupy(&self, bytes: u64) -> io::Result<()>;
+}
+
+/// The files of the system, below a data directory.
+#[derive(Debug)]
+pub(super) struct SystemFiles(pub(super) PathBuf);
+
+impl SystemFiles {
+    fn at(&self, path: &str) -> PathBuf {
+        if path.is_empty() { self.0.clone() } else { self.0.join(path) }
+    }
+}
+
+impl Files for SystemFiles {
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.at(path).try_exists()
+    }
+
+    fn create_directory(&self, path: &str) -> io::Result<()> {
+        DirBuilder::new().mode(0o700).create(self.at(path))
+    }
+
+    fn remove_directory(&self, path: &str) -> io::Result<()> {
+        fs::remove_dir_all(self.at(path))
+    }
+
+    fn list(&self, directory: &str) -> io::Result<Vec<(String, u64)>> {
+        let entries = fs::read_dir(self.at(directory))?.map(|entry| {
+            let entry = entry?;
+            Ok((entry.file_name().to_string_lossy().into_owned(), entry.metadata()?.len()))
+        });
+        entries.collect()
+    }
+
+    fn create(&self, path: &str) -> io::Result<Box<dyn OpenFile>> {
+        Ok(Box::new(owner_only().truncate(true).open(self.at(path))?))
+    }
+
+    fn open(&self, path: &str) -> io::Result<Box<dyn OpenFile>> {
+        Ok(Box::new(owner_only().create(false).open(self.at(path))?))
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(self.at(path))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.at(from), self.at(to))
+    }
+
+    fn sync_directory(&self, directory: &str) -> io::Result<()> {
+        File::open(self.at(directory))?.sync_all()
+    }
+}
+
+impl OpenFile for File {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(out, offset)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn occupy(&self, bytes: u64) -> io::Result<()> {
+        match fallocate(self, FallocateFlags::empty(), 0, bytes) {
+            // Not every file system can do it.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => occupy_with_zeros(self, bytes),
+            other => Ok(other?),
+        }
+    }
+}
+
+/// Takes up `bytes` on a file system that cannot allocate them without data.
+fn occupy_with_zeros(file: &File, bytes: u64) -> io::Result<()> {
+    let zeros = [0; 1 << 12];
+    for offset in (0..bytes).step_by(zeros.len()) {
+        file.write_all_at(&zeros, offset)?;
+    }
+    Ok(())
+}
+
+/// Whether the error says that the disk is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+/// The data directory of the store at `path`, and the name of the store in it.
+pub(super) fn split(path: &Path) -> io::Result<(PathBuf, String)> {
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or(ErrorKind::InvalidInput)?;
+    Ok((path.parent().unwrap_or(Path::new("")).to_owned(), name.to_owned()))
+}

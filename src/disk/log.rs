@@ -1,0 +1,289 @@
+//! The log of a store: segments in a directory, of which the newest one receives entries.
+//!
+//! Guarantees:
+//!
+//! * A segment is on disk before the next one is created. The header of the next one says where it ends.
+//! * The file `state` names a segment only after the segment's header and its name are on disk, and the segment
+//!   receives entries only after that. A segment that `state` does not name does not count.
+//! * One segment of space is reserved from the second segment on. Batches cannot use it, only cleaning and the
+//!   repair of the log at the start, so that these work on a full disk.
+//!
+//! After an error the log must be opened again.
+
+use std::collections::VecDeque;
+use std::io;
+
+use crate::disk::files::{Files, OpenFile, is_full};
+use crate::disk::index::Place;
+use crate::disk::segment::{Entries, HEADER_SIZE, Header, Kind, Mark, Position, StoreId, begin_entry, name_of, seal};
+use crate::disk::state::{State, StateFile};
+
+/// The file that reserves space.
+pub(super) const SPARE_FILE: &str = "spare";
+
+/// Bytes that are collected for one write. A batch of small records needs one write.
+const WRITE_SIZE: usize = 1 << 20;
+
+/// A segment of the log.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) salt: u32,
+    /// Where its last entry ends.
+    pub(super) end: u32,
+    /// The length of its file, which is more if a write was interrupted.
+    pub(super) length: u64,
+}
+
+/// Which space a write may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Space {
+    /// What is free beside the reserve.
+    Free,
+    /// The reserve too.
+    Reserve,
+}
+
+/// The segments, and the one that receives entries.
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) files: Box<dyn Files>,
+    /// The name of the directory.
+    pub(super) name: String,
+    pub(super) store: StoreId,
+    pub(super) segment_size: u32,
+    /// From the oldest to the newest.
+    pub(super) segments: VecDeque<Segment>,
+    /// The number of the oldest segment.
+    pub(super) oldest: u32,
+    /// The newest segment.
+    pub(super) file: Box<dyn OpenFile>,
+    /// How much of the newest segment is on disk.
+    pub(super) synced: u32,
+    pub(super) state: StateFile,
+    /// Whether the newest segment may hold the rest of an interrupted write, so that nothing may be appended.
+    pub(super) is_newest_closed: bool,
+    /// Whether batches that may not be on disk are being written again. They go to one new segment, whatever its
+    /// size, which counts when all of them are on disk.
+    pub(super) is_rewriting: bool,
+    pub(super) has_spare: bool,
+    pub(super) space: Space,
+    /// Entries for the end of the newest segment.
+    pub(super) buffer: Vec<u8>,
+    /// Where the current batch began.
+    pub(super) begin: Position,
+}
+
+impl Log {
+    /// The path of a file.
+    pub(super) fn path_of(&self, file: &str) -> String {
+        format!("{}/{file}", self.name)
+    }
+
+    /// The number of the newest segment.
+    pub(super) fn newest(&self) -> u32 {
+        self.oldest + u32::try_from(self.segments.len()).expect("few segments") - 1
+    }
+
+    pub(super) fn segment(&self, sequence: u32) -> &Segment {
+        &self.segments[(sequence - self.oldest) as usize]
+    }
+
+    fn newest_segment(&mut self) -> &mut Segment {
+        self.segments.back_mut().expect("there is always a newest segment")
+    }
+
+    /// The bytes of all segments.
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.length).sum()
+    }
+
+    /// The entries of a segment.
+    pub(super) fn entries(&self, sequence: u32) -> io::Result<Entries> {
+        let Segment { salt, end, .. } = *self.segment(sequence);
+        let file = self.files.open(&self.path_of(&name_of(sequence)))?;
+        Ok(Entries::new(file, salt, HEADER_SIZE, end))
+    }
+
+    /// The entry at `place`.
+    pub(super) fn entry(&self, place: Place) -> io::Result<Entries> {
+        let Position { segment, offset } = place.at;
+        let file = self.files.open(&self.path_of(&name_of(segment)))?;
+        Ok(Entries::new(file, self.segment(segment).salt, offset, offset + place.size))
+    }
+
+    /// Begins a batch, which may use `space`.
+    pub(super) fn begin(&mut self, space: Space) -> io::Result<()> {
+        self.state.repeat(&self.state_now())?;
+        if space == Space::Free && self.segments.len() > 1 {
+            self.reserve()?;
+        }
+        self.space = space;
+        self.buffer.clear();
+        self.begin = Position { segment: self.newest(), offset: self.segment(self.newest()).end };
+        Ok(())
+    }
+
+    /// Begins to write batches again that may not be on disk. [`Log::sync`] ends this.
+    pub(super) fn begin_rewrite(&mut self) -> io::Result<()> {
+        self.is_newest_closed = true;
+        self.begin(Space::Reserve)?;
+        self.is_rewriting = true;
+        Ok(())
+    }
+
+    /// Adds an entry to the batch.
+    pub(super) fn push(&mut self, kind: Kind, write: impl FnOnce(&mut Vec<u8>)) -> io::Result<Place> {
+        let mut begin = self.buffer.len();
+        begin_entry(kind, &mut self.buffer, write);
+        let size = count(self.buffer.len() - begin);
+        let offset = self.newest_segment().end + count(begin);
+        let is_full = offset > HEADER_SIZE && offset + size > self.segment_size;
+        if is_full && !self.is_rewriting || self.is_newest_closed {
+            let entry = self.buffer.split_off(begin);
+            self.flush()?;
+            self.roll()?;
+            self.buffer = entry;
+            begin = 0;
+        }
+        let Segment { salt, end, .. } = *self.newest_segment();
+        let offset = end + count(begin);
+        seal(&mut self.buffer[begin..], salt, offset);
+        if self.buffer.len() >= WRITE_SIZE {
+            self.flush()?;
+        }
+        Ok(Place { at: Position { segment: self.newest(), offset }, size })
+    }
+
+    /// Ends the batch. It is on disk after [`Log::sync`].
+    pub(super) fn commit(&mut self) -> io::Result<()> {
+        let (begin, synced) = (self.begin, Position { segment: self.newest(), offset: self.synced });
+        self.push(Kind::Mark, |out| Mark { begin, synced }.write(out))?;
+        self.flush()
+    }
+
+    /// Waits until all that was written is on disk.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        let end = self.newest_segment().end;
+        if self.synced == end {
+            return Ok(());
+        }
+        self.file.sync()?;
+        self.synced = end;
+        let state = self.state_now();
+        if std::mem::take(&mut self.is_rewriting) {
+            return self.state.write_segments(&state);
+        }
+        self.state.write_progress(&state)
+    }
+
+    fn state_now(&self) -> State {
+        State {
+            store: self.store,
+            oldest: self.oldest,
+            synced: Position { segment: self.newest(), offset: self.synced },
+        }
+    }
+
+    /// Writes what was collected.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let offset = u64::from(self.newest_segment().end);
+        self.with_reserve(|log| log.file.write(offset, &log.buffer))?;
+        let written = count(self.buffer.len());
+        self.buffer.clear();
+        let newest = self.newest_segment();
+        newest.end += written;
+        newest.length = newest.end.into();
+        Ok(())
+    }
+
+    /// Creates the next segment.
+    fn roll(&mut self) -> io::Result<()> {
+        self.sync()?;
+        let header = Header {
+            sequence: self.newest() + 1,
+            store: self.store,
+            previous_end: self.newest_segment().end,
+            is_rewrite: self.is_rewriting,
+        };
+        self.file = self.with_reserve(|log| log.create(&header))?;
+        let synced = Position { segment: header.sequence, offset: HEADER_SIZE };
+        if !self.is_rewriting {
+            self.state.write_segments(&State { synced, ..self.state_now() })?;
+        }
+        self.segments.push_back(Segment { salt: header.salt(), end: HEADER_SIZE, length: HEADER_SIZE.into() });
+        (self.synced, self.is_newest_closed) = (HEADER_SIZE, false);
+        Ok(())
+    }
+
+    /// Creates a segment; its header and its name are on disk afterwards.
+    fn create(&mut self, header: &Header) -> io::Result<Box<dyn OpenFile>> {
+        let path = self.path_of(&name_of(header.sequence));
+        if self.files.exists(&path)? {
+            // Of an attempt that failed. To write its name again, it must be a new file.
+            self.files.remove(&path)?;
+        }
+        let file = self.files.create(&path)?;
+        file.write(0, &header.encode())?;
+        file.sync()?;
+        self.files.sync_directory(&self.name)?;
+        Ok(file)
+    }
+
+    /// Drops the oldest segment, whose live entries have all been copied.
+    pub(super) fn drop_oldest(&mut self) -> io::Result<()> {
+        self.sync()?;
+        self.state.write_segments(&State { oldest: self.oldest + 1, ..self.state_now() })?;
+        self.files.remove(&self.path_of(&name_of(self.oldest)))?;
+        self.files.sync_directory(&self.name)?;
+        self.segments.pop_front();
+        self.oldest += 1;
+        Ok(())
+    }
+
+    /// Removes the file of the segment before the oldest one.
+    pub(super) fn remove_leftover(&mut self) -> io::Result<()> {
+        self.state.repeat(&self.state_now())?;
+        self.files.remove(&self.path_of(&name_of(self.oldest - 1)))?;
+        self.files.sync_directory(&self.name)
+    }
+
+    /// Reserves one segment of space, unless it is reserved.
+    pub(super) fn reserve(&mut self) -> io::Result<()> {
+        if self.has_spare {
+            return Ok(());
+        }
+        let path = self.path_of(SPARE_FILE);
+        let occupied = self.files.create(&path)?.occupy(self.segment_size.into());
+        if occupied.is_err() {
+            self.files.remove(&path)?;
+        }
+        self.has_spare = occupied.is_ok();
+        occupied
+    }
+
+    /// Runs `act`. If the disk is full and the batch may use the reserve, releases it and runs `act` again.
+    fn with_reserve<T>(&mut self, act: impl Fn(&mut Self) -> io::Result<T>) -> io::Result<T> {
+        match act(self) {
+            Err(error) if is_full(&error) && self.space == Space::Reserve && self.has_spare => {
+                self.files.remove(&self.path_of(SPARE_FILE))?;
+                self.has_spare = false;
+                act(self)
+            }
+            result => result,
+        }
+    }
+
+    /// Waits until everything is on disk, `state` included.
+    pub(super) fn close(&mut self) -> io::Result<()> {
+        self.sync()?;
+        self.state.sync()
+    }
+}
+
+/// The size of something that is in a segment.
+fn count(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("no larger than a segment")
+}

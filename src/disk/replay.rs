@@ -1,0 +1,346 @@
+//! Opens the log of a store: verifies all of it and finds the current entries.
+//!
+//! Guarantees:
+//!
+//! * The segments are read in the order of their numbers, and a later entry replaces an earlier one. A batch counts
+//!   completely or not at all: its entries count when its mark is read.
+//! * What was known to be on disk must be there, unchanged. That is each segment but the newest one, up to the end
+//!   that the next header names, and the newest one up to its *bound*: the highest offset that `state` or a mark
+//!   in the segment names. Anything else refuses the start, and changes nothing.
+//! * Beyond the bound, a bad entry is the end of an interrupted write. Replay stops there, and what follows is
+//!   dropped, which is logged.
+//! * Complete batches beyond the bound may be visible to readers without being on disk. They are written again, to
+//!   a new segment, before the store is used. A batch that was reported as failed can become visible so, at this
+//!   time and not later.
+//! * After an interrupted write, the store continues in a new segment.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, ErrorKind};
+
+use log::warn;
+
+use crate::disk::contents::{Change, Contents};
+use crate::disk::fault::StoreFault;
+use crate::disk::files::Files;
+use crate::disk::index::{Fingerprint, Place};
+use crate::disk::log::{Log, SPARE_FILE, Segment, Space};
+use crate::disk::segment::{
+    BadEntry, Entries, Entry, HEADER_SIZE, Header, Kind, Mark, Position, StoreId, name_of, sequence_of,
+};
+use crate::disk::state::{BadState, STATE_FILE, State, StateFile};
+use crate::id::KEY_SIZE;
+
+/// Creates an empty store, so that after a crash at any point it is complete or does not exist.
+pub(super) fn create(files: &dyn Files, name: &str, store: StoreId) -> io::Result<()> {
+    let new = format!("{name}.new");
+    if files.exists(&new)? {
+        files.remove_directory(&new)?;
+    }
+    files.create_directory(&new)?;
+    let header = Header { sequence: 1, store, previous_end: 0, is_rewrite: false };
+    let segment = files.create(&format!("{new}/{}", name_of(1)))?;
+    segment.write(0, &header.encode())?;
+    segment.sync()?;
+    let synced = Position { segment: 1, offset: HEADER_SIZE };
+    StateFile::create(files.create(&format!("{new}/{STATE_FILE}"))?, &State { store, oldest: 1, synced })?;
+    files.sync_directory(&new)?;
+    files.rename(&new, name)?;
+    files.sync_directory("")
+}
+
+/// Opens the store `name`.
+pub(super) fn open(files: Box<dyn Files>, name: &str, segment_size: u32) -> Result<(Log, Contents), StoreFault> {
+    // An earlier process may have created names without waiting for the disk.
+    files.sync_directory(name)?;
+    files.sync_directory("")?;
+    let (state_file, state) = read_state(&*files, name)?;
+    let listing = Listing::read(&*files, name, &state)?;
+    let segments = read_headers(&*files, name, &state, &listing)?;
+    let newest = state.synced.segment;
+    let file = files.open(&format!("{name}/{}", name_of(newest)))?;
+    let mut log = Log {
+        files,
+        name: name.to_owned(),
+        store: state.store,
+        segment_size,
+        segments,
+        oldest: state.oldest,
+        file,
+        synced: state.synced.offset,
+        state: state_file,
+        is_newest_closed: false,
+        is_rewriting: false,
+        has_spare: listing.has_spare,
+        space: Space::Free,
+        buffer: Vec::new(),
+        begin: Position::default(),
+    };
+    let mut replay = Replay::new(newest, state.synced.offset);
+    for sequence in state.oldest..newest {
+        replay.read_older(&log, sequence)?;
+    }
+    let read_to = replay.read_newest(&log)?;
+    if listing.has_ahead {
+        expect_uncounted(&log, newest + 1)?;
+    }
+    let Replay { mut contents, bound, doubtful, .. } = replay;
+    let segment = log.segments.back_mut().expect("the newest segment");
+    log.is_newest_closed = segment.length != u64::from(bound);
+    (segment.end, log.synced) = (bound, bound);
+    if segment.length > u64::from(read_to) {
+        let (file, dropped) = (name_of(newest), segment.length - u64::from(read_to));
+        warn!("interrupted write dropped file={name}/{file} offset={read_to} bytes={dropped}");
+    }
+    if listing.has_leftover {
+        log.remove_leftover()?;
+    }
+    if !doubtful.is_empty() {
+        rewrite(&mut log, &mut contents, doubtful.into_iter().flat_map(|(_, batch)| batch))?;
+    }
+    Ok((log, contents))
+}
+
+fn read_state(files: &dyn Files, name: &str) -> Result<(StateFile, State), StoreFault> {
+    let file = match files.open(&format!("{name}/{STATE_FILE}")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(StoreFault::Missing { file: STATE_FILE.to_owned() });
+        }
+        file => file?,
+    };
+    StateFile::open(file).map_err(|bad| match bad {
+        BadState::Io(source) => StoreFault::Io(source),
+        BadState::Cut { length, expected } => StoreFault::Cut { file: STATE_FILE.to_owned(), length, expected },
+        BadState::Header(bad) => StoreFault::of_header(STATE_FILE.to_owned(), bad),
+    })
+}
+
+/// The names in the directory of a store.
+struct Listing {
+    /// The lengths of the files, from the oldest segment to the newest.
+    lengths: Vec<u64>,
+    /// Whether the segment before the oldest one was not removed completely.
+    has_leftover: bool,
+    /// Whether the segment after the newest one was not created completely.
+    has_ahead: bool,
+    has_spare: bool,
+}
+
+impl Listing {
+    fn read(files: &dyn Files, name: &str, state: &State) -> Result<Self, StoreFault> {
+        let (oldest, newest) = (state.oldest, state.synced.segment);
+        if oldest == 0 || newest < oldest {
+            return Err(StoreFault::Damaged { file: STATE_FILE.to_owned(), offset: 0 });
+        }
+        let names = files.list(name)?;
+        let length_of = |file: &str| names.iter().find(|(name, _)| name == file).map(|(_, length)| *length);
+        let mut found = Self {
+            lengths: Vec::new(),
+            has_leftover: length_of(&name_of(oldest - 1)).is_some(),
+            has_ahead: length_of(&name_of(newest + 1)).is_some(),
+            has_spare: length_of(SPARE_FILE).is_some_and(|length| length > 0),
+        };
+        for (file, _) in &names {
+            match sequence_of(file) {
+                Some(sequence) if sequence < oldest - 1 => {
+                    return Err(StoreFault::Stale { file: file.clone(), oldest });
+                }
+                Some(sequence) if sequence > newest.saturating_add(1) => {
+                    return Err(StoreFault::Ahead { file: file.clone(), newest });
+                }
+                _ => {}
+            }
+        }
+        let lengths: BTreeMap<u32, u64> =
+            names.iter().filter_map(|(file, length)| Some((sequence_of(file)?, *length))).collect();
+        for sequence in oldest..=newest {
+            let length = lengths.get(&sequence);
+            found.lengths.push(*length.ok_or_else(|| StoreFault::Missing { file: name_of(sequence) })?);
+        }
+        Ok(found)
+    }
+}
+
+/// Reads the header of the segment in the file of this number.
+fn read_header(files: &dyn Files, name: &str, sequence: u32, store: StoreId) -> Result<Header, StoreFault> {
+    let file = name_of(sequence);
+    let mut bytes = [0; HEADER_SIZE as usize];
+    let open = files.open(&format!("{name}/{file}"))?;
+    let length = open.len()?;
+    if length < u64::from(HEADER_SIZE) {
+        return Err(StoreFault::Cut { file, length, expected: HEADER_SIZE.into() });
+    }
+    open.read(0, &mut bytes)?;
+    let header = Header::decode(&bytes).map_err(|bad| StoreFault::of_header(file.clone(), bad))?;
+    if header.store != store {
+        return Err(StoreFault::Foreign { file });
+    }
+    if header.sequence != sequence {
+        return Err(StoreFault::Misplaced { file, found: header.sequence });
+    }
+    Ok(header)
+}
+
+/// Reads the headers of all segments, and verifies that no file is too short.
+fn read_headers(
+    files: &dyn Files,
+    name: &str,
+    state: &State,
+    listing: &Listing,
+) -> Result<VecDeque<Segment>, StoreFault> {
+    let newest = state.synced.segment;
+    let read = |sequence| read_header(files, name, sequence, state.store);
+    let headers = (state.oldest..=newest).map(read).collect::<Result<Vec<_>, _>>()?;
+    if listing.has_leftover {
+        read(state.oldest - 1)?;
+    }
+    let ends = headers[1..].iter().map(|next| next.previous_end).chain([state.synced.offset]);
+    let mut segments = VecDeque::new();
+    for ((header, end), length) in headers.iter().zip(ends).zip(&listing.lengths) {
+        let file = name_of(header.sequence);
+        if end < HEADER_SIZE {
+            return Err(StoreFault::Damaged { file, offset: 0 });
+        }
+        if *length < u64::from(end) {
+            return Err(StoreFault::Cut { file, length: *length, expected: end.into() });
+        }
+        segments.push_back(Segment { salt: header.salt(), end, length: *length });
+    }
+    Ok(segments)
+}
+
+/// The segment after the newest one was being created when the process ended: nothing in it counts. It has no
+/// entries, or one batch if batches were being written again. More shows that `state` is older than the segments.
+fn expect_uncounted(log: &Log, ahead: u32) -> Result<(), StoreFault> {
+    let header = match read_header(&*log.files, &log.name, ahead, log.store) {
+        Ok(header) => header,
+        Err(StoreFault::Cut { .. } | StoreFault::Damaged { .. }) => return Ok(()),
+        Err(fault) => return Err(fault),
+    };
+    let file = log.files.open(&log.path_of(&name_of(ahead)))?;
+    let end = u32::try_from(file.len()?).unwrap_or(u32::MAX);
+    let mut entries = Entries::new(file, header.salt(), HEADER_SIZE, end);
+    let (mut found, mut marks) = (false, 0);
+    while let Ok(Some(entry)) = entries.next() {
+        found = true;
+        marks += u32::from(entry.kind == Kind::Mark);
+    }
+    if marks > 1 || found && !header.is_rewrite {
+        return Err(StoreFault::Ahead { file: name_of(ahead), newest: ahead - 1 });
+    }
+    Ok(())
+}
+
+/// The state of reading the log.
+struct Replay {
+    contents: Contents,
+    /// Changes whose batch has not ended.
+    pending: Vec<Change>,
+    /// The newest segment.
+    newest: u32,
+    /// How much of the newest segment is certainly on disk.
+    bound: u32,
+    /// Batches that end beyond the bound, each with its end.
+    doubtful: Vec<(u32, Vec<Change>)>,
+}
+
+impl Replay {
+    fn new(newest: u32, bound: u32) -> Self {
+        Self { contents: Contents::default(), pending: Vec::new(), newest, bound, doubtful: Vec::new() }
+    }
+
+    /// Reads a segment that is on disk completely.
+    fn read_older(&mut self, log: &Log, sequence: u32) -> Result<(), StoreFault> {
+        let mut entries = log.entries(sequence)?;
+        loop {
+            match entries.next() {
+                Ok(None) => return Ok(()),
+                Ok(Some(entry)) => self.take(&log.store, sequence, entry)?,
+                Err(bad) => return Err(StoreFault::of_entry(name_of(sequence), bad)),
+            }
+        }
+    }
+
+    /// Reads the newest segment; returns the end of its last complete batch.
+    fn read_newest(&mut self, log: &Log) -> Result<u32, StoreFault> {
+        let file = log.files.open(&log.path_of(&name_of(self.newest)))?;
+        let segment = log.segment(self.newest);
+        let end = u32::try_from(file.len()?).unwrap_or(u32::MAX);
+        let mut entries = Entries::new(file, segment.salt, HEADER_SIZE, end);
+        loop {
+            match entries.next() {
+                Ok(None) => break,
+                Ok(Some(entry)) => self.take(&log.store, self.newest, entry)?,
+                Err(BadEntry::Io(source)) => return Err(StoreFault::Io(source)),
+                Err(BadEntry::Damaged(offset)) => {
+                    if offset < self.bound || self.is_named_by_later_mark(log, offset, end)? {
+                        return Err(StoreFault::Damaged { file: name_of(self.newest), offset });
+                    }
+                    break;
+                }
+            }
+        }
+        Ok(self.doubtful.last().map_or(self.bound, |(end, _)| *end))
+    }
+
+    fn take(&mut self, store: &StoreId, sequence: u32, entry: Entry<'_>) -> Result<(), StoreFault> {
+        let damaged = || StoreFault::Damaged { file: name_of(sequence), offset: entry.offset };
+        let place = Place { at: Position { segment: sequence, offset: entry.offset }, size: entry.size };
+        let key = || entry.content.get(..KEY_SIZE).map(|key| Fingerprint::of(store, key)).ok_or_else(damaged);
+        match entry.kind {
+            Kind::State => self.pending.push(Change::State(key()?, place)),
+            Kind::Removal => self.pending.push(Change::Removal(key()?, place)),
+            Kind::Contacts => self.pending.push(Change::Contacts(place)),
+            Kind::Mark => {
+                let mark = Mark::read(entry.content).ok_or_else(damaged)?;
+                self.end_batch(mark, sequence, entry.offset + entry.size);
+            }
+        }
+        Ok(())
+    }
+
+    fn end_batch(&mut self, mark: Mark, sequence: u32, end: u32) {
+        let mut batch = std::mem::take(&mut self.pending);
+        // Before that, an interrupted batch may have left entries.
+        batch.retain(|change| change.place().at >= mark.begin);
+        self.contents.apply_all(&batch);
+        if sequence == self.newest {
+            if mark.synced.segment == self.newest {
+                self.bound = self.bound.max(mark.synced.offset);
+            }
+            self.doubtful.push((end, batch));
+            self.doubtful.retain(|(end, _)| *end > self.bound);
+        }
+    }
+
+    /// Whether a mark after the bad entry at `bad` says that this entry was on disk: then it is damaged.
+    fn is_named_by_later_mark(&self, log: &Log, bad: u32, end: u32) -> Result<bool, StoreFault> {
+        let file = log.files.open(&log.path_of(&name_of(self.newest)))?;
+        let mut bytes = vec![0; (end - bad) as usize];
+        file.read(bad.into(), &mut bytes)?;
+        let mut at = 0;
+        while let Some(mark) = Mark::find(&bytes, log.segment(self.newest).salt, bad, &mut at) {
+            if mark.synced.segment == self.newest && mark.synced.offset > bad {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Writes the current entries of batches that may not be on disk again.
+fn rewrite(log: &mut Log, contents: &mut Contents, changes: impl Iterator<Item = Change>) -> Result<(), StoreFault> {
+    let mut copies = Vec::new();
+    log.begin_rewrite()?;
+    for change in changes.filter(|change| contents.is_current(*change)).collect::<Vec<_>>() {
+        let place = change.place();
+        let mut entries = log.entry(place)?;
+        let entry = entries.next().map_err(|bad| StoreFault::of_entry(name_of(place.at.segment), bad))?;
+        let entry = entry.expect("an entry that was read before");
+        let copy = log.push(entry.kind, |out| out.extend_from_slice(entry.content))?;
+        copies.push(change.moved_to(copy));
+    }
+    log.commit()?;
+    log.sync()?;
+    contents.apply_all(&copies);
+    Ok(())
+}

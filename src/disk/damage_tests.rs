@@ -226,6 +226,37 @@ fn five_thousand_damaged_stores_are_refused_or_read_correctly() {
     expect_of_all(10_000..15_000);
 }
 
+/// After a power failure, `state` may be older than the newest segment. Then marks in the segment say what was on
+/// disk, and beyond the last one a bad entry is an interrupted write.
+#[test]
+fn damage_before_a_later_mark_is_refused_and_an_interrupted_last_batch_is_dropped() {
+    let disk = SimulatedDisk::default();
+    let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store");
+    let (state, file) = (disk.content("records/state"), "records/00000001.log");
+    let mut ends = Vec::new();
+    for number in 0..4 {
+        store.write(&batch([persisted(number, 100)])).expect("the disk works");
+        ends.push(disk.content(file).len());
+    }
+    store.kill();
+    disk.set_content("records/state", &state);
+    for at in (44..ends[3]).step_by(7) {
+        let flipped = disk.after_kill();
+        let mut content = flipped.content(file);
+        content[at] ^= 1;
+        flipped.set_content(file, &content);
+        match read(&flipped) {
+            Err(error) => {
+                let is_damage = matches!(error.fault(), StoreFault::Damaged { .. });
+                assert!(is_damage && at < ends[2], "byte {at}: {error}");
+            }
+            // The mark of the last batch says that the first three were on disk.
+            Ok(keys) => assert!(at >= ends[2] && keys == in_order((0..3).map(|number| persisted(number, 100)))),
+        }
+    }
+    assert_eq!(read(&disk).expect("all is there").len(), 4);
+}
+
 /// A file of a later version of this program.
 #[test]
 fn another_format_is_refused() {

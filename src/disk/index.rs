@@ -86,6 +86,13 @@ impl Index {
         Some(place)
     }
 
+    /// Where the entries of all keys begin, in the order of the log.
+    pub(super) fn positions(&self) -> Vec<Position> {
+        let mut positions: Vec<_> = self.slots.iter().map(|(_, place)| place.at).collect();
+        positions.sort_unstable();
+        positions
+    }
+
     /// Returns memory that is mostly unused; what stays is room to grow again.
     fn shrink(&mut self) {
         let Self { slots, table } = self;

@@ -23,6 +23,7 @@
 //! again.
 
 use std::path::{Path, PathBuf};
+use std::vec;
 
 use log::warn;
 
@@ -33,7 +34,7 @@ use crate::disk::contents::{Change, Contents};
 use crate::disk::entry;
 pub use crate::disk::fault::{StoreError, StoreFault};
 use crate::disk::files::{Files, SystemFiles, split};
-use crate::disk::index::{Fingerprint, Place};
+use crate::disk::index::Fingerprint;
 use crate::disk::log::{Log, Space};
 use crate::disk::replay;
 pub use crate::disk::segment::StoreId;
@@ -103,7 +104,7 @@ impl Store {
 
     /// All keys, each once, in any order. The iterator ends after an error.
     pub fn keys(&self) -> Keys<'_> {
-        Keys { store: self, segment: self.log.oldest, entries: None, has_ended: false }
+        Keys { store: self, positions: self.contents.index.positions().into_iter(), reading: None }
     }
 
     /// Reads the contacts.
@@ -194,55 +195,50 @@ impl Drop for Store {
     }
 }
 
-/// Iterates over the keys of a [`Store`].
+/// Iterates over the keys of a [`Store`], in the order of the log.
 #[derive(Debug)]
 pub struct Keys<'a> {
     store: &'a Store,
-    /// The segment that is read now, or next.
-    segment: u32,
-    entries: Option<Entries>,
-    has_ended: bool,
+    /// Where the entries of the keys that are left begin.
+    positions: vec::IntoIter<Position>,
+    /// The segment that is read, and its entries.
+    reading: Option<(u32, Entries)>,
 }
 
 impl Iterator for Keys<'_> {
     type Item = Result<PersistedKey, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.has_ended {
-            return None;
+        let at = self.positions.next()?;
+        let item = self.read(at).map_err(|fault| self.store.error(fault));
+        if item.is_err() {
+            self.positions = Vec::new().into_iter();
         }
-        let item = self.read().transpose();
-        self.has_ended = !matches!(item, Some(Ok(_)));
-        item.map(|item| item.map_err(|fault| self.store.error(fault)))
+        Some(item)
     }
 }
 
 impl Keys<'_> {
-    /// Reads up to the next current entry.
-    fn read(&mut self) -> Result<Option<PersistedKey>, StoreFault> {
-        let Store { log, contents, .. } = self.store;
+    /// Reads up to the entry at `at`.
+    fn read(&mut self, at: Position) -> Result<PersistedKey, StoreFault> {
+        let entries = match self.reading.take() {
+            Some((segment, entries)) if segment == at.segment => entries,
+            _ => self.store.log.entries(at.segment)?,
+        };
+        let (_, entries) = self.reading.insert((at.segment, entries));
         loop {
-            let Some(entries) = &mut self.entries else {
-                if self.segment > log.newest() {
-                    return Ok(None);
-                }
-                self.entries = Some(log.entries(self.segment)?);
-                continue;
+            let read = entries.next().map_err(|bad| StoreFault::of_entry(name_of(at.segment), bad))?;
+            let Some(read) = read.filter(|read| read.offset <= at.offset) else {
+                return Err(StoreFault::Damaged { file: name_of(at.segment), offset: at.offset });
             };
-            let file = || name_of(self.segment);
-            let Some(read) = entries.next().map_err(|bad| StoreFault::of_entry(file(), bad))? else {
-                self.entries = None;
-                self.segment += 1;
-                continue;
-            };
-            if read.kind != Kind::State {
-                continue;
-            }
-            let of_key = |key, error| StoreFault::Entry { file: file(), offset: read.offset, key, error };
-            let key = entry::key_of(read.content).map_err(|error| of_key(None, error))?;
-            let place = Place { at: Position { segment: self.segment, offset: read.offset }, size: read.size };
-            if contents.is_current(Change::State(Fingerprint::of(&log.store, key.as_bytes()), place)) {
-                return entry::read_key(read.content).map(Some).map_err(|error| of_key(Some(key), error));
+            if read.offset == at.offset {
+                let fault = |error| StoreFault::Entry {
+                    file: name_of(at.segment),
+                    offset: at.offset,
+                    key: entry::key_of(read.content).ok(),
+                    error,
+                };
+                return entry::read_key(read.content).map_err(fault);
             }
         }
     }

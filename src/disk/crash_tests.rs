@@ -174,6 +174,32 @@ fn a_crash_at_any_call_loses_nothing_that_was_written() {
     assert!(crashes > 500, "{crashes}");
 }
 
+/// Power fails, and then again at each call of the next start.
+#[test]
+fn a_crash_while_the_store_is_opened_after_a_crash_loses_nothing_that_was_written() {
+    let seed = 7;
+    let calls = History::new(seed, None).run(true).disk.calls();
+    let mut crashes = 0;
+    for from in (0..calls).step_by(3) {
+        let history = History::new(seed, Some(Fault { from, until: u64::MAX, kind: ErrorKind::Other })).run(true);
+        let mut rng = StdRng::seed_from_u64(from);
+        let first = history.disk.after_power_failure(&mut rng);
+        for calls in 0.. {
+            let second = first.after_kill();
+            let from = second.calls() + calls;
+            second.inject(Some(Fault { from, until: u64::MAX, kind: ErrorKind::Other }));
+            let opened = Store::on_simulated(&second, SEGMENT_SIZE);
+            let is_done = opened.map(Store::kill).is_ok();
+            history.expect_recovery(&second.after_power_failure(&mut rng), &mut rng);
+            if is_done {
+                break;
+            }
+            crashes += 1;
+        }
+    }
+    assert!(crashes > 500, "{crashes}");
+}
+
 #[test]
 #[ignore = "takes a minute"]
 fn ten_thousand_crashes_lose_nothing_that_was_written() {
@@ -213,11 +239,11 @@ fn a_full_disk_at_any_call_loses_nothing_that_was_written() {
     fail_everywhere(6, ErrorKind::StorageFull, 7);
 }
 
-/// The store that a test of space fills.
+/// A store in which some entries of each segment are outdated: the key `number` is written `number % 5` times more.
 fn filled(disk: &SimulatedDisk) -> Store {
     let mut store = Store::on_simulated(disk, SEGMENT_SIZE).expect("a new store");
-    for round in 0..4 {
-        for number in 0..KEYS {
+    for round in 0..5 {
+        for number in (0..KEYS).filter(|number| number % 5 >= round) {
             store.write(&batch([state(number, round)])).expect("the disk has room");
         }
     }
@@ -234,7 +260,7 @@ fn cleaning_works_on_a_full_disk_and_makes_room_for_batches() {
     let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("the store is intact");
     store.clean_all();
     store.write(&batch((0..8).map(|number| state(number, 9)))).expect("there is room");
-    let content = (0..KEYS).map(|number| state(number, if number < 8 { 9 } else { 3 }));
+    let content = (0..KEYS).map(|number| state(number, if number < 8 { 9 } else { number % 5 }));
     assert_eq!(store.all(), in_order(content));
 }
 

@@ -60,6 +60,7 @@ pub struct SavedAt {
 pub enum Saved {
     /// All of it is on disk: it survives a crash of the process and a power failure.
     Durable,
-    /// Nothing of it is on disk. The host has logged the reason.
+    /// It does not count as on disk, although all of it may be found there at the next start: the node goes on to ask
+    /// for it. The host has logged the reason.
     Failed,
 }

@@ -1,7 +1,7 @@
 //! Where in the log the current entry of each key is.
 //!
-//! Memory: 28 bytes for a key and at most 3 % more, and 6 to 12 bytes of a hash table. The keys themselves are not
-//! in memory but a fingerprint of 128 bits of each: SHA-256 of the store's id, which nobody else knows, and the
+//! Memory: 28 bytes for a key and at most 3 % more, and 6 to 12 bytes of a hash table. Memory holds a
+//! fingerprint of 128 bits of each key, not the key: the start of SHA-256 of the store's id, which is secret, and the
 //! key. Two keys have the same fingerprint only if SHA-256 is broken.
 
 use hashbrown::HashTable;

@@ -16,8 +16,8 @@
 //!   segments.
 //! * Nothing is written while nothing changes.
 //!
-//! Non-goals: after a power failure, damage of the last batch cannot be told from an interrupted write. Somebody
-//! who puts a complete copy of the whole directory from an earlier time in its place is not noticed.
+//! Non-goals: after a power failure, the store cannot tell damage of the last batch from an interrupted write. It
+//! does not notice if its whole directory is replaced by a complete copy from an earlier time.
 //!
 //! After an error in [`Store::write`] or [`Store::clean`] the state is unknown, and the caller must open the store
 //! again.

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use dht::id::RpcId;
 use dht::limits::{CLIENT_REQUESTS_MAX, PUT_RETRIES_IN_FLIGHT_MAX, PUT_RETRY_PAUSE_MAX};
+use dht::node::action::ConnId;
 use dht::node::params::{Params, Serving};
 use dht::record::Version;
 use dht::wire::api::Put;
-use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};
+use dht::wire::peer::{ErrorCode, PeerMessage, RecordBlock, Reply, Request};
 
 use crate::harness::{
     Harness, block, confirmed, failure, id, key, larger, millis, quiet, secs, stored, success, version_at,
@@ -79,17 +81,30 @@ fn a_put_that_failed_at_its_deadline_is_retried_until_replicas_store_it() {
 fn a_retry_ends_once_a_peer_holds_a_larger_record() {
     let mut harness = refused_put(small());
     refuse_for(&mut harness, secs(60));
-    let copies = loop {
-        harness.pass(secs(1));
-        let copies = harness.copies();
-        if !copies.is_empty() {
-            break copies;
-        }
-    };
+    let copies = next_copies(&mut harness);
     for (conn, rpc, _) in copies {
         harness.reply(conn, rpc, larger(1, version_at(50_000)));
     }
     assert_eq!(refuse_for(&mut harness, secs(1_000)), []);
+}
+
+/// Moves the clock until copies are sent.
+fn next_copies(harness: &mut Harness) -> Vec<(ConnId, RpcId, RecordBlock<'static>)> {
+    loop {
+        harness.pass(secs(1));
+        let copies = harness.copies();
+        if !copies.is_empty() {
+            return copies;
+        }
+    }
+}
+
+/// The peers answer `copies` by a record of a later PUT, whose version is ahead of this node's clock.
+fn name_a_later_put(harness: &mut Harness, copies: Vec<(ConnId, RpcId, RecordBlock<'static>)>) {
+    let ahead = harness.now().wall.as_millis() + 2_000;
+    for (conn, rpc, _) in copies {
+        harness.reply(conn, rpc, larger(1, Version::from_bits(ahead << 16)));
+    }
 }
 
 /// The client was answered by FAILURE, and another PUT was made and confirmed since. So the retry must not replace it,
@@ -99,17 +114,8 @@ fn the_version_of_a_retry_is_not_raised_above_a_later_put() {
     let mut harness = Harness::with_contacts(small(), [1, 2]);
     harness.put(Put { ttl: 3_600, replication: 2, ..confirmed(1, b"v") });
     refuse_for(&mut harness, secs(60));
-    let copies = loop {
-        harness.pass(secs(1));
-        let copies = harness.copies();
-        if !copies.is_empty() {
-            break copies;
-        }
-    };
-    let ahead = harness.now().wall.as_millis() + 2_000;
-    for (conn, rpc, _) in copies {
-        harness.reply(conn, rpc, larger(1, Version::from_bits(ahead << 16)));
-    }
+    let copies = next_copies(&mut harness);
+    name_a_later_put(&mut harness, copies);
     assert_eq!(refuse_for(&mut harness, secs(1_000)), []);
 }
 
@@ -128,10 +134,7 @@ fn the_version_of_a_put_that_has_failed_for_its_client_is_not_raised() {
     harness.pass(secs(1));
     assert_eq!(harness.answer(client), failure(1));
     harness.forget_actions(); // a copy for another peer, in place of the slow one
-    let ahead = harness.now().wall.as_millis() + 2_000;
-    for (conn, rpc, _) in copies {
-        harness.reply(conn, rpc, larger(1, Version::from_bits(ahead << 16)));
-    }
+    name_a_later_put(&mut harness, copies);
     assert_eq!(refuse_for(&mut harness, secs(1_000)), []);
 }
 

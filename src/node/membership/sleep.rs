@@ -30,8 +30,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A turn that is later by more than this follows a sleep. A busy host or a slow disk causes shorter delays.
 const STALL_MAX: Duration = Duration::from_secs(5);
 
-/// So long after waking, the node synchronizes once more. A PUT that was running when it woke has not found it, and
-/// may be confirmed after the first time.
+/// The time from waking to the second synchronization. A PUT that was running when the node woke has not found it, and
+/// may be confirmed after the first one.
 const SYNC_AGAIN_AFTER: Duration = Duration::from_secs(7);
 
 /// What the node knows of its sleep.
@@ -111,7 +111,7 @@ impl Node {
     /// This node, which has joined, did not run for `span`.
     pub(crate) fn settle_after_sleep(&mut self, now: Now, span: Duration, out: &mut Actions) {
         info!("settling again reason=\"this process did not run\" seconds={}", span.as_secs());
-        self.sleep.is_behind = true;
+        self.sleep.falls_behind();
         self.sleep.woke = now.mono;
         self.sleep.again_at = Some(now.mono + SYNC_AGAIN_AFTER);
         self.queries.let_none_join();

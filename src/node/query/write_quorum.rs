@@ -506,7 +506,7 @@ impl Put {
         !self.is_latest || self.has_failed || !matches!(self.origin, PutOrigin::Client { .. })
     }
 
-    /// The time of this PUT is over: its client is told so, and it goes on as it is.
+    /// The time of this PUT is over: its client gets FAILURE. The PUT goes on with the version that it has.
     pub(crate) fn fail(&mut self) -> Option<ClientId> {
         self.has_failed = true;
         self.client.take()

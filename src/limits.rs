@@ -262,6 +262,10 @@ pub const SETTLE_PAUSE: Duration = Duration::from_mins(5);
 /// in a settled network; after a partition has healed they are probably old.
 pub const STRAY_PAUSE: Duration = Duration::from_mins(1);
 
+/// Keys in one batch for the disk: enough to share the cost of a commit, few enough that collecting them
+/// does not delay a turn.
+pub const SAVE_KEYS_MAX: usize = 4_096;
+
 /// The largest sum of the values in one batch for the disk, in bytes.
 pub const SAVE_BYTES_MAX: usize = 4 << 20;
 

@@ -47,7 +47,10 @@ fn keys_of(content: &Content) -> Vec<PersistedKey> {
 struct History {
     disk: SimulatedDisk,
     store: Option<Store>,
+    /// After a crash of the process.
     possible: Vec<Content>,
+    /// After a power failure besides: those since the last sync.
+    unsynced: Vec<Content>,
     rng: StdRng,
     /// Whether a call failed.
     has_failed: bool,
@@ -58,7 +61,7 @@ impl History {
         let disk = SimulatedDisk::default();
         disk.inject(fault);
         let possible = vec![Content::new()];
-        Self { disk, store: None, possible, rng: StdRng::seed_from_u64(seed), has_failed: false }
+        Self { disk, store: None, possible, unsynced: Vec::new(), rng: StdRng::seed_from_u64(seed), has_failed: false }
     }
 
     /// Runs all steps, or to the first failure if `ends_at_failure`.
@@ -84,7 +87,8 @@ impl History {
                         store.kill();
                         return self.has_failed = true;
                     };
-                    self.possible = vec![self.expect_possible(&in_order(found))];
+                    self.possible = vec![expect_one_of(&self.possible, &in_order(found))];
+                    self.unsynced.clear(); // all that was found is on disk now
                     self.store = Some(store);
                 }
                 Err(_) => return self.has_failed = true,
@@ -105,7 +109,9 @@ impl History {
     /// Writes the state or the removal of each of `keys`.
     fn write(&mut self, mut store: Store, number: u64, keys: &BTreeMap<u64, bool>) {
         let states = keys.iter().map(|(key, removed)| if *removed { removal(*key) } else { state(*key, number) });
-        let written = store.write(&Batch { contacts: number.is_multiple_of(5).then(Vec::new), ..batch(states) });
+        let contacts = number.is_multiple_of(5).then(Vec::new);
+        let sync = self.rng.random_bool(0.5);
+        let written = store.write(&Batch { sync, contacts, ..batch(states) });
         let before = std::mem::take(&mut self.possible);
         for content in &before {
             let mut after = content.clone();
@@ -120,6 +126,10 @@ impl History {
         }
         if written.is_ok() {
             self.store = Some(store);
+            self.unsynced.extend(before);
+            if sync {
+                self.unsynced.clear();
+            }
         } else {
             self.has_failed = true;
             self.possible.extend(before);
@@ -128,29 +138,45 @@ impl History {
         }
     }
 
-    /// The content with the keys `found`, which must be a possible one.
-    fn expect_possible(&self, found: &[PersistedKey]) -> Content {
-        let content = self.possible.iter().find(|content| keys_of(content) == found);
-        content.unwrap_or_else(|| panic!("{} keys, none of {} contents", found.len(), self.possible.len())).clone()
+    /// Expects a possible content on the disk after a crash of the process.
+    fn expect_recovery_from_kill(&self, rng: &mut StdRng) {
+        expect_recovery(&self.disk.after_kill(), &self.possible, rng);
     }
 
-    /// Expects a possible content on `disk`, which stays the same after more crashes, and can be changed.
-    fn expect_recovery(&self, disk: &SimulatedDisk, rng: &mut StdRng) {
-        let store = Store::on_simulated(disk, SEGMENT_SIZE).expect("the store is intact");
-        let content = self.expect_possible(&store.all());
-        store.kill();
-        let again = disk.after_power_failure(rng);
-        let mut store = Store::on_simulated(&again, SEGMENT_SIZE).expect("the store is intact");
-        assert_eq!(store.all(), keys_of(&content), "what was found is decided");
-        let next = in_order([state(0, 1_000), state(KEYS, 1_000)]);
-        store.write(&batch(next)).expect("the disk works");
-        store.clean_all();
-        store.kill();
-        let mut expected = content;
-        expected.extend([(0, 1_000), (KEYS, 1_000)]);
-        let last = again.after_power_failure(rng);
-        assert_eq!(Store::on_simulated(&last, SEGMENT_SIZE).expect("the store is intact").all(), keys_of(&expected));
+    /// Expects a possible content on the disk after a power failure.
+    fn expect_recovery_from_power_failure(&self, rng: &mut StdRng) {
+        self.expect_recovery(&self.disk.after_power_failure(rng), rng);
     }
+
+    /// Expects on `disk` what may be there after a power failure.
+    fn expect_recovery(&self, disk: &SimulatedDisk, rng: &mut StdRng) {
+        let possible: Vec<Content> = self.possible.iter().chain(&self.unsynced).cloned().collect();
+        expect_recovery(disk, &possible, rng);
+    }
+}
+
+/// The content with the keys `found`, which must be one of `possible`.
+fn expect_one_of(possible: &[Content], found: &[PersistedKey]) -> Content {
+    let content = possible.iter().find(|content| keys_of(content) == found);
+    content.unwrap_or_else(|| panic!("{} keys, none of {} contents", found.len(), possible.len())).clone()
+}
+
+/// Expects one of `possible` on `disk`, which stays the same after more crashes, and can be changed.
+fn expect_recovery(disk: &SimulatedDisk, possible: &[Content], rng: &mut StdRng) {
+    let store = Store::on_simulated(disk, SEGMENT_SIZE).expect("the store is intact");
+    let content = expect_one_of(possible, &store.all());
+    store.kill();
+    let again = disk.after_power_failure(rng);
+    let mut store = Store::on_simulated(&again, SEGMENT_SIZE).expect("the store is intact");
+    assert_eq!(store.all(), keys_of(&content), "what was found is decided");
+    let next = in_order([state(0, 1_000), state(KEYS, 1_000)]);
+    store.write(&batch(next)).expect("the disk works");
+    store.clean_all();
+    store.kill();
+    let mut expected = content;
+    expected.extend([(0, 1_000), (KEYS, 1_000)]);
+    let last = again.after_power_failure(rng);
+    assert_eq!(Store::on_simulated(&last, SEGMENT_SIZE).expect("the store is intact").all(), keys_of(&expected));
 }
 
 /// A crash at each call of a history, with several outcomes each; returns the number of crashes.
@@ -160,9 +186,9 @@ fn crash_everywhere(seed: u64) -> u64 {
         let history = History::new(seed, Some(Fault { from, until: u64::MAX, kind: ErrorKind::Other })).run(true);
         history.disk.inject(None);
         let mut rng = StdRng::seed_from_u64(seed << 32 | from);
-        history.expect_recovery(&history.disk.after_kill(), &mut rng);
+        history.expect_recovery_from_kill(&mut rng);
         for _ in 0..3 {
-            history.expect_recovery(&history.disk.after_power_failure(&mut rng), &mut rng);
+            history.expect_recovery_from_power_failure(&mut rng);
         }
     }
     calls
@@ -221,8 +247,8 @@ fn fail_everywhere(seed: u64, kind: ErrorKind, times: u64) {
         failed += u64::from(history.has_failed);
         history.disk.inject(None);
         let mut rng = StdRng::seed_from_u64(seed << 32 | from);
-        history.expect_recovery(&history.disk.after_kill(), &mut rng);
-        history.expect_recovery(&history.disk.after_power_failure(&mut rng), &mut rng);
+        history.expect_recovery_from_kill(&mut rng);
+        history.expect_recovery_from_power_failure(&mut rng);
     }
     assert!(failed > calls / 2, "{failed} of {calls}");
 }

@@ -6,8 +6,9 @@
 //!
 //! Guarantees:
 //!
-//! * A batch that was written survives a crash of the process and a power failure, and no older state of its keys
-//!   returns. A batch whose write failed or was interrupted is there completely or not at all; whether it is, is
+//! * A batch that was written survives a crash of the process, and no older state of its keys returns. From the next
+//!   sync on it also survives a power failure. A power failure before may take batches away, from one on to the last.
+//! * A batch whose write failed or was interrupted is there completely or not at all; whether it is, is
 //!   decided when the store is opened the next time, and does not change later. Until it is written again, a failed
 //!   batch may therefore be visible after a restart.
 //! * All checksums are verified before the first read. Damage of what is known to be on disk is an error that
@@ -122,7 +123,8 @@ impl Store {
             .map_err(|error| self.error(StoreFault::Entry { file, offset: entry.offset, key: None, error }))
     }
 
-    /// Writes `batch`. After success it is on disk and survives a crash and a power failure.
+    /// Hands `batch` to the system: it survives a crash of the process. With [`Batch::sync`], this batch and all
+    /// earlier ones are on disk after success, and survive a power failure too.
     ///
     /// # Errors
     ///
@@ -131,11 +133,12 @@ impl Store {
         self.act(|store| {
             store.log.begin(Space::Free)?;
             let changes = store.append(batch)?;
-            if changes.is_empty() {
-                return Ok(());
+            if !changes.is_empty() {
+                store.log.commit()?;
             }
-            store.log.commit()?;
-            store.log.sync()?;
+            if batch.sync {
+                store.log.sync()?;
+            }
             store.contents.apply_all(&changes);
             Ok(())
         })
@@ -324,7 +327,7 @@ pub(in crate::disk) mod tests {
 
     /// `keys` as a batch.
     pub(in crate::disk) fn batch(keys: impl IntoIterator<Item = PersistedKey>) -> Batch {
-        Batch { keys: keys.into_iter().collect(), contacts: None }
+        Batch { sync: true, keys: keys.into_iter().collect(), contacts: None }
     }
 
     /// `keys` in ascending order, as a store returns them.

@@ -4,7 +4,8 @@
 //!
 //! Guarantees:
 //!
-//! * A batch is reported as durable only if it is on disk. After a failure the thread drops the store
+//! * A batch is reported as durable only if it and all earlier ones are on disk, and as written only if the system has
+//!   it. After a failure the thread drops the store
 //!   and opens it again before the next batch, so it continues from the last complete commit.
 //! * Between two batches, the thread gives space of outdated entries back. A batch waits for one piece of that at most.
 //! * A failing disk is logged once when the failures begin and once when they end.
@@ -155,7 +156,7 @@ impl<R: FnMut() -> Result<Store, StoreError>> Worker<R> {
                     info!("saved again keys={}", batch.keys.len());
                 }
                 self.health = Health::Working;
-                Saved::Durable
+                if batch.sync { Saved::Durable } else { Saved::Written }
             }
             Err(error) => {
                 if self.health == Health::Working {
@@ -243,7 +244,7 @@ mod tests {
             self.batches.send(Arc::new(records)).expect("the thread runs");
             let saved = self.saved.recv().expect("the thread runs");
             match saved {
-                Saved::Durable => self.durable.extend(numbers),
+                Saved::Durable | Saved::Written => self.durable.extend(numbers),
                 Saved::Failed => self.failed.push(numbers),
             }
             self.verify(&self.disk.after_kill());

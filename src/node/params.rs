@@ -201,19 +201,20 @@ pub enum Reads {
     Secure,
 }
 
-/// When a node acknowledges a record that it stores.
+/// When a node acknowledges a record that it stores, to a peer or to a client that asked for a confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// When the record is on disk: an acknowledged record survives every crash.
     Always,
-    /// Immediately. The record is on disk within this time.
+    /// When the system has the record: an acknowledged record survives a crash of the process. The record is on disk
+    /// within this time, and survives a power failure from then on.
     Interval(Duration),
     /// Immediately. Records are never written to disk.
     None,
 }
 
 impl Durability {
-    /// The meaning of `durability = interval`: a crash loses the records of one second at most.
+    /// The meaning of `durability = interval`: a power failure loses the records of one second at most.
     pub const INTERVAL: Self = Self::Interval(Duration::from_secs(1));
 }
 

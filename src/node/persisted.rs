@@ -2,7 +2,8 @@
 //!
 //! A node asks its host to write a [`Batch`]: the complete state of each key that has changed, and its
 //! contacts. The host writes all of a batch or nothing, and reports the result ([`Saved`]). After a
-//! restart it gives everything that it has written to the new node.
+//! restart it gives everything that it has written to the new node. A power failure takes a batch away only if no
+//! later result was [`Saved::Durable`].
 //!
 //! The life of a record is stored as its age at a moment, so the time between two runs counts. The moment is
 //! stored on two clocks: since the boot of the host, which is right as long as the host was not restarted, and
@@ -16,6 +17,9 @@ use crate::time::{BootTime, WallTime};
 /// State to write to disk, all of it or nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
+    /// Whether the host reports the result when this batch and all earlier ones are on disk. If not, it reports the
+    /// result when it has handed the batch to the system.
+    pub sync: bool,
     /// The keys whose state has changed, each once, in any order.
     pub keys: Vec<PersistedKey>,
     /// All contacts, which replace those on disk; `None` if they have not changed.
@@ -58,9 +62,11 @@ pub struct SavedAt {
 /// The result of writing a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Saved {
-    /// All of it is on disk: it survives a crash of the process and a power failure.
+    /// All of it is on disk, and so are all earlier batches: they survive a crash of the process and a power failure.
     Durable,
-    /// It does not count as on disk, although all of it may be found there at the next start: the node goes on to ask
-    /// for it. The host has logged the reason.
+    /// The system has all of it: it survives a crash of the process, but perhaps no power failure.
+    Written,
+    /// It does not count as on disk, nor do the batches that were written since the last durable one, although all of
+    /// them may be found there at the next start: the node goes on to ask for them. The host has logged the reason.
     Failed,
 }

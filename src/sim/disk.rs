@@ -4,7 +4,8 @@
 //! the result. If the process stops earlier, the batch is lost, and earlier batches are not affected. On a
 //! full disk every batch fails, and earlier content stays.
 //!
-//! Non-goals: the disk does not decide how long a batch takes or when its node gets the result.
+//! Non-goals: the disk does not decide how long a batch takes or when its node gets the result. There are no power
+//! failures, so a batch that is written is as safe as one that is synced.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,7 +63,7 @@ impl Disk {
                 .filter_map(|contact| network::listener_at(&Endpoint::Address(contact.address)))
                 .collect();
         }
-        Some(Saved::Durable)
+        Some(if batch.sync { Saved::Durable } else { Saved::Written })
     }
 
     /// The process stops: the batch in flight is lost.
@@ -116,7 +117,7 @@ mod tests {
     }
 
     fn batch(keys: Vec<PersistedKey>) -> Arc<Batch> {
-        Arc::new(Batch { keys, contacts: None })
+        Arc::new(Batch { sync: true, keys, contacts: None })
     }
 
     fn plain(version: u64) -> Precedence {

@@ -24,13 +24,13 @@ fn always() -> Params {
 }
 
 /// The disk reports the result of its batch.
-fn say(harness: &mut Harness, saved: Saved) {
+pub(crate) fn say(harness: &mut Harness, saved: Saved) {
     harness.act(|node: &mut Node, now, out| node.on_saved(now, saved, out));
     harness.pass(millis(0));
 }
 
 /// The replies that the node sends over a connection to a STORE of `block`.
-fn store(
+pub(crate) fn store(
     harness: &mut Harness,
     conn: dht::node::action::ConnId,
     block: dht::wire::peer::RecordBlock<'_>,
@@ -39,7 +39,7 @@ fn store(
     replies(harness, conn)
 }
 
-fn replies(harness: &mut Harness, conn: dht::node::action::ConnId) -> Vec<Reply<'static>> {
+pub(crate) fn replies(harness: &mut Harness, conn: dht::node::action::ConnId) -> Vec<Reply<'static>> {
     let said = harness.sent(conn).into_iter();
     said.filter_map(|message| match message {
         PeerMessage::Reply(_, reply) => Some(reply),
@@ -70,9 +70,7 @@ fn a_failed_batch_refuses_its_stores_and_later_ones_until_the_disk_works_again()
     assert_eq!(store(&mut harness, conn, block(6, b"w")), [Reply::Error(ErrorCode::FULL)]);
     harness.disk = Disk::Works;
     harness.pass(secs(2));
-    assert_eq!(store(&mut harness, conn, block(6, b"w")), []);
-    harness.pass(millis(0));
-    assert_eq!(replies(&mut harness, conn), [stored(&block(6, b"w"))]);
+    assert_eq!(store(&mut harness, conn, block(6, b"w")), [stored(&block(6, b"w"))]);
 }
 
 /// There is nothing to write: the record is on disk.
@@ -80,9 +78,7 @@ fn a_failed_batch_refuses_its_stores_and_later_ones_until_the_disk_works_again()
 fn a_record_that_is_on_disk_already_is_acknowledged_at_once() {
     let mut harness = founder(Disk::Works);
     let conn = harness.accept_client(9);
-    store(&mut harness, conn, block(5, b"v"));
-    harness.pass(millis(0));
-    assert_eq!(replies(&mut harness, conn), [stored(&block(5, b"v"))]);
+    assert_eq!(store(&mut harness, conn, block(5, b"v")), [stored(&block(5, b"v"))]);
     harness.disk = Disk::Waits;
     assert_eq!(store(&mut harness, conn, block(5, b"v")), [stored(&block(5, b"v"))]);
 }
@@ -220,17 +216,14 @@ fn restored_records_are_not_written_again() {
     assert_eq!((ended.key, &ended.record, ended.tombstone.is_some()), (key(4), &None, true), "its life has ended");
 }
 
-/// With the other settings a node acknowledges a record at once.
 #[test]
-fn only_durability_always_waits_for_the_disk() {
-    for durability in [Durability::None, Durability::Interval(secs(1))] {
-        let mut harness = Harness::new(Params { durability, ..Params::default() });
-        harness.disk = Disk::Waits;
-        let conn = harness.accept_client(9);
-        assert_eq!(store(&mut harness, conn, block(5, b"v")), [stored(&block(5, b"v"))]);
-        let client = harness.put(confirmed(1, b"v"));
-        assert_eq!(harness.answer(client), success(1, b""));
-    }
+fn with_durability_none_nothing_waits_for_the_disk() {
+    let mut harness = Harness::new(Params { durability: Durability::None, ..Params::default() });
+    harness.disk = Disk::Waits;
+    let conn = harness.accept_client(9);
+    assert_eq!(store(&mut harness, conn, block(5, b"v")), [stored(&block(5, b"v"))]);
+    let client = harness.put(confirmed(1, b"v"));
+    assert_eq!(harness.answer(client), success(1, b""));
 }
 
 /// A record of the key 5 whose life ends after a second.

@@ -56,7 +56,7 @@ pub(crate) enum NodeAction {
 /// What happens to a batch that the node wants to save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Disk {
-    /// It is on disk at once.
+    /// It is written at once, and on disk if the node asks for that.
     Works,
     /// The write fails.
     Fails,
@@ -149,8 +149,20 @@ impl Harness {
         self.act(Node::on_timeout);
     }
 
-    /// Calls one verb of the node, and records its actions.
+    /// Calls one verb of the node, and records its actions. If the disk works, records are written that the node wants
+    /// to save now, as an event loop does it in the same turn.
     pub(crate) fn act(&mut self, verb: impl FnOnce(&mut Node, Now, &mut Actions)) {
+        self.call(verb);
+        for _ in 0..TURNS_MAX {
+            let is_due = self.node.next_deadline().is_some_and(|deadline| deadline <= self.now);
+            if self.disk != Disk::Works || self.is_answering || self.node.unsaved() == 0 || !is_due {
+                break;
+            }
+            self.call(Node::on_timeout);
+        }
+    }
+
+    fn call(&mut self, verb: impl FnOnce(&mut Node, Now, &mut Actions)) {
         let now = self.now();
         verb(&mut self.node, now, &mut self.out);
         let actions = std::mem::take(&mut self.out);
@@ -208,8 +220,12 @@ impl Harness {
                 self.reply(conn, rpc, synced(&[]));
             }
             NodeAction::Send(conn, PeerMessage::Request(rpc, _)) => self.reply(conn, rpc, nodes(&[])),
-            NodeAction::Save(_) => {
-                let saved = if self.disk == Disk::Works { Saved::Durable } else { Saved::Failed };
+            NodeAction::Save(batch) => {
+                let saved = match self.disk {
+                    Disk::Works if batch.sync => Saved::Durable,
+                    Disk::Works => Saved::Written,
+                    Disk::Fails | Disk::Waits => Saved::Failed,
+                };
                 self.act(|node, now, out| node.on_saved(now, saved, out));
             }
             action => unreachable!("{action:?} is not answered automatically"),

@@ -16,6 +16,7 @@ mod get;
 mod handshake;
 mod harness;
 mod inbound_store;
+mod interval;
 mod invariants;
 mod join;
 mod last_node;

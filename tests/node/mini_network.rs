@@ -36,7 +36,7 @@ enum Event {
     Dialled { by: u8, dial: DialId, to: Endpoint, expect: Option<NodeId> },
     Arrives { at: ConnId, bytes: &'static [u8] },
     Closed { at: ConnId },
-    Saved { by: u8 },
+    Saved { by: u8, saved: Saved },
 }
 
 impl MiniNetwork {
@@ -136,9 +136,22 @@ impl MiniNetwork {
     /// Calls one verb of a node, and handles all events that follow at this instant.
     pub(crate) fn act(&mut self, number: u8, verb: impl FnOnce(&mut Node, Now, &mut Actions)) {
         self.perform(number, verb);
-        while let Some(event) = self.events.pop_front() {
-            self.handle(event);
+        self.handle_all();
+    }
+
+    /// Handles all events of this instant. A node whose deadline is now is woken: an event loop does it in the same turn.
+    fn handle_all(&mut self) {
+        for _ in 0..1_000_000 {
+            while let Some(event) = self.events.pop_front() {
+                self.handle(event);
+            }
+            let is_due = |node: &Node| node.next_deadline().is_some_and(|deadline| deadline <= self.now);
+            let Some(number) = self.nodes.iter().find(|(_, node)| is_due(node)).map(|(number, _)| *number) else {
+                return;
+            };
+            self.perform(number, Node::on_timeout);
         }
+        panic!("the nodes want turn after turn at {}", self.now);
     }
 
     pub(crate) fn request(&mut self, number: u8, request: ApiRequest<'_>) -> Option<ApiReply<'static>> {
@@ -167,9 +180,7 @@ impl MiniNetwork {
             self.ends.remove(&at);
             self.events.push_back(Event::Closed { at: other });
         }
-        while let Some(event) = self.events.pop_front() {
-            self.handle(event);
-        }
+        self.handle_all();
     }
 
     /// The connections of a node: the other node, and whether this one dialled.
@@ -189,7 +200,7 @@ impl MiniNetwork {
                 let (frame, _) = next_frame(Source::Peer, bytes).expect("possible").expect("whole");
                 self.perform(number, |node, now, out| node.on_frame(now, at, frame, out));
             }
-            Event::Saved { by } => self.perform(by, |node, now, out| node.on_saved(now, Saved::Durable, out)),
+            Event::Saved { by, saved } => self.perform(by, |node, now, out| node.on_saved(now, saved, out)),
             Event::Closed { at } => {
                 if let Some((number, ..)) = self.ends.remove(&at) {
                     self.perform(number, |node, now, out| node.on_closed(now, at, out));
@@ -251,7 +262,8 @@ impl MiniNetwork {
                     for kept in &batch.keys {
                         disk.insert(kept.key, kept.clone());
                     }
-                    self.events.push_back(Event::Saved { by: number });
+                    let saved = if batch.sync { Saved::Durable } else { Saved::Written };
+                    self.events.push_back(Event::Saved { by: number, saved });
                 }
                 Action::Close { conn, .. } => {
                     if let Some((_, other, _)) = self.ends.remove(conn) {

@@ -126,6 +126,7 @@ fn many_records_are_offered_together_and_copied_a_few_at_a_time() {
     for n in 3..3 + many {
         harness.put(quiet(n, b"value"));
     }
+    harness.pass(secs(1)); // they are saved
     harness.add_contact(2);
     harness.pass(millis(0));
     let mut handed = Vec::new();
@@ -149,6 +150,7 @@ fn no_more_records_are_copied_to_a_node_that_left() {
     for n in 3..100 {
         harness.put(quiet(n, b"value"));
     }
+    harness.pass(secs(1)); // they are saved
     let conn = harness.add_contact(2);
     harness.pass(millis(0));
     assert_eq!(harness.want_all_offers().len(), COPIES_TO_ONE_MAX);
@@ -435,6 +437,7 @@ fn a_peer_that_stores_copies_slowly_does_not_block_copies_to_others() {
     for n in 3..100 {
         harness.put(quiet(n, b"value"));
     }
+    harness.pass(secs(1)); // they are saved
     harness.add_contact(1);
     harness.pass(millis(0));
     assert_eq!(harness.want_all_offers().len(), COPIES_TO_ONE_MAX);

@@ -4,8 +4,9 @@ use dht::node::Node;
 use dht::node::action::{ConnId, DialError};
 use dht::node::params::Params;
 use dht::node::persisted::Saved;
-use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};
+use dht::wire::peer::{ErrorCode, PeerMessage, Reply};
 
+use crate::durability::store;
 use crate::harness::{Disk, Harness, block, bootstrap, secs};
 
 /// A founder with `peers` as contacts, which are on disk; from now on the disk waits for the test.
@@ -114,7 +115,7 @@ fn an_empty_list_of_contacts_never_replaces_an_earlier_one() {
 fn a_node_that_leaves_while_a_batch_is_being_written_persists_its_contacts_with_the_next_one() {
     let mut harness = with_contacts_on_disk([1, 2]);
     let conn = harness.accept_client(9);
-    harness.ask(conn, Request::Store(block(1, b"v")));
+    store(&mut harness, conn, block(1, b"v"));
     harness.pass(secs(2));
     assert_eq!(written(&mut harness), None, "the record alone");
     say_goodbye(&mut harness, 1);

@@ -61,7 +61,8 @@ fn answers_at_once(world: &mut World, at: Number) -> Result<bool, Violation> {
     let (confirm, class) = (Confirm::Yes, Class::Plain);
     let put = Put { ttl: 0, replication: 8, confirm, class, key: new, value: b"alone" };
     let asks = [world.ask(at, &ApiRequest::Get { key: missing })?, world.ask(at, &ApiRequest::Put(put))?];
-    world.run_for(SECOND / 10)?;
+    // A PUT may wait for a batch before it that is synced.
+    world.run_for(SECOND / 2)?;
     let answers = asks.map(|ask| world.answer(ask).cloned());
     assert!(answers == [None, None] || answers == [Some(Answer::Failure), Some(found(b""))], "{answers:?}");
     await_all(world, &asks)?;

@@ -83,7 +83,7 @@ impl Node {
         let (key, seen) = (record.key, record.rank().precedence());
         let (waits, holds) = (self.access(now).waits(), self.params.serving == Serving::Yes);
         let alone = self.table.live() == 0;
-        let is_only_copy = holds && self.is_founder_alone() && !self.saves_first();
+        let is_only_copy = holds && self.is_founder_alone() && !self.saves_first(client.is_some());
         let replaced = if is_only_copy { None } else { self.replaced_by(now, &record) };
         if alone && !waits && !holds {
             return Err(Refused::NoReplicas);
@@ -287,7 +287,7 @@ impl Node {
         let me = self.me.id;
         let Some(put) = self.queries.put(query) else { return };
         let (record, expires, attempt) = (put.record.clone(), put.expires, Attempt { query, number: put.attempt });
-        let key = record.key;
+        let (key, is_told) = (record.key, put.is_told());
         let replaced = self.replaced_by(now, &record);
         let stored = if record.is_plausible(now.wall) {
             self.hold(now, record, expires, Source::Client)
@@ -297,7 +297,8 @@ impl Node {
         if let Some(put) = self.queries.put(query).filter(|put| put.replaced.is_none() && stored == Stored::Held) {
             put.replaced = replaced;
         }
-        if stored == Stored::Held && self.waits_for_disk(now, key, Waiter::Own(attempt)) {
+        let waits = stored == Stored::Held && self.saves_first(is_told);
+        if waits && self.waits_for_disk(now, key, Waiter::Own(attempt)) {
             return;
         }
         let Some(put) = self.queries.put(query) else { return };

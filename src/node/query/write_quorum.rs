@@ -239,6 +239,11 @@ impl Put {
         }
     }
 
+    /// Whether a client or another node is told when enough nodes store the record.
+    pub(crate) fn is_told(&self) -> bool {
+        self.client.is_some() || self.is_relay()
+    }
+
     /// Whether this PUT passes a record on.
     pub(crate) fn is_relay(&self) -> bool {
         matches!(self.origin, PutOrigin::Relay(_))

@@ -1,13 +1,17 @@
 //! Persistence: which records and contacts survive a restart, and when the host writes them to disk.
 //!
-//! A key whose state has changed is *unsaved* until a batch with that state is on disk. At most one batch is
+//! A key whose state has changed is *unsaved* until a batch with that state is written. At most one batch is
 //! in flight; changes meanwhile are collected, and a later state of a key replaces an earlier one.
 //!
 //! * `durability = always`: the next batch leaves at once. The source of a record gets its confirmation when
 //!   the batch is on disk, if the batch wrote that record or a larger one.
-//! * `durability = interval`: a batch leaves one interval after the first change, and no source waits for
-//!   it. A crash loses at most that interval and the batch in flight.
+//! * `durability = interval`: the source gets its confirmation when the system has the batch, so a crash of the
+//!   process loses nothing that was confirmed. The next batch leaves at once if a source waits for it, or if it is
+//!   full. The disk is synced every half interval, so a power failure loses the changes of the last interval at most,
+//!   as long as the disk keeps up.
 //! * `durability = none`: only contacts are saved, and failures of the disk have no effect on records.
+//!
+//! A batch that was written and not synced is *unsynced*. If the disk fails, its keys are unsaved again.
 //!
 //! While the disk fails, this node refuses new records of peers, confirms nothing that is not on disk, and
 //! keeps the unsaved keys for the next attempt; it answers reads as before.
@@ -17,7 +21,7 @@ use std::time::Duration;
 
 use crate::contact::Contact;
 use crate::id::Key;
-use crate::limits::SAVE_BYTES_MAX;
+use crate::limits::{SAVE_BYTES_MAX, SAVE_KEYS_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, Caller};
 use crate::node::params::Durability;
@@ -33,12 +37,11 @@ use crate::wire::peer::{ErrorCode, Reply, StoreOutcome};
 /// and peers get ERROR 429.
 const DISK_WAITERS_MAX: usize = 1 << 14;
 
-/// Keys whose state is not on disk. At the bound clients wait, and peers get ERROR 429.
+/// Keys whose state is not written. At the bound clients wait, and peers get ERROR 429.
 const UNSAVED_MAX: usize = 1 << 18;
 
-/// Keys in one batch for the disk: enough to share the cost of a commit, few enough that collecting them
-/// does not delay a turn.
-const SAVE_KEYS_MAX: usize = 4_096;
+/// Unsynced keys, after which a batch is synced before its interval has passed. They take 32 bytes each.
+const UNSYNCED_MAX: usize = 1 << 18;
 
 /// Pause before a disk that has failed is tried again.
 const SAVE_RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -68,6 +71,12 @@ pub(crate) struct Saving {
     /// How many waiters there are, those of the batch in flight included.
     waiters: usize,
     in_flight: Option<InFlight>,
+    /// Keys that the system has, and that are not known to be on disk. A key may occur several times.
+    unsynced: Vec<Key>,
+    /// When the next batch that is synced leaves, if there are changes for it.
+    sync_due: Option<Time>,
+    /// Whether the last batch had no room for some unsaved keys.
+    is_behind: bool,
     /// Whether the host could not write the last batch.
     pub(super) failing: bool,
     /// The number of changes of the table when the contacts last left in a batch.
@@ -82,8 +91,6 @@ struct InFlight {
     /// Its keys, in ascending order, and what it writes for each: the precedence of the record, if there is one.
     keys: Vec<(Key, Option<Precedence>)>,
     waiting: Vec<(Key, Waiter)>,
-    /// Whether it had no room for some unsaved keys.
-    is_full: bool,
 }
 
 impl InFlight {
@@ -104,7 +111,7 @@ impl Saving {
         self.unsaved.len() >= UNSAVED_MAX || self.waiters >= DISK_WAITERS_MAX
     }
 
-    /// Whether the state of `key` is not on disk. A batch in flight counts as written, unless the disk fails.
+    /// Whether the state of `key` is not written. A batch in flight counts as written, unless the disk fails.
     pub(crate) fn is_unsaved(&self, key: &Key) -> bool {
         let fails = |batch: &InFlight| self.failing && batch.contains(key);
         self.unsaved.contains_key(key) || self.in_flight.as_ref().is_some_and(fails)
@@ -112,23 +119,35 @@ impl Saving {
 
     /// Whether all changes are on disk.
     pub(crate) fn is_done(&self) -> bool {
-        self.unsaved.is_empty() && self.in_flight.is_none() && !self.contacts_due
+        self.unsaved.is_empty() && self.in_flight.is_none() && self.unsynced.is_empty() && !self.contacts_due
+    }
+
+    /// Whether a waiter waits for a key that is unsaved.
+    fn is_awaited(&self) -> bool {
+        self.waiters > self.in_flight.as_ref().map_or(0, |batch| batch.waiting.len())
     }
 }
 
 /// Saving.
 impl Node {
-    /// Whether a record is confirmed only when it is on disk: under `always`, and while the disk fails.
-    pub(crate) fn saves_first(&self) -> bool {
-        self.params.durability == Durability::Always || self.saving.failing
+    /// Keys whose state has changed since it last left in a batch.
+    pub fn unsaved(&self) -> usize {
+        self.saving.unsaved.len()
     }
 
-    /// Whether `waiter` waits until the record of `key`, which is stored now, is on disk: it gets its answer
-    /// then. `false` if the record may be confirmed at once; one that is on disk already is not written again.
-    pub(crate) fn waits_for_disk(&mut self, now: Now, key: Key, waiter: Waiter) -> bool {
-        if !self.saves_first() {
-            return false;
+    /// Whether a record is confirmed only when it is saved. `is_told` says whether a client or
+    /// another node gets a confirmation.
+    pub(crate) fn saves_first(&self, is_told: bool) -> bool {
+        match self.params.durability {
+            Durability::Always => true,
+            Durability::Interval(_) => is_told || self.saving.failing,
+            Durability::None => false,
         }
+    }
+
+    /// Makes `waiter` wait until the record of `key`, which is stored now, is saved: it gets its answer then.
+    /// `false` if it is saved already: such a record is not written again.
+    pub(crate) fn waits_for_disk(&mut self, now: Now, key: Key, waiter: Waiter) -> bool {
         self.note_changes(now, None);
         let saving = &mut self.saving;
         if let Some(waiters) = saving.unsaved.get_mut(&key) {
@@ -141,13 +160,13 @@ impl Node {
             return false;
         }
         saving.waiters += 1;
+        self.plan_to_save(now);
         true
     }
 
     /// Collects the keys that have changed, and schedules the next batch. The state of the key `on_disk` is on
     /// disk already.
     pub(crate) fn note_changes(&mut self, now: Now, on_disk: Option<Key>) {
-        let pause = self.save_pause();
         let changed = self.storage.take_changed();
         if self.params.durability == Durability::None {
             return;
@@ -155,17 +174,33 @@ impl Node {
         for key in changed.filter(|key| Some(*key) != on_disk) {
             self.saving.unsaved.entry(key).or_default();
         }
-        if !self.saving.unsaved.is_empty() && self.saving.in_flight.is_none() && !self.saving.failing {
-            self.timers.hasten(Timer::Save, now.mono + pause);
-        }
+        self.plan_to_save(now);
     }
 
-    /// The pause from a change to the batch that saves it; a leaving node saves at once.
-    fn save_pause(&self) -> Duration {
-        match self.params.durability {
-            Durability::Interval(pause) if !self.status.is_leaving() => pause,
-            Durability::Always | Durability::Interval(_) | Durability::None => Duration::ZERO,
+    /// Schedules the next batch, if there is something to save.
+    fn plan_to_save(&mut self, now: Now) {
+        let saving = &mut self.saving;
+        if saving.in_flight.is_some() || saving.failing || saving.is_done() {
+            return;
         }
+        let at = match self.params.durability {
+            Durability::Interval(pause) if !self.status.is_leaving() => {
+                // Half: what a full batch leaves behind has to be on disk within the interval too.
+                let due = *saving.sync_due.get_or_insert(now.mono + pause / 2);
+                let is_full = saving.unsaved.len() >= SAVE_KEYS_MAX || saving.unsynced.len() >= UNSYNCED_MAX;
+                if is_full || saving.is_behind || saving.is_awaited() { now.mono } else { due }
+            }
+            Durability::Always | Durability::Interval(_) | Durability::None => now.mono,
+        };
+        self.timers.hasten(Timer::Save, at);
+    }
+
+    /// Whether the next batch is synced before its result.
+    fn syncs(&self, now: Now) -> bool {
+        let saving = &self.saving;
+        let is_due = saving.sync_due.is_some_and(|due| due <= now.mono) || saving.unsynced.len() >= UNSYNCED_MAX;
+        let is_interval = matches!(self.params.durability, Durability::Interval(_));
+        !is_interval || is_due || saving.failing || self.status.is_leaving()
     }
 
     /// If the table has changed, schedules a batch with its contacts.
@@ -209,8 +244,13 @@ impl Node {
             batch.contacts = self.address_book.to_persist(now.mono, &self.table);
         }
         self.saving.contacts_due = false;
-        if batch != Batch::default() {
-            in_flight.is_full = !self.saving.unsaved.is_empty();
+        batch.sync = batch.contacts.is_some() || self.syncs(now);
+        if batch.sync {
+            self.saving.sync_due = None;
+        }
+        self.saving.is_behind = !self.saving.unsaved.is_empty();
+        let has_work = !batch.keys.is_empty() || batch.contacts.is_some() || !self.saving.unsynced.is_empty();
+        if has_work {
             self.saving.in_flight = Some(in_flight);
             out.save(batch);
         }
@@ -232,20 +272,23 @@ impl Node {
     /// The host has written the batch in flight, or could not.
     pub fn on_saved(&mut self, now: Now, saved: Saved, out: &mut Actions) {
         let Some(batch) = self.saving.in_flight.take() else { return };
-        self.saving.failing = saved == Saved::Failed && self.params.durability != Durability::None;
-        if saved == Saved::Failed {
-            for (key, _) in &batch.keys {
-                self.saving.unsaved.entry(*key).or_default();
-            }
-            self.saving.contacts = 0;
-            self.timers.hasten(Timer::Save, now.mono + SAVE_RETRY_PAUSE);
-        } else if !self.saving.unsaved.is_empty() || self.saving.contacts_due {
-            let pause = if batch.is_full { Duration::ZERO } else { self.save_pause() };
-            self.timers.hasten(Timer::Save, now.mono + pause);
-        }
         self.saving.waiters -= batch.waiting.len();
+        self.saving.failing = saved == Saved::Failed && self.params.durability != Durability::None;
+        match saved {
+            Saved::Durable => self.saving.unsynced.clear(),
+            Saved::Written => self.saving.unsynced.extend(batch.keys.iter().map(|(key, _)| *key)),
+            Saved::Failed => {
+                let keys = batch.keys.iter().map(|(key, _)| *key).chain(self.saving.unsynced.drain(..));
+                keys.for_each(|key| _ = self.saving.unsaved.entry(key).or_default());
+                self.saving.contacts = 0;
+                self.timers.hasten(Timer::Save, now.mono + SAVE_RETRY_PAUSE);
+            }
+        }
+        if saved != Saved::Failed {
+            self.plan_to_save(now);
+        }
         for (key, waiter) in &batch.waiting {
-            let on_disk = batch.written(key).filter(|_| saved == Saved::Durable);
+            let on_disk = batch.written(key).filter(|_| saved != Saved::Failed);
             self.answer_waiter(now, *key, *waiter, on_disk, saved, out);
         }
         self.finish(now, out);

@@ -80,7 +80,7 @@ impl Node {
     fn serve_store(&mut self, now: Now, caller: &Caller, block: &RecordBlock<'_>, out: &mut Actions) {
         let (key, held) = (block.key, block.rank());
         let reply = match self.store_copy(now, block, self.source_at(caller.conn)) {
-            Ok(()) if self.waits_for_disk(now, key, Waiter::Copy(*caller, held)) => return,
+            Ok(()) if self.saves_first(true) && self.waits_for_disk(now, key, Waiter::Copy(*caller, held)) => return,
             Ok(()) => Reply::Stored { key, outcome: StoreOutcome::Held, held },
             Err(NotStored::Larger(held)) => Reply::Stored { key, outcome: StoreOutcome::Larger, held },
             Err(NotStored::Refused(code)) => Reply::Error(code),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rand::RngExt;
 
 use super::sleep::Turns;
-use super::{Answer, DISK_WRITE, Operation, Request, World};
+use super::{Answer, DISK_SYNC, DISK_WRITE, Operation, Request, World};
 use crate::id::NodeId;
 use crate::limits::DIALS_MAX;
 use crate::node::Node;
@@ -95,7 +95,7 @@ impl World {
     fn save(&mut self, number: Number, batch: &Arc<Batch>) -> CheckResult {
         let host = &mut self.hosts[number.index()];
         checker::one_batch_in_flight_at_a_time(host.disk.begin(batch))?;
-        let at = self.now + self.rng.random_range(DISK_WRITE);
+        let at = self.now + self.rng.random_range(if batch.sync { DISK_SYNC } else { DISK_WRITE });
         self.queue.schedule(at, Event::Saved { at: number, incarnation: host.incarnation });
         Ok(())
     }
@@ -120,8 +120,9 @@ impl World {
 
     /// Observes the versions of values in a message that `from` sends, and checks confirmations of STOREs.
     fn observe_message(&mut self, from: Number, bytes: &[u8]) -> CheckResult {
-        let has_version =
-            |frame: &Frame<'_>| [wire::STORE, wire::FIND_VALUE_REPLY, wire::STORE_REPLY].contains(&frame.kind);
+        let has_version = |frame: &Frame<'_>| {
+            [wire::STORE, wire::RELAY, wire::FIND_VALUE_REPLY, wire::STORE_REPLY].contains(&frame.kind)
+        };
         let frame = next_frame(Source::Peer, bytes).ok().flatten().map(|(frame, _)| frame).filter(has_version);
         let message = frame.and_then(|frame| PeerMessage::decode(frame).ok());
         match message {
@@ -132,8 +133,11 @@ impl World {
                 let precedence = record.rank().precedence();
                 self.history.observe(record.key, record.crc, precedence);
             }
+            Some(PeerMessage::Request(rpc, peer::Request::Relay { .. })) => _ = self.relays.insert(rpc),
+            // Its sender is no replica.
+            Some(PeerMessage::Reply(rpc, Reply::Stored { .. })) if self.relays.remove(&rpc) => {}
             Some(PeerMessage::Reply(_, Reply::Stored { key, outcome: StoreOutcome::Held, held }))
-                if self.scenario.params.durability == Durability::Always =>
+                if self.scenario.params.durability != Durability::None =>
             {
                 let disk = &self.hosts[from.index()].disk;
                 checker::a_confirmed_record_is_on_disk(usize::from(disk.covers(&key, held.precedence())), 1)?;

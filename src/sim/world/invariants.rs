@@ -107,7 +107,7 @@ impl World {
 
     /// Checks the confirmation of a PUT that a client sent at `since`.
     pub(super) fn check_confirmed(&self, key: Key, crc: u32, replication: u8, since: Time) -> CheckResult {
-        if self.scenario.params.durability != Durability::Always {
+        if self.scenario.params.durability == Durability::None {
             return Ok(());
         }
         let Some(version) = self.history.oldest_version(&key, crc) else { return Ok(()) };

@@ -221,7 +221,7 @@ impl World {
         }
         let Some(saved) = host.disk.end() else { return Ok(()) };
         let kind = match saved {
-            Saved::Durable => EventKind::Saved,
+            Saved::Durable | Saved::Written => EventKind::Saved,
             Saved::Failed => EventKind::SaveFailed,
         };
         self.digest.add(self.now, kind, number, &[]);

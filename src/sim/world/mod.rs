@@ -13,7 +13,7 @@ mod invariants;
 mod lifecycle;
 mod sleep;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use self::sleep::Turns;
 use crate::contact::Family;
-use crate::id::{Key, NodeId};
+use crate::id::{Key, NodeId, RpcId};
 use crate::node::Node;
 use crate::node::action::{Actions, DialError, DialId, Origin};
 use crate::sim::checker;
@@ -41,8 +41,11 @@ use crate::wire::frame::next_frame;
 /// Interval at which the invariants of all nodes are checked.
 const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 
-/// The time to write a batch to disk.
-const DISK_WRITE: Range<Duration> = Duration::from_millis(2)..Duration::from_millis(300);
+/// The time until the system has a batch.
+const DISK_WRITE: Range<Duration> = Duration::from_micros(50)..Duration::from_millis(2);
+
+/// The time until a batch is on disk.
+const DISK_SYNC: Range<Duration> = Duration::from_millis(2)..Duration::from_millis(300);
 
 /// The id of a client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub struct World {
     churn: Option<Churn>,
     /// The values that clients PUT and read.
     history: History,
+    /// Requests RELAY without a reply.
+    relays: BTreeSet<RpcId>,
     /// When a node last started.
     last_start: Time,
     /// Whether a node that starts knows the boot of its host.
@@ -144,6 +149,7 @@ impl World {
             next_check: Time::ZERO + CHECK_INTERVAL,
             churn: None,
             history: History::default(),
+            relays: BTreeSet::new(),
             last_start: Time::ZERO,
             tells_boots: false,
             wall_was_set: false,

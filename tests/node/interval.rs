@@ -1,0 +1,151 @@
+//! `durability = interval`: a node acknowledges a record when the system has it, and syncs the disk in time.
+
+use std::sync::Arc;
+
+use dht::id::Key;
+use dht::limits::SAVE_KEYS_MAX;
+use dht::node::Node;
+use dht::node::params::{Durability, Params};
+use dht::node::persisted::{Batch, Saved};
+use dht::wire::peer::{ErrorCode, Reply};
+
+use crate::durability::{replies, say, store};
+use crate::harness::{Disk, Harness, block, confirmed, key, millis, quiet, secs, stored, success};
+
+/// A founder whose disk waits until the test reports a result.
+fn founder() -> Harness {
+    let params = Params { durability: Durability::Interval(secs(1)), replication_min: 1, ..Params::default() };
+    let mut harness = Harness::new(params);
+    harness.pass(secs(2)); // its first contacts are saved
+    harness.disk = Disk::Waits;
+    harness
+}
+
+/// The batch that the node has asked for, if it has asked for one.
+fn batch(harness: &mut Harness) -> Option<Arc<Batch>> {
+    let batches = harness.batches();
+    assert!(batches.len() <= 1, "one at a time");
+    batches.into_iter().next()
+}
+
+/// The node asks for a batch with the keys `numbers`.
+fn expect_batch(harness: &mut Harness, numbers: &[u8], sync: bool) {
+    let batch = batch(harness).expect("a batch");
+    assert_eq!(
+        batch.keys.iter().map(|persisted| persisted.key).collect::<Vec<_>>(),
+        numbers.iter().map(|n| key(*n)).collect::<Vec<_>>()
+    );
+    assert_eq!(batch.sync, sync);
+}
+
+#[test]
+fn a_store_is_answered_when_the_system_has_the_record_and_synced_half_an_interval_later() {
+    let mut harness = founder();
+    let conn = harness.accept_client(9);
+    assert_eq!(store(&mut harness, conn, block(5, b"v")), []);
+    harness.pass(millis(0));
+    assert_eq!(replies(&mut harness, conn), []);
+    expect_batch(&mut harness, &[5], false);
+    say(&mut harness, Saved::Written);
+    assert_eq!(replies(&mut harness, conn), [stored(&block(5, b"v"))]);
+    assert_eq!(store(&mut harness, conn, block(5, b"v")), [stored(&block(5, b"v"))], "it is not written again");
+    harness.pass(millis(499));
+    assert_eq!(batch(&mut harness), None);
+    harness.pass(millis(1));
+    expect_batch(&mut harness, &[], true);
+    say(&mut harness, Saved::Durable);
+    harness.pass(secs(5));
+    assert_eq!(batch(&mut harness), None, "nothing has changed");
+}
+
+#[test]
+fn a_put_is_confirmed_when_the_system_has_the_record() {
+    let mut harness = founder();
+    let client = harness.put(confirmed(1, b"v"));
+    harness.pass(millis(0));
+    assert_eq!(harness.answer(client), None);
+    expect_batch(&mut harness, &[1], false);
+    say(&mut harness, Saved::Written);
+    assert_eq!(harness.answer(client), success(1, b""));
+}
+
+#[test]
+fn what_nobody_waits_for_is_collected_and_on_disk_within_the_interval() {
+    let mut harness = founder();
+    harness.put(quiet(1, b"v"));
+    harness.pass(millis(300));
+    harness.put(quiet(2, b"w"));
+    harness.put(quiet(1, b"x"));
+    harness.pass(millis(199));
+    assert_eq!(batch(&mut harness), None);
+    harness.pass(millis(1));
+    expect_batch(&mut harness, &[1, 2], true);
+    harness.put(quiet(3, b"y"));
+    say(&mut harness, Saved::Durable);
+    assert_eq!(batch(&mut harness), None);
+    harness.pass(millis(500));
+    expect_batch(&mut harness, &[3], true);
+}
+
+#[test]
+fn a_full_batch_leaves_at_once() {
+    let mut harness = founder();
+    let nth = |number: usize| Key::new(std::array::from_fn(|at| if at < 8 { number.to_be_bytes()[at] } else { 0 }));
+    for number in 1..SAVE_KEYS_MAX {
+        harness.put(dht::wire::api::Put { key: nth(number), ..quiet(1, b"v") });
+    }
+    harness.pass(millis(0));
+    assert_eq!(batch(&mut harness), None);
+    harness.put(dht::wire::api::Put { key: nth(0), ..quiet(1, b"v") });
+    harness.pass(millis(0));
+    let batch = batch(&mut harness).expect("a batch");
+    assert_eq!((batch.keys.len(), batch.sync), (SAVE_KEYS_MAX, false));
+}
+
+/// What was written since the last sync may be lost too, so it is written again.
+#[test]
+fn after_a_failure_all_that_is_not_on_disk_is_saved_again() {
+    for fails_alone in [false, true] {
+        let mut harness = founder();
+        let conn = harness.accept_client(9);
+        store(&mut harness, conn, block(5, b"v"));
+        harness.pass(millis(0));
+        expect_batch(&mut harness, &[5], false);
+        say(&mut harness, Saved::Written);
+        assert_eq!(replies(&mut harness, conn), [stored(&block(5, b"v"))]);
+        if fails_alone {
+            harness.pass(millis(500));
+            expect_batch(&mut harness, &[], true);
+        } else {
+            store(&mut harness, conn, block(6, b"w"));
+            harness.pass(millis(0));
+            expect_batch(&mut harness, &[6], false);
+        }
+        say(&mut harness, Saved::Failed);
+        let refused = if fails_alone { vec![] } else { vec![Reply::Error(ErrorCode::FULL)] };
+        assert_eq!(replies(&mut harness, conn), refused);
+        assert_eq!(store(&mut harness, conn, block(7, b"x")), [Reply::Error(ErrorCode::FULL)]);
+        harness.pass(secs(1));
+        expect_batch(&mut harness, if fails_alone { &[5] } else { &[5, 6] }, true);
+        say(&mut harness, Saved::Durable);
+        store(&mut harness, conn, block(7, b"x"));
+        harness.pass(millis(0));
+        expect_batch(&mut harness, &[7], false);
+    }
+}
+
+#[test]
+fn a_node_leaves_when_all_is_synced() {
+    let mut harness = founder();
+    let client = harness.put(confirmed(1, b"v"));
+    harness.pass(millis(0));
+    expect_batch(&mut harness, &[1], false);
+    say(&mut harness, Saved::Written);
+    assert_eq!(harness.answer(client), success(1, b""));
+    harness.act(Node::leave);
+    harness.pass(millis(0));
+    assert!(!harness.node.has_left());
+    expect_batch(&mut harness, &[], true);
+    say(&mut harness, Saved::Durable);
+    assert!(harness.node.has_left());
+}

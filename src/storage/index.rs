@@ -72,15 +72,26 @@ impl IndexedRecords {
         self.slot(key).map(|slot| &self.records[slot])
     }
 
-    /// Reads the memory that a look-up of each of `keys` reads, and the beginning of the value.
+    /// Reads the memory that a look-up of each of `keys` reads, and the beginning of the value; if there is no record
+    /// of a key, the memory that its insertion reads.
     ///
     /// Waiting for memory is a large part of the time of a request. Here the processor waits for all keys
     /// at once. That works only if each step is short and none depends on another one; so there is one loop
     /// per step, and the keys are not compared.
     pub(super) fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
-        let hashes: ArrayVec<u64, BATCH_MAX> = keys.take(BATCH_MAX).map(|key| self.by_key.seed.hash_one(key)).collect();
-        let slots: ArrayVec<Slot, BATCH_MAX> = hashes.iter().filter_map(|hash| self.by_key.guess(*hash)).collect();
+        let with_hash = |key| (key, self.by_key.seed.hash_one(key));
+        let hashes: ArrayVec<(&Key, u64), BATCH_MAX> = keys.take(BATCH_MAX).map(with_hash).collect();
+        let (mut slots, mut absent) = (ArrayVec::<Slot, BATCH_MAX>::new(), ArrayVec::<&Key, BATCH_MAX>::new());
+        for (key, hash) in hashes {
+            match self.by_key.guess(hash) {
+                Some(slot) => slots.push(slot),
+                None => absent.push(key),
+            }
+        }
         let mut read = 0;
+        for slot in self.in_order.prefetch(absent.into_iter()) {
+            read ^= self.records[slot].touch();
+        }
         for slot in &slots {
             read ^= self.records[*slot].touch();
         }

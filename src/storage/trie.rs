@@ -13,7 +13,10 @@
 
 use std::num::NonZeroU32;
 
+use arrayvec::ArrayVec;
+
 use crate::id::{KEY_SIZE, Key};
+use crate::limits::BATCH_MAX;
 use crate::storage::slots::{SLOT_OVERHEAD, Slot, Slots};
 
 /// Bytes of memory that a key takes in the trie.
@@ -133,6 +136,29 @@ impl Trie {
         let is_greater = first_difference.is_none_or(|bit| side(first, bit) == 0);
         ahead.extend(next.filter(|_| is_greater));
         Traversal { forks: &self.forks, point: LAST, ahead }
+    }
+
+    /// Reads the memory that an insertion of each of `keys` reads in the trie, level by level, so that the processor
+    /// waits for all of them at once. Returns the keys of the trie to which the insertions compare them.
+    pub(super) fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> ArrayVec<Slot, BATCH_MAX> {
+        let Some(root) = self.root else { return ArrayVec::new() };
+        let mut paths: ArrayVec<(&Key, Branch), BATCH_MAX> = keys.take(BATCH_MAX).map(|key| (key, root)).collect();
+        let mut goes_on = true;
+        while goes_on {
+            goes_on = false;
+            for (key, next) in &mut paths {
+                if let Unpacked::Fork(slot) = next.unpack() {
+                    let fork = &self.forks[slot];
+                    *next = fork.sides[fork.side(key)];
+                    goes_on = true;
+                }
+            }
+        }
+        let leaf = |(_, branch): &(&Key, Branch)| match branch.unpack() {
+            Unpacked::Key(slot) => Some(slot),
+            Unpacked::Fork(_) => None,
+        };
+        paths.iter().filter_map(leaf).collect()
     }
 
     /// The number of forks: one less than keys, or 0.
@@ -272,6 +298,19 @@ mod tests {
             for first in model.iter().chain([&first, &Key::new([0; KEY_SIZE])]) {
                 let met = trie.range_from(first, |slot| keys[slot]).map(|slot| keys[slot]);
                 prop_assert!(met.eq(model.range(first..).copied()), "from {first}");
+            }
+        }
+
+        #[test]
+        fn a_prefetch_reaches_the_key_to_which_an_insertion_compares(steps in steps(), others in proptest::collection::vec(key(), 1..5)) {
+            let (trie, keys, model) = grown(&steps);
+            let wanted: Vec<Key> = others.into_iter().chain(model.iter().copied()).take(BATCH_MAX).collect();
+            let reached = trie.prefetch(wanted.iter());
+            prop_assert_eq!(reached.len(), if model.is_empty() { 0 } else { wanted.len() });
+            for (key, slot) in wanted.iter().zip(reached) {
+                let shared = |other: &Key| key.distance(other).shared_bits();
+                let most = model.iter().map(|other| shared(other).unwrap_or(usize::MAX)).max();
+                prop_assert_eq!(Some(shared(&keys[slot]).unwrap_or(usize::MAX)), most, "no key shares more bits");
             }
         }
 

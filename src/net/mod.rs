@@ -130,7 +130,7 @@ pub trait Service {
     fn wants_requests_of(&self, connection: u64) -> bool;
     /// Announces requests for these keys, in this order, so that the service can load their data into
     /// the processor's cache. Has no other effect.
-    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key> + Clone) {
         drop(keys);
     }
     /// A client sent a request.
@@ -174,7 +174,7 @@ impl Service for Node {
         self.wants_requests_of(connection)
     }
 
-    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key> + Clone) {
         self.storage().prefetch(keys);
     }
 

@@ -293,8 +293,8 @@ impl Actions {
     }
 
     /// Asks the host to write `batch` to disk.
-    pub(crate) fn save(&mut self, batch: Batch) {
-        self.list.push(Action::Save { batch: Arc::new(batch) });
+    pub(crate) fn save(&mut self, batch: Arc<Batch>) {
+        self.list.push(Action::Save { batch });
     }
 
     /// Asks the host to close a connection.

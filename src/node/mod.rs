@@ -195,7 +195,7 @@ impl Node {
             wanted: Wanted::default(),
             lost_records: 0,
             syncing: Syncing::default(),
-            saving: Saving::default(),
+            saving: Saving::new(keys.clone()),
             set_aside: SetAside::default(),
             boot: None,
             put_retries: PutRetries::default(),

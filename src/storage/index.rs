@@ -78,20 +78,14 @@ impl IndexedRecords {
     /// Waiting for memory is a large part of the time of a request. Here the processor waits for all keys
     /// at once. That works only if each step is short and none depends on another one; so there is one loop
     /// per step, and the keys are not compared.
-    pub(super) fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
-        let with_hash = |key| (key, self.by_key.seed.hash_one(key));
-        let hashes: ArrayVec<(&Key, u64), BATCH_MAX> = keys.take(BATCH_MAX).map(with_hash).collect();
-        let (mut slots, mut absent) = (ArrayVec::<Slot, BATCH_MAX>::new(), ArrayVec::<&Key, BATCH_MAX>::new());
-        for (key, hash) in hashes {
-            match self.by_key.guess(hash) {
-                Some(slot) => slots.push(slot),
-                None => absent.push(key),
-            }
+    pub(super) fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key> + Clone) {
+        let keys = keys.take(BATCH_MAX);
+        let hashes: ArrayVec<u64, BATCH_MAX> = keys.clone().map(|key| self.by_key.seed.hash_one(key)).collect();
+        let slots: ArrayVec<Slot, BATCH_MAX> = hashes.iter().filter_map(|hash| self.by_key.guess(*hash)).collect();
+        if slots.len() < hashes.len() {
+            self.prefetch_for_insertion(keys);
         }
         let mut read = 0;
-        for slot in self.in_order.prefetch(absent.into_iter()) {
-            read ^= self.records[slot].touch();
-        }
         for slot in &slots {
             read ^= self.records[*slot].touch();
         }
@@ -101,6 +95,15 @@ impl IndexedRecords {
             }
         }
         std::hint::black_box(read); // otherwise the compiler removes all of this
+    }
+
+    /// Reads the memory that the insertion of those of `keys` reads which are absent.
+    #[inline(never)] // few GETs need it
+    fn prefetch_for_insertion<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        let is_absent = |key: &&Key| self.by_key.guess(self.by_key.seed.hash_one(*key)).is_none();
+        let reached = self.in_order.prefetch(keys.filter(is_absent));
+        let read = reached.iter().fold(0, |read, slot| read ^ self.records[*slot].touch());
+        std::hint::black_box(read);
     }
 
     /// Inserts `held`; there is no record of its key.

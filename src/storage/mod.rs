@@ -399,14 +399,14 @@ impl Storage {
         }
     }
 
-    /// Whether [`Storage::take_changed`] would return any key.
+    /// Whether [`Storage::take_changed`] would add any key.
     pub fn has_changed(&self) -> bool {
         !self.changed.is_empty()
     }
 
-    /// The keys whose state has changed since the last call. A key may occur several times.
-    pub fn take_changed(&mut self) -> std::vec::Drain<'_, Key> {
-        self.changed.drain(..)
+    /// Adds the keys whose state has changed since the last call to `to`. A key may occur several times.
+    pub fn take_changed(&mut self, to: &mut impl Extend<Key>) {
+        to.extend(self.changed.drain(..));
     }
 }
 
@@ -427,7 +427,7 @@ impl Storage {
     /// Changes nothing.
     ///
     /// [`BATCH_MAX`]: crate::limits::BATCH_MAX
-    pub fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+    pub fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key> + Clone) {
         self.records.prefetch(keys);
     }
 

@@ -209,8 +209,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "disk: a changed key is named",
         file: STORAGE,
-        line: "self.changed.drain(..)",
-        mutation: "self.changed.drain(..0)",
+        line: "to.extend(self.changed.drain(..));",
+        mutation: "to.extend(self.changed.drain(..0));",
         tests: &["a_tombstone_lapses_when_no_older_version_can_be_alive", "ten_thousand_schedules_keep_every_promise"],
     },
     // ── tombstones

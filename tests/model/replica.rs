@@ -119,14 +119,14 @@ impl Replica {
         if stored == Stored::Full {
             return Err(Broken::Full);
         }
-        self.unsaved.extend(self.storage.take_changed());
+        self.storage.take_changed(&mut self.unsaved);
         Ok(Taken::Stored(stored))
     }
 
     pub(crate) fn sweep(&mut self, world: u64, max: usize) {
         let now = self.now(world);
         self.storage.sweep(now, max);
-        self.unsaved.extend(self.storage.take_changed());
+        self.storage.take_changed(&mut self.unsaved);
     }
 
     /// What has changed is on disk from now on.
@@ -154,7 +154,7 @@ impl Replica {
                 self.storage.bury(now, *key, tombstone);
             }
         }
-        self.unsaved.extend(self.storage.take_changed());
+        self.storage.take_changed(&mut self.unsaved);
     }
 
     /// Reads a key, and holds what it reads against all that it has read before. Returns how much

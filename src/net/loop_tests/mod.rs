@@ -86,7 +86,7 @@ impl Service for Echo {
         self.wants_requests()
     }
 
-    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key> + Clone) {
         self.prefetched.borrow_mut().extend(keys);
     }
 
@@ -159,7 +159,7 @@ impl Service for Echo {
                 }
                 Command::Close(conn) => out.close(conn, None),
                 Command::Answer(client, key) => self.answer(client, key, out),
-                Command::Save(batch) => out.save(batch),
+                Command::Save(batch) => out.save(Arc::new(batch)),
             }
         }
     }

@@ -33,7 +33,7 @@ use crate::node::query::get::Known;
 use crate::node::query::relay::Relayed;
 use crate::node::query::write_quorum::{Next, Others, Put, PutOrigin, Replaced};
 use crate::node::records::accept::Replica;
-use crate::node::records::persistence::Waiter;
+use crate::node::records::changes::Waiter;
 use crate::node::rpc::outbound::{Call, Report};
 use crate::node::timers::Timer;
 use crate::record::envelope::{Envelope, Unverified, verify};

@@ -1,8 +1,10 @@
 //! The records of this node: which it accepts, and which survive a restart.
 //!
 //! [`accept`] is the one way into the storage; [`aside`] holds records that the wall clock makes doubtful;
-//! [`persistence`] queues changed keys for the disk of the host, in the form of [`crate::node::persisted`].
+//! [`changes`] collects the keys that have changed, and [`persistence`] passes them to the disk of the host, in the
+//! form of [`crate::node::persisted`].
 
 pub(crate) mod accept;
 pub(crate) mod aside;
+pub(crate) mod changes;
 pub(crate) mod persistence;

@@ -16,20 +16,19 @@
 //! While the disk fails, this node refuses new records of peers, confirms nothing that is not on disk, and
 //! keeps the unsaved keys for the next attempt; it answers reads as before.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::contact::Contact;
-use crate::id::Key;
-use crate::limits::{SAVE_BYTES_MAX, SAVE_KEYS_MAX};
+use crate::id::{Key, KeySeed};
 use crate::node::Node;
-use crate::node::action::{Actions, Caller};
+use crate::node::action::Actions;
 use crate::node::params::Durability;
-use crate::node::persisted::{Batch, PersistedKey, PersistedRecord, Saved, SavedAt};
-use crate::node::purpose::Attempt;
+use crate::node::persisted::{PersistedKey, PersistedRecord, Saved, SavedAt};
+use crate::node::records::changes::{Changes, InFlight, Waiter};
 use crate::node::timers::Timer;
 use crate::record::envelope::{self, Unverified};
-use crate::record::{Precedence, Rank, age_at};
+use crate::record::{Precedence, age_at};
 use crate::time::{BootTime, Now, Time};
 use crate::wire::peer::{ErrorCode, Reply, StoreOutcome};
 
@@ -54,20 +53,11 @@ const CONTACTS_SAVE_PAUSE: Duration = Duration::from_mins(1);
 /// next start, and could found another network.
 const FIRST_CONTACTS_SAVE_PAUSE: Duration = Duration::from_secs(1);
 
-/// A request that waits for a record to be on disk.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Waiter {
-    /// The STORE of a peer, and the rank for its reply.
-    Copy(Caller, Rank),
-    /// A PUT of this node, in this attempt.
-    Own(Attempt),
-}
-
 /// The changes that are not on disk yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Saving {
-    /// Keys whose state has changed since it last left in a batch, and the waiters for each of them.
-    unsaved: BTreeMap<Key, Vec<Waiter>>,
+    /// Unsaved keys.
+    changes: Changes,
     /// How many waiters there are, those of the batch in flight included.
     waiters: usize,
     in_flight: Option<InFlight>,
@@ -75,51 +65,45 @@ pub(crate) struct Saving {
     unsynced: Vec<Key>,
     /// When the next batch that is synced leaves, if there are changes for it.
     sync_due: Option<Time>,
-    /// Whether the last batch had no room for some unsaved keys.
-    is_behind: bool,
     /// Whether the host could not write the last batch.
     pub(super) failing: bool,
     /// The number of changes of the table when the contacts last left in a batch.
     contacts: u64,
     /// Whether the node is leaving, and its contacts have not left in a batch since it began to.
     contacts_due: bool,
-}
-
-/// The batch that the host writes.
-#[derive(Debug, Default)]
-struct InFlight {
-    /// Its keys, in ascending order, and what it writes for each: the precedence of the record, if there is one.
-    keys: Vec<(Key, Option<Precedence>)>,
-    waiting: Vec<(Key, Waiter)>,
-}
-
-impl InFlight {
-    fn contains(&self, key: &Key) -> bool {
-        self.keys.binary_search_by_key(key, |(key, _)| *key).is_ok()
-    }
-
-    /// The precedence of the record that the batch writes for `key`, if it writes one.
-    fn written(&self, key: &Key) -> Option<Precedence> {
-        let nth = self.keys.binary_search_by_key(key, |(key, _)| *key).ok()?;
-        self.keys[nth].1
-    }
+    /// Room for the keys that the storage names.
+    named: Vec<Key>,
 }
 
 impl Saving {
+    pub(crate) fn new(seed: KeySeed) -> Self {
+        Self {
+            changes: Changes::new(seed),
+            waiters: 0,
+            in_flight: None,
+            unsynced: Vec::new(),
+            sync_due: None,
+            failing: false,
+            contacts: 0,
+            contacts_due: false,
+            named: Vec::new(),
+        }
+    }
+
     /// Whether there is no room for more unsaved keys, or for more waiters.
     pub(crate) fn is_full(&self) -> bool {
-        self.unsaved.len() >= UNSAVED_MAX || self.waiters >= DISK_WAITERS_MAX
+        self.changes.len() >= UNSAVED_MAX || self.waiters >= DISK_WAITERS_MAX
     }
 
     /// Whether the state of `key` is not written. A batch in flight counts as written, unless the disk fails.
     pub(crate) fn is_unsaved(&self, key: &Key) -> bool {
         let fails = |batch: &InFlight| self.failing && batch.contains(key);
-        self.unsaved.contains_key(key) || self.in_flight.as_ref().is_some_and(fails)
+        self.changes.contains(key) || self.in_flight.as_ref().is_some_and(fails)
     }
 
     /// Whether all changes are on disk.
     pub(crate) fn is_done(&self) -> bool {
-        self.unsaved.is_empty() && self.in_flight.is_none() && self.unsynced.is_empty() && !self.contacts_due
+        self.changes.is_empty() && self.in_flight.is_none() && self.unsynced.is_empty() && !self.contacts_due
     }
 
     /// Whether a waiter waits for a key that is unsaved.
@@ -132,7 +116,7 @@ impl Saving {
 impl Node {
     /// Keys whose state has changed since it last left in a batch.
     pub fn unsaved(&self) -> usize {
-        self.saving.unsaved.len()
+        self.saving.changes.len()
     }
 
     /// Whether a record is confirmed only when it is saved. `is_told` says whether a client or
@@ -150,14 +134,9 @@ impl Node {
     pub(crate) fn waits_for_disk(&mut self, now: Now, key: Key, waiter: Waiter) -> bool {
         self.note_changes(now, None);
         let saving = &mut self.saving;
-        if let Some(waiters) = saving.unsaved.get_mut(&key) {
-            waiters.push(waiter);
-        } else if let Some(batch) = &mut saving.in_flight
-            && batch.contains(&key)
-        {
+        if !saving.changes.wait(key, waiter) {
+            let Some(batch) = saving.in_flight.as_mut().filter(|batch| batch.contains(&key)) else { return false };
             batch.waiting.push((key, waiter));
-        } else {
-            return false;
         }
         saving.waiters += 1;
         self.plan_to_save(now);
@@ -166,13 +145,20 @@ impl Node {
 
     /// Collects the keys that have changed, and schedules the next batch. The state of the key `on_disk` is on
     /// disk already.
+    #[inline(never)] // [`Node::finish`] is part of every GET, and this of none
     pub(crate) fn note_changes(&mut self, now: Now, on_disk: Option<Key>) {
-        let changed = self.storage.take_changed();
+        self.storage.take_changed(&mut self.saving.named);
         if self.params.durability == Durability::None {
-            return;
+            return self.saving.named.clear();
         }
-        for key in changed.filter(|key| Some(*key) != on_disk) {
-            self.saving.unsaved.entry(key).or_default();
+        while let Some(key) = self.saving.named.pop() {
+            if Some(key) == on_disk {
+                continue;
+            }
+            if let Some(place) = self.saving.changes.place(key) {
+                let state = self.persisted(now, key);
+                self.saving.changes.set(place, state);
+            }
         }
         self.plan_to_save(now);
     }
@@ -187,8 +173,8 @@ impl Node {
             Durability::Interval(pause) if !self.status.is_leaving() => {
                 // Half: what a full batch leaves behind has to be on disk within the interval too.
                 let due = *saving.sync_due.get_or_insert(now.mono + pause / 2);
-                let is_full = saving.unsaved.len() >= SAVE_KEYS_MAX || saving.unsynced.len() >= UNSYNCED_MAX;
-                if is_full || saving.is_behind || saving.is_awaited() { now.mono } else { due }
+                let is_full = saving.changes.is_full() || saving.unsynced.len() >= UNSYNCED_MAX;
+                if is_full || saving.changes.is_behind() || saving.is_awaited() { now.mono } else { due }
             }
             Durability::Always | Durability::Interval(_) | Durability::None => now.mono,
         };
@@ -225,34 +211,29 @@ impl Node {
 
     /// Hands a batch to the host, if none is in flight and there are changes.
     pub(crate) fn save(&mut self, now: Now, out: &mut Actions) {
+        self.note_changes(now, None); // of this turn
         self.timers.cancel(Timer::Save);
         if self.saving.in_flight.is_some() {
             return;
         }
-        let (mut batch, mut in_flight) = (Batch::default(), InFlight::default());
-        let mut bytes = 0;
-        while batch.keys.len() < SAVE_KEYS_MAX && bytes < SAVE_BYTES_MAX {
-            let Some((key, waiters)) = self.saving.unsaved.pop_first() else { break };
-            let persisted = self.persisted(now, key);
-            bytes += persisted.record.as_ref().map_or(0, |persisted| persisted.record.value.len());
-            in_flight.keys.push((key, persisted.record.as_ref().map(|persisted| persisted.record.rank().precedence())));
-            in_flight.waiting.extend(waiters.into_iter().map(|waiter| (key, waiter)));
-            batch.keys.push(persisted);
+        while let Some((key, place)) = self.saving.changes.next_noted() {
+            let state = self.persisted(now, key);
+            self.saving.changes.set(place, state);
         }
+        let mut contacts = None;
         if self.saving.contacts != self.table.changes() {
             self.saving.contacts = self.table.changes();
-            batch.contacts = self.address_book.to_persist(now.mono, &self.table);
+            contacts = self.address_book.to_persist(now.mono, &self.table);
         }
         self.saving.contacts_due = false;
-        batch.sync = batch.contacts.is_some() || self.syncs(now);
-        if batch.sync {
+        let sync = contacts.is_some() || self.syncs(now);
+        if sync {
             self.saving.sync_due = None;
         }
-        self.saving.is_behind = !self.saving.unsaved.is_empty();
-        let has_work = !batch.keys.is_empty() || batch.contacts.is_some() || !self.saving.unsynced.is_empty();
-        if has_work {
+        if contacts.is_some() || !self.saving.changes.is_empty() || !self.saving.unsynced.is_empty() {
+            let in_flight = self.saving.changes.take(contacts, sync);
+            out.save(Arc::clone(&in_flight.batch));
             self.saving.in_flight = Some(in_flight);
-            out.save(batch);
         }
     }
 
@@ -271,15 +252,15 @@ impl Node {
 
     /// The host has written the batch in flight, or could not.
     pub fn on_saved(&mut self, now: Now, saved: Saved, out: &mut Actions) {
-        let Some(batch) = self.saving.in_flight.take() else { return };
-        self.saving.waiters -= batch.waiting.len();
+        let Some(in_flight) = self.saving.in_flight.take() else { return };
+        self.saving.waiters -= in_flight.waiting.len();
+        let keys = in_flight.batch.keys.iter().map(|state| state.key);
         self.saving.failing = saved == Saved::Failed && self.params.durability != Durability::None;
         match saved {
             Saved::Durable => self.saving.unsynced.clear(),
-            Saved::Written => self.saving.unsynced.extend(batch.keys.iter().map(|(key, _)| *key)),
+            Saved::Written => self.saving.unsynced.extend(keys),
             Saved::Failed => {
-                let keys = batch.keys.iter().map(|(key, _)| *key).chain(self.saving.unsynced.drain(..));
-                keys.for_each(|key| _ = self.saving.unsaved.entry(key).or_default());
+                keys.chain(self.saving.unsynced.drain(..)).for_each(|key| self.saving.changes.note(key));
                 self.saving.contacts = 0;
                 self.timers.hasten(Timer::Save, now.mono + SAVE_RETRY_PAUSE);
             }
@@ -287,8 +268,8 @@ impl Node {
         if saved != Saved::Failed {
             self.plan_to_save(now);
         }
-        for (key, waiter) in &batch.waiting {
-            let on_disk = batch.written(key).filter(|_| saved != Saved::Failed);
+        for (key, waiter) in &in_flight.waiting {
+            let on_disk = in_flight.written(key).filter(|_| saved != Saved::Failed);
             self.answer_waiter(now, *key, *waiter, on_disk, saved, out);
         }
         self.finish(now, out);

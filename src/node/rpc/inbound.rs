@@ -7,7 +7,7 @@ use crate::id::Key;
 use crate::limits::K_MAX;
 use crate::node::Node;
 use crate::node::action::{Actions, Caller};
-use crate::node::records::persistence::Waiter;
+use crate::node::records::changes::Waiter;
 use crate::node::rpc::outbound::block_of;
 use crate::record::envelope::verify;
 use crate::record::{Age, Class, Rank, Source, Ttl, Version, end_of_life};

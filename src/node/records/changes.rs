@@ -1,0 +1,214 @@
+//! Changed keys on their way to the disk: those of the next batch, and those of the batch that the host writes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::contact::Contact;
+use crate::id::{Key, KeyMap, KeySeed};
+use crate::limits::{SAVE_BYTES_MAX, SAVE_KEYS_MAX};
+use crate::node::action::Caller;
+use crate::node::persisted::{Batch, PersistedKey};
+use crate::node::purpose::Attempt;
+use crate::record::{Precedence, Rank};
+
+/// A request that waits for a record to be saved.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Waiter {
+    /// The STORE of a peer, and the rank for its reply.
+    Copy(Caller, Rank),
+    /// A PUT of this node, in this attempt.
+    Own(Attempt),
+}
+
+/// Keys that have changed since they last left in a batch.
+///
+/// The state of a key is taken when it changes, because its record is in the cache of the processor then: to look all
+/// keys of a batch up again takes as long as the PUTs themselves. Keys beyond one batch are only noted.
+#[derive(Debug)]
+pub(super) struct Changes {
+    keys: Vec<PersistedKey>,
+    /// The positions in `keys`.
+    nth: KeyMap<Key, usize>,
+    /// The sum of the values in `keys`.
+    bytes: usize,
+    waiting: Vec<(Key, Waiter)>,
+    /// Keys that had no room.
+    later: BTreeMap<Key, Vec<Waiter>>,
+}
+
+impl Changes {
+    pub(super) fn new(seed: KeySeed) -> Self {
+        let nth = KeyMap::with_hasher(seed);
+        Self { keys: Vec::new(), nth, bytes: 0, waiting: Vec::new(), later: BTreeMap::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.keys.len() + self.later.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.later.is_empty()
+    }
+
+    /// Whether the next batch has no room for another key.
+    pub(super) fn is_full(&self) -> bool {
+        self.keys.len() >= SAVE_KEYS_MAX || self.bytes >= SAVE_BYTES_MAX
+    }
+
+    pub(super) fn contains(&self, key: &Key) -> bool {
+        self.nth.contains_key(key) || self.later.contains_key(key)
+    }
+
+    /// The position in the next batch for the state of `key`, which has changed: the caller sets it. If there is no room,
+    /// the key is noted.
+    pub(super) fn place(&mut self, key: Key) -> Option<usize> {
+        if let Some(nth) = self.nth.get(&key) {
+            return Some(*nth);
+        }
+        if self.is_full() || !self.later.is_empty() && self.later.contains_key(&key) {
+            self.note(key);
+            return None;
+        }
+        self.nth.insert(key, self.keys.len());
+        Some(self.keys.len())
+    }
+
+    /// Sets the state at the position that [`Changes::place`] or [`Changes::next_noted`] returned last.
+    pub(super) fn set(&mut self, nth: usize, state: PersistedKey) {
+        self.bytes += value_size(&state);
+        if let Some(before) = self.keys.get_mut(nth) {
+            self.bytes -= value_size(before);
+            *before = state;
+        } else {
+            self.keys.push(state);
+        }
+    }
+
+    /// Notes a key whose state is to be read when the next batch has room for it.
+    pub(super) fn note(&mut self, key: Key) {
+        self.later.entry(key).or_default();
+    }
+
+    /// Takes a key that was noted, if the next batch has room for it, and returns the position for its state.
+    pub(super) fn next_noted(&mut self) -> Option<(Key, usize)> {
+        if self.is_full() {
+            return None;
+        }
+        let (key, waiters) = self.later.pop_first()?;
+        self.waiting.extend(waiters.into_iter().map(|waiter| (key, waiter)));
+        Some((key, self.place(key)?))
+    }
+
+    /// Makes `waiter` wait for `key`, if it is one of the changed keys.
+    pub(super) fn wait(&mut self, key: Key, waiter: Waiter) -> bool {
+        if self.nth.contains_key(&key) {
+            self.waiting.push((key, waiter));
+        } else if let Some(waiters) = self.later.get_mut(&key) {
+            waiters.push(waiter);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Whether there are keys for which the next batch had no room.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.later.is_empty()
+    }
+
+    /// Takes the next batch.
+    pub(super) fn take(&mut self, contacts: Option<Vec<Contact>>, sync: bool) -> InFlight {
+        let next = Self { later: std::mem::take(&mut self.later), ..Self::new(self.nth.hasher().clone()) };
+        let Self { keys, nth, waiting, .. } = std::mem::replace(self, next);
+        InFlight { batch: Arc::new(Batch { sync, keys, contacts }), nth, waiting }
+    }
+}
+
+fn value_size(state: &PersistedKey) -> usize {
+    state.record.as_ref().map_or(0, |persisted| persisted.record.value.len())
+}
+
+/// The batch that the host writes.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) batch: Arc<Batch>,
+    /// The positions of its keys.
+    nth: KeyMap<Key, usize>,
+    pub(super) waiting: Vec<(Key, Waiter)>,
+}
+
+impl InFlight {
+    pub(super) fn contains(&self, key: &Key) -> bool {
+        self.nth.contains_key(key)
+    }
+
+    /// The precedence of the record that the batch writes for `key`, if it writes one.
+    pub(super) fn written(&self, key: &Key) -> Option<Precedence> {
+        let state = &self.batch.keys[*self.nth.get(key)?];
+        state.record.as_ref().map(|persisted| persisted.record.rank().precedence())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::purpose::QueryId;
+    use crate::record::{Tombstone, Version};
+
+    fn key(number: usize) -> Key {
+        let bytes = number.to_be_bytes();
+        Key::new(std::array::from_fn(|at| bytes.get(at).copied().unwrap_or(0)))
+    }
+
+    /// A state of the key `number`, which is told from others of that key by `version`.
+    fn state(number: usize, version: u64) -> PersistedKey {
+        let tombstone = Some(Tombstone { signed: None, plain: Some(Version::from_bits(version)) });
+        PersistedKey { key: key(number), record: None, tombstone }
+    }
+
+    fn waiter(number: u64) -> Waiter {
+        Waiter::Own(Attempt { query: QueryId(number), number: 0 })
+    }
+
+    /// Changes that fill one batch, and two keys more.
+    fn more_than_a_batch() -> Changes {
+        let mut changes = Changes::new(KeySeed::new([1, 2, 3, 4]));
+        for number in 0..SAVE_KEYS_MAX + 2 {
+            let place = changes.place(key(number));
+            assert_eq!(place, Some(number).filter(|number| *number < SAVE_KEYS_MAX));
+            place.into_iter().for_each(|place| changes.set(place, state(number, 1)));
+        }
+        changes
+    }
+
+    #[test]
+    fn a_later_state_of_a_key_replaces_the_earlier_one() {
+        let mut changes = more_than_a_batch();
+        assert_eq!(changes.place(key(3)), Some(3), "the batch is full, but has the key");
+        changes.set(3, state(3, 2));
+        let batch = changes.take(None, false).batch;
+        assert_eq!(batch.keys.len(), SAVE_KEYS_MAX);
+        assert_eq!(batch.keys[3], state(3, 2));
+    }
+
+    #[test]
+    fn keys_without_room_follow_in_the_next_batch_with_their_waiters() {
+        let mut changes = more_than_a_batch();
+        let (first, last) = (key(0), key(SAVE_KEYS_MAX + 1));
+        assert!(changes.wait(first, waiter(1)) && changes.wait(last, waiter(2)));
+        assert!(!changes.wait(key(SAVE_KEYS_MAX + 2), waiter(3)), "it has not changed");
+        assert_eq!(changes.next_noted(), None, "there is no room");
+        let in_flight = changes.take(None, false);
+        assert_eq!(in_flight.waiting.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [first]);
+        assert!(in_flight.contains(&first) && !in_flight.contains(&last));
+        assert!(changes.contains(&last) && changes.is_behind() && changes.len() == 2);
+        while let Some((key, place)) = changes.next_noted() {
+            changes.set(place, PersistedKey { key, ..state(0, 2) });
+        }
+        assert!(!changes.is_behind());
+        let in_flight = changes.take(None, true);
+        assert_eq!(in_flight.waiting.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [last]);
+        assert_eq!(in_flight.batch.keys, [state(SAVE_KEYS_MAX, 2), state(SAVE_KEYS_MAX + 1, 2)]);
+        assert!(changes.is_empty());
+    }
+}

@@ -52,6 +52,7 @@ impl Cleaner {
     pub(super) fn clean(&mut self, log: &mut Log, contents: &mut Contents) -> Result<Cleaned, StoreFault> {
         let excess = log.bytes().saturating_sub(2 * contents.live_bytes() + u64::from(log.segment_size / 2));
         if log.segments.len() < 2 || excess == 0 {
+            self.written = 0;
             return Ok(Cleaned::Nothing);
         }
         if contents.is_live(log.oldest) {
@@ -75,6 +76,14 @@ impl Cleaner {
             let _ = log.reserve();
         }
         Ok(Cleaned::Piece)
+    }
+}
+
+#[cfg(test)]
+impl Cleaner {
+    /// Whether the last piece ended within a segment.
+    pub(super) fn is_within_segment(&self) -> bool {
+        self.entries.is_some()
     }
 }
 

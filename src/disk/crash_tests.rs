@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::disk::simulated::{Fault, SimulatedDisk};
 use crate::disk::store::tests::{batch, in_order, persisted};
-use crate::disk::store::{Cleaned, Store};
+use crate::disk::store::{Cleaned, Store, StoreError, Trust};
 use crate::node::persisted::{Batch, PersistedKey};
 use crate::record::Version;
 
@@ -54,6 +54,8 @@ struct History {
     rng: StdRng,
     /// Whether a call failed.
     has_failed: bool,
+    /// What the store that failed said of itself.
+    trust: Trust,
 }
 
 impl History {
@@ -61,7 +63,8 @@ impl History {
         let disk = SimulatedDisk::default();
         disk.inject(fault);
         let possible = vec![Content::new()];
-        Self { disk, store: None, possible, unsynced: Vec::new(), rng: StdRng::seed_from_u64(seed), has_failed: false }
+        let rng = StdRng::seed_from_u64(seed);
+        Self { disk, store: None, possible, unsynced: Vec::new(), rng, has_failed: false, trust: Trust::All }
     }
 
     /// Runs all steps, or to the first failure if `ends_at_failure`.
@@ -75,14 +78,22 @@ impl History {
         self
     }
 
+    fn open(&self) -> Result<Store, StoreError> {
+        match self.trust {
+            Trust::All => Store::on_simulated(&self.disk, SEGMENT_SIZE),
+            Trust::NotNewest => Store::on_again(&self.disk, SEGMENT_SIZE, self.trust),
+        }
+    }
+
     fn step(&mut self, number: u64) {
         let choice = self.rng.random_range(0..20);
         let count = if number % 7 == 3 { 20 } else { self.rng.random_range(1..6) };
         let keys: BTreeMap<u64, bool> =
             (0..count).map(|_| (self.rng.random_range(0..KEYS), self.rng.random_bool(0.25))).collect();
         if self.store.is_none() {
-            match Store::on_simulated(&self.disk, SEGMENT_SIZE) {
+            match self.open() {
                 Ok(store) => {
+                    self.trust = Trust::All;
                     let Ok(found) = store.keys().collect::<Result<Vec<_>, _>>() else {
                         store.kill();
                         return self.has_failed = true;
@@ -100,7 +111,7 @@ impl History {
             1 => store.kill(),
             2..6 => match store.clean() {
                 Ok(_) => self.store = Some(store),
-                Err(_) => self.has_failed = true,
+                Err(_) => self.failed(store),
             },
             _ => self.write(store, number, &keys),
         }
@@ -130,12 +141,23 @@ impl History {
             if sync {
                 self.unsynced.clear();
             }
+            return;
+        }
+        if store.is_usable() {
+            self.possible = before;
         } else {
-            self.has_failed = true;
             self.possible.extend(before);
             self.possible.sort();
             self.possible.dedup();
         }
+        self.failed(store);
+    }
+
+    /// An operation has failed.
+    fn failed(&mut self, store: Store) {
+        self.has_failed = true;
+        self.trust = store.trust();
+        self.store = Some(store).filter(Store::is_usable);
     }
 
     /// Expects a possible content on the disk after a crash of the process.
@@ -226,6 +248,33 @@ fn a_crash_while_the_store_is_opened_after_a_crash_loses_nothing_that_was_writte
     assert!(crashes > 500, "{crashes}");
 }
 
+/// Power fails, a call of the next start fails, and then power fails again.
+#[test]
+fn what_a_start_after_a_failed_start_has_found_is_decided() {
+    let seed = 9;
+    let calls = History::new(seed, None).run(true).disk.calls();
+    let mut failures = 0;
+    for from in (0..calls).step_by(2) {
+        let history = History::new(seed, Some(Fault { from, until: u64::MAX, kind: ErrorKind::Other })).run(true);
+        let mut rng = StdRng::seed_from_u64(from);
+        let first = history.disk.after_kill();
+        for calls in 0.. {
+            let second = first.after_kill();
+            let from = second.calls() + calls;
+            second.inject(Some(Fault { from, until: from + 1, kind: ErrorKind::Other }));
+            let opened = Store::on_simulated(&second, SEGMENT_SIZE);
+            let is_done = opened.map(Store::kill).is_ok();
+            second.inject(None);
+            history.expect_recovery(&second, &mut rng);
+            if is_done {
+                break;
+            }
+            failures += 1;
+        }
+    }
+    assert!(failures > 500, "{failures}");
+}
+
 #[test]
 #[ignore = "takes a minute"]
 fn ten_thousand_crashes_lose_nothing_that_was_written() {
@@ -259,6 +308,29 @@ fn a_failure_of_any_call_loses_nothing_that_was_written() {
     fail_everywhere(4, ErrorKind::Other, 7);
 }
 
+/// The store goes on in another file, so that it does not matter that a page of the first one is lost.
+#[test]
+fn a_failed_sync_that_loses_a_page_that_was_synced_before_loses_nothing_that_was_written() {
+    let seed = 8;
+    let calls = History::new(seed, None).run(false).disk.calls();
+    let mut untrusted = 0;
+    for from in 0..calls {
+        let fault = Fault { from, until: from + 1, kind: ErrorKind::Other };
+        let mut history = History::new(seed, Some(fault));
+        history.disk.lose_pages();
+        let mut rng = StdRng::seed_from_u64(from);
+        for number in 0..STEPS {
+            history.step(number);
+            untrusted += u64::from(history.trust == Trust::NotNewest);
+            if history.has_failed && history.store.is_some() {
+                history.expect_recovery(&history.disk.after_power_failure(&mut rng), &mut rng);
+                break;
+            }
+        }
+    }
+    assert!(untrusted > 20, "{untrusted} of {calls}");
+}
+
 #[test]
 fn a_full_disk_at_any_call_loses_nothing_that_was_written() {
     fail_everywhere(5, ErrorKind::StorageFull, 1);
@@ -288,6 +360,65 @@ fn cleaning_works_on_a_full_disk_and_makes_room_for_batches() {
     store.write(&batch((0..8).map(|number| state(number, 9)))).expect("there is room");
     let content = (0..KEYS).map(|number| state(number, if number < 8 { 9 } else { number % 5 }));
     assert_eq!(store.all(), in_order(content));
+}
+
+/// A batch that does not fit is withdrawn: its space is free again, and the next attempt reads nothing.
+#[test]
+fn a_batch_for_which_there_is_no_room_leaves_the_store_as_it_was() {
+    for segments in [1, 3] {
+        let disk = SimulatedDisk::default();
+        let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store");
+        let mut content = Vec::new();
+        while store.segments() < segments || content.is_empty() {
+            content.push(state(content.len() as u64 + 100, 0));
+            store.write(&batch(content.last().cloned())).expect("the disk works");
+        }
+        let used = disk.used();
+        for room in (0..2 * SEGMENT_SIZE as usize).step_by(101) {
+            disk.set_capacity(used + room);
+            let before = disk.calls();
+            store.write(&batch((0..KEYS).map(|number| state(number, 9)))).expect_err("the disk is full");
+            assert!(store.is_usable());
+            assert!(disk.calls() - before < 40, "{} calls", disk.calls() - before);
+        }
+        let grown = disk.used() - used;
+        assert!(grown <= 3 * SEGMENT_SIZE as usize && store.segments() <= segments + 2, "{grown}");
+        assert_eq!(store.all(), in_order(content.clone()));
+        disk.set_capacity(usize::MAX);
+        store.write(&batch([state(1, 10)])).expect("there is room");
+        content.push(state(1, 10));
+        store.kill();
+        assert_eq!(Store::on_simulated(&disk, SEGMENT_SIZE).expect("the store is intact").all(), in_order(content));
+    }
+}
+
+/// The process ended while the file was written.
+#[test]
+fn an_incomplete_reserve_is_completed() {
+    let disk = SimulatedDisk::default();
+    filled(&disk).kill();
+    disk.set_content("records/spare", &[0; 100]);
+    let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("the store is intact");
+    store.write(&batch([state(0, 9)])).expect("the disk works");
+    assert_eq!(disk.content("records/spare").len(), SEGMENT_SIZE as usize);
+}
+
+/// What was written while nothing was due does not make the first piece large: a batch would wait for it.
+#[test]
+fn the_first_piece_of_cleaning_is_small() {
+    let disk = SimulatedDisk::default();
+    let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store");
+    for number in 0..400 {
+        store.write(&batch([state(number, 0)])).expect("the disk works");
+        assert_eq!(store.clean().expect("the disk works"), Cleaned::Nothing);
+    }
+    let mut number = 0;
+    while store.clean().expect("the disk works") == Cleaned::Nothing {
+        // Segments before the last ones stay current.
+        store.write(&batch([state(300 + number % 100, number)])).expect("the disk works");
+        number += 1;
+    }
+    assert!(store.is_cleaning(), "the first segment is larger than a piece");
 }
 
 /// Also while batches come without a pause, each with one piece of cleaning after it.

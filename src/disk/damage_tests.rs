@@ -8,8 +8,9 @@ use rand::{RngExt, SeedableRng};
 
 use crate::disk::files::Files;
 use crate::disk::replay;
-use crate::disk::segment::sequence_of;
+use crate::disk::segment::{Mark, Position, READ_SIZE, sequence_of};
 use crate::disk::simulated::SimulatedDisk;
+use crate::disk::state::{State, StateFile};
 use crate::disk::store::tests::{batch, in_order, persisted};
 use crate::disk::store::{Store, StoreError, StoreFault};
 use crate::node::persisted::PersistedKey;
@@ -255,6 +256,82 @@ fn damage_before_a_later_mark_is_refused_and_an_interrupted_last_batch_is_droppe
         }
     }
     assert_eq!(read(&disk).expect("all is there").len(), 4);
+}
+
+/// `state` says that the last batch was on disk, and no later mark does.
+#[test]
+fn damage_of_the_last_batch_is_refused_if_the_state_names_it() {
+    let disk = SimulatedDisk::default();
+    let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store");
+    for number in 0..2 {
+        store.write(&batch([persisted(number, 100)])).expect("the disk works");
+    }
+    drop(store);
+    let file = "records/00000001.log";
+    let intact = disk.content(file);
+    for at in 0..intact.len() {
+        let mut content = intact.clone();
+        content[at] ^= 1;
+        disk.set_content(file, &content);
+        let error = read(&disk).expect_err("a damaged store");
+        assert!(matches!(error.fault(), StoreFault::Damaged { .. }), "byte {at}: {error}");
+    }
+}
+
+/// A mark is found wherever it is in the pieces in which the rest of a file is read.
+#[test]
+fn a_later_mark_is_found_far_behind_the_damage() {
+    const HEADER: usize = 44;
+    const MARK: usize = 25;
+    let piece = usize::try_from(READ_SIZE).expect("a small number");
+    // From a mark that begins in the second piece to one that ends in the first.
+    for shift in 0..=MARK + 1 {
+        let disk = SimulatedDisk::default();
+        let mut store = Store::on_simulated(&disk, u32::MAX).expect("a new store");
+        let (state, file) = (disk.content("records/state"), "records/00000001.log");
+        store.write(&batch([persisted(0, 1)])).expect("the disk works");
+        let entry = disk.content(file).len() - HEADER - MARK - 1;
+        let first = (1..=4).map(|number| persisted(number, 60_000));
+        store.write(&batch(first)).expect("the disk works");
+        let filler = HEADER + piece - disk.content(file).len() - 2 * entry - MARK - 100;
+        store.write(&batch([persisted(5, filler)])).expect("the disk works");
+        let end = disk.content(file).len();
+        let size = HEADER + piece + 1 - shift - end - entry;
+        store.write(&batch([persisted(6, size)])).expect("the disk works");
+        assert_eq!(disk.content(file).len(), HEADER + piece + 1 - shift + MARK);
+        store.kill();
+        disk.set_content("records/state", &state);
+        let mut content = disk.content(file);
+        // The first entry is damaged, and all marks but the last one.
+        let salt = u32::from_be_bytes(content[40..HEADER].try_into().expect("4 bytes"));
+        let (mut at, mut marks) = (0, Vec::new());
+        while Mark::find(&content[HEADER..], salt, 44, &mut at).is_some() {
+            marks.push(HEADER + at - 1);
+        }
+        let last = marks.pop().expect("four marks");
+        assert_eq!((marks.len(), last), (3, HEADER + piece + 1 - shift));
+        marks.push(HEADER);
+        for at in marks {
+            content[at] ^= 1;
+        }
+        disk.set_content(file, &content);
+        let error = read(&disk).expect_err("a damaged store");
+        assert!(matches!(error.fault(), StoreFault::Damaged { offset: 44, .. }), "shift {shift}: {error}");
+    }
+}
+
+#[test]
+fn a_state_that_names_impossible_segments_is_refused() {
+    for (oldest, newest) in [(0, 1), (2, 1), (1, u32::MAX)] {
+        let disk = SimulatedDisk::default();
+        drop(Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store"));
+        let synced = Position { segment: newest, offset: 44 };
+        let state = State { store: crate::disk::store::tests::ID, oldest, synced };
+        let file = disk.create("records/state").expect("the disk works");
+        StateFile::create(file, &state).expect("the disk works");
+        let error = read(&disk).expect_err("no such segments");
+        assert!(error.to_string().contains("records/state is damaged"), "{error}");
+    }
 }
 
 /// A file of a later version of this program.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::disk::files::is_full;
 use crate::disk::segment::{BadEntry, BadHeader, FORMAT};
 use crate::id::Key;
 use crate::wire::codec::WireError;
@@ -102,6 +103,11 @@ impl StoreFault {
             BadHeader::Damaged => Self::Damaged { file, offset: 0 },
             BadHeader::Format(found) => Self::Format { file, found },
         }
+    }
+
+    /// Whether the disk is full.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::Io(source) if is_full(source))
     }
 
     /// Whether the content of the store is wrong, rather than that the system refused an operation.

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::disk::owner_only;
 
@@ -55,6 +55,9 @@ pub(super) trait OpenFile: Debug + Send {
     /// Writes all of `bytes` at `offset`. After an error some of them may be written.
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
+    /// Cuts the file to `length`.
+    fn truncate(&self, length: u64) -> io::Result<()>;
+
     /// Waits until the content is on disk.
     fn sync(&self) -> io::Result<()>;
 
@@ -74,69 +77,92 @@ impl SystemFiles {
 
 impl Files for SystemFiles {
     fn exists(&self, path: &str) -> io::Result<bool> {
-        self.at(path).try_exists()
+        self.at(path).try_exists().map_err(naming("look for", path))
     }
 
     fn create_directory(&self, path: &str) -> io::Result<()> {
-        DirBuilder::new().mode(0o700).create(self.at(path))
+        DirBuilder::new().mode(0o700).create(self.at(path)).map_err(naming("create", path))
     }
 
     fn remove_directory(&self, path: &str) -> io::Result<()> {
-        fs::remove_dir_all(self.at(path))
+        fs::remove_dir_all(self.at(path)).map_err(naming("remove", path))
     }
 
     fn list(&self, directory: &str) -> io::Result<Vec<(String, u64)>> {
-        let entries = fs::read_dir(self.at(directory))?.map(|entry| {
-            let entry = entry?;
-            Ok((entry.file_name().to_string_lossy().into_owned(), entry.metadata()?.len()))
-        });
-        entries.collect()
+        let list = || {
+            let entries = fs::read_dir(self.at(directory))?.map(|entry| {
+                let entry = entry?;
+                Ok((entry.file_name().to_string_lossy().into_owned(), entry.metadata()?.len()))
+            });
+            entries.collect::<io::Result<_>>()
+        };
+        list().map_err(naming("list", directory))
     }
 
     fn create(&self, path: &str) -> io::Result<Box<dyn OpenFile>> {
-        Ok(Box::new(owner_only().truncate(true).open(self.at(path))?))
+        let file = owner_only().truncate(true).open(self.at(path)).map_err(naming("create", path))?;
+        Ok(Box::new(SystemFile { file, path: path.to_owned() }))
     }
 
     fn open(&self, path: &str) -> io::Result<Box<dyn OpenFile>> {
-        Ok(Box::new(owner_only().create(false).open(self.at(path))?))
+        let file = owner_only().create(false).open(self.at(path)).map_err(naming("open", path))?;
+        Ok(Box::new(SystemFile { file, path: path.to_owned() }))
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        fs::remove_file(self.at(path))
+        fs::remove_file(self.at(path)).map_err(naming("remove", path))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.at(from), self.at(to))
+        fs::rename(self.at(from), self.at(to)).map_err(naming("rename", from))
     }
 
     fn sync_directory(&self, directory: &str) -> io::Result<()> {
-        File::open(self.at(directory))?.sync_all()
+        File::open(self.at(directory)).and_then(|open| open.sync_all()).map_err(naming("sync the directory", directory))
     }
 }
 
-impl OpenFile for File {
+/// Makes an error say what was tried with which file.
+fn naming(attempt: &'static str, path: &str) -> impl FnOnce(io::Error) -> io::Error {
+    move |source| io::Error::new(source.kind(), format!("cannot {attempt} {path}: {source}"))
+}
+
+/// An open file of the system.
+#[derive(Debug)]
+struct SystemFile {
+    file: File,
+    path: String,
+}
+
+impl OpenFile for SystemFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
+        Ok(self.file.metadata().map_err(naming("read the length of", &self.path))?.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.read_exact_at(out, offset)
+        self.file.read_exact_at(out, offset).map_err(naming("read", &self.path))
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset).map_err(naming("write to", &self.path))
+    }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length).map_err(naming("truncate", &self.path))
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.sync_data()
+        self.file.sync_data().map_err(naming("sync", &self.path))
     }
 
     fn occupy(&self, bytes: u64) -> io::Result<()> {
-        match fallocate(self, FallocateFlags::empty(), 0, bytes) {
+        // A signal interrupts it, unlike the calls of the standard library.
+        let occupied = match retry_on_intr(|| fallocate(&self.file, FallocateFlags::empty(), 0, bytes)) {
             // Not every file system can do it.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => occupy_with_zeros(self, bytes),
-            other => Ok(other?),
-        }
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => occupy_with_zeros(&self.file, bytes),
+            other => other.map_err(io::Error::from),
+        };
+        occupied.map_err(naming("reserve space with", &self.path))
     }
 }
 

@@ -43,6 +43,22 @@ pub(super) enum Space {
     Reserve,
 }
 
+/// Whether there is room on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    Enough,
+    None,
+}
+
+/// Which part of a store counts as on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// All that is known to have been synced.
+    All,
+    /// The same without the newest file: a sync of it has failed, and a later sync that succeeds proves nothing.
+    NotNewest,
+}
+
 /// The segments, and the one that receives entries.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -67,6 +83,10 @@ pub(super) struct Log {
     pub(super) is_rewriting: bool,
     pub(super) has_spare: bool,
     pub(super) space: Space,
+    /// What the last call that takes up space has found.
+    pub(super) room: Room,
+    /// Whether a sync of the newest segment has failed.
+    pub(super) trust: Trust,
     /// Entries for the end of the newest segment.
     pub(super) buffer: Vec<u8>,
     /// Where the current batch began.
@@ -113,22 +133,50 @@ impl Log {
 
     /// Begins a batch, which may use `space`.
     pub(super) fn begin(&mut self, space: Space) -> io::Result<()> {
-        self.state.repeat(&self.state_now())?;
-        if space == Space::Free && self.segments.len() > 1 {
-            self.reserve()?;
-        }
         self.space = space;
         self.buffer.clear();
         self.begin = Position { segment: self.newest(), offset: self.segment(self.newest()).end };
+        self.repeat_state()?;
+        if space == Space::Free && self.segments.len() > 1 {
+            self.reserve()?;
+        }
         Ok(())
     }
 
-    /// Begins to write batches again that may not be on disk. [`Log::sync`] ends this.
-    pub(super) fn begin_rewrite(&mut self) -> io::Result<()> {
-        self.is_newest_closed = true;
+    /// Begins to write batches again that may not be on disk: those that end after `end` of the newest segment.
+    /// [`Log::sync`] ends this.
+    pub(super) fn begin_rewrite(&mut self, end: u32) -> io::Result<()> {
         self.begin(Space::Reserve)?;
+        self.close_newest(end);
+        self.begin.offset = end;
         self.is_rewriting = true;
         Ok(())
+    }
+
+    /// Lets the newest segment end at `end`: what follows there does not count as soon as there is a next segment.
+    pub(super) fn close_newest(&mut self, end: u32) {
+        self.newest_segment().end = end;
+        (self.synced, self.is_newest_closed) = (end, true);
+    }
+
+    /// Makes sure that the segments are on disk as `state` names them.
+    pub(super) fn repeat_state(&mut self) -> io::Result<()> {
+        self.state.repeat(&self.state_now())
+    }
+
+    /// Removes what a batch has written for which the disk has no room. The log continues where the batch began, or
+    /// in the segment that the batch began. What is known to be on disk stays; it does not count without a mark.
+    pub(super) fn withdraw(&mut self) -> io::Result<()> {
+        self.buffer.clear();
+        let begin = if self.begin.segment == self.newest() { self.begin.offset } else { HEADER_SIZE };
+        let end = begin.max(self.synced);
+        self.file.truncate(end.into())?;
+        // The next batch goes to the same place. No entry of this one may be found after it.
+        self.sync_newest()?;
+        let newest = self.newest_segment();
+        (newest.end, newest.length) = (end, end.into());
+        (self.synced, self.is_newest_closed) = (end, false);
+        self.state.write_progress(&self.state_now())
     }
 
     /// Adds an entry to the batch.
@@ -167,13 +215,21 @@ impl Log {
         if self.synced == end {
             return Ok(());
         }
-        self.file.sync()?;
+        self.sync_newest()?;
         self.synced = end;
         let state = self.state_now();
         if std::mem::take(&mut self.is_rewriting) {
             return self.state.write_segments(&state);
         }
         self.state.write_progress(&state)
+    }
+
+    fn sync_newest(&mut self) -> io::Result<()> {
+        let synced = self.file.sync();
+        if synced.is_err() {
+            self.trust = Trust::NotNewest;
+        }
+        synced
     }
 
     fn state_now(&self) -> State {
@@ -190,7 +246,10 @@ impl Log {
             return Ok(());
         }
         let offset = u64::from(self.newest_segment().end);
-        self.with_reserve(|log| log.file.write(offset, &log.buffer))?;
+        self.with_reserve(|log| {
+            let written = log.file.write(offset, &log.buffer);
+            log.note_space(written)
+        })?;
         let written = count(self.buffer.len());
         self.buffer.clear();
         let newest = self.newest_segment();
@@ -225,8 +284,11 @@ impl Log {
             // Of an attempt that failed. To write its name again, it must be a new file.
             self.files.remove(&path)?;
         }
-        let file = self.files.create(&path)?;
-        file.write(0, &header.encode())?;
+        let written = self.files.create(&path).and_then(|file| {
+            file.write(0, &header.encode())?;
+            Ok(file)
+        });
+        let file = self.note_space(written)?;
         file.sync()?;
         self.files.sync_directory(&self.name)?;
         Ok(file)
@@ -256,12 +318,20 @@ impl Log {
             return Ok(());
         }
         let path = self.path_of(SPARE_FILE);
-        let occupied = self.files.create(&path)?.occupy(self.segment_size.into());
+        let created = self.files.create(&path);
+        let spare = self.note_space(created)?;
+        let occupied = spare.occupy(self.segment_size.into());
         if occupied.is_err() {
             self.files.remove(&path)?;
         }
         self.has_spare = occupied.is_ok();
-        occupied
+        self.note_space(occupied)
+    }
+
+    /// Notes whether a call that takes up space has found the disk full.
+    fn note_space<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        self.room = if result.as_ref().is_err_and(is_full) { Room::None } else { Room::Enough };
+        result
     }
 
     /// Runs `act`. If the disk is full and the batch may use the reserve, releases it and runs `act` again.

@@ -190,6 +190,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> DiskError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::store::Trust;
     use crate::disk::store::tests::{batch, persisted};
 
     /// A directory for one test, removed when the test ends.
@@ -237,7 +238,7 @@ mod tests {
             moved.push(dir.set_store_aside().expect("the rename succeeds"));
         }
         for (number, path) in (0..).zip(&moved) {
-            assert_eq!(Store::reopen(path).expect("the store is intact").all(), [persisted(number, 10)]);
+            assert_eq!(Store::reopen(path, Trust::All).expect("the store is intact").all(), [persisted(number, 10)]);
         }
         assert_eq!(moved[0], scratch.0.join("records.aside"));
     }

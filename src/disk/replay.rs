@@ -13,6 +13,8 @@
 //!   a new segment, before the store is used. A batch that was reported as failed can become visible so, at this
 //!   time and not later.
 //! * After an interrupted write, the store continues in a new segment.
+//! * After a failed sync of the newest segment, nothing of that file counts as on disk ([`Trust::NotNewest`]): all
+//!   that it has is written again in the same way.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -23,9 +25,10 @@ use crate::disk::contents::{Change, Contents};
 use crate::disk::fault::StoreFault;
 use crate::disk::files::Files;
 use crate::disk::index::{Fingerprint, Place};
-use crate::disk::log::{Log, SPARE_FILE, Segment, Space};
+use crate::disk::log::{Log, Room, SPARE_FILE, Segment, Space, Trust};
 use crate::disk::segment::{
-    BadEntry, Entries, Entry, HEADER_SIZE, Header, Kind, Mark, Position, StoreId, name_of, sequence_of,
+    BadEntry, Entries, Entry, HEADER_SIZE, Header, Kind, MARK_SIZE, Mark, Position, READ_SIZE, StoreId, name_of,
+    sequence_of,
 };
 use crate::disk::state::{BadState, STATE_FILE, State, StateFile};
 use crate::id::KEY_SIZE;
@@ -49,13 +52,18 @@ pub(super) fn create(files: &dyn Files, name: &str, store: StoreId) -> io::Resul
 }
 
 /// Opens the store `name`.
-pub(super) fn open(files: Box<dyn Files>, name: &str, segment_size: u32) -> Result<(Log, Contents), StoreFault> {
+pub(super) fn open(
+    files: Box<dyn Files>,
+    name: &str,
+    segment_size: u32,
+    trust: Trust,
+) -> Result<(Log, Contents), StoreFault> {
     // An earlier process may have created names without waiting for the disk.
     files.sync_directory(name)?;
     files.sync_directory("")?;
     let (state_file, state) = read_state(&*files, name)?;
-    let listing = Listing::read(&*files, name, &state)?;
-    let segments = read_headers(&*files, name, &state, &listing)?;
+    let listing = Listing::read(&*files, name, &state, segment_size)?;
+    let (segments, is_rewrite) = read_headers(&*files, name, &state, &listing)?;
     let newest = state.synced.segment;
     let file = files.open(&format!("{name}/{}", name_of(newest)))?;
     let mut log = Log {
@@ -72,10 +80,12 @@ pub(super) fn open(files: Box<dyn Files>, name: &str, segment_size: u32) -> Resu
         is_rewriting: false,
         has_spare: listing.has_spare,
         space: Space::Free,
+        room: Room::Enough,
+        trust: Trust::All,
         buffer: Vec::new(),
         begin: Position::default(),
     };
-    let mut replay = Replay::new(newest, state.synced.offset);
+    let mut replay = Replay::new(newest, state.synced.offset, trust);
     for sequence in state.oldest..newest {
         replay.read_older(&log, sequence)?;
     }
@@ -84,18 +94,25 @@ pub(super) fn open(files: Box<dyn Files>, name: &str, segment_size: u32) -> Resu
         expect_uncounted(&log, newest + 1)?;
     }
     let Replay { mut contents, bound, doubtful, .. } = replay;
-    let segment = log.segments.back_mut().expect("the newest segment");
-    log.is_newest_closed = segment.length != u64::from(bound);
-    (segment.end, log.synced) = (bound, bound);
-    if segment.length > u64::from(read_to) {
-        let (file, dropped) = (name_of(newest), segment.length - u64::from(read_to));
+    let length = log.segment(newest).length;
+    log.close_newest(bound);
+    log.is_newest_closed = length != u64::from(bound);
+    if length > u64::from(read_to) {
+        let (file, dropped) = (name_of(newest), length - u64::from(read_to));
         warn!("interrupted write dropped file={name}/{file} offset={read_to} bytes={dropped}");
+    }
+    if is_rewrite {
+        // Its batches are visible, so `state` must name it after a power failure too.
+        log.repeat_state()?;
     }
     if listing.has_leftover {
         log.remove_leftover()?;
     }
+    let end = if trust == Trust::All { bound } else { HEADER_SIZE };
     if !doubtful.is_empty() {
-        rewrite(&mut log, &mut contents, doubtful.into_iter().flat_map(|(_, batch)| batch))?;
+        rewrite(&mut log, end, &mut contents, doubtful.into_iter().flat_map(|(_, batch)| batch))?;
+    } else if trust == Trust::NotNewest {
+        log.close_newest(end);
     }
     Ok((log, contents))
 }
@@ -126,9 +143,9 @@ struct Listing {
 }
 
 impl Listing {
-    fn read(files: &dyn Files, name: &str, state: &State) -> Result<Self, StoreFault> {
+    fn read(files: &dyn Files, name: &str, state: &State, segment_size: u32) -> Result<Self, StoreFault> {
         let (oldest, newest) = (state.oldest, state.synced.segment);
-        if oldest == 0 || newest < oldest {
+        if oldest == 0 || newest < oldest || newest == u32::MAX {
             return Err(StoreFault::Damaged { file: STATE_FILE.to_owned(), offset: 0 });
         }
         let names = files.list(name)?;
@@ -137,14 +154,15 @@ impl Listing {
             lengths: Vec::new(),
             has_leftover: length_of(&name_of(oldest - 1)).is_some(),
             has_ahead: length_of(&name_of(newest + 1)).is_some(),
-            has_spare: length_of(SPARE_FILE).is_some_and(|length| length > 0),
+            // It is shorter if the process ended while it was written.
+            has_spare: length_of(SPARE_FILE).is_some_and(|length| length >= u64::from(segment_size)),
         };
         for (file, _) in &names {
             match sequence_of(file) {
                 Some(sequence) if sequence < oldest - 1 => {
                     return Err(StoreFault::Stale { file: file.clone(), oldest });
                 }
-                Some(sequence) if sequence > newest.saturating_add(1) => {
+                Some(sequence) if sequence > newest + 1 => {
                     return Err(StoreFault::Ahead { file: file.clone(), newest });
                 }
                 _ => {}
@@ -180,32 +198,36 @@ fn read_header(files: &dyn Files, name: &str, sequence: u32, store: StoreId) -> 
     Ok(header)
 }
 
-/// Reads the headers of all segments, and verifies that no file is too short.
+/// Reads the headers of all segments, and verifies that no file is too short. Also returns whether the newest segment
+/// begins with batches that were written again.
 fn read_headers(
     files: &dyn Files,
     name: &str,
     state: &State,
     listing: &Listing,
-) -> Result<VecDeque<Segment>, StoreFault> {
-    let newest = state.synced.segment;
-    let read = |sequence| read_header(files, name, sequence, state.store);
-    let headers = (state.oldest..=newest).map(read).collect::<Result<Vec<_>, _>>()?;
-    if listing.has_leftover {
-        read(state.oldest - 1)?;
-    }
-    let ends = headers[1..].iter().map(|next| next.previous_end).chain([state.synced.offset]);
-    let mut segments = VecDeque::new();
-    for ((header, end), length) in headers.iter().zip(ends).zip(&listing.lengths) {
-        let file = name_of(header.sequence);
+) -> Result<(VecDeque<Segment>, bool), StoreFault> {
+    let Position { segment: newest, offset: mut end } = state.synced;
+    let (mut segments, mut is_rewrite) = (VecDeque::new(), false);
+    // From the newest to the oldest: each header says where the segment before ends.
+    for (sequence, length) in (state.oldest..=newest).rev().zip(listing.lengths.iter().rev()) {
+        let header = read_header(files, name, sequence, state.store)?;
+        let file = name_of(sequence);
         if end < HEADER_SIZE {
             return Err(StoreFault::Damaged { file, offset: 0 });
         }
         if *length < u64::from(end) {
             return Err(StoreFault::Cut { file, length: *length, expected: end.into() });
         }
-        segments.push_back(Segment { salt: header.salt(), end, length: *length });
+        segments.push_front(Segment { salt: header.salt(), end, length: *length });
+        if sequence == newest {
+            is_rewrite = header.is_rewrite;
+        }
+        end = header.previous_end;
     }
-    Ok(segments)
+    if listing.has_leftover {
+        read_header(files, name, state.oldest - 1, state.store)?;
+    }
+    Ok((segments, is_rewrite))
 }
 
 /// The segment after the newest one was being created when the process ended: nothing in it counts. It has no
@@ -239,13 +261,15 @@ struct Replay {
     newest: u32,
     /// How much of the newest segment is certainly on disk.
     bound: u32,
-    /// Batches that end beyond the bound, each with its end.
+    trust: Trust,
+    /// Batches that may not be on disk, each with its end: those that end beyond the bound, or all of the newest
+    /// segment if it is not trusted.
     doubtful: Vec<(u32, Vec<Change>)>,
 }
 
 impl Replay {
-    fn new(newest: u32, bound: u32) -> Self {
-        Self { contents: Contents::default(), pending: Vec::new(), newest, bound, doubtful: Vec::new() }
+    fn new(newest: u32, bound: u32, trust: Trust) -> Self {
+        Self { contents: Contents::default(), pending: Vec::new(), newest, bound, trust, doubtful: Vec::new() }
     }
 
     /// Reads a segment that is on disk completely.
@@ -279,7 +303,7 @@ impl Replay {
                 }
             }
         }
-        Ok(self.doubtful.last().map_or(self.bound, |(end, _)| *end))
+        Ok(self.doubtful.last().map_or(self.bound, |(end, _)| self.bound.max(*end)))
     }
 
     fn take(&mut self, store: &StoreId, sequence: u32, entry: Entry<'_>) -> Result<(), StoreFault> {
@@ -308,30 +332,45 @@ impl Replay {
                 self.bound = self.bound.max(mark.synced.offset);
             }
             self.doubtful.push((end, batch));
-            self.doubtful.retain(|(end, _)| *end > self.bound);
+            if self.trust == Trust::All {
+                self.doubtful.retain(|(end, _)| *end > self.bound);
+            }
         }
     }
 
     /// Whether a mark after the bad entry at `bad` says that this entry was on disk: then it is damaged.
     fn is_named_by_later_mark(&self, log: &Log, bad: u32, end: u32) -> Result<bool, StoreFault> {
         let file = log.files.open(&log.path_of(&name_of(self.newest)))?;
-        let mut bytes = vec![0; (end - bad) as usize];
-        file.read(bad.into(), &mut bytes)?;
-        let mut at = 0;
-        while let Some(mark) = Mark::find(&bytes, log.segment(self.newest).salt, bad, &mut at) {
-            if mark.synced.segment == self.newest && mark.synced.offset > bad {
-                return Ok(true);
+        let salt = log.segment(self.newest).salt;
+        let (mut from, mut bytes) = (bad, Vec::new());
+        loop {
+            bytes.resize((end - from).min(READ_SIZE) as usize, 0);
+            file.read(from.into(), &mut bytes)?;
+            let mut at = 0;
+            while let Some(mark) = Mark::find(&bytes, salt, from, &mut at) {
+                if mark.synced.segment == self.newest && mark.synced.offset > bad {
+                    return Ok(true);
+                }
             }
+            if end - from <= READ_SIZE {
+                return Ok(false);
+            }
+            // A mark may begin in one piece and end in the next one.
+            from += READ_SIZE - MARK_SIZE + 1;
         }
-        Ok(false)
     }
 }
 
-/// Writes the current entries of batches that may not be on disk again.
-fn rewrite(log: &mut Log, contents: &mut Contents, changes: impl Iterator<Item = Change>) -> Result<(), StoreFault> {
+/// Writes the current entries of batches that may not be on disk again, and lets the newest segment end at `end`.
+fn rewrite(
+    log: &mut Log,
+    end: u32,
+    contents: &mut Contents,
+    changes: impl Iterator<Item = Change>,
+) -> Result<(), StoreFault> {
     let mut copies = Vec::new();
-    log.begin_rewrite()?;
-    for change in changes.filter(|change| contents.is_current(*change)).collect::<Vec<_>>() {
+    log.begin_rewrite(end)?;
+    for change in changes.filter(|change| contents.is_current(*change)) {
         let place = change.place();
         let mut entries = log.entry(place)?;
         let entry = entries.next().map_err(|bad| StoreFault::of_entry(name_of(place.at.segment), bad))?;

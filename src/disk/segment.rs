@@ -40,7 +40,10 @@ pub(super) const HEADER_SIZE: u32 = 44;
 const FRAME_SIZE: usize = 8;
 
 /// Bytes that are read from a segment at a time.
-const READ_SIZE: u32 = 1 << 18;
+pub(super) const READ_SIZE: u32 = 1 << 18;
+
+/// Size of a mark with its frame.
+pub(super) const MARK_SIZE: u32 = 25;
 
 /// The start of every file of the store.
 pub(super) const MAGIC: &[u8; 8] = b"dhtstore";
@@ -94,7 +97,7 @@ impl Mark {
 
     /// The next complete mark in `bytes`, which begin at `offset` of the segment with `salt`. Continues at `at`.
     pub(super) fn find(bytes: &[u8], salt: u32, offset: u32, at: &mut usize) -> Option<Self> {
-        const SIZE: usize = FRAME_SIZE + 1 + 16;
+        const SIZE: usize = MARK_SIZE as usize;
         while let Some(framed) = bytes.get(*at..*at + SIZE) {
             let here = offset + u32::try_from(*at).ok()?;
             *at += 1;

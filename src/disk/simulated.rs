@@ -4,7 +4,9 @@
 //!   is anything between that on disk and that in the cache.
 //! * A changed name that is not synced survives or not, each on its own.
 //! * A call can fail: with a full disk, or with an I/O error, and then a part of a write may be done. After a failed
-//!   sync, readers still see the pages, but no later sync writes them.
+//!   sync, readers still see the pages, but no later sync writes them. If that is wanted, it also loses the page at the
+//!   end of what was synced before, except the first one of a file.
+//! * What is cut off a file may be on disk until the next sync.
 //! * From a given call on, every call can fail: that is where a crash is.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +47,8 @@ struct Disk {
     fault: Option<Fault>,
     /// The bytes that fit.
     capacity: usize,
+    /// Whether a failed sync loses what was synced before.
+    loses_pages: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -66,6 +70,7 @@ impl Default for Disk {
             calls: 0,
             fault: None,
             capacity: usize::MAX,
+            loses_pages: false,
         }
     }
 }
@@ -154,6 +159,11 @@ impl SimulatedDisk {
 
     pub(in crate::disk) fn inject(&self, fault: Option<Fault>) {
         self.disk().fault = fault;
+    }
+
+    /// Lets a failed sync lose what was synced before.
+    pub(in crate::disk) fn lose_pages(&self) {
+        self.disk().loses_pages = true;
     }
 
     /// Bounds the bytes that fit.
@@ -324,11 +334,28 @@ impl OpenFile for SimulatedFile {
         Ok(())
     }
 
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        let mut disk = self.disk.disk();
+        disk.call()?;
+        let length = usize::try_from(length).expect("a small file");
+        let node = &mut disk.nodes[self.node];
+        for page in node.dirty.split_off(&(length / PAGE)) {
+            node.flush(page);
+        }
+        node.cache.truncate(length);
+        node.dirty.insert(length / PAGE);
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         let mut disk = self.disk.disk();
-        let result = disk.call();
+        let (result, loses_pages) = (disk.call(), disk.loses_pages);
         let node = &mut disk.nodes[self.node];
         let dirty = std::mem::take(&mut node.dirty);
+        let last = node.disk.len() / PAGE;
+        if result.is_err() && loses_pages && last > 0 && dirty.contains(&last) {
+            node.disk[last * PAGE..].fill(0);
+        }
         result?;
         node.disk.truncate(node.cache.len());
         node.disk.resize(node.cache.len(), 0);

@@ -21,7 +21,7 @@
 //! does not notice if its whole directory is replaced by a complete copy from an earlier time.
 //!
 //! After an error in [`Store::write`] or [`Store::clean`] the state is unknown, and the caller must open the store
-//! again.
+//! again, unless [`Store::is_usable`]: on a full disk the store withdraws the batch, so that a retry costs little.
 
 use std::path::{Path, PathBuf};
 use std::vec;
@@ -36,7 +36,8 @@ use crate::disk::entry;
 pub use crate::disk::fault::{StoreError, StoreFault};
 use crate::disk::files::{Files, SystemFiles, split};
 use crate::disk::index::Fingerprint;
-use crate::disk::log::{Log, Space};
+pub use crate::disk::log::Trust;
+use crate::disk::log::{Log, Room, Space};
 use crate::disk::replay;
 pub use crate::disk::segment::StoreId;
 use crate::disk::segment::{Entries, Kind, Position, name_of};
@@ -69,22 +70,23 @@ impl Store {
             if files.exists(&name)? { Ok(()) } else { replay::create(&files, &name, id) }
         });
         created.map_err(|source| StoreError::new(path, source))?;
-        Self::reopen(path)
+        Self::reopen(path, Trust::All)
     }
 
-    /// Opens the store in the directory `path` again.
+    /// Opens the store in the directory `path` again. What `trust` excludes is written to another file first.
     ///
     /// # Errors
     ///
     /// As [`Store::open`], and also if the directory does not exist: then its records are lost.
-    pub fn reopen(path: &Path) -> Result<Self, StoreError> {
+    pub fn reopen(path: &Path, trust: Trust) -> Result<Self, StoreError> {
         let (parent, name) = split(path).map_err(|source| StoreError::new(path, source))?;
-        Self::on(Box::new(SystemFiles(parent)), path, &name, SEGMENT_SIZE)
+        Self::on(Box::new(SystemFiles(parent)), path, &name, SEGMENT_SIZE, trust)
     }
 
     /// Opens the store `name`.
-    fn on(files: Box<dyn Files>, path: &Path, name: &str, segment_size: u32) -> Result<Self, StoreError> {
-        let (log, contents) = replay::open(files, name, segment_size).map_err(|fault| StoreError::new(path, fault))?;
+    fn on(files: Box<dyn Files>, path: &Path, name: &str, segment_size: u32, trust: Trust) -> Result<Self, StoreError> {
+        let opened = replay::open(files, name, segment_size, trust);
+        let (log, contents) = opened.map_err(|fault| StoreError::new(path, fault))?;
         Ok(Self { path: path.to_owned(), log, contents, cleaner: Cleaner::default(), has_failed: false })
     }
 
@@ -128,7 +130,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]. Then the caller must open the store again.
+    /// [`StoreError`]. Then the caller must open the store again, unless [`Store::is_usable`].
     pub fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
         self.act(|store| {
             store.log.begin(Space::Free)?;
@@ -148,9 +150,19 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]. Then the caller must open the store again.
+    /// [`StoreError`]. Then the caller must open the store again, unless [`Store::is_usable`].
     pub fn clean(&mut self) -> Result<Cleaned, StoreError> {
         self.act(|store| store.cleaner.clean(&mut store.log, &mut store.contents))
+    }
+
+    /// Whether the store can be used after an error, as if the failed operation had not begun: the disk was full.
+    pub fn is_usable(&self) -> bool {
+        !self.has_failed
+    }
+
+    /// Which part of the store is certainly on disk, for [`Store::reopen`] after a failure.
+    pub fn trust(&self) -> Trust {
+        self.log.trust
     }
 
     fn append(&mut self, batch: &Batch) -> Result<Vec<Change>, StoreFault> {
@@ -177,8 +189,12 @@ impl Store {
     /// Runs `act`; notes if it fails.
     fn act<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, StoreFault>) -> Result<T, StoreError> {
         assert!(!self.has_failed, "a store that has failed is opened again");
+        self.log.room = Room::Enough;
         let result = act(self);
-        self.has_failed = result.is_err();
+        if let Err(fault) = &result {
+            let is_undone = fault.is_full() && self.log.room == Room::None && self.log.withdraw().is_ok();
+            self.has_failed = !is_undone;
+        }
         result.map_err(|fault| self.error(fault))
     }
 
@@ -269,7 +285,16 @@ pub(in crate::disk) mod tests {
                 .exists("records")
                 .and_then(|exists| if exists { Ok(()) } else { replay::create(disk, "records", ID) });
             created.map_err(|source| StoreError::new(path, source))?;
-            Self::on(Box::new(disk.clone()), path, "records", segment_size)
+            Self::on_again(disk, segment_size, Trust::All)
+        }
+
+        /// Opens the store on a simulated disk again.
+        pub(in crate::disk) fn on_again(
+            disk: &SimulatedDisk,
+            segment_size: u32,
+            trust: Trust,
+        ) -> Result<Self, StoreError> {
+            Self::on(Box::new(disk.clone()), Path::new("records"), "records", segment_size, trust)
         }
 
         /// All keys, in ascending order.
@@ -280,6 +305,11 @@ pub(in crate::disk) mod tests {
         /// Bytes of the current entries.
         pub(in crate::disk) fn live_bytes(&self) -> u64 {
             self.contents.live_bytes()
+        }
+
+        /// Whether the last piece of cleaning ended within a segment.
+        pub(in crate::disk) fn is_cleaning(&self) -> bool {
+            self.cleaner.is_within_segment()
         }
 
         pub(in crate::disk) fn segments(&self) -> usize {
@@ -402,8 +432,26 @@ pub(in crate::disk) mod tests {
         let path = scratch.0.join("records");
         drop(Store::open(&path, ID).expect("a new store"));
         fs::remove_dir_all(&path).expect("the directory exists");
-        let error = Store::reopen(&path).expect_err("the directory was removed");
+        let error = Store::reopen(&path, Trust::All).expect_err("the directory was removed");
         assert!(matches!(error.fault(), StoreFault::Io(_)), "{error}");
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_error_of_the_system_names_the_file_and_what_was_tried() {
+        let scratch = Scratch::new("store-io");
+        let path = scratch.0.join("records");
+        drop(Store::open(&path, ID).expect("a new store"));
+        for file in ["state", "00000001.log"] {
+            let away = scratch.0.join("away");
+            fs::rename(path.join(file), &away).expect("the file exists");
+            fs::create_dir(path.join(file)).expect("the name is free");
+            let text = Store::reopen(&path, Trust::All).expect_err("it is a directory").to_string();
+            let named = format!("records/{file}: Is a directory");
+            assert!(text.contains("cannot ") && text.contains(&named), "{text}");
+            fs::remove_dir(path.join(file)).expect("it is empty");
+            fs::rename(&away, path.join(file)).expect("the name is free");
+        }
+        Store::reopen(&path, Trust::All).expect("the store is intact");
     }
 }

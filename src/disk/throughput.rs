@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use crate::disk::store::Store;
 use crate::disk::store::tests::{ID, batch, persisted};
+use crate::disk::store::{Store, Trust};
 use crate::disk::tests::Scratch;
 
 /// Distinct keys of 100 bytes.
@@ -37,7 +37,7 @@ fn the_throughput_of_the_store_is_printed() {
     let (live, segments) = (store.live_bytes(), store.segments());
     drop(store);
     let begun = Instant::now();
-    let store = Store::reopen(&path).expect("the store is intact");
+    let store = Store::reopen(&path, Trust::All).expect("the store is intact");
     let opened = begun.elapsed();
     let read = store.keys().flatten().count();
     let all = begun.elapsed();

@@ -5,8 +5,8 @@
 //! Guarantees:
 //!
 //! * A batch is reported as durable only if it and all earlier ones are on disk, and as written only if the system has
-//!   it. After a failure the thread drops the store
-//!   and opens it again before the next batch, so it continues from the last complete commit.
+//!   it. After a failure the thread drops the store and opens it again before the next batch, so it continues from the
+//!   last complete commit. Only if the disk was full it goes on with the store, so that a retry costs little.
 //! * Between two batches, the thread gives space of outdated entries back. A batch waits for one piece of that at most.
 //! * A failing disk is logged once when the failures begin and once when they end.
 //! * The thread ends, with the store closed, when the sender of its batches is dropped.
@@ -21,7 +21,7 @@ use std::thread::{self, JoinHandle};
 
 use log::{error, info};
 
-use crate::disk::store::{Cleaned, Store, StoreError};
+use crate::disk::store::{Cleaned, Store, StoreError, Trust};
 use crate::node::persisted::{Batch, Saved};
 
 /// The thread.
@@ -44,12 +44,12 @@ impl DiskWriter {
         wake: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         let path = store.path().to_owned();
-        Self::start_with(store, move || Store::reopen(&path), batches, results, wake)
+        Self::start_with(store, move |trust| Store::reopen(&path, trust), batches, results, wake)
     }
 
     fn start_with(
         store: Store,
-        reopen: impl FnMut() -> Result<Store, StoreError> + Send + 'static,
+        reopen: impl FnMut(Trust) -> Result<Store, StoreError> + Send + 'static,
         batches: Receiver<Arc<Batch>>,
         results: SyncSender<Saved>,
         wake: impl Fn() + Send + 'static,
@@ -95,6 +95,8 @@ struct Worker<R> {
     /// `None` after a failure.
     store: Option<Store>,
     reopen: R,
+    /// What a store that has failed said of itself, until it was opened again.
+    trust: Trust,
     health: Health,
     /// The result of the last attempt to give space back.
     cleaning: Health,
@@ -107,9 +109,22 @@ enum Health {
     Failing,
 }
 
-impl<R: FnMut() -> Result<Store, StoreError>> Worker<R> {
+impl<R: FnMut(Trust) -> Result<Store, StoreError>> Worker<R> {
     fn new(store: Store, reopen: R) -> Self {
-        Self { store: Some(store), reopen, health: Health::Working, cleaning: Health::Working }
+        Self { store: Some(store), reopen, trust: Trust::All, health: Health::Working, cleaning: Health::Working }
+    }
+
+    /// The store, which is opened again if it has failed before.
+    fn take_store(&mut self) -> Result<Store, StoreError> {
+        let store = self.store.take().map_or_else(|| (self.reopen)(self.trust), Ok)?;
+        self.trust = Trust::All;
+        Ok(store)
+    }
+
+    /// Keeps the store if it can be used.
+    fn put_back(&mut self, store: Store) {
+        self.trust = store.trust();
+        self.store = Some(store).filter(Store::is_usable);
     }
 
     /// Waits for the next batch, and gives space back meanwhile; `None` if there will be no batch.
@@ -128,15 +143,15 @@ impl<R: FnMut() -> Result<Store, StoreError>> Worker<R> {
         }
     }
 
-    /// Cleans one piece. If that fails, the store is dropped.
+    /// Cleans one piece. On a full disk, batches may fail until that gives space back, so it does not wait for a
+    /// batch that is written.
     fn clean(&mut self) -> Cleaned {
-        // On a full disk, batches may fail until there is space again, so this does not wait for a batch that is
-        // written.
-        let Some(mut store) = self.store.take().or_else(|| (self.reopen)().ok()) else { return Cleaned::Nothing };
-        match store.clean() {
+        let Ok(mut store) = self.take_store() else { return Cleaned::Nothing };
+        let cleaned = store.clean();
+        self.put_back(store);
+        match cleaned {
             Ok(cleaned) => {
                 self.cleaning = Health::Working;
-                self.store = Some(store);
                 cleaned
             }
             Err(error) => {
@@ -168,15 +183,11 @@ impl<R: FnMut() -> Result<Store, StoreError>> Worker<R> {
         }
     }
 
-    /// Writes `batch`. If that fails, the store is dropped.
     fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let mut store = match self.store.take() {
-            Some(store) => store,
-            None => (self.reopen)()?,
-        };
-        store.write(batch)?;
-        self.store = Some(store);
-        Ok(())
+        let mut store = self.take_store()?;
+        let written = store.write(batch);
+        self.put_back(store);
+        written
     }
 }
 
@@ -203,10 +214,14 @@ mod tests {
         Store::on_simulated(disk, SEGMENT_SIZE)
     }
 
+    fn open_again(disk: &SimulatedDisk, trust: Trust) -> Result<Store, StoreError> {
+        Store::on_again(disk, SEGMENT_SIZE, trust)
+    }
+
     /// Starts a writer; returns it with the other ends of its channels.
     fn start(
         store: Store,
-        reopen: impl FnMut() -> Result<Store, StoreError> + Send + 'static,
+        reopen: impl FnMut(Trust) -> Result<Store, StoreError> + Send + 'static,
         wake: impl Fn() + Send + 'static,
     ) -> (DiskWriter, SyncSender<Arc<Batch>>, Receiver<Saved>) {
         let (batches, wanted) = sync_channel(1);
@@ -233,7 +248,7 @@ mod tests {
             let disk = SimulatedDisk::default();
             let store = open(&disk).expect("a new store");
             let same_disk = disk.clone();
-            let (writer, batches, saved) = start(store, move || open(&same_disk), || {});
+            let (writer, batches, saved) = start(store, move |trust| open_again(&same_disk, trust), || {});
             let rng = StdRng::seed_from_u64(seed);
             Self { disk, writer, batches, saved, durable: BTreeSet::new(), failed: Vec::new(), rng }
         }
@@ -305,6 +320,21 @@ mod tests {
         survives_a_fault_at_each_call(ErrorKind::Other);
     }
 
+    #[test]
+    fn a_full_disk_does_not_make_the_thread_read_the_store_again() {
+        let disk = SimulatedDisk::default();
+        let mut worker = Worker::new(open(&disk).expect("a new store"), |_| unreachable!("the store is usable"));
+        assert_eq!(worker.save(&batch((0..300).map(record))), Saved::Durable);
+        disk.set_capacity(disk.used() + 2_000);
+        for _ in 0..3 {
+            assert_eq!(worker.save(&batch((300..310).map(record))), Saved::Failed);
+            assert!(worker.clean() == Cleaned::Nothing);
+        }
+        disk.set_capacity(usize::MAX);
+        assert_eq!(worker.save(&batch((300..310).map(record))), Saved::Durable);
+        assert_eq!(open(&disk.after_kill()).expect("the store is intact").all(), in_order((0..310).map(record)));
+    }
+
     /// No batch has to come for that: the thread cleans before it waits for one.
     #[test]
     fn space_is_given_back_before_the_thread_waits_for_a_batch() {
@@ -314,7 +344,7 @@ mod tests {
             store.write(&batch((0..30).map(record))).expect("the disk works");
         }
         assert!(disk.used() > 6 * SEGMENT_SIZE as usize, "{}", disk.used());
-        let mut worker = Worker::new(store, || unreachable!("no call fails"));
+        let mut worker = Worker::new(store, |_| unreachable!("no call fails"));
         // Its queue is empty each time it looks, until it has cleaned all.
         let mut looks = 0;
         let next = worker.next(
@@ -336,7 +366,7 @@ mod tests {
         let wake = move || {
             counted.fetch_add(1, Ordering::SeqCst);
         };
-        let (writer, batches, saved) = start(store, || unreachable!("no batch fails"), wake);
+        let (writer, batches, saved) = start(store, |_| unreachable!("no batch fails"), wake);
         for number in 0..3 {
             batches.send(Arc::new(batch([persisted(number, 10)]))).expect("the thread runs");
             assert_eq!(saved.recv(), Ok(Saved::Durable));
@@ -353,7 +383,7 @@ mod tests {
         let store = open(&disk).expect("a new store");
         let (wake, woken) = std::sync::mpsc::channel();
         let wake = move || wake.send(()).expect("the test receives");
-        let (writer, batches, saved) = start(store, || panic!("for this test"), wake);
+        let (writer, batches, saved) = start(store, |_| panic!("for this test"), wake);
         disk.inject(Some(Fault { from: 0, until: u64::MAX, kind: ErrorKind::Other }));
         batches.send(Arc::new(batch([persisted(1, 10)]))).expect("the thread runs");
         woken.recv().expect("the thread calls the waker");

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::common::process::Process;
 use crate::common::{Scratch, dht_server};
-use dht::disk::store::{Store, StoreError};
+use dht::disk::store::{Store, StoreError, Trust};
 use dht::id::Key;
 use dht::node::persisted::{Batch, PersistedKey, PersistedRecord, SavedAt};
 use dht::record::{Age, Class, Record, Source, Tombstone, Ttl, Version, crc_of};
@@ -114,7 +114,7 @@ fn in_order(mut keys: Vec<PersistedKey>) -> Vec<PersistedKey> {
 }
 
 fn read(path: &Path) -> Result<Vec<PersistedKey>, StoreError> {
-    let store = Store::reopen(path)?;
+    let store = Store::reopen(path, Trust::All)?;
     store.contacts()?;
     store.keys().collect::<Result<_, _>>().map(in_order)
 }

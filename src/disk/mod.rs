@@ -37,10 +37,11 @@ pub mod writer;
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use ::log::warn;
 pub use key::{HostKey, host_key};
 
 use crate::disk::store::{Store, StoreError, StoreFault, StoreId};
@@ -68,7 +69,7 @@ impl DataDir {
     ///
     /// [`DiskError::InUse`] if another process has the lock, [`DiskError::Io`] if the system refuses.
     pub fn open(path: &Path, pid: u32) -> Result<Self, DiskError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error(path))?;
+        create_directories(path, sync_directory).map_err(io_error(path))?;
         let lock_path = path.join(LOCK_FILE);
         let mut lock = owner_only().truncate(false).open(&lock_path).map_err(io_error(&lock_path))?;
         match lock.try_lock() {
@@ -79,7 +80,13 @@ impl DataDir {
             }
             Err(TryLockError::Error(source)) => return Err(io_error(&lock_path)(source)),
         }
-        lock.set_len(0).and_then(|()| writeln!(lock, "{pid}")).map_err(io_error(&lock_path))?;
+        match writeln!(lock, "{pid}").and_then(|()| lock.stream_position()).and_then(|end| lock.set_len(end)) {
+            // The lock works without the pid, and a node on a full disk serves what it has.
+            Err(error) if files::is_full(&error) => {
+                warn!("pid not written path={} fault=\"{error}\"", lock_path.display());
+            }
+            written => written.map_err(io_error(&lock_path))?,
+        }
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
@@ -120,12 +127,27 @@ fn owner_only() -> OpenOptions {
     options
 }
 
+/// Creates the directory at `path`, and those above it that do not exist. `sync` makes the names in a directory
+/// durable: what is synced in the new directory is lost if a power failure takes its own name.
+fn create_directories(path: &Path, mut sync: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let missing: Vec<_> = path.ancestors().take_while(is_missing).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    missing.into_iter().filter_map(Path::parent).try_for_each(&mut sync)
+}
+
+/// Waits until the names in a directory are on disk.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    File::open(path)?.sync_all()
+}
+
 /// Moves the complete file `new` to `path`, so that after a crash at any point `path` is complete
 /// or does not exist.
 fn move_into_place(new: &Path, path: &Path) -> io::Result<()> {
     File::open(new)?.sync_all()?;
     fs::rename(new, path)?;
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    path.parent().map_or(Ok(()), sync_directory)
 }
 
 /// Why a data directory or a key cannot be used.
@@ -223,6 +245,39 @@ mod tests {
         let _first = DataDir::open(&path, 4711).expect("no other process has the lock");
         let error = DataDir::open(&path, 4712).expect_err("the first process has the lock");
         assert!(matches!(error, DiskError::InUse { pid: Some(4711), .. }), "{error}");
+    }
+
+    /// The pid is for people, and the next start with another process replaces all of it.
+    #[test]
+    fn a_directory_on_a_full_disk_is_opened_without_the_pid() {
+        let scratch = Scratch::new("full");
+        std::os::unix::fs::symlink("/dev/full", scratch.0.join("lock")).expect("a name for this test");
+        DataDir::open(&scratch.0, 4711).expect("the lock is free");
+        fs::remove_file(scratch.0.join("lock")).expect("the name exists");
+        for pid in [4711, 12] {
+            drop(DataDir::open(&scratch.0, pid).expect("the lock is free"));
+            assert_eq!(fs::read_to_string(scratch.0.join("lock")).expect("a file"), format!("{pid}\n"));
+        }
+    }
+
+    #[test]
+    fn the_name_of_each_new_directory_is_synced() {
+        let scratch = Scratch::new("names");
+        let path = scratch.0.join("a/b/c");
+        let mut synced = Vec::new();
+        let mut create = |path: &Path| {
+            synced.clear();
+            create_directories(path, |directory| {
+                synced.push(directory.to_owned());
+                sync_directory(directory)
+            })
+            .expect("the names are free");
+            synced.clone()
+        };
+        assert_eq!(create(&path), [scratch.0.join("a/b"), scratch.0.join("a"), scratch.0.clone()]);
+        assert_eq!(create(&path.join("d")), std::slice::from_ref(&path));
+        assert_eq!(create(&path), [] as [PathBuf; 0]);
+        sync_directory(Path::new("")).expect("the working directory");
     }
 
     #[test]

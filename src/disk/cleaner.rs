@@ -62,6 +62,7 @@ impl Cleaner {
                 Some(entries) => entries,
                 None => log.entries(log.oldest)?,
             };
+            log.expect_in_place()?;
             log.begin(Space::Reserve)?;
             let is_done = copy(&mut entries, budget, log, contents)?;
             if !is_done {

@@ -81,7 +81,7 @@ impl History {
     fn open(&self) -> Result<Store, StoreError> {
         match self.trust {
             Trust::All => Store::on_simulated(&self.disk, SEGMENT_SIZE),
-            Trust::NotNewest => Store::on_again(&self.disk, SEGMENT_SIZE, self.trust),
+            Trust::NotNewest | Trust::Nothing => Store::on_again(&self.disk, SEGMENT_SIZE, self.trust),
         }
     }
 
@@ -157,6 +157,9 @@ impl History {
     fn failed(&mut self, store: Store) {
         self.has_failed = true;
         self.trust = store.trust();
+        if self.trust != Trust::All {
+            self.possible.extend(self.unsynced.iter().cloned()); // a sync failed, so what came before it may be gone
+        }
         self.store = Some(store).filter(Store::is_usable);
     }
 

@@ -278,6 +278,63 @@ fn damage_of_the_last_batch_is_refused_if_the_state_names_it() {
     }
 }
 
+/// The checksum of an entry depends on its place.
+#[test]
+fn entries_that_exchanged_their_places_are_refused() {
+    let disk = SimulatedDisk::default();
+    let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store");
+    store.write(&batch([persisted(1, 100), persisted(2, 100)])).expect("the disk works");
+    drop(store);
+    let mut content = disk.content("records/00000001.log");
+    let size = (content.len() - 44 - 25) / 2;
+    let (first, second) = content[44..44 + 2 * size].split_at_mut(size);
+    first.swap_with_slice(second);
+    disk.set_content("records/00000001.log", &content);
+    let error = read(&disk).expect_err("a damaged store");
+    assert!(matches!(error.fault(), StoreFault::Damaged { offset: 44, .. }), "{error}");
+}
+
+/// The process ended before `state` named the segment, so this shows that `state` is older than the segments.
+#[test]
+fn a_segment_with_entries_that_the_state_does_not_name_is_refused() {
+    let disk = SimulatedDisk::default();
+    let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store");
+    let mut state = Vec::new();
+    for number in 0.. {
+        if store.segments() > 1 {
+            break;
+        }
+        state = disk.content("records/state");
+        store.write(&batch([persisted(number, 300)])).expect("the disk works");
+    }
+    drop(store);
+    disk.set_content("records/state", &state);
+    let error = read(&disk).expect_err("an old state");
+    assert!(matches!(error.fault(), StoreFault::Ahead { newest: 1, .. }), "{error}");
+}
+
+/// Power failed during a write, of which the last part is on disk and the first is not. The next batch is as large as
+/// the first part.
+#[test]
+fn the_rest_of_an_interrupted_write_does_not_follow_the_next_batch() {
+    const MARK: usize = 25;
+    let disk = SimulatedDisk::default();
+    let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store");
+    let state = disk.content("records/state");
+    store.write(&batch([persisted(1, 100), persisted(2, 100)])).expect("the disk works");
+    store.kill();
+    let mut content = disk.content("records/00000001.log");
+    content[60] ^= 1;
+    disk.set_content("records/00000001.log", &content);
+    disk.set_content("records/state", &state);
+    let next = persisted(3, 100 - MARK);
+    let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("the store is intact");
+    assert!(store.is_empty());
+    store.write(&batch([next.clone()])).expect("the disk works");
+    store.kill();
+    assert_eq!(read(&disk).expect("the store is intact"), [next]);
+}
+
 /// A mark is found wherever it is in the pieces in which the rest of a file is read.
 #[test]
 fn a_later_mark_is_found_far_behind_the_damage() {

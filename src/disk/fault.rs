@@ -44,6 +44,11 @@ pub enum StoreFault {
         /// The file.
         file: String,
     },
+    /// A file was replaced while this process used it.
+    Replaced {
+        /// The file.
+        file: String,
+    },
     /// A file has the content of another segment.
     Misplaced {
         /// The file.
@@ -152,6 +157,9 @@ impl fmt::Display for StoreError {
                 write!(f, "{path}/{file} is damaged at offset {length}: it was cut, expected {expected} bytes")?;
             }
             StoreFault::Missing { file } => write!(f, "{path}/{file} is missing")?,
+            StoreFault::Replaced { file } => {
+                write!(f, "{path}/{file} is another file than the one that this process has written")?;
+            }
             StoreFault::Misplaced { file, found } => {
                 write!(f, "{path}/{file} is the segment {found} under a wrong name: files were swapped or copied")?;
             }

@@ -3,9 +3,9 @@
 //! A path is relative to the data directory: `records` or `records/00000001.log`.
 
 use std::fmt::Debug;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -13,11 +13,21 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::disk::owner_only;
 
+/// What distinguishes a file from every other one, whatever its name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+}
+
 /// Operations on the names of a data directory. A change of names is on disk only after
 /// [`Files::sync_directory`].
 pub(super) trait Files: Debug + Send {
     /// Whether something has the name `path`.
     fn exists(&self, path: &str) -> io::Result<bool>;
+
+    /// Which file has the name `path`, and its length; `None` if there is none.
+    fn look(&self, path: &str) -> io::Result<Option<(FileId, u64)>>;
 
     /// Creates a directory.
     fn create_directory(&self, path: &str) -> io::Result<()>;
@@ -46,6 +56,9 @@ pub(super) trait Files: Debug + Send {
 
 /// Operations on the content of a file. What is written is on disk only after [`OpenFile::sync`].
 pub(super) trait OpenFile: Debug + Send {
+    /// Which file this is.
+    fn id(&self) -> FileId;
+
     /// The length of the file.
     fn len(&self) -> io::Result<u64>;
 
@@ -80,6 +93,14 @@ impl Files for SystemFiles {
         self.at(path).try_exists().map_err(naming("look for", path))
     }
 
+    fn look(&self, path: &str) -> io::Result<Option<(FileId, u64)>> {
+        match fs::metadata(self.at(path)) {
+            Ok(metadata) => Ok(Some((id_of(&metadata), metadata.len()))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(naming("look for", path)(error)),
+        }
+    }
+
     fn create_directory(&self, path: &str) -> io::Result<()> {
         DirBuilder::new().mode(0o700).create(self.at(path)).map_err(naming("create", path))
     }
@@ -100,13 +121,11 @@ impl Files for SystemFiles {
     }
 
     fn create(&self, path: &str) -> io::Result<Box<dyn OpenFile>> {
-        let file = owner_only().truncate(true).open(self.at(path)).map_err(naming("create", path))?;
-        Ok(Box::new(SystemFile { file, path: path.to_owned() }))
+        SystemFile::open(self, path, "create", owner_only().truncate(true))
     }
 
     fn open(&self, path: &str) -> io::Result<Box<dyn OpenFile>> {
-        let file = owner_only().create(false).open(self.at(path)).map_err(naming("open", path))?;
-        Ok(Box::new(SystemFile { file, path: path.to_owned() }))
+        SystemFile::open(self, path, "open", owner_only().create(false))
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
@@ -132,9 +151,31 @@ fn naming(attempt: &'static str, path: &str) -> impl FnOnce(io::Error) -> io::Er
 struct SystemFile {
     file: File,
     path: String,
+    id: FileId,
+}
+
+impl SystemFile {
+    fn open(
+        files: &SystemFiles,
+        path: &str,
+        attempt: &'static str,
+        options: &OpenOptions,
+    ) -> io::Result<Box<dyn OpenFile>> {
+        let opened = options.open(files.at(path)).and_then(|file| Ok((id_of(&file.metadata()?), file)));
+        let (id, file) = opened.map_err(naming(attempt, path))?;
+        Ok(Box::new(Self { file, path: path.to_owned(), id }))
+    }
+}
+
+fn id_of(metadata: &Metadata) -> FileId {
+    FileId { device: metadata.dev(), inode: metadata.ino() }
 }
 
 impl OpenFile for SystemFile {
+    fn id(&self) -> FileId {
+        self.id
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata().map_err(naming("read the length of", &self.path))?.len())
     }

@@ -13,10 +13,11 @@
 use std::collections::VecDeque;
 use std::io;
 
+use crate::disk::fault::StoreFault;
 use crate::disk::files::{Files, OpenFile, is_full};
 use crate::disk::index::Place;
 use crate::disk::segment::{Entries, HEADER_SIZE, Header, Kind, Mark, Position, StoreId, begin_entry, name_of, seal};
-use crate::disk::state::{State, StateFile};
+use crate::disk::state::{STATE_FILE, State, StateFile};
 
 /// The file that reserves space.
 pub(super) const SPARE_FILE: &str = "spare";
@@ -57,6 +58,8 @@ pub enum Trust {
     All,
     /// The same without the newest file: a sync of it has failed, and a later sync that succeeds proves nothing.
     NotNewest,
+    /// Nothing: files were deleted, cut or replaced while this process used them.
+    Nothing,
 }
 
 /// The segments, and the one that receives entries.
@@ -87,6 +90,8 @@ pub(super) struct Log {
     pub(super) room: Room,
     /// Whether a sync of the newest segment has failed.
     pub(super) trust: Trust,
+    /// The segment that was looked for last.
+    pub(super) in_turn: u32,
     /// Entries for the end of the newest segment.
     pub(super) buffer: Vec<u8>,
     /// Where the current batch began.
@@ -344,6 +349,26 @@ impl Log {
             }
             result => result,
         }
+    }
+
+    /// Expects that the files have their names still, so that the next start finds them: the newest segment and
+    /// `state` each time, and the other segments in turn.
+    pub(super) fn expect_in_place(&mut self) -> Result<(), StoreFault> {
+        self.in_turn = if self.in_turn < self.newest() { (self.in_turn + 1).max(self.oldest) } else { self.oldest };
+        let newest = (name_of(self.newest()), Some(self.file.id()), self.synced.into());
+        let (state, length) = self.state.id();
+        let other = (name_of(self.in_turn), None, self.segment(self.in_turn).end.into());
+        for (file, id, expected) in [newest, (STATE_FILE.to_owned(), Some(state), length), other] {
+            let fault = match self.files.look(&self.path_of(&file))? {
+                None => StoreFault::Missing { file },
+                Some((found, _)) if id.is_some_and(|id| id != found) => StoreFault::Replaced { file },
+                Some((_, length)) if length < expected => StoreFault::Cut { file, length, expected },
+                Some(_) => continue,
+            };
+            self.trust = Trust::Nothing;
+            return Err(fault);
+        }
+        Ok(())
     }
 
     /// Waits until everything is on disk, `state` included.

@@ -111,12 +111,8 @@ impl DataDir {
     /// [`DiskError::Io`] if the system refuses.
     pub fn set_store_aside(&self) -> Result<PathBuf, DiskError> {
         let path = self.path.join(STORE);
-        let first = path.with_added_extension("aside");
-        let further = (1_u64..).map(|number| first.with_added_extension(number.to_string()));
-        let mut names = std::iter::once(first.clone()).chain(further);
-        let aside = names.find(|name| !name.exists()).expect("there are more names than files");
-        fs::rename(&path, &aside).map_err(io_error(&path))?;
-        Ok(aside)
+        let aside = Store::set_aside(&path).and_then(|aside| aside.ok_or(io::ErrorKind::NotFound.into()));
+        aside.map_err(io_error(&path))
     }
 }
 

@@ -82,6 +82,7 @@ pub(super) fn open(
         space: Space::Free,
         room: Room::Enough,
         trust: Trust::All,
+        in_turn: 0,
         buffer: Vec::new(),
         begin: Position::default(),
     };
@@ -111,7 +112,7 @@ pub(super) fn open(
     let end = if trust == Trust::All { bound } else { HEADER_SIZE };
     if !doubtful.is_empty() {
         rewrite(&mut log, end, &mut contents, doubtful.into_iter().flat_map(|(_, batch)| batch))?;
-    } else if trust == Trust::NotNewest {
+    } else if trust != Trust::All {
         log.close_newest(end);
     }
     Ok((log, contents))

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::disk::files::{Files, OpenFile};
+use crate::disk::files::{FileId, Files, OpenFile};
 
 /// The unit in which the disk writes: a sector.
 const PAGE: usize = 512;
@@ -219,6 +219,13 @@ impl Files for SimulatedDisk {
         Ok(disk.find(path).is_ok())
     }
 
+    fn look(&self, path: &str) -> io::Result<Option<(FileId, u64)>> {
+        let mut disk = self.disk();
+        disk.call()?;
+        let id = |node| FileId { device: 0, inode: node as u64 };
+        Ok(disk.find(path).ok().map(|node| (id(node), disk.nodes[node].cache.len() as u64)))
+    }
+
     fn create_directory(&self, path: &str) -> io::Result<()> {
         let mut disk = self.disk();
         disk.call()?;
@@ -300,6 +307,10 @@ struct SimulatedFile {
 }
 
 impl OpenFile for SimulatedFile {
+    fn id(&self) -> FileId {
+        FileId { device: 0, inode: self.node as u64 }
+    }
+
     fn len(&self) -> io::Result<u64> {
         let mut disk = self.disk.disk();
         disk.call()?;

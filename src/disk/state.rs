@@ -22,7 +22,7 @@
 
 use std::io;
 
-use crate::disk::files::OpenFile;
+use crate::disk::files::{FileId, OpenFile};
 use crate::disk::segment::{BadHeader, FORMAT, MAGIC, Position, StoreId, number_at};
 
 /// The name of the file.
@@ -121,6 +121,11 @@ impl StateFile {
     /// Writes how much of the newest segment is on disk; [`StateFile::sync`] makes that durable.
     pub(super) fn write_progress(&mut self, state: &State) -> io::Result<()> {
         self.write(PROGRESS_SLOT, state)
+    }
+
+    /// The file, and its length.
+    pub(super) fn id(&self) -> (FileId, u64) {
+        (self.file.id(), FILE_SIZE as u64)
     }
 
     /// Waits until all that was written is on disk.

@@ -15,18 +15,24 @@
 //!   names the file and the offset and tells the operator what to do. It never looks like an empty or an older
 //!   store: the directory is created under another name and renamed when it is complete, and `state` names the
 //!   segments.
+//! * A file that is deleted, cut or replaced while the process uses it is noticed at the next batch, before that
+//!   counts as written; a segment other than the newest one when its turn comes, a few batches later.
 //! * Nothing is written while nothing changes.
 //!
 //! Non-goals: after a power failure, the store cannot tell damage of the last batch from an interrupted write. It
-//! does not notice if its whole directory is replaced by a complete copy from an earlier time.
+//! does not notice if its whole directory is replaced by a complete copy from an earlier time while no process uses
+//! it.
 //!
 //! After an error in [`Store::write`] or [`Store::clean`] the state is unknown, and the caller must open the store
 //! again, unless [`Store::is_usable`]: on a full disk the store withdraws the batch, so that a retry costs little.
 
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::vec;
 
 use log::warn;
+use sha2::{Digest, Sha256};
 
 use crate::contact::Contact;
 pub use crate::disk::cleaner::Cleaned;
@@ -90,6 +96,35 @@ impl Store {
         Ok(Self { path: path.to_owned(), log, contents, cleaner: Cleaner::default(), has_failed: false })
     }
 
+    /// Begins an empty store at `path` in place of the one that a process had there, of which `id` was the id. What
+    /// has the name is renamed and not changed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the system refuses.
+    pub fn begin_anew(path: &Path, id: StoreId) -> Result<Self, StoreError> {
+        Self::set_aside(path).map_err(|source| StoreError::new(path, source))?;
+        Self::open(path, next_id(id))
+    }
+
+    /// Renames what is at `path`, if anything is there, to a name that no file has; returns that path.
+    pub(super) fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
+        let first = path.with_added_extension("aside");
+        let further = (1_u64..).map(|number| first.with_added_extension(number.to_string()));
+        let mut names = std::iter::once(first.clone()).chain(further);
+        let aside = names.find(|name| !name.exists()).expect("there are more names than files");
+        match fs::rename(path, &aside) {
+            Ok(()) => Ok(Some(aside)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The id of the store.
+    pub fn id(&self) -> StoreId {
+        self.log.store
+    }
+
     /// The path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -132,7 +167,12 @@ impl Store {
     ///
     /// [`StoreError`]. Then the caller must open the store again, unless [`Store::is_usable`].
     pub fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        if *batch == Batch::default() {
+            return Ok(());
+        }
         self.act(|store| {
+            // Also before: a write makes a file that was cut long again.
+            store.log.expect_in_place()?;
             store.log.begin(Space::Free)?;
             let changes = store.append(batch)?;
             if !changes.is_empty() {
@@ -141,6 +181,7 @@ impl Store {
             if batch.sync {
                 store.log.sync()?;
             }
+            store.log.expect_in_place()?;
             store.contents.apply_all(&changes);
             Ok(())
         })
@@ -191,16 +232,28 @@ impl Store {
         assert!(!self.has_failed, "a store that has failed is opened again");
         self.log.room = Room::Enough;
         let result = act(self);
-        if let Err(fault) = &result {
+        result.map_err(|fault| {
             let is_undone = fault.is_full() && self.log.room == Room::None && self.log.withdraw().is_ok();
             self.has_failed = !is_undone;
-        }
-        result.map_err(|fault| self.error(fault))
+            // A file that was deleted makes other calls fail too.
+            match self.log.expect_in_place() {
+                Err(gone) if gone.is_damage() => {
+                    self.has_failed = true;
+                    self.error(gone)
+                }
+                _ => self.error(fault),
+            }
+        })
     }
 
     fn error(&self, fault: impl Into<StoreFault>) -> StoreError {
         StoreError::new(&self.path, fault)
     }
+}
+
+/// The id of a store that takes the place of another one.
+fn next_id(id: StoreId) -> StoreId {
+    *Sha256::digest(id).first_chunk().expect("16 of 32 bytes")
 }
 
 /// After a regular end, all of the store is known to be on disk.
@@ -272,7 +325,6 @@ pub(in crate::disk) mod tests {
     use crate::node::persisted::{PersistedRecord, SavedAt};
     use crate::record::{Age, Class, Record, Source, Tombstone, Ttl, Version, crc_of};
     use crate::time::WallTime;
-    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     pub(in crate::disk) const ID: StoreId = [7; 16];

@@ -7,6 +7,8 @@
 //! * A batch is reported as durable only if it and all earlier ones are on disk, and as written only if the system has
 //!   it. After a failure the thread drops the store and opens it again before the next batch, so it continues from the
 //!   last complete commit. Only if the disk was full it goes on with the store, so that a retry costs little.
+//! * If the store was deleted or replaced, the thread begins an empty one and reports the batch as lost: all has to be
+//!   written again.
 //! * Between two batches, the thread gives space of outdated entries back. A batch waits for one piece of that at most.
 //! * A failing disk is logged once when the failures begin and once when they end.
 //! * The thread ends, with the store closed, when the sender of its batches is dropped.
@@ -19,7 +21,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::thread::{self, JoinHandle};
 
-use log::{error, info};
+use log::{error, info, warn};
 
 use crate::disk::store::{Cleaned, Store, StoreError, Trust};
 use crate::node::persisted::{Batch, Saved};
@@ -43,8 +45,16 @@ impl DiskWriter {
         results: SyncSender<Saved>,
         wake: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
-        let path = store.path().to_owned();
-        Self::start_with(store, move |trust| Store::reopen(&path, trust), batches, results, wake)
+        let (path, mut id) = (store.path().to_owned(), store.id());
+        let reopen = move |trust| {
+            let store = match trust {
+                Trust::All | Trust::NotNewest => Store::reopen(&path, trust)?,
+                Trust::Nothing => Store::begin_anew(&path, id)?,
+            };
+            id = store.id();
+            Ok(store)
+        };
+        Self::start_with(store, reopen, batches, results, wake)
     }
 
     fn start_with(
@@ -146,6 +156,9 @@ impl<R: FnMut(Trust) -> Result<Store, StoreError>> Worker<R> {
     /// Cleans one piece. On a full disk, batches may fail until that gives space back, so it does not wait for a
     /// batch that is written.
     fn clean(&mut self) -> Cleaned {
+        if self.trust == Trust::Nothing {
+            return Cleaned::Nothing; // the next batch learns that
+        }
         let Ok(mut store) = self.take_store() else { return Cleaned::Nothing };
         let cleaned = store.clean();
         self.put_back(store);
@@ -165,6 +178,27 @@ impl<R: FnMut(Trust) -> Result<Store, StoreError>> Worker<R> {
     }
 
     fn save(&mut self, batch: &Batch) -> Saved {
+        let saved = if self.trust == Trust::Nothing { Saved::Lost } else { self.try_to_save(batch) };
+        if self.trust != Trust::Nothing {
+            return saved;
+        }
+        match self.take_store() {
+            Ok(store) => {
+                warn!("store begun anew path={}: all records are written again", store.path().display());
+                self.put_back(store);
+                Saved::Lost
+            }
+            Err(error) => {
+                if saved == Saved::Lost && self.health == Health::Working {
+                    error!("store not begun anew fault=\"{error}\"");
+                }
+                self.health = Health::Failing;
+                Saved::Failed
+            }
+        }
+    }
+
+    fn try_to_save(&mut self, batch: &Batch) -> Saved {
         match self.write(batch) {
             Ok(()) => {
                 if self.health == Health::Failing {
@@ -196,12 +230,15 @@ mod tests {
     use super::*;
     use crate::disk::simulated::{Fault, SimulatedDisk};
     use crate::disk::store::tests::{batch, in_order, persisted};
+    use crate::disk::tests::Scratch;
     use crate::node::persisted::PersistedKey;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
     use std::collections::BTreeSet;
+    use std::fs::{self, File};
     use std::io::ErrorKind;
     use std::ops::Range;
+    use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::sync_channel;
 
@@ -260,7 +297,7 @@ mod tests {
             let saved = self.saved.recv().expect("the thread runs");
             match saved {
                 Saved::Durable | Saved::Written => self.durable.extend(numbers),
-                Saved::Failed => self.failed.push(numbers),
+                Saved::Failed | Saved::Lost => self.failed.push(numbers),
             }
             self.verify(&self.disk.after_kill());
             for _ in 0..POWER_FAILURES {
@@ -333,6 +370,87 @@ mod tests {
         disk.set_capacity(usize::MAX);
         assert_eq!(worker.save(&batch((300..310).map(record))), Saved::Durable);
         assert_eq!(open(&disk.after_kill()).expect("the store is intact").all(), in_order((0..310).map(record)));
+    }
+
+    /// Each way in which the files of a running process can get lost, and what the fault is called.
+    #[expect(clippy::type_complexity, reason = "a table")]
+    const LOSSES: [(&str, fn(&Path) -> io::Result<()>); 6] = [
+        ("00000002.log is missing", |path| fs::remove_file(path.join("00000002.log"))),
+        ("00000001.log is missing", |path| fs::remove_file(path.join("00000001.log"))),
+        ("state is missing", |path| fs::remove_file(path.join("state"))),
+        ("it was cut, expected", |path| File::options().write(true).open(path.join("00000002.log"))?.set_len(0)),
+        ("is missing", |path| fs::remove_dir_all(path)),
+        ("is another file", |path| {
+            let old = path.with_added_extension("old");
+            fs::rename(path, &old)?;
+            fs::create_dir(path)?;
+            for entry in fs::read_dir(&old)? {
+                let entry = entry?;
+                fs::copy(entry.path(), path.join(entry.file_name()))?;
+            }
+            Ok(())
+        }),
+    ];
+
+    #[test]
+    fn a_store_that_was_deleted_or_replaced_is_begun_anew_and_no_batch_is_durable_before() {
+        for (words, lose) in LOSSES {
+            let scratch = Scratch::new("lost");
+            let path = scratch.0.join("records");
+            let mut store = Store::open(&path, [7; 16]).expect("a new store");
+            let large = |from: u64| batch((from..from + 60).map(|number| persisted(number, 60_000)));
+            for from in 0..5 {
+                store.write(&large(60 * from)).expect("the disk works");
+            }
+            assert_eq!(store.segments(), 2);
+            lose(&path).expect("this test may");
+            // Not all files are looked for each time.
+            let error = (0..2).find_map(|_| store.write(&batch([persisted(900, 10)])).err()).expect(words);
+            assert!(error.to_string().contains(words) && !store.is_usable(), "{error}");
+            assert_eq!(store.trust(), Trust::Nothing);
+            let id = store.id();
+            drop(store);
+            let reopen = {
+                let path = path.clone();
+                move |trust| match trust {
+                    Trust::Nothing => Store::begin_anew(&path, id),
+                    _ => Store::reopen(&path, trust),
+                }
+            };
+            let fresh = Store::open(&scratch.0.join("other"), [7; 16]).expect("a new store");
+            let mut worker = Worker::new(fresh, reopen);
+            worker.store = None;
+            worker.trust = Trust::Nothing;
+            assert!(worker.clean() == Cleaned::Nothing, "the next batch learns that");
+            assert_eq!(worker.save(&batch([persisted(901, 10)])), Saved::Lost);
+            assert_eq!(worker.save(&batch([persisted(902, 10)])), Saved::Durable);
+            drop(worker);
+            let store = Store::reopen(&path, Trust::All).expect("the store is intact");
+            assert_eq!((store.all(), store.id() == id), (vec![persisted(902, 10)], false));
+        }
+    }
+
+    /// The thread itself notices it.
+    #[test]
+    fn a_batch_after_the_store_was_deleted_is_reported_as_lost() {
+        let scratch = Scratch::new("deleted");
+        let path = scratch.0.join("records");
+        let store = Store::open(&path, [7; 16]).expect("a new store");
+        let (batches, wanted) = sync_channel(1);
+        let (results, saved) = sync_channel(1);
+        let writer = DiskWriter::start(store, wanted, results, || {}).expect("a thread");
+        let save = |number| {
+            batches.send(Arc::new(batch([persisted(number, 10)]))).expect("the thread runs");
+            saved.recv().expect("the thread runs")
+        };
+        assert_eq!(save(1), Saved::Durable);
+        for number in [2, 4] {
+            fs::remove_dir_all(&path).expect("it is there");
+            assert_eq!((save(number), save(number + 1)), (Saved::Lost, Saved::Durable));
+        }
+        drop(batches);
+        writer.join().expect("no panic");
+        assert_eq!(Store::reopen(&path, Trust::All).expect("the store is intact").all(), [persisted(5, 10)]);
     }
 
     /// No batch has to come for that: the thread cleans before it waits for one.

@@ -69,4 +69,7 @@ pub enum Saved {
     /// It does not count as on disk, nor do the batches that were written since the last durable one, although all of
     /// them may be found there at the next start: the node goes on to ask for them. The host has logged the reason.
     Failed,
+    /// Nothing that was written before is on disk any more: the store was deleted or replaced. The host has begun an
+    /// empty one, and the node writes all of its state again. The host has logged the reason.
+    Lost,
 }

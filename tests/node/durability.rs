@@ -277,3 +277,50 @@ fn a_put_whose_own_copy_is_removed_before_its_batch_is_not_confirmed() {
     harness.pass(secs(10));
     assert_eq!(harness.answer(client), Some(ApiReply::Failure { key: mine.key }));
 }
+
+/// The store was deleted. A confirmation means more than the record itself: nothing confirmed before may be missing
+/// after a crash.
+#[test]
+fn when_nothing_is_on_disk_any_more_all_is_written_again_before_the_next_confirmation() {
+    let mut harness = founder(Disk::Works);
+    let conn = harness.accept_client(9);
+    for number in 10..90 {
+        harness.put(quiet(number, &vec![number; 60_000]));
+        harness.pass(millis(0));
+    }
+    store(&mut harness, conn, ends_in_a_second());
+    harness.pass(secs(1));
+    harness.disk = Disk::Waits;
+    harness.batches();
+    let client = harness.put(confirmed(1, &vec![100; 60_000]));
+    harness.pass(millis(0));
+    assert_eq!(harness.batches().len(), 1);
+    say(&mut harness, Saved::Lost);
+    let mut written = Vec::new();
+    while written.len() < 82 {
+        let batches = harness.batches();
+        let batch = batches.first().expect("not all is on disk again");
+        assert_eq!(harness.answer(client), None, "{} keys are on disk again", written.len());
+        written.extend(batch.keys.clone());
+        // A change meanwhile does not delay it.
+        harness.put(quiet(0, &[u8::try_from(written.len()).expect("few"); 100]));
+        say(&mut harness, Saved::Durable);
+    }
+    assert_eq!(harness.answer(client), success(1, b""));
+    let of = |number| written.iter().filter(|persisted| persisted.key == key(number)).collect::<Vec<_>>();
+    assert!((10..90).all(|number| of(number).len() == 1 && of(number)[0].record.is_some()), "each once");
+    assert!(of(5).len() == 1 && of(5)[0].tombstone.is_some(), "a tombstone too");
+}
+
+#[test]
+fn with_durability_none_no_record_is_written_again() {
+    let mut harness = Harness::new(Params { durability: Durability::None, ..always() });
+    harness.disk = Disk::Waits;
+    harness.add_contact(2);
+    harness.put(quiet(1, b"v"));
+    harness.pass(secs(1));
+    assert_eq!(harness.batches().len(), 1, "the contacts");
+    say(&mut harness, Saved::Lost);
+    let batches = harness.batches();
+    assert!(batches.len() == 1 && batches[0].keys.is_empty() && batches[0].contacts.is_some(), "{batches:?}");
+}

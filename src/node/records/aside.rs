@@ -112,6 +112,11 @@ impl SetAside {
         Some(PersistedRecord { record, age, saved, source })
     }
 
+    /// The keys whose records are set aside.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.records.keys().copied()
+    }
+
     /// How many records are set aside.
     pub(crate) fn len(&self) -> usize {
         self.records.len()

@@ -1,6 +1,6 @@
 //! Changed keys on their way to the disk: those of the next batch, and those of the batch that the host writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::contact::Contact;
@@ -34,29 +34,54 @@ pub(super) struct Changes {
     waiting: Vec<(Key, Waiter)>,
     /// Keys that had no room.
     later: BTreeMap<Key, Vec<Waiter>>,
+    /// Keys that have not changed, and whose state is not on disk any more.
+    lost: BTreeSet<Key>,
 }
 
 impl Changes {
     pub(super) fn new(seed: KeySeed) -> Self {
         let nth = KeyMap::with_hasher(seed);
-        Self { keys: Vec::new(), nth, bytes: 0, waiting: Vec::new(), later: BTreeMap::new() }
+        Self { keys: Vec::new(), nth, bytes: 0, waiting: Vec::new(), later: BTreeMap::new(), lost: BTreeSet::new() }
     }
 
+    /// The number of keys that have changed.
     pub(super) fn len(&self) -> usize {
         self.keys.len() + self.later.len()
     }
 
+    /// Whether there is nothing to write.
     pub(super) fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.later.is_empty()
+        self.keys.is_empty() && self.later.is_empty() && self.lost.is_empty()
     }
 
-    /// Whether the next batch has no room for another key.
+    /// Whether the next batch has no room for another key that changes. Half of it is for lost keys, if there are any.
     pub(super) fn is_full(&self) -> bool {
-        self.keys.len() >= SAVE_KEYS_MAX || self.bytes >= SAVE_BYTES_MAX
+        self.takes_up(if self.lost.is_empty() { 1 } else { 2 })
     }
 
+    /// Whether the next batch takes up its bounds, divided by `parts`.
+    fn takes_up(&self, parts: usize) -> bool {
+        self.keys.len() >= SAVE_KEYS_MAX / parts || self.bytes >= SAVE_BYTES_MAX / parts
+    }
+
+    /// Whether the state of `key` is to be written.
     pub(super) fn contains(&self, key: &Key) -> bool {
-        self.nth.contains_key(key) || self.later.contains_key(key)
+        self.nth.contains_key(key) || self.later.contains_key(key) || self.lost.contains(key)
+    }
+
+    /// Nothing is on disk any more; `keys` have a state.
+    pub(super) fn lose(&mut self, keys: impl Iterator<Item = Key>) {
+        self.lost.extend(keys);
+    }
+
+    /// Whether lost keys are left.
+    pub(super) fn has_lost(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
+    /// Makes `waiter` wait until the state of `key` of then is written.
+    pub(super) fn wait_again(&mut self, key: Key, waiter: Waiter) {
+        self.later.entry(key).or_default().push(waiter);
     }
 
     /// The position in the next batch for the state of `key`, which has changed: the caller sets it. If there is no room,
@@ -89,22 +114,23 @@ impl Changes {
         self.later.entry(key).or_default();
     }
 
-    /// Takes a key that was noted, if the next batch has room for it, and returns the position for its state.
+    /// Takes a key that was noted or lost, if the next batch has room for it, and returns the position for its state.
     pub(super) fn next_noted(&mut self) -> Option<(Key, usize)> {
-        if self.is_full() {
-            return None;
+        let noted = if self.is_full() { None } else { self.later.pop_first() };
+        if let Some((key, waiters)) = noted {
+            self.waiting.extend(waiters.into_iter().map(|waiter| (key, waiter)));
+            return Some((key, self.place(key)?));
         }
-        let (key, waiters) = self.later.pop_first()?;
-        self.waiting.extend(waiters.into_iter().map(|waiter| (key, waiter)));
-        Some((key, self.place(key)?))
+        let key = if self.takes_up(1) { None } else { self.lost.pop_first() };
+        key.map(|key| (key, *self.nth.entry(key).or_insert(self.keys.len())))
     }
 
-    /// Makes `waiter` wait for `key`, if it is one of the changed keys.
+    /// Makes `waiter` wait for `key`, if its state is to be written.
     pub(super) fn wait(&mut self, key: Key, waiter: Waiter) -> bool {
         if self.nth.contains_key(&key) {
             self.waiting.push((key, waiter));
-        } else if let Some(waiters) = self.later.get_mut(&key) {
-            waiters.push(waiter);
+        } else if self.later.contains_key(&key) || self.lost.remove(&key) {
+            self.wait_again(key, waiter);
         } else {
             return false;
         }
@@ -113,14 +139,16 @@ impl Changes {
 
     /// Whether there are keys for which the next batch had no room.
     pub(super) fn is_behind(&self) -> bool {
-        !self.later.is_empty()
+        !self.later.is_empty() || self.has_lost()
     }
 
     /// Takes the next batch.
     pub(super) fn take(&mut self, contacts: Option<Vec<Contact>>, sync: bool) -> InFlight {
-        let next = Self { later: std::mem::take(&mut self.later), ..Self::new(self.nth.hasher().clone()) };
-        let Self { keys, nth, waiting, .. } = std::mem::replace(self, next);
-        InFlight { batch: Arc::new(Batch { sync, keys, contacts }), nth, waiting }
+        self.bytes = 0;
+        let nth = KeyMap::with_hasher(self.nth.hasher().clone());
+        let nth = std::mem::replace(&mut self.nth, nth);
+        let keys = std::mem::take(&mut self.keys);
+        InFlight { batch: Arc::new(Batch { sync, keys, contacts }), nth, waiting: std::mem::take(&mut self.waiting) }
     }
 }
 
@@ -176,7 +204,9 @@ mod tests {
         for number in 0..SAVE_KEYS_MAX + 2 {
             let place = changes.place(key(number));
             assert_eq!(place, Some(number).filter(|number| *number < SAVE_KEYS_MAX));
-            place.into_iter().for_each(|place| changes.set(place, state(number, 1)));
+            if let Some(place) = place {
+                changes.set(place, state(number, 1));
+            }
         }
         changes
     }

@@ -13,6 +13,9 @@
 //!
 //! A batch that was written and not synced is *unsynced*. If the disk fails, its keys are unsaved again.
 //!
+//! If the host says that nothing is on disk any more, all is written again. What is to be saved before it is confirmed
+//! is confirmed when all of it is.
+//!
 //! While the disk fails, this node refuses new records of peers, confirms nothing that is not on disk, and
 //! keeps the unsaved keys for the next attempt; it answers reads as before.
 
@@ -65,6 +68,10 @@ pub(crate) struct Saving {
     unsynced: Vec<Key>,
     /// When the next batch that is synced leaves, if there are changes for it.
     sync_due: Option<Time>,
+    /// Whether the disk had lost all, and not all of it is written again.
+    is_writing_again: bool,
+    /// Waiters whose record was written, and what was. They wait until all is written again.
+    held_back: Vec<(Key, Waiter, Option<Precedence>)>,
     /// Whether the host could not write the last batch.
     pub(super) failing: bool,
     /// The number of changes of the table when the contacts last left in a batch.
@@ -83,6 +90,8 @@ impl Saving {
             in_flight: None,
             unsynced: Vec::new(),
             sync_due: None,
+            is_writing_again: false,
+            held_back: Vec::new(),
             failing: false,
             contacts: 0,
             contacts_due: false,
@@ -253,25 +262,59 @@ impl Node {
     /// The host has written the batch in flight, or could not.
     pub fn on_saved(&mut self, now: Now, saved: Saved, out: &mut Actions) {
         let Some(in_flight) = self.saving.in_flight.take() else { return };
-        self.saving.waiters -= in_flight.waiting.len();
         let keys = in_flight.batch.keys.iter().map(|state| state.key);
         self.saving.failing = saved == Saved::Failed && self.params.durability != Durability::None;
         match saved {
             Saved::Durable => self.saving.unsynced.clear(),
             Saved::Written => self.saving.unsynced.extend(keys),
+            Saved::Lost => return self.save_all_again(now, in_flight, out),
             Saved::Failed => {
-                keys.chain(self.saving.unsynced.drain(..)).for_each(|key| self.saving.changes.note(key));
+                let keys = keys.chain(self.saving.unsynced.drain(..));
+                if self.saving.is_writing_again {
+                    self.saving.changes.lose(keys);
+                } else {
+                    keys.for_each(|key| self.saving.changes.note(key));
+                }
                 self.saving.contacts = 0;
                 self.timers.hasten(Timer::Save, now.mono + SAVE_RETRY_PAUSE);
             }
         }
+        let with_written = |&(key, waiter): &(Key, Waiter)| (key, waiter, in_flight.written(&key));
+        let mut waiting: Vec<_> = in_flight.waiting.iter().map(with_written).collect();
+        if saved != Saved::Failed {
+            self.saving.is_writing_again &= self.saving.changes.has_lost();
+            waiting.append(&mut self.saving.held_back);
+            if self.saving.is_writing_again {
+                self.saving.held_back = std::mem::take(&mut waiting);
+            }
+        }
+        self.saving.waiters -= waiting.len();
         if saved != Saved::Failed {
             self.plan_to_save(now);
         }
-        for (key, waiter) in &in_flight.waiting {
-            let on_disk = in_flight.written(key).filter(|_| saved != Saved::Failed);
-            self.answer_waiter(now, *key, *waiter, on_disk, saved, out);
+        for (key, waiter, written) in waiting {
+            let on_disk = written.filter(|_| saved != Saved::Failed);
+            self.answer_waiter(now, key, waiter, on_disk, saved, out);
         }
+        self.finish(now, out);
+    }
+
+    /// Nothing is on disk any more. All that is persisted is written again; requests that wait for `in_flight`, and
+    /// later ones, wait until that is done.
+    fn save_all_again(&mut self, now: Now, in_flight: InFlight, out: &mut Actions) {
+        if self.params.durability != Durability::None {
+            let stored = self.storage.walk(None).map(|held| held.record.key);
+            let ended = self.storage.tombstones(Key::new([0; 32])..=Key::new([0xff; 32])).map(|(key, _)| *key);
+            self.saving.changes.lose(stored.chain(ended).chain(self.set_aside.keys()));
+            self.saving.is_writing_again = true;
+        }
+        let held_back = std::mem::take(&mut self.saving.held_back).into_iter().map(|(key, waiter, _)| (key, waiter));
+        for (key, waiter) in held_back.chain(in_flight.waiting) {
+            self.saving.changes.wait_again(key, waiter);
+        }
+        self.saving.unsynced.clear();
+        self.saving.contacts = 0;
+        self.timers.hasten(Timer::Save, now.mono);
         self.finish(now, out);
     }
 

@@ -222,7 +222,7 @@ impl World {
         let Some(saved) = host.disk.end() else { return Ok(()) };
         let kind = match saved {
             Saved::Durable | Saved::Written => EventKind::Saved,
-            Saved::Failed => EventKind::SaveFailed,
+            Saved::Failed | Saved::Lost => EventKind::SaveFailed,
         };
         self.digest.add(self.now, kind, number, &[]);
         self.call(number, |node, now, out| node.on_saved(now, saved, out))

@@ -9,6 +9,7 @@ use dht::id::Key;
 use crate::common::client::{Answer, Client, key};
 use crate::common::eventually;
 use crate::survival::homes::Home;
+use crate::survival::writers::{Outcome, ask, put};
 
 /// Confirmed values of a test.
 const VALUES: u8 = 20;
@@ -101,4 +102,58 @@ fn with_durability_none_a_restart_begins_empty_and_moves_the_old_store_aside() {
     home.configure("durability = always");
     home.start();
     expect_all(&home);
+}
+
+/// What was confirmed before is written again, into a new store, before the next value is confirmed.
+#[test]
+fn a_node_whose_store_was_deleted_or_replaced_loses_no_confirmed_value() {
+    type Loss = fn(&Home);
+    let losses: [(&str, Loss); 4] = [
+        ("records/00000001.log is missing", |home| {
+            fs::remove_file(home.data("records/00000001.log")).expect("the node has it");
+        }),
+        ("it was cut", |home| {
+            let file = fs::File::options().write(true).open(home.data("records/00000001.log"));
+            file.and_then(|file| file.set_len(0)).expect("the node has it");
+        }),
+        ("is missing", |home| fs::remove_dir_all(home.data("records")).expect("the node has it")),
+        ("is another file", |home| {
+            keys_on_disk(home);
+            fs::rename(home.data("records"), home.data("away")).expect("the node has it");
+            fs::rename(home.data("copy"), home.data("records")).expect("it was copied");
+        }),
+    ];
+    for (words, lose) in losses {
+        let mut home = Home::alone("durability = always");
+        home.start();
+        (0..VALUES - 1).for_each(|number| write(home.api, number));
+        lose(&home);
+        write(home.api, VALUES - 1);
+        home.server().log_line(words);
+        home.server().log_line("store begun anew");
+        home.kill();
+        home.start();
+        expect_all(&home);
+    }
+}
+
+/// Most values end at once. Their space is given back while the node runs.
+#[test]
+fn the_space_of_values_that_have_ended_is_given_back() {
+    let mut home = Home::alone("durability = always");
+    home.start();
+    let size = |home: &Home| -> u64 {
+        let files = fs::read_dir(home.data("records")).expect("the node has it").flatten();
+        files.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+    };
+    let value = vec![7; 60_000];
+    for number in 0..1_000_u32 {
+        let name = key(&format!("short {number}"));
+        assert_eq!(ask(home.api, &put(name, 1, 1, &value)), Outcome::Success(Vec::new()));
+    }
+    // At most half a segment that is not due, the newest segment and the reserve.
+    eventually("the space is given back", || (size(&home) < 48 << 20).then_some(()));
+    home.kill();
+    home.start();
+    assert!(size(&home) < 48 << 20);
 }

@@ -57,7 +57,7 @@ pub(super) trait Files: Debug + Send {
 /// Operations on the content of a file. What is written is on disk only after [`OpenFile::sync`].
 pub(super) trait OpenFile: Debug + Send {
     /// Which file this is.
-    fn id(&self) -> FileId;
+    fn id(&self) -> io::Result<FileId>;
 
     /// The length of the file.
     fn len(&self) -> io::Result<u64>;
@@ -151,7 +151,6 @@ fn naming(attempt: &'static str, path: &str) -> impl FnOnce(io::Error) -> io::Er
 struct SystemFile {
     file: File,
     path: String,
-    id: FileId,
 }
 
 impl SystemFile {
@@ -161,9 +160,8 @@ impl SystemFile {
         attempt: &'static str,
         options: &OpenOptions,
     ) -> io::Result<Box<dyn OpenFile>> {
-        let opened = options.open(files.at(path)).and_then(|file| Ok((id_of(&file.metadata()?), file)));
-        let (id, file) = opened.map_err(naming(attempt, path))?;
-        Ok(Box::new(Self { file, path: path.to_owned(), id }))
+        let file = options.open(files.at(path)).map_err(naming(attempt, path))?;
+        Ok(Box::new(Self { file, path: path.to_owned() }))
     }
 }
 
@@ -172,8 +170,8 @@ fn id_of(metadata: &Metadata) -> FileId {
 }
 
 impl OpenFile for SystemFile {
-    fn id(&self) -> FileId {
-        self.id
+    fn id(&self) -> io::Result<FileId> {
+        Ok(id_of(&self.file.metadata().map_err(naming("look at", &self.path))?))
     }
 
     fn len(&self) -> io::Result<u64> {

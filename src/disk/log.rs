@@ -355,8 +355,17 @@ impl Log {
     /// `state` each time, and the other segments in turn.
     pub(super) fn expect_in_place(&mut self) -> Result<(), StoreFault> {
         self.in_turn = if self.in_turn < self.newest() { (self.in_turn + 1).max(self.oldest) } else { self.oldest };
-        let newest = (name_of(self.newest()), Some(self.file.id()), self.synced.into());
-        let (state, length) = self.state.id();
+        // Twice: a file system may answer wrongly while somebody works on its names.
+        let found = self.look_for_files().or_else(|_| self.look_for_files());
+        if matches!(&found, Err(fault) if fault.is_damage()) {
+            self.trust = Trust::Nothing;
+        }
+        found
+    }
+
+    fn look_for_files(&self) -> Result<(), StoreFault> {
+        let newest = (name_of(self.newest()), Some(self.file.id()?), self.synced.into());
+        let (state, length) = self.state.id()?;
         let other = (name_of(self.in_turn), None, self.segment(self.in_turn).end.into());
         for (file, id, expected) in [newest, (STATE_FILE.to_owned(), Some(state), length), other] {
             let fault = match self.files.look(&self.path_of(&file))? {
@@ -365,7 +374,6 @@ impl Log {
                 Some((_, length)) if length < expected => StoreFault::Cut { file, length, expected },
                 Some(_) => continue,
             };
-            self.trust = Trust::Nothing;
             return Err(fault);
         }
         Ok(())

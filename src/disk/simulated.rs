@@ -307,8 +307,8 @@ struct SimulatedFile {
 }
 
 impl OpenFile for SimulatedFile {
-    fn id(&self) -> FileId {
-        FileId { device: 0, inode: self.node as u64 }
+    fn id(&self) -> io::Result<FileId> {
+        Ok(FileId { device: 0, inode: self.node as u64 })
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -124,8 +124,8 @@ impl StateFile {
     }
 
     /// The file, and its length.
-    pub(super) fn id(&self) -> (FileId, u64) {
-        (self.file.id(), FILE_SIZE as u64)
+    pub(super) fn id(&self) -> io::Result<(FileId, u64)> {
+        Ok((self.file.id()?, FILE_SIZE as u64))
     }
 
     /// Waits until all that was written is on disk.

@@ -312,6 +312,37 @@ fn when_nothing_is_on_disk_any_more_all_is_written_again_before_the_next_confirm
     assert!(of(5).len() == 1 && of(5)[0].tombstone.is_some(), "a tombstone too");
 }
 
+/// The keys of a batch that fails meanwhile are missing on disk, as those that had no batch yet.
+#[test]
+fn a_failure_while_all_is_written_again_confirms_nothing_early() {
+    let mut harness = founder(Disk::Works);
+    for number in 10..90 {
+        harness.put(quiet(number, &vec![number; 60_000]));
+        harness.pass(millis(0));
+    }
+    harness.pass(secs(1));
+    harness.disk = Disk::Waits;
+    harness.batches();
+    harness.put(quiet(1, b"v"));
+    harness.pass(millis(0));
+    say(&mut harness, Saved::Lost);
+    // The second batch has all that the first one had no room for.
+    for saved in [Saved::Durable, Saved::Failed] {
+        harness.batches();
+        say(&mut harness, saved);
+    }
+    harness.pass(secs(1));
+    let client = harness.put(confirmed(2, b"w"));
+    let mut batches = 0;
+    while harness.answer(client).is_none() {
+        let keys: Vec<_> = harness.batches().iter().flat_map(|batch| batch.keys.clone()).collect();
+        assert!(!keys.is_empty(), "not all is on disk again");
+        batches += 1;
+        say(&mut harness, Saved::Durable);
+    }
+    assert!(batches >= 2 && harness.node.unsaved() == 0, "{batches}");
+}
+
 #[test]
 fn with_durability_none_no_record_is_written_again() {
     let mut harness = Harness::new(Params { durability: Durability::None, ..always() });

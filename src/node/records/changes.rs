@@ -241,4 +241,27 @@ mod tests {
         assert_eq!(in_flight.batch.keys, [state(SAVE_KEYS_MAX, 2), state(SAVE_KEYS_MAX + 1, 2)]);
         assert!(changes.is_empty());
     }
+
+    #[test]
+    fn lost_keys_get_at_least_half_of_each_batch() {
+        let mut changes = Changes::new(KeySeed::new([1, 2, 3, 4]));
+        let lost = 2 * SAVE_KEYS_MAX;
+        changes.lose((0..lost).map(key));
+        for number in lost..lost + SAVE_KEYS_MAX {
+            if let Some(place) = changes.place(key(number)) {
+                changes.set(place, state(number, 1));
+            }
+        }
+        assert!(changes.wait(key(7), waiter(1)), "a lost key is to be written");
+        let mut batches = 0;
+        while changes.has_lost() {
+            while let Some((key, place)) = changes.next_noted() {
+                changes.set(place, PersistedKey { key, ..state(0, 2) });
+            }
+            let batch = changes.take(None, false).batch;
+            assert_eq!(batch.keys.len(), SAVE_KEYS_MAX);
+            batches += 1;
+        }
+        assert!(batches <= 4, "{batches}");
+    }
 }

@@ -101,6 +101,12 @@ impl WallTime {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// The moment that is `span` later.
+    #[must_use]
+    pub fn after(self, span: Duration) -> WallTime {
+        WallTime(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// The moment that is `span` earlier, at the earliest 1970.
     #[must_use]
     pub fn before(self, span: Duration) -> WallTime {

@@ -171,11 +171,13 @@ impl Node {
         if !params.bootstraps.is_empty() {
             timers.set(Timer::Join, now.mono);
         }
+        let mut storage = Storage::new(me.id, params.storage_bytes_max, keys.clone());
+        storage.set_wall(now.wall);
         Self {
             me,
             counters: NodeCounters::default(),
             table: Table::new(me.id, params.k),
-            storage: Storage::new(me.id, params.storage_bytes_max, keys.clone()),
+            storage,
             waiting: Waiting::default(),
             pending: Pending::new(PENDING_MAX, params.request_timeout, keys.clone()),
             peers: Peers::new(keys.clone()),

@@ -104,9 +104,21 @@ impl Version {
         self.time().as_millis() > wall.as_millis().saturating_add(skew)
     }
 
+    /// The oldest version of which a plain or signed record can be alive if `wall` is right: since the time in an older
+    /// one the longest TTL has passed, allowing for clock skew (`PROTOCOL.md` 3, Life).
+    pub fn oldest(wall: WallTime) -> Version {
+        let longest = u64::try_from((TTL_LONGEST + CLOCK_SKEW_MAX).as_millis()).expect("a day fits");
+        Version((wall.as_millis() + 1).saturating_sub(longest) << 16)
+    }
+
+    /// Whether it is older than [`Version::oldest`].
+    pub fn is_too_old(self, wall: WallTime) -> bool {
+        self < Self::oldest(wall)
+    }
+
     /// Whether a record of this version can be alive if `wall` is right.
     pub fn is_plausible(self, wall: WallTime) -> bool {
-        !self.is_too_early(wall) && !left_by_version(wall, self).is_zero()
+        !self.is_too_early(wall) && !self.is_too_old(wall)
     }
 }
 
@@ -234,17 +246,12 @@ impl Precedence {
 }
 
 /// The moment at which a life ends, if `age` of its `ttl` has passed at `now`; `None` if it has ended
-/// already.
-///
-/// It also ends when the longest TTL has passed since the time in `version`, allowing for clock skew
-/// (`PROTOCOL.md` 3, Life). That does not apply to hashed records: their version is 0 and has no time.
+/// already, or if no record of its version can be alive ([`Version::is_too_old`]). The second does not apply to hashed
+/// records: their version is 0 and has no time.
 pub fn end_of_life(now: Now, ttl: Ttl, age: Age, class: Class, version: Version) -> Option<Time> {
     let left = ttl.left_at(age);
-    let left = match class {
-        Class::Hashed => left,
-        Class::Plain | Class::Signed => left.min(left_by_version(now.wall, version)),
-    };
-    (!left.is_zero()).then(|| now.mono + left)
+    let is_too_old = class != Class::Hashed && version.is_too_old(now.wall);
+    (!left.is_zero() && !is_too_old).then(|| now.mono + left)
 }
 
 /// The age at `now` of a record whose life of `ttl` ends at `end`. It is rounded up, so that a copy never
@@ -253,12 +260,6 @@ pub fn age_at(now: Time, ttl: Ttl, end: Time) -> Age {
     let left = u64::try_from(end.since(now).as_millis()).unwrap_or(u64::MAX);
     let age = ttl.millis().saturating_sub(left);
     Age(u32::try_from(age).expect("a TTL of 16 bits is less than 2^32 milliseconds"))
-}
-
-fn left_by_version(wall: WallTime, version: Version) -> Duration {
-    let longest = u64::try_from((TTL_LONGEST + CLOCK_SKEW_MAX).as_millis()).expect("a day fits");
-    let end = version.time().as_millis().saturating_add(longest);
-    Duration::from_millis(end.saturating_sub(wall.as_millis()))
 }
 
 /// Where a node got a record from. It decides which quota counts the record.
@@ -299,6 +300,17 @@ impl Tombstone {
             Class::Signed => Self { signed: Some(rank.version), plain: None },
             Class::Hashed => Self::default(),
         }
+    }
+
+    /// The tombstone of `record`, whose life has ended, at a node whose wall clock shows `wall`.
+    ///
+    /// Empty in two cases in which a clock is or was wrong, so that the record may be alive elsewhere. Its version is
+    /// too old for that clock: then it is refused without a tombstone. Or less time than its TTL has passed since the
+    /// time in its version, allowing for clock skew: then its age was wrong.
+    pub fn of_ended(record: &Record, wall: WallTime) -> Self {
+        let end = record.version.time().as_millis().saturating_add(record.ttl.millis());
+        let has_ended = WallTime::from_millis(end).before(CLOCK_SKEW_MAX) <= wall;
+        if has_ended && !record.version.is_too_old(wall) { Self::of(record.rank()) } else { Self::default() }
     }
 
     /// What is remembered of `lower` when `upper` wins: its version, if `lower` is plain and `upper` is
@@ -460,7 +472,7 @@ mod tests {
         assert_eq!(end_of_life(at, ttl, Age(u32::MAX), Class::Plain, fresh), None);
         // 65 535 s + 600 s after the time in the version nothing is left, whatever the age says.
         let late = now(5_000_000 + 66_135_000 - 1);
-        assert_eq!(end_of_life(late, ttl, Age(0), Class::Plain, fresh), Some(late.mono + Duration::from_millis(1)));
+        assert_eq!(end_of_life(late, ttl, Age(0), Class::Plain, fresh), Some(late.mono + Duration::from_secs(10)));
         assert_eq!(end_of_life(now(5_000_000 + 66_135_000), ttl, Age(0), Class::Plain, fresh), None);
         let zero = Version::from_bits(0);
         assert!(end_of_life(at, ttl, Age(0), Class::Hashed, zero).is_some(), "it speaks of no time");

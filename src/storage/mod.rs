@@ -5,6 +5,10 @@
 //! ([`Storage::sweep`]) comes later. It leaves a [`Tombstone`], and no record that is not newer is accepted
 //! (`PROTOCOL.md` 3).
 //!
+//! A record whose version is too old by the wall clock ([`Version::is_too_old`]) although its life has not ended is
+//! *hidden*: it is not found, and it leaves no tombstone. Some clock is wrong; if it is this one, and is put right,
+//! the record is found again. A hidden record gives way to every other one.
+//!
 //! The bound counts all memory of records and tombstones, not only the values. A record that needs more
 //! room than is left replaces, in this order:
 //!
@@ -27,6 +31,7 @@
 
 mod index;
 mod quota;
+mod room;
 mod slots;
 mod tombstones;
 mod trie;
@@ -39,7 +44,7 @@ use std::time::Duration;
 
 use crate::id::{KEY_SIZE, Key, KeySeed, NodeId};
 use crate::record::{Age, Class, Rank, Record, Source, Tombstone, Ttl, Version, end_of_life};
-use crate::time::{Now, Time};
+use crate::time::{Now, Time, WallTime};
 
 use index::IndexedRecords;
 use quota::{Quota, Quotas};
@@ -49,17 +54,6 @@ use tombstones::Tombstones;
 pub use index::RECORD_OVERHEAD;
 pub use quota::QUOTA_BYTES;
 pub use tombstones::TOMBSTONE_BYTES;
-
-/// While this part of the bound is used, in percent, no stranger and no address group may take more than its
-/// quota.
-const CROWDED_PERCENT: usize = 90;
-
-/// A quota is the bound divided by this number: it takes 16 parties that want all they can get to fill a storage.
-const QUOTAS: usize = 16;
-
-/// Records that are looked at to make room for one. The farthest come first, and those are the ones out of
-/// scope, so 64 suffice; if there is not enough room among them, the record is refused.
-const EVICTION_LOOKS_MAX: usize = 64;
 
 const _: () = {
     assert!(100 + RECORD_OVERHEAD <= 300, "a million records of 100 bytes shall fit 300 MB");
@@ -75,6 +69,8 @@ pub struct Storage {
     quotas: Quotas,
     bytes_max: usize,
     changed: Vec<Key>,
+    /// By the wall clock no plain or signed record of an older version can be alive.
+    oldest: Version,
 }
 
 /// A stored record, and the end of its life.
@@ -90,15 +86,18 @@ pub struct Held {
     /// When the sweep looks at the record; at the latest when it is due.
     scheduled: Time,
     /// One bit for each peer, chosen by its id, that is known to store the record since it was last
-    /// scheduled; and [`SHOWN`].
+    /// scheduled; [`SHOWN`], and [`AGE_UNCERTAIN`].
     heard: Cell<u32>,
 }
 
 /// The bit that is set while this node may return the record without asking other nodes.
 const SHOWN: u32 = 1 << PEER_BITS;
 
-/// Bits for peers, beside [`SHOWN`].
-const PEER_BITS: u32 = u32::BITS - 1;
+/// The bit that is set while nothing confirms the age of the record.
+const AGE_UNCERTAIN: u32 = 1 << (PEER_BITS + 1);
+
+/// Bits for peers, beside [`SHOWN`] and [`AGE_UNCERTAIN`].
+const PEER_BITS: u32 = u32::BITS - 2;
 
 impl Held {
     /// When the record is due to be offered to other nodes; the end of its life, if it is not to be
@@ -110,7 +109,7 @@ impl Held {
     /// A lower bound of the number of peers known to store exactly this record since it was last scheduled.
     /// Peers may share a bit.
     pub fn heard_from(&self) -> u32 {
-        (self.heard.get() & !SHOWN).count_ones()
+        (self.heard.get() & !(SHOWN | AGE_UNCERTAIN)).count_ones()
     }
 
     /// Reads one word of each cache line that a look-up of the record reads.
@@ -139,6 +138,12 @@ impl Held {
 
     fn bytes(&self) -> usize {
         bytes_of(&self.record)
+    }
+
+    /// The tombstone that the record leaves when its life has ended.
+    fn tombstone(&self, wall: WallTime) -> Tombstone {
+        let is_certain = self.heard.get() & AGE_UNCERTAIN == 0;
+        if is_certain { Tombstone::of_ended(&self.record, wall) } else { Tombstone::default() }
     }
 }
 
@@ -183,16 +188,23 @@ impl Storage {
             quotas: Quotas::default(),
             bytes_max,
             changed: Vec::new(),
+            oldest: Version::from_bits(0),
         }
+    }
+
+    /// The wall clock shows `wall`: from now on this decides which records are hidden. The caller sets it whenever time
+    /// has passed, once for all calls of a moment.
+    pub fn set_wall(&mut self, wall: WallTime) {
+        self.oldest = Version::oldest(wall);
     }
 
     /// Whether a record with this key, rank, TTL and value has to be verified: a replay of a known record
     /// costs no signature check. Changes nothing.
-    pub fn judge(&self, now: Time, key: &Key, rank: Rank, ttl: Ttl, value: &[u8]) -> Judgement {
+    pub fn judge(&self, now: Now, key: &Key, rank: Rank, ttl: Ttl, value: &[u8]) -> Judgement {
         if rank.class == Class::Plain {
             return Judgement::Proven;
         }
-        if let Some(held) = self.find(now, key) {
+        if let Some(held) = self.find(now.mono, key) {
             match rank.compare(value, &held.record) {
                 Ordering::Less => return Judgement::Settled(Stored::Larger(held.record.rank())),
                 Ordering::Equal if held.record.class == rank.class && held.record.ttl == ttl => {
@@ -219,7 +231,7 @@ impl Storage {
         source: Source,
         in_scope: impl Fn(&Record) -> bool,
     ) -> Stored {
-        if expires <= now.mono {
+        if expires <= now.mono || self.is_hidden(&record) {
             return Stored::Over;
         }
         let (key, rank) = (record.key, record.rank());
@@ -275,14 +287,14 @@ impl Storage {
         match end_of_life(now, record.ttl, age, record.class, record.version) {
             // No neighbour is known yet, so every record is in scope.
             Some(expires) => drop(self.store(now, record, expires, expires, source, |_| true)),
-            None => self.bury(now, record.key, Tombstone::of(record.rank())),
+            None => self.bury(now, record.key, Tombstone::of_ended(&record, now.wall)),
         }
     }
 
-    /// Removes the live records that `which` selects, and returns them with the end of their lives. They leave no
+    /// Removes the records whose lives have not ended and that `which` selects, and returns them with their ends. They leave no
     /// tombstones, and their state on disk stays as it is.
     pub fn take_out(&mut self, now: Time, which: impl Fn(&Record) -> bool) -> Vec<(Record, Time, Source)> {
-        let live = self.walk(None).filter(|held| now < held.expires && which(&held.record));
+        let live = self.walk(None).filter(|held| now < held.expires && which(&held.record)); // hidden ones too
         let slots: Vec<Slot> = live.filter_map(|held| self.records.slot(&held.record.key)).collect();
         let mut taken = Vec::with_capacity(slots.len());
         for slot in slots {
@@ -366,7 +378,8 @@ impl Storage {
     pub fn schedule(&mut self, key: &Key, at: Time) {
         if let Some(slot) = self.records.slot(key) {
             self.records.set_due(slot, at);
-            self.records[slot].heard.set(0);
+            let heard = &self.records[slot].heard;
+            heard.set(heard.get() & AGE_UNCERTAIN);
         }
     }
 
@@ -392,10 +405,25 @@ impl Storage {
         }
     }
 
+    /// Nothing confirms the age of the record of `key`: it leaves no tombstone when its life ends, unless its age is
+    /// trusted or a copy of a later end comes before.
+    pub fn doubt_age(&self, key: &Key) {
+        if let Some(held) = self.records.find(key) {
+            held.heard.set(held.heard.get() | AGE_UNCERTAIN);
+        }
+    }
+
+    /// The age of the record of `key` is confirmed.
+    pub fn trust_age(&self, key: &Key) {
+        if let Some(held) = self.records.find(key) {
+            held.heard.set(held.heard.get() & !AGE_UNCERTAIN);
+        }
+    }
+
     /// No other node is known to store any record.
     pub fn forget_replicas(&self) {
         for held in self.walk(None) {
-            held.heard.set(held.heard.get() & SHOWN);
+            held.heard.set(held.heard.get() & (SHOWN | AGE_UNCERTAIN));
         }
     }
 
@@ -412,14 +440,24 @@ impl Storage {
 
 /// Methods that read the storage.
 impl Storage {
-    /// The record of `key`, if its life has not ended at `now`.
+    /// The record of `key`, if its life has not ended at `now`, and it is not hidden.
     pub fn find(&self, now: Time, key: &Key) -> Option<&Held> {
+        self.records.find(key).filter(|held| now < held.expires && !self.is_hidden(&held.record))
+    }
+
+    /// The same, hidden or not.
+    pub fn find_hidden(&self, now: Time, key: &Key) -> Option<&Held> {
         self.records.find(key).filter(|held| now < held.expires)
+    }
+
+    /// Whether the version of `record` is too old by the wall clock.
+    pub fn is_hidden(&self, record: &Record) -> bool {
+        record.version < self.oldest && record.class != Class::Hashed
     }
 
     /// Which versions of `key` are over, as far as this node knows. A key can have a tombstone and a live
     /// certified record.
-    pub fn tombstone(&self, now: Time, key: &Key) -> Option<Tombstone> {
+    pub fn tombstone(&self, now: Now, key: &Key) -> Option<Tombstone> {
         self.known(now, key).1
     }
 
@@ -432,14 +470,14 @@ impl Storage {
     }
 
     /// The results of [`Storage::find`] and [`Storage::tombstone`].
-    pub fn known(&self, now: Time, key: &Key) -> (Option<&Held>, Option<Tombstone>) {
-        let swept = self.tombstones.find(now, key);
+    pub fn known(&self, now: Now, key: &Key) -> (Option<&Held>, Option<Tombstone>) {
+        let swept = self.tombstones.find(now.mono, key);
         match self.records.find(key) {
-            Some(ended) if ended.expires <= now => {
-                let both = swept.unwrap_or_default().and(Tombstone::of(ended.record.rank()));
+            Some(ended) if ended.expires <= now.mono => {
+                let both = swept.unwrap_or_default().and(ended.tombstone(now.wall));
                 (None, Some(both).filter(|both| !both.is_empty()))
             }
-            held => (held, swept),
+            held => (held.filter(|held| !self.is_hidden(&held.record)), swept),
         }
     }
 
@@ -451,7 +489,7 @@ impl Storage {
     }
 
     /// The records in the order of their keys, behind `after` or from the first one. Records whose life has
-    /// ended are included until they are swept.
+    /// ended are included until they are swept, and so are hidden ones.
     pub fn walk(&self, after: Option<&Key>) -> impl Iterator<Item = &Held> {
         let first = after.map_or(Some(Key::new([0; KEY_SIZE])), Key::successor);
         first.into_iter().flat_map(|first| self.records.range_from(first))
@@ -461,7 +499,7 @@ impl Storage {
     pub fn range(&self, now: Time, keys: RangeInclusive<Key>) -> impl Iterator<Item = &Held> {
         let (first, last) = keys.into_inner();
         let range = self.records.range_from(first).take_while(move |held| held.record.key <= last);
-        range.filter(move |held| now < held.expires)
+        range.filter(move |held| now < held.expires && !self.is_hidden(&held.record))
     }
 
     /// The tombstones of a range of keys, in the order of their keys, until they are swept.
@@ -505,7 +543,7 @@ impl Storage {
 
 /// Private methods.
 impl Storage {
-    fn is_over(&self, now: Time, key: &Key, rank: Rank) -> bool {
+    fn is_over(&self, now: Now, key: &Key, rank: Rank) -> bool {
         self.tombstone(now, key).is_some_and(|tombstone| tombstone.beats(rank.precedence()).is_some())
     }
 
@@ -513,11 +551,12 @@ impl Storage {
         self.records.bytes() + self.quotas.bytes()
     }
 
-    /// The slot of the record of `key`, if its life has not ended; otherwise the record is replaced by its
-    /// tombstone.
+    /// The slot of the record of `key`, if it is found; otherwise the record is replaced by its tombstone, if it leaves
+    /// one.
     fn live_slot(&mut self, now: Now, key: &Key) -> Option<Slot> {
         let slot = self.records.slot(key)?;
-        if now.mono < self.records[slot].expires {
+        let held = &self.records[slot];
+        if now.mono < held.expires && !self.is_hidden(&held.record) {
             return Some(slot);
         }
         self.bury_ended(now, slot);
@@ -543,10 +582,10 @@ impl Storage {
         held
     }
 
-    /// Replaces the record in `slot`, whose life has ended, by its tombstone.
+    /// Replaces the record in `slot`, whose life has ended or which is hidden, by its tombstone, if it leaves one.
     fn bury_ended(&mut self, now: Now, slot: Slot) {
-        let rank = self.records[slot].record.rank();
-        self.remove_for(now, slot, Tombstone::of(rank));
+        let tombstone = self.records[slot].tombstone(now.wall);
+        self.remove_for(now, slot, tombstone);
     }
 
     /// The record in `slot` was stored again. The later end and the larger replication remain, the due time
@@ -573,6 +612,7 @@ impl Storage {
         if expires > held.expires {
             let due = if held.due < held.expires { held.due } else { due };
             held.expires = expires;
+            held.heard.set(held.heard.get() & !AGE_UNCERTAIN);
             held.record.ttl = again.ttl;
             self.records.set_due(slot, due);
         }
@@ -591,82 +631,6 @@ impl Storage {
             self.changed.push(key);
             self.trim();
         }
-    }
-
-    /// Removes tombstones until all fits, the oldest first: records have priority over them.
-    fn trim(&mut self) {
-        while self.bytes() > self.bytes_max {
-            let Some(oldest) = self.tombstones.take_oldest() else { break };
-            self.changed.push(oldest);
-        }
-    }
-
-    /// Makes room for `record` instead of the record in `slot`, if there is one, and returns whether there
-    /// is enough. Tombstones do not count, because they are trimmed afterwards. If there is not enough
-    /// room, no live record is removed.
-    fn make_room(
-        &mut self,
-        now: Now,
-        record: &Record,
-        slot: Option<Slot>,
-        source: Source,
-        in_scope: impl Fn(&Record) -> bool,
-    ) -> bool {
-        let bytes = bytes_of(record);
-        let replaced = slot.map(|slot| (self.records[slot].quota, self.records[slot].bytes()));
-        let freed = replaced.map_or(0, |(_, bytes)| bytes);
-        let needed = |storage: &Self| storage.bytes_of_records() - freed + bytes + storage.quotas.cost_of(source);
-        while needed(self) > self.bytes_max
-            && let Some(ended) = self.find_ended(now.mono)
-        {
-            self.bury_ended(now, ended);
-        }
-        let is_crowded = needed(self) > self.bytes_max / 100 * CROWDED_PERCENT;
-        if is_crowded && !self.quotas.admit(source, bytes, replaced, self.bytes_max / QUOTAS) {
-            return false;
-        }
-        let missing = needed(self).saturating_sub(self.bytes_max);
-        let Some(evicted) = self.find_evictable(record, source, missing, in_scope) else { return false };
-        for slot in evicted {
-            let rank = self.records[slot].record.rank();
-            self.remove_for(now, slot, Tombstone::of_older(rank));
-        }
-        true
-    }
-
-    /// A record whose life has ended, among the first that are scheduled.
-    fn find_ended(&self, now: Time) -> Option<Slot> {
-        let first = self.records.by_schedule().take_while(|(at, _)| *at <= now).take(EVICTION_LOOKS_MAX);
-        first.map(|(_, slot)| slot).find(|slot| self.records[*slot].expires <= now)
-    }
-
-    /// Records of at least `missing` bytes that may be evicted for `record`; `None` if there are not
-    /// enough.
-    fn find_evictable(
-        &self,
-        record: &Record,
-        source: Source,
-        missing: usize,
-        in_scope: impl Fn(&Record) -> bool,
-    ) -> Option<Vec<Slot>> {
-        let mut evicted = Vec::new();
-        if missing == 0 {
-            return Some(evicted);
-        }
-        let mut freed = 0;
-        let has_priority = source == Source::Client || in_scope(record);
-        let distance = self.me.distance(&record.key);
-        for (slot, held) in self.records.farthest(self.me).take(EVICTION_LOOKS_MAX) {
-            let key = held.record.key;
-            if freed >= missing || (!has_priority && self.me.distance(&key) <= distance) {
-                break;
-            }
-            if key != record.key && held.quota != Quota::CLIENT && !in_scope(&held.record) {
-                freed += held.bytes();
-                evicted.push(slot);
-            }
-        }
-        (freed >= missing).then_some(evicted)
     }
 }
 

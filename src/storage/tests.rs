@@ -1,5 +1,6 @@
 //! The rules of a storage, one by one. `model` compares a whole storage with two plain lists.
 
+use super::room::{CROWDED_PERCENT, QUOTAS};
 use super::*;
 use crate::contact::Group;
 use crate::limits::{CLOCK_SKEW_MAX, TTL_LONGEST, VALUE_SIZE_MAX};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use crate::time::WallTime;
 
+mod clocks;
 mod model;
 
 fn seed() -> KeySeed {
@@ -80,6 +82,7 @@ fn store_from(
     source: Source,
     in_scope: impl Fn(&Record) -> bool,
 ) -> Stored {
+    storage.set_wall(now.wall);
     storage.store(now, record, mono(end), mono(end), source, in_scope)
 }
 
@@ -88,7 +91,7 @@ fn found(storage: &Storage, now: Now, at: u8) -> Option<&[u8]> {
 }
 
 fn plain_tombstone(storage: &Storage, now: Now, at: u8) -> Option<u64> {
-    storage.tombstone(now.mono, &key(at)).and_then(|tombstone| tombstone.plain).map(Version::bits)
+    storage.tombstone(now, &key(at)).and_then(|tombstone| tombstone.plain).map(Version::bits)
 }
 
 // ── one key ──────────────────────────────────────────────────────────────────────────────────
@@ -213,7 +216,7 @@ fn a_hashed_record_may_be_stored_again_after_its_end() {
     let hashed = record_of(Class::Hashed, 1, 0, b"h");
     store(&mut storage, at(0), hashed.clone(), 10);
     storage.sweep(at(10), 1);
-    assert_eq!(storage.tombstone(mono(10), &key(1)), None);
+    assert_eq!(storage.tombstone(at(10), &key(1)), None);
     assert_eq!(store(&mut storage, at(10), hashed, 60), Stored::Held);
 }
 
@@ -251,10 +254,10 @@ fn a_tombstone_lapses_when_no_older_version_can_be_alive() {
     store(&mut storage, at(7), record(1, 7_000 << 16, b"v"), 10);
     storage.sweep(at(10), 1);
     let lapse = after_tombstones(7);
-    let before = Time::from_nanos(lapse.mono.as_nanos() - 1);
+    let before = Now { mono: Time::from_nanos(lapse.mono.as_nanos() - 1), ..lapse };
     assert_eq!(storage.next_due(), Some(lapse.mono));
     assert!(storage.tombstone(before, &key(1)).is_some());
-    assert_eq!(storage.tombstone(lapse.mono, &key(1)), None, "whether it was swept or not");
+    assert_eq!(storage.tombstone(lapse, &key(1)), None, "whether it was swept or not");
     changed(&mut storage);
     storage.sweep(lapse, 1);
     assert_eq!((storage.bytes(), storage.next_due()), (0, None));
@@ -295,7 +298,7 @@ fn a_replay_of_a_known_record_needs_no_signature_check() {
     let held = signed(1, 5);
     store(&mut storage, at(0), held.clone(), 60);
     let judge = |storage: &Storage, now: Now, record: &Record| {
-        storage.judge(now.mono, &record.key, record.rank(), record.ttl, &record.value)
+        storage.judge(now, &record.key, record.rank(), record.ttl, &record.value)
     };
     assert_eq!(judge(&storage, at(1), &signed(1, 4)), Judgement::Settled(Stored::Larger(held.rank())));
     assert_eq!(judge(&storage, at(1), &held), Judgement::Proven, "the very same was verified before");
@@ -513,7 +516,7 @@ fn a_due_record_is_named_once_and_its_known_replicas_are_counted() {
         store(&mut storage, at(0), record(number, 1, b"v"), 60);
         storage.schedule(&key(number), mono(10 * u64::from(number)));
     }
-    for peer in [7, 8, 8 + 31] {
+    for peer in [7, 8, 8 + 30] {
         storage.heard(&key(2), &NodeId::new(key(peer)));
     }
     storage.hasten(&key(3), mono(15));

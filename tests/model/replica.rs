@@ -88,7 +88,7 @@ impl Replica {
         let now = self.now(world);
         let held = self.storage.find(now.mono, key).map(|held| &held.record);
         let plain = held.filter(|record| record.class == Class::Plain).map(|record| record.version);
-        let over = self.storage.tombstone(now.mono, key).and_then(|tombstone| tombstone.plain);
+        let over = self.storage.tombstone(now, key).and_then(|tombstone| tombstone.plain);
         Version::draw(now.wall, tail, plain.max(over))
     }
 
@@ -134,7 +134,7 @@ impl Replica {
         let now = self.now(world);
         for key in std::mem::take(&mut self.unsaved) {
             let record = self.copy(world, &key).map(|copy| (copy.record, copy.age, now.wall));
-            self.disk.insert(key, Kept { record, tombstone: self.storage.tombstone(now.mono, &key) });
+            self.disk.insert(key, Kept { record, tombstone: self.storage.tombstone(now, &key) });
         }
         self.saved_memory = self.memory.clone();
     }
@@ -161,9 +161,10 @@ impl Replica {
     /// of that it must have forgotten, because tombstones gave way.
     pub(crate) fn read(&mut self, world: u64, key: &Key) -> Result<u64, Broken> {
         let now = self.now(world);
+        self.storage.set_wall(now.wall);
         let held = self.storage.find(now.mono, key).map(|held| &held.record);
         let memory = self.memory.entry(*key).or_default();
-        let tombstone = self.storage.tombstone(now.mono, key).unwrap_or_default();
+        let tombstone = self.storage.tombstone(now, key).unwrap_or_default();
         let mut forgotten = 0;
         if self.bytes_max != usize::MAX {
             let live = |class| held.filter(|held| held.class == class).map(|held| held.version);
@@ -212,14 +213,14 @@ impl Replica {
 
     /// Which versions are over, or were seen beneath what certifies itself.
     pub(crate) fn floor(&self, world: u64, key: &Key) -> Option<Tombstone> {
-        self.storage.tombstone(self.now(world).mono, key)
+        self.storage.tombstone(self.now(world), key)
     }
 
     /// Whether it knows that `copy` is over: by a tombstone, or by its clock.
     pub(crate) fn knows_the_end_of(&self, world: u64, copy: &Copy) -> bool {
         let now = self.now(world);
         let Copy { record, age } = copy;
-        let tombstone = self.storage.tombstone(now.mono, &record.key).unwrap_or_default();
+        let tombstone = self.storage.tombstone(now, &record.key).unwrap_or_default();
         tombstone.beats(record.rank().precedence()).is_some()
             || end_of_life(now, record.ttl, *age, record.class, record.version).is_none()
     }

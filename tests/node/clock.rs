@@ -2,19 +2,17 @@
 
 use dht::node::action::ConnId;
 use dht::node::params::Params;
-use dht::node::persisted::{PersistedKey, PersistedRecord, SavedAt};
-use dht::record::{Age, Source};
-use dht::time::{BootTime, WallTime};
+use dht::record::Age;
+use dht::time::WallTime;
 use dht::wire::api::Put;
 use dht::wire::codec::List;
 use dht::wire::peer::{Entry, ErrorCode, FLAG_TELLS_TIME, Hello, RecordBlock, Reply, Request, Want};
 
 use crate::harness::{
-    Disk, Harness, block, bootstrap, confirmed, failure, greeting, key, larger, nodes, secs, stored, success, synced,
-    value_of, version_at,
+    Disk, Harness, block, confirmed, failure, greeting, key, larger, nodes, secs, stored, success, synced, version_at,
 };
 
-const HOUR_MILLIS: u64 = 3_600_000;
+pub(crate) const HOUR_MILLIS: u64 = 3_600_000;
 
 /// A confirmed PUT with the longest life.
 fn lasting(n: u8, value: &[u8]) -> Put<'_> {
@@ -30,7 +28,7 @@ fn fast_founder() -> Harness {
     harness
 }
 
-fn got(harness: &mut Harness, n: u8) -> Option<dht::wire::api::ApiReply<'static>> {
+pub(crate) fn got(harness: &mut Harness, n: u8) -> Option<dht::wire::api::ApiReply<'static>> {
     let client = harness.get(key(n));
     harness.pass(secs(11));
     harness.answer(client)
@@ -67,6 +65,82 @@ fn a_version_that_becomes_possible_only_because_time_passes_is_dropped() {
     harness.wall_ahead = 60_000;
     assert_eq!(got(&mut harness, 1), failure(1));
     assert!(harness.node.storage().is_empty());
+}
+
+// ── records that only a fast clock refuses ───────────────────────────────────────────────────
+
+/// A node whose clock is 16 hours fast; it stores a record that a peer has taken by a right clock.
+fn replica_16_hours_ahead() -> (Harness, ConnId) {
+    let mut harness = Harness::founder();
+    harness.wall_ahead = 16 * HOUR_MILLIS;
+    let conn = harness.accept_client(9);
+    let copy = lasting_block(0);
+    assert_eq!(harness.ask(conn, Request::Store(copy)), stored(&copy));
+    (harness, conn)
+}
+
+/// A record with the longest life and of that age, in seconds, whose version was drawn at the start of the test.
+fn lasting_block(age: u32) -> RecordBlock<'static> {
+    let ttl = dht::record::Ttl::from_secs(u16::MAX).expect("not zero");
+    RecordBlock { ttl, age: Age(1_000 * age), ..block(1, b"v") }
+}
+
+pub(crate) fn tombstone_of(harness: &Harness) -> Option<dht::record::Tombstone> {
+    harness.node.storage().tombstone(harness.now(), &key(1))
+}
+
+/// By its clock no record of that version can be alive after 2.4 hours; by right clocks it lives for 18.2 hours.
+#[test]
+fn a_record_that_only_a_fast_clock_refuses_leaves_no_tombstone_and_comes_back_when_the_clock_is_set_right() {
+    let (mut harness, _) = replica_16_hours_ahead();
+    harness.pass(secs(2 * 3_600));
+    assert!(is_stored(&harness));
+    harness.pass(secs(1_800));
+    harness.wake();
+    assert!(!is_stored(&harness));
+    assert_eq!(tombstone_of(&harness), None);
+    harness.wall_ahead = 0;
+    harness.wake();
+    assert!(is_stored(&harness));
+    harness.pass(secs(u64::from(u16::MAX) - 2 * 3_600 - 1_800 - 1));
+    assert!(is_stored(&harness));
+    harness.pass(secs(1));
+    assert!(!is_stored(&harness));
+    assert!(tombstone_of(&harness).is_some(), "its life has ended");
+}
+
+#[test]
+fn a_clock_that_is_set_right_before_a_record_is_hidden_gives_it_its_whole_life() {
+    let (mut harness, _) = replica_16_hours_ahead();
+    harness.pass(secs(3_600));
+    harness.wall_ahead = 0;
+    harness.pass(secs(10 * 3_600));
+    assert!(is_stored(&harness));
+}
+
+/// A node that gets the copy would end its life as early as the fast clock does.
+#[test]
+fn a_fast_clock_does_not_make_the_copies_older_that_a_node_passes_on() {
+    let (mut harness, conn) = replica_16_hours_ahead();
+    harness.pass(secs(60));
+    let answer = harness.ask(conn, Request::FindValue { key: key(1), want: Want::default() });
+    let Reply::Value { record, .. } = answer else { panic!("{answer:?}") };
+    assert_eq!(record.age, Age(60_000));
+}
+
+/// A wrong clock of another node may have made the copy too old; the other replicas store it for hours.
+#[test]
+fn a_copy_that_ends_before_its_version_is_as_old_as_its_ttl_leaves_no_tombstone() {
+    let ttl = u32::from(u16::MAX);
+    for (age, is_left) in [(ttl - 1, false), (0, true)] {
+        let mut harness = Harness::founder();
+        let conn = harness.accept_client(9);
+        let copy = lasting_block(age);
+        assert_eq!(harness.ask(conn, Request::Store(copy)), stored(&copy));
+        harness.pass(secs(u64::from(ttl - age)));
+        assert!(!is_stored(&harness));
+        assert_eq!(tombstone_of(&harness).is_some(), is_left, "{age}");
+    }
 }
 
 // ── PUTs that other nodes do not accept ──────────────────────────────────────────────────────
@@ -325,7 +399,7 @@ fn ask_all(harness: &mut Harness, wall_of: impl Fn(u8) -> u64) {
     harness.wake();
 }
 
-fn is_stored(harness: &Harness) -> bool {
+pub(crate) fn is_stored(harness: &Harness) -> bool {
     harness.node.storage().find(harness.now, &key(1)).is_some()
 }
 
@@ -464,6 +538,11 @@ fn a_node_synchronizes_with_neighbours_whose_clocks_are_right() {
         harness.make_scripted(peer);
     }
     harness.wall_ahead = 0;
+    assert_eq!(neighbours_asked(&mut harness), [3, 4, 5]);
+}
+
+/// The peers that the node asks for their records. Everything else they answer by nothing.
+fn neighbours_asked(harness: &mut Harness) -> Vec<u8> {
     let mut asked = std::collections::BTreeSet::new();
     for _ in 0..10 {
         harness.wake();
@@ -474,124 +553,23 @@ fn a_node_synchronizes_with_neighbours_whose_clocks_are_right() {
             }
         }
     }
-    assert_eq!(asked.into_iter().collect::<Vec<_>>(), [3, 4, 5]);
+    asked.into_iter().collect()
 }
 
-// ── restarts ─────────────────────────────────────────────────────────────────────────────────
-
-/// A record of 60 s, saved when it was 10 s old, 30 s after the boot 7 by a wall clock that showed the start of
-/// the test.
-fn saved() -> PersistedKey {
-    let boot = Some(BootTime { boot: 7, millis: 30_000 });
-    let saved = SavedAt { wall: WallTime::from_millis(version_at(0).time().as_millis()), boot };
-    let record = block(1, b"v").to_record().expect("it has a value");
-    let record = Some(PersistedRecord { record, age: Age(10_000), saved, source: Source::Client });
-    PersistedKey { key: key(1), record, tombstone: None }
-}
-
-/// The node restarts `since_boot` seconds after the boot `boot`, and its wall clock is `wall_ahead` further.
-fn restarted(params: Params, boot: u64, since_boot: u64, wall_ahead: u64) -> Harness {
-    let mut harness = Harness::new(params);
-    harness.wall_ahead = wall_ahead;
-    let now = harness.now();
-    harness.node.booted(BootTime { boot, millis: since_boot * 1_000 });
-    harness.node.restore(now, saved()).expect("it claims nothing");
-    harness.node.restored(now);
-    harness
-}
-
-fn newcomer() -> Params {
-    Params { bootstraps: vec![bootstrap(1, None)], ..Params::default() }
-}
-
+/// The node remembers the clocks of 16 peers, and not those of the two nearest neighbours, which may have been set
+/// together with its own.
 #[test]
-fn under_the_same_boot_a_record_ages_by_the_monotonic_clock() {
-    // 20 s off, whatever the wall clock says.
-    for wall_ahead in [0, 20_000, 2 * HOUR_MILLIS] {
-        let harness = restarted(newcomer(), 7, 50, wall_ahead);
-        let expires = harness.node.storage().find(harness.now, &key(1)).map(|held| held.expires);
-        assert_eq!(expires, Some(harness.now + secs(30)), "{wall_ahead}");
-    }
-    let harness = restarted(newcomer(), 7, 90, 0);
-    assert!(harness.node.storage().find(harness.now, &key(1)).is_none(), "its life has certainly ended");
-}
-
-#[test]
-fn under_another_boot_a_record_ages_by_the_wall_clock() {
-    let harness = restarted(newcomer(), 8, 5, 20_000);
-    let expires = harness.node.storage().find(harness.now, &key(1)).map(|held| held.expires);
-    assert_eq!(expires, Some(harness.now + secs(30)));
-}
-
-/// The node joins through peer 1, which stores `entries`; returns what a GET at a peer would learn.
-fn joins(harness: &mut Harness, entries: &[Entry]) {
-    harness.wake();
-    let dial = harness.dial_of(1);
-    let conn = harness.complete_dial(dial, 1);
-    for _ in 0..10 {
-        for (rpc, request) in harness.requests(conn) {
-            match request {
-                Request::FindNode { .. } => harness.reply(conn, rpc, nodes(&[])),
-                Request::Sync { .. } => harness.reply(conn, rpc, synced(entries)),
-                Request::FindValue { .. } => harness.reply(conn, rpc, value_of(block(1, b"v"))),
-                _ => {}
-            }
-        }
-        harness.pass(secs(0));
-    }
-    assert!(harness.node.status().is_settled());
-}
-
-#[test]
-fn a_record_that_seems_to_have_ended_while_the_node_was_off_waits_for_the_neighbours() {
-    let mut harness = restarted(newcomer(), 8, 5, 2 * HOUR_MILLIS);
-    assert!(harness.node.storage().is_empty());
-    assert_eq!(harness.node.storage().tombstone(harness.now, &key(1)), None, "no tombstone before they were asked");
-    harness.wall_ahead = 0; // otherwise the version of the neighbour would be too old for it
-    let stored = block(1, b"v").to_record().expect("it has a value");
-    joins(&mut harness, &[Entry::of(&stored)]);
-    assert_eq!(harness.node.storage().len(), 1, "a neighbour stores it");
-
-    let mut harness = restarted(newcomer(), 8, 5, 2 * HOUR_MILLIS);
-    joins(&mut harness, &[]);
-    assert!(harness.node.storage().is_empty());
-    assert_eq!(harness.node.storage().tombstone(harness.now, &key(1)), None, "one peer does not confirm the clock");
-}
-
-#[test]
-fn a_node_alone_trusts_its_clock_but_leaves_no_tombstone() {
-    let mut harness = restarted(Params::default(), 8, 5, 2 * HOUR_MILLIS);
-    assert_eq!(got(&mut harness, 1), failure(1));
-    assert_eq!(harness.node.storage().tombstone(harness.now, &key(1)), None);
-}
-
-#[test]
-fn a_clock_before_the_last_save_hides_records_until_it_is_set() {
+fn a_node_whose_clock_was_set_also_asks_three_neighbours_whose_clocks_are_known_to_be_right() {
     let mut harness = Harness::new(Params::default());
-    let mut kept = saved();
-    let later = WallTime::from_millis(version_at(HOUR_MILLIS).time().as_millis());
-    kept.record.as_mut().expect("a record").saved = SavedAt { wall: later, boot: None };
-    let now = harness.now();
-    harness.node.restore(now, kept).expect("it claims nothing");
-    harness.node.restored(now);
-    assert_eq!(got(&mut harness, 1), failure(1));
-    harness.wall_ahead = HOUR_MILLIS;
-    assert_eq!(got(&mut harness, 1), success(1, b"v"));
-}
-
-#[test]
-fn a_record_that_a_fast_clock_has_drawn_before_a_restart_is_dropped() {
-    let mut harness = Harness::new(Params::default());
-    let mut kept = saved();
-    let record = &mut kept.record.as_mut().expect("a record").record;
-    record.version = version_at(HOUR_MILLIS); // an hour ahead when it was saved
-    record.ttl = dht::record::Ttl::from_secs(u16::MAX).expect("not zero");
-    harness.wall_ahead = 2 * HOUR_MILLIS;
-    let now = harness.now();
-    harness.node.booted(BootTime { boot: 7, millis: 30_000 + 2 * HOUR_MILLIS });
-    harness.node.restore(now, kept).expect("it claims nothing");
-    harness.node.restored(now);
-    assert_eq!(got(&mut harness, 1), failure(1));
+    harness.wall_ahead = 60_000;
+    for peer in 1..=18 {
+        harness.add_contact_at(peer, std::net::SocketAddr::from(([198, 51, peer, 1], 7402)));
+    }
+    for peer in 1..=18 {
+        harness.make_scripted(peer);
+    }
+    harness.wall_ahead = 0;
+    assert_eq!(neighbours_asked(&mut harness), [1, 2, 3, 4, 5]);
 }
 
 /// A leaving neighbour must not take it for handed over.

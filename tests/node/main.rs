@@ -8,6 +8,7 @@
 //! Sections cited are those of `PROTOCOL.md`, unless a paper is named.
 
 mod clock;
+mod clock_restart;
 mod duplicate_connections;
 mod durability;
 mod failures;

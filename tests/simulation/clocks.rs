@@ -111,11 +111,12 @@ impl Clocks {
 
     /// Sets the clock of a node: right, wrong by minutes to years, or to 1970.
     fn set_anyhow(&mut self, number: Number) {
-        const WRONG_BY: [i64; 4] = [11 * MINUTE, 2 * HOUR, 3 * DAY, 400 * DAY];
-        match self.world.any_below(11) {
-            at @ 0..4 => self.set_wrong(number, WRONG_BY[at]),
-            at @ 4..8 => self.set_wrong(number, -WRONG_BY[at - 4]),
-            8 => self.set_1970(number),
+        const WRONG_BY: [i64; 9] =
+            [11 * MINUTE, 2 * HOUR, 13 * HOUR, 16 * HOUR, 17 * HOUR, 18 * HOUR, 20 * HOUR, 3 * DAY, 400 * DAY];
+        match self.world.any_below(2 * WRONG_BY.len() + 3) {
+            at if at < WRONG_BY.len() => self.set_wrong(number, WRONG_BY[at]),
+            at if at < 2 * WRONG_BY.len() => self.set_wrong(number, -WRONG_BY[at - WRONG_BY.len()]),
+            at if at == 2 * WRONG_BY.len() => self.set_1970(number),
             _ => self.set_right(number),
         }
     }
@@ -309,20 +310,21 @@ fn wrong_clocks_harm_no_values_of_right_ones_seeds_10_to_99() -> Run {
 /// their clocks are put right.
 ///
 /// Method: the clocks are set while the nodes run, or while their hosts boot. At 16 hours ahead a life of TTL seems to
-/// have ended, while its tombstone still counts.
+/// have ended, while its tombstone still counts. At 13 hours ahead it seems to end within the next hour.
 fn clocks_that_are_wrong_together_hide_no_later_value(seeds: Range<u64>) -> Run {
-    const WRONG_BY: [i64; 6] = [16 * HOUR, 3 * DAY, -11 * MINUTE, -3 * DAY, -2 * HOUR, 400 * DAY];
+    const WRONG_BY: [i64; 7] = [16 * HOUR, 3 * DAY, -11 * MINUTE, -3 * DAY, -2 * HOUR, 400 * DAY, 13 * HOUR];
     for seed in seeds {
         let mut clocks = Clocks::start(12, seed)?;
         clocks.world.run_for(SECOND * 660)?;
         let wrong = clocks.nodes - clocks.wrong..clocks.nodes;
+        let wrong_by = WRONG_BY[usize::try_from(seed % 7).expect("small")];
         for number in wrong.clone().map(node) {
-            let reboots = seed / 6 % 2 == 1;
+            let reboots = seed / 7 % 2 == 1;
             if reboots {
                 clocks.world.kill(Death::Process, [number]);
                 clocks.world.reboot(number);
             }
-            clocks.set_wrong(number, WRONG_BY[usize::try_from(seed % 6).expect("small")]);
+            clocks.set_wrong(number, wrong_by);
             if reboots {
                 let through = clocks.any_right();
                 clocks.world.restart(number, &[through])?;
@@ -330,6 +332,9 @@ fn clocks_that_are_wrong_together_hide_no_later_value(seeds: Range<u64>) -> Run 
         }
         clocks.world.run_for(SECOND * 30)?;
         clocks.check_everywhere(clocks.nodes - clocks.wrong)?;
+        if wrong_by == 13 * HOUR {
+            clocks.check_for(2, clocks.nodes - clocks.wrong)?;
+        }
         for at in 0..clocks.keys.len() {
             let through = clocks.any_right();
             clocks.put_confirmed(through, at)?;

@@ -50,6 +50,10 @@ const ASK_PAUSE: Duration = Duration::from_mins(20);
 /// From this many samples on the median tells which clock is wrong.
 const JUDGES_MIN: usize = 3;
 
+/// How long after the start of a node its peers confirm no age that the wall clock has told. The first ones that it
+/// meets may have clocks that are wrong by as much; it knows most of its contacts after some minutes.
+const TRUST_PAUSE: Duration = Duration::from_mins(10);
+
 /// Pause between two log lines about the own clock.
 const REPORT_PAUSE: Duration = Duration::from_mins(10);
 
@@ -78,6 +82,10 @@ pub(crate) struct Clocks {
     jump: Option<Jump>,
     /// What the samples said when one was added, or the own clock was set.
     verdict: OwnClock,
+    /// How many samples agreed with the own clock then.
+    agreeing: usize,
+    /// When this node started.
+    started: Time,
 }
 
 /// The wall clock of a peer.
@@ -111,6 +119,8 @@ impl Clocks {
             earlier: VecDeque::new(),
             jump: None,
             verdict: OwnClock::Unknown,
+            agreeing: 0,
+            started: now.mono,
         }
     }
 
@@ -175,6 +185,7 @@ impl Node {
     #[inline(never)]
     fn time_has_passed(&mut self, now: Now, out: &mut Actions) {
         self.clocks.compared = (now.mono, now.wall);
+        self.storage.set_wall(now.wall);
         if (now.offset() - self.clocks.offset).size() > CLOCK_DIFFERENCE_MAX {
             self.clock_was_set(now, out);
         }
@@ -221,9 +232,10 @@ impl Node {
         matches!(self.clocks.verdict, OwnClock::Wrong(_))
     }
 
-    /// Whether most peers agree with the own wall clock.
+    /// Whether most contacts agree with the own wall clock, so that it confirms the ages that it has told. After a start
+    /// the first three samples may be those of peers whose clocks are wrong by as much.
     pub(crate) fn clock_agrees(&self) -> bool {
-        self.clocks.verdict == OwnClock::Right
+        self.clocks.verdict == OwnClock::Right && 2 * self.clocks.agreeing > self.table.live().min(SAMPLES_MAX)
     }
 
     /// What the peers say about the own wall clock.
@@ -299,9 +311,12 @@ impl Node {
         let differences = self.clocks.judges(now, self.params.address_groups);
         let verdict = verdict(&differences);
         self.clocks.verdict = verdict;
+        self.clocks.agreeing = differences.iter().filter(|(_, offset)| offset.size() <= CLOCK_DIFFERENCE_MAX).count();
+        if self.clock_agrees() && now.mono - self.clocks.started >= TRUST_PAUSE {
+            self.trust_ages();
+        }
         match verdict {
             OwnClock::Right => {
-                self.trust_ages();
                 if self.set_aside.trust_all() {
                     self.catch_up(now, out);
                 }

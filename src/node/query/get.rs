@@ -275,7 +275,7 @@ impl Node {
         if self.sleep.is_behind() && phase == Phase::LookingUp {
             return None;
         }
-        let (held, over) = self.storage.known(now.mono, key);
+        let (held, over) = self.storage.known(now, key);
         let known = self.newest_known(now, key, held);
         let known = known.map(|known| Found { record: known.record.clone(), expires: known.expires });
         let over = over.and_then(|tombstone| tombstone.plain);

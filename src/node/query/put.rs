@@ -138,7 +138,7 @@ impl Node {
     /// cost: the signature is verified last.
     fn record_of(&self, now: Now, request: &PutRequest<'_>) -> Result<(Record, Time), Refused> {
         let key = request.key;
-        let (held, over) = self.storage.known(now.mono, &key);
+        let (held, over) = self.storage.known(now, &key);
         let known = self.newest_known(now, &key, held).map(|Known { record, .. }| record);
         let (version, ttl) = match request.class {
             Class::Plain => {
@@ -451,9 +451,10 @@ impl Node {
         self.refuse_put(now, client, key, Refused::ByPeers(code), out);
     }
 
-    /// The older record of the same key that this node stores.
+    /// The older record of the same key that this node stores, hidden or not.
     fn replaced_by(&self, now: Now, record: &Record) -> Option<Replaced> {
-        let older = self.storage.find(now.mono, &record.key).filter(|held| held.record.version != record.version)?;
+        let older =
+            self.storage.find_hidden(now.mono, &record.key).filter(|held| held.record.version != record.version)?;
         Some(Replaced { record: older.record.clone(), expires: older.expires, source: older.source() })
     }
 

@@ -15,8 +15,11 @@
 //!
 //! A record of the second kind waits until the neighbours were asked what they store
 //! ([`crate::node::replication::sync`]); or until the wall clock is set. What the neighbours store has replaced it
-//! by then. Otherwise its life ends now by the wall clock, with a tombstone if most peers agree with that clock; or, if
+//! by then. Otherwise its life ends now by the wall clock, with a tombstone if most contacts agree with that clock; or, if
 //! they disagree with it, it goes on from the age at the save.
+//!
+//! A record whose age the wall clock has told is used, but leaves no tombstone until that age is confirmed
+//! ([`crate::storage::Storage::doubt_age`]).
 //!
 //! Not guaranteed: a record that is set aside in memory only, because its key was written again, does not survive
 //! a restart.
@@ -44,11 +47,28 @@ pub(crate) struct SetAside {
     tombstones: BTreeMap<Key, Tombstone>,
     /// Records in the storage whose age was computed by the wall clock at the start, until that clock counts as
     /// right.
-    aged_by_wall: BTreeMap<Key, Version>,
+    aged_by_wall: BTreeMap<Key, (Version, CertainAge)>,
     /// Records in the storage that others have replaced, by newer ones that are too far ahead for the wall clock.
     outdated: BTreeMap<Key, Version>,
     /// The latest moment at which an earlier run has saved a record, by its wall clock.
     last_save: Option<WallTime>,
+}
+
+/// What is certain about the age of a record of an earlier run: it was `age` at the moment `saved`, and this node has
+/// run since `restored`.
+#[derive(Clone, Copy, Debug)]
+struct CertainAge {
+    age: Age,
+    saved: SavedAt,
+    restored: Time,
+}
+
+impl CertainAge {
+    /// The age when it was saved, and the moment of the save, both later by the time that this node has run.
+    fn at(self, now: Time) -> (Age, SavedAt) {
+        let run = now - self.restored;
+        (self.age.after(run), SavedAt { wall: self.saved.wall.after(run), boot: None })
+    }
 }
 
 /// A record that is set aside.
@@ -61,8 +81,9 @@ struct Aside {
 
 impl Aside {
     /// The record as it was saved, if its age is uncertain.
-    fn of_uncertain_age(self) -> Option<PersistedRecord> {
-        let Doubt::Age { age, saved } = self.doubt else { return None };
+    fn of_uncertain_age(self, now: Time) -> Option<PersistedRecord> {
+        let Doubt::Age(certain) = self.doubt else { return None };
+        let (age, saved) = certain.at(now);
         Some(PersistedRecord { record: self.record, age, saved, source: self.source })
     }
 }
@@ -72,8 +93,8 @@ impl Aside {
 enum Doubt {
     /// No record of its version can be alive, by the wall clock. Its life ends at this moment.
     Version { expires: Time },
-    /// Its age is uncertain: it was `age` at the moment `saved`.
-    Age { age: Age, saved: SavedAt },
+    /// Its age is uncertain.
+    Age(CertainAge),
 }
 
 impl SetAside {
@@ -97,9 +118,9 @@ impl SetAside {
     }
 
     /// Takes the records of uncertain age.
-    fn take_uncertain_ages(&mut self) -> Vec<PersistedRecord> {
-        let uncertain = self.records.extract_if(.., |_, aside| matches!(aside.doubt, Doubt::Age { .. }));
-        uncertain.filter_map(|(_, aside)| aside.of_uncertain_age()).collect()
+    fn take_uncertain_ages(&mut self, now: Time) -> Vec<PersistedRecord> {
+        let uncertain = self.records.extract_if(.., |_, aside| matches!(aside.doubt, Doubt::Age(_)));
+        uncertain.filter_map(|(_, aside)| aside.of_uncertain_age(now)).collect()
     }
 
     /// The state of `key` for the disk, if its record is set aside.
@@ -107,7 +128,7 @@ impl SetAside {
         let Aside { record, source, doubt } = self.records.get(key)?.clone();
         let (age, saved) = match doubt {
             Doubt::Version { expires } => (age_at(now.mono, record.ttl, expires), moment),
-            Doubt::Age { age, saved } => (age, saved),
+            Doubt::Age(certain) => certain.at(now.mono),
         };
         Some(PersistedRecord { record, age, saved, source })
     }
@@ -145,12 +166,20 @@ impl Node {
         let by_wall = age_by_wall(now, &record, age, saved);
         let has_ended = |age: Age| record.ttl.left_at(age).is_zero();
         let is_uncertain = self.set_aside.is_before_last_save(now.wall) || has_ended(by_wall);
+        let certain = CertainAge { age, saved, restored: now.mono };
         if is_uncertain && !has_ended(age) {
-            self.set_aside.insert(record, source, Doubt::Age { age, saved });
+            self.set_aside.insert(record, source, Doubt::Age(certain));
         } else {
-            self.set_aside.aged_by_wall.insert(record.key, record.version);
-            self.restore_aged(now, record, by_wall, source);
+            self.restore_by_age_of_wall(now, record, by_wall, certain, source);
         }
+    }
+
+    /// Restores a record whose age the wall clock has told, until that clock counts as right.
+    fn restore_by_age_of_wall(&mut self, now: Now, record: Record, by_wall: Age, certain: CertainAge, source: Source) {
+        let key = record.key;
+        self.set_aside.aged_by_wall.insert(key, (record.version, certain));
+        self.restore_aged(now, record, by_wall, source);
+        self.storage.doubt_age(&key);
     }
 
     /// Stores a record that is as old as `age`, or sets it aside if its version is not possible.
@@ -181,7 +210,7 @@ impl Node {
             warn!("wall clock is earlier than the last save seconds={} records_waiting={waiting}", behind.as_secs());
         }
         if self.is_founder() && !self.set_aside.is_before_last_save(now.wall) && self.set_aside.len() > 0 {
-            let ended = self.set_aside.take_uncertain_ages();
+            let ended = self.set_aside.take_uncertain_ages(now.mono);
             info!("records ended while this node was off, by the clock of this node alone records={}", ended.len());
             for persisted in ended {
                 self.storage.note_change(persisted.record.key);
@@ -267,7 +296,8 @@ impl Node {
                     taken_back += 1;
                 }
                 Doubt::Version { .. } => self.set_aside.insert(record, source, doubt),
-                Doubt::Age { age, saved } => {
+                Doubt::Age(certain) => {
+                    let (age, saved) = certain.at(now.mono);
                     self.restore_by_wall(now, PersistedRecord { record, age, saved, source });
                     taken_back += usize::from(!self.set_aside.records.contains_key(&key));
                 }
@@ -290,40 +320,47 @@ impl Node {
         if aged_by_wall.is_empty() {
             return 0;
         }
-        let saved = SavedAt { wall: now.wall, boot: None };
-        let is_restored = |record: &Record| aged_by_wall.get(&record.key) == Some(&record.version);
+        let is_restored =
+            |record: &Record| aged_by_wall.get(&record.key).is_some_and(|(version, _)| *version == record.version);
         let taken = self.storage.take_out(now.mono, is_restored);
         let count = taken.len();
         info!("records of uncertain age are set aside until other nodes were asked records={count}");
-        for (record, expires, source) in taken {
-            let age = age_at(now.mono, record.ttl, expires);
-            self.set_aside.insert(record, source, Doubt::Age { age, saved });
+        for (record, life_ends, source) in taken {
+            let (age, saved) = aged_by_wall[&record.key].1.at(now.mono);
+            // A peer may have told a smaller age meanwhile.
+            let age = age.min(age_at(now.mono, record.ttl, life_ends));
+            self.set_aside.insert(record, source, Doubt::Age(CertainAge { age, saved, restored: now.mono }));
         }
         count
     }
 
     /// The wall clock counts as right.
     pub(crate) fn trust_ages(&mut self) {
-        self.set_aside.aged_by_wall = BTreeMap::new();
+        for key in std::mem::take(&mut self.set_aside.aged_by_wall).into_keys() {
+            self.storage.trust_age(&key);
+        }
     }
 
     /// The neighbours have told which records they store, and this node has fetched what it missed. What is
     /// still of uncertain age is not stored by them.
     pub(crate) fn resolve_ages(&mut self, now: Now) {
-        let uncertain = self.set_aside.take_uncertain_ages();
+        let uncertain = self.set_aside.take_uncertain_ages(now.mono);
         if uncertain.is_empty() {
             return;
         }
         let is_wrong = self.set_aside.is_before_last_save(now.wall) || self.clock_differs();
         let (mut ended, mut stored) = (0, 0);
         for PersistedRecord { record, age, saved, source } in uncertain {
+            let certain = CertainAge { age, saved, restored: now.mono };
             let age = if is_wrong { age } else { age_by_wall(now, &record, age, saved) };
             let has_ended = end_of_life(now, record.ttl, age, record.class, record.version).is_none();
             ended += usize::from(has_ended);
             stored += usize::from(!has_ended);
             self.storage.note_change(record.key);
-            if !has_ended || self.clock_agrees() {
+            if is_wrong && !has_ended || self.clock_agrees() {
                 self.restore_aged(now, record, age, source);
+            } else if !has_ended {
+                self.restore_by_age_of_wall(now, record, age, certain, source);
             }
         }
         info!("records of uncertain age that no neighbour stores ended={ended} stored={stored}");

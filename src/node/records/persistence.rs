@@ -249,14 +249,14 @@ impl Node {
     /// The state of `key`, in the form for the disk.
     fn persisted(&self, now: Now, key: Key) -> PersistedKey {
         let saved = SavedAt { wall: now.wall, boot: self.since_boot(now) };
-        let record = self.storage.find(now.mono, &key).map(|held| PersistedRecord {
+        let record = self.storage.find_hidden(now.mono, &key).map(|held| PersistedRecord {
             record: held.record.clone(),
             age: age_at(now.mono, held.record.ttl, held.expires),
             saved,
             source: held.source(),
         });
         let record = record.or_else(|| self.set_aside.persisted(now, &key, saved));
-        PersistedKey { key, record, tombstone: self.storage.tombstone(now.mono, &key) }
+        PersistedKey { key, record, tombstone: self.storage.tombstone(now, &key) }
     }
 
     /// The host has written the batch in flight, or could not.

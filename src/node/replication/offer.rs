@@ -296,7 +296,7 @@ impl Node {
                 Ordering::Greater => {}
             }
         }
-        let buried = self.storage.tombstone(now.mono, &entry.key);
+        let buried = self.storage.tombstone(now, &entry.key);
         match buried.and_then(|buried| buried.beats(entry.rank.precedence())) {
             Some(_) => Comparison::Invalid,
             None => Comparison::Larger,

@@ -318,15 +318,16 @@ impl Node {
         let Some(at) = self.schedule.next_scan(now.mono) else { return };
         let Some(mut scan) = self.schedule.scans.remove(at) else { return };
         let began = *scan.began.get_or_insert(now.mono);
-        let next = self.storage.walk(scan.after.as_ref()).take(SCANNED_PER_TURN_MAX).map(ScanEntry::of);
-        let next: Vec<ScanEntry> = next.collect();
+        let next = self.storage.walk(scan.after.as_ref()).take(SCANNED_PER_TURN_MAX);
+        let next = next.map(|held| (ScanEntry::of(held), self.storage.is_hidden(&held.record)));
+        let next: Vec<(ScanEntry, bool)> = next.collect();
         let is_last = next.len() < SCANNED_PER_TURN_MAX;
-        for entry in next {
+        for (entry, is_hidden) in next {
             if !self.offers.has_room() {
                 return self.schedule.scans.insert(at, scan);
             }
             scan.after = Some(entry.key);
-            if entry.expires > now.mono {
+            if entry.expires > now.mono && !is_hidden {
                 self.visit(now, entry, &scan.trigger);
             }
         }

@@ -309,7 +309,7 @@ impl Node {
     /// Sends the entry of `key`: of the record, or of the tombstone of a plain one. A PUT asks for such a
     /// page of one key, so it does not count as maintenance.
     pub(crate) fn send_entry(&mut self, now: Now, caller: &Caller, key: Key, out: &mut Actions) {
-        let (held, tombstone) = self.storage.known(now.mono, &key);
+        let (held, tombstone) = self.storage.known(now, &key);
         let entry = held.map(|held| Entry::of(&held.record)).or_else(|| tombstone_entry(key, tombstone?));
         out.reply_to(caller, Reply::Synced { more: false, entries: List::lend(entry.as_slice()) });
     }

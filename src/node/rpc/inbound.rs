@@ -61,7 +61,7 @@ impl Node {
         if want.contacts || self.storage.find(now.mono, key).is_none() {
             self.nearest_for(caller, key);
         }
-        let (held, tombstone) = self.storage.known(now.mono, key);
+        let (held, tombstone) = self.storage.known(now, key);
         let held = held.filter(|held| !self.set_aside.is_outdated(&held.record));
         let (record, value) = match (held, tombstone.and_then(|tombstone| tombstone.plain)) {
             (Some(held), _) if want.head_only => {
@@ -98,7 +98,7 @@ impl Node {
         let end = end_of_life(now, block.ttl, block.age, block.class, block.version);
         let expires = end.ok_or(ErrorCode::GONE)?;
         self.accepts(now, &block.key)?;
-        match self.storage.judge(now.mono, &block.key, block.rank(), block.ttl, block.value()) {
+        match self.storage.judge(now, &block.key, block.rank(), block.ttl, block.value()) {
             Judgement::Settled(stored) => return result_of(stored),
             Judgement::Proven => {}
             Judgement::Unproven => verify(&block.key, block.class, block.version, block.ttl, block.value())

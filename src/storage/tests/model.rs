@@ -16,6 +16,24 @@ struct Entry {
     heard: BTreeSet<u8>,
 }
 
+impl Entry {
+    fn is_found(&self, now: Now) -> bool {
+        now.mono < self.expires && may_live(&self.record, now)
+    }
+
+    /// What the record leaves when its life has ended.
+    fn tombstone(&self, now: Now) -> Tombstone {
+        let ahead = self.record.version.time().since(now.wall);
+        let has_ended = ahead + Duration::from_mins(1) <= CLOCK_SKEW_MAX;
+        if may_live(&self.record, now) && has_ended { Tombstone::of(self.record.rank()) } else { Tombstone::default() }
+    }
+}
+
+/// Whether a record of its version can be alive by the wall clock.
+fn may_live(record: &Record, now: Now) -> bool {
+    record.class == Class::Hashed || now.wall.since(record.version.time()) < TTL_LONGEST + CLOCK_SKEW_MAX
+}
+
 #[derive(Debug, Default)]
 struct List {
     held: Vec<Entry>,
@@ -28,17 +46,18 @@ impl List {
         self.held.iter_mut().find(|entry| entry.record.key == *key)
     }
 
-    fn live(&self, now: Time, key: &Key) -> Option<&Entry> {
-        self.held.iter().find(|entry| entry.record.key == *key && now < entry.expires)
+    fn live(&self, now: Now, key: &Key) -> Option<&Entry> {
+        self.held.iter().find(|entry| entry.record.key == *key && entry.is_found(now))
     }
 
-    fn tombstone(&self, now: Time, key: &Key) -> Tombstone {
-        let swept = self.over.iter().find(|over| over.0 == *key && now < over.2).map_or(Tombstone::default(), |o| o.1);
-        let ended = self.held.iter().find(|entry| entry.record.key == *key && entry.expires <= now);
-        swept.and(ended.map_or(Tombstone::default(), |entry| Tombstone::of(entry.record.rank())))
+    fn tombstone(&self, now: Now, key: &Key) -> Tombstone {
+        let swept = self.over.iter().find(|over| over.0 == *key && now.mono < over.2);
+        let ended = self.held.iter().find(|entry| entry.record.key == *key && entry.expires <= now.mono);
+        let swept = swept.map_or(Tombstone::default(), |over| over.1);
+        swept.and(ended.map_or(Tombstone::default(), |entry| entry.tombstone(now)))
     }
 
-    fn is_over(&self, now: Time, record: &Record) -> bool {
+    fn is_over(&self, now: Now, record: &Record) -> bool {
         self.tombstone(now, &record.key).beats(record.rank().precedence()).is_some()
     }
 
@@ -77,9 +96,9 @@ impl List {
     }
 
     fn bury_ended(&mut self, now: Now, key: Key) {
-        let ended = self.held.iter().find(|entry| entry.record.key == key && entry.expires <= now.mono);
-        if let Some(rank) = ended.map(|entry| entry.record.rank()) {
-            self.drop_for(now, key, Tombstone::of(rank));
+        let ended = self.held.iter().find(|entry| entry.record.key == key && !entry.is_found(now));
+        if let Some(tombstone) = ended.map(|entry| entry.tombstone(now)) {
+            self.drop_for(now, key, tombstone);
         }
     }
 
@@ -92,7 +111,7 @@ impl List {
     }
 
     fn store(&mut self, now: Now, record: Record, expires: Time, due: Time, source: Source) -> Stored {
-        if expires <= now.mono {
+        if expires <= now.mono || !may_live(&record, now) {
             return Stored::Over;
         }
         self.bury_ended(now, record.key);
@@ -123,7 +142,7 @@ impl List {
                 Ordering::Greater => {}
             }
         }
-        if self.is_over(now.mono, &record) {
+        if self.is_over(now, &record) {
             return Stored::Over;
         }
         if !self.make_room(now, &record, source) {
@@ -178,7 +197,7 @@ impl List {
             }
         }
         let missing = needed(self).saturating_sub(self.bytes_max);
-        let mut evictable: Vec<&Entry> = self.held.iter().filter(|entry| may_evict(entry, record, source)).collect();
+        let mut evictable: Vec<&Entry> = self.held.iter().filter(|e| may_evict(now, e, record, source)).collect();
         evictable.sort_by_key(|entry| std::cmp::Reverse(entry.record.key));
         let mut freed = 0;
         let mut evicted = Vec::new();
@@ -242,9 +261,10 @@ fn peer(source: Source) -> Option<NodeId> {
 }
 
 /// The node has the key 0, so a larger key is farther.
-fn may_evict(entry: &Entry, newcomer: &Record, source: Source) -> bool {
+fn may_evict(now: Now, entry: &Entry, newcomer: &Record, source: Source) -> bool {
     let outranked = source == Source::Client || in_scope(newcomer) || entry.record.key > newcomer.key;
-    entry.record.key != newcomer.key && entry.source != Source::Client && !in_scope(&entry.record) && outranked
+    let is_needed = may_live(&entry.record, now) && (entry.source == Source::Client || in_scope(&entry.record));
+    entry.record.key != newcomer.key && !is_needed && outranked
 }
 
 fn in_scope(record: &Record) -> bool {
@@ -266,7 +286,7 @@ fn any_record() -> impl Strategy<Value = Record> {
     let class = prop_oneof![4 => Just(Class::Plain), 2 => Just(Class::Signed), 1 => Just(Class::Hashed)];
     let value = (1..4_usize, 0..2_u8).prop_map(|(size, byte)| vec![byte; size]);
     (0..KEYS, class, 1..5_u64, value, 1..4_u8).prop_map(|(at, class, version, value, replication)| {
-        let version = if class == Class::Hashed { 0 } else { (version * 40_000_000) << 16 };
+        let version = if class == Class::Hashed { 0 } else { (version * 30_000_000) << 16 };
         Record { replication, ..record_of(class, at, version, &value) }
     })
 }
@@ -277,7 +297,7 @@ fn any_source() -> impl Strategy<Value = Source> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let version = || proptest::option::of((0..4_u64).prop_map(|n| Version::from_bits((n * 40_000_000) << 16)));
+    let version = || proptest::option::of((0..4_u64).prop_map(|n| Version::from_bits((n * 30_000_000) << 16)));
     let tombstone = (version(), version()).prop_map(|(signed, plain)| Tombstone { signed, plain });
     prop_oneof![
         16 => (any_record(), 0..9_u64, 0..9_u64, any_source())
@@ -320,7 +340,10 @@ fn take(step: Step, now: &mut Now, storage: &mut Storage, list: &mut List) {
             storage.bury(*now, key(at), tombstone);
             list.bury(*now, key(at), tombstone);
         }
-        Step::Wait { secs } => *now = at(now.mono.since(Time::ZERO).as_secs() + secs),
+        Step::Wait { secs } => {
+            *now = at(now.mono.since(Time::ZERO).as_secs() + secs);
+            storage.set_wall(now.wall);
+        }
         Step::Sweep { max } => assert_eq!(storage.sweep(*now, max), list.sweep(*now, max)),
         Step::Schedule { key: at, wait } => {
             let due = now.mono + Duration::from_secs(wait);
@@ -335,7 +358,7 @@ fn take(step: Step, now: &mut Now, storage: &mut Storage, list: &mut List) {
         Step::Heard { key: at, peer } => {
             storage.heard(&key(at), &NodeId::new(key(peer)));
             if let Some(entry) = list.entry(&key(at)) {
-                entry.heard.insert(peer % 31);
+                entry.heard.insert(peer % 30);
             }
         }
     }
@@ -349,12 +372,12 @@ fn assert_same(now: Now, storage: &Storage, list: &List) {
     let lapses = list.over.iter().map(|over| over.2);
     assert_eq!(storage.next_due(), list.held.iter().map(|entry| entry.scheduled).chain(lapses).min());
     for number in 0..KEYS {
-        let over = Some(list.tombstone(now.mono, &key(number))).filter(|tombstone| !tombstone.is_empty());
-        assert_eq!(storage.tombstone(now.mono, &key(number)), over);
+        let over = Some(list.tombstone(now, &key(number))).filter(|tombstone| !tombstone.is_empty());
+        assert_eq!(storage.tombstone(now, &key(number)), over);
         let held = storage.find(now.mono, &key(number));
         let held = held.map(|held| (&held.record, held.expires, held.due(), held.heard_from(), held.source()));
-        let live = list.live(now.mono, &key(number)).map(|entry| {
-            let heard = u32::try_from(entry.heard.len()).expect("at most 31");
+        let live = list.live(now, &key(number)).map(|entry| {
+            let heard = u32::try_from(entry.heard.len()).expect("at most 30");
             let source = if entry.source == Source::Client { Source::Client } else { Source::Peer };
             (&entry.record, entry.expires, entry.due, heard, source)
         });
@@ -374,7 +397,9 @@ proptest! {
     ) {
         let mut storage = Storage::new(me(), room, seed());
         let mut list = List { bytes_max: room, ..List::default() };
-        let mut now = at(0);
+        // Three of the versions are of the past.
+        let mut now = at(90_000);
+        storage.set_wall(now.wall);
         for step in steps {
             take(folded(step, keys), &mut now, &mut storage, &mut list);
             assert_same(now, &storage, &list);

@@ -239,6 +239,13 @@ pub(crate) const GUARDS: &[Guard] = &[
         tests: &["a_node_whose_clock_was_set_also_asks_three_neighbours_whose_clocks_are_known_to_be_right"],
     },
     Guard {
+        name: "clock: an outdated PUT sends no copy",
+        file: PUT,
+        line: "if !is_outdated",
+        mutation: "if spread.wanted < usize::MAX",
+        tests: &["a_slow_clock_sends_no_copy_of_a_put_once_its_lookup_has_met_a_version_of_right_clocks"],
+    },
+    Guard {
         name: "clock: a node that most peers call fast refuses",
         file: CLOCK,
         line: "OwnClock::Wrong(offset) if !offset.is_ahead() => now.wall.before(offset.size()),",

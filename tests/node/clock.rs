@@ -371,6 +371,23 @@ fn three_peers_that_agree_outweigh_a_peer_that_contradicts() {
     assert_eq!(harness.answer(client), success(1, b""));
 }
 
+/// Nodes that do not store the larger record would take the copy, and two of them would agree for a reader.
+#[test]
+fn a_slow_clock_sends_no_copy_of_a_put_once_its_lookup_has_met_a_version_of_right_clocks() {
+    let mut harness = Harness::new(Params::default());
+    let wall = version_at(HOUR_MILLIS).time();
+    for peer in 1..=5 {
+        let at = std::net::SocketAddr::from(([198, 51, peer, 1], 7402));
+        harness.add_contact_saying(peer, at, Hello { wall, ..greeting() });
+        harness.make_scripted(peer);
+    }
+    let client = harness.put(Put { replication: 3, ..lasting(1, b"of a slow clock") });
+    let newer = RecordBlock { version: version_at(HOUR_MILLIS), ..block(1, b"w") };
+    let answer = |peer, want| if peer == 1 { crate::harness::given(newer, want) } else { nodes(&[]) };
+    harness.answer_find_value(|peer, want| Some(answer(peer, want)));
+    assert_eq!((harness.copies().len(), harness.answer(client)), (0, failure(1)));
+}
+
 /// A node with three peers that tell the time, and a value with a life of half an hour.
 fn with_timekeepers() -> Harness {
     let mut harness = Harness::new(Params::default());

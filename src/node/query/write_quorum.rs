@@ -333,12 +333,12 @@ impl Put {
 
     /// The next step.
     pub(crate) fn next(&mut self) -> Next {
-        let refused = self.refused();
+        let (refused, is_outdated) = (self.refused(), self.is_outdated());
         let Self { stage: PutStage::Spreading(spread), replicas, stale_replicas, record, client, relay, .. } = self
         else {
             return Next::Wait;
         };
-        if relay.asks_next() {
+        if !is_outdated && relay.asks_next() {
             return Next::Relay;
         }
         let (in_flight, outvoted) = (spread.copies_in_flight, spread.outvoted(replicas.len()));
@@ -347,14 +347,15 @@ impl Put {
         let claims = if in_flight > 0 || outvoted.is_some() { spread.newer_claims.len() } else { 0 };
         let enough = replicas.len() + in_flight + claims >= usize::from(record.replication);
         let is_stale = |target: &Replica| matches!(target, Replica::Peer(peer) if stale_replicas.contains(&peer.id));
-        if let Some(at) = spread.targets.iter().position(|target| !enough || is_stale(target))
+        if !is_outdated
+            && let Some(at) = spread.targets.iter().position(|target| !enough || is_stale(target))
             && let Some(target) = spread.targets.remove(at)
         {
             spread.copies_in_flight += 1;
             spread.copies_to_peers += usize::from(target != Replica::Me);
             return Next::Copy(target);
         }
-        if let Some(contact) = spread.unprobed.pop_front() {
+        if !is_outdated && let Some(contact) = spread.unprobed.pop_front() {
             spread.probes_in_flight += 1;
             return Next::Probe(contact);
         }
@@ -389,15 +390,22 @@ impl Put {
         let against = self.contradicting.len();
         let is_contradicted = match spread.clock {
             OwnClock::Right => false,
-            OwnClock::Wrong(peers_ahead) => {
+            OwnClock::Wrong(_) => {
                 let refusals = self.contradicting.iter().filter(|by| by.ahead.is_none()).count();
-                refusals > 0 && refusals >= peers || self.contradicting.iter().any(|by| by.is_read_by(peers_ahead))
+                refusals > 0 && refusals >= peers || self.is_outdated()
             }
             OwnClock::Unknown => against > 0 && against >= peers,
         };
         // A peer that stores it since an earlier attempt gets no copy in this one.
         let all_refuse = peers == 0 && spread.copies_refused > 0 && spread.copies_refused == spread.copies_to_peers;
         if is_contradicted { Some(ErrorCode::TOO_EARLY) } else { self.refused_by.filter(|_| all_refuse) }
+    }
+
+    /// Whether most peers say that this node's clock is wrong, and a larger record is stored that they read. Then no
+    /// more copies are sent: nodes that lack that record would store this one, and two of them agree for a reader.
+    fn is_outdated(&self) -> bool {
+        let PutStage::Spreading(Spread { clock: OwnClock::Wrong(ahead), .. }) = &self.stage else { return false };
+        self.contradicting.iter().any(|by| by.is_read_by(*ahead))
     }
 
     /// `from` has refused a copy of this attempt.

@@ -205,6 +205,9 @@ impl<S: Service> EventLoop<S> {
             let end = decode(&bytes[taken..], &mut batch);
             if batch.len() > 1 {
                 self.service.prefetch(batch.iter().map(|(request, _)| request.key()));
+                if let ApiRequest::Put(_) = batch[0].0 {
+                    self.service.prefetch_for_puts(batch.iter().map(|(request, _)| request.key()));
+                }
             }
             // By reference: the list takes a thousand bytes, even if it has few elements.
             for &(request, len) in &batch {

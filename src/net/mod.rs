@@ -130,7 +130,11 @@ pub trait Service {
     fn wants_requests_of(&self, connection: u64) -> bool;
     /// Announces requests for these keys, in this order, so that the service can load their data into
     /// the processor's cache. Has no other effect.
-    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key> + Clone) {
+    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        drop(keys);
+    }
+    /// The same once more, if the first of the requests is a PUT.
+    fn prefetch_for_puts<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         drop(keys);
     }
     /// A client sent a request.
@@ -174,8 +178,12 @@ impl Service for Node {
         self.wants_requests_of(connection)
     }
 
-    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key> + Clone) {
+    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         self.storage().prefetch(keys);
+    }
+
+    fn prefetch_for_puts<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        self.storage().prefetch_for_insertion(keys);
     }
 
     fn on_request(&mut self, now: Now, client: ClientId, request: ApiRequest<'_>, out: &mut Actions) -> Taken {

@@ -72,38 +72,37 @@ impl IndexedRecords {
         self.slot(key).map(|slot| &self.records[slot])
     }
 
-    /// Reads the memory that a look-up of each of `keys` reads, and the beginning of the value; if there is no record
-    /// of a key, the memory that its insertion reads.
+    /// Reads the memory that a look-up of each of `keys` reads, and the beginning of the value.
     ///
     /// Waiting for memory is a large part of the time of a request. Here the processor waits for all keys
     /// at once. That works only if each step is short and none depends on another one; so there is one loop
     /// per step, and the keys are not compared.
-    pub(super) fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key> + Clone) {
-        let keys = keys.take(BATCH_MAX);
-        let hashes: ArrayVec<u64, BATCH_MAX> = keys.clone().map(|key| self.by_key.seed.hash_one(key)).collect();
+    pub(super) fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        let hashes: ArrayVec<u64, BATCH_MAX> = keys.take(BATCH_MAX).map(|key| self.by_key.seed.hash_one(key)).collect();
         let slots: ArrayVec<Slot, BATCH_MAX> = hashes.iter().filter_map(|hash| self.by_key.guess(*hash)).collect();
-        if slots.len() < hashes.len() {
-            self.prefetch_for_insertion(keys);
-        }
         let mut read = 0;
         for slot in &slots {
             read ^= self.records[*slot].touch();
         }
         for slot in &slots {
-            for line in self.records[*slot].record.value.chunks(LINE).take(LINES_PREFETCHED) {
-                read ^= u64::from(line[0]);
+            for byte in self.records[*slot].record.value.iter().step_by(LINE).take(LINES_PREFETCHED) {
+                read ^= u64::from(*byte);
             }
         }
         std::hint::black_box(read); // otherwise the compiler removes all of this
     }
 
-    /// Reads the memory that the insertion of those of `keys` reads which are absent.
-    #[inline(never)] // few GETs need it
-    fn prefetch_for_insertion<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+    /// Reads the memory that the insertion of `keys` reads, if there is no record of the first one: the others are mostly
+    /// absent too then.
+    #[inline(never)] // GETs do not need it
+    pub(super) fn prefetch_for_insertion<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        let mut keys = keys.peekable();
         let is_absent = |key: &&Key| self.by_key.guess(self.by_key.seed.hash_one(*key)).is_none();
-        let reached = self.in_order.prefetch(keys.filter(is_absent));
-        let read = reached.iter().fold(0, |read, slot| read ^ self.records[*slot].touch());
-        std::hint::black_box(read);
+        if keys.peek().is_some_and(is_absent) {
+            let reached = self.in_order.prefetch(keys);
+            let read = reached.iter().fold(0, |read, slot| read ^ self.records[*slot].touch());
+            std::hint::black_box(read);
+        }
     }
 
     /// Inserts `held`; there is no record of its key.

@@ -140,6 +140,14 @@ impl Held {
         bytes_of(&self.record)
     }
 
+    /// The tombstones of its key when its life has ended: that of the record, and `swept`.
+    #[cold] // most records that a GET finds are alive
+    #[inline(never)]
+    fn tombstone_with(&self, swept: Option<Tombstone>, wall: WallTime) -> Option<Tombstone> {
+        let both = swept.unwrap_or_default().and(self.tombstone(wall));
+        Some(both).filter(|both| !both.is_empty())
+    }
+
     /// The tombstone that the record leaves when its life has ended.
     fn tombstone(&self, wall: WallTime) -> Tombstone {
         let is_certain = self.heard.get() & AGE_UNCERTAIN == 0;
@@ -432,6 +440,11 @@ impl Storage {
         !self.changed.is_empty()
     }
 
+    /// Forgets which keys have changed.
+    pub fn forget_changed(&mut self) {
+        self.changed.clear();
+    }
+
     /// Adds the keys whose state has changed since the last call to `to`. A key may occur several times.
     pub fn take_changed(&mut self, to: &mut impl Extend<Key>) {
         to.extend(self.changed.drain(..));
@@ -465,18 +478,23 @@ impl Storage {
     /// Changes nothing.
     ///
     /// [`BATCH_MAX`]: crate::limits::BATCH_MAX
-    pub fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key> + Clone) {
+    pub fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         self.records.prefetch(keys);
+    }
+
+    /// Prefetches what the insertion of records of `keys` reads, for at most [`BATCH_MAX`] of them, if the first one is
+    /// absent. Changes nothing.
+    ///
+    /// [`BATCH_MAX`]: crate::limits::BATCH_MAX
+    pub fn prefetch_for_insertion<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        self.records.prefetch_for_insertion(keys);
     }
 
     /// The results of [`Storage::find`] and [`Storage::tombstone`].
     pub fn known(&self, now: Now, key: &Key) -> (Option<&Held>, Option<Tombstone>) {
         let swept = self.tombstones.find(now.mono, key);
         match self.records.find(key) {
-            Some(ended) if ended.expires <= now.mono => {
-                let both = swept.unwrap_or_default().and(ended.tombstone(now.wall));
-                (None, Some(both).filter(|both| !both.is_empty()))
-            }
+            Some(ended) if ended.expires <= now.mono => (None, ended.tombstone_with(swept, now.wall)),
             held => (held.filter(|held| !self.is_hidden(&held.record)), swept),
         }
     }
@@ -553,6 +571,7 @@ impl Storage {
 
     /// The slot of the record of `key`, if it is found; otherwise the record is replaced by its tombstone, if it leaves
     /// one.
+    #[inline] // a part of every PUT
     fn live_slot(&mut self, now: Now, key: &Key) -> Option<Slot> {
         let slot = self.records.slot(key)?;
         let held = &self.records[slot];

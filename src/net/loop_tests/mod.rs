@@ -86,7 +86,7 @@ impl Service for Echo {
         self.wants_requests()
     }
 
-    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key> + Clone) {
+    fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         self.prefetched.borrow_mut().extend(keys);
     }
 

@@ -156,10 +156,10 @@ impl Node {
     /// disk already.
     #[inline(never)] // [`Node::finish`] is part of every GET, and this of none
     pub(crate) fn note_changes(&mut self, now: Now, on_disk: Option<Key>) {
-        self.storage.take_changed(&mut self.saving.named);
         if self.params.durability == Durability::None {
-            return self.saving.named.clear();
+            return self.storage.forget_changed();
         }
+        self.storage.take_changed(&mut self.saving.named);
         while let Some(key) = self.saving.named.pop() {
             if Some(key) == on_disk {
                 continue;

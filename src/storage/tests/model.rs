@@ -366,6 +366,7 @@ fn take(step: Step, now: &mut Now, storage: &mut Storage, list: &mut List) {
 
 fn assert_same(now: Now, storage: &Storage, list: &List) {
     let keys: Vec<Key> = (0..KEYS).map(key).collect();
+    storage.prefetch_for_insertion(keys.iter());
     storage.prefetch(keys.iter()); // more keys than one call prefetches; it changes nothing
     assert_eq!(storage.check_invariants(), Ok(()));
     assert_eq!((storage.bytes(), storage.len()), (list.bytes(), list.held.len()));

@@ -99,6 +99,12 @@ fn fairness_and_memory_print_their_tables() {
 }
 
 #[test]
+fn persistence_stores_records_and_starts_again_with_them() {
+    let rows = ["| interval, 4 × 64 ", "| always, 50 × 1, confirmed ", "| bytes written per PUT ", "| dht-server "];
+    expect_success(&["persistence", "--records", "1000", "--seconds", "0.1"], &rows);
+}
+
+#[test]
 fn wrong_usage_names_what_was_found_and_what_was_expected() {
     for (arguments, expected) in [
         (&["loca"][..], "'loca'"),

@@ -21,6 +21,7 @@ import local
 import machine
 import memory
 import network
+import persistence
 import table
 from arguments import read_arguments
 from bench import Bench, Result, Settings
@@ -37,6 +38,7 @@ MODES: dict[str, Callable[[Bench], Result]] = {
     "churn": churn.run,
     "fairness": fairness.run,
     "memory": memory.run,
+    "persistence": persistence.run,
 }
 
 

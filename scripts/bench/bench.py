@@ -24,6 +24,7 @@ class Settings:
     rate: int = 0
     every: float = 0.0
     records: int = 0
+    value: int = 0
 
 
 @dataclass

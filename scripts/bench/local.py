@@ -128,7 +128,11 @@ def _expect_bytes(measured: Sequence[Trial]) -> list[str]:
 def _start(bench: Bench) -> tuple[Servers, list[str]]:
     """Starts all servers; also returns notes about the programs of other projects."""
     starter = bench.starter(bench.pinned()[0])
-    starts: dict[str, Callable[[str], Server]] = {"redis-server": starter.redis, "memcached": starter.memcached}
+
+    def redis(program: str) -> Server:
+        return starter.redis(program, bench.processes.directory)
+
+    starts: dict[str, Callable[[str], Server]] = {"redis-server": redis, "memcached": starter.memcached}
     others, versions, notes = [], {}, []
     for name, start in starts.items():
         if program := shutil.which(name):

@@ -110,6 +110,14 @@ class Process:
             raise Failure(f"{self.name}: /proc/{self.pid}/status has no VmRSS")
         return int(found[1])
 
+    def written_bytes(self) -> int:
+        """Bytes that the process has passed to the disk."""
+        counted = Path(f"/proc/{self.pid}/io").read_text()
+        found = re.search(r"^write_bytes: (\d+)", counted, re.MULTILINE)
+        if found is None:
+            raise Failure(f"{self.name}: /proc/{self.pid}/io has no write_bytes")
+        return int(found[1])
+
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
 

@@ -65,11 +65,11 @@ class Starter:
         command = [*self.wrapper, str(self.programs.server), "-c", str(home / "config.ini")]
         return self.processes.start(name.replace(" ", "-"), command, self.scheduling)
 
-    def redis(self, program: str) -> Server:
-        """Redis with one thread and without persistence; it accepts clients from all loopback addresses."""
+    def redis(self, program: str, directory: Path, persistence: Sequence[str] = ("--appendonly", "no")) -> Server:
+        """Redis with one thread and its files in `directory`; it accepts clients from all loopback addresses."""
         port = self.ports.take()
-        options = f"--port {port} --bind 127.0.0.1 --protected-mode no --appendonly no --io-threads 1".split()
-        command = [program, *options, "--save", "", "--dir", str(self.processes.directory)]
+        options = f"--port {port} --bind 127.0.0.1 --protected-mode no --io-threads 1".split()
+        command = [program, *options, *persistence, "--save", "", "--dir", str(directory)]
         process = self.processes.start("redis", command, self.scheduling)
         process.await_line("Ready to accept connections")
         return Server("redis", "redis", f"127.0.0.1:{port}", process)

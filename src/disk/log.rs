@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use crate::disk::fault::StoreFault;
-use crate::disk::files::{Files, OpenFile, is_full};
+use crate::disk::files::{FileId, Files, OpenFile, is_full};
 use crate::disk::index::Place;
 use crate::disk::segment::{Entries, HEADER_SIZE, Header, Kind, Mark, Position, StoreId, begin_entry, name_of, seal};
 use crate::disk::state::{STATE_FILE, State, StateFile};
@@ -29,6 +29,8 @@ const WRITE_SIZE: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) salt: u32,
+    /// Its file.
+    pub(super) id: FileId,
     /// Where its last entry ends.
     pub(super) end: u32,
     /// The length of its file, which is more if a write was interrupted.
@@ -277,7 +279,8 @@ impl Log {
         if !self.is_rewriting {
             self.state.write_segments(&State { synced, ..self.state_now() })?;
         }
-        self.segments.push_back(Segment { salt: header.salt(), end: HEADER_SIZE, length: HEADER_SIZE.into() });
+        let id = self.file.id()?;
+        self.segments.push_back(Segment { salt: header.salt(), id, end: HEADER_SIZE, length: HEADER_SIZE.into() });
         (self.synced, self.is_newest_closed) = (HEADER_SIZE, false);
         Ok(())
     }
@@ -364,13 +367,16 @@ impl Log {
     }
 
     fn look_for_files(&self) -> Result<(), StoreFault> {
-        let newest = (name_of(self.newest()), Some(self.file.id()?), self.synced.into());
+        let segment = |sequence| {
+            let Segment { id, end, .. } = *self.segment(sequence);
+            (name_of(sequence), id, u64::from(end))
+        };
         let (state, length) = self.state.id()?;
-        let other = (name_of(self.in_turn), None, self.segment(self.in_turn).end.into());
-        for (file, id, expected) in [newest, (STATE_FILE.to_owned(), Some(state), length), other] {
+        let state = (STATE_FILE.to_owned(), state, length);
+        for (file, id, expected) in [segment(self.newest()), state, segment(self.in_turn)] {
             let fault = match self.files.look(&self.path_of(&file))? {
                 None => StoreFault::Missing { file },
-                Some((found, _)) if id.is_some_and(|id| id != found) => StoreFault::Replaced { file },
+                Some((found, _)) if found != id => StoreFault::Replaced { file },
                 Some((_, length)) if length < expected => StoreFault::Cut { file, length, expected },
                 Some(_) => continue,
             };

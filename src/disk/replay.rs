@@ -23,7 +23,7 @@ use log::warn;
 
 use crate::disk::contents::{Change, Contents};
 use crate::disk::fault::StoreFault;
-use crate::disk::files::Files;
+use crate::disk::files::{FileId, Files};
 use crate::disk::index::{Fingerprint, Place};
 use crate::disk::log::{Log, Room, SPARE_FILE, Segment, Space, Trust};
 use crate::disk::segment::{
@@ -179,8 +179,8 @@ impl Listing {
     }
 }
 
-/// Reads the header of the segment in the file of this number.
-fn read_header(files: &dyn Files, name: &str, sequence: u32, store: StoreId) -> Result<Header, StoreFault> {
+/// Reads the header of the segment in the file of this number; also returns which file it is.
+fn read_header(files: &dyn Files, name: &str, sequence: u32, store: StoreId) -> Result<(Header, FileId), StoreFault> {
     let file = name_of(sequence);
     let mut bytes = [0; HEADER_SIZE as usize];
     let open = files.open(&format!("{name}/{file}"))?;
@@ -196,7 +196,7 @@ fn read_header(files: &dyn Files, name: &str, sequence: u32, store: StoreId) -> 
     if header.sequence != sequence {
         return Err(StoreFault::Misplaced { file, found: header.sequence });
     }
-    Ok(header)
+    Ok((header, open.id()?))
 }
 
 /// Reads the headers of all segments, and verifies that no file is too short. Also returns whether the newest segment
@@ -211,7 +211,7 @@ fn read_headers(
     let (mut segments, mut is_rewrite) = (VecDeque::new(), false);
     // From the newest to the oldest: each header says where the segment before ends.
     for (sequence, length) in (state.oldest..=newest).rev().zip(listing.lengths.iter().rev()) {
-        let header = read_header(files, name, sequence, state.store)?;
+        let (header, id) = read_header(files, name, sequence, state.store)?;
         let file = name_of(sequence);
         if end < HEADER_SIZE {
             return Err(StoreFault::Damaged { file, offset: 0 });
@@ -219,7 +219,7 @@ fn read_headers(
         if *length < u64::from(end) {
             return Err(StoreFault::Cut { file, length: *length, expected: end.into() });
         }
-        segments.push_front(Segment { salt: header.salt(), end, length: *length });
+        segments.push_front(Segment { salt: header.salt(), id, end, length: *length });
         if sequence == newest {
             is_rewrite = header.is_rewrite;
         }
@@ -235,7 +235,7 @@ fn read_headers(
 /// entries, or one batch if batches were being written again. More shows that `state` is older than the segments.
 fn expect_uncounted(log: &Log, ahead: u32) -> Result<(), StoreFault> {
     let header = match read_header(&*log.files, &log.name, ahead, log.store) {
-        Ok(header) => header,
+        Ok((header, _)) => header,
         Err(StoreFault::Cut { .. } | StoreFault::Damaged { .. }) => return Ok(()),
         Err(fault) => return Err(fault),
     };

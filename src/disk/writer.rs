@@ -374,7 +374,12 @@ mod tests {
 
     /// Each way in which the files of a running process can get lost, and what the fault is called.
     #[expect(clippy::type_complexity, reason = "a table")]
-    const LOSSES: [(&str, fn(&Path) -> io::Result<()>); 6] = [
+    const LOSSES: [(&str, fn(&Path) -> io::Result<()>); 7] = [
+        ("00000001.log is another file", |path| {
+            let copy = path.join("copy");
+            fs::copy(path.join("00000001.log"), &copy)?;
+            fs::rename(copy, path.join("00000001.log"))
+        }),
         ("00000002.log is missing", |path| fs::remove_file(path.join("00000002.log"))),
         ("00000001.log is missing", |path| fs::remove_file(path.join("00000001.log"))),
         ("state is missing", |path| fs::remove_file(path.join("state"))),
@@ -427,6 +432,27 @@ mod tests {
             drop(worker);
             let store = Store::reopen(&path, Trust::All).expect("the store is intact");
             assert_eq!((store.all(), store.id() == id), (vec![persisted(902, 10)], false));
+        }
+    }
+
+    /// A batch makes the file long again, so it has to be noticed before.
+    #[test]
+    fn a_cut_of_what_was_written_and_not_synced_is_noticed_at_the_next_batch() {
+        for batches in 1..6 {
+            let scratch = Scratch::new("cut");
+            let path = scratch.0.join("records");
+            let mut store = Store::open(&path, [7; 16]).expect("a new store");
+            let large = batch((0..300).map(|number| persisted(number, 60_000)));
+            store.write(&large).expect("the disk works");
+            assert_eq!(store.segments(), 2);
+            for number in 0..batches {
+                let unsynced = Batch { sync: false, ..batch([persisted(number, 10)]) };
+                store.write(&unsynced).expect("the disk works");
+            }
+            let newest = File::options().write(true).open(path.join("00000002.log")).expect("it is there");
+            newest.set_len(newest.metadata().expect("it is there").len() - 1).expect("this test may");
+            let error = store.write(&batch([persisted(900, 10)])).expect_err("the file was cut");
+            assert!(error.to_string().contains("it was cut, expected"), "{error}");
         }
     }
 

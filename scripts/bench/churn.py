@@ -64,7 +64,10 @@ class Killer:
 
 def run(bench: Bench) -> Result:
     network = nodes.start(bench, bench.settings.nodes)
-    entries, victims = network.nodes[:ENTRIES], network.nodes[ENTRIES:]
+    # Entries that are near one another are far from the same keys; entries anywhere might be near every key.
+    founder = network.nodes[0]
+    nearest = sorted(network.nodes, key=lambda node: node.id ^ founder.id)
+    entries, victims = nearest[:ENTRIES], nearest[ENTRIES:]
     generator = bench.generator()
     loads = _loads(bench, network, entries, generator)
     series = {(phase, load.operation): Series(load.operation.upper(), phase) for load in loads for phase in PHASES}

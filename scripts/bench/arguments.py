@@ -80,7 +80,7 @@ def read_arguments() -> Settings:
 
     about = "a server that writes to disk, compared with Redis and its append-only file"
     added = mode("persistence", about, 5, 5, "length of the runs with confirmations")
-    option(added, "--records", whole(1000, 10_000_000), 1_000_000, "N", "records to store without confirmations")
+    option(added, "--records", whole(1000, 10_000_000), 1_000_000, "N", "PUTs without confirmations, and keys")
     option(added, "--value", whole(1, 65_000), 100, "N", "bytes of a value")
 
     return Settings(**vars(parser.parse_args()))

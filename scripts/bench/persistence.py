@@ -1,6 +1,6 @@
 """`bench.sh persistence`: a server that writes to disk, beside Redis with an append-only file.
 
-In each round and for each row, every server is started with an empty directory. The generator stores distinct keys
+In each round and for each row, every server is started with an empty directory. The generator stores random keys
 as fast as the server takes them. Then the server is stopped and started again with what it has written. Redis
 rewrites its file before that, as dht-server does of its own accord.
 """
@@ -56,10 +56,10 @@ class Costs:
     """What a server has written, one number for each round."""
 
     written_each: list[float] = field(default_factory=list)
-    """Bytes that the process has written for each record."""
+    """Bytes that the process has written for each PUT."""
     disk_bytes: list[float] = field(default_factory=list)
     rss_each: list[float] = field(default_factory=list)
-    """Bytes of memory for each record."""
+    """Bytes of memory for each PUT."""
     start_seconds: list[float] = field(default_factory=list)
 
 
@@ -81,8 +81,9 @@ def run(bench: Bench) -> Result:
     interleave([trials for _, trials in rows], bench.settings.rounds, bench.watch)
     sections = [_rates(rows), _costs(rows)]
     sections[0].notes.append(
-        f"Values of {bench.settings.value} bytes, distinct keys. The first row stores {bench.settings.records:,} "
-        f"records without confirmations; the others run for {bench.settings.seconds:g} s."
+        f"Values of {bench.settings.value} bytes. The first row makes {bench.settings.records:,} PUTs without "
+        f"confirmations, each of a random one of as many keys, so 63 % of the keys are stored; the others run for "
+        f"{bench.settings.seconds:g} s."
     )
     sections[0].notes.append(version(redis) if redis else "redis-server is not installed, so there are no ratios.")
     measured = [trial for _, trials in rows for trial in trials]
@@ -187,7 +188,7 @@ def _rates(rows: Sequence[tuple[Row, list[Measured]]]) -> Section:
 
 def _costs(rows: Sequence[tuple[Row, list[Measured]]]) -> Section:
     head = ["server", "bytes written per PUT", "MB on disk at the end"]
-    head += ["RSS per record, bytes", "start, s", "goals, / Redis"]
+    head += ["RSS per PUT, bytes", "start, s", "goals, / Redis"]
     lines = []
     for row, trials in rows:
         for trial in trials if not row.confirm else []:

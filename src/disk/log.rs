@@ -358,7 +358,7 @@ impl Log {
     /// `state` each time, and the other segments in turn.
     pub(super) fn expect_in_place(&mut self) -> Result<(), StoreFault> {
         self.in_turn = if self.in_turn < self.newest() { (self.in_turn + 1).max(self.oldest) } else { self.oldest };
-        // Twice: a file system may answer wrongly while somebody works on its names.
+        // Twice: a file system may answer wrongly while another process renames files.
         let found = self.look_for_files().or_else(|_| self.look_for_files());
         if matches!(&found, Err(fault) if fault.is_damage()) {
             self.trust = Trust::Nothing;

@@ -299,8 +299,8 @@ impl Storage {
         }
     }
 
-    /// Removes the records whose lives have not ended and that `which` selects, and returns them with their ends. They leave no
-    /// tombstones, and their state on disk stays as it is.
+    /// Removes the records whose lives have not ended and that `which` selects, and returns them with their ends. They
+    /// leave no tombstones, and their state on disk stays as it is.
     pub fn take_out(&mut self, now: Time, which: impl Fn(&Record) -> bool) -> Vec<(Record, Time, Source)> {
         let live = self.walk(None).filter(|held| now < held.expires && which(&held.record)); // hidden ones too
         let slots: Vec<Slot> = live.filter_map(|held| self.records.slot(&held.record.key)).collect();

@@ -15,8 +15,8 @@
 //!
 //! A record of the second kind waits until the neighbours were asked what they store
 //! ([`crate::node::replication::sync`]); or until the wall clock is set. What the neighbours store has replaced it
-//! by then. Otherwise its life ends now by the wall clock, with a tombstone if most contacts agree with that clock; or, if
-//! they disagree with it, it goes on from the age at the save.
+//! by then. Otherwise its life ends now by the wall clock, with a tombstone if most contacts agree with that clock; or,
+//! if they disagree with it, it goes on from the age at the save.
 //!
 //! A record whose age the wall clock has told is used, but leaves no tombstone until that age is confirmed
 //! ([`crate::storage::Storage::doubt_age`]).

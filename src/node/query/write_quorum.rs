@@ -239,7 +239,7 @@ impl Put {
         }
     }
 
-    /// Whether a client or another node is told when enough nodes store the record.
+    /// Whether this node reports to a client or to another node that enough nodes store the record.
     pub(crate) fn is_told(&self) -> bool {
         self.client.is_some() || self.is_relay()
     }

@@ -79,7 +79,7 @@ impl Changes {
         !self.lost.is_empty()
     }
 
-    /// Makes `waiter` wait until the state of `key` of then is written.
+    /// Notes `key`, and makes `waiter` wait until its state is written.
     pub(super) fn wait_again(&mut self, key: Key, waiter: Waiter) {
         self.later.entry(key).or_default().push(waiter);
     }
@@ -188,7 +188,7 @@ mod tests {
         Key::new(std::array::from_fn(|at| bytes.get(at).copied().unwrap_or(0)))
     }
 
-    /// A state of the key `number`, which is told from others of that key by `version`.
+    /// A state of the key `number`. `version` distinguishes it from the other states of that key.
     fn state(number: usize, version: u64) -> PersistedKey {
         let tombstone = Some(Tombstone { signed: None, plain: Some(Version::from_bits(version)) });
         PersistedKey { key: key(number), record: None, tombstone }

@@ -18,7 +18,7 @@ use crate::harness::{
 use crate::mini_network::MiniNetwork;
 
 /// The bootstrap answers the self-lookup: the newcomer has joined.
-fn join(harness: &mut Harness) -> dht::node::action::ConnId {
+pub(crate) fn join(harness: &mut Harness) -> dht::node::action::ConnId {
     harness.wake();
     let dial = harness.dial_of(1);
     harness.make_automatic(1);

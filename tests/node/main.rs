@@ -30,6 +30,7 @@ mod persisted_contacts;
 mod put;
 mod put_retry;
 mod put_stale_replicas;
+mod put_turns;
 mod read_quorum;
 mod shared_get;
 mod signed;

@@ -8,7 +8,7 @@ use dht::id::RpcId;
 use dht::limits::{CALLS_WAITING_MAX, CLIENT_REQUESTS_MAX, PENDING_MAX};
 use dht::node::action::{ClientId, ConnId, DialError, Taken};
 use dht::node::params::{Families, Params};
-use dht::wire::api::ApiRequest;
+use dht::wire::api::{ApiRequest, Put};
 use dht::wire::codec::List;
 use dht::wire::peer::{Bridges, ErrorCode, FLAG_SERVING, PeerMessage, Reply, Request};
 
@@ -284,12 +284,12 @@ fn one_connection_takes_only_its_share_of_the_room() {
     let mut taken = |connection, request, what| harness.try_request(ClientId { connection, request }, what);
     let share = CLIENT_REQUESTS_MAX as u64 / 16;
     for request in 0..share {
-        let put = ApiRequest::Put(quiet(u8::try_from(request % 100).expect("small"), b"v"));
-        assert_eq!(taken(1, request, put), Taken::InFlight);
+        let put = Put { key: nth_key(usize::try_from(request).expect("small")), ..quiet(1, b"v") };
+        assert_eq!(taken(1, request, ApiRequest::Put(put)), Taken::InFlight);
     }
     assert_eq!(taken(1, share, ApiRequest::Put(quiet(1, b"v"))), Taken::NoRoom);
     assert_eq!(taken(1, share, ApiRequest::Get { key: key(100) }), Taken::NoRoom);
-    assert_eq!(taken(1, share, ApiRequest::Get { key: key(1) }), Taken::Done, "the record of a running PUT");
+    assert_eq!(taken(1, share, ApiRequest::Get { key: nth_key(1) }), Taken::Done, "the record of a running PUT");
     assert_eq!(taken(2, 1, ApiRequest::Get { key: key(100) }), Taken::InFlight);
     assert!(harness.node.wants_requests() && !harness.node.wants_requests_of(1));
 }

@@ -249,6 +249,10 @@ impl Node {
             match self.queries.find(query) {
                 Some(Query::Get(_)) => self.look_up_value(now, query, out),
                 Some(Query::Read(_)) => self.look_up_again(now, query, out),
+                Some(Query::Put(put)) if put.takes_turns() => {
+                    let key = put.key();
+                    self.start_turn(now, &key, out);
+                }
                 Some(Query::Put(_)) => self.look_up_replicas(now, query, out),
                 Some(Query::Maintenance(_)) | None => {}
             }

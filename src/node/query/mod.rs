@@ -4,8 +4,8 @@
 //! GETs that wait for it. Maintenance starts two more: lookups of this node's own id, and of points in stale
 //! buckets. [`lookup`] runs the lookups of all. The decisions are pure
 //! state machines: [`read_quorum`] for a GET, [`write_quorum`] for a PUT. [`session`] remembers which versions
-//! clients have read and written. [`read_repair`] and [`put_retry`] continue after the answer. [`relay`] gets the
-//! record of a PUT to the other address family.
+//! clients have read and written. PUTs of one key take turns ([`put_turns`]). [`read_repair`] and [`put_retry`] continue
+//! after the answer. [`relay`] gets the record of a PUT to the other address family.
 //!
 //! The number of client requests and the bytes of their PUTs are bounded, for each connection and in all;
 //! [`Queries::has_room`] and [`Queries::has_room_for`] say when the host must wait. A lookup for GETs runs only
@@ -16,6 +16,7 @@ pub(crate) mod get;
 pub(crate) mod lookup;
 pub(crate) mod put;
 pub(crate) mod put_retry;
+pub(crate) mod put_turns;
 pub(crate) mod read_quorum;
 pub(crate) mod read_repair;
 pub(crate) mod relay;
@@ -29,6 +30,7 @@ use crate::limits::CLIENT_REQUESTS_MAX;
 use crate::lookup::Lookup;
 use crate::node::action::ClientId;
 use crate::node::purpose::{Attempt, Copied, Purpose, QueryId};
+use crate::node::query::put_turns::Turns;
 use crate::node::query::read_quorum::{Phase, QuorumRead};
 use crate::node::query::write_quorum::{Put, PutOrigin};
 use crate::record::Precedence;
@@ -205,8 +207,8 @@ impl Query {
 pub(crate) struct Queries {
     running: BTreeMap<QueryId, Query>,
     next: u64,
-    /// The latest running PUT of each key: a GET of the same node must return its record.
-    writing: KeyMap<Key, QueryId>,
+    /// The PUTs of each key: a GET of the same node must return the record of the latest.
+    writing: KeyMap<Key, Turns>,
     /// The shared lookups of each key that GETs wait for.
     reading: KeyMap<Key, Shared>,
     /// Queries that take no further step until there is room for a request to a peer.
@@ -280,9 +282,8 @@ impl Queries {
         // A client reads what it has written through this node, not what this node passes on.
         if let Query::Put(put) = &query
             && !put.is_relay()
-            && let Some(earlier) = self.writing.insert(put.key(), id).and_then(|earlier| self.put(earlier))
         {
-            earlier.is_latest = false;
+            self.queue_put(id, put.key(), put.takes_turns());
         }
         self.running.insert(id, query);
         id
@@ -313,10 +314,8 @@ impl Queries {
                 self.by_connection.remove(&connection);
             }
         }
-        if let Query::Put(put) = &query
-            && self.writing.get(&put.key()) == Some(&id)
-        {
-            self.writing.remove(&put.key());
+        if let Query::Put(put) = &query {
+            self.unqueue_put(id, &put.key());
         }
         if let Query::Get(get) = &query {
             match get.stage {
@@ -372,12 +371,6 @@ impl Queries {
     /// The lookup of a query, if it has one.
     pub(crate) fn lookup(&mut self, id: QueryId) -> Option<&mut Lookup> {
         self.running.get_mut(&id)?.lookup_mut()
-    }
-
-    /// The latest running PUT of `key`.
-    pub(crate) fn writing(&self, key: &Key) -> Option<&Put> {
-        let Query::Put(put) = self.running.get(self.writing.get(key)?)? else { return None };
-        Some(put)
     }
 
     /// Whether the query is a lookup of maintenance, which asks for no values.

@@ -124,14 +124,13 @@ impl Node {
 
     /// Starts a PUT. Its first attempt begins at once, or when the node has joined.
     pub(crate) fn begin_put(&mut self, now: Now, put: Put, out: &mut Actions) {
-        let origin = put.origin;
+        let (origin, key) = (put.origin, put.key());
         let query = self.queries.insert(Query::Put(Box::new(put)));
         if matches!(origin, PutOrigin::Client { .. }) {
             self.timers.set(Timer::Answer(query), now.mono + self.params.request_timeout);
         }
-        if !self.access(now).waits() {
-            self.look_up_replicas(now, query, out);
-        }
+        self.stand_for_previous(&key, query, out);
+        self.start_turn(now, &key, out);
     }
 
     /// The record that a PUT asks to store, and the end of its life. The checks are in the order of their
@@ -258,7 +257,7 @@ impl Node {
             if put.expires <= now.mono {
                 // Nothing is left that others could read.
                 if !self.relay_done(now, query, Relayed::Failed, out) {
-                    self.end_put(query, out);
+                    self.end_put(now, query, PutEnd::Failed, out);
                 }
                 return;
             }
@@ -385,8 +384,11 @@ impl Node {
             return self.look_up_replicas(now, query, out);
         }
         let key = put.key();
+        if self.queries.has_successor(&key, query) {
+            return self.give_way(now, &key, query, out);
+        }
         debug!("put superseded key={key:.8}");
-        self.end_put(query, out);
+        self.end_put(now, query, PutEnd::Failed, out);
         // From now on a GET looks up the newer record before it returns the one that this node stores.
         self.remember_seen(key, by.precedence());
     }
@@ -411,8 +413,7 @@ impl Node {
             // Only this node stores the record: other nodes exist, but none could be reached.
             self.retry_later(now, query, out);
         } else {
-            self.counters.puts_held += 1;
-            self.end_put(query, out);
+            self.end_put(now, query, PutEnd::Stored, out);
         }
     }
 
@@ -421,6 +422,10 @@ impl Node {
     fn pause_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         if self.relay_done(now, query, Relayed::Failed, out) {
             return;
+        }
+        let Some(key) = self.queries.put(query).map(|put| put.key()) else { return };
+        if self.queries.has_successor(&key, query) {
+            return self.give_way(now, &key, query, out);
         }
         let is_in_time = self.timers.is_set(Timer::Answer(query));
         let Some(put) = self.queries.put(query) else { return };
@@ -441,7 +446,7 @@ impl Node {
         let Some(put) = self.queries.put(query) else { return };
         let (key, version, seen) = (put.key(), put.record.version, put.record.rank().precedence());
         let (client, replaced) = (put.client.take(), put.replaced.take());
-        self.end_put(query, out);
+        self.end_put(now, query, PutEnd::Failed, out);
         self.put_retries.forget(&key);
         self.drop_refused(&key, version);
         if let Some(Replaced { record, expires, source }) = replaced {
@@ -491,23 +496,51 @@ impl Node {
     /// possible any more.
     fn retry_later(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let may_retry = |put: &Put| put.is_latest && put.record.is_plausible(now.wall);
-        if let Some(put) = self.end_put(query, out).filter(may_retry) {
+        if let Some(put) = self.end_put(now, query, PutEnd::Failed, out).filter(may_retry) {
             self.schedule_retry(now, put.record, put.expires, put.pause);
         }
     }
 
-    /// Ends a PUT; returns it, if it was running. A client that still waits for a confirmation gets FAILURE.
-    fn end_put(&mut self, query: QueryId, out: &mut Actions) -> Option<Put> {
+    /// Ends a PUT and those that it stands for; returns it, if it was running. If it was its turn, the next PUT of the
+    /// key has its turn.
+    fn end_put(&mut self, now: Now, query: QueryId, end: PutEnd, out: &mut Actions) -> Option<Put> {
+        let key = self.queries.put(query)?.key();
+        let had_turn = self.queries.has_turn(&key, query);
+        let put = self.finish_put(query, end, out);
+        if had_turn {
+            self.finish_earlier(&key, query, end, out);
+            self.start_turn(now, &key, out);
+        }
+        put
+    }
+
+    /// Ends a PUT; returns it, if it was running. A client that still waits for a confirmation is answered.
+    pub(super) fn finish_put(&mut self, query: QueryId, end: PutEnd, out: &mut Actions) -> Option<Put> {
         let Some(Query::Put(mut put)) = self.end_query(query) else { return None };
-        put.fail_client(out);
         let (key, replication, number) = (put.key(), put.record.replication, put.attempt);
-        debug!("put done key={key:.8} held={} replication={replication} rounds={number}", put.replicas());
+        if end == PutEnd::Stored {
+            self.counters.puts_held += 1 + put.earlier.ended;
+            put.client.take().into_iter().for_each(|client| out.reply_done(client, key));
+        }
+        put.fail_client(out);
+        debug!("put done key={key:.8} end={end:?} held={} replication={replication} rounds={number}", put.replicas());
         if put.origin == PutOrigin::Retry {
             self.put_retries.attempt_over();
             self.wake_for_retries();
         }
         Some(*put)
     }
+}
+
+/// How a PUT ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PutEnd {
+    /// Enough nodes store its record, or a later one of this node.
+    Stored,
+    /// It will not be confirmed.
+    Failed,
+    /// A later PUT of the key stands for it, and no client waits for it.
+    Replaced,
 }
 
 impl Put {

@@ -59,6 +59,8 @@ pub(crate) struct Put {
     pub(crate) attempt: u32,
     /// Whether this node has accepted no later PUT of the key. Once false, it stays false.
     pub(crate) is_latest: bool,
+    /// The earlier PUTs of the key that it stands for.
+    pub(crate) earlier: Earlier,
     /// Whether its time was over before enough nodes stored the record.
     has_failed: bool,
     /// The family of the nodes that get a copy; `None` stands for all that this node can dial.
@@ -80,6 +82,15 @@ pub(crate) struct Put {
     /// The largest plain version of a peer that is ahead of this node's clock. The next attempt begins with
     /// a version above it.
     ahead: Option<Version>,
+}
+
+/// Earlier PUTs of a key, for which a later one stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Earlier {
+    /// Whether a client waits for one of them.
+    pub(crate) are_awaited: bool,
+    /// The number of those that have ended, because no client waits for them.
+    pub(crate) ended: u64,
 }
 
 /// A record that a PUT has replaced on its own node.
@@ -226,6 +237,7 @@ impl Put {
             origin,
             attempt: 0,
             is_latest: true,
+            earlier: Earlier::default(),
             has_failed: false,
             overlay: None,
             relay: Relay::NotNeeded,
@@ -241,7 +253,12 @@ impl Put {
 
     /// Whether this node reports to a client or to another node that enough nodes store the record.
     pub(crate) fn is_told(&self) -> bool {
-        self.client.is_some() || self.is_relay()
+        self.client.is_some() || self.earlier.are_awaited || self.is_relay()
+    }
+
+    /// Whether it waits while an earlier PUT of the key makes an attempt.
+    pub(crate) fn takes_turns(&self) -> bool {
+        !self.is_relay() && self.record.class != Class::Hashed
     }
 
     /// Whether this PUT passes a record on.

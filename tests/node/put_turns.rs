@@ -1,0 +1,189 @@
+//! PUTs of one key at one node take turns.
+
+use dht::id::RpcId;
+use dht::node::action::{ClientId, ConnId, Taken};
+use dht::node::params::{Durability, Params};
+use dht::node::persisted::Saved;
+use dht::wire::api::{ApiRequest, Put};
+use dht::wire::peer::RecordBlock;
+
+use crate::durability::say;
+use crate::harness::{Disk, Harness, confirmed, failure, hashed, key, quiet, secs, stored, success};
+use crate::join::join;
+use crate::mini_network::MiniNetwork;
+
+type Copy = (ConnId, RpcId, RecordBlock<'static>);
+
+const MEMBERS: [u8; 5] = [5, 55, 105, 155, 205];
+
+/// A node with eight contacts. Three of them shall hold the key 1.
+fn harness() -> Harness {
+    Harness::with_contacts(Params { replication_min: 1, ..Params::default() }, 1..=8)
+}
+
+/// A confirmed PUT of the key 1.
+fn put(value: &[u8]) -> Put<'_> {
+    Put { replication: 3, ..confirmed(1, value) }
+}
+
+/// The copies that were sent since the last call; all of them are of `value`.
+fn copies_of(harness: &mut Harness, value: &[u8]) -> Vec<Copy> {
+    let copies = harness.copies();
+    assert!(!copies.is_empty());
+    assert!(copies.iter().all(|(_, _, copy)| copy.value() == value), "{copies:?}");
+    copies
+}
+
+fn store(harness: &mut Harness, copies: &[Copy]) {
+    for (conn, rpc, copy) in copies {
+        harness.reply(*conn, *rpc, stored(copy));
+    }
+}
+
+/// The earlier PUT asks for more replicas than the later one. None of its copies remains at a node where the later one
+/// does not replace it.
+#[test]
+fn of_two_puts_at_once_the_later_one_is_read_everywhere() {
+    let mut network = MiniNetwork::joined(MEMBERS, &Params::default());
+    let put = |n, value, replication| ApiRequest::Put(Put { replication, ..confirmed(n, value) });
+    for n in 0..40 {
+        let at = MEMBERS[usize::from(n) % MEMBERS.len()];
+        let clients = network.ask_at_once(at, &[put(n, b"earlier", 5), put(n, b"later", 3)]);
+        let answers: Vec<_> = clients.into_iter().map(|client| network.answer(client)).collect();
+        assert_eq!(answers, [success(n, b""), success(n, b"")], "key {n}");
+        for member in MEMBERS {
+            let answer = network.request(member, ApiRequest::Get { key: key(n) });
+            assert_eq!(answer, success(n, b"later"), "key {n} at {member}");
+        }
+    }
+}
+
+#[test]
+fn the_last_of_many_puts_stands_for_those_before_it() {
+    let mut harness = harness();
+    let clients = [b"1", b"2", b"3", b"4"].map(|value| harness.put(put(value)));
+    let first = copies_of(&mut harness, b"1");
+    store(&mut harness, &first);
+    assert_eq!(clients.map(|client| harness.answer(client)), [success(1, b""), None, None, None]);
+    let last = copies_of(&mut harness, b"4");
+    store(&mut harness, &last[1..]);
+    assert_eq!(clients.map(|client| harness.answer(client)), [None; 4]);
+    store(&mut harness, &last[..1]);
+    assert_eq!(clients[1..].iter().map(|client| harness.answer(*client)).collect::<Vec<_>>(), vec![success(1, b""); 3]);
+    assert_eq!((harness.copies(), harness.node.counters().puts_held), (vec![], 4));
+}
+
+/// PUTs that come during the turn of another one make one more turn, not two.
+#[test]
+fn puts_that_come_during_the_second_turn_wait_for_a_third() {
+    let mut harness = harness();
+    let clients: Vec<_> = [b"1", b"2"].map(|value| harness.put(put(value))).into();
+    let first = copies_of(&mut harness, b"1");
+    store(&mut harness, &first);
+    let second = copies_of(&mut harness, b"2");
+    let late = [b"3", b"4"].map(|value| harness.put(put(value)));
+    store(&mut harness, &second);
+    assert_eq!(clients.into_iter().map(|client| harness.answer(client)).collect::<Vec<_>>(), vec![success(1, b""); 2]);
+    let third = copies_of(&mut harness, b"4");
+    store(&mut harness, &third);
+    assert_eq!(late.map(|client| harness.answer(client)), [success(1, b""), success(1, b"")]);
+}
+
+/// Only PUTs with a client count towards the requests of a connection while they wait: the value of another one is not
+/// needed any more.
+#[test]
+fn a_put_without_confirmation_ends_when_a_later_one_comes() {
+    let mut harness = harness();
+    for request in 0..1_000 {
+        let put = ApiRequest::Put(Put { replication: 3, ..quiet(1, b"value") });
+        assert_eq!(harness.try_request(ClientId { connection: 1, request }, put), Taken::InFlight);
+    }
+    for _ in 0..2 {
+        let copies = copies_of(&mut harness, b"value");
+        store(&mut harness, &copies);
+    }
+    assert_eq!((harness.copies(), harness.node.counters().puts_held), (vec![], 1_000));
+}
+
+#[test]
+fn a_put_whose_attempt_fails_is_answered_with_the_later_one() {
+    let mut harness = harness();
+    let clients = [b"1", b"2"].map(|value| harness.put(put(value)));
+    let unanswered = copies_of(&mut harness, b"1");
+    let later = (0..9).find_map(|_| {
+        harness.pass(secs(1));
+        let copies = harness.copies();
+        copies.iter().any(|(_, _, copy)| copy.value() == b"2").then_some(copies)
+    });
+    store(&mut harness, &later.expect("the turn of the later one"));
+    assert_eq!(clients.map(|client| harness.answer(client)), [success(1, b""), success(1, b"")]);
+    store(&mut harness, &unanswered);
+    harness.pass(secs(60));
+    assert_eq!(harness.copies(), []);
+}
+
+#[test]
+fn each_put_of_a_key_fails_at_its_own_deadline() {
+    let mut harness = harness();
+    let mut clients = Vec::new();
+    for value in [b"1", b"2", b"3"] {
+        clients.push(harness.put(put(value)));
+        harness.pass(secs(1));
+    }
+    harness.pass(secs(6));
+    for client in clients {
+        assert_eq!(harness.answer(client), None);
+        harness.pass(secs(1));
+        assert_eq!(harness.answer(client), failure(1));
+    }
+    harness.copies();
+    harness.pass(secs(600));
+    copies_of(&mut harness, b"3");
+}
+
+/// The first two clients wait. The last one does not, but its record is on disk before the second client is answered.
+#[test]
+fn a_put_that_stands_for_a_confirmed_one_is_on_disk_before_the_answer() {
+    let params = Params { durability: Durability::Interval(secs(1)), replication_min: 1, ..Params::default() };
+    let mut harness = Harness::with_contacts(params, [1]);
+    harness.pass(secs(2)); // its first contacts are saved
+    harness.disk = Disk::Waits;
+    let clients = [b"1", b"2"].map(|value| harness.put(confirmed(1, value)));
+    let copies = copies_of(&mut harness, b"1");
+    store(&mut harness, &copies);
+    harness.pass(secs(0));
+    harness.put(quiet(1, b"3"));
+    say(&mut harness, Saved::Written);
+    assert_eq!(clients.map(|client| harness.answer(client)), [success(1, b""), None]);
+    let copies = copies_of(&mut harness, b"3");
+    store(&mut harness, &copies);
+    assert_eq!(harness.answer(clients[1]), None);
+    say(&mut harness, Saved::Written);
+    assert_eq!(harness.answer(clients[1]), success(1, b""));
+}
+
+/// None of them replaces another, so none waits.
+#[test]
+fn puts_of_a_hashed_record_take_no_turns() {
+    let mut harness = harness();
+    let record = hashed(b"value");
+    let put = Put { key: record.key, class: record.class, value: record.value(), ..put(b"") };
+    let clients = [put, put].map(|put| harness.put(put));
+    let copies = harness.copies();
+    assert_eq!(copies.len(), 4, "two of each; this node stores the third copy");
+    store(&mut harness, &copies);
+    assert!(clients.iter().all(|client| harness.answer(*client).is_some()));
+}
+
+/// The latest of the PUTs that waited for the node to join stands for the others.
+#[test]
+fn puts_that_wait_for_the_node_to_join_make_one_turn() {
+    let mut harness = Harness::newcomer();
+    let clients = [b"1", b"2", b"3"].map(|value| harness.put(put(value)));
+    harness.pass(secs(1));
+    assert_eq!(harness.copies(), []);
+    join(&mut harness);
+    let copies = copies_of(&mut harness, b"3");
+    store(&mut harness, &copies);
+    assert_eq!(clients.map(|client| harness.answer(client)), [success(1, b""), success(1, b""), success(1, b"")]);
+}

@@ -37,6 +37,7 @@ const LOOKUP: &str = "src/lookup/mod.rs";
 const GET: &str = "src/node/query/read_quorum.rs";
 const PUT: &str = "src/node/query/write_quorum.rs";
 const GETTING: &str = "src/node/query/get.rs";
+const TURNS: &str = "src/node/query/put_turns.rs";
 const SLEEP: &str = "src/node/membership/sleep.rs";
 const PEERS: &str = "src/node/rpc/peers.rs";
 const CALLS: &str = "src/node/rpc/outbound.rs";
@@ -59,6 +60,32 @@ pub(crate) const GUARDS: &[Guard] = &[
         tests: &[
             "a_get_that_no_node_answers_fails_at_its_deadline_and_no_earlier",
             "a_get_that_no_node_answers_waits_and_gets_the_value_when_they_answer_again",
+        ],
+    },
+    // ── two PUTs of one key at a time
+    Guard {
+        name: "turns: one PUT of a key makes attempts at a time",
+        file: TURNS,
+        line: "if !self.put(running)?.is_parked() {",
+        mutation: "if false && !self.put(running)?.is_parked() {",
+        tests: &["of_two_puts_at_once_the_later_one_is_read_everywhere"],
+    },
+    Guard {
+        name: "turns: a PUT that stands for a confirmed one is on disk before the answer",
+        file: TURNS,
+        line: "put.earlier.are_awaited |= are_awaited;",
+        mutation: "let _ = are_awaited;",
+        tests: &["a_put_that_stands_for_a_confirmed_one_is_on_disk_before_the_answer"],
+    },
+    Guard {
+        name: "superseded: a PUT waits for its copies in flight, whose takers get the larger record",
+        file: PUT,
+        line: "return if in_flight > 0 { Next::Wait } else { Next::Superseded(by) };",
+        mutation: "return Next::Superseded(by);",
+        tests: &[
+            "a_superseded_put_ends",
+            "of_two_puts_at_two_nodes_the_larger_one_is_read_everywhere",
+            "peers_that_have_taken_a_superseded_copy_get_the_larger_record",
         ],
     },
     // ── which of two records wins
@@ -241,8 +268,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "clock: an outdated PUT sends no copy",
         file: PUT,
-        line: "if !is_outdated",
-        mutation: "if spread.wanted < usize::MAX",
+        line: "let may_copy = spread.larger.is_none() && !is_outdated;",
+        mutation: "let _ = is_outdated; let may_copy = spread.larger.is_none();",
         tests: &["a_slow_clock_sends_no_copy_of_a_put_once_its_lookup_has_met_a_version_of_right_clocks"],
     },
     Guard {

@@ -161,21 +161,21 @@ impl MiniNetwork {
 
     /// The same, for a request that may take time.
     pub(crate) fn ask(&mut self, number: u8, request: ApiRequest<'_>) -> ClientId {
-        self.ask_at_once(number, &[request])[0]
+        self.ask_at_once(&[(number, request)])[0]
     }
 
-    /// The same, for requests that arrive in one turn of the event loop, each on a connection of its own.
-    pub(crate) fn ask_at_once(&mut self, number: u8, requests: &[ApiRequest<'_>]) -> Vec<ClientId> {
-        let clients = requests.iter().map(|_| {
+    /// The same, for requests that arrive before the nodes exchange any message. Each comes on a connection of its own.
+    pub(crate) fn ask_at_once(&mut self, requests: &[(u8, ApiRequest<'_>)]) -> Vec<ClientId> {
+        let mut clients = Vec::new();
+        for (number, request) in requests {
             self.numbers_used += 1;
-            ClientId { connection: self.numbers_used, request: 1 }
-        });
-        let clients: Vec<_> = clients.collect();
-        self.act(number, |node, now, out| {
-            for (client, request) in clients.iter().zip(requests) {
-                assert_ne!(node.on_request(now, *client, *request, out), Taken::NoRoom);
-            }
-        });
+            let client = ClientId { connection: self.numbers_used, request: 1 };
+            self.perform(*number, |node, now, out| {
+                assert_ne!(node.on_request(now, client, *request, out), Taken::NoRoom);
+            });
+            clients.push(client);
+        }
+        self.handle_all();
         clients
     }
 

@@ -1,16 +1,22 @@
-//! PUTs of one key at one node take turns.
+//! PUTs of one key at one node take turns, and what a PUT does that meets a larger record.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use dht::id::RpcId;
 use dht::node::action::{ClientId, ConnId, Taken};
 use dht::node::params::{Durability, Params};
 use dht::node::persisted::Saved;
-use dht::wire::api::{ApiRequest, Put};
-use dht::wire::peer::RecordBlock;
+use dht::record::{Life, Rank, Version};
+use dht::wire::api::{ApiReply, ApiRequest, Confirm, Put};
+use dht::wire::peer::{ErrorCode, RecordBlock, Reply, Request, StoreOutcome};
 
 use crate::durability::say;
-use crate::harness::{Disk, Harness, confirmed, failure, hashed, key, quiet, secs, stored, success};
+use crate::harness::{
+    Disk, Harness, block, confirmed, failure, given, hashed, key, larger, nodes, quiet, secs, stored, success,
+};
 use crate::join::join;
 use crate::mini_network::MiniNetwork;
+use crate::waiting::nth_key;
 
 type Copy = (ConnId, RpcId, RecordBlock<'static>);
 
@@ -40,21 +46,42 @@ fn store(harness: &mut Harness, copies: &[Copy]) {
     }
 }
 
+/// Confirmed PUTs of the key `n`.
+fn of_key(n: u8, value: &'static [u8], replication: u8) -> ApiRequest<'static> {
+    ApiRequest::Put(Put { replication, ..confirmed(n, value) })
+}
+
+/// What each node returns for the key `n`.
+fn read_everywhere(network: &mut MiniNetwork, n: u8) -> Vec<Option<ApiReply<'static>>> {
+    MEMBERS.map(|member| network.request(member, ApiRequest::Get { key: key(n) })).into()
+}
+
 /// The earlier PUT asks for more replicas than the later one. None of its copies remains at a node where the later one
 /// does not replace it.
 #[test]
 fn of_two_puts_at_once_the_later_one_is_read_everywhere() {
     let mut network = MiniNetwork::joined(MEMBERS, &Params::default());
-    let put = |n, value, replication| ApiRequest::Put(Put { replication, ..confirmed(n, value) });
     for n in 0..40 {
         let at = MEMBERS[usize::from(n) % MEMBERS.len()];
-        let clients = network.ask_at_once(at, &[put(n, b"earlier", 5), put(n, b"later", 3)]);
+        let clients = network.ask_at_once(&[(at, of_key(n, b"earlier", 5)), (at, of_key(n, b"later", 3))]);
         let answers: Vec<_> = clients.into_iter().map(|client| network.answer(client)).collect();
         assert_eq!(answers, [success(n, b""), success(n, b"")], "key {n}");
-        for member in MEMBERS {
-            let answer = network.request(member, ApiRequest::Get { key: key(n) });
-            assert_eq!(answer, success(n, b"later"), "key {n} at {member}");
-        }
+        assert_eq!(read_everywhere(&mut network, n), vec![success(n, b"later"); 5], "key {n}");
+    }
+}
+
+/// The same at two nodes. The one that meets the larger record sends it to the nodes that have taken its own.
+#[test]
+fn of_two_puts_at_two_nodes_the_larger_one_is_read_everywhere() {
+    let mut network = MiniNetwork::joined(MEMBERS, &Params::default());
+    for n in 0..40 {
+        let at = |by: usize| MEMBERS[(usize::from(n) + by) % MEMBERS.len()];
+        let by = 1 + usize::from(n) / MEMBERS.len() % 4;
+        let clients = network.ask_at_once(&[(at(0), of_key(n, b"of five", 5)), (at(by), of_key(n, b"of three", 3))]);
+        assert!(clients.into_iter().any(|client| network.answer(client) == success(n, b"")), "key {n}");
+        network.pass(secs(1));
+        let read = read_everywhere(&mut network, n);
+        assert!(read[0].is_some() && read.iter().all(|answer| *answer == read[0]), "key {n}: {read:?}");
     }
 }
 
@@ -186,4 +213,78 @@ fn puts_that_wait_for_the_node_to_join_make_one_turn() {
     let copies = copies_of(&mut harness, b"3");
     store(&mut harness, &copies);
     assert_eq!(clients.map(|client| harness.answer(client)), [success(1, b""), success(1, b""), success(1, b"")]);
+}
+
+/// A peer stores a larger record than the one of a PUT. When the other copies have been stored, this node looks up the
+/// larger record, and sends it to the peers that have taken a copy of the smaller one.
+#[test]
+fn peers_that_have_taken_a_superseded_copy_get_the_larger_record() {
+    let mut harness = harness();
+    let client = harness.put(put(b"smaller"));
+    let copies = copies_of(&mut harness, b"smaller");
+    let newer = RecordBlock { version: Version::from_bits(copies[0].2.version.bits() + 1), ..block(1, b"larger") };
+    (1..=8).for_each(|peer| harness.make_scripted(peer));
+    harness.reply(copies[0].0, copies[0].1, larger(1, newer.version));
+    store(&mut harness, &copies[1..2]);
+    assert_eq!(harness.answer(client), None);
+    harness.reply(copies[2].0, copies[2].1, Reply::Error(ErrorCode::FULL));
+    assert_eq!(harness.answer(client), failure(1));
+    let nearest = harness.peer_at(copies[0].0);
+    harness.answer_find_value(|peer, want| Some(if peer == nearest { given(newer, want) } else { nodes(&[]) }));
+    let repairs = copies_of(&mut harness, b"larger");
+    let behind = harness.peer_at(copies[1].0);
+    assert!(repairs.iter().any(|(conn, ..)| harness.peer_at(*conn) == behind), "{repairs:?}");
+    assert!(repairs.iter().all(|(conn, ..)| harness.peer_at(*conn) != nearest), "{repairs:?}");
+    harness.pass(secs(60));
+    assert_eq!(harness.copies(), []);
+}
+
+/// The same, if this node alone has stored the smaller record.
+#[test]
+fn a_node_with_a_superseded_record_looks_up_the_larger_one_for_itself() {
+    let mut harness = harness();
+    let client = harness.put(Put { key: key(128), ..put(b"smaller") });
+    let copies = copies_of(&mut harness, b"smaller");
+    let newer = RecordBlock { version: Version::from_bits(copies[0].2.version.bits() + 1), ..block(128, b"larger") };
+    (1..=8).for_each(|peer| harness.make_scripted(peer));
+    for (conn, rpc, _) in &copies {
+        harness.reply(*conn, *rpc, larger(128, newer.version));
+    }
+    assert_eq!(harness.answer(client), failure(128));
+    harness.answer_find_value(|_, want| Some(given(newer, want)));
+    let held = harness.node.storage().find(harness.now, &key(128));
+    assert_eq!(held.map(|held| &held.record.value[..]), Some(&b"larger"[..]));
+}
+
+/// No client waits for the lookup of a larger record, so it is not repeated, and few run at a time.
+#[test]
+fn lookups_for_superseded_copies_are_bounded() {
+    let mut harness = harness();
+    let keys: Vec<_> = (0..80).map(nth_key).collect();
+    for key in &keys {
+        harness.put(Put { key: *key, confirm: Confirm::No, ..put(b"smaller") });
+    }
+    let copies = copies_of(&mut harness, b"smaller");
+    (1..=8).for_each(|peer| harness.make_scripted(peer));
+    let first = copies[0].0;
+    let (refused, taken): (Vec<_>, Vec<_>) = copies.into_iter().partition(|(conn, ..)| *conn == first);
+    store(&mut harness, &taken);
+    for (conn, rpc, copy) in refused {
+        let held = Rank { class: copy.class, life: Life::Alive, version: Version::from_bits(copy.version.bits() + 1) };
+        harness.reply(conn, rpc, Reply::Stored { key: copy.key, outcome: StoreOutcome::Larger, held });
+    }
+    let asked = |request: &Request<'_>| match request {
+        Request::FindValue { key, .. } => Some(*key),
+        _ => None,
+    };
+    let mut times_asked = BTreeMap::new();
+    for _ in 0..60 {
+        for (conn, _, key) in harness.all_requests(asked) {
+            *times_asked.entry((key, conn)).or_insert(0) += 1;
+        }
+        harness.pass(secs(1));
+    }
+    let keys: BTreeSet<_> = times_asked.keys().map(|(key, _)| key).collect();
+    assert_eq!(keys.len(), 64);
+    assert!(times_asked.values().all(|times| *times == 1), "{times_asked:?}");
 }

@@ -295,6 +295,11 @@ fn a_plain_put_on_a_signed_key_fails_and_its_value_is_no_longer_served() {
     );
     let copies = harness.copies();
     harness.reply(copies[0].0, copies[0].1, beaten_by(&mine));
+    let reader = harness.get(mine.key);
+    assert_ne!(harness.answer(reader), Some(ApiReply::Success { key: mine.key, value: b"plain" }));
+    for (conn, rpc, copy) in &copies[1..] {
+        harness.reply(*conn, *rpc, stored(copy));
+    }
     assert_eq!(harness.answer(writer), failed(mine.key));
     assert_eq!(harness.node.storage().len(), 1, "its own copy is held, in scope");
     (1..=8).for_each(|peer| harness.make_scripted(peer));

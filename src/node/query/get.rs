@@ -249,7 +249,7 @@ impl Node {
         }
     }
 
-    fn empty_quorum(&self) -> QuorumRead {
+    pub(super) fn empty_quorum(&self) -> QuorumRead {
         let params = &self.params;
         QuorumRead::new(params.reads, params.read_quorum, params.replication_min, params.k)
     }
@@ -320,6 +320,9 @@ impl Node {
         let others_may_exist = !self.is_only_node() && !self.status.is_leaving();
         let Some(read) = self.queries.read(query) else { return };
         let has_enough = read.quorum.has_enough();
+        if read.repairs.is_some() {
+            return self.end_read(now, query, Waiters::Answer, out);
+        }
         let may_be_hidden = read.lookup.silent() >= usize::from(self.params.replication_min);
         if !has_enough && (may_be_hidden || read.gaps() > 0 && !read.again) {
             return self.look_up_again(now, query, out);
@@ -358,7 +361,9 @@ impl Node {
             Waiters::GoOn => next.extend(waiting),
             Waiters::Answer => {
                 let answer = read.answer(now);
-                self.remember_winner(read.key, read.phase, &answer);
+                if !waiting.is_empty() {
+                    self.remember_winner(read.key, read.phase, &answer);
+                }
                 if let Some(Winner::Record { found, .. }) = read.quorum.winner().filter(|winner| winner.is_alive(now)) {
                     self.repair_behind(now, &read, found, out);
                 }

@@ -9,7 +9,8 @@
 //!
 //! The number of client requests and the bytes of their PUTs are bounded, for each connection and in all;
 //! [`Queries::has_room`] and [`Queries::has_room_for`] say when the host must wait. A lookup for GETs runs only
-//! while one of them waits for it, so there are no more of them than GETs.
+//! while one of them waits for it, so there are no more of them than GETs. Those that repair copies of PUTs have their own
+//! bound.
 
 pub(crate) mod bridge_asks;
 pub(crate) mod get;
@@ -25,6 +26,7 @@ pub(crate) mod write_quorum;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::contact::Contact;
 use crate::id::{Key, KeyMap, KeySeed, NodeId};
 use crate::limits::CLIENT_REQUESTS_MAX;
 use crate::lookup::Lookup;
@@ -41,6 +43,10 @@ const CLIENT_PUT_BYTES_MAX: usize = 64 << 20;
 
 /// Connections that can have their whole share of the requests in flight, and of the bytes, at a time.
 const CONNECTION_SHARES: usize = 16;
+
+/// Lookups that PUTs have begun for the nodes with their copies, because they have met a larger record. A peer that claims
+/// one for each PUT must not double the number of lookups.
+const REPAIR_LOOKUPS_MAX: usize = 64;
 
 /// A running query.
 #[derive(Debug)]
@@ -113,6 +119,8 @@ pub(crate) struct Read {
     pub(crate) is_answered: bool,
     /// The newest version that clients had seen through this node when the lookup began.
     pub(crate) seen_before: Option<Precedence>,
+    /// The nodes that get the winner, if a PUT has begun the lookup for them. No GET waits for such a lookup.
+    pub(crate) repairs: Option<Vec<Contact>>,
     /// The GETs that wait for it.
     waiting: BTreeSet<QueryId>,
 }
@@ -130,6 +138,7 @@ impl Read {
             phase: Phase::LookingUp,
             is_answered: false,
             seen_before,
+            repairs: None,
             waiting: BTreeSet::new(),
         }
     }
@@ -158,6 +167,11 @@ pub(crate) enum Joined {
 impl Query {
     fn is_maintenance(&self) -> bool {
         matches!(self, Query::Maintenance(_))
+    }
+
+    /// Whether it is the lookup of a record for the nodes that have taken copies of a smaller one.
+    fn is_repair(&self) -> bool {
+        matches!(self, Query::Read(read) if read.repairs.is_some())
     }
 
     /// The connection on which the request of a client came.
@@ -215,6 +229,8 @@ pub(crate) struct Queries {
     waiting_for_room: BTreeSet<QueryId>,
     /// The number of lookups of maintenance.
     maintenance: usize,
+    /// The number of lookups that PUTs have begun for the nodes with their copies.
+    repairs: usize,
     /// The requests of all clients.
     clients: Usage,
     /// PUTs that pass records on.
@@ -262,6 +278,7 @@ impl Queries {
             reading: KeyMap::with_hasher(seed.clone()),
             waiting_for_room: BTreeSet::new(),
             maintenance: 0,
+            repairs: 0,
             clients: Usage::default(),
             relays: Usage::default(),
             by_connection: KeyMap::with_hasher(seed),
@@ -273,6 +290,7 @@ impl Queries {
         let id = QueryId(self.next);
         self.next += 1;
         self.maintenance += usize::from(query.is_maintenance());
+        self.repairs += usize::from(query.is_repair());
         if let Some(usage) = self.usage_of(&query) {
             usage.add(&query);
         }
@@ -303,6 +321,7 @@ impl Queries {
         let query = self.running.remove(&id)?;
         self.waiting_for_room.remove(&id);
         self.maintenance -= usize::from(query.is_maintenance());
+        self.repairs -= usize::from(query.is_repair());
         if let Some(usage) = self.usage_of(&query) {
             usage.subtract(&query);
         }
@@ -407,6 +426,11 @@ impl Queries {
             Query::Maintenance(_) | Query::Get(_) | Query::Read(_) | Query::Put(_) => None,
         });
         waiting.collect()
+    }
+
+    /// Whether there is room for another lookup of a record for the nodes with a smaller one.
+    pub(crate) fn may_repair(&self) -> bool {
+        self.repairs < REPAIR_LOOKUPS_MAX
     }
 
     /// The number of running lookups of maintenance.

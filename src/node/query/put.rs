@@ -276,14 +276,13 @@ impl Node {
                 Next::Wait => return,
                 Next::Stored => return self.put_stored(now, query, out),
                 Next::TooFew => return self.pause_put(now, query, out),
-                Next::Outvoted(by) => return self.superseded(now, query, by, out),
+                Next::Superseded(by) => return self.superseded(now, query, by, out),
                 Next::Refused(code) => return self.put_refused(now, query, code, out),
             }
         }
     }
 
     fn store_own_copy(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        let me = self.me.id;
         let Some(put) = self.queries.put(query) else { return };
         let (record, expires, attempt) = (put.record.clone(), put.expires, Attempt { query, number: put.attempt });
         let (key, is_told) = (record.key, put.is_told());
@@ -303,8 +302,8 @@ impl Node {
         let Some(put) = self.queries.put(query) else { return };
         put.copy_ended();
         match stored {
-            Stored::Held => put.on_replica(me),
-            Stored::Larger(rank) => self.superseded(now, query, rank, out),
+            Stored::Held => put.on_replica(Replica::Me),
+            Stored::Larger(rank) => self.met_larger(now, query, rank, out),
             Stored::Over | Stored::Full => {}
         }
     }
@@ -318,11 +317,10 @@ impl Node {
         on_disk: Option<Precedence>,
         out: &mut Actions,
     ) {
-        let me = self.me.id;
         if let Some(put) = self.queries.spreading(attempt) {
             put.copy_ended();
             if on_disk >= Some(put.record.rank().precedence()) {
-                put.on_replica(me);
+                put.on_replica(Replica::Me);
             }
             self.advance_put(now, attempt.query, out);
         }
@@ -344,8 +342,8 @@ impl Node {
             put.copy_ended();
         }
         if let Some((outcome, stored)) = answer {
-            if let Some(by) = put.on_stored(now, call.to.id, outcome, stored) {
-                return self.superseded(now, attempt.query, by, out);
+            if let Some(by) = put.on_stored(now, call.to, outcome, stored) {
+                return self.met_larger(now, attempt.query, by, out);
             }
             if outcome == StoreOutcome::Held {
                 self.give_up_older(now, &key, rank);
@@ -372,25 +370,33 @@ impl Node {
         }
     }
 
-    /// A newer record is stored elsewhere, which ends this PUT; unless its version may be raised above
-    /// that record.
-    pub(super) fn superseded(&mut self, now: Now, query: QueryId, by: Rank, out: &mut Actions) {
-        if self.relay_done(now, query, Relayed::Larger(by), out) {
-            return;
-        }
+    /// A larger record is stored elsewhere. It ends this PUT when the copies in flight have ended, unless the version of
+    /// this one may be raised above it.
+    pub(super) fn met_larger(&mut self, now: Now, query: QueryId, by: Rank, out: &mut Actions) {
         let Some(put) = self.queries.put(query) else { return };
         if put.may_overtake(now, by) {
             self.raise_put(now, query, by.version);
             return self.look_up_replicas(now, query, out);
         }
+        put.on_larger(by);
         let key = put.key();
-        if self.queries.has_successor(&key, query) {
-            return self.give_way(now, &key, query, out);
-        }
-        debug!("put superseded key={key:.8}");
-        self.end_put(now, query, PutEnd::Failed, out);
-        // From now on a GET looks up the newer record before it returns the one that this node stores.
+        // From now on a GET looks up the larger record before it returns the one of this PUT.
         self.remember_seen(key, by.precedence());
+        self.advance_put(now, query, out);
+    }
+
+    /// A PUT ends because a larger record is stored elsewhere. The nodes that have taken its copies get that record.
+    fn superseded(&mut self, now: Now, query: QueryId, by: Rank, out: &mut Actions) {
+        let Some(put) = self.queries.put(query) else { return };
+        let (key, behind) = (put.key(), put.replicas_at_peers().collect());
+        if !self.relay_done(now, query, Relayed::Larger(by), out) {
+            if self.queries.has_successor(&key, query) {
+                return self.give_way(now, &key, query, out);
+            }
+            self.fail_put(now, query, Refused::Larger, out);
+        }
+        self.remember_seen(key, by.precedence());
+        self.replace_copies(now, key, behind, out);
     }
 
     /// Raises the version of a PUT above `above`.
@@ -445,15 +451,22 @@ impl Node {
         }
         let Some(put) = self.queries.put(query) else { return };
         let (key, version, seen) = (put.key(), put.record.version, put.record.rank().precedence());
-        let (client, replaced) = (put.client.take(), put.replaced.take());
-        self.end_put(now, query, PutEnd::Failed, out);
+        let replaced = put.replaced.take();
+        self.fail_put(now, query, Refused::ByPeers(code), out);
         self.put_retries.forget(&key);
         self.drop_refused(&key, version);
         if let Some(Replaced { record, expires, source }) = replaced {
             self.hold_again(now, record, expires, source);
         }
         self.versions.forget(&key, seen);
-        self.refuse_put(now, client, key, Refused::ByPeers(code), out);
+    }
+
+    /// Ends a PUT that other nodes have refused. If a client waits, it gets FAILURE, and the log the reason.
+    fn fail_put(&mut self, now: Now, query: QueryId, refused: Refused, out: &mut Actions) {
+        let Some(put) = self.queries.put(query) else { return };
+        let (key, client) = (put.key(), put.client.take());
+        self.refuse_put(now, client, key, refused, out);
+        self.end_put(now, query, PutEnd::Failed, out);
     }
 
     /// The older record of the same key that this node stores, hidden or not.

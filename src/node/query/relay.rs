@@ -140,7 +140,7 @@ impl Node {
         match relayed {
             Relayed::Held => put.relay.done(),
             Relayed::Larger(by) if put.record.class == Class::Plain && may_supersede(now, by, &put.record) => {
-                return self.superseded(now, attempt.query, by, out);
+                return self.met_larger(now, attempt.query, by, out);
             }
             // One node that claims a larger signed record proves nothing.
             Relayed::Larger(_) | Relayed::Failed => put.relay.ended(&bridge, ended),

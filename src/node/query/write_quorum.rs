@@ -69,7 +69,7 @@ pub(crate) struct Put {
     pub(crate) relay: Relay,
     stage: PutStage,
     /// Nodes that store the record in this version.
-    replicas: Vec<NodeId>,
+    replicas: Vec<Replica>,
     /// Nodes that store an older record and have not answered a copy. Each of them gets a copy, even if
     /// enough replicas exist.
     stale_replicas: Vec<NodeId>,
@@ -153,10 +153,10 @@ struct Spread {
     copies_refused: usize,
     /// Larger signed records that peers claim to store instead of the copy, without proof.
     newer_claims: Vec<Rank>,
+    /// A larger record that ends this PUT.
+    larger: Option<Rank>,
     /// Whether most peers say that the wall clock of this node is right, or wrong.
     clock: OwnClock,
-    /// This node, if it may store the record.
-    me: Option<NodeId>,
 }
 
 /// The answer of a peer whose clock and the one of this node differ too much for the record.
@@ -204,8 +204,8 @@ pub(crate) enum Next {
     Stored,
     /// The attempt has ended: too few replicas store the record.
     TooFew,
-    /// The attempt has ended: more nodes claim a larger record than store this one.
-    Outvoted(Rank),
+    /// The attempt has ended: a larger record is stored, as far as claims of other nodes count.
+    Superseded(Rank),
     /// The attempt has ended: the other nodes do not accept the version, by their clocks or their tombstones.
     Refused(ErrorCode),
 }
@@ -276,6 +276,14 @@ impl Put {
         self.replicas.len()
     }
 
+    /// The peers among them.
+    pub(crate) fn replicas_at_peers(&self) -> impl Iterator<Item = Contact> {
+        self.replicas.iter().filter_map(|replica| match replica {
+            Replica::Me => None,
+            Replica::Peer(contact) => Some(*contact),
+        })
+    }
+
     /// Whether the PUT waits for the node to join, or for its next attempt.
     pub(crate) fn is_parked(&self) -> bool {
         matches!(self.stage, PutStage::Parked)
@@ -316,12 +324,12 @@ impl Put {
         let PutStage::LookingUp(lookup) = &self.stage else { return false };
         let key = self.record.key;
         let distance = |id: &NodeId| id.key().distance(&key);
-        let lacks = |id: &NodeId| !self.replicas.contains(id);
-        let answered = lookup.answered().filter(|contact| lacks(&contact.id)).count();
-        let reached = answered + self.replicas.iter().filter(|id| Some(**id) != me).count();
-        let nearest = lookup.nearest().filter(|contact| lacks(&contact.id));
+        let lacks = |target: &Replica| !self.replicas.iter().any(|replica| replica.is(target));
+        let answered = lookup.answered().filter(|contact| lacks(&Replica::Peer(**contact))).count();
+        let reached = answered + self.replicas_at_peers().count();
+        let nearest = lookup.nearest().filter(|contact| lacks(&Replica::Peer(**contact)));
         let mut targets: VecDeque<Replica> = nearest.take(k).copied().map(Replica::Peer).collect();
-        let own = me.filter(lacks);
+        let own = me.filter(|_| lacks(&Replica::Me));
         if let Some(me) = own {
             let nearer = |target: &Replica| matches!(target, Replica::Peer(peer) if distance(&peer.id) < distance(&me));
             targets.insert(targets.partition_point(nearer), Replica::Me);
@@ -342,8 +350,8 @@ impl Put {
             copies_to_peers: 0,
             copies_refused: 0,
             newer_claims: Vec::new(),
+            larger: None,
             clock,
-            me,
         });
         true
     }
@@ -355,7 +363,8 @@ impl Put {
         else {
             return Next::Wait;
         };
-        if !is_outdated && relay.asks_next() {
+        let may_copy = spread.larger.is_none() && !is_outdated;
+        if may_copy && relay.asks_next() {
             return Next::Relay;
         }
         let (in_flight, outvoted) = (spread.copies_in_flight, spread.outvoted(replicas.len()));
@@ -364,7 +373,7 @@ impl Put {
         let claims = if in_flight > 0 || outvoted.is_some() { spread.newer_claims.len() } else { 0 };
         let enough = replicas.len() + in_flight + claims >= usize::from(record.replication);
         let is_stale = |target: &Replica| matches!(target, Replica::Peer(peer) if stale_replicas.contains(&peer.id));
-        if !is_outdated
+        if may_copy
             && let Some(at) = spread.targets.iter().position(|target| !enough || is_stale(target))
             && let Some(target) = spread.targets.remove(at)
         {
@@ -372,9 +381,12 @@ impl Put {
             spread.copies_to_peers += usize::from(target != Replica::Me);
             return Next::Copy(target);
         }
-        if !is_outdated && let Some(contact) = spread.unprobed.pop_front() {
+        if may_copy && let Some(contact) = spread.unprobed.pop_front() {
             spread.probes_in_flight += 1;
             return Next::Probe(contact);
+        }
+        if let Some(by) = spread.larger {
+            return if in_flight > 0 { Next::Wait } else { Next::Superseded(by) };
         }
         let is_stored = spread.wanted > 0 && replicas.len() >= spread.wanted;
         let probed = spread.probes_in_flight == 0;
@@ -396,14 +408,14 @@ impl Put {
         if is_stored && relay.is_done() {
             return Next::Stored;
         }
-        outvoted.map_or(Next::TooFew, Next::Outvoted)
+        outvoted.map_or(Next::TooFew, Next::Superseded)
     }
 
     /// Why no other node would read this record as the newest one, as far as the answers show; `None` if
     /// nothing speaks against it.
     fn refused(&self) -> Option<ErrorCode> {
         let PutStage::Spreading(spread) = &self.stage else { return None };
-        let peers = self.replicas.iter().filter(|id| Some(**id) != spread.me).count();
+        let peers = self.replicas_at_peers().count();
         let against = self.contradicting.len();
         let is_contradicted = match spread.clock {
             OwnClock::Right => false,
@@ -498,15 +510,15 @@ impl Put {
     }
 
     /// `from` answered a copy of this attempt. Returns the rank of a larger record if that ends the PUT.
-    pub(crate) fn on_stored(&mut self, now: Now, from: NodeId, outcome: StoreOutcome, stored: Rank) -> Option<Rank> {
+    pub(crate) fn on_stored(&mut self, now: Now, from: Contact, outcome: StoreOutcome, stored: Rank) -> Option<Rank> {
         let supersedes = may_supersede(now, stored, &self.record);
         if outcome == StoreOutcome::Larger && stored.version.is_too_early(now.wall) {
-            self.on_far_ahead(now, from, stored.version);
+            self.on_far_ahead(now, from.id, stored.version);
         }
         let PutStage::Spreading(spread) = &mut self.stage else { return None };
-        self.stale_replicas.retain(|id| *id != from);
+        self.stale_replicas.retain(|id| *id != from.id);
         match outcome {
-            StoreOutcome::Held => self.on_replica(from),
+            StoreOutcome::Held => self.on_replica(Replica::Peer(from)),
             // No such record can exist, and `from` has not stored the copy.
             StoreOutcome::Larger if !supersedes => {}
             StoreOutcome::Larger if self.record.class == Class::Plain => return Some(stored),
@@ -516,11 +528,21 @@ impl Put {
         None
     }
 
-    /// The node `id` stores the record.
-    pub(crate) fn on_replica(&mut self, id: NodeId) {
-        self.contradicting.retain(|by| by.from != id);
-        if !self.replicas.contains(&id) {
-            self.replicas.push(id);
+    /// A larger record of this rank ends this PUT: it sends no more copies, because nodes that take one have to get the
+    /// larger record.
+    pub(crate) fn on_larger(&mut self, by: Rank) {
+        if let PutStage::Spreading(spread) = &mut self.stage {
+            spread.larger = spread.larger.into_iter().chain([by]).max_by_key(|rank| rank.precedence());
+        }
+    }
+
+    /// This node or a peer stores the record.
+    pub(crate) fn on_replica(&mut self, replica: Replica) {
+        if let Replica::Peer(peer) = replica {
+            self.contradicting.retain(|by| by.from != peer.id);
+        }
+        if !self.replicas.iter().any(|other| other.is(&replica)) {
+            self.replicas.push(replica);
         }
     }
 

@@ -111,7 +111,7 @@ impl Peers {
                 Next::Copy(Replica::Me) => {
                     self.stored.insert(me());
                     put.copy_ended();
-                    put.on_replica(me());
+                    put.on_replica(Replica::Me);
                 }
                 Next::Copy(Replica::Peer(contact)) => {
                     let peer = contact.id.key().as_bytes()[0];
@@ -130,7 +130,7 @@ impl Peers {
                 }
                 Next::Relay => unreachable!("all nodes share a family"),
                 Next::Wait => return None,
-                end @ (Next::Stored | Next::TooFew | Next::Outvoted(_) | Next::Refused(_)) => return Some(end),
+                end @ (Next::Stored | Next::TooFew | Next::Superseded(_) | Next::Refused(_)) => return Some(end),
             }
         }
     }
@@ -164,13 +164,13 @@ impl Peers {
             Conduct::Stores | Conduct::WasStale | Conduct::StoresLate => {
                 self.stored.insert(id(peer));
                 self.stale.remove(&peer);
-                put.on_stored(NOW, id(peer), StoreOutcome::Held, mine)
+                put.on_stored(NOW, contact(peer), StoreOutcome::Held, mine)
             }
             Conduct::Fails => None,
             Conduct::Claims => {
                 self.claims += 1;
                 self.stale.remove(&peer);
-                put.on_stored(NOW, id(peer), StoreOutcome::Larger, rank(mine.class, 5))
+                put.on_stored(NOW, contact(peer), StoreOutcome::Larger, rank(mine.class, 5))
             }
         }
     }
@@ -204,24 +204,31 @@ proptest! {
             conducts, copies: Vec::new(), probes: Vec::new(), overdue: Vec::new(), copied: BTreeSet::new(),
             stored: BTreeSet::new(), stale: BTreeSet::new(), claims: 0,
         };
-        let mut confirmed = 0;
+        let (mut confirmed, mut superseded) = (0, None);
         let mut end = peers.drive(&mut put, &mut confirmed, wanted);
         for which in order {
             if end.is_some() || peers.copies.len() + peers.probes.len() == 0 {
                 break;
             }
-            let superseded = peers.answer(&mut put, which);
-            if superseded.is_some() {
+            if let Some(by) = peers.answer(&mut put, which) {
                 prop_assert!(!is_signed, "one claim ends no signed PUT");
-                return Ok(()); // one larger record ends a plain PUT
+                put.on_larger(by);
+                superseded = superseded.max(Some(by.version));
             }
+            let copied = peers.copied.len();
             end = peers.drive(&mut put, &mut confirmed, wanted);
+            prop_assert!(superseded.is_none() || peers.copied.len() == copied, "a copy after a larger record was met");
+        }
+        if let Some(by) = superseded {
+            prop_assert!(peers.copies.is_empty(), "a copy in flight may be stored");
+            prop_assert!(matches!(end, Some(Next::Superseded(rank)) if rank.version == by));
+            return Ok(());
         }
         let enough = wanted > 0 && peers.stored.len() >= wanted;
         prop_assert!(end.is_some(), "no copy or probe is in flight, but the attempt does not end");
         match end {
             Some(Next::Stored) => prop_assert!(enough),
-            Some(Next::Outvoted(_)) => prop_assert!(!enough && peers.claims > peers.stored.len()),
+            Some(Next::Superseded(_)) => prop_assert!(!enough && peers.claims > peers.stored.len()),
             Some(Next::TooFew) => prop_assert!(!enough && peers.claims <= peers.stored.len()),
             _ => unreachable!("`drive` returns ends only"),
         }
@@ -238,7 +245,7 @@ fn a_new_attempt_remembers_the_replicas_but_expects_no_reply_of_the_earlier_one(
     assert_eq!(put.next(), Next::Copy(Replica::Peer(contact(1))));
     assert_eq!(put.next(), Next::Copy(Replica::Peer(contact(2))));
     assert_eq!(put.next(), Next::Probe(contact(3)));
-    put.on_stored(NOW, id(1), StoreOutcome::Held, rank(Class::Plain, 0));
+    put.on_stored(NOW, contact(1), StoreOutcome::Held, rank(Class::Plain, 0));
     put.park();
     put.look_up(answered(&[contact(1), contact(2), contact(3)], 2));
     assert!(put.spread(None, K_MAX, OwnClock::Unknown, Others::Exist));
@@ -254,7 +261,7 @@ fn a_raised_version_has_no_replicas_and_is_not_raised_again() {
     let mut put = put(Class::Plain, 1);
     put.look_up(answered(&[contact(1)], 1));
     assert!(put.spread(None, K_MAX, OwnClock::Unknown, Others::Exist));
-    put.on_replica(id(1));
+    put.on_replica(Replica::Peer(contact(1)));
     assert!(put.may_overtake(NOW, rank(Class::Plain, 5)));
     put.raise(version(6));
     assert_eq!(put.replicas(), 0);

@@ -145,8 +145,8 @@ pub struct Node {
     version_tail: u16,
     /// The version that this node drew last, for any key.
     last_version: Version,
-    /// When this node last logged a refused PUT.
-    refusal_logged: Option<Time>,
+    /// When this node last logged a PUT that failed.
+    put_failure_logged: Option<Time>,
     /// Scratch space for the nearest contacts, so that a lookup allocates nothing for them.
     nearby: Vec<Contact>,
 }
@@ -204,7 +204,7 @@ impl Node {
             versions: Versions::new(keys),
             version_tail: rng.random(),
             last_version: Version::from_bits(0),
-            refusal_logged: None,
+            put_failure_logged: None,
             nearby: Vec::new(),
             params,
             rng,

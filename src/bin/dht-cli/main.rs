@@ -183,7 +183,10 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::NotFound => write!(f, "not found"),
-            Failure::NotConfirmed => write!(f, "not confirmed: the number of replicas is unknown"),
+            Failure::NotConfirmed => write!(
+                f,
+                "not confirmed: refused, or not stored by enough nodes in time; the server's log gives the reason"
+            ),
             Failure::KeyFile(error) => error.fmt(f),
             // The kind of a timeout on a blocking socket depends on the platform.
             Failure::Unreachable { address, cause }

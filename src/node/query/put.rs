@@ -43,9 +43,8 @@ use crate::time::{Now, Time};
 use crate::wire::api::{Confirm, Put as PutRequest};
 use crate::wire::peer::{ErrorCode, Reply, StoreOutcome};
 
-/// The shortest time between two "put refused" lines in the log: a full storage refuses many PUTs. Each
-/// line contains the total.
-const REFUSAL_LOG_PAUSE: Duration = Duration::from_secs(1);
+/// The shortest time between two lines in the log on PUTs that fail: a full storage refuses many.
+const FAILURE_LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// Accepting.
 impl Node {
@@ -209,13 +208,21 @@ impl Node {
 
     fn refuse_put(&mut self, now: Now, client: Option<ClientId>, key: Key, refused: Refused, out: &mut Actions) {
         self.counters.puts_refused += 1;
-        if self.refusal_logged.is_none_or(|at| now.mono - at >= REFUSAL_LOG_PAUSE) {
-            self.refusal_logged = Some(now.mono);
+        if self.may_log_failure(now) {
             warn!("put refused key={key:.8} reason=\"{refused}\" refused={}", self.counters.puts_refused);
         }
         if let Some(client) = client {
             out.reply_failure(client, key);
         }
+    }
+
+    /// Whether a PUT that fails now gets a line in the log: not all do, if many fail.
+    fn may_log_failure(&mut self, now: Now) -> bool {
+        let may = self.put_failure_logged.is_none_or(|at| now.mono - at >= FAILURE_LOG_PAUSE);
+        if may {
+            self.put_failure_logged = Some(now.mono);
+        }
+        may
     }
 }
 
@@ -257,7 +264,7 @@ impl Node {
             if put.expires <= now.mono {
                 // Nothing is left that others could read.
                 if !self.relay_done(now, query, Relayed::Failed, out) {
-                    self.end_put(now, query, PutEnd::Failed, out);
+                    self.fail_put(now, query, Refused::Over, out);
                 }
                 return;
             }
@@ -498,8 +505,15 @@ impl Node {
     /// *unknown*: an attempt in flight continues.
     pub(crate) fn put_timed_out(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some(put) = self.queries.put(query) else { return };
+        let (key, replicas, replication) = (put.key(), put.replicas(), put.record.replication);
+        let (is_told, is_parked) = (put.client.is_some(), put.is_parked());
         put.fail_client(out);
-        if put.is_parked() {
+        if is_told && self.may_log_failure(now) {
+            warn!(
+                "put not confirmed key={key:.8} reason=\"too few replicas in time\" held={replicas} of={replication}"
+            );
+        }
+        if is_parked {
             self.retry_later(now, query, out);
         }
     }

@@ -65,6 +65,7 @@ fn a_process_whose_peers_are_silent_confirms_nothing_alone() {
     homes[1].server().log_line("joining again");
     let new = key("while the other is silent");
     assert_eq!(client.put_confirmed(new, b"not yet"), Answer::Failure(new));
+    homes[1].server().log_line("put not confirmed");
     assert!(!homes[1].server().log().iter().any(|line| line.contains("alone reason=")));
     homes[0].server().signal("CONT");
     eventually("the value is found", || Client::connect(homes[0].api).get(new));

@@ -5,6 +5,10 @@
 //! record may be scheduled for an earlier moment than its due time. The sweep then finds that it is not
 //! due, and schedules it again ([`IndexedRecords::reschedule`]). So a record that is written often, each
 //! time with a slightly later due time, costs no work in the index.
+//!
+//! While a store is loaded ([`IndexedRecords::begin_loading`]), only the index by key is kept. The others are built
+//! from sorted lists when all records are there: that takes a tenth of the time of as many insertions, which wait for
+//! memory at each step.
 
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
@@ -50,6 +54,8 @@ pub(super) struct IndexedRecords {
     in_order: Trie,
     by_schedule: BTreeSet<(Time, Slot)>,
     bytes: usize,
+    /// Whether records are being loaded: then `in_order` and `by_schedule` are empty.
+    is_loading: bool,
 }
 
 impl IndexedRecords {
@@ -60,7 +66,33 @@ impl IndexedRecords {
             in_order: Trie::new(),
             by_schedule: BTreeSet::new(),
             bytes: 0,
+            is_loading: false,
         }
+    }
+
+    /// Many records will be inserted: until [`IndexedRecords::finish_loading`], only the index by key has them, and
+    /// records are found by key alone. Does nothing if there are records already.
+    pub(super) fn begin_loading(&mut self) {
+        self.is_loading |= self.len() == 0;
+    }
+
+    /// Builds the other indexes, unless they are complete.
+    pub(super) fn finish_loading(&mut self) {
+        if !std::mem::take(&mut self.is_loading) {
+            return;
+        }
+        let records = &self.records;
+        let mut in_order: Vec<(u64, Slot)> =
+            records.iter().map(|(slot, held)| (prefix_of(&held.record.key), slot)).collect();
+        let key_at = |slot: Slot| records[slot].record.key;
+        in_order.sort_unstable_by(|(one, here), (other, there)| {
+            one.cmp(other).then_with(|| key_at(*here).cmp(&key_at(*there)))
+        });
+        self.in_order = Trie::of_sorted(in_order.iter().copied(), key_at);
+        drop(in_order);
+        let mut by_schedule: Vec<(Time, Slot)> = records.iter().map(|(slot, held)| (held.scheduled, slot)).collect();
+        by_schedule.sort_unstable();
+        self.by_schedule = by_schedule.into_iter().collect();
     }
 
     /// The slot of the record of `key`.
@@ -112,6 +144,9 @@ impl IndexedRecords {
         self.bytes += held.bytes();
         let slot = self.records.insert(held);
         self.by_key.insert(&key, slot, &self.records);
+        if self.is_loading {
+            return;
+        }
         self.in_order.insert(&key, slot, |slot| self.records[slot].record.key);
         self.by_schedule.insert((self.records[slot].due, slot));
     }
@@ -130,9 +165,11 @@ impl IndexedRecords {
     pub(super) fn remove(&mut self, slot: Slot) -> Held {
         let key = self.records[slot].record.key;
         self.by_key.remove(&key, slot, &self.records);
-        self.in_order.remove(&key);
+        if !self.is_loading {
+            self.in_order.remove(&key);
+            self.by_schedule.remove(&(self.records[slot].scheduled, slot));
+        }
         let held = self.records.remove(slot);
-        self.by_schedule.remove(&(held.scheduled, slot));
         self.bytes -= held.bytes();
         held
     }
@@ -155,24 +192,29 @@ impl IndexedRecords {
     /// Schedules the record in `slot` for the moment at which it is due.
     pub(super) fn reschedule(&mut self, slot: Slot) {
         let held = &mut self.records[slot];
-        self.by_schedule.remove(&(held.scheduled, slot));
-        held.scheduled = held.due;
-        self.by_schedule.insert((held.scheduled, slot));
+        let before = std::mem::replace(&mut held.scheduled, held.due);
+        if !self.is_loading {
+            self.by_schedule.remove(&(before, slot));
+            self.by_schedule.insert((held.scheduled, slot));
+        }
     }
 
     /// The records by the moment for which they are scheduled; none is due before that moment.
     pub(super) fn by_schedule(&self) -> impl Iterator<Item = (Time, Slot)> {
+        debug_assert!(!self.is_loading, "no record has its place in this order yet");
         self.by_schedule.iter().copied()
     }
 
     /// The records in the order of their keys, from the first key that is not less than `first`.
     pub(super) fn range_from(&self, first: Key) -> impl Iterator<Item = &Held> {
+        debug_assert!(!self.is_loading, "no record has its place in this order yet");
         let slots = self.in_order.range_from(&first, |slot| self.records[slot].record.key);
         slots.map(|slot| &self.records[slot])
     }
 
     /// The records by their distance to `point`, the farthest first.
     pub(super) fn farthest(&self, point: Key) -> impl Iterator<Item = (Slot, &Held)> {
+        debug_assert!(!self.is_loading, "no record has its place in this order yet");
         self.in_order.farthest(point).map(|slot| (slot, &self.records[slot]))
     }
 
@@ -206,6 +248,11 @@ impl IndexedRecords {
         check_number("scheduled records", self.by_schedule.len(), self.len())?;
         check_number("bytes of records", self.bytes, bytes)
     }
+}
+
+/// The first 64 bits of a key.
+fn prefix_of(key: &Key) -> u64 {
+    u64::from_be_bytes(*key.as_bytes().first_chunk().expect("8 of 32 bytes"))
 }
 
 impl Index<Slot> for IndexedRecords {

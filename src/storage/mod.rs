@@ -289,6 +289,17 @@ impl Storage {
         Stored::Held
     }
 
+    /// Many records of an earlier run will be restored. Until [`Storage::finish_loading`], records are found by their
+    /// keys alone: the storage has no order of them. Does nothing if there are records already.
+    pub fn begin_loading(&mut self) {
+        self.records.begin_loading();
+    }
+
+    /// The records are restored.
+    pub fn finish_loading(&mut self) {
+        self.records.finish_loading();
+    }
+
     /// Stores a record of an earlier run, which has this age now. If its life has ended, it leaves its
     /// tombstone.
     pub fn restore(&mut self, now: Now, record: Record, age: Age, source: Source) {

@@ -41,6 +41,9 @@ impl Storage {
         let replaced = slot.map(|slot| (self.records[slot].quota, self.records[slot].bytes()));
         let freed = replaced.map_or(0, |(_, bytes)| bytes);
         let needed = |storage: &Self| storage.bytes_of_records() - freed + bytes + storage.quotas.cost_of(source);
+        if needed(self) > self.bytes_max {
+            self.finish_loading();
+        }
         while needed(self) > self.bytes_max
             && let Some(ended) = self.find_ended(now.mono)
         {

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::ops::{Index, IndexMut};
 
 /// Slots in a chunk: as many as its bit map has bits.
-const CHUNK: usize = u64::BITS as usize;
+const CHUNK: usize = CHUNK_SLOTS as usize;
+const CHUNK_SLOTS: u32 = u64::BITS;
 
 /// The largest number of slots: a trie needs one more bit beside the number.
 const SLOTS_MAX: u32 = 1 << 31;
@@ -97,6 +98,15 @@ impl<T> Slots<T> {
         value.expect(USED)
     }
 
+    /// The values in the order of their slots.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &T)> {
+        let values = self.chunks.iter().zip(0..).filter_map(|(chunk, at)| Some((chunk.as_ref()?, at)));
+        values.flat_map(|(chunk, at): (_, u32)| {
+            let first = at * CHUNK_SLOTS;
+            chunk.iter().zip(first..).filter_map(|(value, number)| Some((Slot(number), value.as_ref()?)))
+        })
+    }
+
     fn open_chunk(&mut self) -> usize {
         let at = self.chunks.len();
         self.chunks.push(None);
@@ -168,9 +178,10 @@ mod tests {
                 }
                 let used = (0..).zip(&model).filter_map(|(at, value)| Some((Slot::new(at), (*value)?)));
                 prop_assert_eq!(slots.len(), used.clone().count());
-                for (slot, value) in used {
+                for (slot, value) in used.clone() {
                     prop_assert_eq!(slots[slot], value);
                 }
+                prop_assert!(slots.iter().map(|(slot, value)| (slot, *value)).eq(used));
             }
         }
     }

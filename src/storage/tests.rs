@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::time::WallTime;
 
 mod clocks;
+mod loading;
 mod model;
 
 fn seed() -> KeySeed {

@@ -83,6 +83,36 @@ impl Trie {
         Self { root: None, forks: Slots::new() }
     }
 
+    /// The trie of keys in ascending order, each once, given as the first 64 bits of each and its slot.
+    ///
+    /// Each key is to the right of all before it. So its fork is on the path of the last key: below the forks with
+    /// smaller bits, and above those with larger ones.
+    pub(super) fn of_sorted(keys: impl Iterator<Item = (u64, Slot)>, key_at: impl Fn(Slot) -> Key) -> Self {
+        let mut trie = Self::new();
+        // The forks on the path of the last key, from the root on: at most one per bit.
+        let mut path: Vec<Slot> = Vec::new();
+        let mut last: Option<(u64, Slot)> = None;
+        for (prefix, slot) in keys {
+            let Some((prefix_before, before)) = last.replace((prefix, slot)) else {
+                trie.root = Some(Branch::key(slot));
+                continue;
+            };
+            let shared = match prefix ^ prefix_before {
+                0 => key_at(slot).distance(&key_at(before)).shared_bits().expect("no key comes twice"),
+                differing => differing.leading_zeros() as usize,
+            };
+            let bit = u8::try_from(shared).expect("keys that differ share fewer than 256 bits");
+            let mut below = Branch::key(before);
+            while let Some(fork) = path.pop_if(|fork| trie.forks[*fork].bit > bit) {
+                below = Branch::fork(fork);
+            }
+            let fork = trie.forks.insert(Fork { bit, sides: [below, Branch::key(slot)] });
+            trie.relink(path.last().map(|above| (*above, 1)), Some(Branch::fork(fork)));
+            path.push(fork);
+        }
+        trie
+    }
+
     /// Inserts `key`, which is stored in `slot`. It is not in the trie yet.
     pub(super) fn insert(&mut self, key: &Key, slot: Slot, key_at: impl Fn(Slot) -> Key) {
         let Some(bit) = self.first_difference(key, key_at) else {
@@ -298,6 +328,21 @@ mod tests {
             for first in model.iter().chain([&first, &Key::new([0; KEY_SIZE])]) {
                 let met = trie.range_from(first, |slot| keys[slot]).map(|slot| keys[slot]);
                 prop_assert!(met.eq(model.range(first..).copied()), "from {first}");
+            }
+        }
+
+        /// The shape of a trie depends on its keys alone, not on the order in which they come.
+        #[test]
+        fn a_trie_of_sorted_keys_is_the_same_as_after_insertions(steps in steps(), points in [key(), key()]) {
+            let (trie, keys, _) = grown(&steps);
+            let mut sorted: Vec<Slot> = keys.iter().map(|(slot, _)| slot).collect();
+            sorted.sort_unstable_by_key(|slot| keys[*slot]);
+            let prefix = |slot: Slot| u64::from_be_bytes(*keys[slot].as_bytes().first_chunk().expect("8 of 32 bytes"));
+            let built = Trie::of_sorted(sorted.iter().map(|slot| (prefix(*slot), *slot)), |slot| keys[slot]);
+            prop_assert_eq!(built.forks(), trie.forks());
+            for point in points {
+                prop_assert!(built.farthest(point).eq(trie.farthest(point)));
+                prop_assert!(built.range_from(&point, |slot| keys[slot]).eq(trie.range_from(&point, |slot| keys[slot])));
             }
         }
 

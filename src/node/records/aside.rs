@@ -203,6 +203,7 @@ impl Node {
 
     /// Everything of an earlier run is restored. A node that has no other node to ask trusts its clock.
     pub fn restored(&mut self, now: Now) {
+        self.storage.finish_loading();
         if self.set_aside.is_before_last_save(now.wall) {
             self.doubt_ages(now);
             let behind = self.set_aside.last_save.map_or(Duration::ZERO, |last| last.since(now.wall));

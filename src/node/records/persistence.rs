@@ -372,6 +372,7 @@ impl Node {
     ///
     /// [`Unverified`] if the record does not prove what its class claims; then nothing is restored.
     pub fn restore(&mut self, now: Now, persisted: PersistedKey) -> Result<(), Unverified> {
+        self.storage.begin_loading();
         if let Some(persisted) = &persisted.record {
             let record = &persisted.record;
             envelope::verify(&record.key, record.class, record.version, record.ttl, &record.value)?;

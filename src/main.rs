@@ -169,6 +169,7 @@ fn store_id() -> Result<StoreId, RunError> {
 fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
     let begun = clock.now();
     let mut records = 0_u64;
+    node.expect_restored(store.len());
     for entry in store.keys() {
         let entry = entry?;
         let key = entry.key;

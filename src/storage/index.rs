@@ -70,10 +70,13 @@ impl IndexedRecords {
         }
     }
 
-    /// Many records will be inserted: until [`IndexedRecords::finish_loading`], only the index by key has them, and
-    /// records are found by key alone. Does nothing if there are records already.
-    pub(super) fn begin_loading(&mut self) {
-        self.is_loading |= self.len() == 0;
+    /// About `expected` records will be inserted: until [`IndexedRecords::finish_loading`], only the index by key has
+    /// them, and records are found by key alone. Does nothing if there are records already.
+    pub(super) fn begin_loading(&mut self, expected: usize) {
+        if self.len() == 0 {
+            self.is_loading = true;
+            self.by_key.reserve(expected);
+        }
     }
 
     /// Builds the other indexes, unless they are complete.
@@ -277,6 +280,14 @@ struct ByKey {
 impl ByKey {
     fn new(seed: KeySeed) -> Self {
         Self { seed, tables: vec![HashTable::new(); TABLES] }
+    }
+
+    /// Makes room for that many slots, if there is none.
+    fn reserve(&mut self, slots: usize) {
+        for table in &mut self.tables {
+            // An empty table has nothing to hash again.
+            table.reserve(slots.div_ceil(TABLES), |_| 0);
+        }
     }
 
     fn find(&self, key: &Key, records: &Slots<Held>) -> Option<Slot> {

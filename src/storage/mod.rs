@@ -289,10 +289,10 @@ impl Storage {
         Stored::Held
     }
 
-    /// Many records of an earlier run will be restored. Until [`Storage::finish_loading`], records are found by their
-    /// keys alone: the storage has no order of them. Does nothing if there are records already.
-    pub fn begin_loading(&mut self) {
-        self.records.begin_loading();
+    /// About `expected` records of an earlier run will be restored. Until [`Storage::finish_loading`], records are found
+    /// by their keys alone: the storage has no order of them. Does nothing if there are records already.
+    pub fn begin_loading(&mut self, expected: usize) {
+        self.records.begin_loading(expected.min(self.bytes_max / RECORD_OVERHEAD));
     }
 
     /// The records are restored.

@@ -361,6 +361,11 @@ impl Node {
         self.boot.map(|start| start.after(now.mono - Time::ZERO))
     }
 
+    /// The host will restore about `keys` keys. It may call this before the first one, so that no table grows meanwhile.
+    pub fn expect_restored(&mut self, keys: usize) {
+        self.storage.begin_loading(keys);
+    }
+
     /// Restores the state of a key that an earlier run has persisted. The host calls this before any other
     /// event, and [`Node::restored`] after the last one. A record whose life certainly ended while the process
     /// was down becomes a tombstone; one whose age is uncertain is set aside.
@@ -372,7 +377,7 @@ impl Node {
     ///
     /// [`Unverified`] if the record does not prove what its class claims; then nothing is restored.
     pub fn restore(&mut self, now: Now, persisted: PersistedKey) -> Result<(), Unverified> {
-        self.storage.begin_loading();
+        self.storage.begin_loading(0);
         if let Some(persisted) = &persisted.record {
             let record = &persisted.record;
             envelope::verify(&record.key, record.class, record.version, record.ttl, &record.value)?;

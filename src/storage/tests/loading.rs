@@ -60,9 +60,9 @@ fn orders(storage: &mut Storage) -> (Vec<Key>, Vec<Key>, Vec<Vec<Key>>) {
 
 proptest! {
     #[test]
-    fn a_storage_that_was_loaded_is_like_one_that_was_filled(loaded in steps(), later in steps(), room in 1..40_usize) {
+    fn a_storage_that_was_loaded_is_like_one_that_was_filled(loaded in steps(), later in steps(), room in 1..40_usize, expected in 0..2_000_usize) {
         let mut pair = [room_for(room), room_for(room)];
-        pair[0].begin_loading();
+        pair[0].begin_loading(expected);
         let mut changed = [Vec::new(), Vec::new()];
         for (steps, is_loading) in [(loaded, true), (later, false)] {
             for storage in &mut pair {
@@ -87,6 +87,6 @@ proptest! {
 fn a_storage_with_records_is_not_loaded() {
     let mut storage = unbounded();
     store(&mut storage, at(0), record(1, 1, b"v"), 60);
-    storage.begin_loading();
+    storage.begin_loading(3);
     assert_eq!(storage.walk(None).count(), 1);
 }

@@ -170,15 +170,16 @@ fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
     let begun = clock.now();
     let mut records = 0_u64;
     node.expect_restored(store.len());
-    for entry in store.keys() {
-        let entry = entry?;
-        let key = entry.key;
-        let is_record = entry.record.is_some();
-        match node.restore(begun, entry) {
-            Ok(()) => records += u64::from(is_record),
-            Err(error) => warn!("record dropped key={key} fault=\"{error}\""),
+    store.read_keys(|some| {
+        for persisted in some {
+            let key = persisted.key;
+            let is_record = persisted.record.is_some();
+            match node.restore(begun, persisted) {
+                Ok(()) => records += u64::from(is_record),
+                Err(error) => warn!("record dropped key={key} fault=\"{error}\""),
+            }
         }
-    }
+    })?;
     let contacts = store.contacts()?;
     let known = contacts.len();
     for contact in contacts {

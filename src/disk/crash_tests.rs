@@ -94,7 +94,7 @@ impl History {
             match self.open() {
                 Ok(store) => {
                     self.trust = Trust::All;
-                    let Ok(found) = store.keys().collect::<Result<Vec<_>, _>>() else {
+                    let Ok(found) = store.try_all() else {
                         store.kill();
                         return self.has_failed = true;
                     };

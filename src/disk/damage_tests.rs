@@ -175,7 +175,7 @@ fn kind_of(variant: u64) -> (Kind, &'static [&'static str]) {
 fn read(disk: &SimulatedDisk) -> Result<Vec<PersistedKey>, StoreError> {
     let store = Store::on_simulated(disk, SEGMENT_SIZE)?;
     store.contacts()?;
-    store.keys().collect::<Result<_, _>>().map(|keys: Vec<_>| in_order(keys))
+    store.try_all().map(in_order)
 }
 
 /// Expects that the store with this damage is refused with the right words, or correct; returns whether it is refused.
@@ -388,6 +388,34 @@ fn a_state_that_names_impossible_segments_is_refused() {
         StateFile::create(file, &state).expect("the disk works");
         let error = read(&disk).expect_err("no such segments");
         assert!(error.to_string().contains("records/state is damaged"), "{error}");
+    }
+}
+
+/// Such a store is read by two threads.
+#[test]
+fn a_large_store_is_read_completely_or_its_first_damage_is_named() {
+    let disk = SimulatedDisk::default();
+    let mut store = Store::on_simulated(&disk, 1 << 18).expect("a new store");
+    for size in [200, 300] {
+        for begin in (0..6_000).step_by(2_000) {
+            store.write(&batch((begin..begin + 2_000).map(|number| persisted(number, size)))).expect("the disk works");
+        }
+    }
+    drop(store);
+    let all = in_order((0..6_000).map(|number| persisted(number, 300)));
+    assert!(read(&disk).expect("the store is intact") == all);
+    for (segment, at) in [(2, 50), (5, 100_000), (9, 260_000)] {
+        let damaged = disk.after_kill();
+        for segment in [segment, 11] {
+            let path = format!("records/{segment:08}.log");
+            let mut content = damaged.content(&path);
+            content[at] ^= 1;
+            damaged.set_content(&path, &content);
+        }
+        let error = read(&damaged).expect_err("a damaged store");
+        let StoreFault::Damaged { file, offset } = error.fault() else { panic!("{error}") };
+        let from = at - usize::try_from(*offset).expect("a small number");
+        assert_eq!((&file[..], from < 600), (&format!("{segment:08}.log")[..], true), "{error}");
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) struct FileId {
 
 /// Operations on the names of a data directory. A change of names is on disk only after
 /// [`Files::sync_directory`].
-pub(super) trait Files: Debug + Send {
+pub(super) trait Files: Debug + Send + Sync {
     /// Whether something has the name `path`.
     fn exists(&self, path: &str) -> io::Result<bool>;
 
@@ -55,7 +55,7 @@ pub(super) trait Files: Debug + Send {
 }
 
 /// Operations on the content of a file. What is written is on disk only after [`OpenFile::sync`].
-pub(super) trait OpenFile: Debug + Send {
+pub(super) trait OpenFile: Debug + Send + Sync {
     /// Which file this is.
     fn id(&self) -> io::Result<FileId>;
 

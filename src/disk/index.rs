@@ -86,11 +86,9 @@ impl Index {
         Some(place)
     }
 
-    /// Where the entries of all keys begin, in the order of the log.
-    pub(super) fn positions(&self) -> Vec<Position> {
-        let mut positions: Vec<_> = self.slots.iter().map(|(_, place)| place.at).collect();
-        positions.sort_unstable();
-        positions
+    /// Where the entries of all keys begin, in any order.
+    pub(super) fn positions(&self) -> impl Iterator<Item = Position> {
+        self.slots.iter().map(|(_, place)| place.at)
     }
 
     /// Returns memory that is mostly unused; what stays is room to grow again.

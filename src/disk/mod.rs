@@ -13,10 +13,12 @@
 //! last byte before any of it is used, and names the files that it consists of, and [`writer`] the thread that
 //! writes to the store while the event loop runs.
 
+mod ahead;
 mod cleaner;
 mod contents;
 #[cfg(test)]
 mod crash_tests;
+mod current;
 #[cfg(test)]
 mod damage_tests;
 mod entry;

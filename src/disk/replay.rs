@@ -18,9 +18,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
+use std::mem;
 
 use log::warn;
 
+use crate::disk::ahead::read_ahead;
 use crate::disk::contents::{Change, Contents};
 use crate::disk::fault::StoreFault;
 use crate::disk::files::{FileId, Files};
@@ -87,9 +89,7 @@ pub(super) fn open(
         begin: Position::default(),
     };
     let mut replay = Replay::new(newest, state.synced.offset, trust);
-    for sequence in state.oldest..newest {
-        replay.read_older(&log, sequence)?;
-    }
+    replay.read_older(&log)?;
     let read_to = replay.read_newest(&log)?;
     if listing.has_ahead {
         expect_uncounted(&log, newest + 1)?;
@@ -253,6 +253,54 @@ fn expect_uncounted(log: &Log, ahead: u32) -> Result<(), StoreFault> {
     Ok(())
 }
 
+/// What an entry means.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    Change(Change),
+    /// A mark, and where it ends.
+    Mark(Mark, u32),
+}
+
+/// What was found in a part of the segment with this number.
+type Piece = (u32, Vec<Found>);
+
+/// Entries in a piece.
+const PIECE_ENTRIES: usize = 1 << 10;
+
+impl Found {
+    fn of(store: &StoreId, sequence: u32, entry: Entry<'_>) -> Result<Self, StoreFault> {
+        let damaged = || StoreFault::Damaged { file: name_of(sequence), offset: entry.offset };
+        let place = Place { at: Position { segment: sequence, offset: entry.offset }, size: entry.size };
+        let key = || entry.content.get(..KEY_SIZE).map(|key| Fingerprint::of(store, key)).ok_or_else(damaged);
+        Ok(match entry.kind {
+            Kind::State => Self::Change(Change::State(key()?, place)),
+            Kind::Removal => Self::Change(Change::Removal(key()?, place)),
+            Kind::Contacts => Self::Change(Change::Contacts(place)),
+            Kind::Mark => Self::Mark(Mark::read(entry.content).ok_or_else(damaged)?, entry.offset + entry.size),
+        })
+    }
+}
+
+/// Reads a segment that is on disk completely, and passes on what is found.
+fn read_segment(
+    log: &Log,
+    sequence: u32,
+    pass: &mut dyn FnMut(Piece) -> Result<(), StoreFault>,
+) -> Result<(), StoreFault> {
+    let mut entries = log.entries(sequence)?;
+    let mut found = Vec::with_capacity(PIECE_ENTRIES);
+    loop {
+        match entries.next() {
+            Ok(None) => return pass((sequence, found)),
+            Ok(Some(entry)) => found.push(Found::of(&log.store, sequence, entry)?),
+            Err(bad) => return Err(StoreFault::of_entry(name_of(sequence), bad)),
+        }
+        if found.len() == PIECE_ENTRIES {
+            pass((sequence, mem::replace(&mut found, Vec::with_capacity(PIECE_ENTRIES))))?;
+        }
+    }
+}
+
 /// The state of reading the log.
 struct Replay {
     contents: Contents,
@@ -273,16 +321,19 @@ impl Replay {
         Self { contents: Contents::default(), pending: Vec::new(), newest, bound, trust, doubtful: Vec::new() }
     }
 
-    /// Reads a segment that is on disk completely.
-    fn read_older(&mut self, log: &Log, sequence: u32) -> Result<(), StoreFault> {
-        let mut entries = log.entries(sequence)?;
-        loop {
-            match entries.next() {
-                Ok(None) => return Ok(()),
-                Ok(Some(entry)) => self.take(&log.store, sequence, entry)?,
-                Err(bad) => return Err(StoreFault::of_entry(name_of(sequence), bad)),
+    /// Reads the segments that are on disk completely.
+    fn read_older(&mut self, log: &Log) -> Result<(), StoreFault> {
+        let older = log.oldest..self.newest;
+        let bytes = older.clone().map(|sequence| u64::from(log.segment(sequence).end)).sum();
+        let read = |pass: &mut dyn FnMut(Piece) -> Result<(), StoreFault>| {
+            older.into_iter().try_for_each(|sequence| read_segment(log, sequence, pass))
+        };
+        read_ahead(bytes, read, |(sequence, found)| {
+            for found in found {
+                self.note(sequence, found);
             }
-        }
+            Ok(())
+        })
     }
 
     /// Reads the newest segment; returns the end of its last complete batch.
@@ -294,7 +345,7 @@ impl Replay {
         loop {
             match entries.next() {
                 Ok(None) => break,
-                Ok(Some(entry)) => self.take(&log.store, self.newest, entry)?,
+                Ok(Some(entry)) => self.note(self.newest, Found::of(&log.store, self.newest, entry)?),
                 Err(BadEntry::Io(source)) => return Err(StoreFault::Io(source)),
                 Err(BadEntry::Damaged(offset)) => {
                     if offset < self.bound || self.is_named_by_later_mark(log, offset, end)? {
@@ -307,24 +358,15 @@ impl Replay {
         Ok(self.doubtful.last().map_or(self.bound, |(end, _)| self.bound.max(*end)))
     }
 
-    fn take(&mut self, store: &StoreId, sequence: u32, entry: Entry<'_>) -> Result<(), StoreFault> {
-        let damaged = || StoreFault::Damaged { file: name_of(sequence), offset: entry.offset };
-        let place = Place { at: Position { segment: sequence, offset: entry.offset }, size: entry.size };
-        let key = || entry.content.get(..KEY_SIZE).map(|key| Fingerprint::of(store, key)).ok_or_else(damaged);
-        match entry.kind {
-            Kind::State => self.pending.push(Change::State(key()?, place)),
-            Kind::Removal => self.pending.push(Change::Removal(key()?, place)),
-            Kind::Contacts => self.pending.push(Change::Contacts(place)),
-            Kind::Mark => {
-                let mark = Mark::read(entry.content).ok_or_else(damaged)?;
-                self.end_batch(mark, sequence, entry.offset + entry.size);
-            }
+    fn note(&mut self, sequence: u32, found: Found) {
+        match found {
+            Found::Change(change) => self.pending.push(change),
+            Found::Mark(mark, end) => self.end_batch(mark, sequence, end),
         }
-        Ok(())
     }
 
     fn end_batch(&mut self, mark: Mark, sequence: u32, end: u32) {
-        let mut batch = std::mem::take(&mut self.pending);
+        let mut batch = mem::take(&mut self.pending);
         // Before that, an interrupted batch may have left entries.
         batch.retain(|change| change.place().at >= mark.begin);
         self.contents.apply_all(&batch);

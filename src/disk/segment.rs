@@ -250,10 +250,15 @@ impl Entries {
         self.offset
     }
 
+    /// Continues with the entry at `offset`.
+    pub(super) fn skip_to(&mut self, offset: u32) {
+        self.offset = offset;
+    }
+
     /// The next entry; `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<Entry<'_>>, BadEntry> {
         let offset = self.offset;
-        let left = self.end - offset;
+        let left = self.end.checked_sub(offset).ok_or(BadEntry::Damaged(offset))?;
         if left == 0 {
             return Ok(None);
         }

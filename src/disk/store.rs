@@ -2,7 +2,8 @@
 //!
 //! The files in the directory: segments `00000001.log`, `00000002.log`, … (`segment`), `state` (`state`), and from
 //! the second segment on `spare`, which reserves space (`log`). `index` finds the entries in the log, `replay` opens
-//! it, `cleaner` gives the space of outdated entries back, and `files` has the operations of the system.
+//! it and `current` reads its current entries, both with two threads if there is much to read (`ahead`). `cleaner`
+//! gives the space of outdated entries back, and `files` has the operations of the system.
 //!
 //! Guarantees:
 //!
@@ -29,15 +30,16 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::vec;
 
 use log::warn;
 use sha2::{Digest, Sha256};
 
 use crate::contact::Contact;
+use crate::disk::ahead::read_ahead;
 pub use crate::disk::cleaner::Cleaned;
 use crate::disk::cleaner::Cleaner;
 use crate::disk::contents::{Change, Contents};
+use crate::disk::current::{self, Piece};
 use crate::disk::entry;
 pub use crate::disk::fault::{StoreError, StoreFault};
 use crate::disk::files::{Files, SystemFiles, split};
@@ -46,7 +48,7 @@ pub use crate::disk::log::Trust;
 use crate::disk::log::{Log, Room, Space};
 use crate::disk::replay;
 pub use crate::disk::segment::StoreId;
-use crate::disk::segment::{Entries, Kind, Position, name_of};
+use crate::disk::segment::{Kind, name_of};
 use crate::node::persisted::{Batch, PersistedKey};
 
 /// Size at which the log continues in a new segment.
@@ -140,9 +142,16 @@ impl Store {
         self.len() == 0
     }
 
-    /// All keys, each once, in any order. The iterator ends after an error.
-    pub fn keys(&self) -> Keys<'_> {
-        Keys { store: self, positions: self.contents.index.positions().into_iter(), reading: None }
+    /// Calls `take` with the states of all keys, some at a time and each once, in any order.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]. Then `take` was not called with all keys.
+    pub fn read_keys(&self, mut take: impl FnMut(Vec<PersistedKey>)) -> Result<(), StoreError> {
+        let Self { log, contents, .. } = self;
+        let read = |pass: &mut dyn FnMut(Piece) -> Result<(), StoreFault>| current::read(log, &contents.index, pass);
+        let result = read_ahead(contents.live_bytes(), read, |piece: Piece| piece.for_each(&mut take));
+        result.map_err(|fault| self.error(fault))
     }
 
     /// Reads the contacts.
@@ -267,55 +276,6 @@ impl Drop for Store {
     }
 }
 
-/// Iterates over the keys of a [`Store`], in the order of the log.
-#[derive(Debug)]
-pub struct Keys<'a> {
-    store: &'a Store,
-    /// Where the entries of the keys that are left begin.
-    positions: vec::IntoIter<Position>,
-    /// The segment that is read, and its entries.
-    reading: Option<(u32, Entries)>,
-}
-
-impl Iterator for Keys<'_> {
-    type Item = Result<PersistedKey, StoreError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let at = self.positions.next()?;
-        let item = self.read(at).map_err(|fault| self.store.error(fault));
-        if item.is_err() {
-            self.positions = Vec::new().into_iter();
-        }
-        Some(item)
-    }
-}
-
-impl Keys<'_> {
-    /// Reads up to the entry at `at`.
-    fn read(&mut self, at: Position) -> Result<PersistedKey, StoreFault> {
-        let entries = match self.reading.take() {
-            Some((segment, entries)) if segment == at.segment => entries,
-            _ => self.store.log.entries(at.segment)?,
-        };
-        let (_, entries) = self.reading.insert((at.segment, entries));
-        loop {
-            let read = entries.next().map_err(|bad| StoreFault::of_entry(name_of(at.segment), bad))?;
-            let Some(read) = read.filter(|read| read.offset <= at.offset) else {
-                return Err(StoreFault::Damaged { file: name_of(at.segment), offset: at.offset });
-            };
-            if read.offset == at.offset {
-                let fault = |error| StoreFault::Entry {
-                    file: name_of(at.segment),
-                    offset: at.offset,
-                    key: entry::key_of(read.content).ok(),
-                    error,
-                };
-                return entry::read_key(read.content).map_err(fault);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 pub(in crate::disk) mod tests {
     use super::*;
@@ -351,7 +311,13 @@ pub(in crate::disk) mod tests {
 
         /// All keys, in ascending order.
         pub(in crate::disk) fn all(&self) -> Vec<PersistedKey> {
-            in_order(self.keys().map(|key| key.expect("the store is intact")))
+            in_order(self.try_all().expect("the store is intact"))
+        }
+
+        /// All keys, in any order.
+        pub(in crate::disk) fn try_all(&self) -> Result<Vec<PersistedKey>, StoreError> {
+            let mut keys = Vec::new();
+            self.read_keys(|some| keys.extend(some)).map(|()| keys)
         }
 
         /// Bytes of the current entries.

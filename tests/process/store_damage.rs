@@ -116,7 +116,9 @@ fn in_order(mut keys: Vec<PersistedKey>) -> Vec<PersistedKey> {
 fn read(path: &Path) -> Result<Vec<PersistedKey>, StoreError> {
     let store = Store::reopen(path, Trust::All)?;
     store.contacts()?;
-    store.keys().collect::<Result<_, _>>().map(in_order)
+    let mut keys = Vec::new();
+    store.read_keys(|some| keys.extend(some))?;
+    Ok(in_order(keys))
 }
 
 /// Whether the store at `path`, which is a damaged `original`, is refused. Otherwise all of it is read correctly.

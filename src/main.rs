@@ -171,6 +171,7 @@ fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
     let mut records = 0_u64;
     node.expect_restored(store.len());
     store.read_keys(|some| {
+        node.prefetch_for_restoring(&some);
         for persisted in some {
             let key = persisted.key;
             let is_record = persisted.record.is_some();

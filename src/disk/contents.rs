@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::disk::index::{Fingerprint, Index, Place};
 
+/// Changes for which the index is prefetched at a time.
+const CHANGES_AT_A_TIME: usize = 32;
+
 /// An entry that changes the content of the store.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Change {
@@ -17,6 +20,13 @@ impl Change {
     pub(super) fn place(&self) -> Place {
         match *self {
             Self::State(_, place) | Self::Removal(_, place) | Self::Contacts(place) => place,
+        }
+    }
+
+    fn key(&self) -> Option<Fingerprint> {
+        match *self {
+            Self::State(key, _) | Self::Removal(key, _) => Some(key),
+            Self::Contacts(_) => None,
         }
     }
 
@@ -62,8 +72,11 @@ impl Contents {
 
     /// Applies changes in their order.
     pub(super) fn apply_all(&mut self, changes: &[Change]) {
-        for change in changes {
-            self.apply(*change);
+        for some in changes.chunks(CHANGES_AT_A_TIME) {
+            self.index.prefetch(some.iter().filter_map(Change::key));
+            for change in some {
+                self.apply(*change);
+            }
         }
     }
 

@@ -79,6 +79,12 @@ impl IndexedRecords {
         }
     }
 
+    /// Reads the memory of the index by key that the insertion of `keys` reads.
+    pub(super) fn prefetch_for_loading<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        let guesses = keys.filter_map(|key| self.by_key.guess(self.by_key.seed.hash_one(key)));
+        std::hint::black_box(guesses.fold(0, |read, slot| read ^ slot.number()));
+    }
+
     /// Builds the other indexes, unless they are complete.
     pub(super) fn finish_loading(&mut self) {
         if !std::mem::take(&mut self.is_loading) {

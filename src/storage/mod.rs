@@ -30,6 +30,7 @@
 //! is too far ahead, and which other nodes shall store it.
 
 mod index;
+mod loading;
 mod quota;
 mod room;
 mod slots;
@@ -43,7 +44,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::id::{KEY_SIZE, Key, KeySeed, NodeId};
-use crate::record::{Age, Class, Rank, Record, Source, Tombstone, Ttl, Version, end_of_life};
+use crate::record::{Class, Rank, Record, Source, Tombstone, Ttl, Version};
 use crate::time::{Now, Time, WallTime};
 
 use index::IndexedRecords;
@@ -289,27 +290,6 @@ impl Storage {
         Stored::Held
     }
 
-    /// About `expected` records of an earlier run will be restored. Until [`Storage::finish_loading`], records are found
-    /// by their keys alone: the storage has no order of them. Does nothing if there are records already.
-    pub fn begin_loading(&mut self, expected: usize) {
-        self.records.begin_loading(expected.min(self.bytes_max / RECORD_OVERHEAD));
-    }
-
-    /// The records are restored.
-    pub fn finish_loading(&mut self) {
-        self.records.finish_loading();
-    }
-
-    /// Stores a record of an earlier run, which has this age now. If its life has ended, it leaves its
-    /// tombstone.
-    pub fn restore(&mut self, now: Now, record: Record, age: Age, source: Source) {
-        match end_of_life(now, record.ttl, age, record.class, record.version) {
-            // No neighbour is known yet, so every record is in scope.
-            Some(expires) => drop(self.store(now, record, expires, expires, source, |_| true)),
-            None => self.bury(now, record.key, Tombstone::of_ended(&record, now.wall)),
-        }
-    }
-
     /// Removes the records whose lives have not ended and that `which` selects, and returns them with their ends. They
     /// leave no tombstones, and their state on disk stays as it is.
     pub fn take_out(&mut self, now: Time, which: impl Fn(&Record) -> bool) -> Vec<(Record, Time, Source)> {
@@ -503,10 +483,16 @@ impl Storage {
 
     /// The results of [`Storage::find`] and [`Storage::tombstone`].
     pub fn known(&self, now: Now, key: &Key) -> (Option<&Held>, Option<Tombstone>) {
+        let (held, tombstone) = self.state(now, key);
+        (held.filter(|held| !self.is_hidden(&held.record)), tombstone)
+    }
+
+    /// The results of [`Storage::find_hidden`] and [`Storage::tombstone`].
+    pub fn state(&self, now: Now, key: &Key) -> (Option<&Held>, Option<Tombstone>) {
         let swept = self.tombstones.find(now.mono, key);
         match self.records.find(key) {
             Some(ended) if ended.expires <= now.mono => (None, ended.tombstone_with(swept, now.wall)),
-            held => (held.filter(|held| !self.is_hidden(&held.record)), swept),
+            held => (held, swept),
         }
     }
 

@@ -4,7 +4,7 @@ use super::room::{CROWDED_PERCENT, QUOTAS};
 use super::*;
 use crate::contact::Group;
 use crate::limits::{CLOCK_SKEW_MAX, TTL_LONGEST, VALUE_SIZE_MAX};
-use crate::record::{Version, crc_of};
+use crate::record::{Age, Version, crc_of};
 use proptest::prelude::*;
 use std::time::Duration;
 

@@ -249,14 +249,14 @@ impl Node {
     /// The state of `key`, in the form for the disk.
     fn persisted(&self, now: Now, key: Key) -> PersistedKey {
         let saved = SavedAt { wall: now.wall, boot: self.since_boot(now) };
-        let record = self.storage.find_hidden(now.mono, &key).map(|held| PersistedRecord {
+        let (held, tombstone) = self.storage.state(now, &key);
+        let record = held.map(|held| PersistedRecord {
             record: held.record.clone(),
             age: age_at(now.mono, held.record.ttl, held.expires),
             saved,
             source: held.source(),
         });
-        let record = record.or_else(|| self.set_aside.persisted(now, &key, saved));
-        PersistedKey { key, record, tombstone: self.storage.tombstone(now, &key) }
+        PersistedKey { key, record: record.or_else(|| self.set_aside.persisted(now, &key, saved)), tombstone }
     }
 
     /// The host has written the batch in flight, or could not.
@@ -366,6 +366,11 @@ impl Node {
         self.storage.begin_loading(keys);
     }
 
+    /// Prefetches what [`Node::restore`] reads for each of `keys`. Changes nothing.
+    pub fn prefetch_for_restoring(&self, keys: &[PersistedKey]) {
+        self.storage.prefetch_for_loading(keys.iter().map(|persisted| &persisted.key));
+    }
+
     /// Restores the state of a key that an earlier run has persisted. The host calls this before any other
     /// event, and [`Node::restored`] after the last one. A record whose life certainly ended while the process
     /// was down becomes a tombstone; one whose age is uncertain is set aside.
@@ -388,12 +393,22 @@ impl Node {
             self.restore_tombstone(now, persisted.key, tombstone);
         }
         let key = persisted.key;
+        let is_unchanged = self.is_as_on_disk(now, persisted);
+        self.note_changes(now, is_unchanged.then_some(key));
+        Ok(())
+    }
+
+    /// Whether the state of a key is as it was persisted, but for the moment at which that was.
+    fn is_as_on_disk(&self, now: Now, persisted: PersistedKey) -> bool {
+        let key = persisted.key;
+        let (held, tombstone) = self.storage.state(now, &key);
+        if let (Some(held), Some(kept)) = (held, &persisted.record) {
+            return held.record == kept.record && held.source() == kept.source && tombstone == persisted.tombstone;
+        }
         let state = |persisted: PersistedKey| {
             (persisted.record.map(|persisted| (persisted.record, persisted.source)), persisted.tombstone)
         };
-        let is_unchanged = state(self.persisted(now, key)) == state(persisted);
-        self.note_changes(now, is_unchanged.then_some(key));
-        Ok(())
+        state(self.persisted(now, key)) == state(persisted)
     }
 
     /// Restores a contact of an earlier run: this node joins through it as through a bootstrap.

@@ -1,0 +1,34 @@
+//! Loading: the records of an earlier run come all at once, before anything else happens.
+
+use crate::id::Key;
+use crate::record::{Age, Record, Source, Tombstone, end_of_life};
+use crate::storage::{RECORD_OVERHEAD, Storage};
+use crate::time::Now;
+
+impl Storage {
+    /// About `expected` records of an earlier run will be restored. Until [`Storage::finish_loading`], records are found
+    /// by their keys alone: the storage has no order of them. Does nothing if there are records already.
+    pub fn begin_loading(&mut self, expected: usize) {
+        self.records.begin_loading(expected.min(self.bytes_max / RECORD_OVERHEAD));
+    }
+
+    /// Prefetches what the restoration of records of `keys` reads. Changes nothing.
+    pub fn prefetch_for_loading<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        self.records.prefetch_for_loading(keys);
+    }
+
+    /// Stores a record of an earlier run, which has this age now. If its life has ended, it leaves its
+    /// tombstone.
+    pub fn restore(&mut self, now: Now, record: Record, age: Age, source: Source) {
+        match end_of_life(now, record.ttl, age, record.class, record.version) {
+            // No neighbour is known yet, so every record is in scope.
+            Some(expires) => drop(self.store(now, record, expires, expires, source, |_| true)),
+            None => self.bury(now, record.key, Tombstone::of_ended(&record, now.wall)),
+        }
+    }
+
+    /// The records are restored.
+    pub fn finish_loading(&mut self) {
+        self.records.finish_loading();
+    }
+}

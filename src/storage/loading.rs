@@ -3,7 +3,7 @@
 use crate::id::Key;
 use crate::record::{Age, Record, Source, Tombstone, end_of_life};
 use crate::storage::{RECORD_OVERHEAD, Storage};
-use crate::time::Now;
+use crate::time::{Now, Time};
 
 impl Storage {
     /// About `expected` records of an earlier run will be restored. Until [`Storage::finish_loading`], records are found
@@ -17,14 +17,17 @@ impl Storage {
         self.records.prefetch_for_loading(keys);
     }
 
-    /// Stores a record of an earlier run, which has this age now. If its life has ended, it leaves its
-    /// tombstone.
-    pub fn restore(&mut self, now: Now, record: Record, age: Age, source: Source) {
+    /// Stores a record of an earlier run, which has this age now; it is due at `due`, or at its end if that is earlier or
+    /// `due` is `None`. If its life has ended, it leaves its tombstone. Returns whether the record is new, and nothing
+    /// else has changed since [`Storage::take_changed`].
+    pub fn restore(&mut self, now: Now, record: Record, age: Age, due: Option<Time>, source: Source) -> bool {
+        let (key, before) = (record.key, self.len());
         match end_of_life(now, record.ttl, age, record.class, record.version) {
             // No neighbour is known yet, so every record is in scope.
-            Some(expires) => drop(self.store(now, record, expires, expires, source, |_| true)),
+            Some(expires) => drop(self.store(now, record, expires, due.unwrap_or(expires), source, |_| true)),
             None => self.bury(now, record.key, Tombstone::of_ended(&record, now.wall)),
         }
+        self.len() == before + 1 && self.changed == [key]
     }
 
     /// The records are restored.

@@ -283,10 +283,12 @@ fn adding_a_tombstone_removes_the_live_record_that_it_beats() {
 fn a_restored_record_keeps_its_age_and_an_ended_one_leaves_a_tombstone() {
     let on = Now { mono: Time::ZERO, wall: WallTime::from_millis(130_000) };
     let mut storage = unbounded();
-    storage.restore(on, record(1, 100_000 << 16, b"v"), Age(40_000), Source::Client);
+    storage.restore(on, record(1, 100_000 << 16, b"v"), Age(40_000), None, Source::Client);
     let held = storage.find(on.mono, &key(1)).expect("60 s, 40 s old");
     assert_eq!((held.expires, held.source()), (mono(20), Source::Client));
-    storage.restore(on, record(2, 100_000 << 16, b"v"), Age(60_000), Source::Peer);
+    storage.forget_changed();
+    let is_alone = storage.restore(on, record(2, 100_000 << 16, b"v"), Age(60_000), None, Source::Peer);
+    assert!(!is_alone, "it is not stored");
     assert_eq!(found(&storage, on, 2), None);
     assert_eq!(plain_tombstone(&storage, on, 2), Some(100_000 << 16));
 }

@@ -148,7 +148,7 @@ impl Replica {
         let now = self.now(world);
         for (key, kept) in &self.disk {
             if let Some((record, age, saved)) = kept.record.clone() {
-                self.storage.restore(now, record, age.after(now.wall.since(saved)), Source::Peer);
+                self.storage.restore(now, record, age.after(now.wall.since(saved)), None, Source::Peer);
             }
             if let Some(tombstone) = kept.tombstone {
                 self.storage.bury(now, *key, tombstone);

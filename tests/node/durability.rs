@@ -4,7 +4,7 @@ use dht::node::Node;
 use dht::node::params::{Durability, Params};
 use dht::node::persisted::{PersistedKey, PersistedRecord, Saved, SavedAt};
 use dht::record::{Age, Source, Tombstone};
-use dht::time::WallTime;
+use dht::time::{BootTime, WallTime};
 use dht::wire::api::{ApiReply, Put};
 use dht::wire::peer::{ErrorCode, PeerMessage, Reply, Request};
 
@@ -190,33 +190,40 @@ fn records_beyond_one_batch_follow_at_once_in_the_next() {
 /// A start that wrote a large store again would delay clients.
 #[test]
 fn restored_records_are_not_written_again() {
-    let persisted = |n| PersistedKey {
-        key: key(n),
-        record: block(n, b"v").to_record().map(|record| PersistedRecord {
-            record,
-            age: Age(1_000),
-            saved: SavedAt { wall: WallTime::from_millis(version_at(0).time().as_millis()), boot: None },
-            source: Source::Client,
-        }),
-        tombstone: None,
-    };
-    let mut harness = founder(Disk::Waits);
-    let plain = Some(version_at(0));
-    let over = PersistedKey { record: None, tombstone: Some(Tombstone { signed: None, plain }), ..persisted(3) };
-    let ended = PersistedKey {
-        record: persisted(4).record.map(|persisted| PersistedRecord { age: Age(60_000), ..persisted }),
-        ..persisted(4)
-    };
-    harness.act(|node, now, _| {
-        for persisted in [persisted(1), persisted(2), over, ended] {
-            node.restore(now, persisted).expect("it claims nothing");
-        }
-        node.restored(now);
-    });
-    harness.pass(secs(2));
-    let saved: Vec<_> = harness.batches().iter().flat_map(|batch| batch.keys.clone()).collect();
-    let [ended] = &saved[..] else { panic!("{saved:?}") };
-    assert_eq!((ended.key, &ended.record, ended.tombstone.is_some()), (key(4), &None, true), "its life has ended");
+    for boot in [None, Some(BootTime { boot: 7, millis: 0 })] {
+        let persisted = |n| PersistedKey {
+            key: key(n),
+            record: block(n, b"v").to_record().map(|record| PersistedRecord {
+                record,
+                age: Age(1_000),
+                saved: SavedAt { wall: WallTime::from_millis(version_at(0).time().as_millis()), boot },
+                source: Source::Client,
+            }),
+            tombstone: None,
+        };
+        let mut harness = founder(Disk::Waits);
+        let plain = Some(version_at(0));
+        let over = PersistedKey { record: None, tombstone: Some(Tombstone { signed: None, plain }), ..persisted(3) };
+        let ended = PersistedKey {
+            record: persisted(4).record.map(|persisted| PersistedRecord { age: Age(60_000), ..persisted }),
+            ..persisted(4)
+        };
+        harness.act(|node, now, _| {
+            if let Some(boot) = boot {
+                node.booted(boot);
+            }
+            for persisted in [persisted(1), persisted(2), over, ended] {
+                node.restore(now, persisted).expect("it claims nothing");
+            }
+            node.restored(now);
+            let held = |n| node.storage().find(now.mono, &key(n)).expect("it is alive");
+            assert!([1, 2].map(held).iter().all(|held| held.due() < held.expires), "they will be offered");
+        });
+        harness.pass(secs(2));
+        let saved: Vec<_> = harness.batches().iter().flat_map(|batch| batch.keys.clone()).collect();
+        let [ended] = &saved[..] else { panic!("{saved:?}") };
+        assert_eq!((ended.key, &ended.record, ended.tombstone.is_some()), (key(4), &None, true), "its life has ended");
+    }
 }
 
 #[test]

@@ -103,6 +103,11 @@ impl SetAside {
         self.last_save.is_some_and(|last| last.since(wall) > CLOCK_DIFFERENCE_MAX)
     }
 
+    /// An earlier run has saved a record at this moment.
+    pub(super) fn note_save(&mut self, saved: SavedAt) {
+        self.last_save = self.last_save.max(Some(saved.wall));
+    }
+
     /// Whether others have replaced `record`.
     pub(crate) fn is_outdated(&self, record: &Record) -> bool {
         !self.outdated.is_empty() && self.outdated.get(&record.key) == Some(&record.version)
@@ -146,10 +151,19 @@ impl SetAside {
 
 /// Restoring.
 impl Node {
+    /// The age now of a record of an earlier run, if it is certain, its life has not ended, and its version is possible.
+    pub(super) fn certain_age(&self, now: Now, kept: &PersistedRecord) -> Option<Age> {
+        let PersistedRecord { record, age, saved, .. } = kept;
+        let off = self.since_boot(now)?.since(saved.boot?)?;
+        let age = age.after(off);
+        let is_possible = record.is_plausible(now.wall) && !record.version.is_too_early(now.wall.before(off));
+        (is_possible && !record.ttl.left_at(age).is_zero()).then_some(age)
+    }
+
     /// Stores a verified record of an earlier run, or sets it aside.
     pub(super) fn restore_record(&mut self, now: Now, persisted: PersistedRecord) {
         let saved = persisted.saved;
-        self.set_aside.last_save = self.set_aside.last_save.max(Some(saved.wall));
+        self.set_aside.note_save(saved);
         let off = self.since_boot(now).zip(saved.boot).and_then(|(now, saved)| now.since(saved));
         let Some(off) = off else { return self.restore_by_wall(now, persisted) };
         let PersistedRecord { record, age, source, .. } = persisted;
@@ -186,7 +200,7 @@ impl Node {
     fn restore_aged(&mut self, now: Now, record: Record, age: Age, source: Source) {
         let left = record.ttl.left_at(age);
         if record.is_plausible(now.wall) || left.is_zero() {
-            self.storage.restore(now, record, age, source);
+            self.storage.restore(now, record, age, None, source);
         } else {
             self.set_aside.insert(record, source, Doubt::Version { expires: now.mono + left });
         }

@@ -31,7 +31,7 @@ use crate::node::persisted::{PersistedKey, PersistedRecord, Saved, SavedAt};
 use crate::node::records::changes::{Changes, InFlight, Waiter};
 use crate::node::timers::Timer;
 use crate::record::envelope::{self, Unverified};
-use crate::record::{Precedence, age_at};
+use crate::record::{Age, Precedence, age_at};
 use crate::time::{BootTime, Now, Time};
 use crate::wire::peer::{ErrorCode, Reply, StoreOutcome};
 
@@ -383,19 +383,44 @@ impl Node {
     /// [`Unverified`] if the record does not prove what its class claims; then nothing is restored.
     pub fn restore(&mut self, now: Now, persisted: PersistedKey) -> Result<(), Unverified> {
         self.storage.begin_loading(0);
-        if let Some(persisted) = &persisted.record {
-            let record = &persisted.record;
-            envelope::verify(&record.key, record.class, record.version, record.ttl, &record.value)?;
-            self.restore_record(now, persisted.clone());
-            self.plan_offer(now, &record.key);
+        let PersistedKey { key, record, tombstone } = persisted;
+        let Some(kept) = record else {
+            self.restore_state(now, PersistedKey { key, record, tombstone });
+            return Ok(());
+        };
+        let record = &kept.record;
+        envelope::verify(&record.key, record.class, record.version, record.ttl, &record.value)?;
+        match self.certain_age(now, &kept).filter(|_| tombstone.is_none()) {
+            Some(age) => self.restore_alive(now, kept, age),
+            None => self.restore_state(now, PersistedKey { key, record: Some(kept), tombstone }),
+        }
+        Ok(())
+    }
+
+    /// The usual case: stores a record whose life has not ended for certain. It is not looked up again, because most
+    /// of the time of a start is spent in waiting for memory.
+    fn restore_alive(&mut self, now: Now, kept: PersistedRecord, age: Age) {
+        let PersistedRecord { record, saved, source, .. } = kept;
+        self.set_aside.note_save(saved);
+        let due = self.first_offer(now.mono, &record.key, record.replication, now.mono + record.ttl.left_at(age));
+        if self.storage.restore(now, record, age, Some(due), source) {
+            self.storage.forget_changed();
+        } else {
+            self.note_changes(now, None);
+        }
+    }
+
+    fn restore_state(&mut self, now: Now, persisted: PersistedKey) {
+        let key = persisted.key;
+        if let Some(kept) = &persisted.record {
+            self.restore_record(now, kept.clone());
+            self.plan_offer(now, &key);
         }
         if let Some(tombstone) = persisted.tombstone {
-            self.restore_tombstone(now, persisted.key, tombstone);
+            self.restore_tombstone(now, key, tombstone);
         }
-        let key = persisted.key;
         let is_unchanged = self.is_as_on_disk(now, persisted);
         self.note_changes(now, is_unchanged.then_some(key));
-        Ok(())
     }
 
     /// Whether the state of a key is as it was persisted, but for the moment at which that was.

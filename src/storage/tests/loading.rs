@@ -4,8 +4,8 @@ use super::*;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A record of this key, version and age in seconds is restored.
-    Restore(u8, u64, u8),
+    /// A record of this key, version and age in seconds is restored, and is due at this second.
+    Restore(u8, u64, u8, Option<u64>),
     /// The record of this key is due at this second.
     Schedule(u8, u64),
     /// The plain version of this key is over.
@@ -22,7 +22,8 @@ fn spread(number: u8) -> Key {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let (key, version) = (0..16_u8, 1..4_u64);
     let step = prop_oneof![
-        4 => (key.clone(), version.clone(), 0..70_u8).prop_map(|(key, version, age)| Step::Restore(key, version, age)),
+        4 => (key.clone(), version.clone(), 0..70_u8, proptest::option::of(0..70_u64))
+            .prop_map(|(key, version, age, due)| Step::Restore(key, version, age, due)),
         2 => (key.clone(), 0..70_u64).prop_map(|(key, at)| Step::Schedule(key, at)),
         1 => (key, version).prop_map(|(key, version)| Step::Bury(key, version)),
     ];
@@ -32,9 +33,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn apply(storage: &mut Storage, step: &Step) {
     let now = at(0);
     match *step {
-        Step::Restore(number, version, age) => {
+        Step::Restore(number, version, age, due) => {
             let record = Record { key: spread(number), ..record(0, version, b"v") };
-            storage.restore(now, record, Age(u32::from(age) * 1_000), Source::Peer);
+            storage.restore(now, record, Age(u32::from(age) * 1_000), due.map(mono), Source::Peer);
         }
         Step::Schedule(number, secs) => storage.schedule(&spread(number), mono(secs)),
         Step::Bury(number, version) => {
@@ -89,4 +90,23 @@ fn a_storage_with_records_is_not_loaded() {
     store(&mut storage, at(0), record(1, 1, b"v"), 60);
     storage.begin_loading(3);
     assert_eq!(storage.walk(None).count(), 1);
+}
+
+#[test]
+fn a_restored_record_that_changes_nothing_else_is_told_from_one_that_does() {
+    let mut storage = room_for(2);
+    let mut restore = |n| {
+        let is_alone = storage.restore(at(0), record(n, 1, b"v"), Age(0), None, Source::Peer);
+        let mut changed = Vec::new();
+        storage.take_changed(&mut changed);
+        if n == 1 {
+            storage.bury(at(0), key(9), Tombstone { signed: None, plain: Some(Version::from_bits(1)) });
+            storage.forget_changed();
+        }
+        (is_alone, changed)
+    };
+    assert_eq!(restore(1), (true, vec![key(1)]));
+    assert_eq!(restore(2), (false, vec![key(2), key(9)]), "the tombstone gives way");
+    assert_eq!(restore(2), (false, vec![]), "it is stored already");
+    assert_eq!(restore(3), (false, vec![]), "there is no room");
 }

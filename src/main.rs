@@ -10,6 +10,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use dht::cli::{self, EXIT_USAGE, UsageError};
 use dht::config::{ConfigError, Settings};
@@ -23,6 +24,7 @@ use dht::net::{self, BindError, Ended, EventLoop, Listeners, LoopError};
 use dht::node::params::{Durability, Serving};
 use dht::node::persisted::Batch;
 use dht::node::{Me, Node};
+use dht::time::Time;
 use getopts::Options;
 use log::{error, info, warn};
 
@@ -168,9 +170,13 @@ fn store_id() -> Result<StoreId, RunError> {
 /// Restores the records and contacts of the previous run.
 fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
     let begun = clock.now();
-    let mut records = 0_u64;
+    let (mut records, mut keys, mut progress) = (0_u64, 0, Progress::new(begun.mono));
     node.expect_restored(store.len());
     store.read_keys(|some| {
+        if progress.is_due(clock.now().mono) {
+            info!("loading keys={keys} of={}", store.len());
+        }
+        keys += some.len();
         node.prefetch_for_restoring(&some);
         for persisted in some {
             let key = persisted.key;
@@ -189,6 +195,30 @@ fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
     info!("loaded records={records} contacts={known} took_ms={}", (clock.now().mono - begun.mono).as_millis());
     node.restored(begun);
     Ok(())
+}
+
+/// When the progress of a long start is logged.
+struct Progress {
+    next: Time,
+}
+
+impl Progress {
+    /// A start of this duration is not long.
+    const FIRST: Duration = Duration::from_secs(2);
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    fn new(begun: Time) -> Self {
+        Self { next: begun + Self::FIRST }
+    }
+
+    /// Whether a line is due; then the next one is due a second later.
+    fn is_due(&mut self, now: Time) -> bool {
+        let is_due = self.next <= now;
+        if is_due {
+            self.next = now + Self::PAUSE;
+        }
+        is_due
+    }
 }
 
 /// The node's key: the host key if it is an Ed25519 key, otherwise the one in the data directory.
@@ -312,6 +342,13 @@ mod tests {
         assert_eq!(refusal(&["--help=me"]), "found a value for option `help`, expected none");
         assert_eq!(refusal(&["-c", "a", "b"]), "arguments: found `b`, expected -c FILE [--check-config]");
         assert_eq!(refusal(&["config.ini"]), "arguments: found `config.ini`, expected -c FILE [--check-config]");
+    }
+
+    #[test]
+    fn the_progress_of_a_long_start_is_logged_once_a_second() {
+        let mut progress = Progress::new(Time::ZERO + Duration::from_secs(1));
+        let due = (0..70).filter(|tenths| progress.is_due(Time::ZERO + Duration::from_millis(tenths * 100)));
+        assert_eq!(due.collect::<Vec<_>>(), [30, 40, 50, 60]);
     }
 
     #[cfg(unix)]

@@ -6,8 +6,8 @@ use crate::storage::{RECORD_OVERHEAD, Storage};
 use crate::time::{Now, Time};
 
 impl Storage {
-    /// About `expected` records of an earlier run will be restored. Until [`Storage::finish_loading`], records are found
-    /// by their keys alone: the storage has no order of them. Does nothing if there are records already.
+    /// About `expected` records of an earlier run will be restored. Until [`Storage::finish_loading`], records are
+    /// found by their keys alone: the storage has no order of them. Does nothing if there are records already.
     pub fn begin_loading(&mut self, expected: usize) {
         self.records.begin_loading(expected.min(self.bytes_max / RECORD_OVERHEAD));
     }
@@ -17,9 +17,9 @@ impl Storage {
         self.records.prefetch_for_loading(keys);
     }
 
-    /// Stores a record of an earlier run, which has this age now; it is due at `due`, or at its end if that is earlier or
-    /// `due` is `None`. If its life has ended, it leaves its tombstone. Returns whether the record is new, and nothing
-    /// else has changed since [`Storage::take_changed`].
+    /// Stores a record of an earlier run, which has this age now; it is due at `due`, or at its end if that is earlier
+    /// or `due` is `None`. If its life has ended, it leaves its tombstone. Returns whether the record is new, and
+    /// nothing else has changed since [`Storage::take_changed`].
     pub fn restore(&mut self, now: Now, record: Record, age: Age, due: Option<Time>, source: Source) -> bool {
         let (key, before) = (record.key, self.len());
         match end_of_life(now, record.ttl, age, record.class, record.version) {

@@ -151,7 +151,8 @@ impl SetAside {
 
 /// Restoring.
 impl Node {
-    /// The age now of a record of an earlier run, if it is certain, its life has not ended, and its version is possible.
+    /// The age now of a record of an earlier run, if it is certain, its life has not ended, and its version is
+    /// possible.
     pub(super) fn certain_age(&self, now: Now, kept: &PersistedRecord) -> Option<Age> {
         let PersistedRecord { record, age, saved, .. } = kept;
         let off = self.since_boot(now)?.since(saved.boot?)?;

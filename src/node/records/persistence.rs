@@ -361,7 +361,8 @@ impl Node {
         self.boot.map(|start| start.after(now.mono - Time::ZERO))
     }
 
-    /// The host will restore about `keys` keys. It may call this before the first one, so that no table grows meanwhile.
+    /// The host will restore about `keys` keys. It may call this before the first one, so that no table grows
+    /// meanwhile.
     pub fn expect_restored(&mut self, keys: usize) {
         self.storage.begin_loading(keys);
     }

@@ -61,7 +61,12 @@ fn orders(storage: &mut Storage) -> (Vec<Key>, Vec<Key>, Vec<Vec<Key>>) {
 
 proptest! {
     #[test]
-    fn a_storage_that_was_loaded_is_like_one_that_was_filled(loaded in steps(), later in steps(), room in 1..40_usize, expected in 0..2_000_usize) {
+    fn a_storage_that_was_loaded_is_like_one_that_was_filled(
+        loaded in steps(),
+        later in steps(),
+        room in 1..40_usize,
+        expected in 0..2_000_usize,
+    ) {
         let mut pair = [room_for(room), room_for(room)];
         pair[0].begin_loading(expected);
         let mut changed = [Vec::new(), Vec::new()];

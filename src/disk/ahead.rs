@@ -27,7 +27,7 @@ pub(super) fn read_ahead<T: Send>(
     let (pieces, passed) = sync_channel(PIECES_MAX);
     thread::scope(|scope| {
         let reader = thread::Builder::new().name("read-ahead".to_owned()).spawn_scoped(scope, move || {
-            // The other end is closed only if `take` has failed. Then nobody sees this fault.
+            // The other end is closed only if `take` has failed. Then that fault is reported, not this one.
             read(&mut |piece| pieces.send(piece).map_err(|_| ErrorKind::BrokenPipe.into()).map_err(StoreFault::Io))
         })?;
         let taken = passed.into_iter().try_for_each(take); // closes this end

@@ -148,8 +148,8 @@ impl Sub for ClockOffset {
 /// can be compared after a restart of the process, whatever the wall clock says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootTime {
-    /// Identifies the boot.
-    pub boot: u64,
+    /// Identifies the boot. It is random: two boots of a host have the same with a probability of 2^-32.
+    pub boot: u32,
     /// Milliseconds since the boot.
     pub millis: u64,
 }

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::disk::files::Files;
 use crate::disk::replay;
-use crate::disk::segment::{Mark, Position, READ_SIZE, sequence_of};
+use crate::disk::segment::{FORMAT, Mark, Position, READ_SIZE, sequence_of};
 use crate::disk::simulated::SimulatedDisk;
 use crate::disk::state::{State, StateFile};
 use crate::disk::store::tests::{batch, in_order, persisted};
@@ -286,7 +286,7 @@ fn entries_that_exchanged_their_places_are_refused() {
     store.write(&batch([persisted(1, 100), persisted(2, 100)])).expect("the disk works");
     drop(store);
     let mut content = disk.content("records/00000001.log");
-    let size = (content.len() - 44 - 25) / 2;
+    let size = (content.len() - 44 - 24) / 2;
     let (first, second) = content[44..44 + 2 * size].split_at_mut(size);
     first.swap_with_slice(second);
     disk.set_content("records/00000001.log", &content);
@@ -317,7 +317,7 @@ fn a_segment_with_entries_that_the_state_does_not_name_is_refused() {
 /// the first part.
 #[test]
 fn the_rest_of_an_interrupted_write_does_not_follow_the_next_batch() {
-    const MARK: usize = 25;
+    const MARK: usize = 24;
     let disk = SimulatedDisk::default();
     let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store");
     let state = disk.content("records/state");
@@ -339,7 +339,7 @@ fn the_rest_of_an_interrupted_write_does_not_follow_the_next_batch() {
 #[test]
 fn a_later_mark_is_found_far_behind_the_damage() {
     const HEADER: usize = 44;
-    const MARK: usize = 25;
+    const MARK: usize = 24;
     let piece = usize::try_from(READ_SIZE).expect("a small number");
     // From a mark that begins in the second piece to one that ends in the first.
     for shift in 0..=MARK + 1 {
@@ -420,18 +420,28 @@ fn a_large_store_is_read_completely_or_its_first_damage_is_named() {
 }
 
 /// A file of a later version of this program.
+
+/// A file of an earlier or a later version of this program.
 #[test]
 fn another_format_is_refused() {
-    for file in ["records/00000001.log", "records/state"] {
+    for (file, format) in [("00000001.log", FORMAT - 1), ("state", FORMAT - 1), ("00000001.log", 9), ("state", 9)] {
         let disk = SimulatedDisk::default();
         drop(Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store"));
-        let mut content = disk.content(file);
-        content[11] += 1;
-        let covered = if file.ends_with("log") { 40 } else { 48 };
+        let path = format!("records/{file}");
+        let mut content = disk.content(&path);
+        content[8..12].copy_from_slice(&format.to_be_bytes());
+        let covered = if file == "state" { 48 } else { 40 };
         let crc = crc32fast::hash(&content[..covered]);
         content[covered..covered + 4].copy_from_slice(&crc.to_be_bytes());
-        disk.set_content(file, &content);
+        disk.set_content(&path, &content);
         let error = read(&disk).expect_err("another format");
-        assert!(matches!(error.fault(), StoreFault::Format { found: 3, .. }), "{error}");
+        assert!(matches!(error.fault(), StoreFault::Format { found, .. } if *found == format), "{error}");
+        let words = format!("records/{file} has the format {format} of another version of this program, expected 3");
+        let text = error.to_string();
+        assert!(
+            text.contains(&words) && text.contains("move the directory records away to start without it"),
+            "{text}"
+        );
+        assert_eq!(disk.content(&path), content);
     }
 }

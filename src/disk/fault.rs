@@ -171,7 +171,10 @@ impl fmt::Display for StoreError {
                 write!(f, "{path}/{file} is newer than the file state, where the store ends with segment {newest}")?;
             }
             StoreFault::Format { file, found } => {
-                write!(f, "{path}/{file} has the format {found}, expected {FORMAT}")?;
+                write!(
+                    f,
+                    "{path}/{file} has the format {found} of another version of this program, expected {FORMAT}"
+                )?;
             }
             StoreFault::Entry { file, offset, key: Some(key), error } => {
                 write!(f, "{path}/{file} is damaged at offset {offset}: key {key}: {error}")?;

@@ -11,10 +11,10 @@
 //!            36  1 u32 if it begins with batches that are written again (`replay`), else 0
 //!            40  CRC-32 of these bytes
 //! then entries, each:
-//!            0   length u32, of kind and content
-//!            4   CRC-32, of the header's CRC-32, the offset of the entry, the length, kind and content
-//!            8   kind u8
-//!            9   content
+//!            0   kind u8
+//!            1   length of the content u24
+//!            4   CRC-32, of the header's CRC-32, the offset of the entry, kind, length and content
+//!            8   content
 //!
 //! kind 1, state of a key:     the key, then its state as in `entry`
 //! kind 2, removal of a key:   the key
@@ -31,19 +31,22 @@ use std::io;
 use crate::disk::files::OpenFile;
 
 /// The version of the layout of all files. A store with another version is refused.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 /// Size of the header of a segment: the offset of its first entry.
 pub(super) const HEADER_SIZE: u32 = 44;
 
-/// Size of the length and the CRC of an entry.
+/// Size of the kind, the length and the CRC of an entry.
 const FRAME_SIZE: usize = 8;
+
+/// The largest length of the content of an entry.
+const LENGTH_MAX: u32 = (1 << 24) - 1;
 
 /// Bytes that are read from a segment at a time.
 pub(super) const READ_SIZE: u32 = 1 << 18;
 
 /// Size of a mark with its frame.
-pub(super) const MARK_SIZE: u32 = 25;
+pub(super) const MARK_SIZE: u32 = 24;
 
 /// The start of every file of the store.
 pub(super) const MAGIC: &[u8; 8] = b"dhtstore";
@@ -101,10 +104,9 @@ impl Mark {
         while let Some(framed) = bytes.get(*at..*at + SIZE) {
             let here = offset + u32::try_from(*at).ok()?;
             *at += 1;
-            let is_mark =
-                number_at(framed, 0) as usize == SIZE - FRAME_SIZE && framed[FRAME_SIZE] == Kind::Mark.number();
+            let is_mark = framed[0] == Kind::Mark.number() && length_of(framed) as usize == SIZE - FRAME_SIZE;
             if is_mark && number_at(framed, 4) == crc_of(salt, here, framed) {
-                return Self::read(&framed[FRAME_SIZE + 1..]);
+                return Self::read(&framed[FRAME_SIZE..]);
             }
         }
         None
@@ -183,6 +185,11 @@ pub(super) fn number_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
 }
 
+/// The length of the content of the entry `framed`.
+fn length_of(framed: &[u8]) -> u32 {
+    number_at(framed, 0) & LENGTH_MAX
+}
+
 fn crc_of(salt: u32, offset: u32, framed: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(salt);
     hasher.update(&offset.to_be_bytes());
@@ -193,15 +200,16 @@ fn crc_of(salt: u32, offset: u32, framed: &[u8]) -> u32 {
 
 /// Appends an entry to `out`, whose content `write` appends. [`seal`] completes it.
 pub(super) fn begin_entry(kind: Kind, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    out.extend_from_slice(&[0; FRAME_SIZE]);
     out.push(kind.number());
+    out.extend_from_slice(&[0; FRAME_SIZE - 1]);
     write(out);
 }
 
 /// Completes the entry `framed`, which will be at `offset` of the segment with `salt`.
 pub(super) fn seal(framed: &mut [u8], salt: u32, offset: u32) {
-    let length = u32::try_from(framed.len() - FRAME_SIZE).expect("an entry is no larger than a segment");
-    framed[..4].copy_from_slice(&length.to_be_bytes());
+    let length = u32::try_from(framed.len() - FRAME_SIZE).ok().filter(|length| *length <= LENGTH_MAX);
+    let [_, length @ ..] = length.expect("a value, or a few contacts").to_be_bytes();
+    framed[1..4].copy_from_slice(&length);
     let crc = crc_of(salt, offset, framed);
     framed[4..FRAME_SIZE].copy_from_slice(&crc.to_be_bytes());
 }
@@ -263,12 +271,12 @@ impl Entries {
             return Ok(None);
         }
         let frame = u32::try_from(FRAME_SIZE).expect("a small number");
-        if left <= frame {
+        if left < frame {
             return Err(BadEntry::Damaged(offset));
         }
-        self.load(frame + 1).map_err(BadEntry::Io)?;
-        let length = number_at(&self.buffer, (offset - self.loaded) as usize);
-        if length == 0 || length > left - frame {
+        self.load(frame).map_err(BadEntry::Io)?;
+        let length = length_of(&self.buffer[(offset - self.loaded) as usize..]);
+        if length > left - frame {
             return Err(BadEntry::Damaged(offset));
         }
         let size = frame + length;
@@ -278,9 +286,9 @@ impl Entries {
         if number_at(framed, 4) != crc_of(self.salt, offset, framed) {
             return Err(BadEntry::Damaged(offset));
         }
-        let kind = Kind::of(framed[FRAME_SIZE]).ok_or(BadEntry::Damaged(offset))?;
+        let kind = Kind::of(framed[0]).ok_or(BadEntry::Damaged(offset))?;
         self.offset += size;
-        Ok(Some(Entry { kind, content: &framed[FRAME_SIZE + 1..], offset, size }))
+        Ok(Some(Entry { kind, content: &framed[FRAME_SIZE..], offset, size }))
     }
 
     /// Makes sure that `need` bytes from the current offset on are in the buffer.

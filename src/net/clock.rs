@@ -25,8 +25,8 @@ impl Clock {
     /// The moment [`Time::ZERO`] since the boot of the host; `None` if the system does not name its boots.
     pub fn boot(&self) -> Option<BootTime> {
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
-        let boot = u64::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 16)?;
+        let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+        let boot = u32::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 8)?;
         Some(BootTime { boot, millis: u64::try_from(self.started.as_millis()).ok()? })
     }
 

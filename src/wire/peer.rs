@@ -466,15 +466,7 @@ impl<'a> RecordBlock<'a> {
 
     /// Reads a block that ends with `body`.
     fn read(body: &mut Reader<'a>) -> Result<Self, WireError> {
-        let secs = body.u16("ttl")?;
-        let ttl = Ttl::from_secs(secs).ok_or(WireError::field("ttl", secs, "1 to 65535"))?;
-        let replication = body.u8("replication")?;
-        if replication == 0 {
-            return Err(WireError::field("replication", replication, "1 to 255"));
-        }
-        let flags = body.u8("record flags")?;
-        let wrong_flags = |expected| WireError::field("record flags", flags, expected);
-        let class = class_of(flags & (SIGNED | HASHED)).ok_or(wrong_flags("signed or hashed"))?;
+        let (ttl, replication, class, flags) = read_first_fields(body)?;
         let key = Key::read(body)?;
         let version = Version::from_bits(body.u64("version")?);
         let age = Age(body.u32("age")?);
@@ -483,9 +475,28 @@ impl<'a> RecordBlock<'a> {
             0 => Content::Value(read_value(body, crc)?),
             HEAD => Content::Head,
             TOMBSTONE if class == Class::Plain => Content::Tombstone,
-            _ => return Err(wrong_flags("a value, a head or a plain tombstone")),
+            _ => return Err(WireError::field("record flags", flags, "a value, a head or a plain tombstone")),
         };
         Ok(Self { ttl, replication, class, key, version, age, crc, content })
+    }
+
+    /// Appends the block with its value, and without key, age and crc: so the disk stores it.
+    pub(crate) fn write_short(&self, out: &mut Vec<u8>) {
+        self.write_first_fields(out);
+        out.extend_from_slice(&self.version.bits().to_be_bytes());
+        out.extend_from_slice(self.value());
+    }
+
+    /// Reads the block of `key` and `age` that [`RecordBlock::write_short`] wrote, to the end of `body`. The crc is
+    /// computed.
+    pub(crate) fn read_short(body: &mut Reader<'a>, key: Key, age: Age) -> Result<Self, WireError> {
+        let (ttl, replication, class, flags) = read_first_fields(body)?;
+        if flags & !(SIGNED | HASHED) != 0 {
+            return Err(WireError::field("record flags", flags, "a record with its value"));
+        }
+        let version = Version::from_bits(body.u64("version")?);
+        let value = sized_value(body)?;
+        Ok(Self { ttl, replication, class, key, version, age, crc: crc_of(value), content: Content::Value(value) })
     }
 
     /// Reads a block that must have its value, as that of a STORE does.
@@ -501,6 +512,14 @@ impl<'a> RecordBlock<'a> {
 
     /// Appends the block without its value.
     pub(crate) fn write_head(&self, out: &mut Vec<u8>) {
+        self.write_first_fields(out);
+        self.key.write(out);
+        out.extend_from_slice(&self.version.bits().to_be_bytes());
+        out.extend_from_slice(&self.age.0.to_be_bytes());
+        out.extend_from_slice(&self.crc.to_be_bytes());
+    }
+
+    fn write_first_fields(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.ttl.as_secs().to_be_bytes());
         out.push(self.replication);
         let state = match self.content {
@@ -512,10 +531,6 @@ impl<'a> RecordBlock<'a> {
             Content::Tombstone => TOMBSTONE,
         };
         out.push(flags_of(self.class) | state);
-        self.key.write(out);
-        out.extend_from_slice(&self.version.bits().to_be_bytes());
-        out.extend_from_slice(&self.age.0.to_be_bytes());
-        out.extend_from_slice(&self.crc.to_be_bytes());
     }
 }
 
@@ -536,11 +551,30 @@ fn read_bit(body: &mut Reader<'_>, field: &'static str) -> Result<bool, WireErro
     }
 }
 
-fn read_value<'a>(body: &mut Reader<'a>, sent: u32) -> Result<&'a [u8], WireError> {
+/// Reads the TTL, the replication, and the class in the flags of a record block; also returns these flags.
+fn read_first_fields(body: &mut Reader<'_>) -> Result<(Ttl, u8, Class, u8), WireError> {
+    let secs = body.u16("ttl")?;
+    let ttl = Ttl::from_secs(secs).ok_or(WireError::field("ttl", secs, "1 to 65535"))?;
+    let replication = body.u8("replication")?;
+    if replication == 0 {
+        return Err(WireError::field("replication", replication, "1 to 255"));
+    }
+    let flags = body.u8("record flags")?;
+    let wrong_flags = || WireError::field("record flags", flags, "signed or hashed");
+    let class = class_of(flags & (SIGNED | HASHED)).ok_or_else(wrong_flags)?;
+    Ok((ttl, replication, class, flags))
+}
+
+fn sized_value<'a>(body: &mut Reader<'a>) -> Result<&'a [u8], WireError> {
     let value = body.rest();
     if value.is_empty() || value.len() > VALUE_SIZE_MAX {
         return Err(WireError::field("value size", value.len() as u64, "1 to 65495"));
     }
+    Ok(value)
+}
+
+fn read_value<'a>(body: &mut Reader<'a>, sent: u32) -> Result<&'a [u8], WireError> {
+    let value = sized_value(body)?;
     let computed = crc_of(value);
     if computed != sent {
         return Err(WireError::Crc { sent, computed });

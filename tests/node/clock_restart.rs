@@ -22,12 +22,12 @@ fn saved() -> PersistedKey {
 }
 
 /// The node restarts `since_boot` seconds after the boot `boot`, and its wall clock is `wall_ahead` further.
-fn restarted(params: Params, boot: u64, since_boot: u64, wall_ahead: u64) -> Harness {
+fn restarted(params: Params, boot: u32, since_boot: u64, wall_ahead: u64) -> Harness {
     restarted_with(saved(), params, boot, since_boot, wall_ahead)
 }
 
 /// The same with the record `kept` on disk.
-fn restarted_with(kept: PersistedKey, params: Params, boot: u64, since_boot: u64, wall_ahead: u64) -> Harness {
+fn restarted_with(kept: PersistedKey, params: Params, boot: u32, since_boot: u64, wall_ahead: u64) -> Harness {
     let mut harness = Harness::new(params);
     harness.wall_ahead = wall_ahead;
     let now = harness.now();

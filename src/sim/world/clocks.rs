@@ -47,9 +47,9 @@ impl World {
     }
 
     /// The start of the monotonic clock since the boot of a host. All boots of all hosts count from the start of
-    /// the world; only moments of the same boot are compared.
+    /// the world; only moments of the same boot of the same host are compared.
     pub(super) fn boot_of(&self, number: Number) -> Option<BootTime> {
-        let boots = self.hosts[number.index()].boots;
-        self.tells_boots.then(|| BootTime { boot: u64::from(number.0) << 32 | u64::from(boots), millis: 0 })
+        let boot = self.hosts[number.index()].boots;
+        self.tells_boots.then_some(BootTime { boot, millis: 0 })
     }
 }

@@ -371,7 +371,7 @@ impl Log {
             let Segment { id, end, .. } = *self.segment(sequence);
             (name_of(sequence), id, u64::from(end))
         };
-        let (state, length) = self.state.id()?;
+        let (state, length) = self.state.id();
         let state = (STATE_FILE.to_owned(), state, length);
         for (file, id, expected) in [segment(self.newest()), state, segment(self.in_turn)] {
             let fault = match self.files.look(&self.path_of(&file))? {

@@ -50,6 +50,7 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct StateFile {
     file: Box<dyn OpenFile>,
+    id: FileId,
     count: u64,
     /// The slot for the next change of the segments.
     next_slot: usize,
@@ -72,7 +73,8 @@ impl StateFile {
     /// Writes the first state to the empty `file`, and syncs it.
     pub(super) fn create(file: Box<dyn OpenFile>, state: &State) -> io::Result<()> {
         file.write(0, &vec![0; FILE_SIZE])?;
-        let mut file = Self { file, count: 0, next_slot: 0, is_dirty: false, is_durable: true };
+        let id = file.id()?;
+        let mut file = Self { file, id, count: 0, next_slot: 0, is_dirty: false, is_durable: true };
         file.write_segments(state)
     }
 
@@ -84,6 +86,7 @@ impl StateFile {
             return Err(BadState::Cut { length, expected: FILE_SIZE as u64 });
         }
         file.read(0, &mut bytes).map_err(BadState::Io)?;
+        let id = file.id().map_err(BadState::Io)?;
         let mut other_format = None;
         let mut newest: Option<(u64, usize, State)> = None;
         for number in 0..SLOTS {
@@ -101,7 +104,7 @@ impl StateFile {
         let (count, slot, state) = newest.ok_or(BadState::Header(BadHeader::Damaged))?;
         // The slot of the last synced state must stay until the next one is on disk.
         let last_synced = if slot == PROGRESS_SLOT { newer_of_first_two(&bytes) } else { slot };
-        Ok((Self { file, count, next_slot: 1 - last_synced, is_dirty: true, is_durable: false }, state))
+        Ok((Self { file, id, count, next_slot: 1 - last_synced, is_dirty: true, is_durable: false }, state))
     }
 
     /// Writes a change of the segments; it is on disk afterwards.
@@ -124,8 +127,8 @@ impl StateFile {
     }
 
     /// The file, and its length.
-    pub(super) fn id(&self) -> io::Result<(FileId, u64)> {
-        Ok((self.file.id()?, FILE_SIZE as u64))
+    pub(super) fn id(&self) -> (FileId, u64) {
+        (self.id, FILE_SIZE as u64)
     }
 
     /// Waits until all that was written is on disk.

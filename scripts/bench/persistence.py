@@ -2,7 +2,7 @@
 
 In each round and for each row, every server is started with an empty directory. The generator stores random keys
 as fast as the server takes them. Then the server is stopped and started again with what it has written. Redis
-rewrites its file before that, as dht-server does of its own accord.
+rewrites its file before that; dht-server does so of its own accord while it gets no requests, and is given the time.
 """
 
 import shutil
@@ -20,7 +20,10 @@ from rounds import Spread, Trial, interleave, problems_of
 from servers import Server, version
 
 REWRITE_SECONDS_MAX = 60.0
-"""What Redis may take to rewrite its file."""
+"""What a server may take to rewrite its files."""
+
+SETTLED_SECONDS = 2.0
+"""A server that has written nothing for so long has rewritten its files."""
 
 MEMORY = "storage_bytes_max = 8192 MiB"
 
@@ -148,6 +151,20 @@ def _note_costs(costs: Costs, bench: Bench, server: Server, directory: Path) -> 
     costs.rss_each.append(server.process.rss_kib() * 1024 / records)
     if server.protocol == "redis":
         _rewrite(server.address)
+    else:
+        _await_settled(server)
+
+
+def _await_settled(server: Server) -> None:
+    """Waits until the server writes nothing."""
+    written, since = server.process.written_bytes(), time.monotonic()
+    deadline = since + REWRITE_SECONDS_MAX
+    while time.monotonic() < min(deadline, since + SETTLED_SECONDS):
+        time.sleep(0.1)
+        if (now := server.process.written_bytes()) != written:
+            written, since = now, time.monotonic()
+    if time.monotonic() >= deadline:
+        raise Failure(f"{server.process.name} still writes after {REWRITE_SECONDS_MAX:.0f} s")
 
 
 def _rewrite(address: str) -> None:

@@ -7,6 +7,14 @@
 //! Cleaning is due while the segments take more than twice the bytes of the current entries and half a segment.
 //! A piece is small compared with a segment while little is written. When much is written it grows with that, so
 //! that cleaning keeps up: the whole store takes at most 2.2 times the current entries and two segments.
+//!
+//! While no batch comes, the store *settles*. That begins when a tenth as much as the current entries, and half a
+//! segment, is outdated. Each segment is cleaned once, also if most of it is current, until a hundredth is outdated.
+//! So settling copies ten bytes at most for each byte that has become outdated, and leaves little more than the current
+//! entries. When it has ended, it does not begin again before a batch has changed something.
+//!
+//! To clean the segment with the most outdated entries first would copy less, if that is not the oldest one. But then
+//! removals and the numbers of missing segments would have to be kept as long as there is an older segment.
 
 use crate::disk::contents::{Change, Contents};
 use crate::disk::fault::StoreFault;
@@ -24,6 +32,12 @@ const PACE: u64 = 2;
 /// The same when the segments take more than 2.1 times the bytes of the current entries.
 const HIGH_PACE: u64 = 10;
 
+/// The store begins to settle when one of so many parts of the current entries is outdated.
+const BEGIN_PART: u64 = 10;
+
+/// It ends to settle when less than one of so many parts is.
+const END_PART: u64 = 100;
+
 /// The segment that is being cleaned.
 #[derive(Debug, Default)]
 pub(super) struct Cleaner {
@@ -31,6 +45,19 @@ pub(super) struct Cleaner {
     entries: Option<Entries>,
     /// Bytes that batches have written since the last piece.
     written: u64,
+    /// The last segment to be cleaned, while the store settles.
+    settles_to: Option<u32>,
+    /// Whether no batch has changed anything since the store has begun to settle.
+    is_unchanged: bool,
+}
+
+/// When to clean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// When that is due.
+    Due,
+    /// Also when the store can settle: no batch waits.
+    Idle,
 }
 
 /// Whether there was something to do.
@@ -46,12 +73,19 @@ impl Cleaner {
     /// Notes how much a batch has written.
     pub(super) fn note_written(&mut self, bytes: u64) {
         self.written += bytes;
+        self.is_unchanged &= bytes == 0;
     }
 
-    /// Cleans one piece, if that is due.
-    pub(super) fn clean(&mut self, log: &mut Log, contents: &mut Contents) -> Result<Cleaned, StoreFault> {
+    /// Cleans one piece, if `effort` asks for that.
+    pub(super) fn clean(
+        &mut self,
+        effort: Effort,
+        log: &mut Log,
+        contents: &mut Contents,
+    ) -> Result<Cleaned, StoreFault> {
         let excess = log.bytes().saturating_sub(2 * contents.live_bytes() + u64::from(log.segment_size / 2));
-        if log.segments.len() < 2 || excess == 0 {
+        let is_due = excess > 0 || effort == Effort::Idle && self.settles(log, contents);
+        if log.segments.len() < 2 || !is_due {
             self.written = 0;
             return Ok(Cleaned::Nothing);
         }
@@ -75,8 +109,23 @@ impl Cleaner {
         if log.segments.len() > 1 {
             // If this fails, the next batch tries again, and fails if there still is no space.
             let _ = log.reserve();
+        } else {
+            self.settles_to = None;
         }
         Ok(Cleaned::Piece)
+    }
+
+    /// Whether the store settles.
+    fn settles(&mut self, log: &Log, contents: &Contents) -> bool {
+        let live = contents.live_bytes();
+        let outdated = log.bytes().saturating_sub(live);
+        self.settles_to = self.settles_to.filter(|last| log.oldest <= *last && outdated > live / END_PART);
+        let is_enough = outdated > live / BEGIN_PART + u64::from(log.segment_size / 2);
+        if is_enough && self.settles_to.is_none() && !self.is_unchanged {
+            self.settles_to = Some(log.newest());
+            self.is_unchanged = true;
+        }
+        self.settles_to.is_some()
     }
 }
 

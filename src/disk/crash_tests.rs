@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::disk::simulated::{Fault, SimulatedDisk};
 use crate::disk::store::tests::{batch, in_order, persisted};
-use crate::disk::store::{Cleaned, Store, StoreError, Trust};
+use crate::disk::store::{Cleaned, Effort, Store, StoreError, Trust};
 use crate::node::persisted::{Batch, PersistedKey};
 use crate::record::Version;
 
@@ -109,7 +109,7 @@ impl History {
         match choice {
             0 => drop(store),
             1 => store.kill(),
-            2..6 => match store.clean() {
+            2..6 => match store.clean(if choice < 4 { Effort::Due } else { Effort::Idle }) {
                 Ok(_) => self.store = Some(store),
                 Err(_) => self.failed(store),
             },
@@ -196,7 +196,7 @@ fn expect_recovery(disk: &SimulatedDisk, possible: &[Content], rng: &mut StdRng)
     assert_eq!(store.all(), keys_of(&content), "what was found is decided");
     let next = in_order([state(0, 1_000), state(KEYS, 1_000)]);
     store.write(&batch(next)).expect("the disk works");
-    store.clean_all();
+    store.clean_all(Effort::Idle);
     store.kill();
     let mut expected = content;
     expected.extend([(0, 1_000), (KEYS, 1_000)]);
@@ -359,7 +359,7 @@ fn cleaning_works_on_a_full_disk_and_makes_room_for_batches() {
     store.write(&batch((0..8).map(|number| state(number, 9)))).expect_err("the disk is full");
     store.kill();
     let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("the store is intact");
-    store.clean_all();
+    store.clean_all(Effort::Due);
     store.write(&batch((0..8).map(|number| state(number, 9)))).expect("there is room");
     let content = (0..KEYS).map(|number| state(number, if number < 8 { 9 } else { number % 5 }));
     assert_eq!(store.all(), in_order(content));
@@ -413,10 +413,10 @@ fn the_first_piece_of_cleaning_is_small() {
     let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store");
     for number in 0..400 {
         store.write(&batch([state(number, 0)])).expect("the disk works");
-        assert_eq!(store.clean().expect("the disk works"), Cleaned::Nothing);
+        assert_eq!(store.clean(Effort::Due).expect("the disk works"), Cleaned::Nothing);
     }
     let mut number = 0;
-    while store.clean().expect("the disk works") == Cleaned::Nothing {
+    while store.clean(Effort::Due).expect("the disk works") == Cleaned::Nothing {
         // Segments before the last ones stay current.
         store.write(&batch([state(300 + number % 100, number)])).expect("the disk works");
         number += 1;
@@ -428,7 +428,7 @@ fn the_first_piece_of_cleaning_is_small() {
 #[test]
 fn the_bytes_on_disk_are_bounded_by_the_current_entries() {
     let keys = 600;
-    for pattern in 0..4 {
+    for (pattern, effort) in (0..4).flat_map(|pattern| [(pattern, Effort::Due), (pattern, Effort::Idle)]) {
         let disk = SimulatedDisk::default();
         let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store");
         let mut rng = StdRng::seed_from_u64(pattern);
@@ -442,30 +442,116 @@ fn the_bytes_on_disk_are_bounded_by_the_current_entries() {
             };
             let change = if step % 11 == 0 && pattern == 1 { removal(number) } else { state(number, step) };
             store.write(&batch([change])).expect("the disk works");
-            store.clean().expect("the disk works");
+            store.clean(effort).expect("the disk works");
             let (used, live) = (disk.used() as u64, store.live_bytes());
             let bound = live * 22 / 10 + 2 * u64::from(SEGMENT_SIZE);
-            assert!(used <= bound, "pattern {pattern}, step {step}: {used} bytes on disk, {live} current");
+            assert!(used <= bound, "pattern {pattern}, {effort:?}, step {step}: {used} bytes on disk, {live} current");
         }
         for number in 0..keys {
             store.write(&batch([removal(number)])).expect("the disk works");
-            store.clean().expect("the disk works");
+            store.clean(Effort::Due).expect("the disk works");
         }
-        store.clean_all();
+        store.clean_all(Effort::Due);
         assert!(store.is_empty());
         let used = (disk.used() - disk.content("records/state").len()) as u64;
         assert!(used <= 2 * u64::from(SEGMENT_SIZE), "{used}");
-        assert_eq!(store.clean().expect("the disk works"), Cleaned::Nothing);
+        assert_eq!(store.clean(Effort::Due).expect("the disk works"), Cleaned::Nothing);
     }
+}
+
+/// A store in which a quarter is outdated, in all segments, and the entries that are current.
+fn quarter_outdated(disk: &SimulatedDisk, keys: u64) -> (Store, Vec<PersistedKey>) {
+    let mut store = Store::on_simulated(disk, SEGMENT_SIZE).expect("a new store");
+    let batch_of = |key: u64| u64::from(key.is_multiple_of(3));
+    for (number_of_batch, step) in [(0, 1), (1, 3)] {
+        for key in (0..keys).step_by(step) {
+            store.write(&Batch { sync: false, ..batch([state(key, number_of_batch)]) }).expect("the disk works");
+        }
+    }
+    assert_eq!(store.clean(Effort::Due).expect("the disk works"), Cleaned::Nothing);
+    (store, in_order((0..keys).map(|key| state(key, batch_of(key)))))
+}
+
+/// The bytes of the segments.
+fn bytes_of_log(disk: &SimulatedDisk) -> u64 {
+    (disk.used() - disk.content("records/state").len() - disk.content("records/spare").len()) as u64
+}
+
+#[test]
+fn a_store_without_batches_settles_near_its_current_entries_and_then_writes_nothing() {
+    let disk = SimulatedDisk::default();
+    let keys = 800;
+    let (mut store, content) = quarter_outdated(&disk, keys);
+    let (live, before) = (store.live_bytes(), store.segments());
+    assert!(bytes_of_log(&disk) > live * 130 / 100);
+    // A batch comes when some segments are cleaned: what it makes outdated in the others is given back too.
+    for _ in 0..4 * before {
+        assert_eq!(store.clean(Effort::Idle).expect("the disk works"), Cleaned::Piece);
+    }
+    for key in (1..keys).step_by(3) {
+        store.write(&batch([state(key, 0)])).expect("the disk works");
+    }
+    assert!(store.clean_all(Effort::Idle) > before);
+    // Pieces of such small segments have few entries, and each has a mark; each segment has a header. To clean again
+    // would not make that less.
+    let (marks_and_headers, log) = (live * 20 / 100, bytes_of_log(&disk));
+    assert!(log < live * 101 / 100 + marks_and_headers && store.live_bytes() == live, "{log} bytes for {live}");
+    let calls = disk.calls();
+    assert_eq!((store.clean_all(Effort::Idle), disk.calls()), (0, calls));
+    assert!(store.all() == content);
+    store.kill();
+    assert!(Store::on_simulated(&disk, SEGMENT_SIZE).expect("the store is intact").all() == content);
+}
+
+#[test]
+fn a_store_settles_when_a_tenth_and_half_a_segment_is_outdated() {
+    let mut store = Store::on_simulated(&SimulatedDisk::default(), 1 << 16).expect("a new store");
+    let mut write = |keys: u64| {
+        store.write(&batch((0..keys).map(|key| state(key, 0)))).expect("the disk works");
+        store.clean_all(Effort::Idle) > 0
+    };
+    assert!(!write(2_000), "nothing is outdated");
+    let settles = [(); 6].map(|()| write(100));
+    // A twentieth each time, and half a segment is as much as another.
+    assert_eq!(settles, [false, false, false, true, false, false]);
+}
+
+#[test]
+fn a_crash_at_any_call_while_the_store_settles_loses_nothing() {
+    let disk = SimulatedDisk::default();
+    let (store, content) = quarter_outdated(&disk, 200);
+    let mut rng = StdRng::seed_from_u64(11);
+    drop(store);
+    let mut crashes = 0;
+    for calls in (0..).step_by(3) {
+        let disk = disk.after_kill();
+        let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("the store is intact");
+        let from = disk.calls() + calls;
+        disk.inject(Some(Fault { from, until: u64::MAX, kind: ErrorKind::Other }));
+        let cleaned =
+            std::iter::repeat_with(|| store.clean(Effort::Idle)).find(|cleaned| !matches!(cleaned, Ok(Cleaned::Piece)));
+        store.kill();
+        for disk in [disk.after_kill(), disk.after_power_failure(&mut rng), disk.after_power_failure(&mut rng)] {
+            let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("the store is intact");
+            assert_eq!(store.all(), content, "{calls} calls");
+            store.clean_all(Effort::Idle);
+            assert_eq!(store.all(), content, "{calls} calls");
+        }
+        if matches!(cleaned, Some(Ok(Cleaned::Nothing))) {
+            break;
+        }
+        crashes += 1;
+    }
+    assert!(crashes > 100, "{crashes}");
 }
 
 #[test]
 fn nothing_is_written_while_nothing_changes() {
     let disk = SimulatedDisk::default();
     let mut store = filled(&disk);
-    store.clean_all();
+    assert!(store.clean_all(Effort::Due) + store.clean_all(Effort::Idle) > 0);
     let calls = disk.calls();
-    assert_eq!(store.clean().expect("the disk works"), Cleaned::Nothing);
+    assert_eq!(store.clean(Effort::Idle).expect("the disk works"), Cleaned::Nothing);
     store.write(&Batch::default()).expect("the disk works");
     assert_eq!(disk.calls(), calls);
     drop(store);

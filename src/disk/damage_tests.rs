@@ -12,7 +12,7 @@ use crate::disk::segment::{FORMAT, Mark, Position, READ_SIZE, sequence_of};
 use crate::disk::simulated::SimulatedDisk;
 use crate::disk::state::{State, StateFile};
 use crate::disk::store::tests::{batch, in_order, persisted};
-use crate::disk::store::{Store, StoreError, StoreFault};
+use crate::disk::store::{Effort, Store, StoreError, StoreFault};
 use crate::node::persisted::PersistedKey;
 
 const SEGMENT_SIZE: u32 = 4_096;
@@ -81,7 +81,8 @@ fn history(disk: &SimulatedDisk, seed: u64) -> (Store, Vec<SimulatedDisk>, Vec<P
             })
             .collect();
         store.write(&batch(changes.values().cloned())).expect("the disk works");
-        store.clean().expect("the disk works");
+        let effort = if number % 4 == 0 { Effort::Idle } else { Effort::Due };
+        store.clean(effort).expect("the disk works");
         keys.extend(changes);
         if number % 10 == 0 {
             earlier.push(disk.after_kill());
@@ -418,8 +419,6 @@ fn a_large_store_is_read_completely_or_its_first_damage_is_named() {
         assert_eq!((&file[..], from < 600), (&format!("{segment:08}.log")[..], true), "{error}");
     }
 }
-
-/// A file of a later version of this program.
 
 /// A file of an earlier or a later version of this program.
 #[test]

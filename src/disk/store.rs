@@ -18,7 +18,7 @@
 //!   segments.
 //! * A file that is deleted, cut or replaced while the process uses it is noticed at the next batch, before that
 //!   counts as written; a segment other than the newest one when its turn comes, a few batches later.
-//! * Nothing is written while nothing changes.
+//! * Nothing is written while nothing changes, when the space of outdated entries is given back.
 //!
 //! Non-goals: after a power failure, the store cannot tell damage of the last batch from an interrupted write. It
 //! does not notice if its whole directory is replaced by a complete copy from an earlier time while no process uses
@@ -36,8 +36,8 @@ use sha2::{Digest, Sha256};
 
 use crate::contact::Contact;
 use crate::disk::ahead::read_ahead;
-pub use crate::disk::cleaner::Cleaned;
 use crate::disk::cleaner::Cleaner;
+pub use crate::disk::cleaner::{Cleaned, Effort};
 use crate::disk::contents::{Change, Contents};
 use crate::disk::current::{self, Piece};
 use crate::disk::entry;
@@ -51,8 +51,9 @@ pub use crate::disk::segment::StoreId;
 use crate::disk::segment::{Kind, name_of};
 use crate::node::persisted::{Batch, PersistedKey};
 
-/// Size at which the log continues in a new segment.
-const SEGMENT_SIZE: u32 = 16 << 20;
+/// Size at which the log continues in a new segment: little beside the records of a store that has several segments,
+/// because as much space is reserved; and as much as the largest batch, because each segment costs four syncs.
+const SEGMENT_SIZE: u32 = 4 << 20;
 
 /// The persisted state of a node, open for reading and writing by one process.
 #[derive(Debug)]
@@ -196,13 +197,13 @@ impl Store {
         })
     }
 
-    /// Gives some space of outdated entries back, if there is much of it. Takes a bounded time.
+    /// Gives some space of outdated entries back, if there is as much of it as `effort` requires. Takes a bounded time.
     ///
     /// # Errors
     ///
     /// [`StoreError`]. Then the caller must open the store again, unless [`Store::is_usable`].
-    pub fn clean(&mut self) -> Result<Cleaned, StoreError> {
-        self.act(|store| store.cleaner.clean(&mut store.log, &mut store.contents))
+    pub fn clean(&mut self, effort: Effort) -> Result<Cleaned, StoreError> {
+        self.act(|store| store.cleaner.clean(effort, &mut store.log, &mut store.contents))
     }
 
     /// Whether the store can be used after an error, as if the failed operation had not begun: the disk was full.
@@ -339,9 +340,14 @@ pub(in crate::disk) mod tests {
             self.has_failed = true;
         }
 
-        /// Cleans until nothing is due.
-        pub(in crate::disk) fn clean_all(&mut self) {
-            while self.clean().expect("the disk works") == Cleaned::Piece {}
+        /// Cleans until there is nothing to do; returns the number of pieces.
+        pub(in crate::disk) fn clean_all(&mut self, effort: Effort) -> usize {
+            let mut pieces = 0;
+            while self.clean(effort).expect("the disk works") == Cleaned::Piece {
+                pieces += 1;
+                assert!(pieces < 100_000, "cleaning ends");
+            }
+            pieces
         }
     }
 

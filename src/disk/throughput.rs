@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::disk::store::tests::{ID, batch, persisted};
-use crate::disk::store::{Store, Trust};
+use crate::disk::store::{Effort, Store, Trust};
 use crate::disk::tests::Scratch;
 
 /// Distinct keys of 100 bytes.
@@ -26,13 +26,13 @@ fn the_throughput_of_the_store_is_printed() {
             let keys = batch((begin..KEYS.min(begin + KEYS_PER_BATCH)).map(|number| persisted(number, 100)));
             let begun = Instant::now();
             store.write(&keys).expect("the disk works");
-            store.clean().expect("the disk works");
+            store.clean(Effort::Due).expect("the disk works");
             took += begun.elapsed();
         }
         written.push(took);
     }
     let begun = Instant::now();
-    store.clean_all();
+    store.clean_all(Effort::Due);
     let cleaned = begun.elapsed();
     let (live, segments) = (store.live_bytes(), store.segments());
     drop(store);

@@ -152,8 +152,8 @@ fn the_space_of_values_that_have_ended_is_given_back() {
         assert_eq!(ask(home.api, &put(name, 1, 1, &value)), Outcome::Success(Vec::new()));
     }
     // At most half a segment that is not due, the newest segment and the reserve.
-    eventually("the space is given back", || (size(&home) < 48 << 20).then_some(()));
+    eventually("the space is given back", || (size(&home) < 12 << 20).then_some(()));
     home.kill();
     home.start();
-    assert!(size(&home) < 48 << 20);
+    assert!(size(&home) < 12 << 20);
 }

@@ -256,6 +256,22 @@ fn a_node_with_a_superseded_record_looks_up_the_larger_one_for_itself() {
     assert_eq!(held.map(|held| &held.record.value[..]), Some(&b"larger"[..]));
 }
 
+/// The lookup finds only the smaller record. To send that to more nodes would let them agree on it.
+#[test]
+fn a_lookup_for_superseded_copies_spreads_no_smaller_record() {
+    let mut harness = harness();
+    let client = harness.put(put(b"smaller"));
+    let copies = copies_of(&mut harness, b"smaller");
+    (1..=8).for_each(|peer| harness.make_scripted(peer));
+    harness.reply(copies[0].0, copies[0].1, larger(1, Version::from_bits(copies[0].2.version.bits() + 1)));
+    store(&mut harness, &copies[1..]);
+    assert_eq!(harness.answer(client), failure(1));
+    let (stored_at, smaller) = (harness.peer_at(copies[1].0), copies[1].2);
+    harness.answer_find_value(|peer, want| Some(if peer == stored_at { given(smaller, want) } else { nodes(&[]) }));
+    harness.pass(secs(10));
+    assert_eq!(harness.copies(), []);
+}
+
 /// No client waits for the lookup of a larger record, so it is not repeated, and few run at a time.
 #[test]
 fn lookups_for_superseded_copies_are_bounded() {

@@ -321,7 +321,8 @@ impl Node {
         let Some(read) = self.queries.read(query) else { return };
         let has_enough = read.quorum.has_enough();
         if read.repairs.is_some() {
-            return self.end_read(now, query, Waiters::Answer, out);
+            let end = if has_enough { Waiters::Answer } else { Waiters::GoOn };
+            return self.end_read(now, query, end, out);
         }
         let may_be_hidden = read.lookup.silent() >= usize::from(self.params.replication_min);
         if !has_enough && (may_be_hidden || read.gaps() > 0 && !read.again) {

@@ -157,7 +157,7 @@ fn store(data_dir: &DataDir, durability: Durability) -> Result<Store, RunError> 
     let aside = data_dir.set_store_aside()?;
     warn!("durability is none: moved the records of an earlier run aside path={}", aside.display());
     let mut fresh = data_dir.store(store_id()?)?;
-    fresh.write(&Batch { sync: true, keys: Vec::new(), contacts: Some(contacts) })?;
+    fresh.write(&Batch { sync: true, contacts: Some(contacts), ..Batch::default() })?;
     Ok(fresh)
 }
 

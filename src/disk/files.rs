@@ -20,6 +20,14 @@ pub(super) struct FileId {
     pub(super) inode: u64,
 }
 
+/// What an open file shows of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileStatus {
+    /// How many names it has: 0 if it was deleted.
+    pub(super) links: u64,
+    pub(super) length: u64,
+}
+
 /// Operations on the names of a data directory. A change of names is on disk only after
 /// [`Files::sync_directory`].
 pub(super) trait Files: Debug + Send + Sync {
@@ -61,6 +69,9 @@ pub(super) trait OpenFile: Debug + Send + Sync {
 
     /// The length of the file.
     fn len(&self) -> io::Result<u64>;
+
+    /// Whether the file still has a name, and its length, in one call.
+    fn status(&self) -> io::Result<FileStatus>;
 
     /// Reads exactly the bytes at `offset`.
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
@@ -176,6 +187,11 @@ impl OpenFile for SystemFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata().map_err(naming("read the length of", &self.path))?.len())
+    }
+
+    fn status(&self) -> io::Result<FileStatus> {
+        let metadata = self.file.metadata().map_err(naming("look at", &self.path))?;
+        Ok(FileStatus { links: metadata.nlink(), length: metadata.len() })
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use crate::disk::fault::StoreFault;
-use crate::disk::files::{FileId, Files, OpenFile, is_full};
+use crate::disk::files::{FileId, FileStatus, Files, OpenFile, is_full};
 use crate::disk::index::Place;
 use crate::disk::segment::{Entries, HEADER_SIZE, Header, Kind, Mark, Position, StoreId, begin_entry, name_of, seal};
 use crate::disk::state::{STATE_FILE, State, StateFile};
@@ -366,6 +366,14 @@ impl Log {
         found
     }
 
+    /// Expects that the newest segment is neither deleted nor cut, as far as the open file shows that. What it does not
+    /// show, another file with the name, [`Log::expect_in_place`] finds.
+    pub(super) fn expect_newest_intact(&mut self) -> Result<(), StoreFault> {
+        let FileStatus { links, length } = self.file.status()?;
+        let is_intact = links > 0 && length >= self.newest_segment().end.into();
+        if is_intact { Ok(()) } else { self.expect_in_place() }
+    }
+
     fn look_for_files(&self) -> Result<(), StoreFault> {
         let segment = |sequence| {
             let Segment { id, end, .. } = *self.segment(sequence);
@@ -373,7 +381,9 @@ impl Log {
         };
         let (state, length) = self.state.id();
         let state = (STATE_FILE.to_owned(), state, length);
-        for (file, id, expected) in [segment(self.newest()), state, segment(self.in_turn)] {
+        let newest = self.newest();
+        let other = Some(self.in_turn).filter(|sequence| *sequence != newest);
+        for (file, id, expected) in [segment(newest), state].into_iter().chain(other.map(segment)) {
             let fault = match self.files.look(&self.path_of(&file))? {
                 None => StoreFault::Missing { file },
                 Some((found, _)) if found != id => StoreFault::Replaced { file },

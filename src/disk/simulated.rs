@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::disk::files::{FileId, Files, OpenFile};
+use crate::disk::files::{FileId, FileStatus, Files, OpenFile};
 
 /// The unit in which the disk writes: a sector.
 const PAGE: usize = 512;
@@ -315,6 +315,13 @@ impl OpenFile for SimulatedFile {
         let mut disk = self.disk.disk();
         disk.call()?;
         Ok(disk.nodes[self.node].cache.len() as u64)
+    }
+
+    fn status(&self) -> io::Result<FileStatus> {
+        let mut disk = self.disk.disk();
+        disk.call()?;
+        let links = disk.cached_names.values().filter(|node| **node == self.node).count();
+        Ok(FileStatus { links: links as u64, length: disk.nodes[self.node].cache.len() as u64 })
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {

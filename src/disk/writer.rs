@@ -457,6 +457,49 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_batch_without_a_sync_looks_once_at_the_open_file_and_writes_once() {
+        let disk = SimulatedDisk::default();
+        let mut store = open(&disk).expect("a new store");
+        store.write(&batch((0..300).map(record))).expect("the disk works");
+        assert!(store.segments() > 1);
+        let unsynced = Batch { sync: false, ..batch([record(1)]) };
+        store.write(&unsynced).expect("the disk works"); // also reserves space
+        let calls = disk.calls();
+        store.write(&unsynced).expect("the disk works");
+        assert_eq!(disk.calls() - calls, 2);
+    }
+
+    #[test]
+    fn a_batch_without_a_sync_notices_that_the_newest_segment_was_deleted_or_cut() {
+        for (words, lose) in [LOSSES[1], LOSSES[4], LOSSES[5]] {
+            let scratch = Scratch::new("unsynced");
+            let path = scratch.0.join("records");
+            let mut store = Store::open(&path, [7; 16]).expect("a new store");
+            store.write(&batch((0..300).map(|number| persisted(number, 60_000)))).expect("the disk works");
+            assert_eq!(store.segments(), 2);
+            lose(&path).expect("this test may");
+            let error = store.write(&Batch { sync: false, ..batch([persisted(900, 10)]) }).expect_err(words);
+            assert!(error.to_string().contains(words), "{error}");
+            assert_eq!(store.trust(), Trust::Nothing);
+        }
+    }
+
+    #[test]
+    fn a_batch_that_looks_notices_that_the_store_was_replaced() {
+        for (words, lose) in LOSSES {
+            let scratch = Scratch::new("look");
+            let path = scratch.0.join("records");
+            let mut store = Store::open(&path, [7; 16]).expect("a new store");
+            store.write(&batch((0..300).map(|number| persisted(number, 60_000)))).expect("the disk works");
+            lose(&path).expect("this test may");
+            let looks = Batch { sync: false, look: true, ..batch([persisted(900, 10)]) };
+            let error = (0..2).find_map(|_| store.write(&looks).err()).expect(words);
+            assert!(error.to_string().contains(words), "{error}");
+            assert_eq!(store.trust(), Trust::Nothing);
+        }
+    }
+
     /// A batch makes the file long again, so it has to be noticed before.
     #[test]
     fn a_cut_of_what_was_written_and_not_synced_is_noticed_at_the_next_batch() {

@@ -20,6 +20,8 @@ pub struct Batch {
     /// Whether the host reports the result when this batch and all earlier ones are on disk. If not, it reports the
     /// result when it has handed the batch to the system.
     pub sync: bool,
+    /// Whether the host makes sure that its files have not been replaced, as it does whenever it syncs.
+    pub look: bool,
     /// The keys whose state has changed, each once, in any order.
     pub keys: Vec<PersistedKey>,
     /// All contacts, which replace those on disk; `None` if they have not changed.

@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn batch(keys: Vec<PersistedKey>) -> Arc<Batch> {
-        Arc::new(Batch { sync: true, keys, contacts: None })
+        Arc::new(Batch { sync: true, keys, ..Batch::default() })
     }
 
     fn plain(version: u64) -> Precedence {

@@ -1,6 +1,7 @@
 //! `durability = interval`: a node acknowledges a record when the system has it, and syncs the disk in time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dht::id::Key;
 use dht::limits::SAVE_KEYS_MAX;
@@ -12,9 +13,13 @@ use dht::wire::peer::{ErrorCode, Reply};
 use crate::durability::{replies, say, store};
 use crate::harness::{Disk, Harness, block, confirmed, key, millis, quiet, secs, stored, success};
 
-/// A founder whose disk waits until the test reports a result.
 fn founder() -> Harness {
-    let params = Params { durability: Durability::Interval(secs(1)), replication_min: 1, ..Params::default() };
+    founder_with(secs(1))
+}
+
+/// A founder whose disk waits until the test reports a result.
+fn founder_with(interval: Duration) -> Harness {
+    let params = Params { durability: Durability::Interval(interval), replication_min: 1, ..Params::default() };
     let mut harness = Harness::new(params);
     harness.pass(secs(2)); // its first contacts are saved
     harness.disk = Disk::Waits;
@@ -54,6 +59,34 @@ fn a_store_is_answered_when_the_system_has_the_record_and_synced_half_an_interva
     harness.pass(millis(1));
     expect_batch(&mut harness, &[], true);
     say(&mut harness, Saved::Durable);
+    harness.pass(secs(5));
+    assert_eq!(batch(&mut harness), None, "nothing has changed");
+}
+
+#[test]
+fn the_host_looks_for_its_files_half_a_second_after_a_change_though_the_interval_is_longer() {
+    let mut harness = founder_with(secs(3));
+    let conn = harness.accept_client(9);
+    store(&mut harness, conn, block(5, b"v"));
+    harness.pass(millis(0));
+    assert!(batch(&mut harness).is_some_and(|batch| !batch.look));
+    say(&mut harness, Saved::Written);
+    harness.pass(millis(400));
+    store(&mut harness, conn, block(6, b"v"));
+    harness.pass(millis(0));
+    assert!(batch(&mut harness).is_some_and(|batch| !batch.look));
+    say(&mut harness, Saved::Written);
+    harness.pass(millis(99));
+    assert_eq!(batch(&mut harness), None);
+    harness.pass(millis(1));
+    let looks = batch(&mut harness).expect("a batch");
+    assert!(looks.look && !looks.sync && looks.keys.is_empty());
+    say(&mut harness, Saved::Written);
+    harness.pass(millis(1_000));
+    while let Some(batch) = batch(&mut harness) {
+        say(&mut harness, if batch.sync { Saved::Durable } else { Saved::Written });
+        harness.pass(millis(500));
+    }
     harness.pass(secs(5));
     assert_eq!(batch(&mut harness), None, "nothing has changed");
 }

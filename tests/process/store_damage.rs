@@ -37,8 +37,10 @@ impl Original {
         let mut store = Store::open(path, [7; 16]).expect("a new store");
         let first: Vec<_> = (0..KEYS / 2).map(|number| state(number, 0)).collect();
         let second: Vec<_> = (KEYS / 4..KEYS).map(|number| state(number, 1)).collect();
-        store.write(&Batch { sync: true, keys: first.clone(), contacts: Some(Vec::new()) }).expect("it is written");
-        store.write(&Batch { sync: true, keys: second.clone(), contacts: None }).expect("it is written");
+        store
+            .write(&Batch { sync: true, keys: first.clone(), contacts: Some(Vec::new()), ..Batch::default() })
+            .expect("it is written");
+        store.write(&Batch { sync: true, keys: second.clone(), ..Batch::default() }).expect("it is written");
         if end == End::Closed {
             drop(store);
         }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::contact::Contact;
 use crate::id::{Key, KeyMap, KeySeed};
 use crate::limits::{SAVE_BYTES_MAX, SAVE_KEYS_MAX};
 use crate::node::action::Caller;
@@ -142,13 +141,13 @@ impl Changes {
         !self.later.is_empty() || self.has_lost()
     }
 
-    /// Takes the next batch.
-    pub(super) fn take(&mut self, contacts: Option<Vec<Contact>>, sync: bool) -> InFlight {
+    /// Takes the next batch: `batch` without its keys.
+    pub(super) fn take(&mut self, batch: Batch) -> InFlight {
         self.bytes = 0;
         let nth = KeyMap::with_hasher(self.nth.hasher().clone());
         let nth = std::mem::replace(&mut self.nth, nth);
         let keys = std::mem::take(&mut self.keys);
-        InFlight { batch: Arc::new(Batch { sync, keys, contacts }), nth, waiting: std::mem::take(&mut self.waiting) }
+        InFlight { batch: Arc::new(Batch { keys, ..batch }), nth, waiting: std::mem::take(&mut self.waiting) }
     }
 }
 
@@ -216,7 +215,7 @@ mod tests {
         let mut changes = more_than_a_batch();
         assert_eq!(changes.place(key(3)), Some(3), "the batch is full, but has the key");
         changes.set(3, state(3, 2));
-        let batch = changes.take(None, false).batch;
+        let batch = changes.take(Batch::default()).batch;
         assert_eq!(batch.keys.len(), SAVE_KEYS_MAX);
         assert_eq!(batch.keys[3], state(3, 2));
     }
@@ -228,7 +227,7 @@ mod tests {
         assert!(changes.wait(first, waiter(1)) && changes.wait(last, waiter(2)));
         assert!(!changes.wait(key(SAVE_KEYS_MAX + 2), waiter(3)), "it has not changed");
         assert_eq!(changes.next_noted(), None, "there is no room");
-        let in_flight = changes.take(None, false);
+        let in_flight = changes.take(Batch::default());
         assert_eq!(in_flight.waiting.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [first]);
         assert!(in_flight.contains(&first) && !in_flight.contains(&last));
         assert!(changes.contains(&last) && changes.is_behind() && changes.len() == 2);
@@ -236,7 +235,7 @@ mod tests {
             changes.set(place, PersistedKey { key, ..state(0, 2) });
         }
         assert!(!changes.is_behind());
-        let in_flight = changes.take(None, true);
+        let in_flight = changes.take(Batch { sync: true, ..Batch::default() });
         assert_eq!(in_flight.waiting.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [last]);
         assert_eq!(in_flight.batch.keys, [state(SAVE_KEYS_MAX, 2), state(SAVE_KEYS_MAX + 1, 2)]);
         assert!(changes.is_empty());
@@ -259,7 +258,7 @@ mod tests {
             while let Some((key, place)) = changes.next_noted() {
                 changes.set(place, PersistedKey { key, ..state(0, 2) });
             }
-            let batch = changes.take(None, false).batch;
+            let batch = changes.take(Batch::default()).batch;
             assert!(batch.keys.len() == SAVE_KEYS_MAX || !changes.has_lost());
             batches += 1;
         }

@@ -8,7 +8,7 @@
 //! * `durability = interval`: the source gets its confirmation when the system has the batch, so a crash of the
 //!   process loses nothing that was confirmed. The next batch leaves at once if a source waits for it, or if it is
 //!   full. The disk is synced every half interval, so a power failure loses the changes of the last interval at most,
-//!   as long as the disk keeps up.
+//!   as long as the disk keeps up. Half a second after a change at the latest, the host looks for its files.
 //! * `durability = none`: only contacts are saved, and failures of the disk have no effect on records.
 //!
 //! A batch that was written and not synced is *unsynced*. If the disk fails, its keys are unsaved again.
@@ -27,7 +27,7 @@ use crate::id::{Key, KeySeed};
 use crate::node::Node;
 use crate::node::action::Actions;
 use crate::node::params::Durability;
-use crate::node::persisted::{PersistedKey, PersistedRecord, Saved, SavedAt};
+use crate::node::persisted::{Batch, PersistedKey, PersistedRecord, Saved, SavedAt};
 use crate::node::records::changes::{Changes, InFlight, Waiter};
 use crate::node::timers::Timer;
 use crate::record::envelope::{self, Unverified};
@@ -44,6 +44,10 @@ const UNSAVED_MAX: usize = 1 << 18;
 
 /// Unsynced keys, after which a batch is synced before its interval has passed. They take 32 bytes each.
 const UNSYNCED_MAX: usize = 1 << 18;
+
+/// How long after a change the host makes sure that its files have not been replaced: an operator may expect that a
+/// node notices it within a second.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
 /// Pause before a disk that has failed is tried again.
 const SAVE_RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -68,6 +72,8 @@ pub(crate) struct Saving {
     unsynced: Vec<Key>,
     /// When the next batch that is synced leaves, if there are changes for it.
     sync_due: Option<Time>,
+    /// When the next batch with [`Batch::look`] leaves, if something has changed since the last one.
+    look_due: Option<Time>,
     /// Whether the disk had lost all, and not all of it is written again.
     is_writing_again: bool,
     /// Waiters whose record was written, and what was. They wait until all is written again.
@@ -90,6 +96,7 @@ impl Saving {
             in_flight: None,
             unsynced: Vec::new(),
             sync_due: None,
+            look_due: None,
             is_writing_again: false,
             held_back: Vec::new(),
             failing: false,
@@ -182,6 +189,7 @@ impl Node {
             Durability::Interval(pause) if !self.status.is_leaving() => {
                 // Half: what a full batch leaves behind has to be on disk within the interval too.
                 let due = *saving.sync_due.get_or_insert(now.mono + pause / 2);
+                let due = due.min(*saving.look_due.get_or_insert(now.mono + LOOK_PAUSE));
                 let is_full = saving.changes.is_full() || saving.unsynced.len() >= UNSYNCED_MAX;
                 if is_full || saving.changes.is_behind() || saving.is_awaited() { now.mono } else { due }
             }
@@ -239,8 +247,12 @@ impl Node {
         if sync {
             self.saving.sync_due = None;
         }
+        let look = sync || self.saving.look_due.is_some_and(|due| due <= now.mono);
+        if look {
+            self.saving.look_due = None;
+        }
         if contacts.is_some() || !self.saving.changes.is_empty() || !self.saving.unsynced.is_empty() {
-            let in_flight = self.saving.changes.take(contacts, sync);
+            let in_flight = self.saving.changes.take(Batch { sync, look, keys: Vec::new(), contacts });
             out.save(Arc::clone(&in_flight.batch));
             self.saving.in_flight = Some(in_flight);
         }

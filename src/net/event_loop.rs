@@ -87,8 +87,6 @@ pub struct EventLoop<S> {
     /// Full pools whose first refusal was logged.
     full: Vec<Pool>,
     signals: Option<Signals>,
-    /// The deadline of the service at the start of this turn.
-    service_due: Option<Time>,
     leaving_until: Option<Time>,
 }
 
@@ -158,7 +156,6 @@ impl<S: Service> EventLoop<S> {
             listeners,
             full: Vec::new(),
             signals: None,
-            service_due: None,
             leaving_until: None,
             options,
         })
@@ -272,14 +269,17 @@ impl<S: Service> EventLoop<S> {
     /// The timeout of the poll: zero if there is work, else none, since the timer fires at the first
     /// deadline.
     fn timeout(&mut self) -> io::Result<Option<Duration>> {
-        self.service_due = self.service.next_deadline();
         let is_wanted = |id| self.service.wants_requests_of(id);
         let unparks = self.service.wants_requests() && self.connections.has_parked(is_wanted);
         if unparks || self.connections.has_work() || !self.notices.is_empty() {
             return Ok(Some(Duration::ZERO));
         }
-        let deadlines =
-            [self.service_due, self.connections.next_deadline(), self.listeners.next_deadline(), self.leaving_until];
+        let deadlines = [
+            self.service.next_deadline(),
+            self.connections.next_deadline(),
+            self.listeners.next_deadline(),
+            self.leaving_until,
+        ];
         match Time::first_of(deadlines) {
             Some(at) if at <= self.now.mono => return Ok(Some(Duration::ZERO)),
             Some(at) => self.timer.fire_by(self.now.mono, at)?,
@@ -378,8 +378,8 @@ impl<S: Service> EventLoop<S> {
             }
             self.connections.arm(slot);
         }
-        // A deadline that became due in this turn is handled in the next one, whose poll does not wait.
-        if self.service_due.is_some_and(|at| at <= self.now.mono) {
+        // Also what a message of this turn made due, such as a batch that a peer waits for.
+        if self.service.next_deadline().is_some_and(|at| at <= self.now.mono) {
             self.call(S::on_timeout);
         }
     }

@@ -16,7 +16,7 @@
 //!       split up to its budget of work → decode in batches → service
 //!       write the immediate replies                       one write for all of them
 //!       not drained? it has input left: mio is edge-triggered and reports it only once
-//! 7   deadlines: of connections, of the service
+//! 7   deadlines: of connections, of the service             also what a message of this turn made due
 //! 8   report failed dials, ended connections and saved batches to the service
 //! 9   flush each connection with new output, once; wait for writability only if output is left
 //! 10  free the closed connections

@@ -47,6 +47,9 @@ struct Echo {
     unsent: Vec<RpcId>,
     failed_dials: Vec<(DialId, DialError)>,
     saved: Vec<Saved>,
+    /// When it wants its next timeout.
+    deadline: Option<Time>,
+    timeouts: usize,
     commands: Vec<Command>,
     has_left: bool,
     /// Requests that are still taken.
@@ -104,6 +107,7 @@ impl Service for Echo {
             }
             ApiRequest::Put(put) => {
                 self.puts += 1;
+                self.deadline = Some(Time::ZERO);
                 if put.confirm == Confirm::Yes {
                     out.reply_failure(client, put.key);
                 }
@@ -137,6 +141,7 @@ impl Service for Echo {
     }
 
     fn on_timeout(&mut self, _: Now, out: &mut Actions) {
+        self.timeouts += 1;
         for command in std::mem::take(&mut self.commands) {
             match command {
                 Command::Dial(to, expect) => out.dial(DialId(7), to, expect),
@@ -165,7 +170,7 @@ impl Service for Echo {
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        Some(Time::ZERO)
+        self.deadline
     }
 
     fn leave(&mut self, _: Now, out: &mut Actions) {
@@ -226,6 +231,8 @@ impl Host {
             unsent: Vec::new(),
             failed_dials: Vec::new(),
             saved: Vec::new(),
+            deadline: Some(Time::ZERO),
+            timeouts: 0,
             commands: Vec::new(),
             has_left: false,
             room: usize::MAX,
@@ -609,6 +616,14 @@ fn leaving_sends_the_outstanding_replies_and_ends() {
         "the third request was sent after the loop began to leave"
     );
     assert!(idle.ended);
+}
+
+#[test]
+fn what_a_request_makes_due_is_done_in_its_turn() {
+    let (mut host, mut client) = start(Behaviour::Immediate, &[put(0)]);
+    host.echo().deadline = None;
+    run_until(&mut host, &mut client, |host, _| host.event_loop.service().puts == 1);
+    assert_eq!(host.echo().timeouts, 1);
 }
 
 #[test]

@@ -62,7 +62,17 @@ pub(crate) const GUARDS: &[Guard] = &[
             "a_get_that_no_node_answers_waits_and_gets_the_value_when_they_answer_again",
         ],
     },
-    // ── two PUTs of one key at a time
+    // ── two requests of one key at a time
+    Guard {
+        name: "shared lookups: a GET joins none whose requests have left",
+        file: "src/node/query/mod.rs",
+        line: "Some(Query::Read(read)) if read.since == now => {",
+        mutation: "Some(Query::Read(read)) => { let _ = now;",
+        tests: &[
+            "a_get_that_comes_later_does_not_see_an_answer_to_an_earlier_request",
+            "after_a_sleep_a_get_joins_no_lookup_that_began_before",
+        ],
+    },
     Guard {
         name: "turns: one PUT of a key makes attempts at a time",
         file: TURNS,
@@ -633,13 +643,6 @@ pub(crate) const GUARDS: &[Guard] = &[
             "a_dial_that_fails_does_not_count_against_a_peer_that_has_connected_since",
             "a_peer_that_connects_while_a_dial_of_it_fails_is_dialled_once_more",
         ],
-    },
-    Guard {
-        name: "sleep: no GET joins a lookup from before",
-        file: SLEEP,
-        line: "self.queries.let_none_join();",
-        mutation: "",
-        tests: &["after_a_sleep_a_get_joins_no_lookup_that_began_before"],
     },
     Guard {
         name: "sleep: the own record does not count among silent nodes",

@@ -114,7 +114,6 @@ impl Node {
         self.sleep.falls_behind();
         self.sleep.woke = now.mono;
         self.sleep.again_at = Some(now.mono + SYNC_AGAIN_AFTER);
-        self.queries.let_none_join();
         self.settle_again(now, out);
     }
 }

@@ -2,13 +2,13 @@
 //! its storage. Otherwise it asks the nodes nearest to the key until enough of them agree
 //! ([`crate::node::query::read_quorum`]).
 //!
-//! GETs of one key share lookups. A GET joins the running one until a peer has answered that. A GET that comes
-//! later must not see that answer, since a newer record may have been confirmed in between; all of these
-//! share the following lookup, which begins when the running one ends, or has run for `rpc_timeout`. Each GET
-//! has its own deadline and its own place in the accounts ([`crate::node::query`]). A lookup runs as long as
-//! a GET waits for it. When it ends, its result is compared with the newest version that clients have seen
-//! through this node by then. If that one is newer, and is newer than when the lookup began, the GETs go on to
-//! the following lookup.
+//! GETs of one key share lookups. Those that come in one turn of the event loop share one, whose requests leave at the
+//! end of that turn. A GET that comes later must not see the answers to them, also if none has arrived: a newer record
+//! may have been confirmed since peers sent these. All GETs that come while a lookup runs share the following one, which
+//! begins when the running one ends, or has run for `rpc_timeout`. Each GET has its own deadline and its own place in the
+//! accounts ([`crate::node::query`]). A lookup runs as long as a GET waits for it. When it ends, its result is compared
+//! with the newest version that clients have seen through this node by then. If that one is newer, and is newer than when
+//! the lookup began, the GETs go on to the following lookup.
 //!
 //! Guarantees (`PROTOCOL.md` 1 and 3):
 //!
@@ -142,7 +142,6 @@ fn answer(client: ClientId, key: Key, value: Option<&Arc<[u8]>>, out: &mut Actio
 impl Read {
     /// `peer` replied with the record that it stores, or without one.
     pub(crate) fn on_reply(&mut self, now: Now, peer: Contact, record: Option<&RecordBlock<'_>>) {
-        self.is_answered = true;
         let Some(block) = record else { return self.quorum.on_response(Replica::Peer(peer), Response::Nothing) };
         self.quorum.on_response(Replica::Peer(peer), response(now, &self.key, block));
         if self.quorum.goes_past_replicas() {
@@ -221,7 +220,7 @@ impl Node {
     pub(crate) fn look_up_value(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let Some(&Get { key, since, .. }) = self.queries.get(query) else { return };
         self.timers.set(Timer::Answer(query), since + self.params.request_timeout);
-        match self.queries.join_read(query) {
+        match self.queries.join_read(now.mono, query) {
             Joined::Begin => self.begin_read(now, key, BTreeSet::from([query]), out),
             Joined::Running => {}
             Joined::Next(running) => {

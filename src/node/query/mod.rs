@@ -115,8 +115,6 @@ pub(crate) struct Read {
     pub(crate) quorum: QuorumRead,
     /// Whether the lookup has ended.
     pub(crate) phase: Phase,
-    /// Whether a peer has answered: a GET that comes later must not see this answer, which may be older.
-    pub(crate) is_answered: bool,
     /// The newest version that clients had seen through this node when the lookup began.
     pub(crate) seen_before: Option<Precedence>,
     /// The nodes that get the winner, if a PUT has begun the lookup for them. No GET waits for such a lookup.
@@ -136,7 +134,6 @@ impl Read {
             is_paused: false,
             quorum,
             phase: Phase::LookingUp,
-            is_answered: false,
             seen_before,
             repairs: None,
             waiting: BTreeSet::new(),
@@ -149,7 +146,7 @@ impl Read {
 struct Shared {
     /// The lookup that began last.
     running: QueryId,
-    /// The GETs that came after its first answer.
+    /// The GETs that came after it had begun.
     next: BTreeSet<QueryId>,
 }
 
@@ -478,14 +475,15 @@ impl Queries {
 
 /// Sharing lookups.
 impl Queries {
-    /// The GET `id` needs a value: it joins the running lookup of its key if no peer has answered that, and waits
-    /// for the following one otherwise.
-    pub(crate) fn join_read(&mut self, id: QueryId) -> Joined {
+    /// The GET `id` needs a value: it joins the lookup of its key that has begun at this instant, and waits for the
+    /// following one if an earlier one is running. The requests of an earlier one may have been answered before the
+    /// client sent this GET, also if no answer has arrived.
+    pub(crate) fn join_read(&mut self, now: Time, id: QueryId) -> Joined {
         let Some(Query::Get(Get { key, .. })) = self.running.get(&id) else { return Joined::Begin };
         let Some(shared) = self.reading.get_mut(key) else { return Joined::Begin };
         let running = shared.running;
         let (stage, joined) = match self.running.get_mut(&running) {
-            Some(Query::Read(read)) if !read.is_answered => {
+            Some(Query::Read(read)) if read.since == now => {
                 read.waiting.insert(id);
                 (GetStage::Reading(running), Joined::Running)
             }
@@ -496,15 +494,6 @@ impl Queries {
         };
         self.set_stage(id, stage);
         joined
-    }
-
-    /// No GET joins a lookup that is running: answers of peers may have waited for this node since long.
-    pub(crate) fn let_none_join(&mut self) {
-        for query in self.running.values_mut() {
-            if let Query::Read(read) = query {
-                read.is_answered = true;
-            }
-        }
     }
 
     /// Whether a lookup of `key` is running that GETs can join or wait for.

@@ -74,6 +74,13 @@ pub(crate) const GUARDS: &[Guard] = &[
         ],
     },
     Guard {
+        name: "decided: a PUT that enough nodes store keeps its version",
+        file: PUT,
+        line: "*decision = Decision::Stored;",
+        mutation: "let _ = decision;",
+        tests: &["a_put_that_enough_nodes_store_overtakes_nothing"],
+    },
+    Guard {
         name: "turns: one PUT of a key makes attempts at a time",
         file: TURNS,
         line: "if !self.put(running)?.is_parked() {",
@@ -507,8 +514,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "PUT: it is confirmed only when the stale replicas have answered their copies",
         file: PUT,
-        line: "&& (stale_replicas.is_empty() || in_flight == 0)",
-        mutation: "",
+        line: "let no_stale_one = stale_replicas.is_empty() || in_flight == 0;",
+        mutation: "let no_stale_one = stale_replicas.len() < usize::MAX;",
         tests: &["a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one", "a_stale_replica_gets_a_copy_too"],
     },
     Guard {
@@ -606,7 +613,7 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "sleep: a PUT that has failed for its client, and its retry, are not raised above a later PUT",
         file: PUT,
-        line: "!self.is_latest || self.has_failed || !matches!(self.origin, PutOrigin::Client { .. })",
+        line: "!self.is_latest || self.decision != Decision::Open || !matches!(self.origin, PutOrigin::Client { .. })",
         mutation: "!self.is_latest",
         tests: &[
             "the_version_of_a_put_that_has_failed_for_its_client_is_not_raised",

@@ -4,7 +4,7 @@ use dht::id::RpcId;
 use dht::node::action::{ConnId, DialError};
 use dht::node::params::{Params, Serving};
 use dht::record::{Age, Class, Life, Rank, Version};
-use dht::wire::api::{ApiReply, Put};
+use dht::wire::api::{ApiReply, Confirm, Put};
 use dht::wire::peer::{ErrorCode, RecordBlock, Reply, Request, StoreOutcome};
 
 use crate::harness::{
@@ -243,6 +243,27 @@ fn a_version_ahead_of_the_local_clock_is_overtaken_once() {
     harness.reply(again[0].0, again[0].1, larger(1, version_at(400_000)));
     store_all(&mut harness, &again[1..]);
     assert_eq!((harness.answer(client), harness.copies()), (failure(1), vec![]));
+}
+
+/// The copy to a silent node is replaced by another one, and is stored late: enough nodes have the record then. The
+/// larger record that the replacement reports may be of a later PUT that was confirmed since.
+#[test]
+fn a_put_that_enough_nodes_store_overtakes_nothing() {
+    for confirm in [Confirm::Yes, Confirm::No] {
+        let mut harness = Harness::with_contacts(small(), 1..=8);
+        let client = harness.put(Put { confirm, ..put_to_three(1) });
+        let copies = harness.copies();
+        store_all(&mut harness, &copies[..2]);
+        harness.pass(millis(200));
+        let replacement = harness.copies();
+        assert_eq!(peers_of(&harness, &replacement), [5]);
+        store_all(&mut harness, &copies[2..]);
+        assert_eq!(harness.answer(client), if confirm == Confirm::Yes { success(1, b"") } else { None });
+        harness.reply(replacement[0].0, replacement[0].1, larger(1, version_at(300_000)));
+        harness.pass(secs(60));
+        assert_eq!((harness.answer(client), harness.copies()), (None, vec![]));
+        assert_eq!(harness.node.counters().puts_held, 1);
+    }
 }
 
 #[test]

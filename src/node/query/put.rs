@@ -395,12 +395,15 @@ impl Node {
     /// A PUT ends because a larger record is stored elsewhere. The nodes that have taken its copies get that record.
     fn superseded(&mut self, now: Now, query: QueryId, by: Rank, out: &mut Actions) {
         let Some(put) = self.queries.put(query) else { return };
-        let (key, behind) = (put.key(), put.replicas_at_peers().collect());
+        let (key, behind, was_stored) = (put.key(), put.replicas_at_peers().collect(), put.was_stored());
         if !self.relay_done(now, query, Relayed::Larger(by), out) {
-            if self.queries.has_successor(&key, query) {
+            if was_stored {
+                self.end_put(now, query, PutEnd::Stored, out);
+            } else if self.queries.has_successor(&key, query) {
                 return self.give_way(now, &key, query, out);
+            } else {
+                self.fail_put(now, query, Refused::Larger, out);
             }
-            self.fail_put(now, query, Refused::Larger, out);
         }
         self.remember_seen(key, by.precedence());
         self.replace_copies(now, key, behind, out);

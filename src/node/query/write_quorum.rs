@@ -61,8 +61,7 @@ pub(crate) struct Put {
     pub(crate) is_latest: bool,
     /// The earlier PUTs of the key that it stands for.
     pub(crate) earlier: Earlier,
-    /// Whether its time was over before enough nodes stored the record.
-    has_failed: bool,
+    decision: Decision,
     /// The family of the nodes that get a copy; `None` stands for all that this node can dial.
     pub(crate) overlay: Option<Family>,
     /// Whether the nodes of the other family have the record.
@@ -82,6 +81,17 @@ pub(crate) struct Put {
     /// The largest plain version of a peer that is ahead of this node's clock. The next attempt begins with
     /// a version above it.
     ahead: Option<Version>,
+}
+
+/// What a client was told of a PUT, or would have been. From then on, later PUTs may have been confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision {
+    /// Nothing yet.
+    Open,
+    /// Enough nodes store the record.
+    Stored,
+    /// Its time was over before.
+    Failed,
 }
 
 /// Earlier PUTs of a key, for which a later one stands.
@@ -238,7 +248,7 @@ impl Put {
             attempt: 0,
             is_latest: true,
             earlier: Earlier::default(),
-            has_failed: false,
+            decision: Decision::Open,
             overlay: None,
             relay: Relay::NotNeeded,
             stage: PutStage::Parked,
@@ -276,7 +286,12 @@ impl Put {
         self.replicas.len()
     }
 
-    /// The peers among them.
+    /// Whether enough nodes have stored the record.
+    pub(crate) fn was_stored(&self) -> bool {
+        self.decision == Decision::Stored
+    }
+
+    /// The peers among the nodes that store the record in this version.
     pub(crate) fn replicas_at_peers(&self) -> impl Iterator<Item = Contact> {
         self.replicas.iter().filter_map(|replica| match replica {
             Replica::Me => None,
@@ -359,7 +374,9 @@ impl Put {
     /// The next step.
     pub(crate) fn next(&mut self) -> Next {
         let (refused, is_outdated) = (self.refused(), self.is_outdated());
-        let Self { stage: PutStage::Spreading(spread), replicas, stale_replicas, record, client, relay, .. } = self
+        let Self {
+            stage: PutStage::Spreading(spread), replicas, stale_replicas, record, client, relay, decision, ..
+        } = self
         else {
             return Next::Wait;
         };
@@ -390,14 +407,12 @@ impl Put {
         }
         let is_stored = spread.wanted > 0 && replicas.len() >= spread.wanted;
         let probed = spread.probes_in_flight == 0;
-        if is_stored
-            && relay.is_done()
-            && probed
-            && refused.is_none()
-            && (stale_replicas.is_empty() || in_flight == 0)
-            && let Some(client) = client.take()
-        {
-            return Next::Confirm(client);
+        let no_stale_one = stale_replicas.is_empty() || in_flight == 0;
+        if is_stored && relay.is_done() && probed && refused.is_none() && no_stale_one {
+            *decision = Decision::Stored;
+            if let Some(client) = client.take() {
+                return Next::Confirm(client);
+            }
         }
         if in_flight > 0 || relay.is_awaited() || is_stored && !probed {
             return Next::Wait;
@@ -553,14 +568,16 @@ impl Put {
     }
 
     /// Whether the version must stay, because a later PUT must stay the larger one: this node has accepted a later
-    /// one of the key; or this PUT has failed for its client, and others may have been confirmed since.
+    /// one of the key; or others may have been confirmed since this one was decided.
     fn keeps_version(&self) -> bool {
-        !self.is_latest || self.has_failed || !matches!(self.origin, PutOrigin::Client { .. })
+        !self.is_latest || self.decision != Decision::Open || !matches!(self.origin, PutOrigin::Client { .. })
     }
 
     /// The time of this PUT is over: its client gets FAILURE. The PUT goes on with the version that it has.
     pub(crate) fn fail(&mut self) -> Option<ClientId> {
-        self.has_failed = true;
+        if self.decision == Decision::Open {
+            self.decision = Decision::Failed;
+        }
         self.client.take()
     }
 

@@ -81,6 +81,20 @@ pub(crate) const GUARDS: &[Guard] = &[
         tests: &["a_put_that_enough_nodes_store_overtakes_nothing"],
     },
     Guard {
+        name: "decided: the record of a PUT that enough nodes store is read from them",
+        file: GETTING,
+        line: "self.queries.writing(key).filter(|put| !put.was_stored())",
+        mutation: "self.queries.writing(key)",
+        tests: &["the_record_of_a_put_that_enough_nodes_store_is_read_from_them"],
+    },
+    Guard {
+        name: "sleep: the record of a PUT in flight is not returned unasked",
+        file: GETTING,
+        line: "(is_responsible || !self.sleep.is_behind() && is_undecided()).then_some(known)",
+        mutation: "(is_responsible || is_undecided()).then_some(known)",
+        tests: &["after_a_sleep_the_record_of_a_put_in_flight_is_not_returned_unasked"],
+    },
+    Guard {
         name: "turns: one PUT of a key makes attempts at a time",
         file: TURNS,
         line: "if !self.put(running)?.is_parked() {",

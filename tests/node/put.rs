@@ -1,7 +1,7 @@
 //! PUT: where copies go, when a PUT is confirmed, and which record wins (sections 1 and 3).
 
 use dht::id::RpcId;
-use dht::node::action::{ConnId, DialError};
+use dht::node::action::{ClientId, ConnId, DialError};
 use dht::node::params::{Params, Serving};
 use dht::record::{Age, Class, Life, Rank, Version};
 use dht::wire::api::{ApiReply, Confirm, Put};
@@ -245,24 +245,44 @@ fn a_version_ahead_of_the_local_clock_is_overtaken_once() {
     assert_eq!((harness.answer(client), harness.copies()), (failure(1), vec![]));
 }
 
-/// The copy to a silent node is replaced by another one, and is stored late: enough nodes have the record then. The
-/// larger record that the replacement reports may be of a later PUT that was confirmed since.
+/// A PUT of three copies; returns one more copy, which replaces the one to a silent node, and is in flight after enough
+/// nodes have stored the record.
+fn stored_with_a_copy_in_flight(confirm: Confirm) -> (Harness, ClientId, Copy) {
+    let mut harness = Harness::with_contacts(small(), 1..=8);
+    let client = harness.put(Put { confirm, ..put_to_three(1) });
+    let copies = harness.copies();
+    store_all(&mut harness, &copies[..2]);
+    harness.pass(millis(200));
+    let replacement = harness.copies();
+    assert_eq!(peers_of(&harness, &replacement), [5]);
+    store_all(&mut harness, &copies[2..]);
+    (harness, client, replacement[0])
+}
+
+/// The larger record that the last node reports may be of a later PUT that was confirmed since.
 #[test]
 fn a_put_that_enough_nodes_store_overtakes_nothing() {
     for confirm in [Confirm::Yes, Confirm::No] {
-        let mut harness = Harness::with_contacts(small(), 1..=8);
-        let client = harness.put(Put { confirm, ..put_to_three(1) });
-        let copies = harness.copies();
-        store_all(&mut harness, &copies[..2]);
-        harness.pass(millis(200));
-        let replacement = harness.copies();
-        assert_eq!(peers_of(&harness, &replacement), [5]);
-        store_all(&mut harness, &copies[2..]);
+        let (mut harness, client, (conn, rpc, _)) = stored_with_a_copy_in_flight(confirm);
         assert_eq!(harness.answer(client), if confirm == Confirm::Yes { success(1, b"") } else { None });
-        harness.reply(replacement[0].0, replacement[0].1, larger(1, version_at(300_000)));
+        harness.reply(conn, rpc, larger(1, version_at(300_000)));
         harness.pass(secs(60));
         assert_eq!((harness.answer(client), harness.copies()), (None, vec![]));
         assert_eq!(harness.node.counters().puts_held, 1);
+    }
+}
+
+/// A client may have read a later record elsewhere, although a copy of this PUT is still in flight.
+#[test]
+fn the_record_of_a_put_that_enough_nodes_store_is_read_from_them() {
+    for confirm in [Confirm::Yes, Confirm::No] {
+        let (mut harness, ..) = stored_with_a_copy_in_flight(confirm);
+        (1..=8).for_each(|peer| harness.make_scripted(peer));
+        let reader = harness.get(key(1));
+        assert_eq!(harness.answer(reader), None);
+        let later = RecordBlock { version: version_at(1_000), ..block(1, b"later") };
+        harness.answer_find_value(|_, want| Some(given(later, want)));
+        assert_eq!(harness.answer(reader), success(1, b"later"));
     }
 }
 

@@ -7,7 +7,9 @@ use dht::node::params::Params;
 use dht::wire::codec::List;
 use dht::wire::peer::{Entry, ErrorCode, PeerMessage, RecordBlock, Reply, Request, Want};
 
-use crate::harness::{Harness, block, hello, key, millis, nodes, secs, success, synced, value_of, version_at};
+use crate::harness::{
+    Harness, block, confirmed, hello, key, millis, nodes, secs, success, synced, value_of, version_at,
+};
 
 fn find(catching_up: bool) -> Request<'static> {
     Request::FindValue { key: key(1), want: Want { catching_up, ..Want::default() } }
@@ -151,6 +153,19 @@ fn after_a_sleep_a_get_joins_no_lookup_that_began_before() {
     let [(conn, rpc)] = lookups(&mut harness)[..] else { panic!("the next lookup") };
     harness.reply(conn, rpc, value_of(newer(7)));
     assert_eq!(harness.answer(after), success(7, b"newer"));
+}
+
+/// The PUT may have been stored by other nodes and overwritten meanwhile.
+#[test]
+fn after_a_sleep_the_record_of_a_put_in_flight_is_not_returned_unasked() {
+    let (mut harness, _) = node();
+    harness.make_scripted(2);
+    harness.put(confirmed(7, b"own"));
+    let reader = harness.get(key(7));
+    assert_eq!(harness.answer(reader), success(7, b"own"));
+    sleep(&mut harness, 8_000);
+    let reader = harness.get(key(7));
+    assert_eq!(harness.answer(reader), None);
 }
 
 #[test]

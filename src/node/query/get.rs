@@ -35,6 +35,7 @@ use crate::node::action::{Actions, ClientId, Taken};
 use crate::node::params::{Reads, Serving};
 use crate::node::purpose::{Outcome, Purpose, QueryId};
 use crate::node::query::read_quorum::{Found, Head, Next, Phase, QuorumRead, Response, Winner};
+use crate::node::query::write_quorum::Put;
 use crate::node::query::{Get, Joined, Query, Read};
 use crate::node::records::accept::Replica;
 use crate::node::rpc::outbound::Report;
@@ -100,32 +101,48 @@ impl Node {
         if self.params.reads == Reads::Secure && !access.waits() {
             return None;
         }
-        let known = self.newest_known(now, key, self.storage.find(now.mono, key))?;
+        let known = self.readable(now, key, self.storage.find(now.mono, key))?;
         let is_responsible = match access {
             Access::Isolated => !self.sleep.may_hear_more(now),
             Access::Alone | Access::Leaving => true,
             Access::Starting { .. } | Access::Settling => false,
             Access::Settled => self.params.serving == Serving::Yes && self.in_scope(key, known.record.replication),
         };
-        let is_writing = || self.queries.writing(key).is_some() || self.put_retries.contains(key);
-        (is_responsible || is_writing()).then_some(known)
+        let is_undecided = || self.undecided(key).is_some() || self.put_retries.contains(key);
+        // Other nodes may have stored the record of such a PUT, and a later one, while this node slept.
+        (is_responsible || !self.sleep.is_behind() && is_undecided()).then_some(known)
     }
 
     /// The newest record of `key` that this node knows: the larger of `held`, which is the stored one, and the
     /// one of a running PUT.
     pub(crate) fn newest_known<'a>(&'a self, now: Now, key: &Key, held: Option<&'a Held>) -> Option<Known<'a>> {
-        let held = held.map(|held| Known { record: &held.record, expires: held.expires, held: Some(held) });
-        let Some(put) = self.queries.writing(key).filter(|put| put.expires > now.mono) else { return held };
-        match held {
-            Some(held) if held.record.compare(&put.record).is_gt() => Some(held),
-            Some(_) | None => Some(Known { record: &put.record, expires: put.expires, held: None }),
-        }
+        newest_of(now, held, self.queries.writing(key))
+    }
+
+    /// The same for a GET, without a PUT that enough nodes store: a newer one may have been confirmed since.
+    fn readable<'a>(&'a self, now: Now, key: &Key, held: Option<&'a Held>) -> Option<Known<'a>> {
+        newest_of(now, held, self.undecided(key))
+    }
+
+    /// The latest running PUT of `key`, unless enough nodes store its record.
+    fn undecided(&self, key: &Key) -> Option<&Put> {
+        self.queries.writing(key).filter(|put| !put.was_stored())
     }
 
     /// A client has read or written the version `seen` through this node.
     pub(crate) fn remember_seen(&mut self, key: Key, seen: Precedence) {
         self.versions.remember(key, seen);
         self.storage.doubt(&key);
+    }
+}
+
+/// The larger one of `held` and the record of `put`.
+fn newest_of<'a>(now: Now, held: Option<&'a Held>, put: Option<&'a Put>) -> Option<Known<'a>> {
+    let held = held.map(|held| Known { record: &held.record, expires: held.expires, held: Some(held) });
+    let Some(put) = put.filter(|put| put.expires > now.mono) else { return held };
+    match held {
+        Some(held) if held.record.compare(&put.record).is_gt() => Some(held),
+        Some(_) | None => Some(Known { record: &put.record, expires: put.expires, held: None }),
     }
 }
 
@@ -275,7 +292,7 @@ impl Node {
             return None;
         }
         let (held, over) = self.storage.known(now, key);
-        let known = self.newest_known(now, key, held);
+        let known = self.readable(now, key, held);
         let known = known.map(|known| Found { record: known.record.clone(), expires: known.expires });
         let over = over.and_then(|tombstone| tombstone.plain);
         let response = known.map(Response::Value).or_else(|| {

@@ -189,6 +189,24 @@ fn a_put_that_stands_for_a_confirmed_one_is_on_disk_before_the_answer() {
     assert_eq!(harness.answer(clients[1]), success(1, b""));
 }
 
+/// A founder that knows no other node stores an unconfirmed PUT at once, unless confirmed ones of the key wait.
+#[test]
+fn a_put_without_confirmation_stands_for_confirmed_ones_of_a_lone_founder() {
+    let params = Params { durability: Durability::Interval(secs(1)), replication_min: 1, ..Params::default() };
+    let mut harness = Harness::new(params);
+    harness.pass(secs(2)); // its first contacts are saved
+    harness.disk = Disk::Waits;
+    let clients = [b"1", b"2"].map(|value| harness.put(confirmed(1, value)));
+    harness.pass(secs(0));
+    harness.put(quiet(1, b"3"));
+    for _ in 0..3 {
+        say(&mut harness, Saved::Written);
+    }
+    assert_eq!(clients.map(|client| harness.answer(client)), [success(1, b""), success(1, b"")]);
+    let reader = harness.get(key(1));
+    assert_eq!(harness.answer(reader), success(1, b"3"));
+}
+
 /// None of them replaces another, so none waits.
 #[test]
 fn puts_of_a_hashed_record_take_no_turns() {

@@ -82,7 +82,10 @@ impl Node {
         let (key, seen) = (record.key, record.rank().precedence());
         let (waits, holds) = (self.access(now).waits(), self.params.serving == Serving::Yes);
         let alone = self.table.live() == 0;
-        let is_only_copy = holds && self.is_founder_alone() && !self.saves_first(client.is_some());
+        let is_only_copy = holds
+            && self.is_founder_alone()
+            && !self.saves_first(client.is_some())
+            && self.queries.writing(&key).is_none(); // this one stands for those that wait
         let replaced = if is_only_copy { None } else { self.replaced_by(now, &record) };
         if alone && !waits && !holds {
             return Err(Refused::NoReplicas);

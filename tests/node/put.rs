@@ -245,6 +245,23 @@ fn a_version_ahead_of_the_local_clock_is_overtaken_once() {
     assert_eq!((harness.answer(client), harness.copies()), (failure(1), vec![]));
 }
 
+/// While a PUT runs, this node stores an older record that another node has sent. When a peer stores the one of the PUT,
+/// this node does too. It leaves no tombstone, which would hide the older record from readers that find only that.
+#[test]
+fn a_put_replaces_an_older_record_that_came_meanwhile() {
+    let mut harness = Harness::with_contacts(small(), 1..=8);
+    harness.pass(secs(1));
+    harness.put(put_to_three(1));
+    let copies = harness.copies();
+    let asker = harness.accept_client(9);
+    let older = block(1, b"older");
+    assert_eq!(harness.ask(asker, Request::Store(older)), stored(&older));
+    store_all(&mut harness, &copies[..1]);
+    let held = harness.node.storage().find(harness.now, &key(1));
+    assert_eq!(held.map(|held| &held.record.value[..]), Some(&b"value"[..]));
+    assert_eq!(harness.node.storage().tombstone(harness.now(), &key(1)), None);
+}
+
 /// A PUT of three copies; returns one more copy, which replaces the one to a silent node, and is in flight after enough
 /// nodes have stored the record.
 fn stored_with_a_copy_in_flight(confirm: Confirm) -> (Harness, ClientId, Copy) {

@@ -95,7 +95,7 @@ impl Node {
     }
 
     /// The record of `key` that this node may return without asking a peer: the newest that it knows, if
-    /// it is responsible for the key or a PUT of one of its clients is not finished. The caller checks
+    /// it is responsible for the key, or too few nodes store the record of a PUT of its clients. The caller checks
     /// that no client has seen a newer one.
     fn served_here(&self, now: Now, key: &Key, access: Access) -> Option<Known<'_>> {
         if self.params.reads == Reads::Secure && !access.waits() {

@@ -347,7 +347,6 @@ impl Node {
         out: &mut Actions,
     ) {
         let Some(put) = self.queries.spreading(attempt) else { return };
-        let (key, rank) = (put.key(), put.record.rank());
         if !call.expired {
             put.copy_ended();
         }
@@ -356,10 +355,25 @@ impl Node {
                 return self.met_larger(now, attempt.query, by, out);
             }
             if outcome == StoreOutcome::Held {
-                self.give_up_older(now, &key, rank);
+                self.replace_own(now, attempt);
             }
         }
         self.advance_put(now, attempt.query, out);
+    }
+
+    /// A peer stores the record of a PUT, so this node serves no older one any more. Other nodes may still store that, so
+    /// it leaves no tombstone.
+    fn replace_own(&mut self, now: Now, attempt: Attempt) {
+        let Some(put) = self.queries.spreading(attempt) else { return };
+        let (key, seen) = (put.key(), put.record.rank().precedence());
+        let Some(held) = self.storage.find(now.mono, &key) else { return };
+        let (rank, older) = (held.record.rank(), held.record.version);
+        if rank.precedence() < seen {
+            let (record, expires) = (put.record.clone(), put.expires);
+            if self.hold(now, record, expires, Source::Client) != Stored::Held {
+                self.storage.forget(&key, older);
+            }
+        }
     }
 
     /// A version probe has had an outcome.

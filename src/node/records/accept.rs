@@ -2,8 +2,8 @@
 //!
 //! If a record finds no room, an older one of the same key must not be served instead. So this node
 //! deletes the older one where the newer one certainly exists elsewhere: a peer sent it with its owner's
-//! signature, or a peer confirmed it as a copy of a PUT. A plain record that finds no room deletes nothing:
-//! any peer can claim any version.
+//! signature, or a peer confirmed it as a copy of a PUT ([`crate::node::query::put`]). A plain record that finds no room
+//! deletes nothing: any peer can claim any version.
 
 use crate::contact::{Contact, Group, is_private};
 use crate::id::Key;
@@ -54,7 +54,7 @@ impl Node {
     }
 
     /// A record of `key` and `rank` is stored elsewhere: this node deletes an older one of its own.
-    pub(crate) fn give_up_older(&mut self, now: Now, key: &Key, rank: Rank) {
+    fn give_up_older(&mut self, now: Now, key: &Key, rank: Rank) {
         let held = self.storage.find(now.mono, key).map(|held| held.record.rank());
         if let Some(older) = held.filter(|held| held.precedence() < rank.precedence()) {
             self.storage.bury(now, *key, Tombstone::of(older));

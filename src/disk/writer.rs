@@ -476,7 +476,7 @@ mod tests {
             let scratch = Scratch::new("unsynced");
             let path = scratch.0.join("records");
             let mut store = Store::open(&path, [7; 16]).expect("a new store");
-            store.write(&batch((0..300).map(|number| persisted(number, 60_000)))).expect("the disk works");
+            store.write(&batch((0..100).map(|number| persisted(number, 60_000)))).expect("the disk works");
             assert_eq!(store.segments(), 2);
             lose(&path).expect("this test may");
             let error = store.write(&Batch { sync: false, ..batch([persisted(900, 10)]) }).expect_err(words);
@@ -491,7 +491,7 @@ mod tests {
             let scratch = Scratch::new("look");
             let path = scratch.0.join("records");
             let mut store = Store::open(&path, [7; 16]).expect("a new store");
-            store.write(&batch((0..300).map(|number| persisted(number, 60_000)))).expect("the disk works");
+            store.write(&batch((0..100).map(|number| persisted(number, 60_000)))).expect("the disk works");
             lose(&path).expect("this test may");
             let looks = Batch { sync: false, look: true, ..batch([persisted(900, 10)]) };
             let error = (0..2).find_map(|_| store.write(&looks).err()).expect(words);

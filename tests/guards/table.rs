@@ -81,6 +81,13 @@ pub(crate) const GUARDS: &[Guard] = &[
         tests: &["a_put_that_enough_nodes_store_overtakes_nothing"],
     },
     Guard {
+        name: "fewer replicas: the former ones are offered the newer record",
+        file: "src/node/records/accept.rs",
+        line: "if let Some(former) = former.filter(|_| stored == Stored::Held) {",
+        mutation: "if let Some(former) = former.filter(|_| false) {",
+        tests: &["a_record_that_replaces_one_with_more_replicas_is_offered_to_all_of_them"],
+    },
+    Guard {
         name: "decided: the record of a PUT that enough nodes store is read from them",
         file: GETTING,
         line: "self.queries.writing(key).filter(|put| !put.was_stored())",

@@ -56,6 +56,30 @@ fn wanted(harness: &mut Harness, conn: ConnId, entries: &[Entry]) -> Vec<dht::id
     }
 }
 
+/// Two PUTs of a key at different nodes: the copies of the smaller record may reach the fourth and the fifth node after
+/// the PUT of the larger one has looked there.
+#[test]
+fn a_record_that_replaces_one_with_more_replicas_is_offered_to_all_of_them() {
+    for (former, now, offered_to) in [(5, 3, vec![1, 2, 3, 4, 5]), (3, 5, vec![]), (3, 3, vec![])] {
+        let mut harness = Harness::with_contacts(Params { replication_min: 1, ..Params::default() }, 1..=8);
+        harness.pass(secs(1));
+        harness.offers();
+        let asker = harness.accept_client(99);
+        let smaller = RecordBlock { replication: former, ..block(1, b"smaller") };
+        assert_eq!(harness.ask(asker, Request::Store(smaller)), stored(&smaller));
+        harness.pass(millis(0));
+        assert_eq!(harness.offers(), []);
+        let larger = RecordBlock { replication: now, version: version_at(1), ..block(1, b"larger") };
+        assert_eq!(harness.ask(asker, Request::Store(larger)), stored(&larger));
+        harness.pass(millis(0));
+        let offers = harness.offers();
+        assert!(offers.iter().all(|(.., entries)| entries[..] == [entry(1, larger.version, b"larger")]), "{offers:?}");
+        let mut to: Vec<u8> = offers.iter().map(|(conn, ..)| harness.peer_at(*conn)).collect();
+        to.sort_unstable();
+        assert_eq!(to, offered_to, "{former} to {now}");
+    }
+}
+
 #[test]
 fn a_new_contact_is_offered_a_record_and_gets_it_with_its_age_if_it_wants_it() {
     let mut harness = holding(1);

@@ -40,7 +40,9 @@ impl Node {
     pub(crate) fn hold(&mut self, now: Now, record: Record, expires: Time, source: Source) -> Stored {
         let (key, rank) = (record.key, record.rank());
         // A client that writes a key again and again must not postpone its offers to other replicas.
-        let due = match self.storage.find(now.mono, &key) {
+        let held = self.storage.find(now.mono, &key);
+        let former = held.map(|held| held.record.replication).filter(|former| *former > record.replication);
+        let due = match held {
             Some(held) => held.due(),
             None => self.first_offer(now.mono, &key, record.replication, expires),
         };
@@ -49,6 +51,9 @@ impl Node {
         let stored = self.storage.store(now, record, expires, due, source, in_scope);
         if stored == Stored::Full && rank.class.certifies_itself() && source != Source::Client {
             self.give_up_older(now, &key, rank);
+        }
+        if let Some(former) = former.filter(|_| stored == Stored::Held) {
+            self.offer_to_former_replicas(now, &key, former);
         }
         stored
     }

@@ -16,7 +16,8 @@
 //! * [`Trigger::Leaving`]: this node leaves. It offers all records to all their other replicas.
 //!
 //! If an OFFER reveals a difference, the node with the larger record offers it to *all* replicas. So one
-//! difference found between any two replicas repairs all of them.
+//! difference found between any two replicas repairs all of them. A node that replaces a record by one with fewer
+//! replicas offers that to all former replicas at once.
 //!
 //! A bridge makes each of these offers in each address family, as if it were a network of its own.
 //!
@@ -435,6 +436,16 @@ impl Node {
                     self.offers.add(*contact, *key, Reach::Each);
                 }
             }
+        }
+    }
+
+    /// This node has replaced a record of `key` that had `former` replicas by one with fewer. All of the former replicas
+    /// are offered it: copies of two PUTs at different nodes may have crossed, so that one of them stores the smaller
+    /// record although neither PUT has met it there.
+    pub(crate) fn offer_to_former_replicas(&mut self, now: Now, key: &Key, former: u8) {
+        if self.offers.has_room() {
+            self.offer_to_replicas(key, former.into(), None);
+            self.timers.hasten(Timer::Replicate, now.mono);
         }
     }
 

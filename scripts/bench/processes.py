@@ -104,18 +104,18 @@ class Process:
 
     def rss_kib(self) -> int:
         """Resident memory in KiB."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
-        if found is None:
-            raise Failure(f"{self.name}: /proc/{self.pid}/status has no VmRSS")
-        return int(found[1])
+        return self._number_in("status", "VmRSS")
 
     def written_bytes(self) -> int:
         """Bytes that the process has passed to the disk."""
-        counted = Path(f"/proc/{self.pid}/io").read_text()
-        found = re.search(r"^write_bytes: (\d+)", counted, re.MULTILINE)
+        return self._number_in("io", "write_bytes")
+
+    def _number_in(self, file: str, name: str) -> int:
+        """The number on the line `name` of a file that the kernel keeps about the process."""
+        path = f"/proc/{self.pid}/{file}"
+        found = re.search(rf"^{name}:\s+(\d+)", Path(path).read_text(), re.MULTILINE)
         if found is None:
-            raise Failure(f"{self.name}: /proc/{self.pid}/io has no write_bytes")
+            raise Failure(f"{self.name}: {path} has no {name}")
         return int(found[1])
 
     def log_text(self) -> str:

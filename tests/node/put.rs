@@ -11,7 +11,7 @@ use crate::harness::{
     Harness, block, confirmed, failure, given, key, larger, millis, quiet, secs, signed, stored, success, version_at,
 };
 
-type Copy = (ConnId, RpcId, RecordBlock<'static>);
+pub(crate) type Copy = (ConnId, RpcId, RecordBlock<'static>);
 
 fn small() -> Params {
     Params { replication_min: 1, ..Params::default() }
@@ -26,7 +26,8 @@ fn peers_of(harness: &Harness, copies: &[Copy]) -> Vec<u8> {
     copies.iter().map(|(conn, ..)| harness.id_at(*conn).key().as_bytes()[0]).collect()
 }
 
-fn store_all(harness: &mut Harness, copies: &[Copy]) {
+/// All peers store their copies.
+pub(crate) fn store_all(harness: &mut Harness, copies: &[Copy]) {
     for (conn, rpc, block) in copies {
         harness.reply(*conn, *rpc, stored(block));
     }

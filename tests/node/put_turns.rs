@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dht::id::RpcId;
-use dht::node::action::{ClientId, ConnId, Taken};
+use dht::node::action::{ClientId, Taken};
 use dht::node::params::{Durability, Params};
 use dht::node::persisted::Saved;
 use dht::record::{Life, Rank, Version};
@@ -12,13 +11,12 @@ use dht::wire::peer::{ErrorCode, RecordBlock, Reply, Request, StoreOutcome};
 
 use crate::durability::say;
 use crate::harness::{
-    Disk, Harness, block, confirmed, failure, given, hashed, key, larger, nodes, quiet, secs, stored, success,
+    Disk, Harness, block, confirmed, failure, given, hashed, key, larger, nodes, quiet, secs, success,
 };
 use crate::join::join;
 use crate::mini_network::MiniNetwork;
+use crate::put::{Copy, store_all};
 use crate::waiting::nth_key;
-
-type Copy = (ConnId, RpcId, RecordBlock<'static>);
 
 const MEMBERS: [u8; 5] = [5, 55, 105, 155, 205];
 
@@ -38,12 +36,6 @@ fn copies_of(harness: &mut Harness, value: &[u8]) -> Vec<Copy> {
     assert!(!copies.is_empty());
     assert!(copies.iter().all(|(_, _, copy)| copy.value() == value), "{copies:?}");
     copies
-}
-
-fn store(harness: &mut Harness, copies: &[Copy]) {
-    for (conn, rpc, copy) in copies {
-        harness.reply(*conn, *rpc, stored(copy));
-    }
 }
 
 /// Confirmed PUTs of the key `n`.
@@ -90,12 +82,12 @@ fn the_last_of_many_puts_stands_for_those_before_it() {
     let mut harness = harness();
     let clients = [b"1", b"2", b"3", b"4"].map(|value| harness.put(put(value)));
     let first = copies_of(&mut harness, b"1");
-    store(&mut harness, &first);
+    store_all(&mut harness, &first);
     assert_eq!(clients.map(|client| harness.answer(client)), [success(1, b""), None, None, None]);
     let last = copies_of(&mut harness, b"4");
-    store(&mut harness, &last[1..]);
+    store_all(&mut harness, &last[1..]);
     assert_eq!(clients.map(|client| harness.answer(client)), [None; 4]);
-    store(&mut harness, &last[..1]);
+    store_all(&mut harness, &last[..1]);
     assert_eq!(clients[1..].iter().map(|client| harness.answer(*client)).collect::<Vec<_>>(), vec![success(1, b""); 3]);
     assert_eq!((harness.copies(), harness.node.counters().puts_held), (vec![], 4));
 }
@@ -106,13 +98,13 @@ fn puts_that_come_during_the_second_turn_wait_for_a_third() {
     let mut harness = harness();
     let clients: Vec<_> = [b"1", b"2"].map(|value| harness.put(put(value))).into();
     let first = copies_of(&mut harness, b"1");
-    store(&mut harness, &first);
+    store_all(&mut harness, &first);
     let second = copies_of(&mut harness, b"2");
     let late = [b"3", b"4"].map(|value| harness.put(put(value)));
-    store(&mut harness, &second);
+    store_all(&mut harness, &second);
     assert_eq!(clients.into_iter().map(|client| harness.answer(client)).collect::<Vec<_>>(), vec![success(1, b""); 2]);
     let third = copies_of(&mut harness, b"4");
-    store(&mut harness, &third);
+    store_all(&mut harness, &third);
     assert_eq!(late.map(|client| harness.answer(client)), [success(1, b""), success(1, b"")]);
 }
 
@@ -127,7 +119,7 @@ fn a_put_without_confirmation_ends_when_a_later_one_comes() {
     }
     for _ in 0..2 {
         let copies = copies_of(&mut harness, b"value");
-        store(&mut harness, &copies);
+        store_all(&mut harness, &copies);
     }
     assert_eq!((harness.copies(), harness.node.counters().puts_held), (vec![], 1_000));
 }
@@ -142,9 +134,9 @@ fn a_put_whose_attempt_fails_is_answered_with_the_later_one() {
         let copies = harness.copies();
         copies.iter().any(|(_, _, copy)| copy.value() == b"2").then_some(copies)
     });
-    store(&mut harness, &later.expect("the turn of the later one"));
+    store_all(&mut harness, &later.expect("the turn of the later one"));
     assert_eq!(clients.map(|client| harness.answer(client)), [success(1, b""), success(1, b"")]);
-    store(&mut harness, &unanswered);
+    store_all(&mut harness, &unanswered);
     harness.pass(secs(60));
     assert_eq!(harness.copies(), []);
 }
@@ -177,13 +169,13 @@ fn a_put_that_stands_for_a_confirmed_one_is_on_disk_before_the_answer() {
     harness.disk = Disk::Waits;
     let clients = [b"1", b"2"].map(|value| harness.put(confirmed(1, value)));
     let copies = copies_of(&mut harness, b"1");
-    store(&mut harness, &copies);
+    store_all(&mut harness, &copies);
     harness.pass(secs(0));
     harness.put(quiet(1, b"3"));
     say(&mut harness, Saved::Written);
     assert_eq!(clients.map(|client| harness.answer(client)), [success(1, b""), None]);
     let copies = copies_of(&mut harness, b"3");
-    store(&mut harness, &copies);
+    store_all(&mut harness, &copies);
     assert_eq!(harness.answer(clients[1]), None);
     say(&mut harness, Saved::Written);
     assert_eq!(harness.answer(clients[1]), success(1, b""));
@@ -216,7 +208,7 @@ fn puts_of_a_hashed_record_take_no_turns() {
     let clients = [put, put].map(|put| harness.put(put));
     let copies = harness.copies();
     assert_eq!(copies.len(), 4, "two of each; this node stores the third copy");
-    store(&mut harness, &copies);
+    store_all(&mut harness, &copies);
     assert!(clients.iter().all(|client| harness.answer(*client).is_some()));
 }
 
@@ -229,7 +221,7 @@ fn puts_that_wait_for_the_node_to_join_make_one_turn() {
     assert_eq!(harness.copies(), []);
     join(&mut harness);
     let copies = copies_of(&mut harness, b"3");
-    store(&mut harness, &copies);
+    store_all(&mut harness, &copies);
     assert_eq!(clients.map(|client| harness.answer(client)), [success(1, b""), success(1, b""), success(1, b"")]);
 }
 
@@ -243,7 +235,7 @@ fn peers_that_have_taken_a_superseded_copy_get_the_larger_record() {
     let newer = RecordBlock { version: Version::from_bits(copies[0].2.version.bits() + 1), ..block(1, b"larger") };
     (1..=8).for_each(|peer| harness.make_scripted(peer));
     harness.reply(copies[0].0, copies[0].1, larger(1, newer.version));
-    store(&mut harness, &copies[1..2]);
+    store_all(&mut harness, &copies[1..2]);
     assert_eq!(harness.answer(client), None);
     harness.reply(copies[2].0, copies[2].1, Reply::Error(ErrorCode::FULL));
     assert_eq!(harness.answer(client), failure(1));
@@ -282,7 +274,7 @@ fn a_lookup_for_superseded_copies_spreads_no_smaller_record() {
     let copies = copies_of(&mut harness, b"smaller");
     (1..=8).for_each(|peer| harness.make_scripted(peer));
     harness.reply(copies[0].0, copies[0].1, larger(1, Version::from_bits(copies[0].2.version.bits() + 1)));
-    store(&mut harness, &copies[1..]);
+    store_all(&mut harness, &copies[1..]);
     assert_eq!(harness.answer(client), failure(1));
     let (stored_at, smaller) = (harness.peer_at(copies[1].0), copies[1].2);
     harness.answer_find_value(|peer, want| Some(if peer == stored_at { given(smaller, want) } else { nodes(&[]) }));
@@ -302,7 +294,7 @@ fn lookups_for_superseded_copies_are_bounded() {
     (1..=8).for_each(|peer| harness.make_scripted(peer));
     let first = copies[0].0;
     let (refused, taken): (Vec<_>, Vec<_>) = copies.into_iter().partition(|(conn, ..)| *conn == first);
-    store(&mut harness, &taken);
+    store_all(&mut harness, &taken);
     for (conn, rpc, copy) in refused {
         let held = Rank { class: copy.class, life: Life::Alive, version: Version::from_bits(copy.version.bits() + 1) };
         harness.reply(conn, rpc, Reply::Stored { key: copy.key, outcome: StoreOutcome::Larger, held });

@@ -267,7 +267,7 @@ mod tests {
     use std::fs::{self, File};
     use std::io::ErrorKind;
     use std::ops::Range;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::sync_channel;
 
@@ -436,7 +436,6 @@ mod tests {
             for from in 0..2 {
                 store.write(&large(60 * from)).expect("the disk works");
             }
-            assert_eq!(store.segments(), 2);
             lose(&path).expect("this test may");
             // Not all files are looked for each time.
             let error = (0..2).find_map(|_| store.write(&batch([persisted(900, 10)])).err()).expect(words);
@@ -470,14 +469,20 @@ mod tests {
         assert_eq!(disk.calls() - calls, 2);
     }
 
+    /// A new store in `scratch` with two segments, and its directory.
+    fn of_two_segments(scratch: &Scratch) -> (PathBuf, Store) {
+        let path = scratch.0.join("records");
+        let mut store = Store::open(&path, [7; 16]).expect("a new store");
+        store.write(&batch((0..100).map(|number| persisted(number, 60_000)))).expect("the disk works");
+        assert_eq!(store.segments(), 2);
+        (path, store)
+    }
+
     #[test]
     fn a_batch_without_a_sync_notices_that_the_newest_segment_was_deleted_or_cut() {
         for (words, lose) in [LOSSES[1], LOSSES[4], LOSSES[5]] {
             let scratch = Scratch::new("unsynced");
-            let path = scratch.0.join("records");
-            let mut store = Store::open(&path, [7; 16]).expect("a new store");
-            store.write(&batch((0..100).map(|number| persisted(number, 60_000)))).expect("the disk works");
-            assert_eq!(store.segments(), 2);
+            let (path, mut store) = of_two_segments(&scratch);
             lose(&path).expect("this test may");
             let error = store.write(&Batch { sync: false, ..batch([persisted(900, 10)]) }).expect_err(words);
             assert!(error.to_string().contains(words), "{error}");
@@ -489,9 +494,7 @@ mod tests {
     fn a_batch_that_looks_notices_that_the_store_was_replaced() {
         for (words, lose) in LOSSES {
             let scratch = Scratch::new("look");
-            let path = scratch.0.join("records");
-            let mut store = Store::open(&path, [7; 16]).expect("a new store");
-            store.write(&batch((0..100).map(|number| persisted(number, 60_000)))).expect("the disk works");
+            let (path, mut store) = of_two_segments(&scratch);
             lose(&path).expect("this test may");
             let looks = Batch { sync: false, look: true, ..batch([persisted(900, 10)]) };
             let error = (0..2).find_map(|_| store.write(&looks).err()).expect(words);
@@ -505,11 +508,7 @@ mod tests {
     fn a_cut_of_what_was_written_and_not_synced_is_noticed_at_the_next_batch() {
         for batches in 1..6 {
             let scratch = Scratch::new("cut");
-            let path = scratch.0.join("records");
-            let mut store = Store::open(&path, [7; 16]).expect("a new store");
-            let large = batch((0..100).map(|number| persisted(number, 60_000)));
-            store.write(&large).expect("the disk works");
-            assert_eq!(store.segments(), 2);
+            let (path, mut store) = of_two_segments(&scratch);
             for number in 0..batches {
                 let unsynced = Batch { sync: false, ..batch([persisted(number, 10)]) };
                 store.write(&unsynced).expect("the disk works");

@@ -1,8 +1,9 @@
 """`bench.sh persistence`: a server that writes to disk, beside Redis with an append-only file.
 
 In each round and for each row, every server is started with an empty directory. The generator stores random keys
-as fast as the server takes them. Then the server is stopped and started again with what it has written. Redis
-rewrites its file before that; dht-server does so of its own accord while it gets no requests, and is given the time.
+as fast as the server takes them. Then the server is stopped and started again with what it has written. Before
+that, the script makes Redis rewrite its file, and waits until dht-server, which rewrites its files while it gets no
+requests, writes nothing more.
 """
 
 import shutil
@@ -23,7 +24,7 @@ REWRITE_SECONDS_MAX = 60.0
 """What a server may take to rewrite its files."""
 
 SETTLED_SECONDS = 2.0
-"""A server that has written nothing for so long has rewritten its files."""
+"""A server that has written nothing for this time has rewritten its files."""
 
 MEMORY = "storage_bytes_max = 8192 MiB"
 

@@ -32,10 +32,10 @@ const PACE: u64 = 2;
 /// The same when the segments take more than 2.1 times the bytes of the current entries.
 const HIGH_PACE: u64 = 10;
 
-/// The store begins to settle when one of so many parts of the current entries is outdated.
+/// The store begins to settle when the outdated entries take more bytes than a tenth of the current ones.
 const BEGIN_PART: u64 = 10;
 
-/// It ends to settle when less than one of so many parts is.
+/// It stops settling when they take at most a hundredth.
 const END_PART: u64 = 100;
 
 /// The segment that is being cleaned.

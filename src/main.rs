@@ -167,6 +167,9 @@ fn store_id() -> Result<StoreId, RunError> {
     Ok(*seed.first_chunk().expect("16 of 32 bytes"))
 }
 
+/// Keys that are prefetched and restored together.
+const KEYS_AT_A_TIME: usize = 32;
+
 /// Restores the records and contacts of the previous run.
 fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
     let begun = clock.now();
@@ -177,13 +180,16 @@ fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
             info!("loading keys={keys} of={}", store.len());
         }
         keys += some.len();
-        node.prefetch_for_restoring(&some);
-        for persisted in some {
-            let key = persisted.key;
-            let is_record = persisted.record.is_some();
-            match node.restore(begun, persisted) {
-                Ok(()) => records += u64::from(is_record),
-                Err(error) => warn!("record dropped key={key} fault=\"{error}\""),
+        let mut some = some.into_iter();
+        while let Some(next) = some.as_slice().chunks(KEYS_AT_A_TIME).next() {
+            node.prefetch_for_restoring(next);
+            for persisted in some.by_ref().take(KEYS_AT_A_TIME) {
+                let key = persisted.key;
+                let is_record = persisted.record.is_some();
+                match node.restore(begun, persisted) {
+                    Ok(()) => records += u64::from(is_record),
+                    Err(error) => warn!("record dropped key={key} fault=\"{error}\""),
+                }
             }
         }
     })?;

@@ -11,7 +11,7 @@ use crate::disk::fault::StoreFault;
 const BYTES_MIN: u64 = 1 << 20;
 
 /// Pieces that are read and not used yet, at most. They let one thread go on while the other one is slow for a moment,
-/// and take less than a megabyte.
+/// and take less than two megabytes.
 const PIECES_MAX: usize = 8;
 
 /// Runs `read`, which reads a log of `bytes` bytes and passes pieces of it on, and `take` with each of them in their

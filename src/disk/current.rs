@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::ops::Range;
 
 use crate::disk::entry;
 use crate::disk::fault::StoreFault;
@@ -11,68 +10,47 @@ use crate::disk::log::Log;
 use crate::disk::segment::{Position, name_of};
 use crate::node::persisted::PersistedKey;
 
-/// Bytes of entries in a piece, after which the next one begins.
-const PIECE_SIZE: usize = 1 << 16;
+/// Keys whose states are passed on together: few enough to stay in the processor's cache, and so many that the threads
+/// seldom wait for each other.
+const KEYS_AT_A_TIME: usize = 512;
 
-/// Keys whose states are passed on together, so that the receiver can prefetch what it reads for each.
-const KEYS_AT_A_TIME: usize = 32;
+/// Bytes of entries after which the states are passed on, however few they are.
+const BYTES_AT_A_TIME: u32 = 1 << 16;
 
-/// Some current entries of a segment, in the order of the log.
-#[derive(Debug, Default)]
-pub(super) struct Piece {
-    segment: u32,
-    /// The contents of the entries, one after the other.
-    bytes: Vec<u8>,
-    /// Where each entry begins in the segment, and its content in `bytes`.
-    entries: Vec<(u32, Range<usize>)>,
-}
-
-/// Reads all current entries of keys in `log`, and verifies them. Passes them on in pieces.
+/// Reads all current entries of keys in `log`, and verifies them. Passes the states of the keys on, some at a time.
 pub(super) fn read(
     log: &Log,
     index: &Index,
-    pass: &mut dyn FnMut(Piece) -> Result<(), StoreFault>,
+    pass: &mut dyn FnMut(Vec<PersistedKey>) -> Result<(), StoreFault>,
 ) -> Result<(), StoreFault> {
     let mut offsets = BTreeMap::<u32, Vec<u32>>::new();
     for Position { segment, offset } in index.positions() {
         offsets.entry(segment).or_default().push(offset);
     }
+    let (mut keys, mut bytes) = (Vec::with_capacity(KEYS_AT_A_TIME), 0);
     for (segment, mut offsets) in offsets {
         offsets.sort_unstable();
         let mut entries = log.entries(segment)?;
-        let mut piece = Piece { segment, ..Piece::default() };
         for offset in offsets {
             entries.skip_to(offset);
-            let read = entries.next().map_err(|bad| StoreFault::of_entry(name_of(segment), bad))?;
-            let Some(read) = read else { return Err(StoreFault::Damaged { file: name_of(segment), offset }) };
-            let begin = piece.bytes.len();
-            piece.bytes.extend_from_slice(read.content);
-            piece.entries.push((offset, begin..piece.bytes.len()));
-            if piece.bytes.len() >= PIECE_SIZE {
-                pass(mem::replace(&mut piece, Piece { segment, ..Piece::default() }))?;
+            let entry = entries.next().map_err(|bad| StoreFault::of_entry(name_of(segment), bad))?;
+            let Some(entry) = entry else { return Err(StoreFault::Damaged { file: name_of(segment), offset }) };
+            keys.push(read_key(segment, offset, entry.content)?);
+            bytes += entry.size;
+            if keys.len() == KEYS_AT_A_TIME || bytes >= BYTES_AT_A_TIME {
+                pass(mem::replace(&mut keys, Vec::with_capacity(KEYS_AT_A_TIME)))?;
+                bytes = 0;
             }
         }
-        pass(piece)?;
     }
-    Ok(())
+    pass(keys)
 }
 
-impl Piece {
-    /// Calls `take` with the states of all keys, some at a time.
-    pub(super) fn for_each(&self, mut take: impl FnMut(Vec<PersistedKey>)) -> Result<(), StoreFault> {
-        for some in self.entries.chunks(KEYS_AT_A_TIME) {
-            take(some.iter().map(|(offset, range)| self.read(*offset, range.clone())).collect::<Result<_, _>>()?);
-        }
-        Ok(())
-    }
-
-    fn read(&self, offset: u32, range: Range<usize>) -> Result<PersistedKey, StoreFault> {
-        let content = &self.bytes[range];
-        entry::read_key(content).map_err(|error| StoreFault::Entry {
-            file: name_of(self.segment),
-            offset,
-            key: entry::key_of(content).ok(),
-            error,
-        })
-    }
+fn read_key(segment: u32, offset: u32, content: &[u8]) -> Result<PersistedKey, StoreFault> {
+    entry::read_key(content).map_err(|error| StoreFault::Entry {
+        file: name_of(segment),
+        offset,
+        key: entry::key_of(content).ok(),
+        error,
+    })
 }

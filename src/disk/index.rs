@@ -58,6 +58,20 @@ impl Index {
         std::hint::black_box(guesses.fold(0, |read, slot| read ^ self.slots[*slot as usize].1.size));
     }
 
+    /// Makes room for about `keys` keys, so that the hash table does not grow while they are inserted.
+    pub(super) fn reserve(&mut self, keys: usize) {
+        let Self { slots, table } = self;
+        table.reserve(keys.saturating_sub(table.len()), |slot| slots[*slot as usize].0.hash());
+    }
+
+    /// Returns the memory of the hash table that [`Index::reserve`] took for too many keys.
+    pub(super) fn end_reserve(&mut self) {
+        let Self { slots, table } = self;
+        if table.capacity() > 2 * table.len() {
+            table.shrink_to_fit(|slot| slots[*slot as usize].0.hash());
+        }
+    }
+
     /// Sets the place of a key; returns the place before.
     pub(super) fn insert(&mut self, key: Fingerprint, place: Place) -> Option<Place> {
         let Self { slots, table } = self;
@@ -146,6 +160,20 @@ mod tests {
             let other = rng.random_range(0..300);
             assert_eq!(index.find(key(other)), model.get(&other).copied());
             assert_eq!(index.len(), model.len());
+        }
+    }
+
+    #[test]
+    fn a_reserve_for_too_many_keys_is_returned() {
+        for reserved in [0, 1_000, 1_000_000] {
+            let mut index = Index::default();
+            index.reserve(reserved);
+            for number in 0..20_000 {
+                index.insert(key(number), place(number));
+            }
+            index.end_reserve();
+            assert!(index.memory() <= 41 * index.len(), "{} after {reserved}", index.memory());
+            assert!((0..20_000).all(|number| index.find(key(number)) == Some(place(number))));
         }
     }
 

@@ -301,6 +301,16 @@ fn read_segment(
     }
 }
 
+/// About how many keys a log of `bytes` bytes has, if all of it is like `found`, and no entry is outdated.
+fn keys_in(bytes: u64, found: &[Found]) -> usize {
+    let sizes = found.iter().filter_map(|found| match found {
+        Found::Change(change) => Some(u64::from(change.place().size)),
+        Found::Mark(..) => None,
+    });
+    let (count, size) = sizes.fold((0, 0), |(count, sum), size| (count + 1, sum + size));
+    (bytes * count).checked_div(size).and_then(|keys| usize::try_from(keys).ok()).unwrap_or(0)
+}
+
 /// The state of reading the log.
 struct Replay {
     contents: Contents,
@@ -328,12 +338,18 @@ impl Replay {
         let read = |pass: &mut dyn FnMut(Piece) -> Result<(), StoreFault>| {
             older.into_iter().try_for_each(|sequence| read_segment(log, sequence, pass))
         };
+        let mut is_first = true;
         read_ahead(bytes, read, |(sequence, found)| {
+            if mem::take(&mut is_first) {
+                self.contents.index.reserve(keys_in(bytes, &found));
+            }
             for found in found {
                 self.note(sequence, found);
             }
             Ok(())
-        })
+        })?;
+        self.contents.index.end_reserve();
+        Ok(())
     }
 
     /// Reads the newest segment; returns the end of its last complete batch.

@@ -40,7 +40,7 @@ use crate::disk::ahead::read_ahead;
 use crate::disk::cleaner::Cleaner;
 pub use crate::disk::cleaner::{Cleaned, Effort};
 use crate::disk::contents::{Change, Contents};
-use crate::disk::current::{self, Piece};
+use crate::disk::current;
 use crate::disk::entry;
 pub use crate::disk::fault::{StoreError, StoreFault};
 use crate::disk::files::{Files, SystemFiles, split};
@@ -151,8 +151,11 @@ impl Store {
     /// [`StoreError`]. Then `take` was not called with all keys.
     pub fn read_keys(&self, mut take: impl FnMut(Vec<PersistedKey>)) -> Result<(), StoreError> {
         let Self { log, contents, .. } = self;
-        let read = |pass: &mut dyn FnMut(Piece) -> Result<(), StoreFault>| current::read(log, &contents.index, pass);
-        let result = read_ahead(contents.live_bytes(), read, |piece: Piece| piece.for_each(&mut take));
+        let read = |pass: &mut dyn FnMut(Vec<PersistedKey>) -> _| current::read(log, &contents.index, pass);
+        let result = read_ahead(contents.live_bytes(), read, |keys| {
+            take(keys);
+            Ok(())
+        });
         result.map_err(|fault| self.error(fault))
     }
 

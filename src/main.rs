@@ -16,7 +16,7 @@ use dht::cli::{self, EXIT_USAGE, UsageError};
 use dht::config::{ConfigError, Settings};
 use dht::disk::store::{Store, StoreError, StoreId};
 use dht::disk::writer::DiskWriter;
-use dht::disk::{self, DataDir, DiskError, HostKey};
+use dht::disk::{self, DataDir, DiskError, Dropped, HostKey, Salvaged};
 use dht::identity::{Identity, Puzzle};
 use dht::net::clock::Clock;
 use dht::net::entropy::{self, EntropyError};
@@ -29,7 +29,7 @@ use getopts::Options;
 use log::{error, info, warn};
 
 const BRIEF: &str = "\
-usage: dht-server -c FILE [--check-config]
+usage: dht-server -c FILE [--check-config|--salvage]
 
 A node of a Kademlia DHT with the VoidPhone module API.";
 
@@ -38,6 +38,8 @@ A node of a Kademlia DHT with the VoidPhone module API.";
 enum Command {
     /// Validate the configuration, warnings included, and exit.
     CheckConfig { config: PathBuf },
+    /// Replace a damaged store by what is intact of it, and exit.
+    Salvage { config: PathBuf },
     /// Run a node.
     Run { config: PathBuf },
 }
@@ -45,7 +47,8 @@ enum Command {
 fn main() -> ExitCode {
     match read_args(std::env::args_os().skip(1)) {
         Ok(Command::CheckConfig { config }) => check_config(&config),
-        Ok(Command::Run { config }) => start(&config),
+        Ok(Command::Salvage { config }) => start(&config, |settings| salvage(&settings).map(|()| ExitCode::SUCCESS)),
+        Ok(Command::Run { config }) => start(&config, |settings| run(settings).map(exit_code)),
         Err(error) => error.report("dht-server"),
     }
 }
@@ -53,18 +56,22 @@ fn main() -> ExitCode {
 /// Reads the arguments, without the program's own name.
 fn read_args<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Command, UsageError> {
     let mut options = Options::new();
-    options.optopt("c", "config", "the configuration; config.ini explains every key", "FILE").optflag(
-        "",
-        "check-config",
-        "validate FILE and exit: 0 if it has no errors and no warnings, else 2",
-    );
+    options
+        .optopt("c", "config", "the configuration; config.ini explains every key", "FILE")
+        .optflag("", "check-config", "validate FILE and exit: 0 if it has no errors and no warnings, else 2")
+        .optflag("", "salvage", "if the store on disk is damaged, keep what is intact of it, and exit");
     let matches = cli::parse("dht-server", BRIEF, options, arguments)?;
     if let Some(word) = matches.free.first() {
-        return Err(UsageError::value("arguments", word, "-c FILE [--check-config]"));
+        return Err(UsageError::value("arguments", word, "-c FILE [--check-config|--salvage]"));
     }
     let config = matches.opt_str("config").map(PathBuf::from);
     let config = config.ok_or_else(|| UsageError::invalid("-c", "nothing", "the configuration FILE"))?;
-    Ok(if matches.opt_present("check-config") { Command::CheckConfig { config } } else { Command::Run { config } })
+    match (matches.opt_present("check-config"), matches.opt_present("salvage")) {
+        (true, true) => Err(UsageError::invalid("--salvage", "--check-config", "one of them")),
+        (true, false) => Ok(Command::CheckConfig { config }),
+        (false, true) => Ok(Command::Salvage { config }),
+        (false, false) => Ok(Command::Run { config }),
+    }
 }
 
 fn check_config(config: &Path) -> ExitCode {
@@ -84,7 +91,8 @@ fn refuse(mistakes: &[ConfigError]) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
-fn start(config: &Path) -> ExitCode {
+/// Does `task` with the settings in `config`.
+fn start(config: &Path, task: impl FnOnce(Settings) -> Result<ExitCode, RunError>) -> ExitCode {
     let (settings, warnings) = match Settings::load(config) {
         Ok(loaded) => loaded,
         Err(mistakes) => return refuse(&mistakes),
@@ -95,13 +103,16 @@ fn start(config: &Path) -> ExitCode {
     for warning in warnings {
         warn!("{warning}");
     }
-    match run(settings) {
-        Ok(Ended::Left) => ExitCode::SUCCESS,
-        Ok(Ended::Forced) => ExitCode::FAILURE,
-        Err(error) => {
-            error!("{error}");
-            ExitCode::FAILURE
-        }
+    task(settings).unwrap_or_else(|error| {
+        error!("{error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn exit_code(ended: Ended) -> ExitCode {
+    match ended {
+        Ended::Left => ExitCode::SUCCESS,
+        Ended::Forced => ExitCode::FAILURE,
     }
 }
 
@@ -143,6 +154,19 @@ fn run(settings: Settings) -> Result<Ended, RunError> {
         }
     }
     Ok(ended)
+}
+
+/// Replaces a damaged store by what is intact of it.
+fn salvage(settings: &Settings) -> Result<(), RunError> {
+    let data_dir = DataDir::open(&settings.data_dir, std::process::id())?;
+    match data_dir.salvage(store_id()?)? {
+        None => info!("the store is intact data_dir={}", settings.data_dir.display()),
+        Some(Salvaged { keys, dropped: Dropped { files, bytes }, original }) => {
+            let original = original.display();
+            info!("salvaged keys={keys} dropped_files={files} dropped_bytes={bytes} original={original}");
+        }
+    }
+    Ok(())
 }
 
 /// The store of this node. With `durability = none` records are not persisted, so a store that
@@ -323,6 +347,14 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_store_is_salvaged_without_running() {
+        let salvage = Command::Salvage { config: "x.ini".into() };
+        assert_eq!(read_args(["-c", "x.ini", "--salvage"]).expect("a command"), salvage);
+        let both = refusal(&["-c", "x.ini", "--salvage", "--check-config"]);
+        assert_eq!(both, "--salvage: found --check-config, expected one of them");
+    }
+
+    #[test]
     fn help_and_version_need_no_file() {
         let printed = |arguments: &[&str]| match read_args(arguments) {
             Err(UsageError::Help(text)) => text,
@@ -346,8 +378,11 @@ mod tests {
         assert_eq!(refusal(&["-c"]), "found option `c` without a value, expected one");
         assert_eq!(refusal(&["-c", "a", "-c", "b"]), "found option `config` twice, expected it once");
         assert_eq!(refusal(&["--help=me"]), "found a value for option `help`, expected none");
-        assert_eq!(refusal(&["-c", "a", "b"]), "arguments: found `b`, expected -c FILE [--check-config]");
-        assert_eq!(refusal(&["config.ini"]), "arguments: found `config.ini`, expected -c FILE [--check-config]");
+        assert_eq!(refusal(&["-c", "a", "b"]), "arguments: found `b`, expected -c FILE [--check-config|--salvage]");
+        assert_eq!(
+            refusal(&["config.ini"]),
+            "arguments: found `config.ini`, expected -c FILE [--check-config|--salvage]"
+        );
     }
 
     #[test]

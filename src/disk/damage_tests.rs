@@ -46,26 +46,28 @@ enum Kind {
 }
 
 /// A disk with a store, files of earlier moments and of another store, and the keys that are stored.
-struct Original {
-    disk: SimulatedDisk,
+pub(super) struct Original {
+    pub(super) disk: SimulatedDisk,
     foreign: SimulatedDisk,
     /// The store at earlier moments.
-    earlier: Vec<SimulatedDisk>,
-    keys: Vec<PersistedKey>,
+    pub(super) earlier: Vec<SimulatedDisk>,
+    pub(super) keys: Vec<PersistedKey>,
+    /// Every state that a key had.
+    pub(super) written: Vec<PersistedKey>,
 }
 
 /// How the original was left.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum End {
+pub(super) enum End {
     Closed,
     Killed,
 }
 
-/// Writes the history of a store; returns it at every tenth batch too.
+/// Writes the history of a store; returns it at every tenth batch too, and all states that keys had, in their order.
 fn history(disk: &SimulatedDisk, seed: u64) -> (Store, Vec<SimulatedDisk>, Vec<PersistedKey>) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut store = Store::on_simulated(disk, SEGMENT_SIZE).expect("a new store");
-    let (mut keys, mut earlier) = (BTreeMap::new(), Vec::new());
+    let (mut written, mut earlier) = (Vec::new(), Vec::new());
     for number in 0..BATCHES {
         let changes: BTreeMap<u64, PersistedKey> = (0..rng.random_range(1..8))
             .map(|_| {
@@ -83,36 +85,38 @@ fn history(disk: &SimulatedDisk, seed: u64) -> (Store, Vec<SimulatedDisk>, Vec<P
         store.write(&batch(changes.values().cloned())).expect("the disk works");
         let effort = if number % 4 == 0 { Effort::Idle } else { Effort::Due };
         store.clean(effort).expect("the disk works");
-        keys.extend(changes);
+        written.extend(changes.into_values());
         if number % 10 == 0 {
             earlier.push(disk.after_kill());
         }
     }
-    (store, earlier, in_order(keys.into_values().filter(|key| key.record.is_some())))
+    (store, earlier, written)
 }
 
 impl Original {
-    fn new(end: End) -> Self {
+    pub(super) fn new(end: End) -> Self {
         let (disk, foreign) = (SimulatedDisk::default(), SimulatedDisk::default());
         replay::create(&foreign, "records", [8; 16]).expect("the disk works");
         let _ = history(&foreign, 2);
-        let (store, earlier, keys) = history(&disk, 1);
+        let (store, earlier, written) = history(&disk, 1);
+        let keys: BTreeMap<_, _> = written.iter().map(|state| (state.key, state.clone())).collect();
+        let keys = in_order(keys.into_values().filter(|state| state.record.is_some()));
         match end {
             End::Closed => drop(store),
             End::Killed => store.kill(),
         }
-        Self { disk, foreign, earlier, keys }
+        Self { disk, foreign, earlier, keys, written }
     }
 
     /// Paths of the segments, and of `state` if that is wanted too.
-    fn paths(disk: &SimulatedDisk, with_state: bool) -> Vec<String> {
+    pub(super) fn paths(disk: &SimulatedDisk, with_state: bool) -> Vec<String> {
         let names = disk.list("records").expect("the disk works").into_iter().map(|(name, _)| name);
         let names = names.filter(|name| sequence_of(name).is_some() || with_state && name == "state");
         names.map(|name| format!("records/{name}")).collect()
     }
 
     /// The disk with the damage number `variant`.
-    fn damaged(&self, variant: u64) -> SimulatedDisk {
+    pub(super) fn damaged(&self, variant: u64) -> SimulatedDisk {
         let mut rng = StdRng::seed_from_u64(variant);
         let (kind, _) = kind_of(variant);
         let disk = self.disk.after_kill();

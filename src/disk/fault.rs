@@ -115,6 +115,11 @@ impl StoreFault {
         matches!(self, Self::Io(source) if is_full(source))
     }
 
+    /// Whether a part of the store may be intact, and this version can read it.
+    pub(super) fn is_salvageable(&self) -> bool {
+        !matches!(self, Self::Superseded | Self::Format { .. })
+    }
+
     /// Whether the content of the store is wrong, rather than that the system refused an operation.
     pub fn is_damage(&self) -> bool {
         !matches!(self, Self::Io(_))
@@ -135,6 +140,11 @@ impl StoreError {
     /// What is wrong.
     pub fn fault(&self) -> &StoreFault {
         &self.fault
+    }
+
+    /// The same without the path of the store.
+    pub(super) fn into_fault(self) -> StoreFault {
+        *self.fault
     }
 }
 
@@ -183,10 +193,12 @@ impl fmt::Display for StoreError {
                 write!(f, "{path}/{file} is damaged at offset {offset}: contacts: {error}")?;
             }
         }
+        let salvage =
+            if self.fault.is_salvageable() { "start once with --salvage to keep what is intact, or " } else { "" };
         write!(
             f,
-            "; move the directory {path} away to start without it, other nodes then send the records that they store \
-             too"
+            "; {salvage}move the directory {path} away to start without it, other nodes then send the records that they \
+             store too"
         )
     }
 }

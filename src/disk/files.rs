@@ -62,8 +62,14 @@ pub(super) trait Files: Debug + Send + Sync {
     fn sync_directory(&self, directory: &str) -> io::Result<()>;
 }
 
-/// Operations on the content of a file. What is written is on disk only after [`OpenFile::sync`].
-pub(super) trait OpenFile: Debug + Send + Sync {
+/// Reading of the content of a file.
+pub(super) trait ReadFile: Debug + Send + Sync {
+    /// Reads exactly the bytes at `offset`.
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+}
+
+/// Operations on a file. What is written is on disk only after [`OpenFile::sync`].
+pub(super) trait OpenFile: ReadFile {
     /// Which file this is.
     fn id(&self) -> io::Result<FileId>;
 
@@ -72,9 +78,6 @@ pub(super) trait OpenFile: Debug + Send + Sync {
 
     /// Whether the file still has a name, and its length, in one call.
     fn status(&self) -> io::Result<FileStatus>;
-
-    /// Reads exactly the bytes at `offset`.
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
 
     /// Writes all of `bytes` at `offset`. After an error some of them may be written.
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
@@ -180,6 +183,12 @@ fn id_of(metadata: &Metadata) -> FileId {
     FileId { device: metadata.dev(), inode: metadata.ino() }
 }
 
+impl ReadFile for SystemFile {
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset).map_err(naming("read", &self.path))
+    }
+}
+
 impl OpenFile for SystemFile {
     fn id(&self) -> io::Result<FileId> {
         Ok(id_of(&self.file.metadata().map_err(naming("look at", &self.path))?))
@@ -192,10 +201,6 @@ impl OpenFile for SystemFile {
     fn status(&self) -> io::Result<FileStatus> {
         let metadata = self.file.metadata().map_err(naming("look at", &self.path))?;
         Ok(FileStatus { links: metadata.nlink(), length: metadata.len() })
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(out, offset).map_err(naming("read", &self.path))
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

@@ -28,6 +28,7 @@ mod index;
 mod key;
 mod log;
 mod replay;
+mod salvage;
 mod segment;
 #[cfg(test)]
 mod simulated;
@@ -45,8 +46,12 @@ use std::path::{Path, PathBuf};
 
 use ::log::warn;
 pub use key::{HostKey, host_key};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::disk::store::{Store, StoreError, StoreFault, StoreId};
+use crate::disk::files::SystemFiles;
+pub use crate::disk::salvage::Dropped;
+use crate::disk::store::{Store, StoreError, StoreFault, StoreId, free_name};
+use crate::node::persisted::Batch;
 
 /// The file that the process with the data directory keeps locked. It contains the pid of the process.
 const LOCK_FILE: &str = "lock";
@@ -56,6 +61,17 @@ const STORE: &str = "records";
 
 /// The store of earlier versions of this program.
 const SUPERSEDED_STORE: &str = "records.redb";
+
+/// What became of a damaged store.
+#[derive(Debug)]
+pub struct Salvaged {
+    /// The keys of the new store.
+    pub keys: usize,
+    /// What it has not of the damaged one.
+    pub dropped: Dropped,
+    /// The damaged store, which was not changed.
+    pub original: PathBuf,
+}
 
 /// The data directory of a node, locked until this value is dropped.
 #[derive(Debug)]
@@ -104,6 +120,42 @@ impl DataDir {
             return Err(StoreError::new(&superseded, StoreFault::Superseded));
         }
         Store::open(&path, id)
+    }
+
+    /// If the store of this directory is damaged, replaces it by one with the id `id` that has what is intact. The
+    /// damaged store stays as it is, under a name that no file has. `None` if the store is intact.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`DataDir::store`] about a store of another version; and [`StoreFault::Io`] if the system refuses.
+    /// Then nothing is replaced.
+    pub fn salvage(&self, id: StoreId) -> Result<Option<Salvaged>, StoreError> {
+        match self.store(id) {
+            Ok(_) => return Ok(None),
+            Err(error) if !error.fault().is_salvageable() => return Err(error),
+            Err(error) => warn!("{error}"),
+        }
+        let new = free_name(&self.path.join(STORE), "salvaged");
+        let salvaged = self.salvage_to(&new, id);
+        if salvaged.is_err() {
+            let _ = fs::remove_dir_all(&new); // it takes up space, and the first error says more
+        }
+        salvaged.map(Some).map_err(|fault| StoreError::new(&self.path, fault))
+    }
+
+    fn salvage_to(&self, new: &Path, id: StoreId) -> Result<Salvaged, StoreFault> {
+        let damaged = self.path.join(STORE);
+        let mut store = Store::open(new, id).map_err(StoreError::into_fault)?;
+        let keep = |batch: &Batch| store.write(batch).map_err(StoreError::into_fault);
+        let dropped = salvage::salvage(&SystemFiles(self.path.clone()), STORE, keep)?;
+        let keys = store.len();
+        drop(store);
+        // In one step: after a power failure there is one store or the other.
+        renameat_with(CWD, &damaged, CWD, new, RenameFlags::EXCHANGE).map_err(io::Error::from)?;
+        let original = free_name(&damaged, "aside");
+        fs::rename(new, &original)?;
+        sync_directory(&self.path)?;
+        Ok(Salvaged { keys, dropped, original })
     }
 
     /// Renames the store to a name that no file has, and returns that path. Its files are not changed.

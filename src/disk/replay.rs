@@ -118,7 +118,7 @@ pub(super) fn open(
     Ok((log, contents))
 }
 
-fn read_state(files: &dyn Files, name: &str) -> Result<(StateFile, State), StoreFault> {
+pub(super) fn read_state(files: &dyn Files, name: &str) -> Result<(StateFile, State), StoreFault> {
     let file = match files.open(&format!("{name}/{STATE_FILE}")) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Err(StoreFault::Missing { file: STATE_FILE.to_owned() });
@@ -179,24 +179,35 @@ impl Listing {
     }
 }
 
-/// Reads the header of the segment in the file of this number; also returns which file it is.
-fn read_header(files: &dyn Files, name: &str, sequence: u32, store: StoreId) -> Result<(Header, FileId), StoreFault> {
-    let file = name_of(sequence);
+/// Reads the header of the segment in `file`; also returns which file it is.
+pub(super) fn read_header(files: &dyn Files, name: &str, file: &str) -> Result<(Header, FileId), StoreFault> {
     let mut bytes = [0; HEADER_SIZE as usize];
     let open = files.open(&format!("{name}/{file}"))?;
     let length = open.len()?;
     if length < u64::from(HEADER_SIZE) {
-        return Err(StoreFault::Cut { file, length, expected: HEADER_SIZE.into() });
+        return Err(StoreFault::Cut { file: file.to_owned(), length, expected: HEADER_SIZE.into() });
     }
     open.read(0, &mut bytes)?;
-    let header = Header::decode(&bytes).map_err(|bad| StoreFault::of_header(file.clone(), bad))?;
+    let header = Header::decode(&bytes).map_err(|bad| StoreFault::of_header(file.to_owned(), bad))?;
+    Ok((header, open.id()?))
+}
+
+/// The same for the file of this number, which must have the segment of this number and store.
+fn read_header_of(
+    files: &dyn Files,
+    name: &str,
+    sequence: u32,
+    store: StoreId,
+) -> Result<(Header, FileId), StoreFault> {
+    let file = name_of(sequence);
+    let (header, id) = read_header(files, name, &file)?;
     if header.store != store {
         return Err(StoreFault::Foreign { file });
     }
     if header.sequence != sequence {
         return Err(StoreFault::Misplaced { file, found: header.sequence });
     }
-    Ok((header, open.id()?))
+    Ok((header, id))
 }
 
 /// Reads the headers of all segments, and verifies that no file is too short. Also returns whether the newest segment
@@ -211,7 +222,7 @@ fn read_headers(
     let (mut segments, mut is_rewrite) = (VecDeque::new(), false);
     // From the newest to the oldest: each header says where the segment before ends.
     for (sequence, length) in (state.oldest..=newest).rev().zip(listing.lengths.iter().rev()) {
-        let (header, id) = read_header(files, name, sequence, state.store)?;
+        let (header, id) = read_header_of(files, name, sequence, state.store)?;
         let file = name_of(sequence);
         if end < HEADER_SIZE {
             return Err(StoreFault::Damaged { file, offset: 0 });
@@ -226,7 +237,7 @@ fn read_headers(
         end = header.previous_end;
     }
     if listing.has_leftover {
-        read_header(files, name, state.oldest - 1, state.store)?;
+        read_header_of(files, name, state.oldest - 1, state.store)?;
     }
     Ok((segments, is_rewrite))
 }
@@ -234,7 +245,7 @@ fn read_headers(
 /// The segment after the newest one was being created when the process ended: nothing in it counts. It has no
 /// entries, or one batch if batches were being written again. More shows that `state` is older than the segments.
 fn expect_uncounted(log: &Log, ahead: u32) -> Result<(), StoreFault> {
-    let header = match read_header(&*log.files, &log.name, ahead, log.store) {
+    let header = match read_header_of(&*log.files, &log.name, ahead, log.store) {
         Ok((header, _)) => header,
         Err(StoreFault::Cut { .. } | StoreFault::Damaged { .. }) => return Ok(()),
         Err(fault) => return Err(fault),

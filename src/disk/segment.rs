@@ -28,7 +28,7 @@
 
 use std::io;
 
-use crate::disk::files::OpenFile;
+use crate::disk::files::ReadFile;
 
 /// The version of the layout of all files. A store with another version is refused.
 pub(super) const FORMAT: u32 = 3;
@@ -38,9 +38,13 @@ pub(super) const HEADER_SIZE: u32 = 44;
 
 /// Size of the kind, the length and the CRC of an entry.
 const FRAME_SIZE: usize = 8;
+const FRAME: u32 = 8;
 
 /// The largest length of the content of an entry.
 const LENGTH_MAX: u32 = (1 << 24) - 1;
+
+/// The largest length that the content of an entry has: the largest value, and its key.
+const LENGTH_EXPECTED: u32 = 1 << 17;
 
 /// Bytes that are read from a segment at a time.
 pub(super) const READ_SIZE: u32 = 1 << 18;
@@ -236,7 +240,7 @@ pub(super) enum BadEntry {
 /// Reads the entries of a segment in their order.
 #[derive(Debug)]
 pub(super) struct Entries {
-    file: Box<dyn OpenFile>,
+    file: Box<dyn ReadFile>,
     salt: u32,
     /// The offset of the next entry.
     offset: u32,
@@ -249,7 +253,7 @@ pub(super) struct Entries {
 
 impl Entries {
     /// The entries from `offset` to `end`.
-    pub(super) fn new(file: Box<dyn OpenFile>, salt: u32, offset: u32, end: u32) -> Self {
+    pub(super) fn new(file: Box<dyn ReadFile>, salt: u32, offset: u32, end: u32) -> Self {
         Self { file, salt, offset, end, buffer: Vec::new(), loaded: offset }
     }
 
@@ -270,16 +274,15 @@ impl Entries {
         if left == 0 {
             return Ok(None);
         }
-        let frame = u32::try_from(FRAME_SIZE).expect("a small number");
-        if left < frame {
+        if left < FRAME {
             return Err(BadEntry::Damaged(offset));
         }
-        self.load(frame).map_err(BadEntry::Io)?;
+        self.load(FRAME).map_err(BadEntry::Io)?;
         let length = length_of(&self.buffer[(offset - self.loaded) as usize..]);
-        if length > left - frame {
+        if length > left - FRAME {
             return Err(BadEntry::Damaged(offset));
         }
-        let size = frame + length;
+        let size = FRAME + length;
         self.load(size).map_err(BadEntry::Io)?;
         let begin = (offset - self.loaded) as usize;
         let framed = &self.buffer[begin..begin + size as usize];
@@ -289,6 +292,30 @@ impl Entries {
         let kind = Kind::of(framed[0]).ok_or(BadEntry::Damaged(offset))?;
         self.offset += size;
         Ok(Some(Entry { kind, content: &framed[FRAME_SIZE..], offset, size }))
+    }
+
+    /// Continues with the next intact entry after a damaged one, or at the end.
+    pub(super) fn skip_damage(&mut self) -> io::Result<()> {
+        let damaged = self.offset;
+        let last = self.end.saturating_sub(FRAME);
+        for offset in damaged + 1..=last {
+            self.offset = offset;
+            self.load(FRAME)?;
+            let framed = &self.buffer[(offset - self.loaded) as usize..];
+            // Otherwise each byte would cost the checksum of a megabyte.
+            if Kind::of(framed[0]).is_some() && length_of(framed) <= LENGTH_EXPECTED {
+                match self.next() {
+                    Ok(_) => {
+                        self.offset = offset;
+                        return Ok(());
+                    }
+                    Err(BadEntry::Io(source)) => return Err(source),
+                    Err(BadEntry::Damaged(_)) => {}
+                }
+            }
+        }
+        self.offset = self.end;
+        Ok(())
     }
 
     /// Makes sure that `need` bytes from the current offset on are in the buffer.

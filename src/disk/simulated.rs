@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::disk::files::{FileId, FileStatus, Files, OpenFile};
+use crate::disk::files::{FileId, FileStatus, Files, OpenFile, ReadFile};
 
 /// The unit in which the disk writes: a sector.
 const PAGE: usize = 512;
@@ -306,6 +306,17 @@ struct SimulatedFile {
     node: usize,
 }
 
+impl ReadFile for SimulatedFile {
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut disk = self.disk.disk();
+        disk.call()?;
+        let from = usize::try_from(offset).expect("a small file");
+        let bytes = disk.nodes[self.node].cache.get(from..from + out.len()).ok_or(ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
 impl OpenFile for SimulatedFile {
     fn id(&self) -> io::Result<FileId> {
         Ok(FileId { device: 0, inode: self.node as u64 })
@@ -322,15 +333,6 @@ impl OpenFile for SimulatedFile {
         disk.call()?;
         let links = disk.cached_names.values().filter(|node| **node == self.node).count();
         Ok(FileStatus { links: links as u64, length: disk.nodes[self.node].cache.len() as u64 })
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let mut disk = self.disk.disk();
-        disk.call()?;
-        let from = usize::try_from(offset).expect("a small file");
-        let bytes = disk.nodes[self.node].cache.get(from..from + out.len()).ok_or(ErrorKind::UnexpectedEof)?;
-        out.copy_from_slice(bytes);
-        Ok(())
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

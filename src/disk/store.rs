@@ -3,7 +3,8 @@
 //! The files in the directory: segments `00000001.log`, `00000002.log`, … (`segment`), `state` (`state`), and from
 //! the second segment on `spare`, which reserves space (`log`). `index` finds the entries in the log, `replay` opens
 //! it and `current` reads its current entries, both with two threads if there is much to read (`ahead`). `cleaner`
-//! gives the space of outdated entries back, and `files` has the operations of the system.
+//! gives the space of outdated entries back, `salvage` reads what is intact of a damaged store, and `files` has the
+//! operations of the system.
 //!
 //! Guarantees:
 //!
@@ -113,10 +114,7 @@ impl Store {
 
     /// Renames what is at `path`, if anything is there, to a name that no file has; returns that path.
     pub(super) fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
-        let first = path.with_added_extension("aside");
-        let further = (1_u64..).map(|number| first.with_added_extension(number.to_string()));
-        let mut names = std::iter::once(first.clone()).chain(further);
-        let aside = names.find(|name| !name.exists()).expect("there are more names than files");
+        let aside = free_name(path, "aside");
         match fs::rename(path, &aside) {
             Ok(()) => Ok(Some(aside)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -270,6 +268,14 @@ impl Store {
     fn error(&self, fault: impl Into<StoreFault>) -> StoreError {
         StoreError::new(&self.path, fault)
     }
+}
+
+/// The path `path` with `extension`, and with a number if needed: one that no file has.
+pub(super) fn free_name(path: &Path, extension: &str) -> PathBuf {
+    let first = path.with_added_extension(extension);
+    let further = (1_u64..).map(|number| first.with_added_extension(number.to_string()));
+    let mut names = std::iter::once(first.clone()).chain(further);
+    names.find(|name| !name.exists()).expect("there are more names than files")
 }
 
 /// The id of a store that takes the place of another one.

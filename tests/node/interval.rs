@@ -1,5 +1,6 @@
 //! `durability = interval`: a node acknowledges a record when the system has it, and syncs the disk in time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,10 @@ fn expect_batch(harness: &mut Harness, numbers: &[u8], sync: bool) {
         numbers.iter().map(|n| key(*n)).collect::<Vec<_>>()
     );
     assert_eq!(batch.sync, sync);
+}
+
+fn nth(number: usize) -> Key {
+    Key::new(std::array::from_fn(|at| if at < 8 { number.to_be_bytes()[at] } else { 0 }))
 }
 
 #[test]
@@ -126,7 +131,6 @@ fn what_nobody_waits_for_is_collected_and_on_disk_within_the_interval() {
 #[test]
 fn a_full_batch_leaves_at_once() {
     let mut harness = founder();
-    let nth = |number: usize| Key::new(std::array::from_fn(|at| if at < 8 { number.to_be_bytes()[at] } else { 0 }));
     for number in 1..SAVE_KEYS_MAX {
         harness.put(dht::wire::api::Put { key: nth(number), ..quiet(1, b"v") });
     }
@@ -162,12 +166,39 @@ fn after_a_failure_all_that_is_not_on_disk_is_saved_again() {
         assert_eq!(replies(&mut harness, conn), refused);
         assert_eq!(store(&mut harness, conn, block(7, b"x")), [Reply::Error(ErrorCode::FULL)]);
         harness.pass(secs(1));
-        expect_batch(&mut harness, if fails_alone { &[5] } else { &[5, 6] }, true);
-        say(&mut harness, Saved::Durable);
+        for number in if fails_alone { 5..=5 } else { 5..=6 } {
+            // One key after the other, because a batch of one key has failed; the first one tries the disk.
+            expect_batch(&mut harness, &[number], number == 5);
+            say(&mut harness, if number == 5 { Saved::Durable } else { Saved::Written });
+            harness.pass(millis(0));
+        }
         store(&mut harness, conn, block(7, b"x"));
         harness.pass(millis(0));
         expect_batch(&mut harness, &[7], false);
     }
+}
+
+/// The disk has room for single keys.
+#[test]
+fn what_has_no_room_at_once_is_saved_in_parts() {
+    let mut harness = founder();
+    for number in 0..100 {
+        harness.put(dht::wire::api::Put { key: nth(number), ..quiet(1, b"v") });
+    }
+    let (mut saved, mut attempts) = (BTreeSet::new(), Vec::new());
+    while saved.len() < 100 {
+        harness.pass(secs(1));
+        let batch = batch(&mut harness).expect("an attempt");
+        attempts.push(batch.keys.len());
+        assert!(attempts.len() < 300, "{attempts:?}");
+        if batch.keys.len() > 1 {
+            say(&mut harness, Saved::Failed);
+        } else {
+            saved.extend(batch.keys.iter().map(|state| state.key));
+            say(&mut harness, Saved::Durable);
+        }
+    }
+    assert_eq!(attempts[..5], [100, 25, 6, 1, 2]);
 }
 
 #[test]

@@ -10,6 +10,12 @@ use crate::node::persisted::{Batch, PersistedKey};
 use crate::node::purpose::Attempt;
 use crate::record::{Precedence, Rank};
 
+/// After a failure, the next batch has a quarter of the keys at most: six attempts lead to single keys.
+const SMALLER: usize = 4;
+
+/// After a batch that was written, the next one may have twice as many.
+const LARGER: usize = 2;
+
 /// A request that waits for a record to be saved.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Waiter {
@@ -35,12 +41,35 @@ pub(super) struct Changes {
     later: BTreeMap<Key, Vec<Waiter>>,
     /// Keys that have not changed, and whose state is not on disk any more.
     lost: BTreeSet<Key>,
+    /// Keys for which the next batch has room.
+    keys_max: usize,
 }
 
 impl Changes {
     pub(super) fn new(seed: KeySeed) -> Self {
         let nth = KeyMap::with_hasher(seed);
-        Self { keys: Vec::new(), nth, bytes: 0, waiting: Vec::new(), later: BTreeMap::new(), lost: BTreeSet::new() }
+        Self {
+            keys: Vec::new(),
+            nth,
+            bytes: 0,
+            waiting: Vec::new(),
+            later: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            keys_max: SAVE_KEYS_MAX,
+        }
+    }
+
+    /// A batch of `keys` keys failed. The next ones are smaller: where there is no room for all of it, there may be
+    /// room for a part.
+    pub(super) fn make_batches_smaller(&mut self, keys: usize) {
+        self.keys_max = (keys / SMALLER).clamp(1, self.keys_max);
+    }
+
+    /// A batch was written. If it was as large as allowed, the next ones may be larger.
+    pub(super) fn make_batches_larger(&mut self, keys: usize) {
+        if keys >= self.keys_max {
+            self.keys_max = (self.keys_max * LARGER).min(SAVE_KEYS_MAX);
+        }
     }
 
     /// The number of keys that have changed.
@@ -60,7 +89,7 @@ impl Changes {
 
     /// Whether the next batch takes up its bounds, divided by `parts`.
     fn takes_up(&self, parts: usize) -> bool {
-        self.keys.len() >= SAVE_KEYS_MAX / parts || self.bytes >= SAVE_BYTES_MAX / parts
+        self.keys.len() >= self.keys_max.div_ceil(parts) || self.bytes >= SAVE_BYTES_MAX / parts
     }
 
     /// Whether the state of `key` is to be written.
@@ -239,6 +268,35 @@ mod tests {
         assert_eq!(in_flight.waiting.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [last]);
         assert_eq!(in_flight.batch.keys, [state(SAVE_KEYS_MAX, 2), state(SAVE_KEYS_MAX + 1, 2)]);
         assert!(changes.is_empty());
+    }
+
+    #[test]
+    fn batches_are_smaller_after_a_failure_and_larger_after_full_ones_that_were_written() {
+        let mut changes = Changes::new(KeySeed::new([1, 2, 3, 4]));
+        let next = |changes: &mut Changes, keys: usize| {
+            (0..keys).for_each(|number| changes.note(key(number)));
+            while let Some((key, place)) = changes.next_noted() {
+                changes.set(place, PersistedKey { key, ..state(0, 2) });
+            }
+            changes.take(Batch::default()).batch.keys.len()
+        };
+        let mut sizes = Vec::new();
+        for _ in 0..8 {
+            let keys = next(&mut changes, SAVE_KEYS_MAX);
+            sizes.push(keys);
+            changes.make_batches_smaller(keys);
+        }
+        assert_eq!(sizes, [4_096, 1_024, 256, 64, 16, 4, 1, 1]);
+        changes.make_batches_larger(0);
+        assert_eq!(next(&mut changes, 9), 1, "a sync without keys proves nothing");
+        for larger in [2, 4, 8] {
+            changes.make_batches_larger(larger / 2);
+            assert_eq!(next(&mut changes, 9), larger);
+        }
+        for _ in 0..20 {
+            changes.make_batches_larger(SAVE_KEYS_MAX);
+        }
+        assert_eq!(next(&mut changes, 2 * SAVE_KEYS_MAX), SAVE_KEYS_MAX);
     }
 
     #[test]

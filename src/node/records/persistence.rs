@@ -17,7 +17,8 @@
 //! is confirmed when all of it is.
 //!
 //! While the disk fails, this node refuses new records of peers, confirms nothing that is not on disk, and
-//! keeps the unsaved keys for the next attempt; it answers reads as before.
+//! keeps the unsaved keys for the next attempt; it answers reads as before. The batches of these attempts are smaller,
+//! for where there is no room for a large one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -276,6 +277,11 @@ impl Node {
         let Some(in_flight) = self.saving.in_flight.take() else { return };
         let keys = in_flight.batch.keys.iter().map(|state| state.key);
         self.saving.failing = saved == Saved::Failed && self.params.durability != Durability::None;
+        match saved {
+            Saved::Durable | Saved::Written => self.saving.changes.make_batches_larger(keys.len()),
+            Saved::Failed => self.saving.changes.make_batches_smaller(keys.len()),
+            Saved::Lost => {}
+        }
         match saved {
             Saved::Durable => self.saving.unsynced.clear(),
             Saved::Written => self.saving.unsynced.extend(keys),

@@ -161,6 +161,11 @@ impl Age {
         Age(self.0.saturating_add(u32::try_from(span.as_millis()).unwrap_or(u32::MAX)))
     }
 
+    /// The time that has passed.
+    pub fn span(self) -> Duration {
+        Duration::from_millis(self.0.into())
+    }
+
     /// The age if it was too large by `span`.
     #[must_use]
     pub fn less(self, span: Duration) -> Age {

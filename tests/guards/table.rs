@@ -97,9 +97,33 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "sleep: the record of a PUT in flight is not returned unasked",
         file: GETTING,
-        line: "(is_responsible || !self.sleep.is_behind() && is_undecided()).then_some(known)",
-        mutation: "(is_responsible || is_undecided()).then_some(known)",
+        line: "Some(put) => !self.sleep.is_behind_since(put.taken()),",
+        mutation: "Some(_) => true,",
         tests: &["after_a_sleep_the_record_of_a_put_in_flight_is_not_returned_unasked"],
+    },
+    Guard {
+        name: "sleep: no record is returned that is older than one written since",
+        file: GETTING,
+        line: "return Own { response: None, newest };",
+        mutation: "return Own { response: None, newest: None };",
+        tests: &["a_woken_node_returns_no_record_that_is_older_than_one_written_since"],
+    },
+    Guard {
+        name: "raised: a PUT is not raised above one that began later",
+        file: PUT,
+        line: "let is_earlier = self.taken().is_some_and(|taken| begun <= taken);",
+        mutation: "let is_earlier = begun <= Time::from_nanos(u64::MAX);",
+        tests: &[
+            "a_version_is_raised_only_above_one_whose_put_began_before_this_one",
+            "a_put_that_has_waited_for_its_turn_is_raised_above_earlier_puts_only",
+        ],
+    },
+    Guard {
+        name: "raised: all nodes that store a smaller version get a copy",
+        file: PUT,
+        line: "replicas.into_iter().chain(overtaken).for_each(|id| self.is_stale(id));",
+        mutation: "let _ = (replicas, overtaken);",
+        tests: &["all_that_store_a_smaller_version_than_the_raised_one_get_a_copy"],
     },
     Guard {
         name: "turns: one PUT of a key makes attempts at a time",
@@ -222,7 +246,7 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "clock: a node whose clock was set synchronizes before it answers",
         file: CLOCK,
-        line: "self.sleep.falls_behind();",
+        line: "self.sleep.falls_behind(now);",
         mutation: "",
         tests: &["a_node_whose_clock_was_set_synchronizes_before_its_answers_count"],
     },

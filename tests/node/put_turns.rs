@@ -5,17 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use dht::node::action::{ClientId, Taken};
 use dht::node::params::{Durability, Params};
 use dht::node::persisted::Saved;
-use dht::record::{Life, Rank, Version};
+use dht::record::{Age, Life, Rank, Version};
 use dht::wire::api::{ApiReply, ApiRequest, Confirm, Put};
-use dht::wire::peer::{ErrorCode, RecordBlock, Reply, Request, StoreOutcome};
+use dht::wire::peer::{Content, ErrorCode, RecordBlock, Reply, Request, StoreOutcome};
 
 use crate::durability::say;
 use crate::harness::{
-    Disk, Harness, block, confirmed, failure, given, hashed, key, larger, nodes, quiet, secs, success,
+    Disk, Harness, block, confirmed, failure, given, hashed, key, larger, millis, nodes, quiet, secs, success, synced,
+    value_of, version_at,
 };
 use crate::join::join;
 use crate::mini_network::MiniNetwork;
 use crate::put::{Copy, store_all};
+use crate::put_stale_replicas::probes;
 use crate::waiting::nth_key;
 
 const MEMBERS: [u8; 5] = [5, 55, 105, 155, 205];
@@ -90,6 +92,43 @@ fn the_last_of_many_puts_stands_for_those_before_it() {
     store_all(&mut harness, &last[..1]);
     assert_eq!(clients[1..].iter().map(|client| harness.answer(*client)).collect::<Vec<_>>(), vec![success(1, b""); 3]);
     assert_eq!((harness.copies(), harness.node.counters().puts_held), (vec![], 4));
+}
+
+/// Another node has accepted a later PUT meanwhile, and may have confirmed it: the age of its record shows that. That of
+/// a tombstone says nothing.
+#[test]
+fn a_put_that_has_waited_for_its_turn_is_raised_above_earlier_puts_only() {
+    let other = RecordBlock { version: version_at(900), ..block(1, b"other") };
+    let ended = RecordBlock { age: Age(1_000), content: Content::Tombstone, crc: 0, ..other };
+    let cases = [
+        (RecordBlock { age: Age(1_500), ..other }, true),
+        (RecordBlock { age: Age(1_499), ..other }, false),
+        (ended, true),
+    ];
+    for (other, is_earlier) in cases {
+        let mut harness = harness();
+        (1..=8).for_each(|peer| harness.make_scripted(peer));
+        let first = harness.put(put(b"1"));
+        harness.answer_find_value(|_, _| Some(nodes(&[])));
+        let second = harness.put(put(b"2"));
+        harness.pass(millis(1_500));
+        let copies = copies_of(&mut harness, b"1");
+        store_all(&mut harness, &copies);
+        for (_, conn, rpc) in probes(&mut harness) {
+            harness.reply(conn, rpc, synced(&[]));
+        }
+        assert_eq!((harness.answer(first), harness.answer(second)), (success(1, b""), None));
+        harness.answer_find_value(|_, want| {
+            Some(if other.value().is_empty() { value_of(other) } else { given(other, want) })
+        });
+        let copies = copies_of(&mut harness, b"2");
+        assert!(copies.iter().all(|(_, _, copy)| (copy.version > other.version) == is_earlier), "{copies:?}");
+        if !is_earlier {
+            harness.reply(copies[0].0, copies[0].1, larger(1, other.version));
+            store_all(&mut harness, &copies[1..]);
+            assert_eq!(harness.answer(second), failure(1));
+        }
+    }
 }
 
 /// PUTs that come during the turn of another one make one more turn, not two.

@@ -8,7 +8,7 @@ use dht::wire::codec::List;
 use dht::wire::peer::{Entry, ErrorCode, PeerMessage, RecordBlock, Reply, Request, Want};
 
 use crate::harness::{
-    Harness, block, confirmed, hello, key, millis, nodes, secs, success, synced, value_of, version_at,
+    Harness, block, confirmed, hello, key, millis, nodes, secs, stored, success, synced, value_of, version_at,
 };
 
 fn find(catching_up: bool) -> Request<'static> {
@@ -165,6 +165,50 @@ fn after_a_sleep_the_record_of_a_put_in_flight_is_not_returned_unasked() {
     assert_eq!(harness.answer(reader), success(7, b"own"));
     sleep(&mut harness, 8_000);
     let reader = harness.get(key(7));
+    assert_eq!(harness.answer(reader), None);
+}
+
+/// Section 1, rule 6: nobody has overwritten what was written after the sleep, unless later.
+#[test]
+fn a_client_reads_what_it_has_written_since_the_node_woke() {
+    for with_old_record in [false, true] {
+        let (mut harness, _) = node();
+        harness.make_scripted(2);
+        sleep(&mut harness, 8_000);
+        let n = if with_old_record { 1 } else { 7 };
+        let writer = harness.put(confirmed(n, b"own"));
+        let reader = harness.get(key(n));
+        assert_eq!((harness.answer(writer), harness.answer(reader)), (None, success(n, b"own")));
+        assert_eq!(harness.node.status(), Status::Settling);
+    }
+}
+
+/// The same once other nodes store it: replicas that do not store it yet are no evidence.
+#[test]
+fn a_woken_node_returns_no_record_that_is_older_than_one_written_since() {
+    let (mut harness, conn) = node();
+    harness.add_contact(3);
+    harness.make_scripted(2);
+    harness.make_scripted(3);
+    sleep(&mut harness, 8_000);
+    let writer = harness.put(confirmed(1, b"own"));
+    for (conn, rpc) in lookups(&mut harness) {
+        harness.reply(conn, rpc, nodes(&[]));
+    }
+    for (conn, rpc, copy) in harness.copies() {
+        harness.reply(conn, rpc, stored(&copy));
+    }
+    for (rpc, request) in harness.requests(conn) {
+        if matches!(request, Request::Sync { .. }) {
+            harness.reply(conn, rpc, synced(&[]));
+        }
+    }
+    assert_eq!(harness.answer(writer), success(1, b""));
+    assert_eq!(harness.node.status(), Status::Settling);
+    let reader = harness.get(key(1));
+    for (conn, rpc) in lookups(&mut harness) {
+        harness.reply(conn, rpc, value_of(block(1, b"old")));
+    }
     assert_eq!(harness.answer(reader), None);
 }
 

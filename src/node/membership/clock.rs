@@ -222,7 +222,7 @@ impl Node {
     /// With another setting of the clock this node would have accepted other records: what it stores may be old.
     fn catch_up(&mut self, now: Now, out: &mut Actions) {
         if self.status.has_joined() {
-            self.sleep.falls_behind();
+            self.sleep.falls_behind(now);
             self.settle_again(now, out);
         }
     }

@@ -41,6 +41,8 @@ pub(crate) struct Sleep {
     awake_until: Time,
     /// Whether it has slept and has not synchronized since.
     is_behind: bool,
+    /// When it fell behind last.
+    behind_since: Time,
     /// When it last noticed that it had slept.
     woke: Time,
     /// When it synchronizes once more.
@@ -49,12 +51,23 @@ pub(crate) struct Sleep {
 
 impl Sleep {
     pub(crate) fn new() -> Self {
-        Self { awake_until: Time::from_nanos(u64::MAX), is_behind: false, woke: Time::ZERO, again_at: None }
+        Self {
+            awake_until: Time::from_nanos(u64::MAX),
+            is_behind: false,
+            behind_since: Time::ZERO,
+            woke: Time::ZERO,
+            again_at: None,
+        }
     }
 
     /// Whether the node may lack what others wrote while it slept.
     pub(crate) fn is_behind(&self) -> bool {
         self.is_behind
+    }
+
+    /// Whether the node may lack what others wrote after its client asked for a PUT, which it did at `taken`.
+    pub(crate) fn is_behind_since(&self, taken: Option<Time>) -> bool {
+        self.is_behind && taken.is_none_or(|taken| taken < self.behind_since)
     }
 
     /// Whether it has just slept, so that another node may still tell it what it lacks.
@@ -63,8 +76,9 @@ impl Sleep {
     }
 
     /// The node may lack what others wrote, until it has synchronized.
-    pub(crate) fn falls_behind(&mut self) {
+    pub(crate) fn falls_behind(&mut self, now: Now) {
         self.is_behind = true;
+        self.behind_since = now.mono;
     }
 
     /// The node has synchronized.
@@ -111,7 +125,7 @@ impl Node {
     /// This node, which has joined, did not run for `span`.
     pub(crate) fn settle_after_sleep(&mut self, now: Now, span: Duration, out: &mut Actions) {
         info!("settling again reason=\"this process did not run\" seconds={}", span.as_secs());
-        self.sleep.falls_behind();
+        self.sleep.falls_behind(now);
         self.sleep.woke = now.mono;
         self.sleep.again_at = Some(now.mono + SYNC_AGAIN_AFTER);
         self.settle_again(now, out);

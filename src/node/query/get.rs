@@ -108,9 +108,12 @@ impl Node {
             Access::Starting { .. } | Access::Settling => false,
             Access::Settled => self.params.serving == Serving::Yes && self.in_scope(key, known.record.replication),
         };
-        let is_undecided = || self.undecided(key).is_some() || self.put_retries.contains(key);
-        // Other nodes may have stored the record of such a PUT, and a later one, while this node slept.
-        (is_responsible || !self.sleep.is_behind() && is_undecided()).then_some(known)
+        // Other nodes may have stored the record of an earlier PUT, and a later one, while this node slept.
+        let is_undecided = || match self.undecided(key) {
+            Some(put) => !self.sleep.is_behind_since(put.taken()),
+            None => !self.sleep.is_behind() && self.put_retries.contains(key),
+        };
+        (is_responsible || is_undecided()).then_some(known)
     }
 
     /// The newest record of `key` that this node knows: the larger of `held`, which is the stored one, and the
@@ -285,11 +288,12 @@ impl Node {
         self.advance(now, query, out);
     }
 
-    /// What this node itself stores of `key` at this moment. If it has slept, that may be old, and it counts only
+    /// What this node itself knows of `key` at this moment. If it has slept, what it stores may be old, and counts only
     /// after the other nodes have responded.
-    fn own_response(&self, now: Now, key: &Key, phase: Phase) -> Option<Own> {
+    fn own_response(&self, now: Now, key: &Key, phase: Phase) -> Own {
+        let newest = self.versions.newest(key);
         if self.sleep.is_behind() && phase == Phase::LookingUp {
-            return None;
+            return Own { response: None, newest };
         }
         let (held, over) = self.storage.known(now, key);
         let known = self.readable(now, key, held);
@@ -299,7 +303,7 @@ impl Node {
             let rank = Rank { class: Class::Plain, life: Life::Over, version: over? };
             Some(Response::Head(Head { rank, crc: 0, replication: 1 }))
         });
-        Some(Own { response, newest: self.versions.newest(key) })
+        Own { response, newest }
     }
 
     fn add_own_response(&mut self, now: Now, query: QueryId) {
@@ -308,7 +312,8 @@ impl Node {
         // The candidates that have not replied may be all others that store the record.
         let phase = if read.gaps() >= usize::from(replication_min) { Phase::LookingUp } else { read.phase };
         let key = read.key;
-        if let (Some(own), Some(read)) = (self.own_response(now, &key, phase), self.queries.read(query)) {
+        let own = self.own_response(now, &key, phase);
+        if let Some(read) = self.queries.read(query) {
             own.respond(&mut read.quorum);
         }
     }
@@ -443,9 +448,7 @@ impl Node {
     /// The same for a GET that waits for no running lookup.
     fn give_up_without_lookup(&mut self, now: Now, query: QueryId, get: Get, out: &mut Actions) {
         let mut quorum = self.empty_quorum();
-        if let Some(own) = self.own_response(now, &get.key, Phase::LookingUp) {
-            own.respond(&mut quorum);
-        }
+        self.own_response(now, &get.key, Phase::LookingUp).respond(&mut quorum);
         let end = get.since + self.params.request_timeout;
         let mut answer = Answer::default();
         if quorum.has_enough() {

@@ -15,8 +15,8 @@ use crate::node::query::read_quorum::Phase;
 use crate::node::rpc::outbound::Report;
 use crate::node::timers::Timer;
 use crate::pending::Passed;
-use crate::time::Now;
-use crate::wire::peer::{Reply, Request, Want};
+use crate::time::{Now, Time};
+use crate::wire::peer::{Content, RecordBlock, Reply, Request, Want};
 
 impl Query {
     /// The candidate `id` of the lookup has not replied yet, or never will.
@@ -32,6 +32,12 @@ impl Query {
             read.quorum.on_no_response(id);
         }
     }
+}
+
+/// When the PUT of `record` began at the earliest, if a peer sent it in the reply to a request that was sent at `asked`:
+/// the peer computes the age later. The age of a tombstone says nothing.
+fn begun_at(asked: Time, record: &RecordBlock<'_>) -> Time {
+    if record.content == Content::Tombstone { Time::ZERO } else { asked.earlier(record.age.span()) }
 }
 
 impl Node {
@@ -82,7 +88,7 @@ impl Node {
             Some(Query::Read(read)) => read.on_reply(now, peer, record.as_ref()),
             Some(Query::Put(put)) => {
                 if let Some(record) = record.filter(|record| record.key == put.key()) {
-                    put.on_head(now, peer.id, record.rank());
+                    put.on_head(now, peer.id, record.rank(), begun_at(report.call.since, &record));
                 }
             }
             Some(Query::Maintenance(_) | Query::Get(_)) | None => {}

@@ -177,7 +177,7 @@ impl Query {
             Query::Maintenance(_) | Query::Read(_) => None,
             Query::Get(get) => Some(get.client.connection),
             Query::Put(put) => match put.origin {
-                PutOrigin::Client { connection } => Some(connection),
+                PutOrigin::Client { connection, .. } => Some(connection),
                 PutOrigin::Retry | PutOrigin::Relay(_) => None,
             },
         }

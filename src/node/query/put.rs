@@ -109,7 +109,7 @@ impl Node {
             }
         } else {
             self.put_retries.forget(&key);
-            let origin = PutOrigin::Client { connection: asking.connection };
+            let origin = PutOrigin::Client { connection: asking.connection, taken: now.mono };
             let mut put = Put::new(client, record, expires, origin, PUT_RETRY_PAUSE);
             put.replaced = replaced;
             self.begin_put(now, put, out);
@@ -235,9 +235,10 @@ impl Node {
     pub(crate) fn look_up_replicas(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         self.plan_relay(now, query);
         let Some(put) = self.queries.put(query) else { return };
-        let (key, replication, overlay) = (put.key(), usize::from(put.record.replication), put.overlay);
+        let (key, overlay) = (put.key(), put.overlay);
+        let width = if put.asks_all() { self.params.k } else { usize::from(put.record.replication) };
         self.timers.cancel(Timer::Retry(query));
-        let lookup = self.look_up_in(key, replication, overlay);
+        let lookup = self.look_up_in(key, width, overlay);
         if let Some(put) = self.queries.put(query) {
             put.look_up(lookup);
         }
@@ -380,26 +381,25 @@ impl Node {
     pub(crate) fn on_probe_outcome(&mut self, now: Now, attempt: Attempt, report: Report<'_>, out: &mut Actions) {
         let Report { call, outcome } = report;
         let Some(put) = self.queries.spreading(attempt) else { return };
-        let mut is_behind = false;
+        let mut repeats = false;
         if let Outcome::Reply { reply: Reply::Synced { entries, .. }, .. } = outcome {
-            is_behind = put.on_probe(now, call.to.id, entries.iter().next());
+            repeats = put.on_probe(now, call.to.id, entries.iter().next());
         }
         if !call.expired {
             put.probe_ended();
         }
-        if is_behind {
+        if repeats {
             self.look_up_replicas(now, attempt.query, out);
         } else {
             self.advance_put(now, attempt.query, out);
         }
     }
 
-    /// A larger record is stored elsewhere. It ends this PUT when the copies in flight have ended, unless the version of
-    /// this one may be raised above it.
+    /// A larger record is stored elsewhere. It ends this PUT when the copies in flight have ended, unless the attempt is
+    /// repeated.
     pub(super) fn met_larger(&mut self, now: Now, query: QueryId, by: Rank, out: &mut Actions) {
         let Some(put) = self.queries.put(query) else { return };
-        if put.may_overtake(now, by) {
-            self.raise_put(now, query, by.version);
+        if put.repeats(now, by) {
             return self.look_up_replicas(now, query, out);
         }
         put.on_larger(by);

@@ -25,6 +25,7 @@
 //! PUT, because any node could write that record anyway. For a signed record the claims must outnumber
 //! the replicas.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ use crate::node::action::{Caller, ClientId};
 use crate::node::purpose::Attempt;
 use crate::node::query::bridge_asks::Relay;
 use crate::node::records::accept::Replica;
-use crate::record::{Class, Life, Rank, Record, Source, Version};
+use crate::record::{Class, Life, Precedence, Rank, Record, Source, Version};
 use crate::time::{ClockOffset, Now, Time};
 use crate::wire::peer::{Entry, ErrorCode, StoreOutcome};
 
@@ -72,8 +73,10 @@ pub(crate) struct Put {
     /// Nodes that store an older record and have not answered a copy. Each of them gets a copy, even if
     /// enough replicas exist.
     stale_replicas: Vec<NodeId>,
-    /// Whether the version was raised above that of a replica during an attempt. That happens once.
-    was_raised: bool,
+    /// Nodes that store a larger plain record. If the version is raised above that, their record is an older one.
+    larger_at: Vec<(NodeId, Precedence)>,
+    /// Whether an attempt was repeated because a larger version is ahead of this node's clock. That happens once.
+    was_repeated: bool,
     /// Nodes whose answers show that their clock and the one of this node differ too much.
     contradicting: Vec<Contradiction>,
     /// The last ERROR 410 or 425 of a peer, if any has refused the record by it.
@@ -118,6 +121,8 @@ pub(crate) enum PutOrigin {
     Client {
         /// The connection on which it came.
         connection: u64,
+        /// When it came.
+        taken: Time,
     },
     /// A retry after failed attempts. The PUT makes one attempt, and waits again if it fails.
     Retry,
@@ -254,7 +259,8 @@ impl Put {
             stage: PutStage::Parked,
             replicas: Vec::new(),
             stale_replicas: Vec::new(),
-            was_raised: false,
+            larger_at: Vec::new(),
+            was_repeated: false,
             contradicting: Vec::new(),
             refused_by: None,
             ahead: None,
@@ -274,6 +280,12 @@ impl Put {
     /// Whether this PUT passes a record on.
     pub(crate) fn is_relay(&self) -> bool {
         matches!(self.origin, PutOrigin::Relay(_))
+    }
+
+    /// When a client asked for it; `None` for a PUT that this node makes itself.
+    pub(crate) fn taken(&self) -> Option<Time> {
+        let PutOrigin::Client { taken, .. } = self.origin else { return None };
+        Some(taken)
     }
 
     /// The key of the record.
@@ -498,29 +510,46 @@ impl Put {
         }
     }
 
-    /// `from` answered a version probe by `entry`, or stores nothing.
-    ///
-    /// Returns whether the PUT must start a new attempt, with a version above one that is ahead of this
-    /// node's clock. That happens once.
+    /// `from` answered a version probe by `entry`, or stores nothing. Returns whether the PUT must repeat the attempt
+    /// ([`Put::repeats`]).
     pub(crate) fn on_probe(&mut self, now: Now, from: NodeId, entry: Option<Entry>) -> bool {
-        if let Some(entry) = entry.filter(|entry| entry.key == self.record.key) {
-            self.on_head(now, from, entry.rank);
-        }
-        self.may_raise(self.ahead >= Some(self.record.version))
+        let Some(entry) = entry.filter(|entry| entry.key == self.record.key) else { return false };
+        self.on_replica_of(now, from, entry.rank);
+        self.repeats(now, entry.rank)
     }
 
-    /// `from` stores a record of this rank. If it is smaller, `from` gets a copy. If it is a plain version
-    /// ahead of this node's clock, the next attempt begins with a larger one.
-    pub(crate) fn on_head(&mut self, now: Now, from: NodeId, rank: Rank) {
+    /// `from` answered the lookup: it stores a record of this rank, whose PUT began at `begun` or later. If it is
+    /// smaller, `from` gets a copy. If it is larger and of a PUT that began before this one, this one is raised above it.
+    pub(crate) fn on_head(&mut self, now: Now, from: NodeId, rank: Rank, begun: Time) {
+        self.on_replica_of(now, from, rank);
+        let is_earlier = self.taken().is_some_and(|taken| begun <= taken);
+        if is_earlier && (self.is_ahead(now, rank) || self.may_precede(now, rank)) {
+            self.ahead = self.ahead.max(Some(rank.version));
+        }
+    }
+
+    /// `from` stores a record of this rank.
+    fn on_replica_of(&mut self, now: Now, from: NodeId, rank: Rank) {
         if rank.version.is_too_early(now.wall) {
             return self.on_far_ahead(now, from, rank.version);
         }
-        let is_smaller = rank.precedence() < self.record.rank().precedence();
-        if is_smaller && rank.life == Life::Alive && !self.stale_replicas.contains(&from) {
-            self.stale_replicas.push(from);
+        if rank.life != Life::Alive {
+            return;
         }
-        if self.is_ahead(now, rank) || self.may_precede(rank) {
-            self.ahead = self.ahead.max(Some(rank.version));
+        match rank.precedence().cmp(&self.record.rank().precedence()) {
+            Ordering::Less => self.is_stale(from),
+            Ordering::Equal => {}
+            Ordering::Greater => {
+                self.larger_at.retain(|(id, _)| *id != from);
+                self.larger_at.push((from, rank.precedence()));
+            }
+        }
+    }
+
+    /// `from` stores an older record, so it gets a copy.
+    fn is_stale(&mut self, from: NodeId) {
+        if !self.stale_replicas.contains(&from) {
+            self.stale_replicas.push(from);
         }
     }
 
@@ -581,9 +610,19 @@ impl Put {
         self.client.take()
     }
 
-    /// Whether this PUT may be raised above `by`: once, if that version is ahead of this node's clock.
-    pub(crate) fn may_overtake(&mut self, now: Now, by: Rank) -> bool {
-        self.may_raise(self.is_ahead(now, by))
+    /// Whether this PUT must repeat the attempt because a node stores the larger version `by`, which is ahead of this
+    /// node's clock: once, if ever. The lookup of the next attempt asks all close nodes, and learns from the age of
+    /// that record whether its PUT began before this one.
+    pub(crate) fn repeats(&mut self, now: Now, by: Rank) -> bool {
+        let is_larger = by.version >= self.record.version && self.is_ahead(now, by);
+        let repeats = is_larger && !self.keeps_version() && !self.was_repeated;
+        self.was_repeated |= repeats;
+        repeats
+    }
+
+    /// Whether the lookup asks all close nodes.
+    pub(crate) fn asks_all(&self) -> bool {
+        self.was_repeated
     }
 
     /// Whether this record and `other` are plain, and the time in the version of `other` is ahead of this
@@ -595,21 +634,19 @@ impl Put {
 
     /// Whether `other` is of a PUT that may have ended before this one began: its version is larger, because clocks
     /// differ, but the first lookup has met it, before this node has sent a copy. So this one may be ordered after it.
-    fn may_precede(&self, other: Rank) -> bool {
+    fn may_precede(&self, now: Now, other: Rank) -> bool {
         let both_plain = other.class == Class::Plain && self.record.class == Class::Plain;
-        both_plain && self.attempt == 0
+        both_plain && self.attempt == 0 && !other.version.is_too_early(now.wall)
     }
 
-    /// Whether the version may be raised during an attempt, if `is_behind` another one: once, if ever.
-    fn may_raise(&mut self, is_behind: bool) -> bool {
-        let may = is_behind && !self.keeps_version() && !self.was_raised;
-        self.was_raised |= may;
-        may
-    }
-
-    /// Replaces the version. No node stores the new one yet.
+    /// Replaces the version. No node stores the new one yet: those that store a smaller one get a copy.
     pub(crate) fn raise(&mut self, version: Version) {
         self.record.version = version;
+        let raised = self.record.rank().precedence();
+        let replicas: Vec<NodeId> = self.replicas_at_peers().map(|peer| peer.id).collect();
+        let overtaken: Vec<NodeId> =
+            self.larger_at.extract_if(.., |(_, stored)| *stored < raised).map(|(id, _)| id).collect();
+        replicas.into_iter().chain(overtaken).for_each(|id| self.is_stale(id));
         self.replicas.clear();
         self.contradicting.clear();
         self.relay.restart();

@@ -35,7 +35,7 @@ pub(crate) struct Call {
     /// Whether it was sent again because its first connection ended.
     pub(crate) is_retry: bool,
     /// When it was sent, or began to wait for a connection.
-    pub(super) since: Time,
+    pub(crate) since: Time,
     /// When its owner made it.
     pub(crate) begun: Time,
     /// How often the peer, or this node, had no room for it.

@@ -42,7 +42,7 @@ fn put(class: Class, replication: u8) -> Put {
         client,
         record,
         Time::ZERO + Duration::from_mins(1),
-        PutOrigin::Client { connection: 1 },
+        PutOrigin::Client { connection: 1, taken: NOW.mono },
         Duration::from_secs(1),
     )
 }
@@ -257,23 +257,50 @@ fn a_new_attempt_remembers_the_replicas_but_expects_no_reply_of_the_earlier_one(
 }
 
 #[test]
-fn a_raised_version_has_no_replicas_and_is_not_raised_again() {
+fn all_that_store_a_smaller_version_than_the_raised_one_get_a_copy() {
     let mut put = put(Class::Plain, 1);
-    put.look_up(answered(&[contact(1)], 1));
+    let peers = [contact(1), contact(2), contact(3), contact(4)];
+    put.look_up(answered(&peers, 4));
     assert!(put.spread(None, K_MAX, OwnClock::Unknown, Others::Exist));
-    put.on_replica(Replica::Peer(contact(1)));
-    assert!(put.may_overtake(NOW, rank(Class::Plain, 5)));
+    put.on_replica(Replica::Peer(contact(4)));
+    put.look_up(answered(&peers, 4));
+    for (peer, offset) in [(2, 5), (3, 7)] {
+        put.on_head(NOW, id(peer), rank(Class::Plain, offset), NOW.mono);
+    }
     put.raise(version(6));
     assert_eq!(put.replicas(), 0);
-    assert!(!put.may_overtake(NOW, rank(Class::Plain, 9)), "once");
+    assert!(put.spread(None, K_MAX, OwnClock::Unknown, Others::Exist));
+    let mut copied = BTreeSet::new();
+    while let Next::Copy(Replica::Peer(peer)) = put.next() {
+        copied.insert(peer.id);
+    }
+    assert_eq!(copied, BTreeSet::from([id(1), id(2), id(4)]), "one needs no copy: it stores a larger one");
 }
 
 #[test]
-fn a_version_is_raised_only_above_a_plain_one_that_is_slightly_ahead_of_the_clock() {
+fn an_attempt_is_repeated_once_and_only_for_a_plain_version_that_is_slightly_ahead_of_the_clock() {
     let mut put = put(Class::Plain, 1);
-    assert!(!put.may_overtake(NOW, rank(Class::Plain, 0)), "not ahead");
-    assert!(!put.may_overtake(NOW, rank(Class::Signed, 5)), "certified");
-    assert!(!put.may_overtake(NOW, rank(Class::Plain, 3_600_000)), "too far ahead");
+    assert!(!put.repeats(NOW, rank(Class::Plain, 0)), "not ahead");
+    assert!(!put.repeats(NOW, rank(Class::Signed, 5)), "certified");
+    assert!(!put.repeats(NOW, rank(Class::Plain, 3_600_000)), "too far ahead");
     put.is_latest = false;
-    assert!(!put.may_overtake(NOW, rank(Class::Plain, 5)), "this node has accepted a later PUT");
+    assert!(!put.repeats(NOW, rank(Class::Plain, 5)), "this node has accepted a later PUT");
+    put.is_latest = true;
+    assert!(!put.asks_all());
+    assert!(put.repeats(NOW, rank(Class::Plain, 5)));
+    assert!(put.asks_all());
+    assert!(!put.repeats(NOW, rank(Class::Plain, 9)), "once");
+}
+
+#[test]
+fn a_version_is_raised_only_above_one_whose_put_began_before_this_one() {
+    let taken = NOW.mono + Duration::from_secs(5);
+    for (begun, raised) in [(4_999, true), (5_000, true), (5_001, false)] {
+        for offset in [0, 5] {
+            let mut put = put(Class::Plain, 1);
+            put.origin = PutOrigin::Client { connection: 1, taken };
+            put.on_head(NOW, id(1), rank(Class::Plain, offset), NOW.mono + Duration::from_millis(begun));
+            assert_eq!(put.take_ahead(), raised.then(|| version(offset)), "{begun} {offset}");
+        }
+    }
 }

@@ -33,6 +33,8 @@ pub struct NodeCounters {
     pub requests_dropped: u64,
     /// Peers that were refused, or whose connection was closed, because they broke the protocol.
     pub faults: u64,
+    /// Tombstones that gave way before they lapsed, because the storage had no room.
+    pub tombstones_dropped: u64,
     /// OFFERs sent.
     pub offers: u64,
     /// Keys that this node asked for in WANT.
@@ -61,6 +63,7 @@ impl std::ops::AddAssign for NodeCounters {
         self.replies_dropped += other.replies_dropped;
         self.requests_dropped += other.requests_dropped;
         self.faults += other.faults;
+        self.tombstones_dropped += other.tombstones_dropped;
         self.offers += other.offers;
         self.wants += other.wants;
         self.syncs += other.syncs;
@@ -89,11 +92,12 @@ impl fmt::Display for NodeCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { puts, puts_held, puts_refused, gets, gets_found, gets_local, gets_hops, .. } = self;
         let Self { rpcs_sent, rpcs_served, rpcs_silent, replies_dropped, requests_dropped, faults, .. } = self;
-        let Self { offers, wants, syncs, repairs, upkeep_bytes, .. } = self;
+        let Self { tombstones_dropped, offers, wants, syncs, repairs, upkeep_bytes, .. } = self;
         write!(f, "puts={puts} puts_held={puts_held} puts_refused={puts_refused} ")?;
         write!(f, "gets={gets} gets_found={gets_found} gets_local={gets_local} gets_hops={gets_hops} ")?;
         write!(f, "rpcs_sent={rpcs_sent} rpcs_served={rpcs_served} rpcs_silent={rpcs_silent} ")?;
         write!(f, "replies_dropped={replies_dropped} requests_dropped={requests_dropped} peer_faults={faults} ")?;
+        write!(f, "tombstones_dropped={tombstones_dropped} ")?;
         write!(f, "offers={offers} wants={wants} syncs={syncs} repairs={repairs} upkeep_bytes={upkeep_bytes}")
     }
 }

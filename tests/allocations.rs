@@ -7,17 +7,20 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
-use dht::id::{Key, NodeId, RpcId};
+use dht::id::{Key, KeySeed, NodeId, RpcId};
 use dht::node::action::{Action, Actions, ClientId, ConnId, DialId, Origin};
 use dht::node::params::{Durability, Params};
 use dht::node::{Me, Node};
-use dht::record::{Age, Class, Ttl, Version, crc_of};
+use dht::record::{Age, Class, Tombstone, Ttl, Version, crc_of};
+use dht::storage::{Storage, TOMBSTONE_BYTES};
 use dht::time::{Now, Time, WallTime};
 use dht::wire::api::{ApiRequest, Confirm, Put};
 use dht::wire::codec::List;
 use dht::wire::frame::next_frame;
 use dht::wire::peer::{Content, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, RecordBlock, Reply, Request, Want};
 use dht::wire::{FIND_NODE, FIND_VALUE, Source};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 const NOW: Now = Now { mono: Time::ZERO, wall: WallTime::from_millis(1_700_000_000_000) };
 const KEYS: u8 = 100;
@@ -238,4 +241,45 @@ fn requests_of_a_peer_allocate_nothing() {
     };
     round();
     assert_eq!(allocation_counter::measure(round).count_total, 0);
+}
+
+/// A storage without records, with the tombstones of `count` keys. Those of every second key lapse first.
+fn buried(count: u64) -> Storage {
+    let mut storage = Storage::new(NodeId::new(Key::new([0; 32])), usize::MAX, KeySeed::new([1, 2, 3, 4]));
+    let mut rng = StdRng::seed_from_u64(1);
+    for number in 0..count {
+        let millis = NOW.wall.as_millis() - 600_000 * (number % 2) - 1_000;
+        let over = Tombstone { signed: None, plain: Some(Version::from_bits(millis << 16)) };
+        storage.bury(NOW, Key::new(rng.random()), over);
+        storage.forget_changed();
+    }
+    storage
+}
+
+/// The store on disk takes 41 bytes of memory for its key besides (`disk::index`): 96 in all.
+#[test]
+fn a_tombstone_takes_55_bytes_of_memory_at_most_and_one_that_has_lapsed_none() {
+    let mut measured = Vec::new();
+    for count in [2_000, 100_000, 150_000] {
+        let mut storage = None;
+        let all = allocation_counter::measure(|| storage = Some(buried(count))).bytes_current;
+        let mut storage = storage.expect("it was made");
+        let next = storage.next_due().expect("there are tombstones");
+        let lapsed = allocation_counter::measure(|| {
+            while storage.next_due() == Some(next) {
+                storage.sweep(Now { mono: next, ..NOW }, 10);
+                storage.forget_changed();
+            }
+        });
+        assert_eq!(storage.bytes() as u64, count / 2 * 55);
+        measured.push((count, all, all + lapsed.bytes_current));
+    }
+    // The tables of a storage of no records, and room for the names of changed keys, which the storage keeps.
+    let empty = allocation_counter::measure(|| drop(buried(0))).bytes_max;
+    let empty = i64::try_from(empty).expect("few bytes") + 1_024;
+    assert_eq!(TOMBSTONE_BYTES, 55);
+    for (count, all, half) in measured {
+        let bounds = [count, count / 2].map(|count| i64::try_from(count * 55).expect("few bytes") + empty);
+        assert!(all <= bounds[0] && half <= bounds[1], "{count} tombstones: {all} bytes, half of them: {half} bytes");
+    }
 }

@@ -64,6 +64,7 @@ use crate::node::query::Queries;
 use crate::node::query::put_retry::PutRetries;
 use crate::node::query::session::Versions;
 use crate::node::records::aside::SetAside;
+use crate::node::records::dropped::DroppedTombstones;
 use crate::node::records::persistence::Saving;
 use crate::node::replication::copies::Copies;
 use crate::node::replication::offer::Offers;
@@ -135,6 +136,7 @@ pub struct Node {
     saving: Saving,
     /// Records that are not used, because the wall clock makes them doubtful.
     set_aside: SetAside,
+    dropped_tombstones: DroppedTombstones,
     /// The moment [`Time::ZERO`] since the boot of the host, if the host knows.
     boot: Option<BootTime>,
     /// PUTs that too few replicas store.
@@ -199,6 +201,7 @@ impl Node {
             syncing: Syncing::default(),
             saving: Saving::new(keys.clone()),
             set_aside: SetAside::default(),
+            dropped_tombstones: DroppedTombstones::default(),
             boot: None,
             put_retries: PutRetries::default(),
             versions: Versions::new(keys),
@@ -306,6 +309,7 @@ impl Node {
                 Timer::Replicate => self.replicate(now, out),
                 Timer::Retry(query) => self.retry(now, query, out),
                 Timer::Save => self.save(now, out),
+                Timer::Tombstones => {} // see below
                 Timer::Leave => self.go(now, out),
                 Timer::Answer(query) => self.answer_in_time(now, query, out),
                 Timer::Follow(query) => self.follow(now, query, out),
@@ -314,6 +318,7 @@ impl Node {
         self.consider_alone(now, out);
         let due = self.storage.sweep(now, EXPIRED_PER_TURN_MAX);
         self.begin_round(now, &due);
+        self.note_dropped_tombstones(now);
         self.finish(now, out);
     }
 

@@ -39,6 +39,8 @@ pub(crate) enum Timer {
     Retry(QueryId),
     /// Write changes to disk.
     Save,
+    /// Log the tombstones that gave way.
+    Tombstones,
     /// Leave, even if work is left.
     Leave,
 }

@@ -12,11 +12,13 @@
 //! The bound counts all memory of records and tombstones, not only the values. A record that needs more
 //! room than is left replaces, in this order:
 //!
-//! 1. records whose life has ended, and tombstones, the oldest first;
+//! 1. records whose life has ended, and tombstones, the oldest first, to the minute;
 //! 2. records out of scope that no client of this node has stored, the farthest from this node first. A
 //!    record that is itself out of scope, and comes from a peer, replaces only farther ones.
 //!
-//! If that is not enough, the record is refused ([`Stored::Full`]).
+//! If that is not enough, the record is refused ([`Stored::Full`]). Tombstones take at most 1/`TOMBSTONE_PART` of the
+//! bound; beyond that the oldest give way too. Each one that gives way is counted ([`Storage::tombstones_dropped`]).
+//! That a storage has no tombstone of a version is therefore no proof that the node never saw it.
 //!
 //! A *stranger* is a peer with a quota ([`Source::Stranger`]). While more than `CROWDED_PERCENT` of the
 //! bound is used, the records of one stranger, and those of one address group, may take no more than
@@ -72,6 +74,8 @@ pub struct Storage {
     changed: Vec<Key>,
     /// By the wall clock no plain or signed record of an older version can be alive.
     oldest: Version,
+    /// Tombstones that gave way before they lapsed.
+    tombstones_dropped: u64,
 }
 
 /// A stored record, and the end of its life.
@@ -198,6 +202,7 @@ impl Storage {
             bytes_max,
             changed: Vec::new(),
             oldest: Version::from_bits(0),
+            tombstones_dropped: 0,
         }
     }
 
@@ -537,6 +542,11 @@ impl Storage {
         self.bytes_of_records() + self.tombstones.bytes()
     }
 
+    /// How many tombstones were removed before they lapsed, for want of room.
+    pub fn tombstones_dropped(&self) -> u64 {
+        self.tombstones_dropped
+    }
+
     /// The largest possible value of [`Storage::bytes`].
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
@@ -552,6 +562,9 @@ impl Storage {
         self.records.check_invariants()?;
         self.tombstones.check_invariants()?;
         self.quotas.check_invariants(self.walk(None).map(|held| (held.quota, held.bytes())))?;
+        let tombstones_max = self.bytes_max / room::TOMBSTONE_PART;
+        let excess = self.tombstones.bytes().saturating_sub(tombstones_max);
+        check_number("bytes of tombstones above their bound", excess, 0)?;
         check_number("bytes above the bound", self.bytes().saturating_sub(self.bytes_max), 0)
     }
 }
@@ -635,15 +648,16 @@ impl Storage {
     }
 
     /// Adds `tombstone` to that of `key`, unless it is not needed any more.
+    #[inline] // a part of every PUT, which mostly adds none
     fn merge_tombstone(&mut self, now: Now, key: Key, tombstone: Tombstone) {
-        if tombstone.is_empty() {
-            return;
+        if !tombstone.is_empty() {
+            self.add_tombstone(now, key, tombstone);
         }
-        let before = self.tombstones.find(now.mono, &key).unwrap_or_default();
-        let both = before.and(tombstone);
-        let lapses = now.mono + both.lapses().since(now.wall);
-        if both != before && lapses > now.mono {
-            self.tombstones.insert(key, both, lapses);
+    }
+
+    #[inline(never)]
+    fn add_tombstone(&mut self, now: Now, key: Key, tombstone: Tombstone) {
+        if self.tombstones.add(now, key, tombstone) {
             self.changed.push(key);
             self.trim();
         }

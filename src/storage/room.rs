@@ -13,16 +13,29 @@ pub(super) const CROWDED_PERCENT: usize = 90;
 /// A quota is the bound divided by this number: it takes 16 parties that want all they can get to fill a storage.
 pub(super) const QUOTAS: usize = 16;
 
+/// Tombstones take at most the bound divided by this number. A flood of records with short lives would fill all of it.
+pub(super) const TOMBSTONE_PART: usize = 4;
+
 /// Records that are looked at to make room for one. The farthest come first, and those are the ones out of
 /// scope, so 64 suffice; if there is not enough room among them, the record is refused.
 const EVICTION_LOOKS_MAX: usize = 64;
 
 impl Storage {
     /// Removes tombstones until all fits, the oldest first: records have priority over them.
+    #[inline] // a part of every PUT, which mostly finds room
     pub(super) fn trim(&mut self) {
-        while self.bytes() > self.bytes_max {
+        if !self.tombstones.is_empty() {
+            self.drop_tombstones();
+        }
+    }
+
+    #[inline(never)]
+    fn drop_tombstones(&mut self) {
+        let tombstones_max = self.bytes_max / TOMBSTONE_PART;
+        while self.bytes() > self.bytes_max || self.tombstones.bytes() > tombstones_max {
             let Some(oldest) = self.tombstones.take_oldest() else { break };
             self.changed.push(oldest);
+            self.tombstones_dropped += 1;
         }
     }
 

@@ -254,8 +254,9 @@ fn a_tombstone_lapses_when_no_older_version_can_be_alive() {
     let mut storage = unbounded();
     store(&mut storage, at(7), record(1, 7_000 << 16, b"v"), 10);
     storage.sweep(at(10), 1);
-    let lapse = after_tombstones(7);
+    let (needed, lapse) = (after_tombstones(7), at(66_752));
     let before = Now { mono: Time::from_nanos(lapse.mono.as_nanos() - 1), ..lapse };
+    assert!(before.mono > needed.mono && lapse.mono - needed.mono < Duration::from_secs(64));
     assert_eq!(storage.next_due(), Some(lapse.mono));
     assert!(storage.tombstone(before, &key(1)).is_some());
     assert_eq!(storage.tombstone(lapse, &key(1)), None, "whether it was swept or not");
@@ -352,20 +353,39 @@ fn ended_records_and_their_tombstones_make_room_without_a_sweep() {
 
 #[test]
 fn the_oldest_tombstones_are_removed_first() {
-    let mut storage = Storage::new(me(), RECORD_OVERHEAD + 1 + 2 * TOMBSTONE_BYTES, seed());
+    let mut storage = Storage::new(me(), 3 * (RECORD_OVERHEAD + 1) + 2 * TOMBSTONE_BYTES, seed());
     for (number, version) in [(1, 20_u64), (2, 10), (3, 30)] {
         let over = Version::from_bits(version << 32);
         storage.bury(at(0), key(number), Tombstone { signed: None, plain: Some(over) });
     }
     assert_eq!(storage.bytes(), 3 * TOMBSTONE_BYTES);
-    store(&mut storage, at(0), record(9, 1, b"v"), 60);
+    for number in 10..13 {
+        store(&mut storage, at(0), record(number, 1, b"v"), 60);
+    }
     let left = |storage: &Storage| -> Vec<Key> { storage.tombstones(key(0)..=key(9)).map(|(key, _)| *key).collect() };
     assert_eq!(left(&storage), [key(1), key(3)]);
     storage.bury(at(0), key(4), Tombstone { signed: None, plain: Some(Version::from_bits(25 << 32)) });
     assert_eq!(left(&storage), [key(3), key(4)]);
     storage.bury(at(0), key(5), Tombstone { signed: None, plain: Some(Version::from_bits(5 << 32)) });
     assert_eq!(left(&storage), [key(3), key(4)], "the oldest may be the one that is laid");
+    assert_eq!(storage.tombstones_dropped(), 3);
     assert_eq!(storage.check_invariants(), Ok(()));
+}
+
+#[test]
+fn tombstones_take_a_quarter_of_the_bound_at_most() {
+    let mut storage = Storage::new(me(), 400 * TOMBSTONE_BYTES, seed());
+    for number in 1..=120_u8 {
+        let over = Version::from_bits(u64::from(number) << 40);
+        storage.bury(at(0), key(number), Tombstone { signed: None, plain: Some(over) });
+        assert!(storage.bytes() <= 100 * TOMBSTONE_BYTES && storage.check_invariants() == Ok(()), "{number}");
+    }
+    let left: Vec<Key> = storage.tombstones(key(0)..=key(255)).map(|(key, _)| *key).collect();
+    assert_eq!(left, (21..=120).map(key).collect::<Vec<_>>(), "the oldest give way");
+    assert_eq!(storage.tombstones_dropped(), 20);
+    changed(&mut storage);
+    storage.bury(at(0), key(200), Tombstone { signed: None, plain: Some(Version::from_bits(200 << 40)) });
+    assert_eq!(changed(&mut storage), [key(200), key(21)], "what gives way is to be forgotten elsewhere, too");
 }
 
 /// A storage full of records with the keys 1 to 4. The records 3 and 4, the farthest, are out of scope.

@@ -376,12 +376,33 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "tombstone: one is laid",
         file: STORAGE,
-        line: "if both != before && lapses > now.mono {",
-        mutation: "if both != before && lapses > now.mono && now.mono < Time::ZERO {",
+        line: "if self.tombstones.add(now, key, tombstone) {",
+        mutation: "if now.mono < Time::ZERO && self.tombstones.add(now, key, tombstone) {",
         tests: &[
             "an_ended_version_blocks_itself_and_older_ones_before_and_after_the_sweep",
             "ten_thousand_schedules_keep_every_promise",
         ],
+    },
+    Guard {
+        name: "tombstone: they take a quarter of the storage at most",
+        file: "src/storage/room.rs",
+        line: "while self.bytes() > self.bytes_max || self.tombstones.bytes() > tombstones_max {",
+        mutation: "while self.bytes() > self.bytes_max.max(tombstones_max) {",
+        tests: &["tombstones_take_a_quarter_of_the_bound_at_most"],
+    },
+    Guard {
+        name: "tombstone: the oldest gives way first",
+        file: "src/storage/tombstones.rs",
+        line: "let is_it = |entry: &Entry| entry.period() == period && entry.key >= from;",
+        mutation: "let is_it = |entry: &Entry| entry.period() >= period && entry.key >= from;",
+        tests: &["the_oldest_tombstones_are_removed_first"],
+    },
+    Guard {
+        name: "tombstone: one that gives way is counted",
+        file: "src/storage/room.rs",
+        line: "self.tombstones_dropped += 1;",
+        mutation: "self.tombstones_dropped += 0;",
+        tests: &["tombstones_take_a_quarter_of_the_bound_at_most"],
     },
     Guard {
         name: "tombstone: a record that ended leaves one",

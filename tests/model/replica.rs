@@ -111,7 +111,11 @@ impl Replica {
         };
         let key = record.key;
         let before = self.storage.find(now.mono, &key).map(|held| held.record.clone());
+        let dropped = self.storage.tombstones_dropped();
         let stored = self.storage.store(now, record, expires, expires, Source::Peer, |_| true);
+        if self.storage.tombstones_dropped() != dropped {
+            self.forget_dropped(now);
+        }
         let after = self.storage.find(now.mono, &key).map(|held| &held.record);
         if before.as_ref().map(order) > after.map(order) {
             return Err(Broken::Less { key });
@@ -121,6 +125,18 @@ impl Replica {
         }
         self.storage.take_changed(&mut self.unsaved);
         Ok(Taken::Stored(stored))
+    }
+
+    /// Tombstones have given way. What they stood for may be stored again before the next read, or was already.
+    fn forget_dropped(&mut self, now: Now) {
+        for (key, memory) in &mut self.memory {
+            let tombstone = self.storage.tombstone(now, key).unwrap_or_default();
+            for (read, known) in [(&mut memory.plain, tombstone.plain), (&mut memory.signed, tombstone.signed)] {
+                if read.ended > known {
+                    *read = Read::default();
+                }
+            }
+        }
     }
 
     pub(crate) fn sweep(&mut self, world: u64, max: usize) {
@@ -165,12 +181,6 @@ impl Replica {
         let held = self.storage.find(now.mono, key).map(|held| &held.record);
         let memory = self.memory.entry(*key).or_default();
         let tombstone = self.storage.tombstone(now, key).unwrap_or_default();
-        let mut forgotten = 0;
-        if self.bytes_max != usize::MAX {
-            let live = |class| held.filter(|held| held.class == class).map(|held| held.version);
-            forgotten += memory.plain.forget(live(Class::Plain).max(tombstone.plain));
-            forgotten += memory.signed.forget(live(Class::Signed).max(tombstone.signed));
-        }
         let found = held.map(|record| (record.class, record.version));
         if let Some((class, version)) = memory.last.filter(|last| found.is_none_or(|found| found != *last))
             && found.is_none()
@@ -179,6 +189,12 @@ impl Replica {
             read.ended = read.ended.max(Some(version));
         }
         memory.last = found;
+        let mut forgotten = 0;
+        if self.bytes_max != usize::MAX {
+            let live = |class| held.filter(|held| held.class == class).map(|held| held.version);
+            forgotten += memory.plain.forget(live(Class::Plain).max(tombstone.plain));
+            forgotten += memory.signed.forget(live(Class::Signed).max(tombstone.signed));
+        }
         let Some(record) = held else { return Ok(forgotten) };
         let skew = CLOCK_SKEW_MAX.as_millis();
         let ahead = record.version.time().since(now.wall).as_millis();

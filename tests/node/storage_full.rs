@@ -11,7 +11,7 @@ use dht::wire::api::Put;
 use dht::wire::peer::{Content, ErrorCode, Hello, PeerMessage, RecordBlock, Reply, Request};
 use ed25519_dalek::SigningKey;
 
-use crate::harness::{Harness, block, confirmed, greeting, id, key, millis, stored, success, version_at};
+use crate::harness::{Harness, block, confirmed, greeting, id, key, millis, secs, stored, success, version_at};
 
 /// Room for a small record, and for no value of [`LARGE`] bytes.
 fn tight() -> Params {
@@ -119,4 +119,19 @@ fn a_full_storage_applies_a_quota_to_public_address_groups_and_to_private_ones_o
             AddressGroups::Strict => assert!(by_private <= 20_000 / 16 / 195),
         }
     }
+}
+
+/// Tombstones take a quarter of the storage: six here, one of them less than there are keys.
+#[test]
+fn tombstones_without_room_are_counted() {
+    let mut harness = Harness::new(tight());
+    for n in 1..=7 {
+        assert_eq!(harness.node.counters().tombstones_dropped, 0);
+        harness.put(Put { ttl: 1, replication: 1, ..confirmed(n, b"v") });
+        harness.pass(secs(700));
+    }
+    assert_eq!(harness.node.counters().tombstones_dropped, 1);
+    let now = harness.now();
+    let known: Vec<bool> = (1..=7).map(|n| harness.node.storage().tombstone(now, &key(n)).is_some()).collect();
+    assert_eq!(known, [false, true, true, true, true, true, true]);
 }

@@ -37,8 +37,26 @@ fn may_live(record: &Record, now: Now) -> bool {
 #[derive(Debug, Default)]
 struct List {
     held: Vec<Entry>,
-    over: Vec<(Key, Tombstone, Time)>,
+    over: Vec<Over>,
+    last_removed: Option<Key>,
+    dropped: u64,
     bytes_max: usize,
+}
+
+/// The newest version of a class that is over; `lapses` is the end of a minute, more or less.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Over {
+    key: Key,
+    class: Class,
+    version: Version,
+    lapses: Time,
+}
+
+/// The end of the 64 s in which a tombstone of that version lapses.
+fn lapse_of(now: Now, version: Version) -> Time {
+    let left = (version.time().after(TTL_LONGEST + CLOCK_SKEW_MAX * 2)).since(now.wall);
+    let secs = (now.mono + left).since(Time::ZERO).as_millis().div_ceil(64_000) * 64;
+    mono(u64::try_from(secs).expect("few"))
 }
 
 impl List {
@@ -51,9 +69,13 @@ impl List {
     }
 
     fn tombstone(&self, now: Now, key: &Key) -> Tombstone {
-        let swept = self.over.iter().find(|over| over.0 == *key && now.mono < over.2);
+        let swept = self.over.iter().filter(|over| over.key == *key && now.mono < over.lapses);
+        let swept = swept.map(|over| match over.class {
+            Class::Signed => Tombstone { signed: Some(over.version), plain: None },
+            _ => Tombstone { signed: None, plain: Some(over.version) },
+        });
         let ended = self.held.iter().find(|entry| entry.record.key == *key && entry.expires <= now.mono);
-        let swept = swept.map_or(Tombstone::default(), |over| over.1);
+        let swept = swept.reduce(Tombstone::and).unwrap_or_default();
         swept.and(ended.map_or(Tombstone::default(), |entry| entry.tombstone(now)))
     }
 
@@ -72,20 +94,36 @@ impl List {
     }
 
     fn trim(&mut self) {
-        while self.bytes() > self.bytes_max && !self.over.is_empty() {
-            let oldest = (0..self.over.len()).min_by_key(|at| (self.over[*at].2, self.over[*at].0)).expect("not empty");
-            self.over.remove(oldest);
+        while !self.over.is_empty()
+            && (self.bytes() > self.bytes_max || self.over.len() * TOMBSTONE_BYTES > self.bytes_max / 4)
+        {
+            self.remove_oldest();
+            self.dropped += 1;
         }
     }
 
+    /// Of those that lapse at the same time, the next one behind the one that was removed last.
+    fn remove_oldest(&mut self) {
+        let last = self.last_removed.unwrap_or(key(0));
+        let next = |over: &Over| (over.lapses, over.key < last, over.key, over.class == Class::Signed);
+        let oldest = (0..self.over.len()).min_by_key(|at| next(&self.over[*at])).expect("not empty");
+        self.last_removed = Some(self.over.remove(oldest).key);
+    }
+
     fn merge_tombstone(&mut self, now: Now, key: Key, tombstone: Tombstone) {
-        let before = self.over.iter().find(|over| over.0 == key && now.mono < over.2).map(|over| over.1);
-        let before = before.unwrap_or_default();
-        let both = before.and(tombstone);
-        let lapses = now.mono + both.lapses().since(now.wall);
-        if both != before && now.mono < lapses {
-            self.over.retain(|over| over.0 != key);
-            self.over.push((key, both, lapses));
+        let mut is_changed = false;
+        for (class, version) in [(Class::Plain, tombstone.plain), (Class::Signed, tombstone.signed)] {
+            let Some(version) = version else { continue };
+            let of_class = |over: &&Over| over.key == key && over.class == class;
+            let before = self.over.iter().find(of_class).filter(|over| now.mono < over.lapses);
+            let until = version.time().after(TTL_LONGEST + CLOCK_SKEW_MAX * 2);
+            if now.wall < until && before.is_none_or(|before| before.version < version) {
+                self.over.retain(|over| !of_class(&over));
+                self.over.push(Over { key, class, version, lapses: lapse_of(now, version) });
+                is_changed = true;
+            }
+        }
+        if is_changed {
             self.trim();
         }
     }
@@ -217,9 +255,10 @@ impl List {
     }
 
     fn sweep(&mut self, now: Now, max: usize) -> Vec<Key> {
-        self.over.sort_by_key(|over| (over.2, over.0));
-        let lapsed = self.over.iter().take_while(|over| over.2 <= now.mono).count();
-        self.over.drain(..lapsed.min(max));
+        let lapsed = self.over.iter().filter(|over| over.lapses <= now.mono).count();
+        for _ in 0..lapsed.min(max) {
+            self.remove_oldest();
+        }
         let mut due = Vec::new();
         for _ in 0..max {
             let Some(first) = self.held.iter_mut().min_by_key(|entry| (entry.scheduled, entry.slot)) else { break };
@@ -370,7 +409,8 @@ fn assert_same(now: Now, storage: &Storage, list: &List) {
     storage.prefetch(keys.iter()); // more keys than one call prefetches; it changes nothing
     assert_eq!(storage.check_invariants(), Ok(()));
     assert_eq!((storage.bytes(), storage.len()), (list.bytes(), list.held.len()));
-    let lapses = list.over.iter().map(|over| over.2);
+    assert_eq!(storage.tombstones_dropped(), list.dropped);
+    let lapses = list.over.iter().map(|over| over.lapses);
     assert_eq!(storage.next_due(), list.held.iter().map(|entry| entry.scheduled).chain(lapses).min());
     for number in 0..KEYS {
         let over = Some(list.tombstone(now, &key(number))).filter(|tombstone| !tombstone.is_empty());

@@ -17,7 +17,8 @@
 //!
 //! Ages and moments take 1 to 10 bytes, with 7 bits in each byte: the lowest bits first, and bit 7 set if more follow.
 //! `saved` may be before the time in the version: its sign is in the lowest bit, as Protocol Buffers encode `sint64`.
-//! A record that a client has just stored takes 64 bytes with its frame, and its value.
+//! A record that a client has just stored takes 64 bytes with its frame, and its value; a tombstone takes 49, or 57 if
+//! both a signed and a plain version have ended.
 //!
 //! The CRC-32 of the value is not stored. The checksum of the frame covers the value, and the reader computes it.
 
@@ -172,6 +173,7 @@ pub(super) fn read_contacts(entry: &[u8]) -> Result<Vec<Contact>, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::segment::{Kind, begin_entry};
     use crate::limits::{CONTACT_SIZE, VALUE_SIZE_MAX};
     use crate::record::{Class, Record, Ttl, crc_of};
     use proptest::prelude::*;
@@ -287,6 +289,18 @@ mod tests {
         let saved = SavedAt { wall: WallTime::from_millis(millis + 20), boot };
         let record = PersistedRecord { record, age: Age(20), saved, source: Source::Client };
         assert_eq!(written(&PersistedKey { key, record: Some(record), tombstone: None }).len(), 156);
+    }
+
+    #[test]
+    fn a_tombstone_takes_at_most_57_bytes_on_disk() {
+        let version = Some(Version::from_bits(u64::MAX));
+        for (signed, plain, size) in [(None, version, 49), (version, None, 49), (version, version, 57)] {
+            let ended =
+                PersistedKey { key: Key::new([7; 32]), record: None, tombstone: Some(Tombstone { signed, plain }) };
+            let mut framed = Vec::new();
+            begin_entry(Kind::State, &mut framed, |out| write_key(&ended, out));
+            assert_eq!(framed.len(), size);
+        }
     }
 
     #[test]

@@ -7,8 +7,10 @@ use std::time::Duration;
 use dht::id::Key;
 use dht::limits::SAVE_KEYS_MAX;
 use dht::node::Node;
+use dht::node::action::ClientId;
 use dht::node::params::{Durability, Params};
 use dht::node::persisted::{Batch, Saved};
+use dht::wire::api::{ApiRequest, Put};
 use dht::wire::peer::{ErrorCode, Reply};
 
 use crate::durability::{replies, say, store};
@@ -215,4 +217,24 @@ fn a_node_leaves_when_all_is_synced() {
     expect_batch(&mut harness, &[], true);
     say(&mut harness, Saved::Durable);
     assert!(harness.node.has_left());
+}
+
+/// They would take much memory besides the storage, without making the disk faster.
+#[test]
+fn clients_wait_while_65_536_keys_are_not_written() {
+    let mut harness = founder();
+    let (mut taken, mut has_room) = (0_u64, true);
+    while has_room {
+        harness.act(|node, now, out| {
+            let key = Key::new(std::array::from_fn(|at| taken.to_be_bytes().get(at).copied().unwrap_or(1)));
+            let client = ClientId { connection: taken, request: 1 };
+            node.on_request(now, client, ApiRequest::Put(Put { key, ..quiet(1, b"v") }), out);
+            node.on_timeout(now, out);
+            has_room = node.wants_requests();
+        });
+        taken += 1;
+        assert!(taken <= 100_000, "no bound is reached");
+    }
+    assert_eq!(harness.node.unsaved(), 1 << 16);
+    assert_eq!(taken - (1 << 16), SAVE_KEYS_MAX as u64, "one batch is in flight");
 }

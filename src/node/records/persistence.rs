@@ -40,11 +40,12 @@ use crate::wire::peer::{ErrorCode, Reply, StoreOutcome};
 /// and peers get ERROR 429.
 const DISK_WAITERS_MAX: usize = 1 << 14;
 
-/// Keys whose state is not written. At the bound clients wait, and peers get ERROR 429.
-const UNSAVED_MAX: usize = 1 << 18;
+/// Keys whose state is not written: 16 full batches, which take some 5 MB. At the bound clients wait, and peers get
+/// ERROR 429.
+const UNSAVED_MAX: usize = 1 << 16;
 
 /// Unsynced keys, after which a batch is synced before its interval has passed. They take 32 bytes each.
-const UNSYNCED_MAX: usize = 1 << 18;
+const UNSYNCED_MAX: usize = 1 << 16;
 
 /// How long after a change the host makes sure that its files have not been replaced: an operator may expect that a
 /// node notices it within a second.

@@ -45,6 +45,8 @@ pub struct NodeCounters {
     pub repairs: u64,
     /// Bytes of all OFFER, WANT, SYNC and SYNC REPLY messages sent, before TLS.
     pub upkeep_bytes: u64,
+    /// Records of an earlier run that were dropped because they did not prove what their class claims.
+    pub records_refuted: u64,
 }
 
 /// Adds the counters of another node, for the sum over a network.
@@ -69,6 +71,7 @@ impl std::ops::AddAssign for NodeCounters {
         self.syncs += other.syncs;
         self.repairs += other.repairs;
         self.upkeep_bytes += other.upkeep_bytes;
+        self.records_refuted += other.records_refuted;
     }
 }
 
@@ -92,12 +95,12 @@ impl fmt::Display for NodeCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { puts, puts_held, puts_refused, gets, gets_found, gets_local, gets_hops, .. } = self;
         let Self { rpcs_sent, rpcs_served, rpcs_silent, replies_dropped, requests_dropped, faults, .. } = self;
-        let Self { tombstones_dropped, offers, wants, syncs, repairs, upkeep_bytes, .. } = self;
+        let Self { tombstones_dropped, records_refuted, offers, wants, syncs, repairs, upkeep_bytes, .. } = self;
         write!(f, "puts={puts} puts_held={puts_held} puts_refused={puts_refused} ")?;
         write!(f, "gets={gets} gets_found={gets_found} gets_local={gets_local} gets_hops={gets_hops} ")?;
         write!(f, "rpcs_sent={rpcs_sent} rpcs_served={rpcs_served} rpcs_silent={rpcs_silent} ")?;
         write!(f, "replies_dropped={replies_dropped} requests_dropped={requests_dropped} peer_faults={faults} ")?;
-        write!(f, "tombstones_dropped={tombstones_dropped} ")?;
+        write!(f, "tombstones_dropped={tombstones_dropped} records_refuted={records_refuted} ")?;
         write!(f, "offers={offers} wants={wants} syncs={syncs} repairs={repairs} upkeep_bytes={upkeep_bytes}")
     }
 }

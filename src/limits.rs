@@ -222,6 +222,10 @@ pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Records that a scan of the storage looks at in one turn; each costs some microseconds.
 pub const SCANNED_PER_TURN_MAX: usize = 512;
 
+/// Records of an earlier run that are verified in one step of a turn, unless a request asks for each of them. Verifying
+/// a signature takes about 50 µs, so a step takes less than half a millisecond.
+pub const VERIFIED_PER_TURN_MAX: usize = 8;
+
 /// Pause between two turns of a scan. Contacts that come and go continuously then cost only a part of the
 /// processor, however many records are stored.
 pub const SCAN_PAUSE: Duration = Duration::from_millis(5);

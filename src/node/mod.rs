@@ -23,7 +23,7 @@
 //! | `rpc/` | connections to peers, their address `families`, requests to them (`outbound`) and by them (`inbound`) |
 //! | `replication/` | offering records to other replicas (`schedule`, `offer`), fetching missed records (`sync`) |
 //! | `membership/` | joining, leaving, liveness of contacts, wall clocks, sleep of the own process |
-//! | `records/` | accepting records, setting doubtful ones aside, persistence |
+//! | `records/` | accepting records, setting doubtful ones aside, persistence, verification after a restart |
 //! | `status` | the membership status, and what the node may do for a client |
 //! | `purpose` | what a request to a peer is for, and how it ends |
 //! | [`action`], [`replies`] | what the host has to do: messages, dials, batches for the disk |
@@ -66,6 +66,7 @@ use crate::node::query::session::Versions;
 use crate::node::records::aside::SetAside;
 use crate::node::records::dropped::DroppedTombstones;
 use crate::node::records::persistence::Saving;
+use crate::node::records::verification::Verification;
 use crate::node::replication::copies::Copies;
 use crate::node::replication::offer::Offers;
 use crate::node::replication::schedule::Schedule;
@@ -137,6 +138,7 @@ pub struct Node {
     /// Records that are not used, because the wall clock makes them doubtful.
     set_aside: SetAside,
     dropped_tombstones: DroppedTombstones,
+    verification: Verification,
     /// The moment [`Time::ZERO`] since the boot of the host, if the host knows.
     boot: Option<BootTime>,
     /// PUTs that too few replicas store.
@@ -202,6 +204,7 @@ impl Node {
             saving: Saving::new(keys.clone()),
             set_aside: SetAside::default(),
             dropped_tombstones: DroppedTombstones::default(),
+            verification: Verification::default(),
             boot: None,
             put_retries: PutRetries::default(),
             versions: Versions::new(keys),
@@ -311,6 +314,7 @@ impl Node {
                 Timer::Save => self.save(now, out),
                 Timer::Tombstones => {} // see below
                 Timer::Leave => self.go(now, out),
+                Timer::Verify => self.verify(),
                 Timer::Answer(query) => self.answer_in_time(now, query, out),
                 Timer::Follow(query) => self.follow(now, query, out),
             }
@@ -319,6 +323,7 @@ impl Node {
         let due = self.storage.sweep(now, EXPIRED_PER_TURN_MAX);
         self.begin_round(now, &due);
         self.note_dropped_tombstones(now);
+        self.plan_to_verify(now);
         self.finish(now, out);
     }
 

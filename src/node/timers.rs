@@ -43,6 +43,8 @@ pub(crate) enum Timer {
     Tombstones,
     /// Leave, even if work is left.
     Leave,
+    /// Verify records of an earlier run.
+    Verify,
 }
 
 /// Moments at which something named `T` happens.

@@ -1,7 +1,7 @@
 //! Certified records: the layout of signed values, and the only place that verifies what a record proves.
 //!
 //! Every certified record that comes from a client, a peer or the disk passes [`verify`], unless the same
-//! record is stored already.
+//! record is stored already. One from the disk passes it when it is first needed ([`crate::storage`]).
 //!
 //! A *signed* value is an envelope (`PROTOCOL.md` 4):
 //!

@@ -227,6 +227,11 @@ impl IndexedRecords {
         self.in_order.farthest(point).map(|slot| (slot, &self.records[slot]))
     }
 
+    /// The records in the order of their slots, from the first slot that is not less than `first`.
+    pub(super) fn slots_from(&self, first: Slot) -> impl Iterator<Item = (Slot, &Held)> {
+        self.records.iter_from(first)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.records.len()
     }

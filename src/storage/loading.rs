@@ -2,7 +2,7 @@
 
 use crate::id::Key;
 use crate::record::{Age, Record, Source, Tombstone, end_of_life};
-use crate::storage::{RECORD_OVERHEAD, Storage};
+use crate::storage::{Proof, RECORD_OVERHEAD, Storage, Stored};
 use crate::time::{Now, Time};
 
 impl Storage {
@@ -18,13 +18,22 @@ impl Storage {
     }
 
     /// Stores a record of an earlier run, which has this age now; it is due at `due`, or at its end if that is earlier
-    /// or `due` is `None`. If its life has ended, it leaves its tombstone. Returns whether the record is new, and
-    /// nothing else has changed since [`Storage::take_changed`].
+    /// or `due` is `None`. If its life has ended, it leaves its tombstone. A certified record is not verified before
+    /// that is necessary. Returns whether the record is new, and nothing else has changed since
+    /// [`Storage::take_changed`].
     pub fn restore(&mut self, now: Now, record: Record, age: Age, due: Option<Time>, source: Source) -> bool {
         let (key, before) = (record.key, self.len());
+        let proof = self.prove_if_contested(now, &record);
         match end_of_life(now, record.ttl, age, record.class, record.version) {
-            // No neighbour is known yet, so every record is in scope.
-            Some(expires) => drop(self.store(now, record, expires, due.unwrap_or(expires), source, |_| true)),
+            _ if proof == Proof::Refuted => {}
+            Some(expires) => {
+                // No neighbour is known yet, so every record is in scope.
+                let stored = self.store(now, record, expires, due.unwrap_or(expires), source, |_| true);
+                if proof == Proof::Due && stored == Stored::Held {
+                    self.mark_unverified(&key);
+                }
+            }
+            None if proof == Proof::Due => self.store_ended(now, record, source),
             None => self.bury(now, record.key, Tombstone::of_ended(&record, now.wall)),
         }
         self.len() == before + 1 && self.changed == [key]

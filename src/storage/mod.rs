@@ -29,7 +29,7 @@
 //! [`Storage::take_changed`] names every key whose state has changed, for a copy of the state on disk.
 //!
 //! The caller decides whether a record is in scope, whether it proves what it claims, whether its version
-//! is too far ahead, and which other nodes shall store it.
+//! is too far ahead, and which other nodes shall store it. Records of an earlier run are verified here (`unverified`).
 
 mod index;
 mod loading;
@@ -38,6 +38,7 @@ mod room;
 mod slots;
 mod tombstones;
 mod trie;
+mod unverified;
 
 use std::cell::Cell;
 use std::cmp::Ordering;
@@ -53,10 +54,12 @@ use index::IndexedRecords;
 use quota::{Quota, Quotas};
 use slots::Slot;
 use tombstones::Tombstones;
+use unverified::{LOOKS_PER_PROOF, Unverified};
 
 pub use index::RECORD_OVERHEAD;
 pub use quota::QUOTA_BYTES;
 pub use tombstones::TOMBSTONE_BYTES;
+pub use unverified::{Proof, Refuted};
 
 const _: () = {
     assert!(100 + RECORD_OVERHEAD <= 300, "a million records of 100 bytes shall fit 300 MB");
@@ -76,6 +79,7 @@ pub struct Storage {
     oldest: Version,
     /// Tombstones that gave way before they lapsed.
     tombstones_dropped: u64,
+    unverified: Unverified,
 }
 
 /// A stored record, and the end of its life.
@@ -91,7 +95,7 @@ pub struct Held {
     /// When the sweep looks at the record; at the latest when it is due.
     scheduled: Time,
     /// One bit for each peer, chosen by its id, that is known to store the record since it was last
-    /// scheduled; [`SHOWN`], and [`AGE_UNCERTAIN`].
+    /// scheduled; [`SHOWN`]; and the [`LASTING`] bits.
     heard: Cell<u32>,
 }
 
@@ -101,12 +105,20 @@ const SHOWN: u32 = 1 << PEER_BITS;
 /// The bit that is set while nothing confirms the age of the record.
 const AGE_UNCERTAIN: u32 = 1 << (PEER_BITS + 1);
 
-/// Bits for peers, beside [`SHOWN`] and [`AGE_UNCERTAIN`].
-const PEER_BITS: u32 = u32::BITS - 2;
+/// The bit that is set while the record is not verified.
+const UNVERIFIED: u32 = 1 << (PEER_BITS + 2);
+
+/// The bit that is set beside it if the record was found to prove nothing.
+const REFUTED: u32 = 1 << (PEER_BITS + 3);
+
+/// The bits that say something about the record itself, and not about other nodes.
+const LASTING: u32 = AGE_UNCERTAIN | UNVERIFIED | REFUTED;
+
+/// Bits for peers, beside the others.
+const PEER_BITS: u32 = u32::BITS - 4;
 
 impl Held {
-    /// When the record is due to be offered to other nodes; the end of its life, if it is not to be
-    /// offered.
+    /// When the record is due to be offered to other nodes; the end of its life, if it is not to be offered.
     pub fn due(&self) -> Time {
         self.due
     }
@@ -114,7 +126,7 @@ impl Held {
     /// A lower bound of the number of peers known to store exactly this record since it was last scheduled.
     /// Peers may share a bit.
     pub fn heard_from(&self) -> u32 {
-        (self.heard.get() & !(SHOWN | AGE_UNCERTAIN)).count_ones()
+        (self.heard.get() & !(SHOWN | LASTING)).count_ones()
     }
 
     /// Reads one word of each cache line that a look-up of the record reads.
@@ -123,8 +135,7 @@ impl Held {
         u64::from(key[0] ^ key[KEY_SIZE - 1]) ^ u64::from(self.heard.get()) ^ self.expires.as_nanos()
     }
 
-    /// Whether [`Held::show`] was called, and neither [`Storage::doubt`] nor [`Storage::schedule`] after
-    /// it.
+    /// Whether [`Held::show`] was called, and neither [`Storage::doubt`] nor [`Storage::schedule`] after it.
     pub fn is_shown(&self) -> bool {
         self.heard.get() & SHOWN != 0
     }
@@ -135,8 +146,7 @@ impl Held {
         self.heard.set(self.heard.get() | SHOWN);
     }
 
-    /// The source of the record, as far as it matters after a restart: [`Source::Client`] or
-    /// [`Source::Peer`].
+    /// The source of the record, as far as it matters after a restart: [`Source::Client`] or [`Source::Peer`].
     pub fn source(&self) -> Source {
         if self.quota == Quota::CLIENT { Source::Client } else { Source::Peer }
     }
@@ -145,17 +155,9 @@ impl Held {
         bytes_of(&self.record)
     }
 
-    /// The tombstones of its key when its life has ended: that of the record, and `swept`.
-    #[cold] // most records that a GET finds are alive
-    #[inline(never)]
-    fn tombstone_with(&self, swept: Option<Tombstone>, wall: WallTime) -> Option<Tombstone> {
-        let both = swept.unwrap_or_default().and(self.tombstone(wall));
-        Some(both).filter(|both| !both.is_empty())
-    }
-
-    /// The tombstone that the record leaves when its life has ended.
+    /// The tombstone that the record leaves when its life has ended; an unverified one leaves none.
     fn tombstone(&self, wall: WallTime) -> Tombstone {
-        let is_certain = self.heard.get() & AGE_UNCERTAIN == 0;
+        let is_certain = self.heard.get() & LASTING == 0;
         if is_certain { Tombstone::of_ended(&self.record, wall) } else { Tombstone::default() }
     }
 }
@@ -203,6 +205,7 @@ impl Storage {
             changed: Vec::new(),
             oldest: Version::from_bits(0),
             tombstones_dropped: 0,
+            unverified: Unverified::default(),
         }
     }
 
@@ -286,6 +289,7 @@ impl Storage {
             Some(slot) => {
                 let before = self.records.replace(slot, held);
                 self.quotas.remove(before.quota, before.bytes());
+                debug_assert!(!before.is_unverified(), "it was compared");
             }
             None => self.records.insert(held),
         }
@@ -350,7 +354,7 @@ impl Storage {
 
     /// Replaces records whose life has ended by their tombstones, removes tombstones that are not needed
     /// any more, and returns the keys of records that are due. Looks at no more than `max` records and
-    /// `max` tombstones.
+    /// `max` tombstones; an unverified record is verified and counts as `LOOKS_PER_PROOF`.
     ///
     /// A record that is returned is not due again before its end, unless it is scheduled; the peers known
     /// to store it are remembered until then. A record whose due time has moved to a later moment is looked
@@ -361,8 +365,16 @@ impl Storage {
             self.changed.push(lapsed);
         }
         let mut due = Vec::new();
-        for _ in 0..max {
+        let mut looks = max;
+        while looks > 0 {
             let Some((_, slot)) = self.records.by_schedule().next().filter(|(at, _)| *at <= now.mono) else { break };
+            looks -= 1;
+            if self.records[slot].is_unverified() {
+                looks = looks.saturating_sub(LOOKS_PER_PROOF - 1);
+            }
+            if !self.prove_or_remove(slot) {
+                continue;
+            }
             let held = self.records.amend(slot);
             if held.expires <= now.mono {
                 self.bury_ended(now, slot);
@@ -383,7 +395,7 @@ impl Storage {
         if let Some(slot) = self.records.slot(key) {
             self.records.set_due(slot, at);
             let heard = &self.records[slot].heard;
-            heard.set(heard.get() & AGE_UNCERTAIN);
+            heard.set(heard.get() & LASTING);
         }
     }
 
@@ -427,7 +439,7 @@ impl Storage {
     /// No other node is known to store any record.
     pub fn forget_replicas(&self) {
         for held in self.walk(None) {
-            held.heard.set(held.heard.get() & (SHOWN | AGE_UNCERTAIN));
+            held.heard.set(held.heard.get() & (SHOWN | LASTING));
         }
     }
 
@@ -450,13 +462,15 @@ impl Storage {
 /// Methods that read the storage.
 impl Storage {
     /// The record of `key`, if its life has not ended at `now`, and it is not hidden.
+    #[inline] // a part of every GET
     pub fn find(&self, now: Time, key: &Key) -> Option<&Held> {
-        self.records.find(key).filter(|held| now < held.expires && !self.is_hidden(&held.record))
+        let held = self.records.find(key).filter(|held| now < held.expires && !self.is_hidden(&held.record))?;
+        if held.is_unverified() { self.proven(held) } else { Some(held) }
     }
 
     /// The same, hidden or not.
     pub fn find_hidden(&self, now: Time, key: &Key) -> Option<&Held> {
-        self.records.find(key).filter(|held| now < held.expires)
+        self.records.find(key).filter(|held| now < held.expires && self.is_proven(held))
     }
 
     /// Whether the version of `record` is too old by the wall clock.
@@ -496,7 +510,7 @@ impl Storage {
     pub fn state(&self, now: Now, key: &Key) -> (Option<&Held>, Option<Tombstone>) {
         let swept = self.tombstones.find(now.mono, key);
         match self.records.find(key) {
-            Some(ended) if ended.expires <= now.mono => (None, ended.tombstone_with(swept, now.wall)),
+            Some(rare) if rare.expires <= now.mono || rare.is_unverified() => self.state_of_rare(now, rare, swept),
             held => (held, swept),
         }
     }
@@ -509,17 +523,10 @@ impl Storage {
     }
 
     /// The records in the order of their keys, behind `after` or from the first one. Records whose life has
-    /// ended are included until they are swept, and so are hidden ones.
+    /// ended are included until they are swept, and so are hidden and unverified ones.
     pub fn walk(&self, after: Option<&Key>) -> impl Iterator<Item = &Held> {
         let first = after.map_or(Some(Key::new([0; KEY_SIZE])), Key::successor);
         first.into_iter().flat_map(|first| self.records.range_from(first))
-    }
-
-    /// The live records of a range of keys, in the order of their keys.
-    pub fn range(&self, now: Time, keys: RangeInclusive<Key>) -> impl Iterator<Item = &Held> {
-        let (first, last) = keys.into_inner();
-        let range = self.records.range_from(first).take_while(move |held| held.record.key <= last);
-        range.filter(move |held| now < held.expires && !self.is_hidden(&held.record))
     }
 
     /// The tombstones of a range of keys, in the order of their keys, until they are swept.
@@ -561,6 +568,8 @@ impl Storage {
     pub fn check_invariants(&self) -> Result<(), StorageFault> {
         self.records.check_invariants()?;
         self.tombstones.check_invariants()?;
+        let unverified = self.walk(None).filter(|held| held.is_unverified()).count();
+        check_number("unverified records", self.unverified(), unverified)?;
         self.quotas.check_invariants(self.walk(None).map(|held| (held.quota, held.bytes())))?;
         let tombstones_max = self.bytes_max / room::TOMBSTONE_PART;
         let excess = self.tombstones.bytes().saturating_sub(tombstones_max);
@@ -580,16 +589,15 @@ impl Storage {
     }
 
     /// The slot of the record of `key`, if it is found; otherwise the record is replaced by its tombstone, if it leaves
-    /// one.
+    /// one. It is verified first.
     #[inline] // a part of every PUT
     fn live_slot(&mut self, now: Now, key: &Key) -> Option<Slot> {
         let slot = self.records.slot(key)?;
         let held = &self.records[slot];
-        if now.mono < held.expires && !self.is_hidden(&held.record) {
+        if now.mono < held.expires && !self.is_hidden(&held.record) && !held.is_unverified() {
             return Some(slot);
         }
-        self.bury_ended(now, slot);
-        None
+        self.live_slot_of_rare(now, slot)
     }
 
     /// Removes the record in `slot`, and remembers that the versions in `behind` are over.
@@ -608,6 +616,7 @@ impl Storage {
     fn detach(&mut self, slot: Slot) -> Held {
         let held = self.records.remove(slot);
         self.quotas.remove(held.quota, held.bytes());
+        self.forget_unverified(&held);
         held
     }
 

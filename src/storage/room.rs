@@ -69,8 +69,10 @@ impl Storage {
         let missing = needed(self).saturating_sub(self.bytes_max);
         let Some(evicted) = self.find_evictable(record, source, missing, in_scope) else { return false };
         for slot in evicted {
-            let rank = self.records[slot].record.rank();
-            self.remove_for(now, slot, Tombstone::of_older(rank));
+            let held = &self.records[slot];
+            let proves = !held.is_unverified();
+            let tombstone = if proves { Tombstone::of_older(held.record.rank()) } else { Tombstone::default() };
+            self.remove_for(now, slot, tombstone);
         }
         true
     }

@@ -100,11 +100,18 @@ impl<T> Slots<T> {
 
     /// The values in the order of their slots.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &T)> {
-        let values = self.chunks.iter().zip(0..).filter_map(|(chunk, at)| Some((chunk.as_ref()?, at)));
-        values.flat_map(|(chunk, at): (_, u32)| {
+        self.iter_from(Slot(0))
+    }
+
+    /// The values in the order of their slots, from the first slot that is not less than `first`.
+    pub(super) fn iter_from(&self, first: Slot) -> impl Iterator<Item = (Slot, &T)> {
+        let chunks = self.chunks.iter().zip(0..).skip(first.chunk());
+        let values = chunks.filter_map(|(chunk, at)| Some((chunk.as_ref()?, at)));
+        let values = values.flat_map(|(chunk, at): (_, u32)| {
             let first = at * CHUNK_SLOTS;
             chunk.iter().zip(first..).filter_map(|(value, number)| Some((Slot(number), value.as_ref()?)))
-        })
+        });
+        values.skip_while(move |(slot, _)| *slot < first)
     }
 
     fn open_chunk(&mut self) -> usize {
@@ -181,7 +188,10 @@ mod tests {
                 for (slot, value) in used.clone() {
                     prop_assert_eq!(slots[slot], value);
                 }
-                prop_assert!(slots.iter().map(|(slot, value)| (slot, *value)).eq(used));
+                prop_assert!(slots.iter().map(|(slot, value)| (slot, *value)).eq(used.clone()));
+                let first = Slot::new(u32::try_from(number).expect("at most 400") / 2);
+                let later = used.filter(|(slot, _)| *slot >= first);
+                prop_assert!(slots.iter_from(first).map(|(slot, value)| (slot, *value)).eq(later));
             }
         }
     }

@@ -288,8 +288,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "clock: an age that nothing confirms leads to no tombstone",
         file: STORAGE,
-        line: "let is_certain = self.heard.get() & AGE_UNCERTAIN == 0;",
-        mutation: "let is_certain = self.expires > Time::ZERO;",
+        line: "let is_certain = self.heard.get() & LASTING == 0;",
+        mutation: "let is_certain = self.heard.get() & (UNVERIFIED | REFUTED) == 0;",
         tests: &["a_record_of_an_uncertain_age_leaves_no_tombstone"],
     },
     Guard {
@@ -364,6 +364,30 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "None => self.bury(now, record.key, Tombstone::of_ended(&record, now.wall)),",
         mutation: "None => {}",
         tests: &["a_restored_record_keeps_its_age_and_an_ended_one_leaves_a_tombstone"],
+    },
+    Guard {
+        name: "restart: a record is verified before it is found",
+        file: STORAGE,
+        line: "if held.is_unverified() { self.proven(held) } else { Some(held) }",
+        mutation: "Some(held)",
+        tests: &[
+            "a_restored_record_is_verified_by_whatever_reads_it_first",
+            "a_restored_record_that_proves_nothing_is_not_read_and_is_refuted_once",
+        ],
+    },
+    Guard {
+        name: "restart: an unverified record leaves no tombstone",
+        file: STORAGE,
+        line: "let is_certain = self.heard.get() & LASTING == 0;",
+        mutation: "let is_certain = self.heard.get() & AGE_UNCERTAIN == 0;",
+        tests: &["an_unverified_record_that_has_ended_gives_way_without_a_tombstone"],
+    },
+    Guard {
+        name: "restart: a record that was set aside is not verified by coming back",
+        file: ASIDE,
+        line: "self.storage.mark_unverified(&key);",
+        mutation: "let _ = key;",
+        tests: &["records_that_were_set_aside_are_verified_when_they_come_back"],
     },
     Guard {
         name: "disk: a changed key is named",

@@ -2,25 +2,34 @@
 //! from one seed.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use dht::id::Key;
+use dht::identity::PublicKey;
 use dht::limits::CLOCK_SKEW_MAX;
+use dht::record::envelope::{ENVELOPE_SIZE_MIN, hashed_key, owned_key, seal};
 use dht::record::{Age, Class, Record, Ttl, Version, crc_of};
 use dht::storage::{RECORD_OVERHEAD, Stored, TOMBSTONE_BYTES};
+use ed25519_dalek::SigningKey;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::replica::{Copy, Replica, Taken, order, wall};
 
-const KEYS: [Key; 3] = [Key::new([1; 32]), Key::new([2; 32]), Key::new([3; 32])];
+static KEYS: LazyLock<[Key; 3]> =
+    LazyLock::new(|| [Key::new([1; 32]), owned_key(&PublicKey::of(&OWNER), b""), hashed_key(HASHED_VALUE)]);
 const PLAIN: usize = 0;
 const OWNED: usize = 1;
 const HASHED: usize = 2;
 
+/// Replicas verify what they restore, so the owner signs, and the hashed value has its key.
+static OWNER: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::from_bytes(&[1; 32]));
+const HASHED_VALUE: &[u8] = b"hash";
+
 /// How long a message may be under way, in milliseconds, where nobody attacks.
 const TRANSIT_MAX: u64 = 10_000;
 
-/// Largest value that is written, in bytes.
+/// Largest plain value that is written, and largest payload that is signed, in bytes.
 const VALUE_MAX: usize = 4;
 
 /// A promise that was broken.
@@ -149,7 +158,8 @@ impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let is_tight = rng.random_bool(0.3);
-        let room = KEYS.len() * (RECORD_OVERHEAD + VALUE_MAX) + rng.random_range(0..3) * TOMBSTONE_BYTES;
+        let values = KEYS.len() * VALUE_MAX + ENVELOPE_SIZE_MIN;
+        let room = KEYS.len() * RECORD_OVERHEAD + values + rng.random_range(0..3) * TOMBSTONE_BYTES;
         let bytes_max = if is_tight { room } else { usize::MAX };
         // Two clocks are at most CLOCK_SKEW_MAX apart.
         let half = i64::try_from(CLOCK_SKEW_MAX.as_millis() / 2).expect("five minutes fit");
@@ -250,7 +260,7 @@ impl World {
                 }
             }
             Step::Hash { ttl, to } => {
-                let record = record_of(HASHED, Class::Hashed, Version::from_bits(0), ttl, b"hash");
+                let record = record_of(HASHED, Class::Hashed, Version::from_bits(0), ttl, HASHED_VALUE);
                 self.note_written(HASHED, &record);
                 self.send(None, to, &record, Age(0));
             }
@@ -303,7 +313,9 @@ impl World {
 
     /// Somebody writes a value that was never written before, or once in a while was.
     fn write(&mut self, key: usize, class: Class, version: Version, ttl: Ttl) -> Record {
-        let record = record_of(key, class, version, ttl, &self.rng.random::<[u8; 2]>());
+        let payload = self.rng.random::<[u8; 2]>();
+        let value = if class == Class::Signed { seal(&OWNER, version, ttl, b"", &payload) } else { payload.into() };
+        let record = record_of(key, class, version, ttl, &value);
         self.note_written(key, &record);
         record
     }
@@ -398,7 +410,7 @@ impl World {
     fn judge(&self) -> Result<(), Broken> {
         for one in 0..self.replicas.len() {
             for other in 0..self.replicas.len() {
-                for key in KEYS {
+                for key in *KEYS {
                     if !self.agree(one, other, &key) {
                         return Err(Broken::Disagreeing { key, replicas: (one, other) });
                     }
@@ -410,7 +422,7 @@ impl World {
 
     fn exchange(&mut self, tally: &mut Tally) -> Result<(), Broken> {
         for from in 0..self.replicas.len() {
-            for key in KEYS {
+            for key in *KEYS {
                 let Some(copy) = self.replicas[from].copy(self.now, &key) else { continue };
                 for to in (0..self.replicas.len()).filter(|to| *to != from) {
                     self.take(to, copy.clone(), tally)?;
@@ -430,7 +442,8 @@ impl World {
 }
 
 fn record_of(key: usize, class: Class, version: Version, ttl: Ttl, value: &[u8]) -> Record {
-    assert!(value.len() <= VALUE_MAX, "there is room for so much");
+    let envelope = if class == Class::Signed { ENVELOPE_SIZE_MIN } else { 0 };
+    assert!(value.len() <= envelope + VALUE_MAX, "there is room for so much");
     Record { key: KEYS[key], class, version, ttl, replication: 8, crc: crc_of(value), value: value.into() }
 }
 

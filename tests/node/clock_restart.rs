@@ -32,7 +32,7 @@ fn restarted_with(kept: PersistedKey, params: Params, boot: u32, since_boot: u64
     harness.wall_ahead = wall_ahead;
     let now = harness.now();
     harness.node.booted(BootTime { boot, millis: since_boot * 1_000 });
-    harness.node.restore(now, kept).expect("it claims nothing");
+    harness.node.restore(now, kept);
     harness.node.restored(now);
     harness
 }
@@ -180,7 +180,7 @@ fn a_clock_before_the_last_save_hides_records_until_it_is_set() {
     let later = WallTime::from_millis(version_at(HOUR_MILLIS).time().as_millis());
     kept.record.as_mut().expect("a record").saved = SavedAt { wall: later, boot: None };
     let now = harness.now();
-    harness.node.restore(now, kept).expect("it claims nothing");
+    harness.node.restore(now, kept);
     harness.node.restored(now);
     assert_eq!(got(&mut harness, 1), failure(1));
     harness.wall_ahead = HOUR_MILLIS;
@@ -197,7 +197,7 @@ fn a_record_that_a_fast_clock_has_drawn_before_a_restart_is_dropped() {
     harness.wall_ahead = 2 * HOUR_MILLIS;
     let now = harness.now();
     harness.node.booted(BootTime { boot: 7, millis: 30_000 + 2 * HOUR_MILLIS });
-    harness.node.restore(now, kept).expect("it claims nothing");
+    harness.node.restore(now, kept);
     harness.node.restored(now);
     assert_eq!(got(&mut harness, 1), failure(1));
 }

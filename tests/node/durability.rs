@@ -213,7 +213,7 @@ fn restored_records_are_not_written_again() {
                 node.booted(boot);
             }
             for persisted in [persisted(1), persisted(2), over, ended] {
-                node.restore(now, persisted).expect("it claims nothing");
+                node.restore(now, persisted);
             }
             node.restored(now);
             let held = |n| node.storage().find(now.mono, &key(n)).expect("it is alive");

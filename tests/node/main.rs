@@ -38,4 +38,5 @@ mod silence;
 mod sleep;
 mod storage_full;
 mod sync;
+mod unverified;
 mod waiting;

@@ -18,6 +18,8 @@
 //! by then. Otherwise its life ends now by the wall clock, with a tombstone if most contacts agree with that clock; or,
 //! if they disagree with it, it goes on from the age at the save.
 //!
+//! A record of an earlier run may be set aside before it is verified. It is verified before it is used again.
+//!
 //! A record whose age the wall clock has told is used, but leaves no tombstone until that age is confirmed
 //! ([`crate::storage::Storage::doubt_age`]).
 //!
@@ -34,6 +36,7 @@ use crate::limits::CLOCK_DIFFERENCE_MAX;
 use crate::node::Node;
 use crate::node::persisted::{PersistedRecord, SavedAt};
 use crate::record::{Age, Rank, Record, Source, Tombstone, Version, age_at, end_of_life};
+use crate::storage::{Proof, Stored};
 use crate::time::{Now, Time, WallTime};
 
 /// Records that are known to be outdated, at most: 4 MiB. Those beyond it are given to others all the same.
@@ -161,7 +164,7 @@ impl Node {
         (is_possible && !record.ttl.left_at(age).is_zero()).then_some(age)
     }
 
-    /// Stores a verified record of an earlier run, or sets it aside.
+    /// Stores a record of an earlier run, or sets it aside.
     pub(super) fn restore_record(&mut self, now: Now, persisted: PersistedRecord) {
         let saved = persisted.saved;
         self.set_aside.note_save(saved);
@@ -192,9 +195,12 @@ impl Node {
     /// Restores a record whose age the wall clock has told, until that clock counts as right.
     fn restore_by_age_of_wall(&mut self, now: Now, record: Record, by_wall: Age, certain: CertainAge, source: Source) {
         let key = record.key;
+        let has_ended = record.ttl.left_at(by_wall).is_zero();
         self.set_aside.aged_by_wall.insert(key, (record.version, certain));
         self.restore_aged(now, record, by_wall, source);
-        self.storage.doubt_age(&key);
+        if !has_ended {
+            self.storage.doubt_age(&key);
+        }
     }
 
     /// Stores a record that is as old as `age`, or sets it aside if its version is not possible.
@@ -219,6 +225,7 @@ impl Node {
     /// Everything of an earlier run is restored. A node that has no other node to ask trusts its clock.
     pub fn restored(&mut self, now: Now) {
         self.storage.finish_loading();
+        self.plan_to_verify(now);
         if self.set_aside.is_before_last_save(now.wall) {
             self.doubt_ages(now);
             let behind = self.set_aside.last_save.map_or(Duration::ZERO, |last| last.since(now.wall));
@@ -308,8 +315,7 @@ impl Node {
                     self.storage.note_change(key);
                 }
                 Doubt::Version { expires } if record.is_plausible(now.wall) => {
-                    self.hold(now, record, expires, source);
-                    taken_back += 1;
+                    taken_back += usize::from(self.hold_unverified(now, record, expires, source));
                 }
                 Doubt::Version { .. } => self.set_aside.insert(record, source, doubt),
                 Doubt::Age(certain) => {
@@ -327,6 +333,16 @@ impl Node {
             }
         }
         taken_back
+    }
+
+    /// Stores a record that was set aside, perhaps before it was verified. Returns whether it is stored.
+    fn hold_unverified(&mut self, now: Now, record: Record, expires: Time, source: Source) -> bool {
+        let (key, proof) = (record.key, self.storage.prove_if_contested(now, &record));
+        let is_held = proof != Proof::Refuted && self.hold(now, record, expires, source) == Stored::Held;
+        if is_held && proof == Proof::Due {
+            self.storage.mark_unverified(&key);
+        }
+        is_held
     }
 
     /// Three peers disagree with the wall clock, or it is earlier than the last save: the ages that it has told

@@ -31,7 +31,6 @@ use crate::node::params::Durability;
 use crate::node::persisted::{Batch, PersistedKey, PersistedRecord, Saved, SavedAt};
 use crate::node::records::changes::{Changes, InFlight, Waiter};
 use crate::node::timers::Timer;
-use crate::record::envelope::{self, Unverified};
 use crate::record::{Age, Precedence, age_at};
 use crate::time::{BootTime, Now, Time};
 use crate::wire::peer::{ErrorCode, Reply, StoreOutcome};
@@ -263,7 +262,7 @@ impl Node {
     /// The state of `key`, in the form for the disk.
     fn persisted(&self, now: Now, key: Key) -> PersistedKey {
         let saved = SavedAt { wall: now.wall, boot: self.since_boot(now) };
-        let (held, tombstone) = self.storage.state(now, &key);
+        let (held, tombstone) = self.storage.state_on_disk(now, &key);
         let record = held.map(|held| PersistedRecord {
             record: held.record.clone(),
             age: age_at(now.mono, held.record.ttl, held.expires),
@@ -393,28 +392,21 @@ impl Node {
 
     /// Restores the state of a key that an earlier run has persisted. The host calls this before any other
     /// event, and [`Node::restored`] after the last one. A record whose life certainly ended while the process
-    /// was down becomes a tombstone; one whose age is uncertain is set aside.
+    /// was down becomes a tombstone; one whose age is uncertain is set aside. What a record proves is verified later
+    /// (`node/records/verification.rs`), but before it is used.
     ///
     /// A key whose state is the same as on disk is not written again: a large store would keep the disk busy
     /// for minutes after the start.
-    ///
-    /// # Errors
-    ///
-    /// [`Unverified`] if the record does not prove what its class claims; then nothing is restored.
-    pub fn restore(&mut self, now: Now, persisted: PersistedKey) -> Result<(), Unverified> {
+    pub fn restore(&mut self, now: Now, persisted: PersistedKey) {
         self.storage.begin_loading(0);
         let PersistedKey { key, record, tombstone } = persisted;
         let Some(kept) = record else {
-            self.restore_state(now, PersistedKey { key, record, tombstone });
-            return Ok(());
+            return self.restore_state(now, PersistedKey { key, record, tombstone });
         };
-        let record = &kept.record;
-        envelope::verify(&record.key, record.class, record.version, record.ttl, &record.value)?;
         match self.certain_age(now, &kept).filter(|_| tombstone.is_none()) {
             Some(age) => self.restore_alive(now, kept, age),
             None => self.restore_state(now, PersistedKey { key, record: Some(kept), tombstone }),
         }
-        Ok(())
     }
 
     /// The usual case: stores a record whose life has not ended for certain. It is not looked up again, because most
@@ -446,7 +438,7 @@ impl Node {
     /// Whether the state of a key is as it was persisted, but for the moment at which that was.
     fn is_as_on_disk(&self, now: Now, persisted: PersistedKey) -> bool {
         let key = persisted.key;
-        let (held, tombstone) = self.storage.state(now, &key);
+        let (held, tombstone) = self.storage.state_on_disk(now, &key);
         if let (Some(held), Some(kept)) = (held, &persisted.record) {
             return held.record == kept.record && held.source() == kept.source && tombstone == persisted.tombstone;
         }

@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::contact::Contact;
 use crate::id::{KEY_SIZE, Key, NodeId, RpcId};
-use crate::limits::{ENTRIES_MAX, ENTRIES_WAITING_MAX, ENTRY_SIZE, HEADER_SIZE, K_MAX, RPC_ID_SIZE};
+use crate::limits::{
+    ENTRIES_MAX, ENTRIES_WAITING_MAX, ENTRY_SIZE, HEADER_SIZE, K_MAX, RPC_ID_SIZE, VERIFIED_PER_TURN_MAX,
+};
 use crate::node::Node;
 use crate::node::action::{Actions, Caller, ConnId};
 use crate::node::purpose::{OfferId, Outcome, Purpose};
@@ -235,13 +237,19 @@ impl Node {
 impl Node {
     /// Answers the OFFER of `caller`. This node wants a record that it lacks, would accept, and does not
     /// expect already. If it wants none, although it lacks some, it answers by an error. Where the peer's
-    /// record is smaller, the peer gets a copy and all other replicas an offer.
+    /// record is smaller, the peer gets a copy and all other replicas an offer. After a restart it leaves out what it
+    /// cannot compare before it has verified its own record.
     pub(crate) fn serve_offer(&mut self, now: Now, caller: &Caller, entries: List<'_, Entry>, out: &mut Actions) {
         let from = &caller.id;
         let offerer = self.peers.contact_at(caller.conn);
         let (mut wanted, mut refused) = (Vec::new(), None);
         let mut room = self.wanted.room(now.mono, from);
+        let mut proofs = VERIFIED_PER_TURN_MAX;
         for entry in entries.iter() {
+            if !self.storage.verify_within(&entry.key, &mut proofs) {
+                refused = Some(ErrorCode::TOO_MANY); // it is verified later
+                continue;
+            }
             let comparison = self.compare(now, &entry);
             if entry.rank.life == Life::Alive && self.is_too_early(now, entry.rank.version) {
                 refused = Some(ErrorCode::TOO_EARLY); // it is not stored here

@@ -35,6 +35,7 @@ use crate::contact::{Contact, Family};
 use crate::id::{Key, NodeId};
 use crate::limits::{
     CHANGES_REST, ENTRIES_WAITING_MAX, ROUND_AFTER_CUT_OFF, SCAN_PAUSE, SCANNED_PER_TURN_MAX, STRAY_PAUSE,
+    VERIFIED_PER_TURN_MAX,
 };
 use crate::node::Node;
 use crate::node::action::Actions;
@@ -177,7 +178,7 @@ impl Schedule {
 impl Node {
     /// Schedules the first offer of the record of `key`.
     pub(crate) fn plan_offer(&mut self, now: Now, key: &Key) {
-        let Some(held) = self.storage.find(now.mono, key) else { return };
+        let Some(held) = self.storage.find_unverified(now.mono, key) else { return };
         let (expires, replication) = (held.expires, held.record.replication);
         let at = self.first_offer(now.mono, key, replication, expires);
         self.storage.schedule(key, at);
@@ -323,12 +324,15 @@ impl Node {
         let next = next.map(|held| (ScanEntry::of(held), self.storage.is_hidden(&held.record)));
         let next: Vec<(ScanEntry, bool)> = next.collect();
         let is_last = next.len() < SCANNED_PER_TURN_MAX;
+        let mut proofs = VERIFIED_PER_TURN_MAX;
         for (entry, is_hidden) in next {
-            if !self.offers.has_room() {
+            if !self.offers.has_room() || !self.storage.verify_within(&entry.key, &mut proofs) {
                 return self.schedule.scans.insert(at, scan);
             }
             scan.after = Some(entry.key);
-            if entry.expires > now.mono && !is_hidden {
+            // A record that proves nothing may still be there.
+            let is_sound = self.storage.unverified() == 0 || self.storage.find(now.mono, &entry.key).is_some();
+            if is_sound && entry.expires > now.mono && !is_hidden {
                 self.visit(now, entry, &scan.trigger);
             }
         }

@@ -5,6 +5,9 @@
 //! ended. When all asked neighbours have sent all pages and nothing is left to fetch, the node settles. It
 //! offers the records that the neighbours lack after that ([`crate::node::replication::schedule`]).
 //!
+//! After a restart, many records of this node may be unverified ([`crate::node::records::verification`]). Then it
+//! compares a page in several turns, and sends shorter pages itself.
+//!
 //! A fetched record is verified and accepted like the record of a STORE. A neighbour that lists records
 //! it does not store, or too many, only delays this node, at most for [`crate::limits::SETTLE_TIMEOUT`].
 //! SYNC does not guarantee that the node has every record: it asks [`SETTLE_NEIGHBOURS`] neighbours.
@@ -14,7 +17,7 @@ use std::ops::RangeInclusive;
 
 use crate::contact::Contact;
 use crate::id::{KEY_SIZE, Key, NodeId};
-use crate::limits::{ENTRIES_MAX, ENTRY_SIZE};
+use crate::limits::{ENTRIES_MAX, ENTRY_SIZE, VERIFIED_PER_TURN_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, Caller};
 use crate::node::purpose::{Outcome, Purpose};
@@ -26,7 +29,7 @@ use crate::node::timers::Timer;
 use crate::record::{Class, Life, Rank, Tombstone};
 use crate::time::Now;
 use crate::wire::codec::List;
-use crate::wire::peer::{Content, Entry, Reply, Request};
+use crate::wire::peer::{Content, Entry, ErrorCode, Reply, Request};
 
 /// Neighbours that have to report their records before a node counts as settled.
 const SETTLE_NEIGHBOURS: usize = 3;
@@ -48,8 +51,20 @@ pub(crate) struct Syncing {
     range: Option<RangeInclusive<Key>>,
     /// Neighbours that were chosen.
     neighbours: BTreeMap<NodeId, Neighbour>,
+    /// Pages that are not compared to the end: at most one of each neighbour that was asked.
+    pages: VecDeque<Page>,
     /// Records to fetch, and the neighbours that store them.
     fetches: VecDeque<(Contact, Entry)>,
+}
+
+/// A page of a neighbour that is compared with what this node stores.
+#[derive(Debug)]
+struct Page {
+    neighbour: Contact,
+    /// What is left to compare, in the order of keys.
+    entries: VecDeque<Entry>,
+    /// The state of the neighbour after it.
+    then: Neighbour,
 }
 
 /// How far a neighbour has come.
@@ -77,6 +92,7 @@ impl Syncing {
     pub(crate) fn end(&mut self) {
         self.range = None;
         self.neighbours.clear();
+        self.pages.clear();
     }
 
     /// Whether the chosen neighbours have sent all pages, and nothing is left to fetch.
@@ -117,6 +133,7 @@ impl Node {
             return self.timers.hasten(Timer::Sync, now.mono + BACK_OFF_MIN);
         }
         self.find_neighbours(now);
+        self.compare_pages(now);
         // Fetches first: they may make room for pages, and no other event would ask for pages then.
         self.fetch(now, out);
         if self.syncing.fetches.len() < FETCHES_WAITING_MAX {
@@ -182,18 +199,37 @@ impl Node {
     fn on_page(&mut self, now: Now, neighbour: &Contact, from: Key, more: bool, entries: List<'_, Entry>) {
         let end = self.syncing.range.as_ref().map(|range| *range.end());
         let mut next = Some(from);
+        let mut valid = VecDeque::new();
         for entry in entries.iter() {
             if next.is_none_or(|next| entry.key < next) || end.is_none_or(|end| entry.key > end) {
                 break;
             }
-            self.on_entry(now, neighbour, entry);
             next = entry.key.successor();
+            valid.push_back(entry);
         }
         let range = self.syncing.range.as_ref();
         let next = next.filter(|next| more && *next > from && range.is_some_and(|range| range.contains(next)));
-        let state = next.map_or(Neighbour::Complete, |next| Neighbour::Next(*neighbour, next));
-        self.syncing.update(&neighbour.id, state);
+        let then = next.map_or(Neighbour::Complete, |next| Neighbour::Next(*neighbour, next));
+        self.syncing.pages.push_back(Page { neighbour: *neighbour, entries: valid, then });
+        self.compare_pages(now);
         self.timers.hasten(Timer::Sync, now.mono);
+    }
+
+    /// Compares what the neighbours have sent with what this node stores, until too many records of this node would
+    /// have to be verified in this turn.
+    fn compare_pages(&mut self, now: Now) {
+        let mut proofs = VERIFIED_PER_TURN_MAX;
+        while let Some(mut page) = self.syncing.pages.pop_front() {
+            while let Some(entry) = page.entries.pop_front() {
+                if !self.storage.verify_within(&entry.key, &mut proofs) {
+                    page.entries.push_front(entry);
+                    self.syncing.pages.push_front(page);
+                    return self.timers.hasten(Timer::Sync, now.mono);
+                }
+                self.on_entry(now, &page.neighbour, entry);
+            }
+            self.syncing.update(&page.neighbour.id, page.then);
+        }
     }
 
     /// `from` stores what `entry` says: this node fetches or buries the record, or notes the replica.
@@ -284,23 +320,27 @@ impl Node {
 /// Answering SYNCs of peers.
 impl Node {
     /// Sends a page of what this node stores in `range`, in the order of keys: live records, and the
-    /// tombstones of plain records.
+    /// tombstones of plain records. It ends before a record that cannot be verified in this turn.
     pub(crate) fn send_page(&mut self, now: Now, caller: &Caller, range: RangeInclusive<Key>, out: &mut Actions) {
-        let live =
-            self.storage.range(now.mono, range.clone()).take(ENTRIES_MAX + 1).map(|held| Entry::of(&held.record));
+        let (live, cut) = self.storage.page(now.mono, range.clone(), ENTRIES_MAX + 1, VERIFIED_PER_TURN_MAX);
+        let live = live.into_iter().map(|held| Entry::of(&held.record));
         // The key of the last tombstone that is read, if a bound ends the reading: more may follow it.
         let mut last_read = None;
         let read = self.storage.tombstones(range).take(TOMBSTONES_PER_PAGE_MAX).enumerate();
         let read = read.inspect(|(nth, (key, _))| last_read = (nth + 1 == TOMBSTONES_PER_PAGE_MAX).then_some(**key));
         let ended = read.filter_map(|(_, (key, tombstone))| tombstone_entry(*key, tombstone));
+        let ended = ended.filter(|entry| cut.is_none_or(|cut| entry.key < cut));
         let ended = ended.filter(|entry| self.storage.find(now.mono, &entry.key).is_none()).take(ENTRIES_MAX + 1);
         let mut entries: Vec<Entry> = ended.collect();
         entries.extend(live);
         entries.sort_unstable_by_key(|entry| entry.key);
+        if cut.is_some() && entries.is_empty() {
+            return out.reply_to(caller, Reply::Error(ErrorCode::TOO_MANY));
+        }
         let complete = last_read.map_or(entries.len(), |last| entries.partition_point(|entry| entry.key <= last));
         // The peer asks for the keys behind the last entry, so a page with `more` must not be empty.
         let sent = if complete == 0 { entries.len() } else { complete };
-        let more = entries.len() > ENTRIES_MAX || sent < entries.len() || last_read.is_some();
+        let more = entries.len() > ENTRIES_MAX || sent < entries.len() || last_read.is_some() || cut.is_some();
         entries.truncate(sent.min(ENTRIES_MAX));
         self.count_maintenance(1 + entries.len() * ENTRY_SIZE);
         out.reply_to(caller, Reply::Synced { more, entries: List::lend(&entries) });

@@ -397,7 +397,7 @@ fn take(step: Step, now: &mut Now, storage: &mut Storage, list: &mut List) {
         Step::Heard { key: at, peer } => {
             storage.heard(&key(at), &NodeId::new(key(peer)));
             if let Some(entry) = list.entry(&key(at)) {
-                entry.heard.insert(peer % 30);
+                entry.heard.insert(peer % 28);
             }
         }
     }
@@ -418,7 +418,7 @@ fn assert_same(now: Now, storage: &Storage, list: &List) {
         let held = storage.find(now.mono, &key(number));
         let held = held.map(|held| (&held.record, held.expires, held.due(), held.heard_from(), held.source()));
         let live = list.live(now, &key(number)).map(|entry| {
-            let heard = u32::try_from(entry.heard.len()).expect("at most 30");
+            let heard = u32::try_from(entry.heard.len()).expect("at most 28");
             let source = if entry.source == Source::Client { Source::Client } else { Source::Peer };
             (&entry.record, entry.expires, entry.due, heard, source)
         });

@@ -95,6 +95,8 @@
 //!  │  └ replication/offer.rs         OFFER → WANT → STORE; a peer with a larger record STOREs that back
 //!  └ storage::Storage::sweep         its life ends: a tombstone, until no older version can be alive
 //! disk::Store → Node::restore        after a restart; then replication/sync.rs: SYNC with the neighbours
+//!  └ storage/unverified.rs           a signed or hashed record is verified before it is given to anybody;
+//!                                    records/verification.rs: the others a few at a time
 //! ```
 //!
 //! # Where to look

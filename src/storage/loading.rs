@@ -2,8 +2,17 @@
 
 use crate::id::Key;
 use crate::record::{Age, Record, Source, Tombstone, end_of_life};
-use crate::storage::{Proof, RECORD_OVERHEAD, Storage, Stored};
+use crate::storage::{Proof, RECORD_OVERHEAD, Storage, Stored, bytes_of};
 use crate::time::{Now, Time};
+
+/// Records of an earlier run for which there was no room: the bound is smaller than before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WithoutRoom {
+    /// How many.
+    pub records: usize,
+    /// The bytes that they would take.
+    pub bytes: usize,
+}
 
 impl Storage {
     /// About `expected` records of an earlier run will be restored. Until [`Storage::finish_loading`], records are
@@ -22,14 +31,17 @@ impl Storage {
     /// that is necessary. Returns whether the record is new, and nothing else has changed since
     /// [`Storage::take_changed`].
     pub fn restore(&mut self, now: Now, record: Record, age: Age, due: Option<Time>, source: Source) -> bool {
-        let (key, before) = (record.key, self.len());
+        let (key, before, bytes) = (record.key, self.len(), bytes_of(&record));
         let proof = self.prove_if_contested(now, &record);
         match end_of_life(now, record.ttl, age, record.class, record.version) {
             _ if proof == Proof::Refuted => {}
             Some(expires) => {
                 // No neighbour is known yet, so every record is in scope.
                 let stored = self.store(now, record, expires, due.unwrap_or(expires), source, |_| true);
-                if proof == Proof::Due && stored == Stored::Held {
+                if stored == Stored::Full {
+                    self.without_room.records += 1;
+                    self.without_room.bytes += bytes;
+                } else if proof == Proof::Due && stored == Stored::Held {
                     self.mark_unverified(&key);
                 }
             }
@@ -37,6 +49,11 @@ impl Storage {
             None => self.bury(now, record.key, Tombstone::of_ended(&record, now.wall)),
         }
         self.len() == before + 1 && self.changed == [key]
+    }
+
+    /// What could not be restored. Its state on disk stays as it is.
+    pub fn without_room(&self) -> WithoutRoom {
+        self.without_room
     }
 
     /// The records are restored.

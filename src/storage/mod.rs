@@ -31,6 +31,7 @@
 //! The caller decides whether a record is in scope, whether it proves what it claims, whether its version
 //! is too far ahead, and which other nodes shall store it. Records of an earlier run are verified here (`unverified`).
 
+mod held;
 mod index;
 mod loading;
 mod quota;
@@ -50,13 +51,16 @@ use crate::id::{KEY_SIZE, Key, KeySeed, NodeId};
 use crate::record::{Class, Rank, Record, Source, Tombstone, Ttl, Version};
 use crate::time::{Now, Time, WallTime};
 
+use held::{AGE_UNCERTAIN, LASTING, PEER_BITS, SHOWN};
 use index::IndexedRecords;
 use quota::{Quota, Quotas};
 use slots::Slot;
 use tombstones::Tombstones;
 use unverified::{LOOKS_PER_PROOF, Unverified};
 
+pub use held::Held;
 pub use index::RECORD_OVERHEAD;
+pub use loading::WithoutRoom;
 pub use quota::QUOTA_BYTES;
 pub use tombstones::TOMBSTONE_BYTES;
 pub use unverified::{Proof, Refuted};
@@ -80,86 +84,7 @@ pub struct Storage {
     /// Tombstones that gave way before they lapsed.
     tombstones_dropped: u64,
     unverified: Unverified,
-}
-
-/// A stored record, and the end of its life.
-#[derive(Debug)]
-pub struct Held {
-    /// The record.
-    pub record: Record,
-    /// The first moment at which the record is not found any more.
-    pub expires: Time,
-    quota: Quota,
-    /// When the record is due to be offered to other nodes; at the latest the end of its life.
-    due: Time,
-    /// When the sweep looks at the record; at the latest when it is due.
-    scheduled: Time,
-    /// One bit for each peer, chosen by its id, that is known to store the record since it was last
-    /// scheduled; [`SHOWN`]; and the [`LASTING`] bits.
-    heard: Cell<u32>,
-}
-
-/// The bit that is set while this node may return the record without asking other nodes.
-const SHOWN: u32 = 1 << PEER_BITS;
-
-/// The bit that is set while nothing confirms the age of the record.
-const AGE_UNCERTAIN: u32 = 1 << (PEER_BITS + 1);
-
-/// The bit that is set while the record is not verified.
-const UNVERIFIED: u32 = 1 << (PEER_BITS + 2);
-
-/// The bit that is set beside it if the record was found to prove nothing.
-const REFUTED: u32 = 1 << (PEER_BITS + 3);
-
-/// The bits that say something about the record itself, and not about other nodes.
-const LASTING: u32 = AGE_UNCERTAIN | UNVERIFIED | REFUTED;
-
-/// Bits for peers, beside the others.
-const PEER_BITS: u32 = u32::BITS - 4;
-
-impl Held {
-    /// When the record is due to be offered to other nodes; the end of its life, if it is not to be offered.
-    pub fn due(&self) -> Time {
-        self.due
-    }
-
-    /// A lower bound of the number of peers known to store exactly this record since it was last scheduled.
-    /// Peers may share a bit.
-    pub fn heard_from(&self) -> u32 {
-        (self.heard.get() & !(SHOWN | LASTING)).count_ones()
-    }
-
-    /// Reads one word of each cache line that a look-up of the record reads.
-    fn touch(&self) -> u64 {
-        let key = self.record.key.as_bytes();
-        u64::from(key[0] ^ key[KEY_SIZE - 1]) ^ u64::from(self.heard.get()) ^ self.expires.as_nanos()
-    }
-
-    /// Whether [`Held::show`] was called, and neither [`Storage::doubt`] nor [`Storage::schedule`] after it.
-    pub fn is_shown(&self) -> bool {
-        self.heard.get() & SHOWN != 0
-    }
-
-    /// Notes that no newer version was read or written through this node, so that the next GET can return
-    /// the record without a comparison.
-    pub fn show(&self) {
-        self.heard.set(self.heard.get() | SHOWN);
-    }
-
-    /// The source of the record, as far as it matters after a restart: [`Source::Client`] or [`Source::Peer`].
-    pub fn source(&self) -> Source {
-        if self.quota == Quota::CLIENT { Source::Client } else { Source::Peer }
-    }
-
-    fn bytes(&self) -> usize {
-        bytes_of(&self.record)
-    }
-
-    /// The tombstone that the record leaves when its life has ended; an unverified one leaves none.
-    fn tombstone(&self, wall: WallTime) -> Tombstone {
-        let is_certain = self.heard.get() & LASTING == 0;
-        if is_certain { Tombstone::of_ended(&self.record, wall) } else { Tombstone::default() }
-    }
+    without_room: WithoutRoom,
 }
 
 fn bytes_of(record: &Record) -> usize {
@@ -206,6 +131,7 @@ impl Storage {
             oldest: Version::from_bits(0),
             tombstones_dropped: 0,
             unverified: Unverified::default(),
+            without_room: WithoutRoom::default(),
         }
     }
 

@@ -21,8 +21,9 @@ use std::ops::RangeInclusive;
 
 use crate::id::Key;
 use crate::record::{Class, Record, Source, Tombstone, envelope};
+use crate::storage::held::{REFUTED, UNVERIFIED};
 use crate::storage::slots::Slot;
-use crate::storage::{Held, Judgement, REFUTED, Storage, UNVERIFIED, bytes_of};
+use crate::storage::{Held, Judgement, Storage, bytes_of};
 use crate::time::{Now, Time};
 
 /// Slots that [`Storage::verify_some`] looks at, at most: a look at a verified record takes about 0.1 µs.

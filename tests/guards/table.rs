@@ -31,6 +31,7 @@ pub(crate) const SUITES: &[Suite] = &[
 
 const RECORD: &str = "src/record/mod.rs";
 const STORAGE: &str = "src/storage/mod.rs";
+const HELD: &str = "src/storage/held.rs";
 const ASIDE: &str = "src/node/records/aside.rs";
 const CLOCK: &str = "src/node/membership/clock.rs";
 const LOOKUP: &str = "src/lookup/mod.rs";
@@ -287,7 +288,7 @@ pub(crate) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "clock: an age that nothing confirms leads to no tombstone",
-        file: STORAGE,
+        file: HELD,
         line: "let is_certain = self.heard.get() & LASTING == 0;",
         mutation: "let is_certain = self.heard.get() & (UNVERIFIED | REFUTED) == 0;",
         tests: &["a_record_of_an_uncertain_age_leaves_no_tombstone"],
@@ -377,7 +378,7 @@ pub(crate) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "restart: an unverified record leaves no tombstone",
-        file: STORAGE,
+        file: HELD,
         line: "let is_certain = self.heard.get() & LASTING == 0;",
         mutation: "let is_certain = self.heard.get() & AGE_UNCERTAIN == 0;",
         tests: &["an_unverified_record_that_has_ended_gives_way_without_a_tombstone"],

@@ -36,7 +36,7 @@ use crate::limits::CLOCK_DIFFERENCE_MAX;
 use crate::node::Node;
 use crate::node::persisted::{PersistedRecord, SavedAt};
 use crate::record::{Age, Rank, Record, Source, Tombstone, Version, age_at, end_of_life};
-use crate::storage::{Proof, Stored};
+use crate::storage::{Proof, Stored, WithoutRoom};
 use crate::time::{Now, Time, WallTime};
 
 /// Records that are known to be outdated, at most: 4 MiB. Those beyond it are given to others all the same.
@@ -225,6 +225,15 @@ impl Node {
     /// Everything of an earlier run is restored. A node that has no other node to ask trusts its clock.
     pub fn restored(&mut self, now: Now) {
         self.storage.finish_loading();
+        let WithoutRoom { records, bytes } = self.storage.without_room();
+        if records > 0 {
+            let (bound, stored) = (self.storage.bytes_max(), self.storage.bytes());
+            warn!(
+                "storage_bytes_max={bound} is less than what is on disk, stored_bytes={}: records={records} stay on disk \
+                 alone, and are not served",
+                stored + bytes
+            );
+        }
         self.plan_to_verify(now);
         if self.set_aside.is_before_last_save(now.wall) {
             self.doubt_ages(now);

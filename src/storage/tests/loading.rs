@@ -114,4 +114,6 @@ fn a_restored_record_that_changes_nothing_else_is_told_from_one_that_does() {
     assert_eq!(restore(2), (false, vec![key(2), key(9)]), "the tombstone gives way");
     assert_eq!(restore(2), (false, vec![]), "it is stored already");
     assert_eq!(restore(3), (false, vec![]), "there is no room");
+    let without_room = WithoutRoom { records: 1, bytes: RECORD_OVERHEAD + 1 };
+    assert_eq!(storage.without_room(), without_room, "what is stored already does not count");
 }

@@ -197,7 +197,7 @@ const KEYS_AT_A_TIME: usize = 32;
 /// Restores the records and contacts of the previous run.
 fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
     let begun = clock.now();
-    let (mut records, mut keys, mut progress) = (0_u64, 0, Progress::new(begun.mono));
+    let (mut records, mut keys, mut progress) = (0, 0, Progress::new(begun.mono));
     node.expect_restored(store.len());
     store.read_keys(|some| {
         if progress.is_due(clock.now().mono) {
@@ -208,11 +208,12 @@ fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
         while let Some(next) = some.as_slice().chunks(KEYS_AT_A_TIME).next() {
             node.prefetch_for_restoring(next);
             for persisted in some.by_ref().take(KEYS_AT_A_TIME) {
-                records += u64::from(persisted.record.is_some());
+                records += usize::from(persisted.record.is_some());
                 node.restore(begun, persisted);
             }
         }
     })?;
+    let records = records - node.storage().without_room().records;
     let contacts = store.contacts()?;
     let known = contacts.len();
     for contact in contacts {

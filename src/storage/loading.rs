@@ -45,8 +45,17 @@ impl Storage {
                     self.mark_unverified(&key);
                 }
             }
-            None if proof == Proof::Due => self.store_ended(now, record, source),
-            None => self.bury(now, record.key, Tombstone::of_ended(&record, now.wall)),
+            None => {
+                if proof == Proof::Due {
+                    self.store_ended(now, record, source);
+                } else {
+                    self.bury(now, key, Tombstone::of_ended(&record, now.wall));
+                }
+                // Its state on disk is out of date, also if it leaves no tombstone.
+                if self.records.slot(&key).is_none() {
+                    self.note_change(key);
+                }
+            }
         }
         self.len() == before + 1 && self.changed == [key]
     }

@@ -295,6 +295,21 @@ fn a_restored_record_keeps_its_age_and_an_ended_one_leaves_a_tombstone() {
     assert_eq!(plain_tombstone(&storage, on, 2), Some(100_000 << 16));
 }
 
+/// Otherwise it would stay on disk for ever, because nothing else changes its state.
+#[test]
+fn an_ended_record_that_leaves_no_tombstone_is_removed_from_disk() {
+    let on = Now { mono: Time::ZERO, wall: WallTime::from_millis(130_000) };
+    let lapsed = record(2, 0, b"v");
+    for ended in [record_of(Class::Hashed, 1, 0, b"v"), lapsed] {
+        let (mut storage, mut changed) = (unbounded(), Vec::new());
+        let key = ended.key;
+        storage.restore(on, ended, Age(60_000), None, Source::Client);
+        storage.take_changed(&mut changed);
+        changed.dedup();
+        assert_eq!((changed, storage.len()), (vec![key], 0));
+    }
+}
+
 // ── what needs no signature check ────────────────────────────────────────────────────────────
 
 #[test]

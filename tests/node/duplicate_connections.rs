@@ -139,3 +139,21 @@ fn a_request_that_is_lost_twice_fails() {
     assert!(harness.requests(third).iter().all(|(_, request)| *request == Request::Ping), "no third time");
     assert!(harness.knows(1), "a close is no failure of the contact");
 }
+
+/// After both nodes have dialled each other, the peer closes the connection on which the request was sent again.
+#[test]
+fn a_request_that_is_lost_twice_is_sent_on_another_open_connection() {
+    let mut harness = Harness::founder();
+    let first = harness.add_contact(1);
+    harness.put(quiet(1, b"v"));
+    harness.make_scripted(1);
+    harness.close(first);
+    let dial = harness.dial_of(1);
+    let second = harness.complete_dial(dial, 1);
+    let third = harness.accept(1);
+    harness.send(third, &hello());
+    harness.sent(second);
+    harness.close(second);
+    let again = harness.requests(third).into_iter().filter(|(_, request)| *request != Request::Ping);
+    assert_eq!(again.count(), 1);
+}

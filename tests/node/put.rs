@@ -324,7 +324,7 @@ fn a_put_draws_its_version_above_those_that_its_first_lookup_meets() {
     harness.make_scripted(2);
     let client = harness.put(confirmed(1, b"later"));
     harness.pass(millis(100));
-    let earlier = RecordBlock { version: version_at(50), ..block(1, b"earlier") };
+    let earlier = RecordBlock { version: version_at(50), age: Age(100), ..block(1, b"earlier") };
     harness.answer_find_value(|_, want| Some(given(earlier, want)));
     let copies = harness.copies();
     assert!(!copies.is_empty() && copies.iter().all(|(_, _, copy)| copy.version > version_at(50)), "{copies:?}");

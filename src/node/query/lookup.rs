@@ -12,7 +12,7 @@ use crate::node::params::Families;
 use crate::node::purpose::{Outcome, Purpose, QueryId};
 use crate::node::query::Query;
 use crate::node::query::read_quorum::Phase;
-use crate::node::rpc::outbound::Report;
+use crate::node::rpc::outbound::{Call, Report};
 use crate::node::timers::Timer;
 use crate::pending::Passed;
 use crate::time::{Now, Time};
@@ -34,10 +34,9 @@ impl Query {
     }
 }
 
-/// When the PUT of `record` began at the earliest, if a peer sent it in the reply to a request that was sent at `asked`:
-/// the peer computes the age later. The age of a tombstone says nothing.
-fn begun_at(asked: Time, record: &RecordBlock<'_>) -> Time {
-    if record.content == Content::Tombstone { Time::ZERO } else { asked.earlier(record.age.span()) }
+/// When the PUT of `record` began, if a peer has computed its age at `answered`. The age of a tombstone says nothing.
+fn begun_at(answered: Time, record: &RecordBlock<'_>) -> Time {
+    if record.content == Content::Tombstone { Time::ZERO } else { answered.earlier(record.age.span()) }
 }
 
 impl Node {
@@ -86,9 +85,12 @@ impl Node {
         };
         match self.queries.find(query) {
             Some(Query::Read(read)) => read.on_reply(now, peer, record.as_ref()),
-            Some(Query::Put(put)) => {
-                if let Some(record) = record.filter(|record| record.key == put.key()) {
-                    put.on_head(now, peer.id, record.rank(), begun_at(report.call.since, &record));
+            Some(Query::Put(_)) => {
+                let answered = self.answered_at(now, report.call);
+                if let (Some(put), Some(record)) = (self.queries.put(query), record)
+                    && record.key == put.key()
+                {
+                    put.on_head(now, peer.id, record.rank(), begun_at(answered, &record));
                 }
             }
             Some(Query::Maintenance(_) | Query::Get(_)) | None => {}
@@ -102,6 +104,13 @@ impl Node {
             lookup.on_answer(&peer.id, contacts.iter().filter(usable).take(self.params.k));
         }
         self.advance(now, query, out);
+    }
+
+    /// When about the peer has answered `call`: half a round trip after it was sent. The answer may have waited here.
+    fn answered_at(&self, now: Now, call: &Call) -> Time {
+        let took = now.mono - call.since;
+        let round_trip = self.peers.smoothed_rtt(&call.to.id).map_or(took, |usual| usual.min(took));
+        call.since + round_trip / 2
     }
 
     /// The candidate `id` has not replied yet, or never will.

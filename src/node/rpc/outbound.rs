@@ -32,8 +32,8 @@ pub(crate) struct Call {
     pub(crate) purpose: Purpose,
     /// The connection that carries it; `None` while it waits for one.
     pub(crate) conn: Option<ConnId>,
-    /// Whether it was sent again because its first connection ended.
-    pub(crate) is_retry: bool,
+    /// How often it was sent again because its connection ended.
+    pub(crate) cut_offs: u8,
     /// When it was sent, or began to wait for a connection.
     pub(crate) since: Time,
     /// When its owner made it.
@@ -62,7 +62,7 @@ impl Node {
             to,
             purpose,
             conn: None,
-            is_retry: false,
+            cut_offs: 0,
             since: now.mono,
             begun: now.mono,
             refusals: 0,
@@ -79,7 +79,7 @@ impl Node {
 
     /// Sends a request again whose connection ended.
     pub(crate) fn call_again(&mut self, now: Now, call: &Call, out: &mut Actions) {
-        self.dispatch(now, Call { conn: None, is_retry: true, has_waited: false, ..*call }, out);
+        self.dispatch(now, Call { conn: None, cut_offs: call.cut_offs + 1, has_waited: false, ..*call }, out);
     }
 
     /// Sends `call`, dials its peer, or lets it wait. A node that has left sends nothing.

@@ -31,6 +31,10 @@ use crate::routing::{Observed, Suggested};
 use crate::time::{Now, Time};
 use crate::wire::peer::{ErrorCode, FLAG_SERVING, FLAG_TELLS_TIME, Hello, PROTOCOL, PeerMessage, Reply};
 
+/// How often a request is sent again at most because its connections end, while another connection with the peer is
+/// open. After both nodes have dialled each other, one of two connections is closed; more often is unusual.
+const CUT_OFFS_MAX: u8 = 3;
+
 /// Requests that wait for a connection to one peer.
 const WAITING_PER_PEER_MAX: usize = 256;
 
@@ -537,8 +541,10 @@ impl Node {
         }
         let cut = self.pending.cut_off(&conn.peer, |ask| ask.conn == Some(id));
         let has_failed = ending == Ending::Failed || (conn.phase == Phase::Greeting && conn.is_dialled());
+        // If another connection is open, the one that has ended was perhaps the duplicate, and the peer is well.
+        let cut_offs_max = if self.peers.route(&conn.peer).is_some() { CUT_OFFS_MAX } else { 1 };
         for (_, request) in cut {
-            let may_retry = !has_failed && !request.why.is_retry && !request.why.expired;
+            let may_retry = !has_failed && request.why.cut_offs < cut_offs_max && !request.why.expired;
             if may_retry {
                 self.call_again(now, &request.why, out);
             } else {

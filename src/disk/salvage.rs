@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Place;
-use std::io;
+use std::io::{self, ErrorKind};
 
 use log::warn;
 
@@ -79,7 +79,7 @@ pub(super) fn salvage(
 fn intact_segments(files: &dyn Files, name: &str, dropped: &mut Dropped) -> Result<BTreeMap<u32, Intact>, StoreFault> {
     let state = match read_state(files, name) {
         Ok((_, state)) => Some(state),
-        Err(fault @ (StoreFault::Io(_) | StoreFault::Format { .. })) => return Err(fault),
+        Err(fault) if is_refusal(&fault) => return Err(fault),
         Err(_) => {
             warn!("dropped file={name}/state: it is damaged");
             None
@@ -97,8 +97,8 @@ fn intact_segments(files: &dyn Files, name: &str, dropped: &mut Dropped) -> Resu
         }
         match read_header(files, name, &file) {
             Ok((header, _)) => readable.push(Intact { file, length, header }),
-            Err(fault @ (StoreFault::Io(_) | StoreFault::Format { .. })) => return Err(fault),
-            Err(_) => drop_file(&file, length, "its header is damaged"),
+            Err(fault) if is_refusal(&fault) => return Err(fault),
+            Err(_) => drop_file(&file, length, "its header cannot be read, or is damaged"),
         }
     }
     let store = state.as_ref().map(|state| state.store).or_else(|| most_frequent(&readable));
@@ -121,6 +121,14 @@ fn intact_segments(files: &dyn Files, name: &str, dropped: &mut Dropped) -> Resu
         drop_file(&segment.file, segment.length, reason);
     }
     Ok(segments)
+}
+
+/// Whether nothing can be salvaged: this process may not read the store, or it is of another version.
+fn is_refusal(fault: &StoreFault) -> bool {
+    match fault {
+        StoreFault::Io(source) => source.kind() == ErrorKind::PermissionDenied,
+        fault => matches!(fault, StoreFault::Format { .. }),
+    }
 }
 
 /// The store to which most of the segments belong.
@@ -277,7 +285,6 @@ mod tests {
     use crate::disk::tests::Scratch;
     use crate::disk::{DataDir, Salvaged};
     use std::fs;
-    use std::io::ErrorKind;
 
     /// What is salvaged from `disk`, in ascending order.
     fn salvaged(disk: &SimulatedDisk) -> Result<(Vec<PersistedKey>, Dropped), StoreFault> {
@@ -447,6 +454,18 @@ mod tests {
         assert_eq!((store.id(), store.all()), ([8; 16], in_order((1..9).map(|number| persisted(number, 100)))));
         let names = fs::read_dir(&scratch.0).expect("the directory").count();
         assert_eq!(names, 3, "lock, records and records.aside");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_costs_no_other_one() {
+        let original = Original::new(End::Closed);
+        for path in Original::paths(&original.disk, true) {
+            let disk = original.disk.after_kill();
+            disk.remove(&path).expect("the disk works");
+            disk.create_directory(&path).expect("the name is free");
+            let (keys, _) = salvaged(&disk).expect("the others can be read");
+            assert!(!keys.is_empty(), "{path}");
+        }
     }
 
     /// No other version's store is taken for a damaged one.

@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 use crate::id::Key;
 use crate::identity::{PUBLIC_KEY_SIZE, PublicKey};
 use crate::limits::{SALT_SIZE_MAX, VALUE_SIZE_MAX};
-use crate::record::{Class, Ttl, Version};
+use crate::record::{Class, Record, Ttl, Version};
 use crate::wire::codec::{Reader, WireError};
 
 /// Prefix of what is hashed into the key of a signed record.
@@ -172,6 +172,15 @@ pub fn verify(key: &Key, class: Class, version: Version, ttl: Ttl, value: &[u8])
             if envelope.is_signed() { Ok(()) } else { Err(Unverified::Signature) }
         }
     }
+}
+
+/// The same for a whole record.
+///
+/// # Errors
+///
+/// Those of [`verify`].
+pub fn verify_record(record: &Record) -> Result<(), Unverified> {
+    verify(&record.key, record.class, record.version, record.ttl, &record.value)
 }
 
 /// Verifies a hashed record: its key is SHA-256 of `value`, and `value` names no owner.

@@ -20,7 +20,8 @@ use std::cell::Cell;
 use std::ops::RangeInclusive;
 
 use crate::id::Key;
-use crate::record::{Class, Record, Source, Tombstone, envelope};
+use crate::record::envelope::{self, verify_record};
+use crate::record::{Class, Record, Source, Tombstone};
 use crate::storage::held::{REFUTED, UNVERIFIED};
 use crate::storage::slots::Slot;
 use crate::storage::{Held, Judgement, Storage, bytes_of};
@@ -114,7 +115,7 @@ impl Storage {
         if held.is_refuted() {
             return false;
         }
-        match verify(&held.record) {
+        match verify_record(&held.record) {
             Ok(()) => {
                 held.heard.set(held.heard.get() & !UNVERIFIED);
                 self.unverified.left.update(|left| left - 1);
@@ -223,7 +224,7 @@ impl Storage {
     }
 
     fn prove(&mut self, record: &Record) -> Proof {
-        match verify(record) {
+        match verify_record(record) {
             Ok(()) => Proof::Given,
             Err(fault) => {
                 self.note_refuted(record.key, fault);
@@ -339,8 +340,4 @@ impl Storage {
         let range = self.records.range_from(first).take_while(move |held| held.record.key <= last);
         range.filter(move |held| now < held.expires && !self.is_hidden(&held.record))
     }
-}
-
-fn verify(record: &Record) -> Result<(), envelope::Unverified> {
-    envelope::verify(&record.key, record.class, record.version, record.ttl, &record.value)
 }

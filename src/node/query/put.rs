@@ -36,7 +36,7 @@ use crate::node::records::accept::Replica;
 use crate::node::records::changes::Waiter;
 use crate::node::rpc::outbound::{Call, Report};
 use crate::node::timers::Timer;
-use crate::record::envelope::{Envelope, Unverified, verify};
+use crate::record::envelope::{Envelope, Unverified, verify_record};
 use crate::record::{Age, Class, Precedence, Rank, Record, Source, Ttl, Version, crc_of, end_of_life};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
@@ -178,7 +178,7 @@ impl Node {
         if over.is_some_and(|over| over.beats(record.rank().precedence()).is_some()) {
             return Err(Refused::Over);
         }
-        verify(&record.key, record.class, record.version, record.ttl, &record.value).map_err(Refused::NotVerified)?;
+        verify_record(&record).map_err(Refused::NotVerified)?;
         Ok((record, expires))
     }
 

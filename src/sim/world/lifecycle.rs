@@ -9,7 +9,7 @@ use super::{SimHost, World, derived};
 use crate::node::params::{Bootstrap, Endpoint, Families, Params, Serving};
 use crate::node::persisted::Saved;
 use crate::node::{Me, Node, Status};
-use crate::record::envelope;
+use crate::record::envelope::verify_record;
 use crate::sim::checker::BrokenInvariant;
 use crate::sim::churn::Churn;
 use crate::sim::disk::{Disk, DiskSpace};
@@ -99,10 +99,7 @@ impl World {
             node.remember(now, contact);
         }
         for persisted in host.disk.keys() {
-            let verified = persisted.record.as_ref().map_or(Ok(()), |kept| {
-                let record = &kept.record;
-                envelope::verify(&record.key, record.class, record.version, record.ttl, &record.value)
-            });
+            let verified = persisted.record.as_ref().map_or(Ok(()), |kept| verify_record(&kept.record));
             let key = persisted.key;
             self.require(number, verified.map_err(|error| BrokenInvariant::PersistedUnverified { key, error }))?;
             node.restore(now, persisted.clone());

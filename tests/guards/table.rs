@@ -122,7 +122,7 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "raised: all nodes that store a smaller version get a copy",
         file: PUT,
-        line: "replicas.into_iter().chain(overtaken).for_each(|id| self.is_stale(id));",
+        line: "replicas.into_iter().chain(overtaken).for_each(|id| self.note_stale(id));",
         mutation: "let _ = (replicas, overtaken);",
         tests: &["all_that_store_a_smaller_version_than_the_raised_one_get_a_copy"],
     },

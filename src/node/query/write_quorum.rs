@@ -514,14 +514,14 @@ impl Put {
     /// ([`Put::repeats`]).
     pub(crate) fn on_probe(&mut self, now: Now, from: NodeId, entry: Option<Entry>) -> bool {
         let Some(entry) = entry.filter(|entry| entry.key == self.record.key) else { return false };
-        self.on_replica_of(now, from, entry.rank);
+        self.note_stored(now, from, entry.rank);
         self.repeats(now, entry.rank)
     }
 
     /// `from` answered the lookup: it stores a record of this rank, whose PUT began at `begun` or later. If it is
     /// smaller, `from` gets a copy. If it is larger and of a PUT that began before this one, this one is raised above it.
     pub(crate) fn on_head(&mut self, now: Now, from: NodeId, rank: Rank, begun: Time) {
-        self.on_replica_of(now, from, rank);
+        self.note_stored(now, from, rank);
         let is_earlier = self.taken().is_some_and(|taken| begun <= taken);
         if is_earlier && (self.is_ahead(now, rank) || self.may_precede(now, rank)) {
             self.ahead = self.ahead.max(Some(rank.version));
@@ -529,7 +529,7 @@ impl Put {
     }
 
     /// `from` stores a record of this rank.
-    fn on_replica_of(&mut self, now: Now, from: NodeId, rank: Rank) {
+    fn note_stored(&mut self, now: Now, from: NodeId, rank: Rank) {
         if rank.version.is_too_early(now.wall) {
             return self.on_far_ahead(now, from, rank.version);
         }
@@ -537,7 +537,7 @@ impl Put {
             return;
         }
         match rank.precedence().cmp(&self.record.rank().precedence()) {
-            Ordering::Less => self.is_stale(from),
+            Ordering::Less => self.note_stale(from),
             Ordering::Equal => {}
             Ordering::Greater => {
                 self.larger_at.retain(|(id, _)| *id != from);
@@ -547,7 +547,7 @@ impl Put {
     }
 
     /// `from` stores an older record, so it gets a copy.
-    fn is_stale(&mut self, from: NodeId) {
+    fn note_stale(&mut self, from: NodeId) {
         if !self.stale_replicas.contains(&from) {
             self.stale_replicas.push(from);
         }
@@ -646,7 +646,7 @@ impl Put {
         let replicas: Vec<NodeId> = self.replicas_at_peers().map(|peer| peer.id).collect();
         let overtaken: Vec<NodeId> =
             self.larger_at.extract_if(.., |(_, stored)| *stored < raised).map(|(id, _)| id).collect();
-        replicas.into_iter().chain(overtaken).for_each(|id| self.is_stale(id));
+        replicas.into_iter().chain(overtaken).for_each(|id| self.note_stale(id));
         self.replicas.clear();
         self.contradicting.clear();
         self.relay.restart();

@@ -278,15 +278,11 @@ impl Node {
         let keys = in_flight.batch.keys.iter().map(|state| state.key);
         self.saving.failing = saved == Saved::Failed && self.params.durability != Durability::None;
         match saved {
-            Saved::Durable | Saved::Written => self.saving.changes.make_batches_larger(keys.len()),
-            Saved::Failed => self.saving.changes.make_batches_smaller(keys.len()),
-            Saved::Lost => {}
-        }
-        match saved {
             Saved::Durable => self.saving.unsynced.clear(),
             Saved::Written => self.saving.unsynced.extend(keys),
             Saved::Lost => return self.save_all_again(now, in_flight, out),
             Saved::Failed => {
+                self.saving.changes.make_batches_smaller(keys.len());
                 let keys = keys.chain(self.saving.unsynced.drain(..));
                 if self.saving.is_writing_again {
                     self.saving.changes.lose(keys);
@@ -300,6 +296,7 @@ impl Node {
         let with_written = |&(key, waiter): &(Key, Waiter)| (key, waiter, in_flight.written(&key));
         let mut waiting: Vec<_> = in_flight.waiting.iter().map(with_written).collect();
         if saved != Saved::Failed {
+            self.saving.changes.make_batches_larger(in_flight.batch.keys.len());
             self.saving.is_writing_again &= self.saving.changes.has_lost();
             waiting.append(&mut self.saving.held_back);
             if self.saving.is_writing_again {

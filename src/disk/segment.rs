@@ -37,7 +37,7 @@ pub(super) const FORMAT: u32 = 3;
 pub(super) const HEADER_SIZE: u32 = 44;
 
 /// Size of the kind, the length and the CRC of an entry.
-const FRAME_SIZE: usize = 8;
+const FRAME_SIZE: usize = FRAME as usize;
 const FRAME: u32 = 8;
 
 /// The largest length of the content of an entry.

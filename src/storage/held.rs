@@ -61,7 +61,10 @@ impl Held {
         u64::from(key[0] ^ key[KEY_SIZE - 1]) ^ u64::from(self.heard.get()) ^ self.expires.as_nanos()
     }
 
-    /// Whether [`Held::show`] was called, and neither [`Storage::doubt`](super::Storage::doubt) nor [`Storage::schedule`](super::Storage::schedule) after it.
+    /// Whether [`Held::show`] was called, and neither [`Storage::doubt`] nor [`Storage::schedule`] after it.
+    ///
+    /// [`Storage::doubt`]: super::Storage::doubt
+    /// [`Storage::schedule`]: super::Storage::schedule
     pub fn is_shown(&self) -> bool {
         self.heard.get() & SHOWN != 0
     }

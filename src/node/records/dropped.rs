@@ -22,7 +22,7 @@ pub(crate) struct DroppedTombstones {
 /// What to do about tombstones that gave way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Report {
-    /// Log that so many did.
+    /// Log this number of them.
     Now(u64),
     /// Ask again at that moment.
     At(Time),

@@ -13,7 +13,8 @@
 //!   those given up do not count among them. Answers of far candidates never end it while a closer one owes
 //!   its answer.
 //! * At most `alpha` requests are in flight. A request whose answer is late ([`Lookup::on_hedge`]) leaves
-//!   this count, so another candidate is asked meanwhile; its answer is still awaited.
+//!   this count, so another candidate is asked meanwhile; its answer is still awaited. That candidate may be one
+//!   beyond the closest `width`: so the last few answers do not wait for one timeout after the other.
 //! * An overdue candidate ([`Lookup::on_give_up`]) no longer blocks termination: the next one is asked, and
 //!   the lookup may finish with `width` other answers. While there are fewer, it waits for that candidate
 //!   until the timeout.
@@ -125,9 +126,8 @@ impl Lookup {
 
     /// The next step. The lookup counts a candidate that this returns as asked.
     ///
-    /// Of the closest `width` candidates that are neither unresponsive nor given up, the closest one that
-    /// was not asked comes next. So the lookup turns to closer nodes as soon as it knows them (Kademlia,
-    /// section 2.3).
+    /// Of the closest `width` candidates that are neither late nor unresponsive, the closest one that was not
+    /// asked comes next. So the lookup turns to closer nodes as soon as it knows them (Kademlia, section 2.3).
     pub fn step(&mut self) -> Step {
         let owes = |(_, candidate): (usize, &Candidate)| matches!(candidate.state, State::InFlight | State::Hedged);
         let next = self.fresh().next();
@@ -267,9 +267,12 @@ impl Lookup {
             && self.answered().take(self.width).count() < self.width
     }
 
-    /// The indexes of the needed candidates that were not asked.
+    /// The indexes of the candidates to ask: those not asked among the closest `width` that have answered or are
+    /// expected to answer in time. So one that is late lets another one be asked.
     fn fresh(&self) -> impl Iterator<Item = usize> {
-        self.needed().filter(|(_, candidate)| candidate.state == State::Fresh).map(|(at, _)| at)
+        let expected = |state: State| matches!(state, State::Fresh | State::InFlight | State::Answered);
+        let closest = self.candidates.iter().enumerate().filter(move |(_, candidate)| expected(candidate.state));
+        closest.take(self.width).filter(|(_, candidate)| candidate.state == State::Fresh).map(|(at, _)| at)
     }
 
     /// Asks the candidate at `at`.

@@ -45,6 +45,21 @@ fn a_late_answer_is_awaited_while_another_candidate_is_asked() {
 }
 
 #[test]
+fn while_the_last_answers_are_late_farther_candidates_are_asked_in_their_place() {
+    let mut lookup = lookup(2, 3, 1..6);
+    assert_eq!(ask_all(&mut lookup), contacts(&[1, 2]));
+    lookup.on_hedge(&id(2));
+    assert_eq!(ask_all(&mut lookup), contacts(&[3]));
+    lookup.on_hedge(&id(3));
+    assert_eq!(ask_all(&mut lookup), contacts(&[4]));
+    assert!(answer(&mut lookup, 1, []));
+    assert!(answer(&mut lookup, 4, []));
+    assert_eq!(lookup.step(), Step::Wait, "the two late ones are closer");
+    assert!(answer(&mut lookup, 2, []));
+    assert_eq!(lookup.step(), Step::Done, "the answer of 3 is not needed any more");
+}
+
+#[test]
 fn frugal_steps_ask_no_more_candidates_than_answers_are_needed() {
     for enough in 1..=4 {
         let mut lookup = lookup(8, 3, 1..=9);
@@ -553,8 +568,12 @@ impl Driver {
         self.candidates.iter().filter(move |(_, fate)| !out(fate)).take(self.width)
     }
 
+    /// The candidates that may be asked. Each one that is late lets one more be asked.
     fn fresh(&self) -> Vec<u16> {
-        self.needed().filter(|(_, fate)| **fate == Fate::Fresh).map(|(distance, _)| *distance).collect()
+        let expected =
+            self.candidates.iter().filter(|(_, fate)| matches!(fate, Fate::Fresh | Fate::InFlight | Fate::Answered));
+        let closest = expected.take(self.width);
+        closest.filter(|(_, fate)| **fate == Fate::Fresh).map(|(distance, _)| *distance).collect()
     }
 
     fn count(&self, fate: Fate) -> usize {

@@ -57,18 +57,42 @@ fn found(value: &[u8]) -> Answer {
     Answer::Success(value.into())
 }
 
-/// `count` confirmed PUTs of random keys at random nodes; returns the keys.
+/// `count` PUTs of random keys at random nodes, all confirmed; returns the keys.
 fn put_many(world: &mut World, count: usize, replication: u8) -> Result<Vec<Key>, Violation> {
     let keys: Vec<Key> = (0..count).map(|_| world.any_key()).collect();
-    let mut asks = Vec::new();
-    for (nth, key) in keys.iter().enumerate() {
+    let unconfirmed = put_all(world, keys.iter().copied().enumerate(), replication)?;
+    assert_eq!(unconfirmed, [], "all PUTs are confirmed");
+    Ok(keys)
+}
+
+/// The same where messages get lost: a PUT that is not confirmed is repeated, up to four times.
+fn put_many_repeatedly(world: &mut World, count: usize, replication: u8) -> Result<Vec<Key>, Violation> {
+    let keys: Vec<Key> = (0..count).map(|_| world.any_key()).collect();
+    let mut unconfirmed: Vec<(usize, Key)> = keys.iter().copied().enumerate().collect();
+    for _ in 0..5 {
+        unconfirmed = put_all(world, unconfirmed, replication)?;
+    }
+    assert_eq!(unconfirmed, [], "all PUTs are confirmed in the end");
+    Ok(keys)
+}
+
+/// A PUT of each numbered key at a random node; returns those that were not confirmed.
+fn put_all(
+    world: &mut World,
+    keys: impl IntoIterator<Item = (usize, Key)>,
+    replication: u8,
+) -> Result<Vec<(usize, Key)>, Violation> {
+    let (mut asked, mut asks) = (Vec::new(), Vec::new());
+    for (nth, key) in keys {
         let (at, value) = (world.any_alive(), value_of(nth));
-        let put = Put { ttl: 0, replication, confirm: Confirm::Yes, class: Class::Plain, key: *key, value: &value };
+        let put = Put { ttl: 0, replication, confirm: Confirm::Yes, class: Class::Plain, key, value: &value };
         asks.push(world.ask(at, &ApiRequest::Put(put))?);
+        asked.push((nth, key));
         world.run_for(SECOND / 100)?;
     }
-    await_all(world, &asks)?;
-    Ok(keys)
+    let answers = await_all(world, &asks)?;
+    let done = |answer: &Answer| matches!(answer, Answer::Success(_));
+    Ok(asked.into_iter().zip(answers).filter(|(_, answer)| !done(answer)).map(|(key, _)| key).collect())
 }
 
 /// `count` GETs of `keys` in turn at random nodes; returns how many found the value.
@@ -128,7 +152,7 @@ fn every_get_finds_its_record_at_five_percent_loss(seeds: Range<u64>) -> Run {
     for seed in seeds {
         let mut world = World::new(Scenario { faults: loss(5.0), ..Scenario::calm(1_000, seed) });
         world.join_all()?;
-        let keys = put_many(&mut world, 500, 0)?;
+        let keys = put_many_repeatedly(&mut world, 500, 0)?;
         assert_eq!(
             get_many(&mut world, 2_000, &keys)?,
             2_000,
@@ -179,14 +203,14 @@ fn connections_that_stall_and_break_lose_no_record() -> Run {
 /// Goal: records survive the simultaneous failure of half the network.
 ///
 /// Method: 300 nodes join while the network loses 5 % of all messages, and have a minute to fill their
-/// tables. PUTs with replication 20. Then every second host fails silently. The loss ends; the other
-/// nodes read.
+/// tables. PUTs with replication 20, repeated until they are confirmed. Then every second host fails silently. The loss
+/// ends; the other nodes read.
 fn records_survive_the_failure_of_half_the_nodes_under_loss(seeds: Range<u64>) -> Run {
     for seed in seeds {
         let mut world = World::new(Scenario { faults: loss(5.0), ..Scenario::calm(300, seed) });
         world.join_all()?;
         world.run_for(SECOND * 60)?;
-        let keys = put_many(&mut world, 20, 20)?;
+        let keys = put_many_repeatedly(&mut world, 20, 20)?;
         world.kill(Death::Host, (0..300).step_by(2).map(Number));
         world.heal();
         assert_eq!(

@@ -3,6 +3,8 @@
 //! Each outcome is evaluated once. A lookup for GETs evaluates the reply first, because it may end there; only
 //! then it asks the next candidates.
 
+use std::ops::RangeInclusive;
+
 use crate::contact::{Contact, Family, is_dialable};
 use crate::id::{Key, NodeId};
 use crate::lookup::{Lookup, Step};
@@ -12,7 +14,7 @@ use crate::node::params::Families;
 use crate::node::purpose::{Outcome, Purpose, QueryId};
 use crate::node::query::Query;
 use crate::node::query::read_quorum::Phase;
-use crate::node::rpc::outbound::{Call, Report};
+use crate::node::rpc::outbound::Report;
 use crate::node::timers::Timer;
 use crate::pending::Passed;
 use crate::time::{Now, Time};
@@ -34,9 +36,14 @@ impl Query {
     }
 }
 
-/// When the PUT of `record` began, if a peer has computed its age at `answered`. The age of a tombstone says nothing.
-fn begun_at(answered: Time, record: &RecordBlock<'_>) -> Time {
-    if record.content == Content::Tombstone { Time::ZERO } else { answered.earlier(record.age.span()) }
+/// When the PUT of `record` began: the peer has computed its age after it was asked, at `asked`, and before its answer
+/// arrived. The age of a tombstone says nothing.
+fn begun_within(asked: Time, arrived: Time, record: &RecordBlock<'_>) -> RangeInclusive<Time> {
+    if record.content == Content::Tombstone {
+        return Time::ZERO..=Time::ZERO;
+    }
+    let age = record.age.span();
+    asked.earlier(age)..=arrived.earlier(age)
 }
 
 impl Node {
@@ -86,11 +93,10 @@ impl Node {
         match self.queries.find(query) {
             Some(Query::Read(read)) => read.on_reply(now, peer, record.as_ref()),
             Some(Query::Put(_)) => {
-                let answered = self.answered_at(now, report.call);
                 if let (Some(put), Some(record)) = (self.queries.put(query), record)
                     && record.key == put.key()
                 {
-                    put.on_head(now, peer.id, record.rank(), begun_at(answered, &record));
+                    put.on_head(now, peer.id, record.rank(), begun_within(report.call.since, now.mono, &record));
                 }
             }
             Some(Query::Maintenance(_) | Query::Get(_)) | None => {}
@@ -104,13 +110,6 @@ impl Node {
             lookup.on_answer(&peer.id, contacts.iter().filter(usable).take(self.params.k));
         }
         self.advance(now, query, out);
-    }
-
-    /// When about the peer has answered `call`: half a round trip after it was sent. The answer may have waited here.
-    fn answered_at(&self, now: Now, call: &Call) -> Time {
-        let took = now.mono - call.since;
-        let round_trip = self.peers.smoothed_rtt(&call.to.id).map_or(took, |usual| usual.min(took));
-        call.since + round_trip / 2
     }
 
     /// The candidate `id` has not replied yet, or never will.

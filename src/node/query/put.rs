@@ -249,6 +249,9 @@ impl Node {
     /// the record needs replicas, or all reachable ones.
     pub(crate) fn spread_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let me = (self.params.serving == Serving::Yes).then_some(self.me.id);
+        if self.queries.put(query).is_some_and(Put::looks_again) {
+            return self.look_up_replicas(now, query, out);
+        }
         if let Some(ahead) = self.queries.put(query).and_then(Put::take_ahead) {
             self.raise_put(now, query, ahead);
         }

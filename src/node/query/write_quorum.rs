@@ -27,6 +27,7 @@
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::contact::{Contact, Family};
@@ -81,9 +82,11 @@ pub(crate) struct Put {
     contradicting: Vec<Contradiction>,
     /// The last ERROR 410 or 425 of a peer, if any has refused the record by it.
     refused_by: Option<ErrorCode>,
-    /// The largest plain version of a peer that is ahead of this node's clock. The next attempt begins with
-    /// a version above it.
+    /// The largest plain version of a peer whose PUT began before this one. The next attempt begins with a version
+    /// above it.
     ahead: Option<Version>,
+    /// Whether a peer stores a larger version whose PUT began about when this one did.
+    is_unclear: bool,
 }
 
 /// What a client was told of a PUT, or would have been. From then on, later PUTs may have been confirmed.
@@ -264,6 +267,7 @@ impl Put {
             contradicting: Vec::new(),
             refused_by: None,
             ahead: None,
+            is_unclear: false,
         }
     }
 
@@ -518,14 +522,28 @@ impl Put {
         self.repeats(now, entry.rank)
     }
 
-    /// `from` answered the lookup: it stores a record of this rank, whose PUT began at `begun` or later. If it is
-    /// smaller, `from` gets a copy. If it is larger and of a PUT that began before this one, this one is raised above it.
-    pub(crate) fn on_head(&mut self, now: Now, from: NodeId, rank: Rank, begun: Time) {
+    /// `from` answered the lookup: it stores a record of this rank, whose PUT began at some moment `within`. If it is
+    /// smaller, `from` gets a copy. If it is larger and of a PUT that surely began before this one, this one is raised
+    /// above it.
+    pub(crate) fn on_head(&mut self, now: Now, from: NodeId, rank: Rank, within: RangeInclusive<Time>) {
         self.note_stored(now, from, rank);
-        let is_earlier = self.taken().is_some_and(|taken| begun <= taken);
-        if is_earlier && (self.is_ahead(now, rank) || self.may_precede(now, rank)) {
-            self.ahead = self.ahead.max(Some(rank.version));
+        let Some(taken) = self.taken() else { return };
+        if rank.version < self.record.version || !self.is_ahead(now, rank) && !self.may_precede(now, rank) {
+            return;
         }
+        if *within.end() <= taken {
+            self.ahead = self.ahead.max(Some(rank.version));
+        } else {
+            self.is_unclear |= *within.start() <= taken;
+        }
+    }
+
+    /// Whether this PUT must repeat its lookup, once, because that does not say whether it began before or after another
+    /// one: an answer took long. The next lookup asks all close nodes.
+    pub(crate) fn looks_again(&mut self) -> bool {
+        let looks_again = std::mem::take(&mut self.is_unclear) && !self.keeps_version() && !self.was_repeated;
+        self.was_repeated |= looks_again;
+        looks_again
     }
 
     /// `from` stores a record of this rank.

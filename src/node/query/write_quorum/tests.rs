@@ -265,7 +265,7 @@ fn all_that_store_a_smaller_version_than_the_raised_one_get_a_copy() {
     put.on_replica(Replica::Peer(contact(4)));
     put.look_up(answered(&peers, 4));
     for (peer, offset) in [(2, 5), (3, 7)] {
-        put.on_head(NOW, id(peer), rank(Class::Plain, offset), NOW.mono);
+        put.on_head(NOW, id(peer), rank(Class::Plain, offset), NOW.mono..=NOW.mono);
     }
     put.raise(version(6));
     assert_eq!(put.replicas(), 0);
@@ -295,12 +295,28 @@ fn an_attempt_is_repeated_once_and_only_for_a_plain_version_that_is_slightly_ahe
 #[test]
 fn a_version_is_raised_only_above_one_whose_put_began_before_this_one() {
     let taken = NOW.mono + Duration::from_secs(5);
-    for (begun, raised) in [(4_999, true), (5_000, true), (5_001, false)] {
+    let at = |millis| NOW.mono + Duration::from_millis(millis);
+    for (from, to, raised) in [(0, 4_999, true), (4_000, 5_000, true), (4_000, 5_001, false), (5_001, 5_002, false)] {
         for offset in [0, 5] {
             let mut put = put(Class::Plain, 1);
             put.origin = PutOrigin::Client { connection: 1, taken };
-            put.on_head(NOW, id(1), rank(Class::Plain, offset), NOW.mono + Duration::from_millis(begun));
-            assert_eq!(put.take_ahead(), raised.then(|| version(offset)), "{begun} {offset}");
+            put.on_head(NOW, id(1), rank(Class::Plain, offset), at(from)..=at(to));
+            assert_eq!(put.take_ahead(), raised.then(|| version(offset)), "{from} to {to}, {offset}");
         }
+    }
+}
+
+#[test]
+fn a_lookup_is_repeated_once_if_it_leaves_open_which_put_began_first() {
+    let taken = NOW.mono + Duration::from_secs(5);
+    let at = |millis| NOW.mono + Duration::from_millis(millis);
+    for (from, to, repeated) in [(4_000, 5_000, false), (4_000, 5_001, true), (5_001, 5_002, false)] {
+        let mut put = put(Class::Plain, 1);
+        put.origin = PutOrigin::Client { connection: 1, taken };
+        put.on_head(NOW, id(1), rank(Class::Plain, 5), at(from)..=at(to));
+        assert_eq!(put.looks_again(), repeated, "{from} to {to}");
+        assert_eq!(put.asks_all(), repeated, "{from} to {to}");
+        put.on_head(NOW, id(1), rank(Class::Plain, 5), at(4_000)..=at(6_000));
+        assert_eq!(put.looks_again(), !repeated, "once");
     }
 }

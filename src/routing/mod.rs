@@ -207,6 +207,18 @@ impl Table {
         closer < n
     }
 
+    /// Whether `key` is in the neighbourhood of this node: at most k live members share as many leading bits with its id
+    /// as `key` does. Of that part of the key space this node knows all nodes, because each of them finds all others
+    /// when it joins, and looks for them again. Of a part that is farther away it may know few.
+    pub fn is_near(&self, key: &Key) -> bool {
+        let Some(shared) = self.index(key) else { return true };
+        let mut nearest = 0;
+        for bucket in self.buckets.iter().skip(shared) {
+            nearest += bucket.live().len();
+        }
+        nearest <= self.k
+    }
+
     /// How many live members are closer to `key` than `id` is; `id` need not be a member. This node is not
     /// counted.
     pub fn closer_than(&self, key: &Key, id: &NodeId) -> usize {

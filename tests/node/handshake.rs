@@ -265,7 +265,9 @@ fn a_new_peer_for_a_full_bucket_triggers_a_ping_of_the_oldest_contact() {
         assert_eq!(harness.id_at(oldest), id(1));
         if answers {
             harness.reply(oldest, rpc, Reply::Pong);
-            harness.pass(secs(3));
+            harness.pass(secs(1));
+            harness.answer_find_value(|_, _| Some(nodes(&[])));
+            harness.pass(secs(2));
         } else {
             harness.pass(secs(3));
             assert!(harness.knows(3));

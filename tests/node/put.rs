@@ -1,5 +1,7 @@
 //! PUT: where copies go, when a PUT is confirmed, and which record wins (sections 1 and 3).
 
+use std::cell::RefCell;
+
 use dht::id::RpcId;
 use dht::node::action::{ClientId, ConnId, DialError};
 use dht::node::params::{Params, Serving};
@@ -332,6 +334,30 @@ fn a_put_draws_its_version_above_those_that_its_first_lookup_meets() {
         harness.reply(conn, rpc, stored(&copy));
     }
     assert_eq!(harness.answer(client), success(1, b""));
+}
+
+/// Section 3: an answer that comes late leaves open whether the PUT of the record in it began before this one. So the
+/// lookup is repeated, and its answers decide.
+#[test]
+fn a_put_is_raised_above_a_record_only_if_that_surely_began_before() {
+    for (first_age, second_age, raised) in [(60, 250, true), (50, 50, false)] {
+        let mut harness = Harness::with_contacts(Params::default(), [1, 2]);
+        harness.make_scripted(1);
+        harness.make_scripted(2);
+        harness.put(confirmed(1, b"this"));
+        harness.pass(millis(200));
+        let asked = RefCell::new(Vec::new());
+        harness.answer_find_value(|peer, want| {
+            let is_first = !asked.borrow().contains(&peer);
+            asked.borrow_mut().push(peer);
+            let age = Age(if is_first { first_age } else { second_age });
+            Some(given(RecordBlock { version: version_at(500), age, ..block(1, b"other") }, want))
+        });
+        assert_eq!(asked.borrow().len(), 4, "each peer is asked twice");
+        let copies = harness.copies();
+        assert!(!copies.is_empty());
+        assert!(copies.iter().all(|(_, _, copy)| (copy.version > version_at(500)) == raised), "{copies:?}");
+    }
 }
 
 /// Of two writes through this node the second one wins, whatever clock drew the version before them.

@@ -131,26 +131,6 @@ fn a_put_that_has_waited_for_its_turn_is_raised_above_earlier_puts_only() {
     }
 }
 
-/// The answer has been under way for half of the usual round trip, however long it has waited at this node.
-#[test]
-fn the_way_of_the_answer_is_no_part_of_the_age_of_a_record() {
-    for (age, waited, is_earlier) in [(50, 100, true), (10, 100, false), (100, 400, true)] {
-        let mut harness = harness();
-        (1..=8).for_each(|peer| harness.make_scripted(peer));
-        for n in 20..40 {
-            harness.get(key(n));
-            harness.pass(millis(100));
-            harness.answer_find_value(|_, _| Some(nodes(&[])));
-        }
-        harness.put(put(b"own"));
-        harness.pass(millis(waited));
-        let other = RecordBlock { version: version_at(60_000), age: Age(age), ..block(1, b"other") };
-        harness.answer_find_value(|_, want| Some(given(other, want)));
-        let copies = copies_of(&mut harness, b"own");
-        assert!(copies.iter().all(|(_, _, copy)| (copy.version > other.version) == is_earlier), "{copies:?}");
-    }
-}
-
 /// PUTs that come during the turn of another one make one more turn, not two.
 #[test]
 fn puts_that_come_during_the_second_turn_wait_for_a_third() {

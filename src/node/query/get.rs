@@ -106,7 +106,9 @@ impl Node {
             Access::Isolated => !self.sleep.may_hear_more(now),
             Access::Alone | Access::Leaving => true,
             Access::Starting { .. } | Access::Settling => false,
-            Access::Settled => self.params.serving == Serving::Yes && self.in_scope(key, known.record.replication),
+            Access::Settled => {
+                self.params.serving == Serving::Yes && self.surely_in_scope(key, known.record.replication)
+            }
         };
         // Other nodes may have stored the record of an earlier PUT, and a later one, while this node slept.
         let is_undecided = || match self.undecided(key) {

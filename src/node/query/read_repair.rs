@@ -29,7 +29,7 @@ impl Node {
             return;
         }
         let in_scope =
-            self.status.is_settled() && self.params.serving == Serving::Yes && self.in_scope(&key, replication);
+            self.status.is_settled() && self.params.serving == Serving::Yes && self.surely_in_scope(&key, replication);
         if in_scope || self.storage.find(now.mono, &key).is_some() {
             self.hold(now, found.record.clone(), found.expires, Source::Peer);
         }

@@ -472,6 +472,13 @@ mod tests {
         }
 
         #[test]
+        fn a_key_is_near_while_at_most_k_live_contacts_share_as_many_bits_with_the_own_id(table in any_table(), key in any_key()) {
+            let shared = |other: &Key| me().key().distance(other).shared_bits().unwrap_or(usize::MAX);
+            let nearer = table.iter().filter(|contact| shared(contact.id.key()) >= shared(&key)).count();
+            prop_assert_eq!(table.is_near(&key), nearer <= table.k);
+        }
+
+        #[test]
         fn closer_than_agrees_with_counting_live_contacts(table in any_table(), key in any_key(), id in any_key()) {
             let ids: Vec<Key> = table.iter().map(|contact| *contact.id.key()).chain([id]).collect();
             for id in ids {

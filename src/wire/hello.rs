@@ -38,6 +38,9 @@ pub const FLAG_BRIDGE: u16 = 8;
 /// Flag of a HELLO: the sender answers TIME.
 pub const FLAG_TELLS_TIME: u16 = 16;
 
+/// Flag of a HELLO: the sender knows the bit by which a FIND VALUE REPLY says that its sender is distant.
+pub const FLAG_KNOWS_DISTANT: u16 = 32;
+
 /// What a node tells of the two address families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bridges<'a> {

@@ -211,6 +211,11 @@ fn value_frames() -> Vec<Golden> {
             &["00c6 02a1", RPC, "02", CONTACT_V4, CONTACT_V6, PLAIN, KEY, VERSION_AND_AGE, NINE],
             0,
         ),
+        frame(
+            "VALUE, of a distant node",
+            &["00c6 02a1", RPC, "82", CONTACT_V4, CONTACT_V6, PLAIN, KEY, VERSION_AND_AGE, NINE],
+            0,
+        ),
         frame("VALUE, head", &["0059 02a1", RPC, "00", "0e10 08 08", KEY, VERSION_AND_AGE, "cbf43926"], 0),
         frame(
             "VALUE, signed head with a contact",

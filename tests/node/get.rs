@@ -6,10 +6,11 @@ use dht::node::params::Params;
 use dht::record::{Age, Class, crc_of};
 use dht::wire::api::Put;
 use dht::wire::codec::List;
-use dht::wire::peer::{Content, RecordBlock, Reply, Request};
+use dht::wire::peer::{Content, FLAG_KNOWS_DISTANT, Hello, PeerMessage, RecordBlock, Reply, Request, Want};
 
 use crate::harness::{
-    Harness, block, confirmed, contact, failure, key, millis, nodes, quiet, secs, stored, success, value_of, version_at,
+    Harness, block, confirmed, contact, failure, greeting, key, millis, nodes, quiet, secs, stored, success, value_of,
+    version_at,
 };
 
 fn small() -> Params {
@@ -68,6 +69,24 @@ fn a_local_record_in_scope_is_served_without_asking_a_peer() {
     let client = harness.get(key(1));
     assert_eq!(harness.answer(client), success(1, b"here"));
     assert_eq!(harness.node.counters().gets_local, 1);
+}
+
+/// Section 2, Scope: this node knows four nodes that are closer to the key. If it knows more than k in all, there may be
+/// many more in the half of the key space that has the key.
+#[test]
+fn a_local_record_in_scope_is_not_served_alone_where_this_node_may_know_few_nodes() {
+    for (near, is_alone) in [(129..=145, true), (129..=146, false)] {
+        let mut harness = Harness::with_contacts(Params::default(), (1..=3).chain(near));
+        let asker = harness.accept(9);
+        let hello = Hello { flags: FLAG_KNOWS_DISTANT, port: 0, ..greeting() };
+        harness.send(asker, &PeerMessage::Hello(hello));
+        harness.ask(asker, Request::Store(RecordBlock { replication: 5, ..block(1, b"here") }));
+        let client = harness.get(key(1));
+        assert_eq!(harness.answer(client), is_alone.then(|| success(1, b"here")).flatten());
+        let found = harness.ask(asker, Request::FindValue { key: key(1), want: Want::default() });
+        let Reply::Value { contacts, is_distant, .. } = found else { panic!("{found:?}") };
+        assert_eq!((is_distant, contacts.len() > 0), (!is_alone, !is_alone));
+    }
 }
 
 /// Section 2, Scope: fewer known live contacts than the record's replication are closer.
@@ -174,7 +193,7 @@ fn an_invalid_record_is_ignored_and_the_contacts_beside_it_are_used() {
     for lie in lies {
         let (mut harness, client, conn) = relayed(7);
         let honest = [contact(6)];
-        answer_all(&mut harness, conn, Reply::Value { contacts: List::lend(&honest), record: lie });
+        answer_all(&mut harness, conn, Reply::Value { contacts: List::lend(&honest), is_distant: false, record: lie });
         assert_eq!(harness.answer(client), None, "{lie:?}");
         let dial = harness.dial_of(6);
         let far = harness.complete_dial(dial, 6);

@@ -8,6 +8,7 @@ mod clocks;
 mod disks;
 mod endurance;
 mod families;
+mod growth;
 mod last_node;
 mod sleepers;
 

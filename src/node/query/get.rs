@@ -162,10 +162,14 @@ fn answer(client: ClientId, key: Key, value: Option<&Arc<[u8]>>, out: &mut Actio
 }
 
 impl Read {
-    /// `peer` replied with the record that it stores, or without one.
-    pub(crate) fn on_reply(&mut self, now: Now, peer: Contact, record: Option<&RecordBlock<'_>>) {
-        let Some(block) = record else { return self.quorum.on_response(Replica::Peer(peer), Response::Nothing) };
-        self.quorum.on_response(Replica::Peer(peer), response(now, &self.key, block));
+    /// `peer`, which may be distant, replied with the record that it stores, or without one.
+    pub(crate) fn on_reply(&mut self, now: Now, peer: Contact, record: Option<&RecordBlock<'_>>, is_distant: bool) {
+        let from = Replica::Peer(peer);
+        let Some(block) = record else { return self.quorum.on_response(from, Response::Nothing) };
+        self.quorum.on_response(from, response(now, &self.key, block));
+        if is_distant {
+            self.quorum.on_distant(&from);
+        }
         if self.quorum.goes_past_replicas() {
             self.lookup.calm_down();
         }
@@ -224,6 +228,8 @@ struct Own {
     response: Option<Response>,
     /// The newest version that its clients have seen.
     newest: Option<Precedence>,
+    /// Whether it is perhaps not among the k closest nodes.
+    is_distant: bool,
 }
 
 impl Own {
@@ -232,6 +238,9 @@ impl Own {
         quorum.remember(self.newest);
         if let Some(response) = self.response {
             quorum.on_response(Replica::Me, response);
+        }
+        if self.is_distant {
+            quorum.on_distant(&Replica::Me);
         }
     }
 }
@@ -280,8 +289,10 @@ impl Node {
         let peer = report.call.to;
         let Some(read) = self.queries.read(query) else { return };
         match report.outcome {
-            Outcome::Reply { reply: Reply::Value { record, .. }, .. } => read.on_reply(now, peer, Some(&record)),
-            Outcome::Reply { .. } => read.on_reply(now, peer, None),
+            Outcome::Reply { reply: Reply::Value { record, is_distant, .. }, .. } => {
+                read.on_reply(now, peer, Some(&record), is_distant);
+            }
+            Outcome::Reply { .. } => read.on_reply(now, peer, None, false),
             Outcome::Passed(Passed::Hedge | Passed::GiveUp) => read.quorum.on_late_fetch(&peer.id),
             Outcome::Passed(Passed::Timeout) | Outcome::Refused(_) | Outcome::Failed => {
                 read.quorum.on_no_response(&peer.id);
@@ -293,9 +304,9 @@ impl Node {
     /// What this node itself knows of `key` at this moment. If it has slept, what it stores may be old, and counts only
     /// after the other nodes have responded.
     fn own_response(&self, now: Now, key: &Key, phase: Phase) -> Own {
-        let newest = self.versions.newest(key);
+        let (newest, is_distant) = (self.versions.newest(key), self.is_distant(key));
         if self.sleep.is_behind() && phase == Phase::LookingUp {
-            return Own { response: None, newest };
+            return Own { response: None, newest, is_distant };
         }
         let (held, over) = self.storage.known(now, key);
         let known = self.readable(now, key, held);
@@ -305,7 +316,7 @@ impl Node {
             let rank = Rank { class: Class::Plain, life: Life::Over, version: over? };
             Some(Response::Head(Head { rank, crc: 0, replication: 1 }))
         });
-        Own { response, newest }
+        Own { response, newest, is_distant }
     }
 
     fn add_own_response(&mut self, now: Now, query: QueryId) {

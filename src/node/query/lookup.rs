@@ -80,9 +80,9 @@ impl Node {
         let Outcome::Reply { reply, address } = report.outcome else {
             return self.on_no_reply(now, query, &peer.id, &report.outcome, out);
         };
-        let (record, contacts) = match reply {
-            Reply::Nodes(contacts) => (None, contacts),
-            Reply::Value { contacts, record } => (Some(record), contacts),
+        let (record, contacts, is_distant) = match reply {
+            Reply::Nodes(contacts) => (None, contacts, false),
+            Reply::Value { contacts, is_distant, record } => (Some(record), contacts, is_distant),
             Reply::Pong
             | Reply::Time(_)
             | Reply::Stored { .. }
@@ -91,7 +91,7 @@ impl Node {
             | Reply::Error(_) => return,
         };
         match self.queries.find(query) {
-            Some(Query::Read(read)) => read.on_reply(now, peer, record.as_ref()),
+            Some(Query::Read(read)) => read.on_reply(now, peer, record.as_ref(), is_distant),
             Some(Query::Put(_)) => {
                 if let (Some(put), Some(record)) = (self.queries.put(query), record)
                     && record.key == put.key()

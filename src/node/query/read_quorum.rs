@@ -8,7 +8,8 @@
 //! proof: it can only hide plain records, which any node could replace anyway.
 //!
 //! Guarantee: a GET ends early only if as many replicas as the quorum agree on the largest record that was
-//! reported, its value is verified, and no client has seen a newer version through this node.
+//! reported, its value is verified, and no client has seen a newer version through this node. Replicas that are perhaps
+//! not among the k closest do not count: a PUT would not have reached them.
 //!
 //! Non-goals: the machine sends nothing, verifies nothing and has no clock; its caller does that. Its
 //! memory is bounded by the lookup: one response per node.
@@ -134,6 +135,8 @@ struct Responder {
     from: Replica,
     response: Response,
     fetch: Fetch,
+    /// Whether the node is perhaps not among the k closest to the key, which PUTs reach.
+    is_distant: bool,
 }
 
 /// The state of fetching the value of a head from the node that claims it.
@@ -182,7 +185,7 @@ impl QuorumRead {
             self.awaited = None;
         }
         let Some(node) = self.nodes.iter_mut().find(|node| node.from.is(&from)) else {
-            return self.nodes.push(Responder { from, response, fetch: Fetch::NotSent });
+            return self.nodes.push(Responder { from, response, fetch: Fetch::NotSent, is_distant: false });
         };
         let (before, now) = (node.response.head(), response.head());
         let order = |head: Option<Head>| head.map(|head| head.order());
@@ -196,6 +199,14 @@ impl QuorumRead {
             node.response = Response::Invalid;
         } else if !known {
             node.response = response;
+        }
+    }
+
+    /// `from`, which has responded, is perhaps not among the k closest nodes: it does not count among the replicas that
+    /// agree.
+    pub(crate) fn on_distant(&mut self, from: &Replica) {
+        for node in self.nodes.iter_mut().filter(|node| node.from.is(from)) {
+            node.is_distant = true;
         }
     }
 
@@ -251,8 +262,8 @@ impl QuorumRead {
             return None;
         }
         let Some(head) = self.largest() else { return Some(self.quorum.into()) };
-        let agreeing = self.heads().filter(|held| held.agrees(&head)).count();
-        let all_agree = agreeing == self.heads().count();
+        let agreeing = self.agreeing(&head);
+        let all_agree = self.heads().all(|held| held.agrees(&head));
         let may_end = all_agree && head.rank.life == Life::Alive && self.allows(head.rank);
         may_end.then(|| usize::from(self.needed(&head)).saturating_sub(agreeing))
     }
@@ -324,7 +335,14 @@ impl QuorumRead {
         if self.reads == Reads::Secure || !self.is_in_hand(&head) || !self.allows(head.rank) {
             return false;
         }
-        self.heads().filter(|held| held.agrees(&head)).count() >= self.needed(&head).into()
+        self.agreeing(&head) >= self.needed(&head).into()
+    }
+
+    /// The number of replicas that agree on `head`. Nothing replaces a hashed record.
+    fn agreeing(&self, head: &Head) -> usize {
+        let counts = |node: &&Responder| !node.is_distant || head.rank.class == Class::Hashed;
+        let counted = self.nodes.iter().filter(counts);
+        counted.filter(|node| node.response.head().is_some_and(|held| held.agrees(head))).count()
     }
 
     /// The largest head, without those whose value no node is left to deliver.

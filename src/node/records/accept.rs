@@ -98,6 +98,11 @@ impl Node {
         self.in_scope(key, replication) && self.table.is_near(key)
     }
 
+    /// Whether this node is perhaps not among the k closest to `key`, which PUTs reach.
+    pub(crate) fn is_distant(&self, key: &Key) -> bool {
+        !self.table.fewer_closer(key, self.params.k) || !self.table.is_near(key)
+    }
+
     /// Whether this node stores such a record for others. A bridge is a replica in each family; it answers
     /// alone only what is in its scope among the nodes of both.
     pub(crate) fn is_replica(&self, key: &Key, replication: u8) -> bool {

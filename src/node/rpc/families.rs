@@ -29,7 +29,8 @@ use crate::node::timers::Timer;
 use crate::time::{Now, Time};
 use crate::wire::codec::List;
 use crate::wire::peer::{
-    Bridges as BridgesMessage, FLAG_BRIDGE, FLAG_IPV4, FLAG_IPV6, FLAG_SERVING, FLAG_TELLS_TIME, PeerMessage,
+    Bridges as BridgesMessage, FLAG_BRIDGE, FLAG_IPV4, FLAG_IPV6, FLAG_KNOWS_DISTANT, FLAG_SERVING, FLAG_TELLS_TIME,
+    PeerMessage,
 };
 
 /// Contacts of one family only that a dual-stack node remembers beside its table, for each family. A bucket
@@ -253,6 +254,7 @@ impl Node {
             | flag(FLAG_IPV6, families.include(Family::V6))
             | flag(FLAG_BRIDGE, serving && self.spans_families())
             | FLAG_TELLS_TIME
+            | FLAG_KNOWS_DISTANT
     }
 
     /// Replaces the content of `nearby` by the `n` live contacts closest to `target` in `overlay`.

@@ -58,7 +58,10 @@ impl Node {
     }
 
     fn send_value(&mut self, now: Now, caller: &Caller, key: &Key, want: Want, out: &mut Actions) {
-        if want.contacts || self.storage.find(now.mono, key).is_none() {
+        // PUTs may have replaced the record at closer nodes: the asker has to hear of these.
+        let is_distant = self.is_distant(key);
+        let wants_contacts = want.contacts || is_distant;
+        if wants_contacts || self.storage.find(now.mono, key).is_none() {
             self.nearest_for(caller, key);
         }
         let (held, tombstone) = self.storage.known(now, key);
@@ -72,9 +75,10 @@ impl Node {
             (None, None) => return out.reply_to(caller, Reply::Nodes(List::lend(&self.nearby))),
         };
         // No lookup ends with a tombstone, so the reply carries contacts in any case.
-        let with_contacts = want.contacts || held.is_none();
+        let with_contacts = wants_contacts || held.is_none();
         let contacts = List::lend(if with_contacts { &self.nearby[..] } else { &[] });
-        out.send(caller.conn, &PeerMessage::Reply(caller.rpc, Reply::Value { contacts, record }), value);
+        let is_distant = is_distant && self.peers.knows_distant(caller.conn);
+        out.send(caller.conn, &PeerMessage::Reply(caller.rpc, Reply::Value { contacts, is_distant, record }), value);
     }
 
     fn serve_store(&mut self, now: Now, caller: &Caller, block: &RecordBlock<'_>, out: &mut Actions) {

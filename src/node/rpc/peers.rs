@@ -29,7 +29,9 @@ use crate::node::rpc::rtt::{Rtt, Rtts};
 use crate::node::timers::Timers;
 use crate::routing::{Observed, Suggested};
 use crate::time::{Now, Time};
-use crate::wire::peer::{ErrorCode, FLAG_SERVING, FLAG_TELLS_TIME, Hello, PROTOCOL, PeerMessage, Reply};
+use crate::wire::peer::{
+    ErrorCode, FLAG_KNOWS_DISTANT, FLAG_SERVING, FLAG_TELLS_TIME, Hello, PROTOCOL, PeerMessage, Reply,
+};
 
 /// How often a request is sent again at most because its connections end, while another connection with the peer is
 /// open. After both nodes have dialled each other, one of two connections is closed; more often is unusual.
@@ -183,6 +185,11 @@ impl Peers {
     /// When the last message of `id` arrived; `None` without a connection to it.
     pub(crate) fn last_heard(&self, id: &NodeId) -> Option<Time> {
         self.by_id.get(id)?.iter().map(|conn| self.conns[conn].last_heard).max()
+    }
+
+    /// Whether the peer on `conn` knows the bit by which a FIND VALUE REPLY says that its sender is distant.
+    pub(crate) fn knows_distant(&self, conn: ConnId) -> bool {
+        self.find(conn).is_some_and(|conn| conn.flags & FLAG_KNOWS_DISTANT != 0)
     }
 
     /// Whether `id` answers TIME on the connection that carries requests to it.

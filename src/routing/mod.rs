@@ -207,16 +207,19 @@ impl Table {
         closer < n
     }
 
-    /// Whether `key` is in the neighbourhood of this node: at most k live members share as many leading bits with its id
-    /// as `key` does. Of that part of the key space this node knows all nodes, because each of them finds all others
-    /// when it joins, and looks for them again. Of a part that is farther away it may know few.
-    pub fn is_near(&self, key: &Key) -> bool {
-        let Some(shared) = self.index(key) else { return true };
-        let mut nearest = 0;
-        for bucket in self.buckets.iter().skip(shared) {
-            nearest += bucket.live().len();
+    /// The same, if this node surely knows: `key` is *near*, which means that at most k live members share as many
+    /// leading bits with the own id as `key` does. Of that part of the key space this node knows all nodes, because each
+    /// of them looks up its own id and finds the others. Of a part that is farther away it may know few.
+    pub fn surely_fewer_closer(&self, key: &Key, n: usize) -> bool {
+        let own = self.me.key().distance(key);
+        let (mut closer, mut near, mut is_near) = (0, 0, false);
+        for (at, bucket) in self.buckets.iter().enumerate() {
+            let (live, differs) = (bucket.live().len(), own.bit(at));
+            is_near |= differs; // the first bit that differs begins the part of the table that is near
+            closer += if differs { live } else { 0 };
+            near += if is_near { live } else { 0 };
         }
-        nearest <= self.k
+        closer < n && near <= self.k
     }
 
     /// How many live members are closer to `key` than `id` is; `id` need not be a member. This node is not
@@ -472,10 +475,14 @@ mod tests {
         }
 
         #[test]
-        fn a_key_is_near_while_at_most_k_live_contacts_share_as_many_bits_with_the_own_id(table in any_table(), key in any_key()) {
+        fn the_table_surely_knows_who_is_closer_while_at_most_k_live_contacts_share_as_many_bits(
+            table in any_table(),
+            key in any_key(),
+            n in 0..60_usize,
+        ) {
             let shared = |other: &Key| me().key().distance(other).shared_bits().unwrap_or(usize::MAX);
-            let nearer = table.iter().filter(|contact| shared(contact.id.key()) >= shared(&key)).count();
-            prop_assert_eq!(table.is_near(&key), nearer <= table.k);
+            let near = table.iter().filter(|contact| shared(contact.id.key()) >= shared(&key)).count();
+            prop_assert_eq!(table.surely_fewer_closer(&key, n), table.fewer_closer(&key, n) && near <= table.k);
         }
 
         #[test]

@@ -95,12 +95,12 @@ impl Node {
     /// Whether this node surely is a replica of such a record: it is one as far as it knows, and it knows all nodes near
     /// the key. Only then it answers alone: otherwise PUTs may find k closer nodes, and replace the record only there.
     pub(crate) fn surely_in_scope(&self, key: &Key, replication: u8) -> bool {
-        self.in_scope(key, replication) && self.table.is_near(key)
+        self.table.surely_fewer_closer(key, usize::from(replication))
     }
 
     /// Whether this node is perhaps not among the k closest to `key`, which PUTs reach.
     pub(crate) fn is_distant(&self, key: &Key) -> bool {
-        !self.table.fewer_closer(key, self.params.k) || !self.table.is_near(key)
+        !self.table.surely_fewer_closer(key, self.params.k)
     }
 
     /// Whether this node stores such a record for others. A bridge is a replica in each family; it answers

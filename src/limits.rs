@@ -215,9 +215,12 @@ pub const REFRESH_PAUSE: Duration = Duration::from_secs(10);
 /// Pause before unresponsive contacts are pinged again, and before the same peer is dialled back again.
 pub const UNRESPONSIVE_PAUSE: Duration = Duration::from_secs(10);
 
-/// How long after its first peer has answered a node counts as settled, even if it has not heard from all
-/// its neighbours (`PROTOCOL.md` 2, Settled).
+/// How long after its first peer has answered, or after it last got a record that it had missed, a node counts as
+/// settled, even if it has not heard from all its neighbours (`PROTOCOL.md` 2, Settled).
 pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a node settles at most. A neighbour that sends records one by one delays it no longer.
+pub const SETTLE_MAX: Duration = Duration::from_mins(10);
 
 /// Records that a scan of the storage looks at in one turn; each costs some microseconds.
 pub const SCANNED_PER_TURN_MAX: usize = 512;

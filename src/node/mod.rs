@@ -307,7 +307,7 @@ impl Node {
                 Timer::RetryPuts => self.retry_puts(now, out),
                 Timer::Watch => self.watch(now, out),
                 Timer::Families => self.tell_families(now, out),
-                Timer::Settle => self.settle(now),
+                Timer::Settle => self.settle_without_the_rest(now),
                 Timer::Sync => self.sync(now, out),
                 Timer::Replicate => self.replicate(now, out),
                 Timer::Retry(query) => self.retry(now, query, out),

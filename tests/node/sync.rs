@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use dht::limits::{ROUND_AFTER_CUT_OFF, SETTLE_PAUSE, SETTLE_TIMEOUT, STRAY_PAUSE};
+use dht::id::Key;
+use dht::limits::{ROUND_AFTER_CUT_OFF, SETTLE_MAX, SETTLE_PAUSE, SETTLE_TIMEOUT, STRAY_PAUSE};
 use dht::node::Status;
 use dht::node::action::ConnId;
 use dht::record::{Class, Life, Rank, crc_of};
@@ -139,6 +140,64 @@ fn a_neighbour_whose_pages_never_end_delays_settling_by_settle_timeout_at_most()
         }
         harness.pass(secs(1));
     }
+    assert_eq!(harness.node.status(), Status::Settled);
+}
+
+/// The neighbour sends a page with one key each second, and the missing record of every 20th key, up to `last` seconds.
+#[test]
+fn a_node_settles_30_s_after_the_last_record_that_it_has_fetched_and_after_10_minutes_at_most() {
+    let numbered = |n: u16| Key::new([n.to_be_bytes(); 16].concat().try_into().expect("32 bytes"));
+    for last in [10, 30, 50, 1_000] {
+        let (mut harness, conn) = settling();
+        let begin = harness.now;
+        let mut fetched = begin;
+        for second in 0.. {
+            let end = (fetched + SETTLE_TIMEOUT).min(begin + SETTLE_MAX);
+            if harness.now >= end {
+                break;
+            }
+            assert_eq!(harness.node.status(), Status::Settling, "{last}: after {second} s");
+            let life = if second % 20 == 0 && 0 < second && second <= last { Life::Alive } else { Life::Over };
+            let page = [Entry { key: numbered(second), ..entry(1, 1, b"new", life) }];
+            for (rpc, request) in harness.requests(conn) {
+                let reply = match request {
+                    Request::Sync { .. } => Reply::Synced { more: true, entries: List::lend(&page) },
+                    Request::FindValue { key, .. } => {
+                        fetched = harness.now;
+                        value_of(RecordBlock { key, version: version_at(1), ..block(1, b"new") })
+                    }
+                    _ => nodes(&[]),
+                };
+                harness.reply(conn, rpc, reply);
+            }
+            harness.pass(secs(1));
+        }
+        assert_eq!(harness.node.status(), Status::Settled, "{last}");
+    }
+}
+
+#[test]
+fn a_record_that_comes_late_is_asked_for_again_while_the_node_settles() {
+    let (mut harness, conn) = settling();
+    let (rpc, _) = harness.only_request(conn);
+    harness.reply(conn, rpc, synced(&[entry(6, 0, b"other", Life::Alive)]));
+    let mut fetches = Vec::new();
+    for _ in 0..30 {
+        harness.pass(millis(100));
+        assert_eq!(harness.node.status(), Status::Settling, "the record is missing still");
+        for (rpc, request) in harness.requests(conn) {
+            match request {
+                Request::Ping => harness.reply(conn, rpc, Reply::Pong),
+                Request::FindValue { .. } => fetches.push(rpc),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(fetches.len(), 2);
+    for rpc in fetches {
+        harness.reply(conn, rpc, value_of(block(6, b"other")));
+    }
+    harness.pass(millis(0));
     assert_eq!(harness.node.status(), Status::Settled);
 }
 

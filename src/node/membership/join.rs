@@ -14,11 +14,11 @@
 
 use std::time::Duration;
 
-use log::info;
+use log::{info, warn};
 use rand::seq::SliceRandom;
 
 use crate::contact::Contact;
-use crate::limits::{REFRESH_PAUSE, REMEMBERED_DIALS, SETTLE_TIMEOUT, START_PATIENCE};
+use crate::limits::{REFRESH_PAUSE, REMEMBERED_DIALS, SETTLE_MAX, SETTLE_TIMEOUT, START_PATIENCE};
 use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::Actions;
@@ -273,6 +273,23 @@ impl Node {
         info!("settled records={} took_ms={took}", self.storage.len());
         let selection = if self.take_cut_off() { Selection::All } else { Selection::Unreplicated };
         self.offer_after_settling(now, selection);
+    }
+
+    /// This node has got a record that it had missed. While it gets some, over a slow network, it waits for more:
+    /// otherwise it would return records alone that others have replaced.
+    pub(crate) fn settle_later(&mut self, now: Now) {
+        if let (Status::Settling, Some(since)) = (self.status, self.join.joined) {
+            self.timers.set(Timer::Settle, (now.mono + SETTLE_TIMEOUT).min(since + SETTLE_MAX));
+        }
+    }
+
+    /// For some time this node has got no record that it had missed: it settles without the others.
+    pub(crate) fn settle_without_the_rest(&mut self, now: Now) {
+        warn!(
+            "settling ends early reason=\"neighbours have not sent all that they store\" missing={}",
+            self.syncing.missing()
+        );
+        self.settle(now);
     }
 
     /// No contact is live: this node is joining again, and goes on serving its records.

@@ -9,7 +9,8 @@
 //! compares a page in several turns, and sends shorter pages itself.
 //!
 //! A fetched record is verified and accepted like the record of a STORE. A neighbour that lists records
-//! it does not store, or too many, only delays this node, at most for [`crate::limits::SETTLE_TIMEOUT`].
+//! it does not store, or too many, only delays this node: for [`crate::limits::SETTLE_TIMEOUT`] after the last record that
+//! was fetched, and for [`crate::limits::SETTLE_MAX`] at most.
 //! SYNC does not guarantee that the node has every record: it asks [`SETTLE_NEIGHBOURS`] neighbours.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -55,6 +56,8 @@ pub(crate) struct Syncing {
     pages: VecDeque<Page>,
     /// Records to fetch, and the neighbours that store them.
     fetches: VecDeque<(Contact, Entry)>,
+    /// Those of them that are being fetched.
+    in_flight: Vec<(Contact, Entry)>,
 }
 
 /// A page of a neighbour that is compared with what this node stores.
@@ -93,6 +96,20 @@ impl Syncing {
         self.range = None;
         self.neighbours.clear();
         self.pages.clear();
+    }
+
+    /// The number of records that are known to be missing.
+    pub(crate) fn missing(&self) -> usize {
+        self.fetches.len() + self.in_flight.len()
+    }
+
+    /// The fetch of `key` has ended. If `is_late`, it is repeated while this node synchronizes: the network may be slow.
+    fn fetch_ended(&mut self, key: &Key, is_late: bool) {
+        let Some(at) = self.in_flight.iter().position(|(_, entry)| entry.key == *key) else { return };
+        let fetch = self.in_flight.swap_remove(at);
+        if is_late && self.range.is_some() {
+            self.fetches.push_back(fetch);
+        }
     }
 
     /// Whether the chosen neighbours have sent all pages, and nothing is left to fetch.
@@ -291,6 +308,7 @@ impl Node {
                 continue;
             }
             self.wanted.begin_fetch(entry.key, entry.rank, contact.id);
+            self.syncing.in_flight.push((contact, entry));
             self.call(now, contact, Purpose::FetchMissing(entry.key), out);
         }
     }
@@ -303,17 +321,15 @@ impl Node {
             if let (Content::Value(_), Some(conn), true) = (block.content, call.conn, is_wanted)
                 && self.store_copy(now, &block, self.source_at(conn)).is_ok()
             {
+                self.settle_later(now);
                 self.on_replica(now, &key, block.rank(), &call.to.id);
             }
         }
         if !call.expired {
-            self.end_fetch(now, &key);
+            self.wanted.end_fetch(&key);
+            self.syncing.fetch_ended(&key, matches!(outcome, Outcome::Passed(_)));
+            self.timers.hasten(Timer::Sync, now.mono);
         }
-    }
-
-    fn end_fetch(&mut self, now: Now, key: &Key) {
-        self.wanted.end_fetch(key);
-        self.timers.hasten(Timer::Sync, now.mono);
     }
 }
 

@@ -10,7 +10,7 @@ use dht::limits::{
 };
 use dht::node::action::ConnId;
 use dht::node::params::Params;
-use dht::record::{Age, Class, Life, Rank, Version, crc_of};
+use dht::record::{Age, Class, Life, Rank, Ttl, Version, crc_of};
 use dht::wire::codec::List;
 use dht::wire::peer::{Content, Entry, ErrorCode, PeerMessage, RecordBlock, Reply, Request};
 
@@ -28,6 +28,12 @@ fn holding(n: u8) -> Harness {
 fn entry(n: u8, version: Version, value: &[u8]) -> Entry {
     let rank = Rank { class: Class::Plain, life: Life::Alive, version };
     Entry { key: key(n), rank, crc: crc_of(value) }
+}
+
+/// The entry of a tombstone of plain versions.
+fn over(n: u8, version: Version) -> Entry {
+    let rank = Rank { class: Class::Plain, life: Life::Over, version };
+    Entry { key: key(n), rank, crc: 0 }
 }
 
 /// A peer that serves connects.
@@ -229,8 +235,7 @@ fn an_offered_record_is_wanted_if_it_is_larger_than_the_held_one_and_in_scope() 
     ];
     assert_eq!(wanted(&mut harness, offerer, &entries), [key(4)]);
     assert_eq!(wanted(&mut harness, offerer, &[entry(5, version_at(1), b"newer")]), [key(5)]);
-    let over = Rank { class: Class::Plain, life: Life::Over, version: version_at(2) };
-    assert_eq!(wanted(&mut harness, offerer, &[Entry { rank: over, ..entry(5, version_at(2), b"") }]), []);
+    assert_eq!(wanted(&mut harness, offerer, &[over(5, version_at(2))]), []);
 }
 
 #[test]
@@ -241,6 +246,51 @@ fn an_expired_version_is_not_wanted_again() {
     let offerer = harness.accept_client(9);
     assert_eq!(wanted(&mut harness, offerer, &[entry(5, version_at(0), b"value")]), []);
     assert_eq!(wanted(&mut harness, offerer, &[entry(5, version_at(1), b"newer")]), [key(5)]);
+}
+
+/// What a node has missed while it was away it learns when it offers its records.
+#[test]
+fn a_peer_that_offers_a_record_that_is_over_is_told_so() {
+    let mut harness = Harness::founder();
+    let behind = harness.add_contact(1);
+    let short = RecordBlock { ttl: Ttl::from_secs(6).expect("not zero"), age: Age(5_000), ..block(5, b"value") };
+    harness.ask(behind, Request::Store(short));
+    harness.pass(secs(1));
+    assert!(harness.node.storage().is_empty());
+    let old = Version::from_bits(version_at(0).bits() - 1);
+    let client = harness.accept_client(9);
+    for (conn, version, is_told) in [
+        (behind, version_at(1), false),
+        (client, old, false), // it does not serve, so it stores no records
+        (behind, version_at(0), true),
+        (behind, old, true),
+    ] {
+        harness.forget_actions();
+        let offered = [entry(5, version, b"value")];
+        harness.send(conn, &PeerMessage::Request(RpcId::new([0xaa; 32]), Request::Offer(List::lend(&offered))));
+        harness.pass(millis(0));
+        let offers: Vec<_> = harness.offers();
+        let told: Vec<_> = offers.iter().map(|(to, _, entries)| (*to, entries.clone())).collect();
+        assert_eq!(told, if is_told { vec![(behind, vec![over(5, version_at(0))])] } else { vec![] }, "{version:?}");
+        for (to, rpc, _) in offers {
+            harness.reply(to, rpc, Reply::Wanted(List::lend(&[key(5)])));
+        }
+        harness.pass(millis(0));
+        assert_eq!(harness.copies(), [], "there is none");
+    }
+}
+
+#[test]
+fn a_plain_record_ends_when_a_peer_offers_its_tombstone_unless_that_is_from_the_far_future() {
+    for (ahead, left) in [(0, 0), (1, 0), (600_001, 1)] {
+        let mut harness = holding(5);
+        let peer = harness.accept_client(9);
+        let older = Version::from_bits(version_at(0).bits() - 1);
+        assert_eq!(wanted(&mut harness, peer, &[over(5, older)]), []);
+        assert_eq!(harness.node.storage().len(), 1, "it is newer");
+        assert_eq!(wanted(&mut harness, peer, &[over(5, version_at(ahead))]), []);
+        assert_eq!(harness.node.storage().len(), left, "{ahead} ms ahead");
+    }
 }
 
 /// Two peers that offer a record at the same time do not both send it.

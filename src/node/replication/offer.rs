@@ -21,7 +21,7 @@ use crate::node::purpose::{OfferId, Outcome, Purpose};
 use crate::node::replication::schedule::HandOver;
 use crate::node::timers::Timer;
 use crate::pending::Passed;
-use crate::record::{Class, Life, Rank};
+use crate::record::{Class, Life, Rank, Tombstone};
 use crate::time::Now;
 use crate::wire::codec::List;
 use crate::wire::peer::{Entry, ErrorCode, PeerMessage, Reply, Request};
@@ -59,6 +59,9 @@ pub(crate) enum Reach {
     One,
     /// Each that may need it. A WANT is answered with a copy and triggers no further offers.
     Each,
+    /// One peer, which has offered a record that a tombstone beats: it is told so, unless a newer record is stored by
+    /// then.
+    Over,
 }
 
 /// How the record that an entry of a peer names compares with what this node stores.
@@ -176,8 +179,11 @@ impl Node {
     /// Writes the OFFER `id`, of the records that are still stored. `false` if none is.
     pub(crate) fn write_offer(&mut self, now: Now, conn: ConnId, rpc: RpcId, id: OfferId, out: &mut Actions) -> bool {
         let Some(offer) = self.offers.in_flight.get(&id) else { return false };
-        let held = offer.keys.keys().filter_map(|key| self.storage.find(now.mono, key));
-        let entries: Vec<Entry> = held.map(|held| Entry::of(&held.record)).collect();
+        let entries = offer.keys.iter().filter_map(|(key, reach)| match reach {
+            Reach::One | Reach::Each => self.storage.find(now.mono, key).map(|held| Entry::of(&held.record)),
+            Reach::Over => self.entry(now, *key),
+        });
+        let entries: Vec<Entry> = entries.collect();
         if entries.is_empty() {
             return false;
         }
@@ -237,8 +243,9 @@ impl Node {
 impl Node {
     /// Answers the OFFER of `caller`. This node wants a record that it lacks, would accept, and does not
     /// expect already. If it wants none, although it lacks some, it answers by an error. Where the peer's
-    /// record is smaller, the peer gets a copy and all other replicas an offer. After a restart it leaves out what it
-    /// cannot compare before it has verified its own record.
+    /// record is smaller, the peer gets a copy and all other replicas an offer. Where a tombstone of plain versions beats
+    /// the peer's record, the peer is told so by an OFFER. After a restart this node leaves out what it cannot compare
+    /// before it has verified its own record.
     pub(crate) fn serve_offer(&mut self, now: Now, caller: &Caller, entries: List<'_, Entry>, out: &mut Actions) {
         let from = &caller.id;
         let offerer = self.peers.contact_at(caller.conn);
@@ -250,7 +257,12 @@ impl Node {
                 refused = Some(ErrorCode::TOO_MANY); // it is verified later
                 continue;
             }
+            self.bury_as_told(now, &entry);
             let comparison = self.compare(now, &entry);
+            if let Some(offerer) = offerer.filter(|_| self.is_over(now, &entry)) {
+                self.offers.add(offerer, entry.key, Reach::Over);
+                self.timers.hasten(Timer::Replicate, now.mono);
+            }
             if entry.rank.life == Life::Alive && self.is_too_early(now, entry.rank.version) {
                 refused = Some(ErrorCode::TOO_EARLY); // it is not stored here
                 self.note_newer_claim(now, &entry);
@@ -280,6 +292,27 @@ impl Node {
         self.counters.wants += wanted.len() as u64;
         self.count_maintenance(wanted.len() * KEY_SIZE);
         out.reply_to(caller, Reply::Wanted(List::lend(&wanted)));
+    }
+
+    /// Whether `entry` names a live record that a tombstone of plain versions beats.
+    fn is_over(&self, now: Now, entry: &Entry) -> bool {
+        let plain = || self.storage.tombstone(now, &entry.key).and_then(|over| over.plain);
+        let beats = |over| Tombstone { signed: None, plain: Some(over) }.beats(entry.rank.precedence()).is_some();
+        entry.rank.life == Life::Alive && plain().is_some_and(beats)
+    }
+
+    /// A peer says that plain versions of a key are over: if this node stores one of them, its life ends. That needs no
+    /// proof, as a newer plain record would not either.
+    pub(super) fn bury_as_told(&mut self, now: Now, entry: &Entry) {
+        let Rank { class, life, version } = entry.rank;
+        if life == Life::Alive || class != Class::Plain || version.is_too_early(now.wall) {
+            return;
+        }
+        let tombstone = Tombstone { signed: None, plain: Some(version) };
+        let held = self.storage.find(now.mono, &entry.key);
+        if held.is_some_and(|held| tombstone.beats(held.record.rank().precedence()).is_some()) {
+            self.storage.bury(now, entry.key, tombstone);
+        }
     }
 
     /// A peer stores the record of `entry`, which is too far ahead for this node. The claim needs no proof if the

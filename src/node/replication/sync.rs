@@ -251,18 +251,10 @@ impl Node {
 
     /// `from` stores what `entry` says: this node fetches or buries the record, or notes the replica.
     fn on_entry(&mut self, now: Now, from: &Contact, entry: Entry) {
-        let Rank { class, life, version } = entry.rank;
-        if life == Life::Over {
-            let tombstone = Tombstone { signed: None, plain: Some(version) };
-            let beaten = self
-                .storage
-                .find(now.mono, &entry.key)
-                .is_some_and(|held| tombstone.beats(held.record.rank().precedence()).is_some());
-            if beaten && class == Class::Plain && !version.is_too_early(now.wall) {
-                self.storage.bury(now, entry.key, tombstone);
-            }
-            return;
+        if entry.rank.life == Life::Over {
+            return self.bury_as_told(now, &entry);
         }
+        let version = entry.rank.version;
         let comparison = self.compare(now, &entry);
         if comparison == Comparison::Invalid && version.is_too_early(now.wall) {
             self.note_newer_claim(now, &entry);
@@ -365,9 +357,14 @@ impl Node {
     /// Sends the entry of `key`: of the record, or of the tombstone of a plain one. A PUT asks for such a
     /// page of one key, so it does not count as maintenance.
     pub(crate) fn send_entry(&mut self, now: Now, caller: &Caller, key: Key, out: &mut Actions) {
-        let (held, tombstone) = self.storage.known(now, &key);
-        let entry = held.map(|held| Entry::of(&held.record)).or_else(|| tombstone_entry(key, tombstone?));
+        let entry = self.entry(now, key);
         out.reply_to(caller, Reply::Synced { more: false, entries: List::lend(entry.as_slice()) });
+    }
+
+    /// The entry of `key`: of the record, or of the tombstone of a plain one.
+    pub(super) fn entry(&self, now: Now, key: Key) -> Option<Entry> {
+        let (held, tombstone) = self.storage.known(now, &key);
+        held.map(|held| Entry::of(&held.record)).or_else(|| tombstone_entry(key, tombstone?))
     }
 }
 

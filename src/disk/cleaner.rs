@@ -17,6 +17,7 @@
 //! removals and the numbers of missing segments would have to be kept as long as there is an older segment.
 
 use crate::disk::contents::{Change, Contents};
+use crate::disk::entry::pack_of;
 use crate::disk::fault::StoreFault;
 use crate::disk::index::{Fingerprint, Place};
 use crate::disk::log::{Log, Space};
@@ -140,6 +141,7 @@ impl Cleaner {
 /// Copies the current entries among the next `budget` bytes of `entries`; returns whether the end is reached.
 fn copy(entries: &mut Entries, budget: u64, log: &mut Log, contents: &mut Contents) -> Result<bool, StoreFault> {
     let (oldest, begin) = (log.oldest, entries.offset());
+    let damaged = |offset| StoreFault::Damaged { file: name_of(oldest), offset };
     let mut changes = Vec::new();
     let is_done = loop {
         if u64::from(entries.offset() - begin) >= budget {
@@ -151,7 +153,8 @@ fn copy(entries: &mut Entries, budget: u64, log: &mut Log, contents: &mut Conten
         let change = match entry.kind {
             Kind::State => Change::State(Fingerprint::of(&log.store, &entry.content[..KEY_SIZE]), place),
             Kind::Contacts => Change::Contacts(place),
-            Kind::Removal | Kind::Mark => continue,
+            Kind::Pack => Change::Pack(pack_of(entry.content).map_err(|_| damaged(entry.offset))?, place),
+            Kind::Removal | Kind::PackRemoval | Kind::Mark => continue,
         };
         if contents.is_current(change) {
             let copy = log.push(entry.kind, |out| out.extend_from_slice(entry.content))?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::disk::index::{Fingerprint, Index, Place};
+use crate::node::persisted::PackId;
 
 /// Changes for which the index is prefetched at a time.
 const CHANGES_AT_A_TIME: usize = 32;
@@ -13,20 +14,26 @@ pub(super) enum Change {
     State(Fingerprint, Place),
     Removal(Fingerprint, Place),
     Contacts(Place),
+    Pack(PackId, Place),
+    PackRemoval(PackId, Place),
 }
 
 impl Change {
     /// The place of the entry.
     pub(super) fn place(&self) -> Place {
         match *self {
-            Self::State(_, place) | Self::Removal(_, place) | Self::Contacts(place) => place,
+            Self::State(_, place)
+            | Self::Removal(_, place)
+            | Self::Contacts(place)
+            | Self::Pack(_, place)
+            | Self::PackRemoval(_, place) => place,
         }
     }
 
     fn key(&self) -> Option<Fingerprint> {
         match *self {
             Self::State(key, _) | Self::Removal(key, _) => Some(key),
-            Self::Contacts(_) => None,
+            Self::Contacts(_) | Self::Pack(..) | Self::PackRemoval(..) => None,
         }
     }
 
@@ -36,6 +43,8 @@ impl Change {
             Self::State(key, _) => Self::State(key, place),
             Self::Removal(key, _) => Self::Removal(key, place),
             Self::Contacts(_) => Self::Contacts(place),
+            Self::Pack(pack, _) => Self::Pack(pack, place),
+            Self::PackRemoval(pack, _) => Self::PackRemoval(pack, place),
         }
     }
 }
@@ -45,6 +54,8 @@ impl Change {
 pub(super) struct Contents {
     pub(super) index: Index,
     pub(super) contacts: Option<Place>,
+    /// A few thousand at most: each has many tombstones.
+    pub(super) packs: BTreeMap<PackId, Place>,
     /// Bytes of the current entries in each segment that has any.
     live: BTreeMap<u32, u64>,
     live_bytes: u64,
@@ -67,6 +78,8 @@ impl Contents {
             Change::State(key, place) => self.index.find(key) == Some(place),
             Change::Removal(key, _) => self.index.find(key).is_none(),
             Change::Contacts(place) => self.contacts == Some(place),
+            Change::Pack(pack, place) => self.packs.get(&pack) == Some(&place),
+            Change::PackRemoval(pack, _) => !self.packs.contains_key(&pack),
         }
     }
 
@@ -85,6 +98,8 @@ impl Contents {
             Change::State(key, place) => (self.index.insert(key, place), Some(place)),
             Change::Removal(key, _) => (self.index.remove(key), None),
             Change::Contacts(place) => (self.contacts.replace(place), Some(place)),
+            Change::Pack(pack, place) => (self.packs.insert(pack, place), Some(place)),
+            Change::PackRemoval(pack, _) => (self.packs.remove(&pack), None),
         };
         if let Some(Place { at, size }) = new {
             *self.live.entry(at.segment).or_default() += u64::from(size);

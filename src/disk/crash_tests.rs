@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::disk::simulated::{Fault, SimulatedDisk};
-use crate::disk::store::tests::{batch, in_order, persisted};
+use crate::disk::store::tests::{batch, in_order, pack, persisted};
 use crate::disk::store::{Cleaned, Effort, Store, StoreError, Trust};
-use crate::node::persisted::{Batch, PersistedKey};
+use crate::node::persisted::{Batch, Pack, PersistedKey};
 use crate::record::Version;
 
 /// A small segment: it has room for about ten entries.
@@ -22,7 +23,7 @@ const KEYS: u64 = 24;
 /// Steps of a history.
 const STEPS: u64 = 40;
 
-/// What a store may contain: the number of each key, and which batch wrote it.
+/// What a store may contain: the number of each key or pack, and which batch wrote it.
 type Content = BTreeMap<u64, u64>;
 
 /// The key `number` as the batch `number_of_batch` writes it.
@@ -39,8 +40,27 @@ fn removal(number: u64) -> PersistedKey {
     PersistedKey { record: None, tombstone: None, ..persisted(number, 1) }
 }
 
-fn keys_of(content: &Content) -> Vec<PersistedKey> {
-    in_order(content.iter().map(|(number, batch)| state(*number, *batch)))
+/// Whether a number of a history is that of a pack.
+fn is_pack(number: u64) -> bool {
+    number < KEYS && number % 4 == 3
+}
+
+fn pack_of(number: u64, number_of_batch: u64) -> Pack {
+    pack(u32::try_from(number).expect("a small number"), number_of_batch)
+}
+
+/// The keys and packs of a store.
+type Stored = (Vec<PersistedKey>, Vec<Pack>);
+
+fn stored_of(content: &Content) -> Stored {
+    let all = |of_packs| content.iter().filter(move |(number, _)| is_pack(**number) == of_packs);
+    let mut packs: Vec<Pack> = all(true).map(|(number, batch)| pack_of(*number, *batch)).collect();
+    packs.sort_by_key(|pack| pack.id);
+    (in_order(all(false).map(|(number, batch)| state(*number, *batch))), packs)
+}
+
+fn found_in(store: &Store) -> Result<Stored, StoreError> {
+    Ok((in_order(store.try_all()?), store.packs()?))
 }
 
 /// A store, and all contents that it may have.
@@ -94,11 +114,11 @@ impl History {
             match self.open() {
                 Ok(store) => {
                     self.trust = Trust::All;
-                    let Ok(found) = store.try_all() else {
+                    let Ok(found) = found_in(&store) else {
                         store.kill();
                         return self.has_failed = true;
                     };
-                    self.possible = vec![expect_one_of(&self.possible, &in_order(found))];
+                    self.possible = vec![expect_one_of(&self.possible, &found)];
                     self.unsynced.clear(); // all that was found is on disk now
                     self.store = Some(store);
                 }
@@ -119,10 +139,17 @@ impl History {
 
     /// Writes the state or the removal of each of `keys`.
     fn write(&mut self, mut store: Store, number: u64, keys: &BTreeMap<u64, bool>) {
-        let states = keys.iter().map(|(key, removed)| if *removed { removal(*key) } else { state(*key, number) });
+        let (packs, keys_alone): (Vec<_>, Vec<_>) = keys.iter().partition(|(key, _)| is_pack(**key));
+        let states =
+            keys_alone.iter().map(|(key, removed)| if **removed { removal(**key) } else { state(**key, number) });
+        let packs = packs.iter().map(|(key, removed)| {
+            let pack = pack_of(**key, number);
+            Arc::new(if **removed { Pack::removed(pack.id) } else { pack })
+        });
+        let packs = packs.collect();
         let contacts = number.is_multiple_of(5).then(Vec::new);
         let sync = self.rng.random_bool(0.5);
-        let written = store.write(&Batch { sync, contacts, ..batch(states) });
+        let written = store.write(&Batch { sync, packs, contacts, ..batch(states) });
         let before = std::mem::take(&mut self.possible);
         for content in &before {
             let mut after = content.clone();
@@ -180,20 +207,21 @@ impl History {
     }
 }
 
-/// The content with the keys `found`, which must be one of `possible`.
-fn expect_one_of(possible: &[Content], found: &[PersistedKey]) -> Content {
-    let content = possible.iter().find(|content| keys_of(content) == found);
-    content.unwrap_or_else(|| panic!("{} keys, none of {} contents", found.len(), possible.len())).clone()
+/// The content with the keys and packs `found`, which must be one of `possible`.
+fn expect_one_of(possible: &[Content], found: &Stored) -> Content {
+    let content = possible.iter().find(|content| stored_of(content) == *found);
+    content.unwrap_or_else(|| panic!("{} keys, none of {} contents", found.0.len(), possible.len())).clone()
 }
 
 /// Expects one of `possible` on `disk`, which stays the same after more crashes, and can be changed.
 fn expect_recovery(disk: &SimulatedDisk, possible: &[Content], rng: &mut StdRng) {
     let store = Store::on_simulated(disk, SEGMENT_SIZE).expect("the store is intact");
-    let content = expect_one_of(possible, &store.all());
+    let found = found_in(&store).expect("the store is intact");
+    let content = expect_one_of(possible, &found);
     store.kill();
     let again = disk.after_power_failure(rng);
     let mut store = Store::on_simulated(&again, SEGMENT_SIZE).expect("the store is intact");
-    assert_eq!(store.all(), keys_of(&content), "what was found is decided");
+    assert_eq!(found_in(&store).expect("the store is intact"), found, "what was found is decided");
     let next = in_order([state(0, 1_000), state(KEYS, 1_000)]);
     store.write(&batch(next)).expect("the disk works");
     store.clean_all(Effort::Idle);
@@ -201,7 +229,8 @@ fn expect_recovery(disk: &SimulatedDisk, possible: &[Content], rng: &mut StdRng)
     let mut expected = content;
     expected.extend([(0, 1_000), (KEYS, 1_000)]);
     let last = again.after_power_failure(rng);
-    assert_eq!(Store::on_simulated(&last, SEGMENT_SIZE).expect("the store is intact").all(), keys_of(&expected));
+    let store = Store::on_simulated(&last, SEGMENT_SIZE).expect("the store is intact");
+    assert_eq!(found_in(&store).expect("the store is intact"), stored_of(&expected));
 }
 
 /// A crash at each call of a history, with several outcomes each; returns the number of crashes.

@@ -2,6 +2,7 @@
 //! of it is read correctly. Each variant follows from a seed and its number.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -11,9 +12,9 @@ use crate::disk::replay;
 use crate::disk::segment::{FORMAT, Mark, Position, READ_SIZE, sequence_of};
 use crate::disk::simulated::SimulatedDisk;
 use crate::disk::state::{State, StateFile};
-use crate::disk::store::tests::{batch, in_order, persisted};
+use crate::disk::store::tests::{batch, in_order, pack, persisted};
 use crate::disk::store::{Effort, Store, StoreError, StoreFault};
-use crate::node::persisted::PersistedKey;
+use crate::node::persisted::{Batch, Pack, PersistedKey};
 
 const SEGMENT_SIZE: u32 = 4_096;
 const KEYS: u64 = 60;
@@ -54,6 +55,9 @@ pub(super) struct Original {
     pub(super) keys: Vec<PersistedKey>,
     /// Every state that a key had.
     pub(super) written: Vec<PersistedKey>,
+    /// The packs that are stored, and all that were.
+    pub(super) packs: Vec<Pack>,
+    pub(super) written_packs: Vec<Pack>,
 }
 
 /// How the original was left.
@@ -61,6 +65,12 @@ pub(super) struct Original {
 pub(super) enum End {
     Closed,
     Killed,
+}
+
+/// The packs of a history: each batch writes one, and removes a former one of the last nine.
+fn packs_of(number: u64) -> [Pack; 2] {
+    let new = u32::try_from(number).expect("few batches");
+    [pack(new, number), Pack::removed(pack(new - new.min(1 + new * 5 % 9), 0).id)]
 }
 
 /// Writes the history of a store; returns it at every tenth batch too, and all states that keys had, in their order.
@@ -82,7 +92,8 @@ fn history(disk: &SimulatedDisk, seed: u64) -> (Store, Vec<SimulatedDisk>, Vec<P
                 (key, state)
             })
             .collect();
-        store.write(&batch(changes.values().cloned())).expect("the disk works");
+        let packs = packs_of(number).map(Arc::new).to_vec();
+        store.write(&Batch { packs, ..batch(changes.values().cloned()) }).expect("the disk works");
         let effort = if number % 4 == 0 { Effort::Idle } else { Effort::Due };
         store.clean(effort).expect("the disk works");
         written.extend(changes.into_values());
@@ -105,7 +116,13 @@ impl Original {
             End::Closed => drop(store),
             End::Killed => store.kill(),
         }
-        Self { disk, foreign, earlier, keys, written }
+        let written_packs: Vec<Pack> = (0..BATCHES).map(|number| packs_of(number)[0].clone()).collect();
+        let mut packs = BTreeMap::new();
+        for pack in (0..BATCHES).flat_map(packs_of) {
+            packs.insert(pack.id, pack);
+        }
+        let packs = packs.into_values().filter(|pack| !pack.tombstones.is_empty()).collect();
+        Self { disk, foreign, earlier, keys, written, packs, written_packs }
     }
 
     /// Paths of the segments, and of `state` if that is wanted too.
@@ -177,6 +194,12 @@ fn kind_of(variant: u64) -> (Kind, &'static [&'static str]) {
     KINDS[usize::try_from(variant).expect("few variants") % KINDS.len()]
 }
 
+fn read_with_packs(disk: &SimulatedDisk) -> Result<(Vec<PersistedKey>, Vec<Pack>), StoreError> {
+    let keys = read(disk)?;
+    let store = Store::on_simulated(disk, SEGMENT_SIZE)?;
+    Ok((keys, store.packs()?))
+}
+
 fn read(disk: &SimulatedDisk) -> Result<Vec<PersistedKey>, StoreError> {
     let store = Store::on_simulated(disk, SEGMENT_SIZE)?;
     store.contacts()?;
@@ -189,9 +212,10 @@ fn expect_refused_or_correct(original: &Original, variant: u64) -> bool {
     let (kind, words) = kind_of(variant);
     // The refused attempt changes nothing: a second start does not accept what the first refused.
     for _ in 0..2 {
-        match read(&disk) {
-            Ok(keys) => {
+        match read_with_packs(&disk) {
+            Ok((keys, packs)) => {
                 assert!(keys == original.keys, "variant {variant} {kind:?}: {} keys", keys.len());
+                assert!(packs == original.packs, "variant {variant} {kind:?}: {} packs", packs.len());
                 return false;
             }
             Err(error) => {
@@ -427,7 +451,7 @@ fn a_large_store_is_read_completely_or_its_first_damage_is_named() {
 /// A file of an earlier or a later version of this program.
 #[test]
 fn another_format_is_refused() {
-    for (file, format) in [("00000001.log", FORMAT - 1), ("state", FORMAT - 1), ("00000001.log", 9), ("state", 9)] {
+    for (file, format) in [("00000001.log", 2), ("state", 2), ("00000001.log", FORMAT + 1), ("state", FORMAT + 1)] {
         let disk = SimulatedDisk::default();
         drop(Store::on_simulated(&disk, SEGMENT_SIZE).expect("a new store"));
         let path = format!("records/{file}");
@@ -439,7 +463,7 @@ fn another_format_is_refused() {
         disk.set_content(&path, &content);
         let error = read(&disk).expect_err("another format");
         assert!(matches!(error.fault(), StoreFault::Format { found, .. } if *found == format), "{error}");
-        let words = format!("records/{file} has the format {format} of another version of this program, expected 3");
+        let words = format!("records/{file} has the format {format} of another version of this program, expected 4");
         let text = error.to_string();
         assert!(
             text.contains(&words) && text.contains("move the directory records away to start without it"),

@@ -13,19 +13,23 @@
 //!            ..  if bit 0: age, ms; saved, ms after the time in the version; if bit 4: boot u32, and saved, ms
 //!                since that boot; then of the record block R of PROTOCOL.md 2: TTL, replication, flags, version, value
 //! contacts:  0   contacts of PROTOCOL.md 2, to the end
+//! a pack:    0   id of the pack: epoch u32, number u32
+//!            8   key of the fingerprints, 16 bytes
+//!            24  old tombstones to the end, each: fingerprint, 8 bytes; flags u8: bit 1 or bit 2, as above; version u64
 //! ```
 //!
 //! Ages and moments take 1 to 10 bytes, with 7 bits in each byte: the lowest bits first, and bit 7 set if more follow.
 //! `saved` may be before the time in the version: its sign is in the lowest bit, as Protocol Buffers encode `sint64`.
 //! A record that a client has just stored takes 64 bytes with its frame, and its value; a tombstone takes 49, or 57 if
-//! both a signed and a plain version have ended.
+//! both a signed and a plain version have ended, and 17 in a pack, which takes 32 bytes besides.
 //!
 //! The CRC-32 of the value is not stored. The checksum of the frame covers the value, and the reader computes it.
 
 use crate::contact::Contact;
 use crate::id::Key;
-use crate::node::persisted::{PersistedKey, PersistedRecord, SavedAt};
-use crate::record::{Age, Source, Tombstone, Version};
+use crate::node::persisted::{Pack, PackId, PersistedKey, PersistedRecord, SavedAt};
+use crate::record::fingerprint::{Epoch, FINGERPRINT_KEY_SIZE, Fingerprint, FingerprintKey, OldTombstone};
+use crate::record::{Age, Source, Tombstone, TombstoneClass, Version};
 use crate::time::{BootTime, WallTime};
 use crate::wire::codec::{List, Reader, WireError};
 use crate::wire::peer::RecordBlock;
@@ -38,6 +42,12 @@ const SINCE_BOOT: u8 = 1 << 4;
 
 /// The flags that only a record has.
 const OF_RECORD: u8 = FROM_CLIENT | SINCE_BOOT;
+
+/// Bytes of the id of a pack.
+const PACK_ID_SIZE: usize = 8;
+
+/// Bytes of a tombstone in a pack.
+const OLD_TOMBSTONE_SIZE: usize = 17;
 
 /// Whether the key has neither a record nor a tombstone: then it has no entry.
 pub(super) fn is_removal(persisted: &PersistedKey) -> bool {
@@ -156,6 +166,61 @@ fn of_signed_bits(bits: u64) -> u64 {
     bits >> 1 ^ (bits & 1).wrapping_neg()
 }
 
+/// Appends the id of a pack, the content of its removal, to `out`.
+pub(super) fn write_pack_id(id: PackId, out: &mut Vec<u8>) {
+    out.extend_from_slice(&id.epoch.0.to_be_bytes());
+    out.extend_from_slice(&id.number.to_be_bytes());
+}
+
+/// Appends the entry of a pack to `out`.
+pub(super) fn write_pack(pack: &Pack, out: &mut Vec<u8>) {
+    write_pack_id(pack.id, out);
+    out.extend_from_slice(&pack.fingerprint_key.bytes());
+    for OldTombstone { fingerprint, class, version } in &pack.tombstones {
+        out.extend_from_slice(&fingerprint.bytes());
+        out.push(match class {
+            TombstoneClass::Plain => PLAIN_TOMBSTONE,
+            TombstoneClass::Signed => SIGNED_TOMBSTONE,
+        });
+        out.extend_from_slice(&version.bits().to_be_bytes());
+    }
+}
+
+/// The id in the entry of a pack or of its removal.
+///
+/// # Errors
+///
+/// If the entry is too short.
+pub(super) fn pack_of(entry: &[u8]) -> Result<PackId, WireError> {
+    let mut reader = Reader::new(entry);
+    Ok(PackId { epoch: Epoch(reader.u32("epoch")?), number: reader.u32("number of the pack")? })
+}
+
+/// Reads the entry that [`write_pack`] wrote.
+///
+/// # Errors
+///
+/// What is wrong with the entry.
+pub(super) fn read_pack(entry: &[u8]) -> Result<Pack, WireError> {
+    let id = pack_of(entry)?;
+    let mut reader = Reader::new(&entry[PACK_ID_SIZE..]);
+    let fingerprint_key = FingerprintKey::new(reader.array("key of the fingerprints")?);
+    let count = (entry.len() - PACK_ID_SIZE - FINGERPRINT_KEY_SIZE) / OLD_TOMBSTONE_SIZE;
+    let mut tombstones = Vec::with_capacity(count);
+    for _ in 0..count.max(1) {
+        let fingerprint = Fingerprint::new(reader.array("fingerprint")?);
+        let class = match reader.u8("flags")? {
+            PLAIN_TOMBSTONE => TombstoneClass::Plain,
+            SIGNED_TOMBSTONE => TombstoneClass::Signed,
+            flags => return Err(WireError::field("flags", flags, "a tombstone of signed or of plain versions")),
+        };
+        let version = Version::from_bits(reader.u64("version")?);
+        tombstones.push(OldTombstone { fingerprint, class, version });
+    }
+    reader.finish()?;
+    Ok(Pack { id, fingerprint_key, tombstones })
+}
+
 /// Appends the entry of the contacts to `out`.
 pub(super) fn write_contacts(contacts: &[Contact], out: &mut Vec<u8>) {
     List::lend(contacts).write(out);
@@ -177,6 +242,18 @@ mod tests {
     use crate::limits::{CONTACT_SIZE, VALUE_SIZE_MAX};
     use crate::record::{Class, Record, Ttl, crc_of};
     use proptest::prelude::*;
+
+    fn any_pack() -> impl Strategy<Value = Pack> {
+        let tombstone = (any::<[u8; 8]>(), any::<bool>(), any::<u64>()).prop_map(|(fingerprint, is_plain, version)| {
+            let class = if is_plain { TombstoneClass::Plain } else { TombstoneClass::Signed };
+            OldTombstone { fingerprint: Fingerprint::new(fingerprint), class, version: Version::from_bits(version) }
+        });
+        let tombstones = proptest::collection::vec(tombstone, 1..300);
+        (any::<(u32, u32, [u8; 16])>(), tombstones).prop_map(|((epoch, number, secret), tombstones)| {
+            let id = PackId { epoch: Epoch(epoch), number };
+            Pack { id, fingerprint_key: FingerprintKey::new(secret), tombstones }
+        })
+    }
 
     /// Numbers of each size.
     fn any_number() -> impl Strategy<Value = u64> {
@@ -228,6 +305,20 @@ mod tests {
             }
         }
 
+        #[test]
+        fn a_pack_is_read_as_it_was_written(pack in any_pack(), at in any::<prop::sample::Index>()) {
+            let mut entry = Vec::new();
+            write_pack(&pack, &mut entry);
+            prop_assert_eq!(entry.len(), 24 + 17 * pack.tombstones.len());
+            prop_assert_eq!(read_pack(&entry), Ok(pack.clone()));
+            let cut = at.index(entry.len());
+            prop_assert!(read_pack(&entry[..cut]).is_err() || cut % OLD_TOMBSTONE_SIZE == 24 % OLD_TOMBSTONE_SIZE);
+            let mut id = Vec::new();
+            write_pack_id(pack.id, &mut id);
+            prop_assert_eq!(pack_of(&entry), Ok(pack.id));
+            prop_assert_eq!(pack_of(&id), Ok(pack.id));
+        }
+
         /// An entry whose value is cut looks like an entry with a shorter value: the frame says how long it is.
         #[test]
         fn an_entry_that_is_cut_before_its_value_is_refused(
@@ -246,6 +337,12 @@ mod tests {
                 let again = written(&persisted);
                 prop_assert_eq!(again.len(), content.len(), "no number takes more bytes than it has to");
                 prop_assert_eq!(read_key(&again), Ok(persisted));
+            }
+            if let Ok(pack) = read_pack(&content) {
+                let mut again = Vec::new();
+                write_pack(&pack, &mut again);
+                prop_assert_eq!(&again, &content);
+                prop_assert!(!pack.tombstones.is_empty());
             }
             prop_assert_eq!(read_contacts(&content).is_ok(), content.len() % CONTACT_SIZE == 0);
         }

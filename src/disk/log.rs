@@ -16,7 +16,9 @@ use std::io;
 use crate::disk::fault::StoreFault;
 use crate::disk::files::{FileId, FileStatus, Files, OpenFile, is_full};
 use crate::disk::index::Place;
-use crate::disk::segment::{Entries, HEADER_SIZE, Header, Kind, Mark, Position, StoreId, begin_entry, name_of, seal};
+use crate::disk::segment::{
+    Entries, FORMAT, HEADER_SIZE, Header, Kind, Mark, Position, StoreId, begin_entry, name_of, seal,
+};
 use crate::disk::state::{STATE_FILE, State, StateFile};
 
 /// The file that reserves space.
@@ -269,6 +271,7 @@ impl Log {
     fn roll(&mut self) -> io::Result<()> {
         self.sync()?;
         let header = Header {
+            format: FORMAT,
             sequence: self.newest() + 1,
             store: self.store,
             previous_end: self.newest_segment().end,

@@ -24,13 +24,14 @@ use log::warn;
 
 use crate::disk::ahead::read_ahead;
 use crate::disk::contents::{Change, Contents};
+use crate::disk::entry::pack_of;
 use crate::disk::fault::StoreFault;
 use crate::disk::files::{FileId, Files};
 use crate::disk::index::{Fingerprint, Place};
 use crate::disk::log::{Log, Room, SPARE_FILE, Segment, Space, Trust};
 use crate::disk::segment::{
-    BadEntry, Entries, Entry, HEADER_SIZE, Header, Kind, MARK_SIZE, Mark, Position, READ_SIZE, StoreId, name_of,
-    sequence_of,
+    BadEntry, Entries, Entry, FORMAT, HEADER_SIZE, Header, Kind, MARK_SIZE, Mark, Position, READ_SIZE, StoreId,
+    name_of, sequence_of,
 };
 use crate::disk::state::{BadState, STATE_FILE, State, StateFile};
 use crate::id::KEY_SIZE;
@@ -42,7 +43,7 @@ pub(super) fn create(files: &dyn Files, name: &str, store: StoreId) -> io::Resul
         files.remove_directory(&new)?;
     }
     files.create_directory(&new)?;
-    let header = Header { sequence: 1, store, previous_end: 0, is_rewrite: false };
+    let header = Header { format: FORMAT, sequence: 1, store, previous_end: 0, is_rewrite: false };
     let segment = files.create(&format!("{new}/{}", name_of(1)))?;
     segment.write(0, &header.encode())?;
     segment.sync()?;
@@ -283,10 +284,13 @@ impl Found {
         let damaged = || StoreFault::Damaged { file: name_of(sequence), offset: entry.offset };
         let place = Place { at: Position { segment: sequence, offset: entry.offset }, size: entry.size };
         let key = || entry.content.get(..KEY_SIZE).map(|key| Fingerprint::of(store, key)).ok_or_else(damaged);
+        let pack = || pack_of(entry.content).map_err(|_| damaged());
         Ok(match entry.kind {
             Kind::State => Self::Change(Change::State(key()?, place)),
             Kind::Removal => Self::Change(Change::Removal(key()?, place)),
             Kind::Contacts => Self::Change(Change::Contacts(place)),
+            Kind::Pack => Self::Change(Change::Pack(pack()?, place)),
+            Kind::PackRemoval => Self::Change(Change::PackRemoval(pack()?, place)),
             Kind::Mark => Self::Mark(Mark::read(entry.content).ok_or_else(damaged)?, entry.offset + entry.size),
         })
     }

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Place;
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 
 use log::warn;
 
@@ -23,7 +24,7 @@ use crate::disk::files::{Files, ReadFile};
 use crate::disk::replay::{read_header, read_state};
 use crate::disk::segment::{BadEntry, Entries, Entry, HEADER_SIZE, Header, Kind, Mark, Position, StoreId, sequence_of};
 use crate::id::Key;
-use crate::node::persisted::{Batch, PersistedKey};
+use crate::node::persisted::{Batch, Pack, PackId, PersistedKey};
 
 /// Keys in a batch for the new store.
 const KEYS_AT_A_TIME: usize = 1 << 12;
@@ -52,7 +53,8 @@ pub(super) fn salvage(
 ) -> Result<Dropped, StoreFault> {
     let mut dropped = Dropped::default();
     let segments = intact_segments(files, name, &mut dropped)?;
-    let mut copy = Copy { keep, pending: Vec::new(), has_gap: false, batch: Batch::default(), keys: BTreeMap::new() };
+    let (keys, packs) = (BTreeMap::new(), BTreeMap::new());
+    let mut copy = Copy { keep, pending: Vec::new(), has_gap: false, batch: Batch::default(), keys, packs };
     let mut expected = segments.keys().next().copied();
     for (sequence, segment) in &segments {
         copy.has_gap |= expected.replace(sequence + 1) != Some(*sequence);
@@ -195,6 +197,7 @@ impl ReadFile for Sectors {
 /// What an intact entry means.
 enum Found {
     Key(PersistedKey),
+    Pack(Pack),
     Contacts(Vec<Contact>),
     Mark(Mark),
 }
@@ -207,6 +210,8 @@ impl Found {
             Kind::Removal => {
                 Self::Key(PersistedKey { key: entry::key_of(entry.content).ok()?, record: None, tombstone: None })
             }
+            Kind::Pack => Self::Pack(entry::read_pack(entry.content).ok()?),
+            Kind::PackRemoval => Self::Pack(Pack::removed(entry::pack_of(entry.content).ok()?)),
             Kind::Contacts => Self::Contacts(entry::read_contacts(entry.content).ok()?),
             Kind::Mark => Self::Mark(Mark::read(entry.content)?),
         })
@@ -221,9 +226,10 @@ struct Copy<K> {
     /// Whether something is damaged or missing since the last mark. Then a mark may be missing too, and all that is
     /// pending is kept. Otherwise, entries before the begin of a batch were left by an interrupted one.
     has_gap: bool,
-    /// What the new store gets next; its keys are in `keys` until then.
+    /// What the new store gets next; its keys and packs are in `keys` and `packs` until then.
     batch: Batch,
     keys: BTreeMap<Key, PersistedKey>,
+    packs: BTreeMap<PackId, Arc<Pack>>,
 }
 
 impl<K: FnMut(&Batch) -> Result<(), StoreFault>> Copy<K> {
@@ -253,15 +259,17 @@ impl<K: FnMut(&Batch) -> Result<(), StoreFault>> Copy<K> {
         for (_, found) in std::mem::take(&mut self.pending).into_iter().filter(|(at, _)| *at >= begin) {
             match found {
                 Found::Key(state) => drop(self.keys.insert(state.key, state)),
+                Found::Pack(pack) => drop(self.packs.insert(pack.id, Arc::new(pack))),
                 Found::Contacts(contacts) => self.batch.contacts = Some(contacts),
                 Found::Mark(_) => {}
             }
         }
-        if self.keys.len() >= KEYS_AT_A_TIME { self.pass_on() } else { Ok(()) }
+        if self.keys.len() + self.packs.len() >= KEYS_AT_A_TIME { self.pass_on() } else { Ok(()) }
     }
 
     fn pass_on(&mut self) -> Result<(), StoreFault> {
         self.batch.keys.extend(std::mem::take(&mut self.keys).into_values());
+        self.batch.packs.extend(std::mem::take(&mut self.packs).into_values());
         (self.keep)(&std::mem::take(&mut self.batch))
     }
 
@@ -288,9 +296,13 @@ mod tests {
 
     /// What is salvaged from `disk`, in ascending order.
     fn salvaged(disk: &SimulatedDisk) -> Result<(Vec<PersistedKey>, Dropped), StoreFault> {
+        salvaged_with_packs(disk).map(|(keys, _, dropped)| (keys, dropped))
+    }
+
+    fn salvaged_with_packs(disk: &SimulatedDisk) -> Result<(Vec<PersistedKey>, Vec<Pack>, Dropped), StoreFault> {
         let mut store = Store::on_simulated(&SimulatedDisk::default(), 1 << 20).expect("a new store");
         let dropped = salvage(disk, "records", |batch| store.write(batch).map_err(StoreError::into_fault))?;
-        Ok((store.all(), dropped))
+        Ok((store.all(), store.packs().expect("the store is intact"), dropped))
     }
 
     fn contents(disk: &SimulatedDisk) -> Vec<(String, Vec<u8>)> {
@@ -301,8 +313,8 @@ mod tests {
     fn all_of_an_intact_store_is_salvaged() {
         for end in [End::Closed, End::Killed] {
             let original = Original::new(end);
-            let (keys, dropped) = salvaged(&original.disk).expect("the disk works");
-            assert!(keys == original.keys);
+            let (keys, packs, dropped) = salvaged_with_packs(&original.disk).expect("the disk works");
+            assert!(keys == original.keys && packs == original.packs);
             assert_eq!(dropped, Dropped::default());
         }
     }
@@ -314,7 +326,9 @@ mod tests {
             for variant in 0..504 {
                 let disk = original.damaged(variant);
                 let before = contents(&disk);
-                let (keys, _) = salvaged(&disk).unwrap_or_else(|fault| panic!("variant {variant}: {fault:?}"));
+                let salvaged = salvaged_with_packs(&disk);
+                let (keys, packs, _) = salvaged.unwrap_or_else(|fault| panic!("variant {variant}: {fault:?}"));
+                assert!(packs.iter().all(|pack| original.written_packs.contains(pack)), "variant {variant}");
                 assert!(contents(&disk) == before, "variant {variant}");
                 for state in keys {
                     let is_written = original.written.contains(&state);

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! a header:  0   "dhtstore"
-//!            8   format u32
+//!            8   format u32: 4; a segment of format 3 has no entries of kinds 5 and 6, and is read too
 //!            12  sequence number of the segment u32
 //!            16  id of the store, 16 bytes
 //!            32  the end of the segment before this one u32: what follows there does not count
@@ -21,6 +21,8 @@
 //! kind 3, contacts:           as in `entry`; they replace those before
 //! kind 4, mark:               the batch ends here: segment u32 and offset u32 where it began, then segment u32
 //!                             and offset u32 up to which everything was known to be on disk
+//! kind 5, pack:               its id, then its tombstones as in `entry`
+//! kind 6, removal of a pack:  its id
 //! ```
 //!
 //! The CRC of an entry depends on the store, the segment and the offset. So an entry that was moved or copied to
@@ -30,8 +32,13 @@ use std::io;
 
 use crate::disk::files::ReadFile;
 
-/// The version of the layout of all files. A store with another version is refused.
-pub(super) const FORMAT: u32 = 3;
+/// The version of the layout of all files. A store with another version is refused, unless it is one of the
+/// [`FORMATS_READ`].
+pub(super) const FORMAT: u32 = 4;
+
+/// The versions of files that are read. What is written has [`FORMAT`], and so has `state` before the first entry is
+/// written: a program that does not know that format refuses the store from then on.
+pub(super) const FORMATS_READ: std::ops::RangeInclusive<u32> = 3..=FORMAT;
 
 /// Size of the header of a segment: the offset of its first entry.
 pub(super) const HEADER_SIZE: u32 = 44;
@@ -65,10 +72,19 @@ pub(super) enum Kind {
     Removal,
     Contacts,
     Mark,
+    Pack,
+    PackRemoval,
 }
 
 impl Kind {
-    const ALL: [(u8, Kind); 4] = [(1, Kind::State), (2, Kind::Removal), (3, Kind::Contacts), (4, Kind::Mark)];
+    const ALL: [(u8, Kind); 6] = [
+        (1, Kind::State),
+        (2, Kind::Removal),
+        (3, Kind::Contacts),
+        (4, Kind::Mark),
+        (5, Kind::Pack),
+        (6, Kind::PackRemoval),
+    ];
 
     fn of(number: u8) -> Option<Self> {
         Self::ALL.iter().find(|(other, _)| *other == number).map(|(_, kind)| *kind)
@@ -127,6 +143,8 @@ impl Mark {
 /// The header of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
+    /// One of the [`FORMATS_READ`].
+    pub(super) format: u32,
     pub(super) sequence: u32,
     pub(super) store: StoreId,
     /// The end of the segment before this one.
@@ -148,7 +166,7 @@ impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER_SIZE as usize] {
         let mut bytes = [0; HEADER_SIZE as usize];
         bytes[..8].copy_from_slice(MAGIC);
-        bytes[8..12].copy_from_slice(&FORMAT.to_be_bytes());
+        bytes[8..12].copy_from_slice(&self.format.to_be_bytes());
         bytes[12..16].copy_from_slice(&self.sequence.to_be_bytes());
         bytes[16..32].copy_from_slice(&self.store);
         bytes[32..36].copy_from_slice(&self.previous_end.to_be_bytes());
@@ -163,10 +181,11 @@ impl Header {
             return Err(BadHeader::Damaged);
         }
         let format = number_at(bytes, 8);
-        if format != FORMAT {
+        if !FORMATS_READ.contains(&format) {
             return Err(BadHeader::Format(format));
         }
         Ok(Self {
+            format,
             sequence: number_at(bytes, 12),
             store: bytes[16..32].try_into().expect("16 bytes"),
             previous_end: number_at(bytes, 32),

@@ -23,7 +23,7 @@
 use std::io;
 
 use crate::disk::files::{FileId, OpenFile};
-use crate::disk::segment::{BadHeader, FORMAT, MAGIC, Position, StoreId, number_at};
+use crate::disk::segment::{BadHeader, FORMAT, FORMATS_READ, MAGIC, Position, StoreId, number_at};
 
 /// The name of the file.
 pub(super) const STATE_FILE: &str = "state";
@@ -172,7 +172,7 @@ fn decode(bytes: &[u8]) -> Result<(u64, State), BadHeader> {
         return Err(BadHeader::Damaged);
     }
     let format = number_at(bytes, 8);
-    if format != FORMAT {
+    if !FORMATS_READ.contains(&format) {
         return Err(BadHeader::Format(format));
     }
     let count = u64::from_be_bytes(bytes[28..36].try_into().expect("8 bytes"));

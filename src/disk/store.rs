@@ -22,6 +22,13 @@
 //!   turn comes, a few such batches later. Each batch notices that the newest segment was deleted or cut.
 //! * Nothing is written while nothing changes, when the space of outdated entries is given back.
 //!
+//! Each key has an entry in the log and 41 bytes of memory. Old tombstones come in packs of up to some hundred, each of
+//! which has one entry, as the state of one key has: it is written once, copied by the cleaner, and removed when none
+//! of its tombstones is needed. The batch with a pack removes the states of its keys.
+//!
+//! A store of format 3, which has no packs, is read and changed like any other one; from the first change on, programs
+//! that know only that format refuse it. Stores of all other formats are refused.
+//!
 //! Non-goals: after a power failure, the store cannot tell damage of the last batch from an interrupted write. It
 //! does not notice if its whole directory is replaced by a complete copy from an earlier time while no process uses
 //! it.
@@ -45,13 +52,14 @@ use crate::disk::current;
 use crate::disk::entry;
 pub use crate::disk::fault::{StoreError, StoreFault};
 use crate::disk::files::{Files, SystemFiles, split};
-use crate::disk::index::Fingerprint;
+use crate::disk::index::{Fingerprint, Place};
 pub use crate::disk::log::Trust;
 use crate::disk::log::{Log, Room, Space};
 use crate::disk::replay;
 pub use crate::disk::segment::StoreId;
 use crate::disk::segment::{Kind, name_of};
-use crate::node::persisted::{Batch, PersistedKey};
+use crate::node::persisted::{Batch, Pack, PersistedKey};
+use crate::wire::codec::WireError;
 
 /// Size at which the log continues in a new segment: little beside the records of a store that has several segments,
 /// because as much space is reserved; and as much as the largest batch, because each segment costs four syncs.
@@ -137,9 +145,9 @@ impl Store {
         self.contents.index.len()
     }
 
-    /// Whether the store has no keys.
+    /// Whether the store has neither keys nor packs.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.contents.packs.is_empty()
     }
 
     /// Calls `take` with the states of all keys, some at a time and each once, in any order.
@@ -157,18 +165,35 @@ impl Store {
         result.map_err(|fault| self.error(fault))
     }
 
+    /// Calls `take` with each pack, in the order of their ids.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]. Then `take` was not called with all packs.
+    pub fn read_packs(&self, mut take: impl FnMut(Pack)) -> Result<(), StoreError> {
+        for place in self.contents.packs.values() {
+            let pack = self.read_one(*place, entry::read_pack)?;
+            take(pack);
+        }
+        Ok(())
+    }
+
     /// Reads the contacts.
     ///
     /// # Errors
     ///
     /// [`StoreError`].
     pub fn contacts(&self) -> Result<Vec<Contact>, StoreError> {
-        let Some(place) = self.contents.contacts else { return Ok(Vec::new()) };
+        self.contents.contacts.map_or(Ok(Vec::new()), |place| self.read_one(place, entry::read_contacts))
+    }
+
+    /// Reads the entry at `place`, which is not that of a key.
+    fn read_one<T>(&self, place: Place, read: impl FnOnce(&[u8]) -> Result<T, WireError>) -> Result<T, StoreError> {
         let file = name_of(place.at.segment);
         let mut entries = self.log.entry(place).map_err(|source| self.error(source))?;
         let entry = entries.next().map_err(|bad| self.error(StoreFault::of_entry(file.clone(), bad)))?;
         let entry = entry.expect("an entry that was read before");
-        entry::read_contacts(entry.content)
+        read(entry.content)
             .map_err(|error| self.error(StoreFault::Entry { file, offset: entry.offset, key: None, error }))
     }
 
@@ -238,6 +263,15 @@ impl Store {
                 changes.push(Change::Removal(key, place));
             }
         }
+        for pack in &batch.packs {
+            if !pack.tombstones.is_empty() {
+                let place = log.push(Kind::Pack, |out| entry::write_pack(pack, out))?;
+                changes.push(Change::Pack(pack.id, place));
+            } else if contents.packs.contains_key(&pack.id) {
+                let place = log.push(Kind::PackRemoval, |out| entry::write_pack_id(pack.id, out))?;
+                changes.push(Change::PackRemoval(pack.id, place));
+            }
+        }
         if let Some(contacts) = &batch.contacts {
             let place = log.push(Kind::Contacts, |out| entry::write_contacts(contacts, out))?;
             changes.push(Change::Contacts(place));
@@ -300,10 +334,12 @@ pub(in crate::disk) mod tests {
     use crate::disk::simulated::SimulatedDisk;
     use crate::disk::tests::Scratch;
     use crate::id::{Key, NodeId};
-    use crate::node::persisted::{PersistedRecord, SavedAt};
-    use crate::record::{Age, Class, Record, Source, Tombstone, Ttl, Version, crc_of};
+    use crate::node::persisted::{PackId, PersistedRecord, SavedAt};
+    use crate::record::fingerprint::{Epoch, Fingerprint as Fingerprint64, FingerprintKey, OldTombstone};
+    use crate::record::{Age, Class, Record, Source, Tombstone, TombstoneClass, Ttl, Version, crc_of};
     use crate::time::WallTime;
     use std::os::unix::fs::PermissionsExt;
+    use std::sync::Arc;
 
     pub(in crate::disk) const ID: StoreId = [7; 16];
 
@@ -336,6 +372,12 @@ pub(in crate::disk) mod tests {
         pub(in crate::disk) fn try_all(&self) -> Result<Vec<PersistedKey>, StoreError> {
             let mut keys = Vec::new();
             self.read_keys(|some| keys.extend(some)).map(|()| keys)
+        }
+
+        /// All packs, in the order of their ids.
+        pub(in crate::disk) fn packs(&self) -> Result<Vec<Pack>, StoreError> {
+            let mut packs = Vec::new();
+            self.read_packs(|pack| packs.push(pack)).map(|()| packs)
         }
 
         /// Bytes of the current entries.
@@ -396,6 +438,20 @@ pub(in crate::disk) mod tests {
         }
     }
 
+    /// The pack with this number, with other tombstones for each `version`.
+    pub(in crate::disk) fn pack(number: u32, version: u64) -> Pack {
+        let tombstone = |nth: u64| OldTombstone {
+            fingerprint: Fingerprint64::new((nth << 32 | u64::from(number)).to_be_bytes()),
+            class: if nth.is_multiple_of(3) { TombstoneClass::Signed } else { TombstoneClass::Plain },
+            version: Version::from_bits(version),
+        };
+        Pack {
+            id: PackId { epoch: Epoch(number % 3), number },
+            fingerprint_key: FingerprintKey::new([7; 16]),
+            tombstones: (0..=(u64::from(number) + version) % 16).map(tombstone).collect(),
+        }
+    }
+
     /// `keys` as a batch.
     pub(in crate::disk) fn batch(keys: impl IntoIterator<Item = PersistedKey>) -> Batch {
         Batch { sync: true, keys: keys.into_iter().collect(), ..Batch::default() }
@@ -432,6 +488,84 @@ pub(in crate::disk) mod tests {
             let mode = fs::metadata(path.join(file)).expect("the file exists").permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{file}");
         }
+    }
+
+    #[test]
+    fn packs_are_read_back_until_they_are_removed() {
+        let disk = SimulatedDisk::default();
+        let mut store = Store::on_simulated(&disk, 2_000).expect("a new store");
+        assert!(store.is_empty());
+        let packs = (0..9).map(|number| Arc::new(pack(number, 1))).collect();
+        store.write(&Batch { packs, ..batch([persisted(0, 10)]) }).expect("the write succeeds");
+        assert_eq!((store.len(), store.is_empty()), (1, false));
+        let removed = (1..8).map(|number| Arc::new(Pack::removed(pack(number, 1).id))).collect();
+        store.write(&Batch { packs: removed, ..Batch::default() }).expect("the write succeeds");
+        let used = disk.used();
+        let again = vec![Arc::new(Pack::removed(pack(1, 1).id))];
+        store.write(&Batch { packs: again, ..Batch::default() }).expect("the write succeeds");
+        assert_eq!(disk.used(), used, "there is no such pack");
+        store.clean_all(Effort::Idle);
+        store.kill();
+        let store = Store::on_simulated(&disk, 2_000).expect("the store is intact");
+        assert_eq!(store.packs().expect("the store is intact"), [pack(0, 1), pack(8, 1)]);
+        assert_eq!(store.all(), [persisted(0, 10)]);
+    }
+
+    /// The files of a store of format 3: the records 1 and 3, the tombstone of the key 2, and the removal of the key 3.
+    const FORMAT_3: (&[&str], [(usize, &str); 3]) = (
+        &[
+            "64687473746f72650000000300000001070707070707070707070707070707070000000000000000b4db384101000048f073",
+            "f1b69e3779b97f4a7c15000000000000000000000000000000000000000000000000010782a0abfef9620e10080000000000",
+            "0000000100000000000000010000000000000001000000000100002913c73b4f3c6ef372fe94f82a00000000000000000000",
+            "0000000000000000000000000000040000000000000009010000397ed8b1f8daa66d2c7ddf743f0000000000000000000000",
+            "00000000000000000000000000010786a0abfef9620e10080000000000000000030000000000040000103a1df71a00000001",
+            "0000002c000000010000002c020000204404f313daa66d2c7ddf743f00000000000000000000000000000000000000000000",
+            "000004000010d1dad81c00000001000001060000000100000106",
+        ],
+        [
+            (0, "000000000000000100000001000000010000002c3fedfc0f"),
+            (512, "000000000000000200000001000000010000002c822790c1"),
+            (1024, "000000000000000400000001000000010000014696bef61b"),
+        ],
+    );
+
+    fn bytes_of(hex: &str) -> Vec<u8> {
+        let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("digits");
+        (0..hex.len()).step_by(2).map(byte).collect()
+    }
+
+    /// It is changed as little as any other store, and a program that knows the old format alone refuses it then.
+    #[test]
+    fn a_store_of_format_3_is_read_and_changed() {
+        let disk = SimulatedDisk::default();
+        drop(Store::on_simulated(&disk, 2_000).expect("a new store"));
+        disk.set_content("records/00000001.log", &bytes_of(&FORMAT_3.0.concat()));
+        let mut state = vec![0; 1_536];
+        for (at, rest) in FORMAT_3.1 {
+            let begin = "64687473746f72650000000307070707070707070707070707070707";
+            let slot = bytes_of(&[begin, rest].concat());
+            state[at..at + slot.len()].copy_from_slice(&slot);
+        }
+        disk.set_content("records/state", &state);
+        let tombstone = Tombstone { signed: None, plain: Some(Version::from_bits(9)) };
+        let ended = PersistedKey { record: None, tombstone: Some(tombstone), ..persisted(2, 1) };
+        let mut content = vec![persisted(1, 20), ended];
+        Store::on_simulated(&disk, 2_000).expect("an old store").kill();
+        let mut store = Store::on_simulated(&disk, 2_000).expect("an old store");
+        assert_eq!(store.all(), in_order(content.clone()));
+        let packs = vec![Arc::new(pack(1, 1))];
+        store.write(&Batch { packs, ..batch((4..20).map(|number| persisted(number, 200))) }).expect("the disk works");
+        content.extend((4..20).map(|number| persisted(number, 200)));
+        drop(store);
+        let formats = [0, 512, 1_024].map(|slot| disk.content("records/state")[slot + 11]);
+        assert!(formats.contains(&4), "{formats:?}");
+        let mut store = Store::on_simulated(&disk, 2_000).expect("the store is intact");
+        assert_eq!(store.all(), in_order(content.clone()));
+        while disk.exists("records/00000001.log").expect("the disk works") {
+            store.write(&batch((4..20).map(|number| persisted(number, 200)))).expect("the disk works");
+            store.clean_all(Effort::Idle);
+        }
+        assert_eq!((store.all(), store.packs().expect("the store is intact")), (in_order(content), vec![pack(1, 1)]));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The state of a node that survives a restart, in the form that the host writes to disk.
 //!
-//! A node asks its host to write a [`Batch`]: the complete state of each key that has changed, and its
-//! contacts. The host writes all of a batch or nothing, and reports the result ([`Saved`]). After a
+//! A node asks its host to write a [`Batch`]: the complete state of each key that has changed, packs of old tombstones,
+//! and its contacts. The host writes all of a batch or nothing, and reports the result ([`Saved`]). After a
 //! restart it gives everything that it has written to the new node. A power failure takes a batch away only if no
 //! later result was [`Saved::Durable`].
 //!
@@ -9,8 +9,11 @@
 //! stored on two clocks: since the boot of the host, which is right as long as the host was not restarted, and
 //! on the wall clock, which may have been set meanwhile (`node/records/aside.rs`).
 
+use std::sync::Arc;
+
 use crate::contact::Contact;
 use crate::id::Key;
+use crate::record::fingerprint::{Epoch, FINGERPRINT_KEY_SIZE, FingerprintKey, OldTombstone};
 use crate::record::{Age, Record, Source, Tombstone};
 use crate::time::{BootTime, WallTime};
 
@@ -24,8 +27,39 @@ pub struct Batch {
     pub look: bool,
     /// The keys whose state has changed, each once, in any order.
     pub keys: Vec<PersistedKey>,
+    /// Packs that are new or not needed any more, each once. A pack is in the same batch as the removals of the keys
+    /// whose tombstones it has, or in an earlier one.
+    pub packs: Vec<Arc<Pack>>,
     /// All contacts, which replace those on disk; `None` if they have not changed.
     pub contacts: Option<Vec<Contact>>,
+}
+
+/// Old tombstones of one epoch, which stay on disk together until none of them is needed. A pack without tombstones is
+/// deleted by the host; any other one is new.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pack {
+    /// Distinguishes it from all other packs.
+    pub id: PackId,
+    /// Keys the fingerprints: that of all packs of a store.
+    pub fingerprint_key: FingerprintKey,
+    /// The tombstones.
+    pub tombstones: Vec<OldTombstone>,
+}
+
+impl Pack {
+    /// Says that the pack `id` is not needed any more.
+    pub fn removed(id: PackId) -> Self {
+        Self { id, fingerprint_key: FingerprintKey::new([0; FINGERPRINT_KEY_SIZE]), tombstones: Vec::new() }
+    }
+}
+
+/// The id of a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PackId {
+    /// The epoch of its tombstones.
+    pub epoch: Epoch,
+    /// The number of the pack in that epoch.
+    pub number: u32,
 }
 
 /// The state of one key. If it has neither a record nor a tombstone, the host deletes the key.

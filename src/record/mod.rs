@@ -14,6 +14,7 @@
 //! This module stores no records; `storage` does.
 
 pub mod envelope;
+pub mod fingerprint;
 
 use std::cmp::Ordering;
 use std::num::NonZeroU16;
@@ -297,7 +298,24 @@ pub struct Tombstone {
     pub plain: Option<Version>,
 }
 
+/// The class of versions that are over: a hashed record leaves no tombstone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TombstoneClass {
+    /// Of plain records.
+    Plain,
+    /// Of signed records.
+    Signed,
+}
+
 impl Tombstone {
+    /// The tombstone of the versions of one class up to `version`.
+    pub fn of_class(class: TombstoneClass, version: Version) -> Self {
+        match class {
+            TombstoneClass::Plain => Self { signed: None, plain: Some(version) },
+            TombstoneClass::Signed => Self { signed: Some(version), plain: None },
+        }
+    }
+
     /// The tombstone of a record that has ended. Empty for a hashed record: its value may come back.
     pub fn of(rank: Rank) -> Self {
         match rank.class {

@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::id::{KEY_SIZE, Key};
-use crate::record::{Tombstone, Version};
+use crate::record::{Tombstone, TombstoneClass as Class, Version};
 use crate::storage::{StorageFault, check_number};
 use crate::time::{Now, Time};
 
@@ -61,13 +61,6 @@ struct Entry {
     class_and_period: u32,
 }
 
-/// The class of a tombstone: a hashed record leaves none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Class {
-    Plain,
-    Signed,
-}
-
 /// The number of a [`PERIOD`] since the host started, in 31 bits. They last for 4 000 years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Period(u32);
@@ -109,7 +102,7 @@ impl Entry {
     }
 
     fn tombstone(&self) -> Tombstone {
-        tombstone_of(self.class(), self.version())
+        Tombstone::of_class(self.class(), self.version())
     }
 }
 
@@ -165,7 +158,7 @@ impl Tombstones {
         let signed = tombstone.signed.map(|version| (Class::Signed, version));
         let mut is_changed = false;
         for (class, version) in [plain, signed].into_iter().flatten() {
-            let lapses = now.mono + tombstone_of(class, version).lapses().since(now.wall);
+            let lapses = now.mono + Tombstone::of_class(class, version).lapses().since(now.wall);
             if lapses > now.mono {
                 is_changed |= self.set(now.mono, Entry::new(key, class, version, Period::of(lapses)));
             }
@@ -355,13 +348,6 @@ impl Tombstones {
     }
 }
 
-fn tombstone_of(class: Class, version: Version) -> Tombstone {
-    match class {
-        Class::Plain => Tombstone { signed: None, plain: Some(version) },
-        Class::Signed => Tombstone { signed: Some(version), plain: None },
-    }
-}
-
 /// Entries for which a list of `len` entries gets room when it is full.
 fn room_for(len: usize) -> usize {
     2 + len / 32
@@ -388,7 +374,7 @@ mod tests {
     }
 
     fn add(tombstones: &mut Tombstones, model: &mut Model, now: Now, place: (Key, Class), version: Version) {
-        let tombstone = tombstone_of(place.1, version);
+        let tombstone = Tombstone::of_class(place.1, version);
         let before = model.get(&place).filter(|(_, period)| now.mono < period.end()).map(|(version, _)| *version);
         let is_newer = tombstone.lapses() > now.wall && before < Some(version);
         assert_eq!(tombstones.add(now, place.0, tombstone), is_newer);
@@ -404,7 +390,7 @@ mod tests {
         let mut expected = BTreeMap::<Key, Tombstone>::new();
         for ((key, class), (version, _)) in model.iter().filter(|((key, _), _)| range.contains(key)) {
             let both = expected.entry(*key).or_default();
-            *both = both.and(tombstone_of(*class, *version));
+            *both = both.and(Tombstone::of_class(*class, *version));
         }
         let found: Vec<(Key, Tombstone)> = tombstones.range(range).map(|(key, both)| (*key, both)).collect();
         assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
@@ -436,7 +422,7 @@ mod tests {
             }
             let both = [Class::Plain, Class::Signed].map(|class| {
                 let of_class = model.get(&(key(number), class)).filter(|(_, period)| now.mono < period.end());
-                of_class.map_or(Tombstone::default(), |(version, _)| tombstone_of(class, *version))
+                of_class.map_or(Tombstone::default(), |(version, _)| Tombstone::of_class(class, *version))
             });
             let both = Some(both[0].and(both[1])).filter(|both| !both.is_empty());
             assert_eq!(tombstones.find(now.mono, &key(number)), both);

@@ -253,7 +253,7 @@ impl Node {
             self.saving.look_due = None;
         }
         if contacts.is_some() || !self.saving.changes.is_empty() || !self.saving.unsynced.is_empty() {
-            let in_flight = self.saving.changes.take(Batch { sync, look, keys: Vec::new(), contacts });
+            let in_flight = self.saving.changes.take(Batch { sync, look, contacts, ..Batch::default() });
             out.save(Arc::clone(&in_flight.batch));
             self.saving.in_flight = Some(in_flight);
         }

@@ -198,6 +198,7 @@ const KEYS_AT_A_TIME: usize = 32;
 fn load(store: &Store, clock: Clock, node: &mut Node) -> Result<(), RunError> {
     let begun = clock.now();
     let (mut records, mut keys, mut progress) = (0, 0, Progress::new(begun.mono));
+    store.read_packs(|pack| node.restore_pack(begun, pack))?;
     node.expect_restored(store.len());
     store.read_keys(|some| {
         if progress.is_due(clock.now().mono) {

@@ -4,6 +4,8 @@
 //! The tests drive a node as the event loop does: they lend one [`Actions`] to every verb, and take the
 //! answers out of it. The kernel and TLS are not part of this.
 
+use std::time::Duration;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
@@ -12,7 +14,7 @@ use dht::node::action::{Action, Actions, ClientId, ConnId, DialId, Origin};
 use dht::node::params::{Durability, Params};
 use dht::node::{Me, Node};
 use dht::record::{Age, Class, Tombstone, Ttl, Version, crc_of};
-use dht::storage::{Storage, TOMBSTONE_BYTES};
+use dht::storage::{OLD_TOMBSTONE_BYTES, Storage, TOMBSTONE_BYTES};
 use dht::time::{Now, Time, WallTime};
 use dht::wire::api::{ApiRequest, Confirm, Put};
 use dht::wire::codec::List;
@@ -257,6 +259,28 @@ fn buried(count: u64) -> Storage {
 }
 
 /// The store on disk takes 41 bytes of memory for its key besides (`disk::index`): 96 in all.
+#[test]
+fn an_old_tombstone_takes_25_bytes_of_memory_at_most() {
+    assert_eq!(OLD_TOMBSTONE_BYTES, 25);
+    let an_hour_later = Now { mono: NOW.mono + Duration::from_hours(1), wall: NOW.wall.after(Duration::from_hours(1)) };
+    for count in [2_000, 100_000, 150_000] {
+        let mut storage = None;
+        let measured = allocation_counter::measure(|| {
+            let mut buried = buried(count);
+            while !buried.turn_old(an_hour_later).is_round_done {
+                buried.forget_changed();
+            }
+            storage = Some(buried);
+        });
+        let storage = storage.expect("it was made");
+        assert_eq!((storage.bytes() as u64, storage.has_young_tombstones()), (count * 25, false));
+        let empty = allocation_counter::measure(|| drop(buried(0))).bytes_max;
+        // Room for the names of changed keys, which the storage keeps.
+        let bound = i64::try_from(count * 25 + empty).expect("few bytes") + 32 * 256 * 2;
+        assert!(measured.bytes_current <= bound, "{count} tombstones: {} bytes", measured.bytes_current);
+    }
+}
+
 #[test]
 fn a_tombstone_takes_55_bytes_of_memory_at_most_and_one_that_has_lapsed_none() {
     let mut measured = Vec::new();

@@ -65,6 +65,7 @@ use crate::node::query::put_retry::PutRetries;
 use crate::node::query::session::Versions;
 use crate::node::records::aside::SetAside;
 use crate::node::records::dropped::DroppedTombstones;
+use crate::node::records::packs::fingerprint_key;
 use crate::node::records::persistence::Saving;
 use crate::node::records::verification::Verification;
 use crate::node::replication::copies::Copies;
@@ -177,6 +178,7 @@ impl Node {
         }
         let mut storage = Storage::new(me.id, params.storage_bytes_max, keys.clone());
         storage.set_wall(now.wall);
+        storage.set_fingerprint_key(fingerprint_key(&seed));
         Self {
             me,
             counters: NodeCounters::default(),
@@ -313,6 +315,7 @@ impl Node {
                 Timer::Retry(query) => self.retry(now, query, out),
                 Timer::Save => self.save(now, out),
                 Timer::Tombstones => {} // see below
+                Timer::TurnOld => self.turn_old(now),
                 Timer::Leave => self.go(now, out),
                 Timer::Verify => self.verify(),
                 Timer::Answer(query) => self.answer_in_time(now, query, out),
@@ -323,6 +326,8 @@ impl Node {
         let due = self.storage.sweep(now, EXPIRED_PER_TURN_MAX);
         self.begin_round(now, &due);
         self.note_dropped_tombstones(now);
+        self.plan_to_turn_old(now);
+        self.drop_packs(now);
         self.plan_to_verify(now);
         self.finish(now, out);
     }

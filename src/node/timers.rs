@@ -41,6 +41,8 @@ pub(crate) enum Timer {
     Save,
     /// Log the tombstones that gave way.
     Tombstones,
+    /// Turn tombstones old.
+    TurnOld,
     /// Leave, even if work is left.
     Leave,
     /// Verify records of an earlier run.

@@ -13,8 +13,9 @@ use std::sync::Arc;
 use crate::contact::{Contact, Family};
 use crate::id::{Key, NodeId};
 use crate::node::params::Endpoint;
-use crate::node::persisted::{Batch, PersistedKey, Saved};
+use crate::node::persisted::{Batch, Pack, PackId, PersistedKey, Saved};
 use crate::record::Precedence;
+use crate::record::fingerprint::Fingerprint;
 use crate::sim::{Number, network};
 
 /// Whether a disk has space for a batch.
@@ -32,6 +33,7 @@ pub enum DiskSpace {
 pub(super) struct Disk {
     pub(super) space: DiskSpace,
     keys: BTreeMap<Key, PersistedKey>,
+    packs: BTreeMap<PackId, Arc<Pack>>,
     /// The contacts as numbers of nodes, which takes a tenth of the memory of [`Contact`]s.
     contacts: Box<[(Number, Family)]>,
     in_flight: Option<Arc<Batch>>,
@@ -57,6 +59,13 @@ impl Disk {
                 self.keys.insert(persisted.key, persisted.clone());
             }
         }
+        for pack in &batch.packs {
+            if pack.tombstones.is_empty() {
+                self.packs.remove(&pack.id);
+            } else {
+                self.packs.insert(pack.id, Arc::clone(pack));
+            }
+        }
         if let Some(contacts) = &batch.contacts {
             self.contacts = contacts
                 .iter()
@@ -76,6 +85,11 @@ impl Disk {
         self.keys.values()
     }
 
+    /// All packs of old tombstones.
+    pub(super) fn packs(&self) -> impl Iterator<Item = &Pack> {
+        self.packs.values().map(|pack| &**pack)
+    }
+
     /// The persisted contacts. `id_of` returns the id of a node.
     pub(super) fn contacts(&self, id_of: impl Fn(Number) -> NodeId) -> Vec<Contact> {
         let contact = |&(number, family)| Contact::new(id_of(number), network::address_of(number, family));
@@ -84,10 +98,16 @@ impl Disk {
 
     /// Whether the disk has a record of `key` with this or a larger precedence, or a tombstone of that.
     pub(super) fn covers(&self, key: &Key, precedence: Precedence) -> bool {
-        self.keys.get(key).is_some_and(|persisted| {
+        let is_covered = self.keys.get(key).is_some_and(|persisted| {
             let record = persisted.record.as_ref().map(|persisted| persisted.record.rank().precedence());
             persisted.tombstone.unwrap_or_default().beats(precedence).is_some() || record >= Some(precedence)
-        })
+        });
+        let in_pack = |pack: &Pack| {
+            let fingerprint = Fingerprint::of(pack.fingerprint_key, key);
+            let mut same = pack.tombstones.iter().filter(|old| old.fingerprint == fingerprint);
+            same.any(|old| old.tombstone().beats(precedence).is_some())
+        };
+        is_covered || self.packs().any(in_pack)
     }
 }
 

@@ -60,6 +60,19 @@ impl Storage {
         self.len() == before + 1 && self.changed == [key]
     }
 
+    /// Old tombstones were added by [`Storage::add_old_tombstone`] beside records: replaces the records that they beat.
+    /// Looks at every record.
+    pub fn bury_what_old_tombstones_beat(&mut self, now: Now) {
+        let beaten = self.walk(None).filter_map(|held| {
+            let old = self.tombstones.find_old(now.mono, &held.record.key)?;
+            old.beats(held.record.rank().precedence()).map(|_| (held.record.key, old))
+        });
+        let beaten: Vec<(Key, Tombstone)> = beaten.collect();
+        for (key, old) in beaten {
+            self.bury(now, key, old);
+        }
+    }
+
     /// What could not be restored. Its state on disk stays as it is.
     pub fn without_room(&self) -> WithoutRoom {
         self.without_room

@@ -18,7 +18,8 @@
 //!
 //! If that is not enough, the record is refused ([`Stored::Full`]). Tombstones take at most 1/`TOMBSTONE_PART` of the
 //! bound; beyond that the oldest give way too. Each one that gives way is counted ([`Storage::tombstones_dropped`]).
-//! That a storage has no tombstone of a version is therefore no proof that the node never saw it.
+//! That a storage has no tombstone of a version is therefore no proof that the node never saw it. After an hour only a
+//! fingerprint of the key is kept ([`Storage::turn_old`]), in less than half of the memory.
 //!
 //! A *stranger* is a peer with a quota ([`Source::Stranger`]). While more than `CROWDED_PERCENT` of the
 //! bound is used, the records of one stranger, and those of one address group, may take no more than
@@ -37,6 +38,7 @@ mod loading;
 mod quota;
 mod room;
 mod slots;
+mod sorted;
 mod tombstones;
 mod trie;
 mod unverified;
@@ -48,6 +50,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::id::{KEY_SIZE, Key, KeySeed, NodeId};
+use crate::record::fingerprint::{Epoch, FingerprintKey, OldTombstone};
 use crate::record::{Class, Rank, Record, Source, Tombstone, Ttl, Version};
 use crate::time::{Now, Time, WallTime};
 
@@ -55,14 +58,14 @@ use held::{AGE_UNCERTAIN, LASTING, PEER_BITS, SHOWN};
 use index::IndexedRecords;
 use quota::{Quota, Quotas};
 use slots::Slot;
-use tombstones::Tombstones;
+use tombstones::{Removed, Tombstones};
 use unverified::{LOOKS_PER_PROOF, Unverified};
 
 pub use held::Held;
 pub use index::RECORD_OVERHEAD;
 pub use loading::WithoutRoom;
 pub use quota::QUOTA_BYTES;
-pub use tombstones::TOMBSTONE_BYTES;
+pub use tombstones::{OLD_TOMBSTONE_BYTES, TOMBSTONE_BYTES, TurnedOld};
 pub use unverified::{Proof, Refuted};
 
 const _: () = {
@@ -118,7 +121,7 @@ pub enum Judgement {
 /// Methods that change the storage.
 impl Storage {
     /// An empty storage of the node `me`. Records and tombstones may take `bytes_max` bytes in all, with
-    /// [`RECORD_OVERHEAD`], [`TOMBSTONE_BYTES`] and, for each stranger, [`QUOTA_BYTES`]. `seed` keys the
+    /// [`RECORD_OVERHEAD`], [`TOMBSTONE_BYTES`] or [`OLD_TOMBSTONE_BYTES`] and, for each stranger, [`QUOTA_BYTES`]. `seed` keys the
     /// hash tables.
     pub fn new(me: NodeId, bytes_max: usize, seed: KeySeed) -> Self {
         Self {
@@ -239,7 +242,12 @@ impl Storage {
         taken
     }
 
-    /// The same for tombstones.
+    /// The same for old tombstones, of which only fingerprints are known.
+    pub fn take_out_old_tombstones(&mut self, which: impl Fn(Tombstone) -> bool) -> Vec<OldTombstone> {
+        self.tombstones.take_out_old(which)
+    }
+
+    /// The same for young ones.
     pub fn take_out_tombstones(&mut self, which: impl Fn(Tombstone) -> bool) -> Vec<(Key, Tombstone)> {
         self.tombstones.take_out(which)
     }
@@ -278,6 +286,32 @@ impl Storage {
         }
     }
 
+    /// Turns the next tombstones old that are due, in a step of bounded work. Their keys have changed: on disk, packs of
+    /// old tombstones take the place of their states.
+    pub fn turn_old(&mut self, now: Now) -> TurnedOld {
+        self.tombstones.turn_old(now.mono, &mut self.changed)
+    }
+
+    /// What keys the fingerprints of old tombstones.
+    pub fn fingerprint_key(&self) -> FingerprintKey {
+        self.tombstones.fingerprint_key()
+    }
+
+    /// Sets what keys the fingerprints of old tombstones.
+    ///
+    /// # Panics
+    ///
+    /// If there are old tombstones.
+    pub fn set_fingerprint_key(&mut self, key: FingerprintKey) {
+        self.tombstones.set_fingerprint_key(key);
+    }
+
+    /// Adds an old tombstone, if there is room and it is needed still. It does not remove a record that it beats.
+    pub fn add_old_tombstone(&mut self, now: Now, old: OldTombstone) {
+        self.tombstones.add_old(now, old);
+        self.trim();
+    }
+
     /// Replaces records whose life has ended by their tombstones, removes tombstones that are not needed
     /// any more, and returns the keys of records that are due. Looks at no more than `max` records and
     /// `max` tombstones; an unverified record is verified and counts as `LOOKS_PER_PROOF`.
@@ -288,7 +322,7 @@ impl Storage {
     pub fn sweep(&mut self, now: Now, max: usize) -> Vec<Key> {
         for _ in 0..max {
             let Some(lapsed) = self.tombstones.take_lapsed(now.mono) else { break };
-            self.changed.push(lapsed);
+            self.note_removed(lapsed);
         }
         let mut due = Vec::new();
         let mut looks = max;
@@ -434,10 +468,13 @@ impl Storage {
 
     /// The results of [`Storage::find_hidden`] and [`Storage::tombstone`].
     pub fn state(&self, now: Now, key: &Key) -> (Option<&Held>, Option<Tombstone>) {
-        let swept = self.tombstones.find(now.mono, key);
+        let (young, old) = (self.tombstones.find_young(now.mono, key), self.tombstones.find_old(now.mono, key));
+        let both = |old: Option<Tombstone>| young.into_iter().chain(old).reduce(Tombstone::and);
         match self.records.find(key) {
-            Some(rare) if rare.expires <= now.mono || rare.is_unverified() => self.state_of_rare(now, rare, swept),
-            held => (held, swept),
+            Some(rare) if rare.expires <= now.mono || rare.is_unverified() => self.state_of_rare(now, rare, both(old)),
+            // No tombstone beats a stored record. So one that does is that of another key with the same fingerprint.
+            Some(held) => (Some(held), both(old.filter(|old| old.beats(held.record.rank().precedence()).is_none()))),
+            None => (None, both(old)),
         }
     }
 
@@ -455,7 +492,22 @@ impl Storage {
         first.into_iter().flat_map(|first| self.records.range_from(first))
     }
 
-    /// The tombstones of a range of keys, in the order of their keys, until they are swept.
+    /// Whether there is a young tombstone.
+    pub fn has_young_tombstones(&self) -> bool {
+        self.tombstones.has_young()
+    }
+
+    /// The epochs that have old tombstones.
+    pub fn old_epochs(&self) -> impl Iterator<Item = Epoch> {
+        self.tombstones.epochs()
+    }
+
+    /// The first `max` old tombstones behind one of them, or from the first one on.
+    pub fn old_tombstones(&self, after: Option<OldTombstone>, max: usize) -> Vec<OldTombstone> {
+        self.tombstones.old_behind(after, max)
+    }
+
+    /// The young tombstones of a range of keys, in the order of their keys, until they are swept.
     pub fn tombstones(&self, keys: RangeInclusive<Key>) -> impl Iterator<Item = (&Key, Tombstone)> {
         self.tombstones.range(keys)
     }
@@ -530,6 +582,13 @@ impl Storage {
     fn remove_for(&mut self, now: Now, slot: Slot, behind: Tombstone) {
         let key = self.remove_without_tombstone(slot);
         self.merge_tombstone(now, key, behind);
+    }
+
+    /// The state on disk of a tombstone that was removed is out of date. An old one stays in its pack.
+    fn note_removed(&mut self, removed: Removed) {
+        if let Removed::Young(key) = removed {
+            self.changed.push(key);
+        }
     }
 
     fn remove_without_tombstone(&mut self, slot: Slot) -> Key {

@@ -34,7 +34,7 @@ impl Storage {
         let tombstones_max = self.bytes_max / TOMBSTONE_PART;
         while self.bytes() > self.bytes_max || self.tombstones.bytes() > tombstones_max {
             let Some(oldest) = self.tombstones.take_oldest() else { break };
-            self.changed.push(oldest);
+            self.note_removed(oldest);
             self.tombstones_dropped += 1;
         }
     }

@@ -13,6 +13,7 @@ use crate::time::WallTime;
 mod clocks;
 mod loading;
 mod model;
+mod old;
 mod unverified;
 
 fn seed() -> KeySeed {

@@ -292,14 +292,14 @@ impl Storage {
         (None, Some(both).filter(|both| !both.is_empty()))
     }
 
-    /// What is to be on disk of `key`: the same as [`Storage::state`], but an unverified record stays as it is, even if
-    /// its life has ended.
+    /// What is to be on disk of `key`: the same as [`Storage::state`] without old tombstones, but an unverified record
+    /// stays as it is, even if its life has ended.
     pub fn state_on_disk(&self, now: Now, key: &Key) -> (Option<&Held>, Option<Tombstone>) {
+        let young = self.tombstones.find_young(now.mono, key);
         match self.records.find(key) {
-            Some(held) if held.is_unverified() && !held.is_refuted() => {
-                (Some(held), self.tombstones.find(now.mono, key))
-            }
-            _ => self.state(now, key),
+            Some(held) if held.is_unverified() && !held.is_refuted() => (Some(held), young),
+            Some(rare) if rare.expires <= now.mono || rare.is_unverified() => self.state_of_rare(now, rare, young),
+            held => (held, young),
         }
     }
 

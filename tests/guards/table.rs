@@ -409,6 +409,40 @@ pub(crate) const GUARDS: &[Guard] = &[
         ],
     },
     Guard {
+        name: "tombstone: an old one is found by its fingerprint",
+        file: "src/storage/tombstones.rs",
+        line: "if self.old.is_empty() { None } else { self.find_old_among_others(now, key) }",
+        mutation: "if self.old.is_empty() || now > Time::ZERO { None } else { self.find_old_among_others(now, key) }",
+        tests: &[
+            "many_tombstones_turn_old_and_are_found_listed_and_removed_as_in_a_sorted_map",
+            "ten_thousand_schedules_keep_every_promise",
+        ],
+    },
+    Guard {
+        name: "tombstone: a peer that offers what is over is told so",
+        file: "src/node/replication/offer.rs",
+        line: "self.offers.add(offerer, entry.key, Reach::Over);",
+        mutation: "let _ = offerer;",
+        tests: &[
+            "a_peer_that_offers_a_record_that_is_over_is_told_so",
+            "an_older_record_does_not_come_back_with_a_node_that_was_off_for_hours",
+        ],
+    },
+    Guard {
+        name: "tombstone: an old one is on disk in its pack",
+        file: "src/node/records/packs.rs",
+        line: "self.unsaved.insert(id, Arc::new(Pack { id, fingerprint_key, tombstones }));",
+        mutation: "drop(Pack { id, fingerprint_key, tombstones });",
+        tests: &["after_an_hour_a_tombstone_has_moved_to_a_pack_and_refuses_the_same_versions"],
+    },
+    Guard {
+        name: "tombstone: a failed batch with a pack is written again",
+        file: "src/node/records/packs.rs",
+        line: "self.unsaved.extend(by_id(packs));",
+        mutation: "let _ = by_id(packs);",
+        tests: &["a_pack_is_on_disk_no_later_than_the_removals_of_its_keys_whatever_fails"],
+    },
+    Guard {
         name: "tombstone: they take a quarter of the storage at most",
         file: "src/storage/room.rs",
         line: "while self.bytes() > self.bytes_max || self.tombstones.bytes() > tombstones_max {",
@@ -417,9 +451,9 @@ pub(crate) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "tombstone: the oldest gives way first",
-        file: "src/storage/tombstones.rs",
-        line: "let is_it = |entry: &Entry| entry.period() == period && entry.key >= from;",
-        mutation: "let is_it = |entry: &Entry| entry.period() >= period && entry.key >= from;",
+        file: "src/storage/sorted.rs",
+        line: "let is_it = |entry: &Entry<K>| entry.period() == period && entry.key >= from;",
+        mutation: "let is_it = |entry: &Entry<K>| entry.period() >= period && entry.key >= from;",
         tests: &["the_oldest_tombstones_are_removed_first"],
     },
     Guard {

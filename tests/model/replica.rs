@@ -142,6 +142,8 @@ impl Replica {
     pub(crate) fn sweep(&mut self, world: u64, max: usize) {
         let now = self.now(world);
         self.storage.sweep(now, max);
+        // On disk it stays as it is: packs belong to the node.
+        while !self.storage.turn_old(now).is_round_done {}
         self.storage.take_changed(&mut self.unsaved);
     }
 

@@ -25,6 +25,7 @@ mod leave;
 mod lookup_pacing;
 mod mini_network;
 mod offer;
+mod old_tombstones;
 mod outbound_rpc;
 mod persisted_contacts;
 mod put;

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dht::counters::NodeCounters;
 use dht::id::{Key, NodeId};
 use dht::node::action::{Action, Actions, ClientId, ConnId, DialError, DialId, Origin, Taken};
 use dht::node::params::{Endpoint, Params};
-use dht::node::persisted::{PersistedKey, Saved};
+use dht::node::persisted::{Pack, PackId, PersistedKey, Saved};
 use dht::node::{Me, Node};
 use dht::time::{Now, Time, WallTime};
 use dht::wire::Source;
@@ -28,6 +29,8 @@ pub(crate) struct MiniNetwork {
     numbers_used: u64,
     /// The disk of each node, live or dead.
     disks: BTreeMap<u8, BTreeMap<Key, PersistedKey>>,
+    /// The packs on it.
+    packs: BTreeMap<u8, BTreeMap<PackId, Arc<Pack>>>,
     /// Nodes that reach only one another.
     isolated: BTreeSet<u8>,
 }
@@ -49,6 +52,7 @@ impl MiniNetwork {
             answers: Vec::new(),
             numbers_used: 0,
             disks: BTreeMap::new(),
+            packs: BTreeMap::new(),
             isolated: BTreeSet::new(),
         };
         for (number, params) in members {
@@ -75,6 +79,9 @@ impl MiniNetwork {
     pub(crate) fn start(&mut self, number: u8, params: Params) {
         let now = self.now();
         let mut node = Node::new(Me { id: id(number), port: PORT }, params, [number; 32], now);
+        for pack in self.packs.entry(number).or_default().values() {
+            node.restore_pack(now, Pack::clone(pack));
+        }
         for kept in self.disks.entry(number).or_default().values() {
             node.restore(now, kept.clone());
         }
@@ -274,6 +281,11 @@ impl MiniNetwork {
                     for kept in &batch.keys {
                         disk.insert(kept.key, kept.clone());
                     }
+                    let packs = self.packs.entry(number).or_default();
+                    for pack in &batch.packs {
+                        packs.insert(pack.id, Arc::clone(pack));
+                    }
+                    packs.retain(|_, pack| !pack.tombstones.is_empty());
                     let saved = if batch.sync { Saved::Durable } else { Saved::Written };
                     self.events.push_back(Event::Saved { by: number, saved });
                 }

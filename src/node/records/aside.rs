@@ -35,6 +35,7 @@ use crate::id::Key;
 use crate::limits::CLOCK_DIFFERENCE_MAX;
 use crate::node::Node;
 use crate::node::persisted::{PersistedRecord, SavedAt};
+use crate::record::fingerprint::{Epoch, OldTombstone};
 use crate::record::{Age, Rank, Record, Source, Tombstone, Version, age_at, end_of_life};
 use crate::storage::{Proof, Stored, WithoutRoom};
 use crate::time::{Now, Time, WallTime};
@@ -48,6 +49,8 @@ const OUTDATED_MAX: usize = 1 << 16;
 pub(crate) struct SetAside {
     records: BTreeMap<Key, Aside>,
     tombstones: BTreeMap<Key, Tombstone>,
+    /// Old ones. They stay in their packs on disk.
+    old: Vec<OldTombstone>,
     /// Records in the storage whose age was computed by the wall clock at the start, until that clock counts as
     /// right.
     aged_by_wall: BTreeMap<Key, (Version, CertainAge)>,
@@ -146,6 +149,16 @@ impl SetAside {
         self.records.keys().copied()
     }
 
+    /// The old tombstones that are set aside.
+    pub(super) fn old(&self) -> impl Iterator<Item = OldTombstone> {
+        self.old.iter().copied()
+    }
+
+    /// Their epochs.
+    pub(super) fn old_epochs(&self) -> impl Iterator<Item = Epoch> {
+        self.old.iter().map(|old| Epoch::of(old.version))
+    }
+
     /// How many records are set aside.
     pub(crate) fn len(&self) -> usize {
         self.records.len()
@@ -219,6 +232,15 @@ impl Node {
             self.storage.bury(now, key, tombstone);
         } else {
             self.set_aside.tombstones.insert(key, tombstone);
+        }
+    }
+
+    /// The same for an old one.
+    pub(super) fn restore_old_tombstone(&mut self, now: Now, old: OldTombstone) {
+        if old.tombstone().is_plausible(now.wall) {
+            self.storage.add_old_tombstone(now, old);
+        } else {
+            self.set_aside.old.push(old);
         }
     }
 
@@ -310,6 +332,8 @@ impl Node {
         for (key, tombstone) in self.storage.take_out_tombstones(|tombstone| !tombstone.is_plausible(now.wall)) {
             self.set_aside.tombstones.insert(key, tombstone);
         }
+        let old = self.storage.take_out_old_tombstones(|tombstone| !tombstone.is_plausible(now.wall));
+        self.set_aside.old.extend(old);
         count
     }
 
@@ -340,6 +364,17 @@ impl Node {
             } else if !tombstone.is_plausible(now.wall) {
                 self.set_aside.tombstones.insert(key, tombstone);
             }
+        }
+        let old = std::mem::take(&mut self.set_aside.old);
+        let is_any_old = !old.is_empty();
+        for old in old {
+            // What would have become plausible without setting the clock is dropped.
+            if !old.tombstone().is_plausible(before) {
+                self.restore_old_tombstone(now, old);
+            }
+        }
+        if is_any_old {
+            self.storage.bury_what_old_tombstones_beat(now);
         }
         taken_back
     }

@@ -30,6 +30,7 @@ use crate::node::action::Actions;
 use crate::node::params::Durability;
 use crate::node::persisted::{Batch, PersistedKey, PersistedRecord, Saved, SavedAt};
 use crate::node::records::changes::{Changes, InFlight, Waiter};
+use crate::node::records::packs::Packs;
 use crate::node::timers::Timer;
 use crate::record::{Age, Precedence, age_at};
 use crate::time::{BootTime, Now, Time};
@@ -79,6 +80,8 @@ pub(crate) struct Saving {
     is_writing_again: bool,
     /// Waiters whose record was written, and what was. They wait until all is written again.
     held_back: Vec<(Key, Waiter, Option<Precedence>)>,
+    /// Packs of old tombstones.
+    pub(super) packs: Packs,
     /// Whether the host could not write the last batch.
     pub(super) failing: bool,
     /// The number of changes of the table when the contacts last left in a batch.
@@ -100,6 +103,7 @@ impl Saving {
             look_due: None,
             is_writing_again: false,
             held_back: Vec::new(),
+            packs: Packs::default(),
             failing: false,
             contacts: 0,
             contacts_due: false,
@@ -120,7 +124,8 @@ impl Saving {
 
     /// Whether all changes are on disk.
     pub(crate) fn is_done(&self) -> bool {
-        self.changes.is_empty() && self.in_flight.is_none() && self.unsynced.is_empty() && !self.contacts_due
+        let is_saved = self.changes.is_empty() && self.in_flight.is_none() && self.unsynced.is_empty();
+        is_saved && self.packs.is_done() && !self.contacts_due
     }
 
     /// Whether a waiter waits for a key that is unsaved.
@@ -181,7 +186,7 @@ impl Node {
     }
 
     /// Schedules the next batch, if there is something to save.
-    fn plan_to_save(&mut self, now: Now) {
+    pub(super) fn plan_to_save(&mut self, now: Now) {
         let saving = &mut self.saving;
         if saving.in_flight.is_some() || saving.failing || saving.is_done() {
             return;
@@ -192,7 +197,8 @@ impl Node {
                 let due = *saving.sync_due.get_or_insert(now.mono + pause / 2);
                 let due = due.min(*saving.look_due.get_or_insert(now.mono + LOOK_PAUSE));
                 let is_full = saving.changes.is_full() || saving.unsynced.len() >= UNSYNCED_MAX;
-                if is_full || saving.changes.is_behind() || saving.is_awaited() { now.mono } else { due }
+                let is_behind = saving.changes.is_behind() || saving.packs.is_writing_again();
+                if is_full || is_behind || saving.is_awaited() { now.mono } else { due }
             }
             Durability::Always | Durability::Interval(_) | Durability::None => now.mono,
         };
@@ -244,6 +250,8 @@ impl Node {
             contacts = self.address_book.to_persist(now.mono, &self.table);
         }
         self.saving.contacts_due = false;
+        self.write_packs_again();
+        let packs = self.saving.packs.take();
         let sync = contacts.is_some() || self.syncs(now);
         if sync {
             self.saving.sync_due = None;
@@ -252,8 +260,9 @@ impl Node {
         if look {
             self.saving.look_due = None;
         }
-        if contacts.is_some() || !self.saving.changes.is_empty() || !self.saving.unsynced.is_empty() {
-            let in_flight = self.saving.changes.take(Batch { sync, look, contacts, ..Batch::default() });
+        let is_unsynced = !self.saving.unsynced.is_empty() || !self.saving.packs.is_done();
+        if contacts.is_some() || !packs.is_empty() || !self.saving.changes.is_empty() || is_unsynced {
+            let in_flight = self.saving.changes.take(Batch { sync, look, packs, contacts, keys: Vec::new() });
             out.save(Arc::clone(&in_flight.batch));
             self.saving.in_flight = Some(in_flight);
         }
@@ -278,10 +287,17 @@ impl Node {
         let keys = in_flight.batch.keys.iter().map(|state| state.key);
         self.saving.failing = saved == Saved::Failed && self.params.durability != Durability::None;
         match saved {
-            Saved::Durable => self.saving.unsynced.clear(),
-            Saved::Written => self.saving.unsynced.extend(keys),
+            Saved::Durable => {
+                self.saving.unsynced.clear();
+                self.saving.packs.note_durable();
+            }
+            Saved::Written => {
+                self.saving.unsynced.extend(keys);
+                self.saving.packs.note_written(&in_flight.batch.packs);
+            }
             Saved::Lost => return self.save_all_again(now, in_flight, out),
             Saved::Failed => {
+                self.saving.packs.note_failed(&in_flight.batch.packs);
                 self.saving.changes.make_batches_smaller(keys.len());
                 let keys = keys.chain(self.saving.unsynced.drain(..));
                 if self.saving.is_writing_again {
@@ -297,7 +313,7 @@ impl Node {
         let mut waiting: Vec<_> = in_flight.waiting.iter().map(with_written).collect();
         if saved != Saved::Failed {
             self.saving.changes.make_batches_larger(in_flight.batch.keys.len());
-            self.saving.is_writing_again &= self.saving.changes.has_lost();
+            self.saving.is_writing_again &= self.saving.changes.has_lost() || self.saving.packs.is_writing_again();
             waiting.append(&mut self.saving.held_back);
             if self.saving.is_writing_again {
                 self.saving.held_back = std::mem::take(&mut waiting);
@@ -321,6 +337,7 @@ impl Node {
             let stored = self.storage.walk(None).map(|held| held.record.key);
             let ended = self.storage.tombstones(Key::new([0; 32])..=Key::new([0xff; 32])).map(|(key, _)| *key);
             self.saving.changes.lose(stored.chain(ended).chain(self.set_aside.keys()));
+            self.saving.packs.lose();
             self.saving.is_writing_again = true;
         }
         let held_back = std::mem::take(&mut self.saving.held_back).into_iter().map(|(key, waiter, _)| (key, waiter));

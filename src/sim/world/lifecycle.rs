@@ -98,6 +98,9 @@ impl World {
         for contact in host.disk.contacts(|number| self.hosts[number.index()].id) {
             node.remember(now, contact);
         }
+        for pack in host.disk.packs() {
+            node.restore_pack(now, pack.clone());
+        }
         for persisted in host.disk.keys() {
             let verified = persisted.record.as_ref().map_or(Ok(()), |kept| verify_record(&kept.record));
             let key = persisted.key;

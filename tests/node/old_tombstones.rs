@@ -312,3 +312,24 @@ fn an_older_record_does_not_come_back_with_a_node_that_was_off_for_hours() {
         assert_eq!(answer, failure(1), "node {number}");
     }
 }
+
+/// It has lapsed while the node was off, or a pack has it: a crash came between the pack and the removal of the key.
+#[test]
+fn the_state_of_a_key_whose_tombstone_is_not_needed_there_is_removed_from_disk_at_the_start() {
+    for has_lapsed in [false, true] {
+        let mut harness = founder();
+        let mut disk = DiskContent::default();
+        store_and_end(&mut harness, &mut disk, 3);
+        let single = disk.keys.clone();
+        if has_lapsed {
+            harness.now = harness.now + secs(u64::from(u16::MAX) + 1_300);
+        } else {
+            pass(&mut harness, &mut disk, HOUR);
+            disk.keys = single;
+        }
+        assert_eq!((disk.keys.len(), disk.old()), (3, if has_lapsed { 0 } else { 3 }));
+        let mut next = disk.restart(&harness);
+        pass(&mut next, &mut disk, 2);
+        assert_eq!((disk.keys.len(), disk.old()), (0, if has_lapsed { 0 } else { 3 }));
+    }
+}

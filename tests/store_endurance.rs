@@ -104,10 +104,15 @@ impl Host {
         files.map(|file| file.and_then(|file| file.metadata()).map_or(0, |metadata| metadata.len())).sum()
     }
 
-    fn stop(self) {
+    /// Ends the node; returns the number of keys in its store, and the number of tombstones in each pack.
+    fn stop(self) -> (usize, Vec<usize>) {
         drop((self.batches, self.saved));
         self.writer.join().expect("the thread ends");
+        let store = Store::open(&self.path.join("records"), [7; 16]).expect("the store is intact");
+        let mut packs = Vec::new();
+        store.read_packs(|pack| packs.push(pack.tombstones.len())).expect("the store is intact");
         fs::remove_dir_all(&self.path).expect("the directory of this test");
+        (store.len(), packs)
     }
 }
 
@@ -148,7 +153,23 @@ fn run(name: &str, rate: u64, ttl: u16, hours: u64) {
         // Each tombstone takes less on disk than in memory, and each record less than its memory.
         assert!(disk * 10 <= stored * 22 + 2 * SEGMENT * 10, "hour {hour}: {disk} on disk, {stored} in memory");
     }
-    host.stop();
+    let (young, old) = tombstones_of(&host.node);
+    let records = host.node.storage().len();
+    let (keys, packs) = host.stop();
+    let (packs, in_packs) = (packs.len(), packs.into_iter().sum::<usize>());
+    println!("young={young} old={old} records={records} keys={keys} packs={packs} in_packs={in_packs}");
+    let per_hour = usize::try_from(rate * 3_600).expect("a small number");
+    assert!(young <= per_hour + per_hour / 30, "a tombstone is young for an hour");
+    // A batch with changes of the last minute may not be written.
+    assert!(keys <= records + young + per_hour / 10, "only young ones have keys on disk");
+    assert!(in_packs >= old && in_packs <= old + per_hour * 5, "packs are removed with their epoch");
+    assert!(packs * 40 <= in_packs, "{packs} packs of {in_packs} tombstones");
+}
+
+/// How many tombstones are young, and how many old.
+fn tombstones_of(node: &Node) -> (usize, usize) {
+    let all = Key::new([0; 32])..=Key::new([0xff; 32]);
+    (node.storage().tombstones(all).count(), node.storage().old_tombstones(None, usize::MAX).len())
 }
 
 #[test]

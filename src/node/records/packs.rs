@@ -27,6 +27,9 @@ const ROUND_PAUSE: Duration = Duration::from_mins(8);
 /// The pause between two steps of a round, each of which takes up to a millisecond. A million tombstones take a minute.
 const STEP_PAUSE: Duration = Duration::from_millis(10);
 
+/// The pause before a step while the disk fails or packs wait.
+const WAIT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Packs that wait for a batch, at most: some 400 kB. While so many wait, no tombstone turns old.
 const UNSAVED_MAX: usize = 64;
 
@@ -152,7 +155,7 @@ impl Node {
     /// Turns some tombstones old, and makes packs of them.
     pub(crate) fn turn_old(&mut self, now: Now) {
         if self.saving.failing || self.saving.packs.unsaved.len() >= UNSAVED_MAX {
-            return; // the next turn plans another round
+            return self.timers.hasten(Timer::TurnOld, now.mono + WAIT_PAUSE);
         }
         let turned = self.storage.turn_old(now);
         if self.params.durability != Durability::None {

@@ -335,7 +335,8 @@ impl Storage {
         (page, None)
     }
 
-    fn range_unverified(&self, now: Time, keys: RangeInclusive<Key>) -> impl Iterator<Item = &Held> {
+    /// The same as [`Storage::range`], but the records may be unverified: only for planning what happens to them.
+    pub fn range_unverified(&self, now: Time, keys: RangeInclusive<Key>) -> impl Iterator<Item = &Held> {
         let (first, last) = keys.into_inner();
         let range = self.records.range_from(first).take_while(move |held| held.record.key <= last);
         range.filter(move |held| now < held.expires && !self.is_hidden(&held.record))

@@ -429,6 +429,13 @@ pub(crate) const GUARDS: &[Guard] = &[
         ],
     },
     Guard {
+        name: "tombstone: what a neighbour does not list is offered to it",
+        file: "src/node/replication/sync.rs",
+        line: "self.offers.add(page.neighbour, key, Reach::Each);",
+        mutation: "let _ = key;",
+        tests: &["a_record_that_a_page_does_not_list_is_offered_to_the_neighbour_at_once_if_its_version_is_old"],
+    },
+    Guard {
         name: "tombstone: an old one is on disk in its pack",
         file: "src/node/records/packs.rs",
         line: "self.unsaved.insert(id, Arc::new(Pack { id, fingerprint_key, tombstones }));",

@@ -6,11 +6,13 @@ use dht::id::Key;
 use dht::limits::{ROUND_AFTER_CUT_OFF, SETTLE_MAX, SETTLE_PAUSE, SETTLE_TIMEOUT, STRAY_PAUSE};
 use dht::node::Status;
 use dht::node::action::ConnId;
-use dht::record::{Class, Life, Rank, crc_of};
+use dht::record::{Age, Class, Life, Rank, Ttl, Version, crc_of};
 use dht::wire::codec::List;
 use dht::wire::peer::{Content, Entry, ErrorCode, PeerMessage, RecordBlock, Reply, Request, Want};
 
-use crate::harness::{Harness, block, hello, id, key, millis, nodes, secs, success, synced, value_of, version_at};
+use crate::harness::{
+    Harness, block, hello, id, key, millis, nodes, secs, stored, success, synced, value_of, version_at,
+};
 
 fn entry(n: u8, millis: u64, value: &[u8], life: Life) -> Entry {
     let rank = Rank { class: Class::Plain, life, version: version_at(millis) };
@@ -81,6 +83,35 @@ fn records_that_no_neighbour_holds_are_offered_once_the_node_has_settled() {
     harness.pass(millis(0));
     let offers = harness.offers();
     assert_eq!((offers.len(), &offers[0].2[..]), (1, &[entry(5, 0, b"old", Life::Alive)][..]));
+}
+
+/// The neighbour may know that it is over, and not its key.
+#[test]
+fn a_record_that_a_page_does_not_list_is_offered_to_the_neighbour_at_once_if_its_version_is_old() {
+    for (minutes, listed, is_offered) in [(20, 9, true), (20, 5, false), (20, 3, false), (10, 9, false)] {
+        let (mut harness, conn) = settling();
+        let asker = harness.accept_client(9);
+        let version = Version::from_bits(version_at(0).bits() - ((minutes * 60_000) << 16));
+        let minutes = u32::try_from(minutes).expect("a small number");
+        let ttl = Ttl::from_secs(u16::MAX).expect("not zero");
+        for n in [2, 4] {
+            let lasting = RecordBlock { version, ttl, age: Age(minutes * 60_000), ..block(n, b"v") };
+            assert_eq!(harness.ask(asker, Request::Store(lasting)), stored(&lasting));
+        }
+        let (rpc, _) = harness.only_request(conn);
+        let known = |n| Entry {
+            rank: Rank { class: Class::Plain, life: Life::Alive, version },
+            ..entry(n, 0, b"v", Life::Alive)
+        };
+        let page: Vec<Entry> = [2, 4].into_iter().filter(|n| *n != 4 || listed == 5).map(known).collect();
+        let page = [page, vec![entry(listed, 0, b"", Life::Over)]].concat();
+        harness.reply(conn, rpc, Reply::Synced { more: true, entries: List::lend(&page) });
+        harness.pass(millis(0));
+        assert_eq!(harness.node.status(), Status::Settling);
+        let offers = harness.offers();
+        let offered: Vec<_> = offers.iter().map(|(to, _, entries)| (*to, entries.clone())).collect();
+        assert_eq!(offered, if is_offered { vec![(conn, vec![known(4)])] } else { vec![] }, "{minutes} {listed}");
+    }
 }
 
 #[test]

@@ -230,7 +230,7 @@ impl Node {
     pub(super) fn restore_tombstone(&mut self, now: Now, key: Key, tombstone: Tombstone) {
         if tombstone.is_plausible(now.wall) {
             self.storage.bury(now, key, tombstone);
-            if self.storage.state_on_disk(now, &key).1.is_none() {
+            if !self.storage.has_changed() && self.storage.state_on_disk(now, &key).1.is_none() {
                 self.storage.note_change(key); // it has lapsed, or a pack has it
             }
         } else {

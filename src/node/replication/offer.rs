@@ -126,6 +126,11 @@ impl Offers {
         self.entries + 2 * K_MAX <= ENTRIES_WAITING_MAX
     }
 
+    /// How many entries more may wait.
+    pub(crate) fn room(&self) -> usize {
+        ENTRIES_WAITING_MAX.saturating_sub(self.entries)
+    }
+
     /// Whether an offer waits.
     pub(crate) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()

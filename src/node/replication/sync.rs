@@ -5,6 +5,10 @@
 //! ended. When all asked neighbours have sent all pages and nothing is left to fetch, the node settles. It
 //! offers the records that the neighbours lack after that ([`crate::node::replication::schedule`]).
 //!
+//! A neighbour does not list old tombstones, because it does not know their keys. So this node offers it the plain
+//! records that it does not list, unless they are new: it answers if it knows that they are over
+//! ([`crate::node::replication::offer`]).
+//!
 //! After a restart, many records of this node may be unverified ([`crate::node::records::verification`]). Then it
 //! compares a page in several turns, and sends shorter pages itself.
 //!
@@ -15,20 +19,21 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use crate::contact::Contact;
 use crate::id::{KEY_SIZE, Key, NodeId};
-use crate::limits::{ENTRIES_MAX, ENTRY_SIZE, VERIFIED_PER_TURN_MAX};
+use crate::limits::{ENTRIES_MAX, ENTRY_SIZE, SCANNED_PER_TURN_MAX, VERIFIED_PER_TURN_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, Caller};
 use crate::node::purpose::{Outcome, Purpose};
-use crate::node::replication::offer::Comparison;
+use crate::node::replication::offer::{Comparison, Reach};
 use crate::node::rpc::outbound::Report;
 use crate::node::rpc::waiting::BACK_OFF_MIN;
 use crate::node::status::Status;
 use crate::node::timers::Timer;
 use crate::record::{Class, Life, Rank, Tombstone};
-use crate::time::Now;
+use crate::time::{Now, Time};
 use crate::wire::codec::List;
 use crate::wire::peer::{Content, Entry, ErrorCode, Reply, Request};
 
@@ -44,6 +49,10 @@ const FETCHES_WAITING_MAX: usize = 4 * ENTRIES_MAX;
 /// Tombstones that are looked at for one page of a SYNC. There may be a million of them, and most are not
 /// reported, for example those of signed records.
 const TOMBSTONES_PER_PAGE_MAX: usize = 16 * ENTRIES_MAX;
+
+/// The versions of records that an old tombstone beats are older than this. The tombstone is 49 minutes old at least, and
+/// each of two clocks may be wrong.
+const UNLISTED_AGE_MIN: Duration = Duration::from_mins(15);
 
 /// What this node asks of its neighbours.
 #[derive(Debug, Default)]
@@ -66,6 +75,9 @@ struct Page {
     neighbour: Contact,
     /// What is left to compare, in the order of keys.
     entries: VecDeque<Entry>,
+    /// The range of keys that the page is about, as far as it is left to compare.
+    from: Option<Key>,
+    to: Key,
     /// The state of the neighbour after it.
     then: Neighbour,
 }
@@ -227,7 +239,10 @@ impl Node {
         let range = self.syncing.range.as_ref();
         let next = next.filter(|next| more && *next > from && range.is_some_and(|range| range.contains(next)));
         let then = next.map_or(Neighbour::Complete, |next| Neighbour::Next(*neighbour, next));
-        self.syncing.pages.push_back(Page { neighbour: *neighbour, entries: valid, then });
+        let last = valid.back().map(|entry| entry.key).filter(|_| next.is_some());
+        if let Some(to) = last.or(end) {
+            self.syncing.pages.push_back(Page { neighbour: *neighbour, entries: valid, from: Some(from), to, then });
+        }
         self.compare_pages(now);
         self.timers.hasten(Timer::Sync, now.mono);
     }
@@ -235,18 +250,59 @@ impl Node {
     /// Compares what the neighbours have sent with what this node stores, until too many records of this node would
     /// have to be verified in this turn.
     fn compare_pages(&mut self, now: Now) {
-        let mut proofs = VERIFIED_PER_TURN_MAX;
+        let (mut proofs, mut looks) = (VERIFIED_PER_TURN_MAX, SCANNED_PER_TURN_MAX);
         while let Some(mut page) = self.syncing.pages.pop_front() {
-            while let Some(entry) = page.entries.pop_front() {
-                if !self.storage.verify_within(&entry.key, &mut proofs) {
-                    page.entries.push_front(entry);
-                    self.syncing.pages.push_front(page);
-                    return self.timers.hasten(Timer::Sync, now.mono);
-                }
-                self.on_entry(now, &page.neighbour, entry);
+            let compared = self.compare_page(now, &mut page, &mut proofs, &mut looks);
+            if let Err(at) = compared {
+                self.syncing.pages.push_front(page);
+                return self.timers.hasten(Timer::Sync, at);
             }
             self.syncing.update(&page.neighbour.id, page.then);
         }
+    }
+
+    /// Compares one page. If it is too much for this turn, returns when to go on.
+    fn compare_page(&mut self, now: Now, page: &mut Page, proofs: &mut usize, looks: &mut usize) -> Result<(), Time> {
+        while let Some(entry) = page.entries.front().copied() {
+            self.offer_unlisted(now, page, entry.key, looks)?;
+            if !self.storage.verify_within(&entry.key, proofs) {
+                return Err(now.mono);
+            }
+            page.entries.pop_front();
+            page.from = entry.key.successor();
+            self.on_entry(now, &page.neighbour, entry);
+        }
+        self.offer_unlisted(now, page, page.to, looks)
+    }
+
+    /// Offers the neighbour the records of this node up to the key `to` that it may know to be over, although it does
+    /// not list them.
+    fn offer_unlisted(&mut self, now: Now, page: &mut Page, to: Key, looks: &mut usize) -> Result<(), Time> {
+        let Some(from) = page.from.filter(|from| *from <= to) else { return Ok(()) };
+        let listed = page.entries.front().map(|entry| entry.key);
+        let room = self.offers.room();
+        let mut unlisted = Vec::new();
+        let mut stopped = None;
+        for held in self.storage.range_unverified(now.mono, from..=to) {
+            let key = held.record.key;
+            if *looks == 0 || unlisted.len() == room {
+                stopped = Some((key, now.mono + if *looks == 0 { Duration::ZERO } else { BACK_OFF_MIN }));
+                break;
+            }
+            *looks -= 1;
+            let is_plain = held.record.class == Class::Plain;
+            if is_plain && listed != Some(key) && held.record.version.time().after(UNLISTED_AGE_MIN) <= now.wall {
+                unlisted.push(key);
+            }
+        }
+        if !unlisted.is_empty() {
+            self.timers.hasten(Timer::Replicate, now.mono);
+        }
+        for key in unlisted {
+            self.offers.add(page.neighbour, key, Reach::Each);
+        }
+        page.from = stopped.map(|(key, _)| key).or(Some(to));
+        stopped.map_or(Ok(()), |(_, at)| Err(at))
     }
 
     /// `from` stores what `entry` says: this node fetches or buries the record, or notes the replica.

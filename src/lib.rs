@@ -94,6 +94,7 @@
 //!  ├ replication/schedule.rs         when it is due, when a neighbour fails or comes: whom to offer it to
 //!  │  └ replication/offer.rs         OFFER → WANT → STORE; a peer with a larger record STOREs that back
 //!  └ storage::Storage::sweep         its life ends: a tombstone, until no older version can be alive
+//!     └ records/packs.rs             after an hour: a fingerprint of its key, on disk in a pack with others
 //! disk::Store → Node::restore        after a restart; then replication/sync.rs: SYNC with the neighbours
 //!  └ storage/unverified.rs           a signed or hashed record is verified before it is given to anybody;
 //!                                    records/verification.rs: the others a few at a time

@@ -18,6 +18,7 @@
 //! | GETs and PUTs in flight | 4 096, 256 a connection: [`CLIENT_REQUESTS_MAX`] | a request waits unread | client |
 //! | values of these PUTs | 64 MiB, 4 MiB a connection | a request waits unread | client |
 //! | keys not on disk | 262 144 | a request waits unread; STORE: 429 | client, peer |
+//! | packs of old tombstones not on disk | 64 | no tombstone turns old for a second | the own sweep |
 //! | replies that wait for the disk | 16 384 | a request waits unread; STORE: 429 | client, peer |
 //! | GETs that share a lookup | the GETs in flight | as there | client |
 //! | PUTs that wait for a retry | 65 536 | the record is left to replication | no sender |

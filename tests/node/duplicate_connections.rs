@@ -67,6 +67,29 @@ fn a_duplicate_connection_is_closed_only_after_both_hellos() {
     assert!(harness.has_closed(new));
 }
 
+/// The peer may have lost the old connection, and dials because it knows no other.
+#[test]
+fn a_newer_connection_stays_until_the_peer_has_answered_on_an_older_one_that_was_silent() {
+    for answers in [true, false] {
+        let mut harness = Harness::founder();
+        let old = harness.add_contact(200);
+        harness.make_scripted(200);
+        harness.pass(secs(2));
+        let new = harness.accept(200);
+        harness.send(new, &hello());
+        assert!(!harness.has_closed(new));
+        assert_eq!(harness.ask(new, Request::Ping), Reply::Pong, "it serves the peer meanwhile");
+        let (rpc, request) = harness.only_request(old);
+        assert_eq!(request, Request::Ping);
+        if answers {
+            harness.reply(old, rpc, Reply::Pong);
+        }
+        harness.pass(secs(4));
+        assert_eq!((harness.has_closed(old), harness.has_closed(new)), (!answers, answers));
+        assert_eq!(harness.node.connections(), 1);
+    }
+}
+
 /// A connection that will be closed takes no new requests. The smaller id closes it once no reply is
 /// pending on it.
 #[test]

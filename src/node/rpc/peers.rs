@@ -605,6 +605,14 @@ impl Node {
         let older_survives = smaller_opened(&self.peers.conns[&older]) && !smaller_opened(&conn);
         let loser = if older_survives { newer } else { older };
         self.retire(now, loser);
+        let survivor = self.peers.conns[if older_survives { &older } else { &newer }];
+        if now.mono - survivor.last_heard >= self.params.rpc_timeout
+            && let Some(contact) = survivor.contact()
+        {
+            // The peer has perhaps lost the older connection: the newer one is closed only after an answer on the other.
+            self.peers.deadlines.set(loser, now.mono + self.params.rpc_timeout * 2);
+            return self.ping(now, contact, out);
+        }
         self.close_if_retired(now, loser, out);
     }
 

@@ -10,6 +10,7 @@ mod endurance;
 mod families;
 mod growth;
 mod last_node;
+mod partitions;
 mod sleepers;
 
 use std::ops::Range;

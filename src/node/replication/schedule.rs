@@ -11,7 +11,9 @@
 //!   share their OFFERs.
 //! * [`Trigger::Changes`]: contacts were added or lost. A new contact is offered the records that it
 //!   should store; the replica that follows a lost contact is offered the records of that contact. Only
-//!   the two nearest replicas and the farthest one make these offers: they know the range best.
+//!   the two nearest replicas and the farthest one make these offers: they know the range best. But a contact that
+//!   is back is offered by every replica what was written since that replica had lost it: the others may not have
+//!   noticed that it was away, and it may not have noticed either.
 //! * [`Trigger::Settled`]: this node has settled. It offers the records that no neighbour is known to store.
 //! * [`Trigger::Leaving`]: this node leaves. It offers all records to all their other replicas.
 //!
@@ -43,11 +45,18 @@ use crate::node::replication::offer::Reach;
 use crate::node::rpc::waiting::BACK_OFF_MIN;
 use crate::node::timers::Timer;
 use crate::storage::Held;
-use crate::time::{Now, Time};
+use crate::time::{Now, Time, WallTime};
 
 /// Contacts that came, and likewise contacts that went, for which one scan of the storage looks. It is more
 /// than a table holds; contacts beyond it wait for the next round.
 const CHANGES_MAX: usize = 1_024;
+
+/// How long it is remembered when a contact was lost, if many are.
+const LOSS_REMEMBERED: Duration = Duration::from_hours(1);
+
+/// By so much the wall clocks of two nodes may differ without harm, when they tell whether a record was written after a
+/// contact was lost.
+const CLOCKS_DIFFER: Duration = Duration::from_mins(1);
 
 /// The shortest time between two offers of a record with a short life. A record that lives less than twice
 /// as long is not offered again.
@@ -74,6 +83,8 @@ pub(crate) struct Schedule {
     changes_at: Time,
     /// When a record may next be offered to all its replicas.
     all_replicas_at: BTreeMap<Key, Time>,
+    /// Contacts that were lost and are not back, and when; at most [`CHANGES_MAX`].
+    lost: BTreeMap<NodeId, WallTime>,
     /// What has happened since all records were last offered, if this node is leaving.
     hand_over: HandOver,
 }
@@ -104,8 +115,10 @@ enum Trigger {
 /// What has happened to a contact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It entered the table, or became responsive again: it is offered the records that it should store.
+    /// It entered the table: it is offered the records that it should store.
     Added,
+    /// The same, and it was lost at that moment: every replica offers it what was written since.
+    Back(WallTime),
     /// It left, or became unresponsive: the replicas that follow it are offered the records that it stored.
     Lost,
 }
@@ -136,6 +149,8 @@ pub(crate) enum HandOver {
 struct ScanEntry {
     key: Key,
     replication: usize,
+    /// The time in its version.
+    written: WallTime,
     due: Time,
     expires: Time,
     known_replicas: usize,
@@ -167,10 +182,30 @@ impl Schedule {
         let scan = self.scans.iter_mut().find(|scan| scan.takes_changes());
         if let Some(Scan { trigger: Trigger::Changes(changes), .. }) = scan {
             changes.remove(&id);
-            if changes.values().filter(|other| **other == change).count() < CHANGES_MAX {
+            if changes.values().filter(|other| other.is_loss() == change.is_loss()).count() < CHANGES_MAX {
                 changes.insert(id, change);
             }
         }
+    }
+
+    /// Notes that the contact `id` is lost, or what it means that it was added.
+    fn note_change(&mut self, now: Now, id: NodeId, change: Change) -> Change {
+        if !change.is_loss() {
+            return self.lost.remove(&id).map_or(change, Change::Back);
+        }
+        if self.lost.len() >= CHANGES_MAX {
+            self.lost.retain(|_, at| now.wall.since(*at) < LOSS_REMEMBERED);
+        }
+        if self.lost.len() < CHANGES_MAX {
+            self.lost.entry(id).or_insert(now.wall);
+        }
+        change
+    }
+}
+
+impl Change {
+    fn is_loss(self) -> bool {
+        self == Change::Lost
     }
 }
 
@@ -238,6 +273,7 @@ impl Node {
     /// nothing to offer; [`Node::offer_after_settling`] follows. If it settles again because it had lost contacts, its
     /// records may be newer than those of the contacts that come back.
     pub(crate) fn offer_after_change(&mut self, now: Now, id: &NodeId, change: Change) {
+        let change = self.schedule.note_change(now, *id, change);
         let may_offer = self.status.is_settled() || self.status.has_joined() && self.is_cut_off();
         if may_offer && !self.storage.is_empty() {
             self.schedule.add_change(*id, change);
@@ -407,13 +443,20 @@ impl Node {
     /// Offers the record to each added contact that is a replica of it, and to each node that is a
     /// replica only since a nearer contact was lost.
     fn offer_after_changes(&mut self, entry: ScanEntry, changes: &BTreeMap<NodeId, Change>, overlay: Option<Family>) {
-        let ScanEntry { key, replication, .. } = entry;
+        let ScanEntry { key, replication, written, .. } = entry;
         let own_index = self.find_nearest(&key, replication, overlay);
         let others = other_replicas(&self.nearby, own_index, replication);
-        let is_added = |contact: &&Contact| changes.get(&contact.id) == Some(&Change::Added);
+        let missed = |contact: &&Contact| match changes.get(&contact.id) {
+            Some(Change::Back(lost)) => written >= lost.before(CLOCKS_DIFFER),
+            Some(Change::Added | Change::Lost) | None => false,
+        };
+        let is_added = |contact: &&Contact| changes.get(&contact.id).is_some_and(|change| !change.is_loss());
         let nearer_before = own_index - self.nearby[..own_index].iter().filter(is_added).count();
         let is_farthest = own_index + 2 >= replication;
         if nearer_before > 1 && !is_farthest {
+            for contact in others.iter().filter(missed) {
+                self.offers.add(*contact, key, Reach::Each);
+            }
             return;
         }
         for contact in others.iter().filter(is_added) {
@@ -495,6 +538,7 @@ impl ScanEntry {
         Self {
             key: held.record.key,
             replication: usize::from(held.record.replication),
+            written: held.record.version.time(),
             due: held.due(),
             expires: held.expires,
             known_replicas: held.heard_from() as usize,

@@ -37,6 +37,9 @@ const CLOCK: &str = "src/node/membership/clock.rs";
 const LOOKUP: &str = "src/lookup/mod.rs";
 const GET: &str = "src/node/query/read_quorum.rs";
 const PUT: &str = "src/node/query/write_quorum.rs";
+const PUTTING: &str = "src/node/query/put.rs";
+const ACCEPT: &str = "src/node/records/accept.rs";
+const SYNC: &str = "src/node/replication/sync.rs";
 const GETTING: &str = "src/node/query/get.rs";
 const TURNS: &str = "src/node/query/put_turns.rs";
 const SLEEP: &str = "src/node/membership/sleep.rs";
@@ -105,19 +108,26 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "sleep: no record is returned that is older than one written since",
         file: GETTING,
-        line: "return Own { response: None, newest };",
-        mutation: "return Own { response: None, newest: None };",
+        line: "return Own { response: None, newest, is_distant };",
+        mutation: "return Own { response: None, newest: None, is_distant };",
         tests: &["a_woken_node_returns_no_record_that_is_older_than_one_written_since"],
     },
     Guard {
         name: "raised: a PUT is not raised above one that began later",
         file: PUT,
-        line: "let is_earlier = self.taken().is_some_and(|taken| begun <= taken);",
-        mutation: "let is_earlier = begun <= Time::from_nanos(u64::MAX);",
+        line: "if *within.end() <= taken {",
+        mutation: "if *within.start() <= taken {",
         tests: &[
             "a_version_is_raised_only_above_one_whose_put_began_before_this_one",
-            "a_put_that_has_waited_for_its_turn_is_raised_above_earlier_puts_only",
+            "a_put_is_raised_above_a_record_only_if_that_surely_began_before",
         ],
+    },
+    Guard {
+        name: "raised: a lookup that leaves the order open is repeated",
+        file: PUTTING,
+        line: "if self.queries.put(query).is_some_and(Put::looks_again) {",
+        mutation: "if self.queries.put(query).is_none() {",
+        tests: &["a_put_is_raised_above_a_record_only_if_that_surely_began_before"],
     },
     Guard {
         name: "raised: all nodes that store a smaller version get a copy",
@@ -610,13 +620,57 @@ pub(crate) const GUARDS: &[Guard] = &[
         mutation: "",
         tests: &["calming_down_returns_to_as_few_requests_as_are_needed", "the_rules_hold_whatever_is_reported"],
     },
+    Guard {
+        name: "lookup: another candidate is asked for each that is late",
+        file: LOOKUP,
+        line: "let expected = |state: State| matches!(state, State::Fresh | State::InFlight | State::Answered);",
+        mutation: "let expected = |state: State| !state.is_unresponsive() && state != State::GivenUp;",
+        tests: &["while_the_last_answers_are_late_farther_candidates_are_asked_in_their_place"],
+    },
+    // ── settling
+    Guard {
+        name: "settling: it goes on while missed records come",
+        file: SYNC,
+        line: "self.settle_later(now);",
+        mutation: "let _ = now;",
+        tests: &["a_node_settles_30_s_after_the_last_record_that_it_has_fetched_and_after_10_minutes_at_most"],
+    },
+    Guard {
+        name: "settling: a record that comes late is asked for again",
+        file: SYNC,
+        line: "if is_late && self.range.is_some() {",
+        mutation: "if is_late && self.range.is_none() {",
+        tests: &["a_record_that_comes_late_is_asked_for_again_while_the_node_settles"],
+    },
+    // ── connections
+    Guard {
+        name: "duplicates: the newer connection stays until the peer answers on the older one",
+        file: PEERS,
+        line: "if now.mono - survivor.last_heard >= self.params.rpc_timeout",
+        mutation: "if survivor.peer == self.me.id",
+        tests: &["a_newer_connection_stays_until_the_peer_has_answered_on_an_older_one_that_was_silent"],
+    },
     // ── GET
     Guard {
         name: "GET: it ends early only when a quorum agrees",
         file: GET,
-        line: "self.heads().filter(|held| held.agrees(&head)).count() >= self.needed(&head).into()",
-        mutation: "self.heads().filter(|held| held.agrees(&head)).count() >= usize::from(self.needed(&head)).min(1)",
+        line: "self.agreeing(&head) >= self.needed(&head).into()",
+        mutation: "self.agreeing(&head) >= usize::from(self.needed(&head)).min(1)",
         tests: &["a_get_ends_early_when_a_quorum_agrees_and_the_value_is_known"],
+    },
+    Guard {
+        name: "GET: a distant replica does not count among those that agree",
+        file: GET,
+        line: "let counts = |node: &&Responder| !node.is_distant || head.rank.class == Class::Hashed;",
+        mutation: "let counts = |_: &&Responder| true;",
+        tests: &["distant_replicas_do_not_end_a_get_early_unless_the_record_is_hashed"],
+    },
+    Guard {
+        name: "GET: a node answers alone only where it surely is a replica",
+        file: ACCEPT,
+        line: "self.table.surely_fewer_closer(key, usize::from(replication))",
+        mutation: "self.table.fewer_closer(key, usize::from(replication))",
+        tests: &["a_local_record_in_scope_is_not_served_alone_where_this_node_may_know_few_nodes"],
     },
     Guard {
         name: "GET: a record cannot lower the quorum below the smallest replication",

@@ -85,7 +85,7 @@ fn a_local_record_in_scope_is_not_served_alone_where_this_node_may_know_few_node
         assert_eq!(harness.answer(client), is_alone.then(|| success(1, b"here")).flatten());
         let found = harness.ask(asker, Request::FindValue { key: key(1), want: Want::default() });
         let Reply::Value { contacts, is_distant, .. } = found else { panic!("{found:?}") };
-        assert_eq!((is_distant, contacts.len() > 0), (!is_alone, !is_alone));
+        assert_eq!((is_distant, !contacts.is_empty()), (!is_alone, !is_alone));
     }
 }
 

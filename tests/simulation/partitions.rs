@@ -27,9 +27,9 @@ fn all_nodes_read_what_was_written_during_a_short_partition(seeds: Range<u64>) -
                 cut_off.swap_remove(other);
             }
             let side_of = |number: Number| u8::from(cut_off.contains(&number));
-            let span = SECOND * 4 + SECOND / 1_000 * u32::try_from(world.any_below(3_000)).expect("small");
+            let before = SECOND * 3 + SECOND / 1_000 * u32::try_from(world.any_below(3_000)).expect("small");
             world.partition(side_of);
-            world.run_for(span - SECOND)?;
+            world.run_for(before)?;
             let writer = world.alive().find(|number| side_of(*number) == 0).expect("it has no more than three");
             let mut asks = Vec::new();
             for (nth, key) in keys.iter().enumerate() {

@@ -86,14 +86,9 @@ impl Node {
         }
     }
 
-    /// Whether this node is a replica of a record of `key` with that `replication`: fewer than
-    /// `replication` known nodes are nearer to the key (`PROTOCOL.md` 2, Scope).
-    pub(crate) fn in_scope(&self, key: &Key, replication: u8) -> bool {
-        self.table.fewer_closer(key, usize::from(replication))
-    }
-
-    /// Whether this node surely is a replica of such a record: it is one as far as it knows, and it knows all nodes near
-    /// the key. Only then it answers alone: otherwise PUTs may find k closer nodes, and replace the record only there.
+    /// Whether this node surely is a replica of a record of `key` with that `replication`: fewer than `replication` known
+    /// nodes are nearer to the key, and it knows all nodes near the key (`PROTOCOL.md` 2, Scope). Only then it answers
+    /// alone: otherwise PUTs may find k closer nodes, and replace the record only there.
     pub(crate) fn surely_in_scope(&self, key: &Key, replication: u8) -> bool {
         self.table.surely_fewer_closer(key, usize::from(replication))
     }

@@ -120,8 +120,8 @@ fn a_peer_of_another_network_or_protocol_version_is_rejected() {
         change(&mut hello);
         let mut conn = PeerConnection::dial(harness.server.p2p(), &node("of elsewhere")).expect("a handshake");
         let said = conn.greet(&hello);
-        // Serving, IPv4, tells the time.
-        assert_eq!((said.protocol, said.flags, said.port), (1, 1 | 2 | 16, harness.server.p2p().port()));
+        // Serving, IPv4, tells the time, knows distant nodes.
+        assert_eq!((said.protocol, said.flags, said.port), (1, 1 | 2 | 16 | 32, harness.server.p2p().port()));
         assert_eq!(said.network, hash(NETWORK.as_bytes()));
         assert_eq!(conn.expect_end(), (vec![], Ending::Closed));
         conn.local()

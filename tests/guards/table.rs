@@ -39,6 +39,8 @@ const GET: &str = "src/node/query/read_quorum.rs";
 const PUT: &str = "src/node/query/write_quorum.rs";
 const PUTTING: &str = "src/node/query/put.rs";
 const ACCEPT: &str = "src/node/records/accept.rs";
+const INBOUND: &str = "src/node/rpc/inbound.rs";
+const JOIN: &str = "src/node/membership/join.rs";
 const SYNC: &str = "src/node/replication/sync.rs";
 const GETTING: &str = "src/node/query/get.rs";
 const TURNS: &str = "src/node/query/put_turns.rs";
@@ -642,6 +644,41 @@ pub(crate) const GUARDS: &[Guard] = &[
         mutation: "if is_late && self.range.is_none() {",
         tests: &["a_record_that_comes_late_is_asked_for_again_while_the_node_settles"],
     },
+    Guard {
+        name: "settling: a neighbour whose page is late is asked again",
+        file: SYNC,
+        line: "} else if matches!(outcome, Outcome::Passed(_)) {",
+        mutation: "} else if from == Key::new([1; KEY_SIZE]) {",
+        tests: &["a_settling_node_whose_neighbours_are_slow_does_not_serve_a_local_record"],
+    },
+    Guard {
+        name: "settling: the own record does not count while no other node has answered",
+        file: GETTING,
+        line: "let is_unheard = settles && read.lookup.answered().next().is_none();",
+        mutation: "let is_unheard = settles && false;",
+        tests: &["a_settling_node_whose_neighbours_are_slow_does_not_serve_a_local_record"],
+    },
+    Guard {
+        name: "settling: records that neighbours send by themselves count",
+        file: INBOUND,
+        line: "self.settle_later(now); // this node had missed it",
+        mutation: "let _ = now;",
+        tests: &["a_node_settles_later_because_of_records_that_neighbours_send_by_themselves"],
+    },
+    Guard {
+        name: "settling: what is known to be missing is not returned alone",
+        file: JOIN,
+        line: "self.remember_seen(entry.key, entry.rank.precedence());",
+        mutation: "let _ = entry;",
+        tests: &["a_node_that_settles_early_does_not_return_alone_what_it_knows_to_be_replaced"],
+    },
+    Guard {
+        name: "GET: a signed record whose successor has ended here is not found",
+        file: GETTING,
+        line: "record.class == Class::Signed && self.storage.tombstone(now, &record.key).is_some_and(is_over)",
+        mutation: "false && self.storage.tombstone(now, &record.key).is_some_and(is_over)",
+        tests: &["a_get_finds_no_signed_record_whose_successor_has_ended_here"],
+    },
     // ── connections
     Guard {
         name: "duplicates: the newer connection stays until the peer answers on the older one",
@@ -840,8 +877,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "sleep: the own record does not count among silent nodes",
         file: GETTING,
-        line: "let phase = if read.gaps() >= usize::from(replication_min) { Phase::LookingUp } else { read.phase };",
-        mutation: "let phase = read.phase; let _ = replication_min;",
+        line: "let is_unheard = is_unheard || read.gaps() >= usize::from(replication_min);",
+        mutation: "let _ = replication_min;",
         tests: &[
             "after_a_sleep_the_own_record_does_not_count_if_the_connections_to_as_many_nodes_have_ended",
             "after_a_sleep_the_own_record_does_not_count_while_as_many_nodes_are_silent_as_it_has_replicas",

@@ -651,11 +651,16 @@ pub(crate) fn block(n: u8, value: &'static [u8]) -> RecordBlock<'static> {
 /// A signed record of 60 s and replication 3, as a peer sends it. The owner `owner` signed it `millis`
 /// milliseconds after the start of the test.
 pub(crate) fn signed(owner: u8, millis: u64, payload: &[u8]) -> RecordBlock<'static> {
+    signed_for(60, owner, millis, payload)
+}
+
+/// The same with a life of `secs` seconds.
+pub(crate) fn signed_for(secs: u16, owner: u8, millis: u64, payload: &[u8]) -> RecordBlock<'static> {
     let owner = SigningKey::from_bytes(&[owner; 32]);
-    let ttl = Ttl::from_secs(60).expect("not zero");
+    let ttl = Ttl::from_secs(secs).expect("not zero");
     let value: &'static [u8] = Vec::leak(seal(&owner, version_at(millis), ttl, b"salt", payload));
     let key = owned_key(&PublicKey::new(owner.verifying_key().to_bytes()), b"salt");
-    RecordBlock { class: Class::Signed, key, version: version_at(millis), ..block_of(value) }
+    RecordBlock { class: Class::Signed, key, version: version_at(millis), ttl, ..block_of(value) }
 }
 
 /// A hashed record of 60 s and replication 3, as a peer sends it.

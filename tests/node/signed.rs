@@ -9,7 +9,7 @@ use dht::wire::api::{ApiReply, Confirm, Put};
 use dht::wire::peer::{Content, ErrorCode, RecordBlock, Reply, Request, StoreOutcome, Want};
 
 use crate::harness::{
-    Harness, block, given, hashed, key, larger, nodes, quiet, secs, signed, stored, value_of, version_at,
+    Harness, block, given, hashed, key, larger, nodes, quiet, secs, signed, signed_for, stored, value_of, version_at,
 };
 
 const VALUE_ALONE: Want = Want { contacts: false, head_only: false, catching_up: false };
@@ -209,6 +209,26 @@ fn an_expired_signed_version_is_replaced_neither_by_itself_nor_by_a_plain_record
 }
 
 /// The version `u64::MAX` is refused, and the next honest PUT is visible.
+/// Section 3, Tombstones: a node that knew the successor of a signed record does not return that record any more.
+#[test]
+fn a_get_finds_no_signed_record_whose_successor_has_ended_here() {
+    for knows_successor in [false, true] {
+        let mut harness = Harness::with_contacts(Params::default(), [1]);
+        let caller = harness.accept_client(9);
+        let (older, newer) = (signed_for(3_600, 1, 1_000, b"older"), signed_for(10, 1, 2_000, b"newer"));
+        if knows_successor {
+            harness.ask(caller, Request::Store(newer));
+        }
+        harness.pass(secs(20));
+        harness.make_scripted(1);
+        let client = harness.get(older.key);
+        harness.answer_find_value(|_, want| Some(given(RecordBlock { age: Age(19_000), ..older }, want)));
+        let found = ApiReply::Success { key: older.key, value: older.value() };
+        let expected = if knows_successor { failed(older.key) } else { Some(found) };
+        assert_eq!(harness.answer(client), expected);
+    }
+}
+
 #[test]
 fn a_store_with_the_largest_version_does_not_lock_the_key() {
     let (mut harness, conn) = founder_with_caller();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dht::id::Key;
+use dht::id::{Key, RpcId};
 use dht::limits::{ROUND_AFTER_CUT_OFF, SETTLE_MAX, SETTLE_PAUSE, SETTLE_TIMEOUT, STRAY_PAUSE};
 use dht::node::Status;
 use dht::node::action::ConnId;
@@ -11,7 +11,7 @@ use dht::wire::codec::List;
 use dht::wire::peer::{Content, Entry, ErrorCode, PeerMessage, RecordBlock, Reply, Request, Want};
 
 use crate::harness::{
-    Harness, block, hello, id, key, millis, nodes, secs, stored, success, synced, value_of, version_at,
+    Harness, block, failure, hello, id, key, millis, nodes, secs, stored, success, synced, value_of, version_at,
 };
 
 fn entry(n: u8, millis: u64, value: &[u8], life: Life) -> Entry {
@@ -174,10 +174,13 @@ fn a_neighbour_whose_pages_never_end_delays_settling_by_settle_timeout_at_most()
     assert_eq!(harness.node.status(), Status::Settled);
 }
 
+fn numbered(n: u16) -> Key {
+    Key::new([n.to_be_bytes(); 16].concat().try_into().expect("32 bytes"))
+}
+
 /// The neighbour sends a page with one key each second, and the missing record of every 20th key, up to `last` seconds.
 #[test]
 fn a_node_settles_30_s_after_the_last_record_that_it_has_fetched_and_after_10_minutes_at_most() {
-    let numbered = |n: u16| Key::new([n.to_be_bytes(); 16].concat().try_into().expect("32 bytes"));
     for last in [10, 30, 50, 1_000] {
         let (mut harness, conn) = settling();
         let begin = harness.now;
@@ -207,13 +210,35 @@ fn a_node_settles_30_s_after_the_last_record_that_it_has_fetched_and_after_10_mi
     }
 }
 
+/// Section 2, Settled.
+#[test]
+fn a_node_that_settles_early_does_not_return_alone_what_it_knows_to_be_replaced() {
+    let (mut harness, conn) = settling();
+    let newer = [entry(5, 1, b"new", Life::Alive)];
+    for _ in 0..SETTLE_TIMEOUT.as_secs() {
+        assert_eq!(harness.node.status(), Status::Settling);
+        for (rpc, request) in harness.requests(conn) {
+            match request {
+                Request::Sync { .. } => harness.reply(conn, rpc, synced(&newer)),
+                Request::Ping => harness.reply(conn, rpc, Reply::Pong),
+                _ => {} // the record does not come
+            }
+        }
+        assert_eq!(harness.ask(conn, Request::Ping), Reply::Pong, "the peer lives");
+        harness.pass(secs(1));
+    }
+    assert_eq!(harness.node.status(), Status::Settled);
+    let client = harness.get(key(5));
+    assert_eq!(harness.answer(client), None, "it asks others");
+}
+
 #[test]
 fn a_record_that_comes_late_is_asked_for_again_while_the_node_settles() {
     let (mut harness, conn) = settling();
     let (rpc, _) = harness.only_request(conn);
     harness.reply(conn, rpc, synced(&[entry(6, 0, b"other", Life::Alive)]));
     let mut fetches = Vec::new();
-    for _ in 0..30 {
+    for _ in 0..110 {
         harness.pass(millis(100));
         assert_eq!(harness.node.status(), Status::Settling, "the record is missing still");
         for (rpc, request) in harness.requests(conn) {
@@ -223,6 +248,7 @@ fn a_record_that_comes_late_is_asked_for_again_while_the_node_settles() {
                 _ => {}
             }
         }
+        assert_eq!(harness.ask(conn, Request::Ping), Reply::Pong, "the peer lives");
     }
     assert_eq!(fetches.len(), 2);
     for rpc in fetches {
@@ -253,6 +279,53 @@ fn a_settling_node_asks_its_peers_before_it_serves_a_local_record() {
     let newer = RecordBlock { version: version_at(1), ..block(5, b"new") };
     harness.reply(conn, rpc, value_of(newer));
     assert_eq!(harness.answer(reader), success(5, b"new"));
+}
+
+#[test]
+fn a_settling_node_whose_neighbours_are_slow_does_not_serve_a_local_record() {
+    let (mut harness, conn) = settling();
+    let conns: Vec<ConnId> = [conn].into_iter().chain((2..=4).map(|peer| harness.add_contact(peer))).collect();
+    (2..=4).for_each(|peer| harness.make_scripted(peer));
+    let reader = harness.get(key(5));
+    for _ in 0..90 {
+        for conn in &conns {
+            for (rpc, request) in harness.requests(*conn) {
+                if request == Request::Ping {
+                    harness.reply(*conn, rpc, Reply::Pong);
+                }
+            }
+        }
+        harness.pass(millis(100));
+        assert_eq!((harness.node.status(), harness.answer(reader)), (Status::Settling, None));
+    }
+    harness.pass(secs(1));
+    assert_eq!(harness.answer(reader), failure(5));
+}
+
+#[test]
+fn a_node_settles_later_because_of_records_that_neighbours_send_by_themselves() {
+    let (mut harness, conn) = settling();
+    for second in 0..60 {
+        assert_eq!(harness.node.status(), Status::Settling, "after {second} s");
+        let key = numbered(second);
+        let offered = [Entry { key, ..entry(1, 1, b"new", Life::Alive) }];
+        let over = [Entry { key, ..entry(1, 1, b"", Life::Over) }];
+        for (rpc, request) in harness.requests(conn) {
+            let is_sync = matches!(request, Request::Sync { .. });
+            let page = Reply::Synced { more: true, entries: List::lend(&over) };
+            harness.reply(conn, rpc, if is_sync { page } else { nodes(&[]) });
+        }
+        if second == 25 {
+            let wanted = harness.ask(conn, Request::Offer(List::lend(&offered)));
+            assert_eq!(wanted, Reply::Wanted(List::lend(&[key])));
+            let record = RecordBlock { key, version: version_at(1), ..block(1, b"new") };
+            harness.send(conn, &PeerMessage::Request(RpcId::new([7; 32]), Request::Store(record)));
+        }
+        harness.pass(secs(1));
+        if second == 54 {
+            return assert_eq!(harness.node.status(), Status::Settled, "30 s after the last");
+        }
+    }
 }
 
 #[test]

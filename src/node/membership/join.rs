@@ -283,12 +283,14 @@ impl Node {
         }
     }
 
-    /// For some time this node has got no record that it had missed: it settles without the others.
+    /// For some time this node has got no record that it had missed: it settles without the others. It does not return
+    /// older ones alone that it knows to be replaced.
     pub(crate) fn settle_without_the_rest(&mut self, now: Now) {
-        warn!(
-            "settling ends early reason=\"neighbours have not sent all that they store\" missing={}",
-            self.syncing.missing()
-        );
+        let missing = self.syncing.missing();
+        warn!("settling ends early reason=\"neighbours have not sent all that they store\" missing={}", missing.len());
+        for entry in missing {
+            self.remember_seen(entry.key, entry.rank.precedence());
+        }
         self.settle(now);
     }
 

@@ -39,11 +39,11 @@ use crate::node::query::write_quorum::Put;
 use crate::node::query::{Get, Joined, Query, Read};
 use crate::node::records::accept::Replica;
 use crate::node::rpc::outbound::Report;
-use crate::node::status::Access;
+use crate::node::status::{Access, Status};
 use crate::node::timers::Timer;
 use crate::pending::Passed;
 use crate::record::envelope::{deletes, verify};
-use crate::record::{Class, Life, Precedence, Rank, Record, end_of_life};
+use crate::record::{Class, Life, Precedence, Rank, Record, Tombstone, end_of_life};
 use crate::storage::Held;
 use crate::time::{Now, Time};
 use crate::wire::peer::{Content, RecordBlock, Reply};
@@ -287,8 +287,10 @@ impl Node {
     /// The request for the value of a head that a peer sent has had an outcome.
     pub(crate) fn on_fetch_outcome(&mut self, now: Now, query: QueryId, report: Report<'_>, out: &mut Actions) {
         let peer = report.call.to;
+        let is_over = matches!(report.outcome, Outcome::Reply { reply: Reply::Value { record, .. }, .. } if self.is_over_here(now, &record));
         let Some(read) = self.queries.read(query) else { return };
         match report.outcome {
+            Outcome::Reply { .. } if is_over => read.on_reply(now, peer, None, false),
             Outcome::Reply { reply: Reply::Value { record, is_distant, .. }, .. } => {
                 read.on_reply(now, peer, Some(&record), is_distant);
             }
@@ -301,11 +303,18 @@ impl Node {
         self.advance(now, query, out);
     }
 
-    /// What this node itself knows of `key` at this moment. If it has slept, what it stores may be old, and counts only
-    /// after the other nodes have responded.
+    /// Whether this node has stored a successor of the signed `record`, whose life is over.
+    pub(crate) fn is_over_here(&self, now: Now, record: &RecordBlock<'_>) -> bool {
+        let is_over = |over: Tombstone| over.signed >= Some(record.version);
+        record.class == Class::Signed && self.storage.tombstone(now, &record.key).is_some_and(is_over)
+    }
+
+    /// What this node itself knows of `key` at this moment. If it has slept, or settles, what it stores may be old, and
+    /// counts only after the other nodes have responded.
     fn own_response(&self, now: Now, key: &Key, phase: Phase) -> Own {
         let (newest, is_distant) = (self.versions.newest(key), self.is_distant(key));
-        if self.sleep.is_behind() && phase == Phase::LookingUp {
+        let is_behind = self.sleep.is_behind() || self.status == Status::Settling;
+        if is_behind && phase == Phase::LookingUp {
             return Own { response: None, newest, is_distant };
         }
         let (held, over) = self.storage.known(now, key);
@@ -321,9 +330,12 @@ impl Node {
 
     fn add_own_response(&mut self, now: Now, query: QueryId) {
         let replication_min = self.params.replication_min;
+        let settles = self.status == Status::Settling && !self.is_only_node();
         let Some(read) = self.queries.read(query) else { return };
         // The candidates that have not replied may be all others that store the record.
-        let phase = if read.gaps() >= usize::from(replication_min) { Phase::LookingUp } else { read.phase };
+        let is_unheard = settles && read.lookup.answered().next().is_none();
+        let is_unheard = is_unheard || read.gaps() >= usize::from(replication_min);
+        let phase = if is_unheard { Phase::LookingUp } else { read.phase };
         let key = read.key;
         let own = self.own_response(now, &key, phase);
         if let Some(read) = self.queries.read(query) {

@@ -90,8 +90,9 @@ impl Node {
             | Reply::Synced { .. }
             | Reply::Error(_) => return,
         };
+        let is_over = record.is_some_and(|record| self.is_over_here(now, &record));
         match self.queries.find(query) {
-            Some(Query::Read(read)) => read.on_reply(now, peer, record.as_ref(), is_distant),
+            Some(Query::Read(read)) => read.on_reply(now, peer, record.as_ref().filter(|_| !is_over), is_distant),
             Some(Query::Put(_)) => {
                 if let (Some(put), Some(record)) = (self.queries.put(query), record)
                     && record.key == put.key()

@@ -67,6 +67,8 @@ pub(crate) struct Syncing {
     fetches: VecDeque<(Contact, Entry)>,
     /// Those of them that are being fetched.
     in_flight: Vec<(Contact, Entry)>,
+    /// How many fewer than [`FETCHES_IN_FLIGHT_MAX`] may be in flight, because the network is slow.
+    withheld: usize,
 }
 
 /// A page of a neighbour that is compared with what this node stores.
@@ -110,13 +112,27 @@ impl Syncing {
         self.pages.clear();
     }
 
-    /// The number of records that are known to be missing.
-    pub(crate) fn missing(&self) -> usize {
-        self.fetches.len() + self.in_flight.len()
+    /// The records that are known to be missing.
+    pub(crate) fn missing(&self) -> Vec<Entry> {
+        self.fetches.iter().chain(&self.in_flight).map(|(_, entry)| *entry).collect()
+    }
+
+    /// How many records may be fetched at the same time.
+    fn fetches_max(&self) -> usize {
+        FETCHES_IN_FLIGHT_MAX - self.withheld
+    }
+
+    /// A record was fetched: one more may be in flight.
+    fn fetch_succeeded(&mut self) {
+        self.withheld = self.withheld.saturating_sub(1);
     }
 
     /// The fetch of `key` has ended. If `is_late`, it is repeated while this node synchronizes: the network may be slow.
+    /// Then half as many may be in flight, so that answers come before they are asked for again.
     fn fetch_ended(&mut self, key: &Key, is_late: bool) {
+        if is_late {
+            self.withheld = FETCHES_IN_FLIGHT_MAX - self.fetches_max().div_ceil(2);
+        }
         let Some(at) = self.in_flight.iter().position(|(_, entry)| entry.key == *key) else { return };
         let fetch = self.in_flight.swap_remove(at);
         if is_late && self.range.is_some() {
@@ -218,8 +234,11 @@ impl Node {
         }
         if let Outcome::Reply { reply: Reply::Synced { more, entries }, .. } = outcome {
             self.on_page(now, &call.to, from, more, entries);
+        } else if matches!(outcome, Outcome::Passed(_)) {
+            // It may only be slow. If it has failed, the next request to it fails.
+            self.neighbour_is(now, &call.to.id, Neighbour::Next(call.to, from));
         } else {
-            self.neighbour_failed(now, &call.to.id);
+            self.neighbour_is(now, &call.to.id, Neighbour::Failed);
         }
     }
 
@@ -330,9 +349,9 @@ impl Node {
         self.storage.find(now.mono, key).is_some() || self.is_replica(key, self.params.replication_default)
     }
 
-    /// A neighbour does not answer: another one is asked.
-    fn neighbour_failed(&mut self, now: Now, id: &NodeId) {
-        self.syncing.update(id, Neighbour::Failed);
+    /// A neighbour has not answered: it is asked again, or another one is.
+    fn neighbour_is(&mut self, now: Now, id: &NodeId, state: Neighbour) {
+        self.syncing.update(id, state);
         self.timers.hasten(Timer::Sync, now.mono);
     }
 }
@@ -343,7 +362,7 @@ impl Node {
     /// promised by an OFFER waits: if the peer does not send it, it is fetched afterwards.
     fn fetch(&mut self, now: Now, out: &mut Actions) {
         for _ in 0..self.syncing.fetches.len() {
-            if self.wanted.fetches() >= FETCHES_IN_FLIGHT_MAX {
+            if self.wanted.fetches() >= self.syncing.fetches_max() {
                 return;
             }
             let Some((contact, entry)) = self.syncing.fetches.pop_front() else { return };
@@ -369,6 +388,7 @@ impl Node {
             if let (Content::Value(_), Some(conn), true) = (block.content, call.conn, is_wanted)
                 && self.store_copy(now, &block, self.source_at(conn)).is_ok()
             {
+                self.syncing.fetch_succeeded();
                 self.settle_later(now);
                 self.on_replica(now, &key, block.rank(), &call.to.id);
             }

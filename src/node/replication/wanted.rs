@@ -63,11 +63,11 @@ impl Wanted {
         }
     }
 
-    /// `peer` has sent a record of `key`. What it still has to send counts against its room, and this no longer.
-    pub(crate) fn arrived(&mut self, key: &Key, peer: &NodeId) {
-        if self.records.get(key).is_some_and(|awaited| awaited.from == *peer && awaited.until.is_some()) {
-            self.records.remove(key);
-        }
+    /// `peer` has sent a record of `key`. What it still has to send counts against its room, and this no longer. Returns
+    /// whether the record was awaited from it.
+    pub(crate) fn arrived(&mut self, key: &Key, peer: &NodeId) -> bool {
+        let is_awaited = |awaited: &Awaited| awaited.from == *peer && awaited.until.is_some();
+        self.records.get(key).is_some_and(is_awaited) && self.records.remove(key).is_some()
     }
 
     /// Whether a record of `key`, however large, is being fetched.
@@ -116,12 +116,12 @@ mod tests {
         let (now, until) = (Time::ZERO, Time::from_nanos(9));
         wanted.want(KEY, rank(1), peer(1), until, None);
         assert_eq!(wanted.room(now, &peer(1)), ASKED_OF_ONE_MAX - 1);
-        wanted.arrived(&KEY, &peer(2));
+        assert!(!wanted.arrived(&KEY, &peer(2)));
         assert_eq!(wanted.room(now, &peer(1)), ASKED_OF_ONE_MAX - 1, "another peer sent it");
-        wanted.arrived(&KEY, &peer(1));
+        assert!(wanted.arrived(&KEY, &peer(1)));
         assert_eq!(wanted.room(now, &peer(1)), ASKED_OF_ONE_MAX);
         wanted.begin_fetch(KEY, rank(1), peer(1));
-        wanted.arrived(&KEY, &peer(1));
+        assert!(!wanted.arrived(&KEY, &peer(1)));
         assert_eq!(wanted.fetches(), 1, "a fetch ends with its request");
     }
 

@@ -37,7 +37,9 @@ impl Node {
             }
             Request::FindValue { key, want } => self.send_value(now, caller, &key, want, out),
             Request::Store(block) => {
-                self.wanted.arrived(&block.key, &caller.id);
+                if self.wanted.arrived(&block.key, &caller.id) {
+                    self.settle_later(now); // this node had missed it
+                }
                 self.serve_store(now, caller, &block, out);
                 if self.peers.contact_at(caller.conn).is_some() {
                     self.on_replica(now, &block.key, block.rank(), &caller.id);

@@ -142,8 +142,9 @@ impl Node {
             | Purpose::Ping
             | Purpose::AskTime
             | Purpose::Offer(_)
-            | Purpose::Sync(_)
-            | Purpose::FetchMissing(_) => return Deadlines::at(timeout_at),
+            | Purpose::Sync(_) => return Deadlines::at(timeout_at),
+            // Many values may be under way. No client waits for them, and an answer to anything else tells that the peer lives.
+            Purpose::FetchMissing(_) => return Deadlines::at(now.mono + self.params.request_timeout),
         };
         let give_up_at = (now.mono + give_up_after).min(timeout_at);
         let hedge_at = (now.mono + rtts.answers.hedge_after(rpc_timeout)).min(give_up_at);

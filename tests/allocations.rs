@@ -13,7 +13,7 @@ use dht::id::{Key, KeySeed, NodeId, RpcId};
 use dht::node::action::{Action, Actions, ClientId, ConnId, DialId, Origin};
 use dht::node::params::{Durability, Params};
 use dht::node::{Me, Node};
-use dht::record::{Age, Class, Tombstone, Ttl, Version, crc_of};
+use dht::record::{Age, Class, Record, Tombstone, Ttl, Version, crc_of};
 use dht::storage::{OLD_TOMBSTONE_BYTES, Storage, TOMBSTONE_BYTES};
 use dht::time::{Now, Time, WallTime};
 use dht::wire::api::{ApiRequest, Confirm, Put};
@@ -305,5 +305,45 @@ fn a_tombstone_takes_55_bytes_of_memory_at_most_and_one_that_has_lapsed_none() {
     for (count, all, half) in measured {
         let bounds = [count, count / 2].map(|count| i64::try_from(count * 55).expect("few bytes") + empty);
         assert!(all <= bounds[0] && half <= bounds[1], "{count} tombstones: {all} bytes, half of them: {half} bytes");
+    }
+}
+
+/// A storage with `count` records of 100 bytes, due at different moments of `span`.
+fn filled(count: u64, span: Duration) -> Storage {
+    let mut storage = Storage::new(NodeId::new(Key::new([0; 32])), usize::MAX, KeySeed::new([1, 2, 3, 4]));
+    let mut rng = StdRng::seed_from_u64(1);
+    for number in 0..count {
+        let (key, value) = (Key::new(rng.random()), [number.to_le_bytes()[0]; 100]);
+        let (class, version) = (Class::Plain, Version::from_bits(NOW.wall.as_millis() << 16));
+        let ttl = Ttl::from_secs(u16::MAX).expect("not zero");
+        let record = Record { key, class, version, ttl, replication: 1, crc: crc_of(&value), value: value[..].into() };
+        let expires = NOW.mono + Duration::from_secs(u16::MAX.into());
+        let due = NOW.mono + span.mul_f64(rng.random());
+        storage.store(NOW, record, expires, due, dht::record::Source::Peer, |_| true);
+        storage.forget_changed();
+    }
+    storage
+}
+
+/// With the 41 bytes that the store on disk takes for its key (`disk::index`), and with the allocator's headers, which
+/// the counter does not see.
+#[test]
+fn a_record_of_100_bytes_takes_300_bytes_of_memory_at_most() {
+    const HEADER: i64 = 8;
+    const IN_INDEX_OF_DISK: i64 = 41;
+    let (hour, longest) = (Duration::from_hours(1), Duration::from_secs(u16::MAX.into()));
+    // The hash tables have doubled just before the last number of records.
+    for (count, span, own_ticks) in [(2_000, longest, true), (60_000, longest, true), (120_000, hour, false)] {
+        let mut storage = None;
+        let measured = allocation_counter::measure(|| storage = Some(filled(count, span)));
+        let storage = storage.expect("it was made");
+        let empty = allocation_counter::measure(|| drop(filled(0, span))).bytes_max;
+        let empty = i64::try_from(empty).expect("few bytes") + 8_192; // an open chunk of slots
+        let bytes = measured.bytes_current + measured.count_current * HEADER - empty;
+        let records = i64::try_from(count).expect("few");
+        let counted = i64::try_from(storage.bytes()).expect("few") + if own_ticks { 17 * records } else { 0 };
+        assert!(bytes <= counted, "{count} records: {bytes} bytes, counted {counted}");
+        let each = bytes / records + IN_INDEX_OF_DISK;
+        assert!(own_ticks || each <= 300, "{count} records: {each} bytes each");
     }
 }

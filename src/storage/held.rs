@@ -6,6 +6,7 @@ use crate::id::KEY_SIZE;
 use crate::record::{Record, Source, Tombstone};
 use crate::storage::bytes_of;
 use crate::storage::quota::Quota;
+use crate::storage::schedule::{Place, Tick};
 use crate::time::{Time, WallTime};
 
 /// A stored record, and the end of its life.
@@ -16,10 +17,10 @@ pub struct Held {
     /// The first moment at which the record is not found any more.
     pub expires: Time,
     pub(super) quota: Quota,
-    /// When the record is due to be offered to other nodes; at the latest the end of its life.
-    pub(super) due: Time,
-    /// When the sweep looks at the record; at the latest when it is due.
-    pub(super) scheduled: Time,
+    /// The tick in which the record is due to be offered to other nodes; at the latest that of the end of its life.
+    pub(super) due: Tick,
+    /// Where the schedule has the record: in the tick in which it is due, or in an earlier one.
+    pub(super) place: Place,
     /// One bit for each peer, chosen by its id, that is known to store the record since it was last
     /// scheduled; [`SHOWN`]; and the [`LASTING`] bits.
     pub(super) heard: Cell<u32>,
@@ -44,9 +45,10 @@ pub(super) const LASTING: u32 = AGE_UNCERTAIN | UNVERIFIED | REFUTED;
 pub(super) const PEER_BITS: u32 = u32::BITS - 4;
 
 impl Held {
-    /// When the record is due to be offered to other nodes; the end of its life, if it is not to be offered.
+    /// When the record is due to be offered to other nodes, rounded up to a quarter of a second; the end of its life, if
+    /// it is not to be offered.
     pub fn due(&self) -> Time {
-        self.due
+        self.due.end().min(self.expires)
     }
 
     /// A lower bound of the number of peers known to store exactly this record since it was last scheduled.

@@ -1,8 +1,8 @@
 //! The records of a storage, each in a slot, with three indexes of the slots: by key for look-ups, in the
-//! order of keys for scans and ranges, and by the moment at which the sweep looks at each record.
+//! order of keys for scans and ranges, and by the tick in which the sweep looks at each record (`schedule`).
 //!
 //! Replacing a record by another one of its key changes only the last index, and often not even that: a
-//! record may be scheduled for an earlier moment than its due time. The sweep then finds that it is not
+//! record may be scheduled for an earlier tick than that of its due time. The sweep then finds that it is not
 //! due, and schedules it again ([`IndexedRecords::reschedule`]). So a record that is written often, each
 //! time with a slightly later due time, costs no work in the index.
 //!
@@ -10,7 +10,6 @@
 //! from sorted lists when all records are there: that takes a tenth of the time of as many insertions, which wait for
 //! memory at each step.
 
-use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::ops::Index;
 
@@ -19,6 +18,7 @@ use hashbrown::HashTable;
 
 use crate::id::{KEY_SIZE, Key, KeySeed};
 use crate::limits::BATCH_MAX;
+use crate::storage::schedule::{Schedule, TICK_BYTES, TICKS_MAX, Tick};
 use crate::storage::slots::{SLOT_OVERHEAD, Slot, Slots};
 use crate::storage::trie::{FORK_BYTES, Trie};
 use crate::storage::{Held, StorageFault, check_number};
@@ -27,15 +27,18 @@ use crate::time::Time;
 /// Bytes of memory that a record takes besides its value.
 ///
 /// The value is allocated with two reference counts, and the allocator adds a header and rounds the size
-/// up. The hash table by key has one control byte per entry; it doubles when seven eighths are full. A node
-/// of the ordered set may be half empty, and has a head of its own.
+/// up. The hash table by key has one control byte per entry; it doubles when seven eighths are full.
+///
+/// The ticks of the schedule count as if there were a million records, of which about four share each tick.
+/// If each one of fewer records has a tick of its own, it takes up to `TICK_BYTES` instead: 4.5 MB more than
+/// counted, at most.
 pub const RECORD_OVERHEAD: usize = {
     const REFERENCE_COUNTS: usize = 2 * size_of::<usize>();
     const HEADER: usize = 8;
     const ROUNDING: usize = 8;
     let in_slot = size_of::<Option<Held>>() + SLOT_OVERHEAD + FORK_BYTES;
     let by_key = (size_of::<Slot>() + 1) * 2 * 8 / 7 + 1;
-    let by_schedule = size_of::<(Time, Slot)>() * 5 / 2;
+    let by_schedule = (TICKS_MAX * TICK_BYTES).div_ceil(1_000_000);
     in_slot + REFERENCE_COUNTS + HEADER + ROUNDING + by_key + by_schedule
 };
 
@@ -52,9 +55,9 @@ pub(super) struct IndexedRecords {
     records: Slots<Held>,
     by_key: ByKey,
     in_order: Trie,
-    by_schedule: BTreeSet<(Time, Slot)>,
+    schedule: Schedule,
     bytes: usize,
-    /// Whether records are being loaded: then `in_order` and `by_schedule` are empty.
+    /// Whether records are being loaded: then `in_order` and `schedule` are empty.
     is_loading: bool,
 }
 
@@ -64,7 +67,7 @@ impl IndexedRecords {
             records: Slots::new(),
             by_key: ByKey::new(seed),
             in_order: Trie::new(),
-            by_schedule: BTreeSet::new(),
+            schedule: Schedule::new(),
             bytes: 0,
             is_loading: false,
         }
@@ -99,9 +102,7 @@ impl IndexedRecords {
         });
         self.in_order = Trie::of_sorted(in_order.iter().copied(), key_at);
         drop(in_order);
-        let mut by_schedule: Vec<(Time, Slot)> = records.iter().map(|(slot, held)| (held.scheduled, slot)).collect();
-        by_schedule.sort_unstable();
-        self.by_schedule = by_schedule.into_iter().collect();
+        self.schedule = Schedule::of(&mut self.records);
     }
 
     /// The slot of the record of `key`.
@@ -147,9 +148,8 @@ impl IndexedRecords {
     }
 
     /// Inserts `held`; there is no record of its key.
-    pub(super) fn insert(&mut self, mut held: Held) {
+    pub(super) fn insert(&mut self, held: Held) {
         let key = held.record.key;
-        held.scheduled = held.due;
         self.bytes += held.bytes();
         let slot = self.records.insert(held);
         self.by_key.insert(&key, slot, &self.records);
@@ -157,17 +157,16 @@ impl IndexedRecords {
             return;
         }
         self.in_order.insert(&key, slot, |slot| self.records[slot].record.key);
-        self.by_schedule.insert((self.records[slot].due, slot));
+        self.schedule.insert(slot, &mut self.records);
     }
 
     /// Replaces the record in `slot` by `held`, which has the same key, and returns the old one.
     pub(super) fn replace(&mut self, slot: Slot, mut held: Held) -> Held {
-        let due = held.due;
         let before = &mut self.records[slot];
-        held.scheduled = before.scheduled;
+        held.place = before.place;
         self.bytes = self.bytes + held.bytes() - before.bytes();
         let before = std::mem::replace(before, held);
-        self.set_due(slot, due);
+        self.schedule_in_time(slot);
         before
     }
 
@@ -176,7 +175,7 @@ impl IndexedRecords {
         self.by_key.remove(&key, slot, &self.records);
         if !self.is_loading {
             self.in_order.remove(&key);
-            self.by_schedule.remove(&(self.records[slot].scheduled, slot));
+            self.schedule.remove(slot, &mut self.records);
         }
         let held = self.records.remove(slot);
         self.bytes -= held.bytes();
@@ -192,26 +191,37 @@ impl IndexedRecords {
     /// Makes the record in `slot` due at `at`, or at its end if that is earlier.
     pub(super) fn set_due(&mut self, slot: Slot, at: Time) {
         let held = &mut self.records[slot];
-        held.due = at.min(held.expires);
-        if held.due < held.scheduled {
+        held.due = Tick::of(at.min(held.expires));
+        self.schedule_in_time(slot);
+    }
+
+    /// Schedules the record in `slot` for the tick in which it is due, if it is scheduled for a later one.
+    fn schedule_in_time(&mut self, slot: Slot) {
+        let held = &self.records[slot];
+        if held.due < held.place.tick() {
             self.reschedule(slot);
         }
     }
 
-    /// Schedules the record in `slot` for the moment at which it is due.
+    /// Schedules the record in `slot` for the tick in which it is due.
     pub(super) fn reschedule(&mut self, slot: Slot) {
-        let held = &mut self.records[slot];
-        let before = std::mem::replace(&mut held.scheduled, held.due);
         if !self.is_loading {
-            self.by_schedule.remove(&(before, slot));
-            self.by_schedule.insert((held.scheduled, slot));
+            self.schedule.remove(slot, &mut self.records);
+            self.schedule.insert(slot, &mut self.records);
         }
     }
 
-    /// The records by the moment for which they are scheduled; none is due before that moment.
-    pub(super) fn by_schedule(&self) -> impl Iterator<Item = (Time, Slot)> {
+    /// The record that the sweep looks at next, and the moment from which it may.
+    pub(super) fn first_scheduled(&self) -> Option<(Time, Slot)> {
         debug_assert!(!self.is_loading, "no record has its place in this order yet");
-        self.by_schedule.iter().copied()
+        self.schedule.first()
+    }
+
+    /// The records in the order of the schedule, with all those that are due at `now`. Some may be due up to one tick
+    /// later.
+    pub(super) fn scheduled_until(&self, now: Time) -> impl Iterator<Item = Slot> {
+        debug_assert!(!self.is_loading, "no record has its place in this order yet");
+        self.schedule.until(Tick::of(now), &self.records)
     }
 
     /// The records in the order of their keys, from the first key that is not less than `first`.
@@ -248,9 +258,8 @@ impl IndexedRecords {
         for held in self.range_from(Key::new([0; KEY_SIZE])) {
             let key = held.record.key;
             let slot = self.slot(&key).filter(|slot| std::ptr::eq(&raw const self.records[*slot], held));
-            let is_scheduled = |slot| self.by_schedule.contains(&(held.scheduled, slot));
-            let in_time = held.scheduled <= held.due && held.due <= held.expires;
-            sound += usize::from(slot.is_some_and(is_scheduled) && in_time && last < Some(key));
+            let in_time = held.place.tick() <= held.due && held.due <= Tick::of(held.expires);
+            sound += usize::from(slot.is_some() && in_time && last < Some(key));
             last = Some(key);
             in_order += 1;
             bytes += held.bytes();
@@ -259,7 +268,7 @@ impl IndexedRecords {
         check_number("records by key", self.by_key.len(), self.len())?;
         check_number("records in order", in_order, self.len())?;
         check_number("forks between records", self.in_order.forks(), self.len().saturating_sub(1))?;
-        check_number("scheduled records", self.by_schedule.len(), self.len())?;
+        check_number("scheduled records", self.schedule.count_sound(&self.records), self.len())?;
         check_number("bytes of records", self.bytes, bytes)
     }
 }

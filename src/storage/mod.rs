@@ -9,6 +9,8 @@
 //! *hidden*: it is not found, and it leaves no tombstone. Some clock is wrong; if it is this one, and is put right,
 //! the record is found again. A hidden record gives way to every other one.
 //!
+//! The sweep looks at a record up to a quarter of a second after it is due (`schedule`).
+//!
 //! The bound counts all memory of records and tombstones, not only the values. A record that needs more
 //! room than is left replaces, in this order:
 //!
@@ -37,6 +39,7 @@ mod index;
 mod loading;
 mod quota;
 mod room;
+mod schedule;
 mod slots;
 mod sorted;
 mod tombstones;
@@ -57,6 +60,7 @@ use crate::time::{Now, Time, WallTime};
 use held::{AGE_UNCERTAIN, LASTING, PEER_BITS, SHOWN};
 use index::IndexedRecords;
 use quota::{Quota, Quotas};
+use schedule::{Place, Tick};
 use slots::Slot;
 use tombstones::{Removed, Tombstones};
 use unverified::{LOOKS_PER_PROOF, Unverified};
@@ -165,7 +169,7 @@ impl Storage {
     /// Stores `record` until `expires`, unless a larger record is stored or a tombstone beats it. Of
     /// equal records the later end and the larger replication remain (`PROTOCOL.md` 3, Order).
     ///
-    /// The record is due at `due`, or at its end if that is earlier. If an equal record is stored, its due
+    /// The record is due at `due`, rounded up to a quarter of a second, or at its end if that is earlier. If an equal record is stored, its due
     /// time stays, unless it was the end of its life and that end moves. `in_scope` says which records must
     /// not be evicted.
     pub fn store(
@@ -212,8 +216,8 @@ impl Storage {
         // Added before the old record is removed: so a peer that replaces its only record keeps its row and
         // its group.
         let quota = self.quotas.add(source, bytes_of(&record));
-        let due = due.min(expires);
-        let held = Held { record, expires, quota, due, scheduled: due, heard: Cell::new(0) };
+        let due = Tick::of(due.min(expires));
+        let held = Held { record, expires, quota, due, place: Place::default(), heard: Cell::new(0) };
         match slot {
             Some(slot) => {
                 let before = self.records.replace(slot, held);
@@ -265,7 +269,7 @@ impl Storage {
         for slot in slots {
             let held = self.records.amend(slot);
             held.expires = held.expires.earlier(span).max(now);
-            let due = held.due;
+            let due = held.due();
             self.records.set_due(slot, due);
             self.changed.push(self.records[slot].record.key);
         }
@@ -318,7 +322,8 @@ impl Storage {
     ///
     /// A record that is returned is not due again before its end, unless it is scheduled; the peers known
     /// to store it are remembered until then. A record whose due time has moved to a later moment is looked
-    /// at once and not returned.
+    /// at once and not returned. The sweep looks at a record from the end of the quarter of a second in which it is due.
+    /// That of a later due time ends after `now`, so no record is looked at twice.
     pub fn sweep(&mut self, now: Now, max: usize) -> Vec<Key> {
         for _ in 0..max {
             let Some(lapsed) = self.tombstones.take_lapsed(now.mono) else { break };
@@ -327,7 +332,7 @@ impl Storage {
         let mut due = Vec::new();
         let mut looks = max;
         while looks > 0 {
-            let Some((_, slot)) = self.records.by_schedule().next().filter(|(at, _)| *at <= now.mono) else { break };
+            let Some((_, slot)) = self.records.first_scheduled().filter(|(at, _)| *at <= now.mono) else { break };
             looks -= 1;
             if self.records[slot].is_unverified() {
                 looks = looks.saturating_sub(LOOKS_PER_PROOF - 1);
@@ -340,8 +345,8 @@ impl Storage {
                 self.bury_ended(now, slot);
                 continue;
             }
-            if held.due <= now.mono {
-                held.due = held.expires;
+            if held.due() <= now.mono {
+                held.due = Tick::of(held.expires);
                 due.push(held.record.key);
             }
             self.records.reschedule(slot);
@@ -349,8 +354,8 @@ impl Storage {
         due
     }
 
-    /// Makes the record of `key` due at `at`, or at its end if that is earlier, and forgets which peers
-    /// store it.
+    /// Makes the record of `key` due at `at`, rounded up to a quarter of a second, or at its end if that is earlier, and
+    /// forgets which peers store it.
     pub fn schedule(&mut self, key: &Key, at: Time) {
         if let Some(slot) = self.records.slot(key) {
             self.records.set_due(slot, at);
@@ -359,9 +364,9 @@ impl Storage {
         }
     }
 
-    /// Like [`Storage::schedule`], but only if the record would be due later.
+    /// Like [`Storage::schedule`], but only if the record would be due later, in another quarter of a second.
     pub fn hasten(&mut self, key: &Key, at: Time) {
-        if self.records.find(key).is_some_and(|held| at < held.due) {
+        if self.records.find(key).is_some_and(|held| Tick::of(at) < held.due) {
             self.schedule(key, at);
         }
     }
@@ -479,9 +484,10 @@ impl Storage {
     }
 
     /// When [`Storage::sweep`] is needed next; a past moment if it is late. It may be too early, if the due
-    /// time of a record has moved to a later moment; a sweep corrects that.
+    /// time of a record has moved to a later moment; a sweep corrects that. For a record it is the end of a quarter of a
+    /// second.
     pub fn next_due(&self) -> Option<Time> {
-        let record = self.records.by_schedule().next().map(|(at, _)| at);
+        let record = self.records.first_scheduled().map(|(at, _)| at);
         Time::first_of([record, self.tombstones.next_lapse()])
     }
 
@@ -633,7 +639,7 @@ impl Storage {
         held.quota = quota;
         held.record.replication = replication;
         if expires > held.expires {
-            let due = if held.due < held.expires { held.due } else { due };
+            let due = if held.due() < held.expires { held.due() } else { due };
             held.expires = expires;
             held.heard.set(held.heard.get() & !AGE_UNCERTAIN);
             held.record.ttl = again.ttl;

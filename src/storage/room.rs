@@ -77,10 +77,11 @@ impl Storage {
         true
     }
 
-    /// A record whose life has ended, among the first that are scheduled.
+    /// A record whose life has ended, among the first that are scheduled. The tick of `now` counts, although the sweep
+    /// looks at it later: some of its records have ended.
     fn find_ended(&self, now: Time) -> Option<Slot> {
-        let first = self.records.by_schedule().take_while(|(at, _)| *at <= now).take(EVICTION_LOOKS_MAX);
-        first.map(|(_, slot)| slot).find(|slot| self.records[*slot].expires <= now)
+        let mut first = self.records.scheduled_until(now).take(EVICTION_LOOKS_MAX);
+        first.find(|slot| self.records[*slot].expires <= now)
     }
 
     /// Records of at least `missing` bytes that may be evicted for `record`; `None` if there are not

@@ -14,6 +14,7 @@ mod clocks;
 mod loading;
 mod model;
 mod old;
+mod sweep;
 mod unverified;
 
 fn seed() -> KeySeed {
@@ -370,13 +371,13 @@ fn ended_records_and_their_tombstones_make_room_without_a_sweep() {
 
 #[test]
 fn the_oldest_tombstones_are_removed_first() {
-    let mut storage = Storage::new(me(), 3 * (RECORD_OVERHEAD + 1) + 2 * TOMBSTONE_BYTES, seed());
+    let mut storage = Storage::new(me(), 4 * (RECORD_OVERHEAD + 1) + 2 * TOMBSTONE_BYTES, seed());
     for (number, version) in [(1, 20_u64), (2, 10), (3, 30)] {
         let over = Version::from_bits(version << 32);
         storage.bury(at(0), key(number), Tombstone { signed: None, plain: Some(over) });
     }
     assert_eq!(storage.bytes(), 3 * TOMBSTONE_BYTES);
-    for number in 10..13 {
+    for number in 10..14 {
         store(&mut storage, at(0), record(number, 1, b"v"), 60);
     }
     let left = |storage: &Storage| -> Vec<Key> { storage.tombstones(key(0)..=key(9)).map(|(key, _)| *key).collect() };
@@ -600,60 +601,7 @@ fn a_range_has_the_live_records_from_its_first_to_its_last_key() {
     assert_eq!(within(0, 255).len(), 4);
 }
 
-/// A record is scheduled, or is replaced by one with another due time; or time passes.
-#[derive(Clone, Debug)]
-enum Change {
-    Schedule { number: u8, wait: u64 },
-    Replace { number: u8, wait: u64 },
-    Wait { secs: u64 },
-}
-
-fn change() -> impl Strategy<Value = Change> {
-    prop_oneof![
-        (0..9_u8, 0..40_u64).prop_map(|(number, wait)| Change::Schedule { number, wait }),
-        (0..9_u8, 0..40_u64).prop_map(|(number, wait)| Change::Replace { number, wait }),
-        (0..20_u64).prop_map(|secs| Change::Wait { secs }),
-    ]
-}
-
 proptest! {
-    /// Sweeps that look at few records find, one after the other, all records that are due and no others.
-    #[test]
-    fn each_record_is_named_when_it_is_due_and_never_before(
-        changes in proptest::collection::vec(change(), 1..200),
-        max in 1..4_usize,
-    ) {
-        let mut storage = unbounded();
-        let mut due = std::collections::BTreeMap::new();
-        let mut now = 0;
-        for (version, next) in (1..).zip(changes) {
-            match next {
-                Change::Schedule { number, wait } => {
-                    storage.schedule(&key(number), mono(now + wait));
-                    due.entry(number).and_modify(|due| *due = now + wait);
-                }
-                Change::Replace { number, wait } => {
-                    let larger = record(number, version, b"v");
-                    storage.store(at(now), larger, mono(9_999), mono(now + wait), Source::Peer, |_| true);
-                    due.insert(number, now + wait);
-                }
-                Change::Wait { secs } => now += secs,
-            }
-            let mut named = Vec::new();
-            for _ in 0..due.len() {
-                named.extend(storage.sweep(at(now), max));
-            }
-            named.sort();
-            let expected: Vec<u8> = due.iter().filter(|(_, due)| **due <= now).map(|(number, _)| *number).collect();
-            prop_assert_eq!(named, expected.iter().copied().map(key).collect::<Vec<_>>());
-            for number in expected {
-                due.insert(number, 9_999);
-            }
-            prop_assert!(storage.next_due().is_none_or(|next| mono(now) < next));
-            prop_assert_eq!(storage.check_invariants(), Ok(()));
-        }
-    }
-
     #[test]
     fn a_scan_in_parts_meets_the_same_records_as_a_scan_in_one(count in 0..20_u8, part in 1..5_usize) {
         let mut storage = unbounded();

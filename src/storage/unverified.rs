@@ -23,6 +23,7 @@ use crate::id::Key;
 use crate::record::envelope::{self, verify_record};
 use crate::record::{Class, Record, Source, Tombstone};
 use crate::storage::held::{REFUTED, UNVERIFIED};
+use crate::storage::schedule::{Place, Tick};
 use crate::storage::slots::Slot;
 use crate::storage::{Held, Judgement, Storage, bytes_of};
 use crate::time::{Now, Time};
@@ -257,8 +258,8 @@ impl Storage {
             return;
         }
         let quota = self.quotas.add(source, bytes);
-        let (expires, due, heard) = (now.mono, now.mono, Cell::new(UNVERIFIED));
-        self.records.insert(Held { record, expires, quota, due, scheduled: due, heard });
+        let (expires, due, heard) = (now.mono, Tick::of(now.mono), Cell::new(UNVERIFIED));
+        self.records.insert(Held { record, expires, quota, due, place: Place::default(), heard });
         self.unverified.left.update(|left| left + 1);
         self.trim();
     }

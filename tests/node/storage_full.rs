@@ -7,6 +7,7 @@ use dht::node::action::{ConnId, Origin};
 use dht::node::params::{AddressGroups, Params};
 use dht::record::envelope::{owned_key, seal};
 use dht::record::{Class, crc_of};
+use dht::storage::RECORD_OVERHEAD;
 use dht::wire::api::Put;
 use dht::wire::peer::{Content, ErrorCode, Hello, PeerMessage, RecordBlock, Reply, Request};
 use ed25519_dalek::SigningKey;
@@ -112,11 +113,11 @@ fn a_full_storage_applies_a_quota_to_public_address_groups_and_to_private_ones_o
         let private = accept_at(&mut harness, 4, [10, 0, 0, 1]);
         assert!(stores(&mut harness, first, &mut keys) > 80, "while there is room");
         assert_eq!(stores(&mut harness, neighbour, &mut keys), 0, "it shares a group");
-        assert_eq!(stores(&mut harness, other, &mut keys), 20_000 / 16 / 195);
+        assert_eq!(stores(&mut harness, other, &mut keys), 20_000 / 16 / (RECORD_OVERHEAD + 1));
         let by_private = stores(&mut harness, private, &mut keys);
         match groups {
             AddressGroups::Public => assert!(harness.node.storage().bytes() > 19_800, "until it is full"),
-            AddressGroups::Strict => assert!(by_private <= 20_000 / 16 / 195),
+            AddressGroups::Strict => assert!(by_private <= 20_000 / 16 / (RECORD_OVERHEAD + 1)),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! tombstones, searched from end to end for every call.
 
 use super::*;
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 #[derive(Debug)]
@@ -9,14 +10,33 @@ struct Entry {
     record: Record,
     expires: Time,
     due: Time,
-    /// When the sweep looks at it; `slot` orders entries of the same moment.
+    /// When the sweep looks at it. Of entries of the same moment it looks first at the one that came to it last, which
+    /// has the largest `turn`.
     scheduled: Time,
-    slot: u32,
+    turn: u64,
     source: Source,
     heard: BTreeSet<u8>,
 }
 
 impl Entry {
+    /// Its place in the order of the sweep.
+    fn place(&self) -> (Time, Reverse<u64>) {
+        (self.scheduled, Reverse(self.turn))
+    }
+
+    /// The sweep looks at it at `at`.
+    fn move_to(&mut self, at: Time, turns: &mut u64) {
+        *turns += 1;
+        (self.scheduled, self.turn) = (at, *turns);
+    }
+
+    /// The sweep looks at it when it is due, at the latest.
+    fn schedule_in_time(&mut self, turns: &mut u64) {
+        if self.due < self.scheduled {
+            self.move_to(self.due, turns);
+        }
+    }
+
     fn is_found(&self, now: Now) -> bool {
         now.mono < self.expires && may_live(&self.record, now)
     }
@@ -41,6 +61,8 @@ struct List {
     last_removed: Option<Key>,
     dropped: u64,
     bytes_max: usize,
+    /// How often an entry came to another moment.
+    turns: u64,
 }
 
 /// The newest version of a class that is over; `lapses` is the end of a minute, more or less.
@@ -154,7 +176,7 @@ impl List {
         }
         self.bury_ended(now, record.key);
         let mut hidden = Tombstone::default();
-        if let Some(entry) = self.entry(&record.key) {
+        if let Some(entry) = self.held.iter_mut().find(|entry| entry.record.key == record.key) {
             let (held, new) = (entry.record.rank(), record.rank());
             let is_certified = |rank: Rank| rank.class != Class::Plain;
             match record.compare(&entry.record) {
@@ -167,7 +189,7 @@ impl List {
                 Ordering::Equal => {
                     if entry.expires < expires {
                         entry.due = if entry.due < entry.expires { entry.due } else { due.min(expires) };
-                        entry.scheduled = entry.scheduled.min(entry.due);
+                        entry.schedule_in_time(&mut self.turns);
                         entry.expires = expires;
                     }
                     entry.record.replication = entry.record.replication.max(record.replication);
@@ -189,17 +211,15 @@ impl List {
         let source = self.with_first_group(source);
         let key = record.key;
         let due = due.min(expires);
-        let slot = self.entry(&key).map(|before| (before.scheduled.min(due), before.slot));
-        let (scheduled, slot) = slot.unwrap_or_else(|| (due, self.free_slot()));
+        let (scheduled, turn) =
+            self.entry(&key).map_or((Time::from_nanos(u64::MAX), 0), |before| (before.scheduled, before.turn));
         self.held.retain(|entry| entry.record.key != key);
-        self.held.push(Entry { record, expires, due, scheduled, slot, source, heard: BTreeSet::new() });
+        let mut entry = Entry { record, expires, due, scheduled, turn, source, heard: BTreeSet::new() };
+        entry.schedule_in_time(&mut self.turns);
+        self.held.push(entry);
         self.trim();
         self.merge_tombstone(now, key, hidden);
         Stored::Held
-    }
-
-    fn free_slot(&self) -> u32 {
-        (0..=u32::MAX).find(|slot| self.held.iter().all(|entry| entry.slot != *slot)).expect("few are held")
     }
 
     /// A peer belongs to the group from which it brought its first record that is still stored.
@@ -217,7 +237,7 @@ impl List {
         };
         while needed(self) > self.bytes_max {
             let ended = self.held.iter().filter(|entry| entry.expires <= now.mono);
-            let Some(key) = ended.min_by_key(|entry| (entry.scheduled, entry.slot)).map(|e| e.record.key) else {
+            let Some(key) = ended.min_by_key(|entry| entry.place()).map(|entry| entry.record.key) else {
                 break;
             };
             self.bury_ended(now, key);
@@ -261,7 +281,7 @@ impl List {
         }
         let mut due = Vec::new();
         for _ in 0..max {
-            let Some(first) = self.held.iter_mut().min_by_key(|entry| (entry.scheduled, entry.slot)) else { break };
+            let Some(first) = self.held.iter_mut().min_by_key(|entry| entry.place()) else { break };
             let key = first.record.key;
             if first.scheduled > now.mono {
                 break;
@@ -272,15 +292,15 @@ impl List {
                 first.due = first.expires;
                 due.push(key);
             }
-            first.scheduled = first.due;
+            first.move_to(first.due, &mut self.turns);
         }
         due
     }
 
     fn schedule(&mut self, key: &Key, at: Time) {
-        if let Some(entry) = self.entry(key) {
+        if let Some(entry) = self.held.iter_mut().find(|entry| entry.record.key == *key) {
             entry.due = at.min(entry.expires);
-            entry.scheduled = entry.scheduled.min(entry.due);
+            entry.schedule_in_time(&mut self.turns);
             entry.heard.clear();
         }
     }

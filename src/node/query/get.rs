@@ -39,7 +39,7 @@ use crate::node::query::write_quorum::Put;
 use crate::node::query::{Get, Joined, Query, Read};
 use crate::node::records::accept::Replica;
 use crate::node::rpc::outbound::Report;
-use crate::node::status::{Access, Status};
+use crate::node::status::Access;
 use crate::node::timers::Timer;
 use crate::pending::Passed;
 use crate::record::envelope::{deletes, verify};
@@ -309,12 +309,11 @@ impl Node {
         record.class == Class::Signed && self.storage.tombstone(now, &record.key).is_some_and(is_over)
     }
 
-    /// What this node itself knows of `key` at this moment. If it has slept, or settles, what it stores may be old, and
-    /// counts only after the other nodes have responded.
+    /// What this node itself knows of `key` at this moment. If it has slept, what it stores may be old, and counts only
+    /// after the other nodes have responded.
     fn own_response(&self, now: Now, key: &Key, phase: Phase) -> Own {
         let (newest, is_distant) = (self.versions.newest(key), self.is_distant(key));
-        let is_behind = self.sleep.is_behind() || self.status == Status::Settling;
-        if is_behind && phase == Phase::LookingUp {
+        if self.sleep.is_behind() && phase == Phase::LookingUp {
             return Own { response: None, newest, is_distant };
         }
         let (held, over) = self.storage.known(now, key);
@@ -330,12 +329,9 @@ impl Node {
 
     fn add_own_response(&mut self, now: Now, query: QueryId) {
         let replication_min = self.params.replication_min;
-        let settles = self.status == Status::Settling && !self.is_only_node();
         let Some(read) = self.queries.read(query) else { return };
         // The candidates that have not replied may be all others that store the record.
-        let is_unheard = settles && read.lookup.answered().next().is_none();
-        let is_unheard = is_unheard || read.gaps() >= usize::from(replication_min);
-        let phase = if is_unheard { Phase::LookingUp } else { read.phase };
+        let phase = if read.gaps() >= usize::from(replication_min) { Phase::LookingUp } else { read.phase };
         let key = read.key;
         let own = self.own_response(now, &key, phase);
         if let Some(read) = self.queries.read(query) {

@@ -234,7 +234,7 @@ impl Node {
         }
         if let Outcome::Reply { reply: Reply::Synced { more, entries }, .. } = outcome {
             self.on_page(now, &call.to, from, more, entries);
-        } else if matches!(outcome, Outcome::Passed(_)) {
+        } else if matches!(outcome, Outcome::Passed(_)) && self.has_asked_all_contacts() {
             // It may only be slow. If it has failed, the next request to it fails.
             self.neighbour_is(now, &call.to.id, Neighbour::Next(call.to, from));
         } else {
@@ -347,6 +347,12 @@ impl Node {
     /// of it with the default replication. An entry does not state the replication of its record.
     fn may_belong_here(&self, now: Now, key: &Key) -> bool {
         self.storage.find(now.mono, key).is_some() || self.is_replica(key, self.params.replication_default)
+    }
+
+    /// Whether no contact is left that could be asked instead of a neighbour.
+    fn has_asked_all_contacts(&mut self) -> bool {
+        self.table.closest(self.me.id.key(), self.params.k, &mut self.nearby);
+        self.nearby.iter().all(|contact| self.syncing.neighbours.contains_key(&contact.id))
     }
 
     /// A neighbour has not answered: it is asked again, or another one is.

@@ -537,8 +537,9 @@ fn more_than_twenty_contacts_are_refused() {
     let nodes = resized("FIND NODE REPLY, largest", 36 + 21 * 50);
     let expected = WireError::BodySize { name: "FIND NODE REPLY", found: 1_082, min: 32, max: 1_032 };
     assert_eq!(refusal(Source::Peer, &nodes), expected);
-    for count in 21..=u8::MAX {
-        let expected = WireError::Field { field: "count", found: count.into(), expected: "at most 20 contacts" };
+    for count in (21..0x80).chain(0x80 + 21..=u8::MAX) {
+        let expected = "at most 20 contacts, perhaps with bit 7";
+        let expected = WireError::Field { field: "count", found: count.into(), expected };
         assert_eq!(refusal(Source::Peer, &with("VALUE, largest of all", 40, &[count])), expected);
     }
 }

@@ -125,8 +125,8 @@ pub enum Judgement {
 /// Methods that change the storage.
 impl Storage {
     /// An empty storage of the node `me`. Records and tombstones may take `bytes_max` bytes in all, with
-    /// [`RECORD_OVERHEAD`], [`TOMBSTONE_BYTES`] or [`OLD_TOMBSTONE_BYTES`] and, for each stranger, [`QUOTA_BYTES`]. `seed` keys the
-    /// hash tables.
+    /// [`RECORD_OVERHEAD`], [`TOMBSTONE_BYTES`] or [`OLD_TOMBSTONE_BYTES`] and, for each stranger, [`QUOTA_BYTES`].
+    /// `seed` keys the hash tables.
     pub fn new(me: NodeId, bytes_max: usize, seed: KeySeed) -> Self {
         Self {
             me: *me.key(),
@@ -169,8 +169,8 @@ impl Storage {
     /// Stores `record` until `expires`, unless a larger record is stored or a tombstone beats it. Of
     /// equal records the later end and the larger replication remain (`PROTOCOL.md` 3, Order).
     ///
-    /// The record is due at `due`, rounded up to a quarter of a second, or at its end if that is earlier. If an equal record is stored, its due
-    /// time stays, unless it was the end of its life and that end moves. `in_scope` says which records must
+    /// The record is due at `due`, rounded up to a quarter of a second, or at its end if that is earlier. If an equal
+    /// record is stored, its due time stays, unless it was the end of its life and that end moves. `in_scope` says which records must
     /// not be evicted.
     pub fn store(
         &mut self,

@@ -31,11 +31,11 @@ const LIST_MAX: usize = 128;
 /// A list with fewer entries is joined with the next one.
 const LIST_MIN: usize = 32;
 
-/// After so many periods a tombstone is aged: 50 minutes.
+/// A tombstone is aged after 47 periods: 50 minutes.
 const AGED: u32 = 47;
 
 /// The period in which a tombstone was added is known modulo this number: it is the number of values of 7 bits. A
-/// tombstone that nobody asks about for longer counts as new again.
+/// tombstone that is not looked at for 128 periods, 2.3 hours, counts as new again.
 const BIRTHS: u32 = 1 << 7;
 
 /// What names the key of a tombstone.

@@ -1,7 +1,8 @@
 //! The tombstones of a storage.
 //!
 //! A tombstone is *young* for about an hour: its key is known, so it can be listed. Then it turns *old*: a fingerprint
-//! stands for the key ([`crate::record::fingerprint`]), and it is found only by someone who names the key. Both are kept in `sorted`.
+//! stands for the key ([`crate::record::fingerprint`]), and it is found only by someone who names the key. Both
+//! are kept in `sorted`.
 //!
 //! Memory: a young tombstone takes [`TOMBSTONE_BYTES`], an old one [`OLD_TOMBSTONE_BYTES`].
 

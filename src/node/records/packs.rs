@@ -30,7 +30,7 @@ const STEP_PAUSE: Duration = Duration::from_millis(10);
 /// The pause before a step while the disk fails or packs wait.
 const WAIT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Packs that wait for a batch, at most: some 400 kB. While so many wait, no tombstone turns old.
+/// The most packs that wait for a batch: some 400 kB. While 64 packs wait, no tombstone turns old.
 const UNSAVED_MAX: usize = 64;
 
 /// Tombstones in a pack that is written again.
@@ -192,8 +192,8 @@ impl Node {
         }
     }
 
-    /// Restores a pack that an earlier run has persisted. The host calls this before [`Node::restore`]: until then the
-    /// node does not know what is over.
+    /// Restores a pack that an earlier run has persisted. The host calls this before [`Node::restore`], which must not take
+    /// back what these tombstones beat.
     pub fn restore_pack(&mut self, now: Now, pack: Pack) {
         let Pack { id, fingerprint_key, tombstones } = pack;
         let packs = &mut self.saving.packs;

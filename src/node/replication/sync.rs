@@ -410,7 +410,8 @@ impl Node {
 /// Answering SYNCs of peers.
 impl Node {
     /// Sends a page of what this node stores in `range`, in the order of keys: live records, and the
-    /// young tombstones of plain records. A peer learns of old ones when it offers its records. The page ends before a record that cannot be verified in this turn.
+    /// young tombstones of plain records. A peer learns of old ones when it offers its records. The page ends before a
+    /// record that cannot be verified in this turn.
     pub(crate) fn send_page(&mut self, now: Now, caller: &Caller, range: RangeInclusive<Key>, out: &mut Actions) {
         let (live, cut) = self.storage.page(now.mono, range.clone(), ENTRIES_MAX + 1, VERIFIED_PER_TURN_MAX);
         let live = live.into_iter().map(|held| Entry::of(&held.record));

@@ -143,7 +143,7 @@ impl Node {
             | Purpose::AskTime
             | Purpose::Offer(_)
             | Purpose::Sync(_) => return Deadlines::at(timeout_at),
-            // Many values may be under way. No client waits for them, and an answer to anything else tells that the peer lives.
+            // Many values may be under way. No client waits for them, and any other answer shows that the peer lives.
             Purpose::FetchMissing(_) => return Deadlines::at(now.mono + self.params.request_timeout),
         };
         let give_up_at = (now.mono + give_up_after).min(timeout_at);

@@ -21,7 +21,7 @@ use crate::node::purpose::{OfferId, Outcome, Purpose};
 use crate::node::replication::schedule::HandOver;
 use crate::node::timers::Timer;
 use crate::pending::Passed;
-use crate::record::{Class, Life, Rank, Tombstone};
+use crate::record::{Class, Life, Rank, Tombstone, TombstoneClass};
 use crate::time::Now;
 use crate::wire::codec::List;
 use crate::wire::peer::{Entry, ErrorCode, PeerMessage, Reply, Request};
@@ -302,7 +302,7 @@ impl Node {
     /// Whether `entry` names a live record that a tombstone of plain versions beats.
     fn is_over(&self, now: Now, entry: &Entry) -> bool {
         let plain = || self.storage.tombstone(now, &entry.key).and_then(|over| over.plain);
-        let beats = |over| Tombstone { signed: None, plain: Some(over) }.beats(entry.rank.precedence()).is_some();
+        let beats = |over| Tombstone::of_class(TombstoneClass::Plain, over).beats(entry.rank.precedence()).is_some();
         entry.rank.life == Life::Alive && plain().is_some_and(beats)
     }
 
@@ -313,7 +313,7 @@ impl Node {
         if life == Life::Alive || class != Class::Plain || version.is_too_early(now.wall) {
             return;
         }
-        let tombstone = Tombstone { signed: None, plain: Some(version) };
+        let tombstone = Tombstone::of_class(TombstoneClass::Plain, version);
         let held = self.storage.find(now.mono, &entry.key);
         if held.is_some_and(|held| tombstone.beats(held.record.rank().precedence()).is_some()) {
             self.storage.bury(now, entry.key, tombstone);

@@ -114,7 +114,7 @@ fn reply(name: &str, reply: Reply<'_>) {
 
 #[track_caller]
 fn value(name: &str, contacts: &[Contact], record: RecordBlock<'_>) {
-    reply(name, Reply::Value { contacts: List::lend(contacts), is_distant: false, record });
+    reply(name, Reply::Value { contacts: List::lend(contacts), is_tentative: false, record });
 }
 
 #[test]
@@ -278,8 +278,8 @@ fn find_value_reply() {
     value("VALUE", &[], nine());
     value("VALUE, with contacts", &[v4(), v6()], nine());
     let contacts = [v4(), v6()];
-    let distant = Reply::Value { contacts: List::lend(&contacts), is_distant: true, record: nine() };
-    reply("VALUE, of a distant node", distant);
+    let tentative = Reply::Value { contacts: List::lend(&contacts), is_tentative: true, record: nine() };
+    reply("VALUE, tentative", tentative);
     let head = block(0xcbf4_3926, Content::Head);
     value("VALUE, head", &[], head);
     value("VALUE, signed head with a contact", &[v6()], RecordBlock { class: Class::Signed, ..head });

@@ -48,9 +48,9 @@ fn encode_anew(message: PeerMessage<'_>) -> Vec<u8> {
             let contacts: Vec<_> = contacts.iter().collect();
             encode(PeerMessage::Reply(rpc, Reply::Nodes(List::lend(&contacts))))
         }
-        PeerMessage::Reply(rpc, Reply::Value { contacts, is_distant, record }) => {
+        PeerMessage::Reply(rpc, Reply::Value { contacts, is_tentative, record }) => {
             let contacts: Vec<_> = contacts.iter().collect();
-            encode(PeerMessage::Reply(rpc, Reply::Value { contacts: List::lend(&contacts), is_distant, record }))
+            encode(PeerMessage::Reply(rpc, Reply::Value { contacts: List::lend(&contacts), is_tentative, record }))
         }
         PeerMessage::Reply(rpc, Reply::Wanted(keys)) => {
             let keys: Vec<_> = keys.iter().collect();

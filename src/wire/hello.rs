@@ -38,8 +38,11 @@ pub const FLAG_BRIDGE: u16 = 8;
 /// Flag of a HELLO: the sender answers TIME.
 pub const FLAG_TELLS_TIME: u16 = 16;
 
-/// Flag of a HELLO: the sender knows the bit by which a FIND VALUE REPLY says that its sender is distant.
-pub const FLAG_KNOWS_DISTANT: u16 = 32;
+/// Flag of a HELLO: the sender knows the bit by which a FIND VALUE REPLY says that its record is tentative.
+pub const FLAG_KNOWS_TENTATIVE: u16 = 32;
+
+/// Flag of a HELLO: the sender has not settled. It may lack what others wrote while it did not run.
+pub const FLAG_UNSETTLED: u16 = 64;
 
 /// What a node tells of the two address families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,8 @@ use crate::time::WallTime;
 use crate::wire::codec::{Item, List, Reader, WireError};
 use crate::wire::frame::{Frame, put_header};
 pub use crate::wire::hello::{
-    Bridges, FLAG_BRIDGE, FLAG_IPV4, FLAG_IPV6, FLAG_KNOWS_DISTANT, FLAG_SERVING, FLAG_TELLS_TIME, Hello,
+    Bridges, FLAG_BRIDGE, FLAG_IPV4, FLAG_IPV6, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, FLAG_TELLS_TIME, FLAG_UNSETTLED,
+    Hello,
 };
 use crate::wire::{self, Kind};
 
@@ -107,10 +108,11 @@ pub enum Reply<'a> {
     Nodes(List<'a, Contact>),
     /// The record that a FIND VALUE asked for.
     Value {
-        /// Contacts close to the key, if they were wanted, or if the sender is distant.
+        /// Contacts close to the key, if they were wanted, or if the record is tentative.
         contacts: List<'a, Contact>,
-        /// Whether the sender is perhaps not among the k nodes closest to the key.
-        is_distant: bool,
+        /// Whether PUTs may not have reached the sender: it has not settled, or is perhaps not among the k nodes closest
+        /// to the key.
+        is_tentative: bool,
         /// The record.
         record: RecordBlock<'a>,
     },
@@ -219,8 +221,8 @@ const SIGNED: u8 = 1;
 const HASHED: u8 = 2;
 const TOMBSTONE: u8 = 4;
 
-/// Beside the count of contacts in a FIND VALUE REPLY: the sender is perhaps not among the k closest nodes.
-const DISTANT: u8 = 0x80;
+/// Beside the count of contacts in a FIND VALUE REPLY: the record is tentative.
+const TENTATIVE: u8 = 0x80;
 const HEAD: u8 = 8;
 
 impl<'a> PeerMessage<'a> {
@@ -333,12 +335,12 @@ fn read_reply<'a>(kind: Kind, body: &mut Reader<'a>) -> Result<Option<Reply<'a>>
         wire::FIND_NODE_REPLY => Reply::Nodes(List::receive(body.rest())?),
         wire::FIND_VALUE_REPLY => {
             let count_and_bit = body.u8("count")?;
-            let (count, is_distant) = (count_and_bit & !DISTANT, count_and_bit & DISTANT != 0);
+            let (count, is_tentative) = (count_and_bit & !TENTATIVE, count_and_bit & TENTATIVE != 0);
             if usize::from(count) > CONTACTS_MAX {
                 return Err(WireError::field("count", count_and_bit, "at most 20 contacts, perhaps with bit 7"));
             }
             let contacts = List::receive(body.bytes("contacts", usize::from(count) * CONTACT_SIZE)?)?;
-            Reply::Value { contacts, is_distant, record: RecordBlock::read(body)? }
+            Reply::Value { contacts, is_tentative, record: RecordBlock::read(body)? }
         }
         wire::WANT => Reply::Wanted(List::receive(body.rest())?),
         wire::SYNC_REPLY => Reply::Synced { more: read_bit(body, "more")?, entries: List::receive(body.rest())? },
@@ -412,10 +414,10 @@ impl Reply<'_> {
                 write_rank(*held, out);
             }
             Reply::Nodes(contacts) => contacts.write(out),
-            Reply::Value { contacts, is_distant, record } => {
+            Reply::Value { contacts, is_tentative, record } => {
                 assert!(contacts.len() <= CONTACTS_MAX, "our own replies name few contacts");
                 let count = u8::try_from(contacts.len()).expect("CONTACTS_MAX is a byte");
-                out.push(count | if *is_distant { DISTANT } else { 0 });
+                out.push(count | if *is_tentative { TENTATIVE } else { 0 });
                 contacts.write(out);
                 record.write_head(out);
             }

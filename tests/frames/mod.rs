@@ -212,7 +212,7 @@ fn value_frames() -> Vec<Golden> {
             0,
         ),
         frame(
-            "VALUE, of a distant node",
+            "VALUE, tentative",
             &["00c6 02a1", RPC, "82", CONTACT_V4, CONTACT_V6, PLAIN, KEY, VERSION_AND_AGE, NINE],
             0,
         ),

@@ -61,8 +61,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "silence: a GET that nobody answers is looked up again",
         file: GETTING,
-        line: "if !has_enough && is_unheard && others_may_exist {",
-        mutation: "if false && has_enough && is_unheard && others_may_exist {",
+        line: "if !has_enough && (is_unheard && others_may_exist || is_unproven) {",
+        mutation: "if false && (is_unheard && others_may_exist || is_unproven) {",
         tests: &[
             "a_get_that_no_node_answers_fails_at_its_deadline_and_no_earlier",
             "a_get_that_no_node_answers_waits_and_gets_the_value_when_they_answer_again",
@@ -110,8 +110,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "sleep: no record is returned that is older than one written since",
         file: GETTING,
-        line: "return Own { response: None, newest, is_distant };",
-        mutation: "return Own { response: None, newest: None, is_distant };",
+        line: "quorum.remember(self.newest);",
+        mutation: "let _ = self.newest;",
         tests: &["a_woken_node_returns_no_record_that_is_older_than_one_written_since"],
     },
     Guard {
@@ -672,6 +672,41 @@ pub(crate) const GUARDS: &[Guard] = &[
         mutation: "false && self.storage.tombstone(now, &record.key).is_some_and(is_over)",
         tests: &["a_get_finds_no_signed_record_whose_successor_has_ended_here"],
     },
+    Guard {
+        name: "unsettled: what a node stores that has not settled is tentative",
+        file: ACCEPT,
+        line: "!self.status.is_settled() || !self.table.surely_fewer_closer(key, self.params.k)",
+        mutation: "!self.table.surely_fewer_closer(key, self.params.k)",
+        tests: &["what_a_settling_node_stores_is_tentative"],
+    },
+    Guard {
+        name: "unsettled: the own record does not count either",
+        file: GETTING,
+        line: "quorum.on_tentative(&Replica::Me);",
+        mutation: "let _ = quorum;",
+        tests: &["the_own_record_of_a_settling_node_does_not_count_among_those_that_agree"],
+    },
+    Guard {
+        name: "unsettled: the own record is not returned alone while peers are late",
+        file: GETTING,
+        line: "(is_about_to_join || self.join.is_behind()) && !self.is_only_node()",
+        mutation: "is_about_to_join && !self.is_only_node()",
+        tests: &["a_settling_node_does_not_return_its_own_record_alone_while_its_peers_are_late"],
+    },
+    Guard {
+        name: "unsettled: a node waits for peers that have settled",
+        file: JOIN,
+        line: "let waits = now.mono < until && peers.are_expected();",
+        mutation: "let waits = now.mono < until && peers.are_expected() && peers.len() == usize::MAX;",
+        tests: &["a_node_that_has_met_only_peers_that_have_not_settled_waits_for_the_other_dials"],
+    },
+    Guard {
+        name: "unsettled: it asks them for their records first",
+        file: SYNC,
+        line: "self.nearby.sort_by_key(order); // otherwise nearest first",
+        mutation: "let _ = order;",
+        tests: &["a_settling_node_asks_peers_that_have_settled_for_their_records_first"],
+    },
     // ── connections
     Guard {
         name: "duplicates: the newer connection stays until the peer answers on the older one",
@@ -689,11 +724,11 @@ pub(crate) const GUARDS: &[Guard] = &[
         tests: &["a_get_ends_early_when_a_quorum_agrees_and_the_value_is_known"],
     },
     Guard {
-        name: "GET: a distant replica does not count among those that agree",
+        name: "GET: a tentative replica does not count among those that agree",
         file: GET,
-        line: "let counts = |node: &&Responder| !node.is_distant || head.rank.class == Class::Hashed;",
+        line: "let counts = |node: &&Responder| !node.is_tentative || head.rank.class == Class::Hashed;",
         mutation: "let counts = |_: &&Responder| true;",
-        tests: &["distant_replicas_do_not_end_a_get_early_unless_the_record_is_hashed"],
+        tests: &["tentative_replicas_do_not_end_a_get_early_unless_the_record_is_hashed"],
     },
     Guard {
         name: "GET: a node answers alone only where it surely is a replica",
@@ -870,8 +905,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "sleep: the own record does not count among silent nodes",
         file: GETTING,
-        line: "let phase = if read.gaps() >= usize::from(replication_min) { Phase::LookingUp } else { read.phase };",
-        mutation: "let phase = read.phase; let _ = replication_min;",
+        line: "let may_be_all = read.is_unheard() || read.gaps() >= replication_min;",
+        mutation: "let may_be_all = replication_min == 0;",
         tests: &[
             "after_a_sleep_the_own_record_does_not_count_if_the_connections_to_as_many_nodes_have_ended",
             "after_a_sleep_the_own_record_does_not_count_while_as_many_nodes_are_silent_as_it_has_replicas",
@@ -894,7 +929,7 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "sleep: a node without contacts waits before it answers",
         file: GETTING,
-        line: "Access::Isolated => !self.sleep.may_hear_more(now),",
+        line: "Access::Isolated => !self.join.may_hear_more(now),",
         mutation: "Access::Isolated => true,",
         tests: &["a_woken_node_without_contacts_waits_before_it_answers_from_its_storage"],
     },

@@ -8,7 +8,7 @@ use dht::node::action::{ConnId, DialError, Origin};
 use dht::node::params::{Families, Params};
 use dht::wire::codec::List;
 use dht::wire::peer::{
-    Bridges, ErrorCode, FLAG_BRIDGE, FLAG_IPV4, FLAG_IPV6, FLAG_KNOWS_DISTANT, FLAG_SERVING, FLAG_TELLS_TIME, Hello,
+    Bridges, ErrorCode, FLAG_BRIDGE, FLAG_IPV4, FLAG_IPV6, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, FLAG_TELLS_TIME, Hello,
     PeerMessage, Reply, Request, StoreOutcome,
 };
 
@@ -17,9 +17,9 @@ use crate::harness::{
     success,
 };
 
-const V4_ONLY: u16 = FLAG_SERVING | FLAG_TELLS_TIME | FLAG_KNOWS_DISTANT | FLAG_IPV4;
-const V6_ONLY: u16 = FLAG_SERVING | FLAG_TELLS_TIME | FLAG_KNOWS_DISTANT | FLAG_IPV6;
-const DUAL: u16 = FLAG_SERVING | FLAG_TELLS_TIME | FLAG_KNOWS_DISTANT | FLAG_IPV4 | FLAG_IPV6;
+const V4_ONLY: u16 = FLAG_SERVING | FLAG_TELLS_TIME | FLAG_KNOWS_TENTATIVE | FLAG_IPV4;
+const V6_ONLY: u16 = FLAG_SERVING | FLAG_TELLS_TIME | FLAG_KNOWS_TENTATIVE | FLAG_IPV6;
+const DUAL: u16 = FLAG_SERVING | FLAG_TELLS_TIME | FLAG_KNOWS_TENTATIVE | FLAG_IPV4 | FLAG_IPV6;
 const BRIDGE: u16 = DUAL | FLAG_BRIDGE;
 
 fn v6(n: u8) -> SocketAddr {

@@ -6,7 +6,7 @@ use dht::node::params::Params;
 use dht::record::{Age, Class, crc_of};
 use dht::wire::api::Put;
 use dht::wire::codec::List;
-use dht::wire::peer::{Content, FLAG_KNOWS_DISTANT, Hello, PeerMessage, RecordBlock, Reply, Request, Want};
+use dht::wire::peer::{Content, FLAG_KNOWS_TENTATIVE, Hello, PeerMessage, RecordBlock, Reply, Request, Want};
 
 use crate::harness::{
     Harness, block, confirmed, contact, failure, greeting, key, millis, nodes, quiet, secs, stored, success, value_of,
@@ -78,14 +78,14 @@ fn a_local_record_in_scope_is_not_served_alone_where_this_node_may_know_few_node
     for (near, is_alone) in [(129..=145, true), (129..=146, false)] {
         let mut harness = Harness::with_contacts(Params::default(), (1..=3).chain(near));
         let asker = harness.accept(9);
-        let hello = Hello { flags: FLAG_KNOWS_DISTANT, port: 0, ..greeting() };
+        let hello = Hello { flags: FLAG_KNOWS_TENTATIVE, port: 0, ..greeting() };
         harness.send(asker, &PeerMessage::Hello(hello));
         harness.ask(asker, Request::Store(RecordBlock { replication: 5, ..block(1, b"here") }));
         let client = harness.get(key(1));
         assert_eq!(harness.answer(client), is_alone.then(|| success(1, b"here")).flatten());
         let found = harness.ask(asker, Request::FindValue { key: key(1), want: Want::default() });
-        let Reply::Value { contacts, is_distant, .. } = found else { panic!("{found:?}") };
-        assert_eq!((is_distant, !contacts.is_empty()), (!is_alone, !is_alone));
+        let Reply::Value { contacts, is_tentative, .. } = found else { panic!("{found:?}") };
+        assert_eq!((is_tentative, !contacts.is_empty()), (!is_alone, !is_alone));
     }
 }
 
@@ -193,7 +193,11 @@ fn an_invalid_record_is_ignored_and_the_contacts_beside_it_are_used() {
     for lie in lies {
         let (mut harness, client, conn) = relayed(7);
         let honest = [contact(6)];
-        answer_all(&mut harness, conn, Reply::Value { contacts: List::lend(&honest), is_distant: false, record: lie });
+        answer_all(
+            &mut harness,
+            conn,
+            Reply::Value { contacts: List::lend(&honest), is_tentative: false, record: lie },
+        );
         assert_eq!(harness.answer(client), None, "{lie:?}");
         let dial = harness.dial_of(6);
         let far = harness.complete_dial(dial, 6);

@@ -7,8 +7,8 @@ use dht::node::Status;
 use dht::node::action::{ConnId, DialError};
 use dht::node::params::{Families, Params, Serving};
 use dht::wire::peer::{
-    ErrorCode, FLAG_IPV4, FLAG_IPV6, FLAG_KNOWS_DISTANT, FLAG_SERVING, FLAG_TELLS_TIME, Hello, PROTOCOL, PeerMessage,
-    Reply, Request,
+    ErrorCode, FLAG_IPV4, FLAG_IPV6, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, FLAG_TELLS_TIME, FLAG_UNSETTLED, Hello,
+    PROTOCOL, PeerMessage, Reply, Request,
 };
 
 use crate::harness::{
@@ -43,7 +43,7 @@ fn hello_is_the_first_message_on_dialled_and_accepted_connections() {
     let accepted = harness.accept(2);
     for conn in [dialled, accepted] {
         let hello = first_said(&mut harness, conn);
-        let flags = FLAG_SERVING | FLAG_IPV4 | FLAG_IPV6 | FLAG_TELLS_TIME | FLAG_KNOWS_DISTANT;
+        let flags = FLAG_SERVING | FLAG_IPV4 | FLAG_IPV6 | FLAG_TELLS_TIME | FLAG_KNOWS_TENTATIVE | FLAG_UNSETTLED;
         assert_eq!((hello.protocol, hello.flags, hello.port), (PROTOCOL, flags, PORT));
         assert_eq!(hello.network, [0; 32]);
         assert_eq!(hello.wall, harness.now().wall);
@@ -55,7 +55,7 @@ fn the_hello_of_a_non_serving_node_says_so() {
     let mut harness = Harness::new(Params { serving: Serving::No, families: Families::V6, ..Params::default() });
     let conn = harness.accept(2);
     let hello = first_said(&mut harness, conn);
-    assert_eq!((hello.flags, hello.port), (FLAG_IPV6 | FLAG_TELLS_TIME | FLAG_KNOWS_DISTANT, 0));
+    assert_eq!((hello.flags, hello.port), (FLAG_IPV6 | FLAG_TELLS_TIME | FLAG_KNOWS_TENTATIVE, 0));
 }
 
 #[test]

@@ -685,7 +685,7 @@ pub(crate) fn given(record: RecordBlock<'static>, want: Want) -> Reply<'static> 
 
 /// The reply to FIND VALUE with that record and no contacts.
 pub(crate) fn value_of(record: RecordBlock<'_>) -> Reply<'_> {
-    Reply::Value { contacts: List::lend(&[]), is_distant: false, record }
+    Reply::Value { contacts: List::lend(&[]), is_tentative: false, record }
 }
 
 /// The last page of a SYNC.

@@ -61,10 +61,10 @@ fn find_value_returns_the_requested_parts() {
     harness.ask(conn, Request::Store(record));
     let head = RecordBlock { content: Content::Head, ..record };
     for (head_only, record) in [(false, record), (true, head)] {
-        let alone = Reply::Value { contacts: List::lend(&[]), is_distant: false, record };
+        let alone = Reply::Value { contacts: List::lend(&[]), is_tentative: false, record };
         assert_eq!(harness.ask(conn, find(5, Want { contacts: false, head_only, ..Want::default() })), alone);
         let known = [contact(1)];
-        let with_contacts = Reply::Value { contacts: List::lend(&known), is_distant: false, record };
+        let with_contacts = Reply::Value { contacts: List::lend(&known), is_tentative: false, record };
         assert_eq!(harness.ask(conn, find(5, Want { contacts: true, head_only, ..Want::default() })), with_contacts);
     }
     assert_eq!(harness.ask(conn, find(6, VALUE_ALONE)), nodes(&[contact(1)]), "it is not held");

@@ -13,7 +13,7 @@ use dht::wire::peer::{PeerMessage, Reply, Request};
 
 use crate::harness::{
     Harness, ME, address, block, bootstrap, confirmed, contact, failure, id, key, millis, nodes, quiet, secs, stored,
-    success, value_of,
+    success, synced, value_of,
 };
 use crate::mini_network::MiniNetwork;
 
@@ -231,10 +231,17 @@ fn a_non_serving_node_queues_puts_until_it_has_joined() {
 #[test]
 fn a_node_that_loses_all_contacts_is_joining_again_and_serves_its_records() {
     let mut harness = Harness::newcomer();
-    let conn = join(&mut harness);
+    harness.wake();
+    let dial = harness.dial_of(1);
+    let conn = harness.complete_dial(dial, 1);
+    for reply in [nodes(&[]), synced(&[])] {
+        let (rpc, _) = harness.only_request(conn);
+        harness.reply(conn, rpc, reply);
+        harness.pass(millis(0));
+    }
+    assert_eq!(harness.node.status(), Status::Settled);
     let asker = harness.accept_client(9);
     harness.ask(asker, Request::Store(dht::wire::peer::RecordBlock { replication: 1, ..block(1, b"held") }));
-    harness.make_scripted(1);
     harness.send(conn, &dht::wire::peer::PeerMessage::Goodbye);
     assert_eq!(harness.node.status(), Status::Joining);
     let reader = harness.get(key(1));

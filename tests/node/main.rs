@@ -39,5 +39,6 @@ mod silence;
 mod sleep;
 mod storage_full;
 mod sync;
+mod unsettled;
 mod unverified;
 mod waiting;

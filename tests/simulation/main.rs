@@ -11,6 +11,7 @@ mod families;
 mod growth;
 mod last_node;
 mod partitions;
+mod restarts;
 mod sleepers;
 
 use std::ops::Range;

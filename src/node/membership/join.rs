@@ -42,10 +42,15 @@ pub(crate) struct Join {
     /// Attempts since the last one that succeeded.
     attempts: u32,
     bootstraps: Vec<BootstrapState>,
-    /// Until then clients wait for the first answer of a peer rather than read records of an earlier run.
-    starts_until: Time,
-    /// When a peer answered and settling began.
+    /// Until then this node, when it starts or has lost all contacts, waits for peers that have settled; and clients
+    /// wait for the first answer of a peer after the start, rather than read records of an earlier run.
+    patient_until: Time,
+    /// Whether a peer has answered since this node has been joining.
+    is_answered: bool,
+    /// When this node joined and settling began.
     pub(crate) joined: Option<Time>,
+    /// Whether this node has settled since then.
+    has_settled: bool,
 }
 
 /// The state of a bootstrap.
@@ -69,9 +74,22 @@ impl Join {
         Self {
             attempts: 0,
             bootstraps: vec![unreached; bootstraps],
-            starts_until: now.mono + START_PATIENCE,
+            patient_until: now.mono + START_PATIENCE,
+            is_answered: false,
             joined: None,
+            has_settled: false,
         }
+    }
+
+    /// Whether the node has joined, perhaps after a sleep, and has not settled since: it may lack what others wrote while
+    /// it did not run.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.joined.is_some() && !self.has_settled
+    }
+
+    /// Whether it has just joined, so that another node may still tell it what it lacks.
+    pub(crate) fn may_hear_more(&self, now: Now) -> bool {
+        self.is_behind() && self.joined.is_some_and(|since| now.mono < since + SETTLE_TIMEOUT)
     }
 }
 
@@ -92,8 +110,8 @@ impl Node {
     fn access_while_joining(&self, now: Now) -> Access {
         if self.is_only_node() {
             Access::Alone
-        } else if self.join.joined.is_none() && now.mono < self.join.starts_until {
-            Access::Starting { until: self.join.starts_until }
+        } else if self.join.joined.is_none() && now.mono < self.join.patient_until {
+            Access::Starting { until: self.join.patient_until }
         } else {
             Access::Isolated
         }
@@ -154,6 +172,7 @@ impl Node {
             let pause = self.jitter(pause);
             self.timers.set(Timer::Join, now.mono + pause);
         }
+        self.consider_joined(now, out);
     }
 
     /// Dials some remembered contacts, chosen at random, those first that did not fail or failed long ago.
@@ -206,10 +225,27 @@ impl Node {
         }
     }
 
-    /// A peer has answered a request: if this node was joining, it has joined now, and settles.
+    /// A peer has answered a request.
     pub(crate) fn peer_answered(&mut self, now: Now, out: &mut Actions) {
-        if self.status != Status::Joining || self.table.live() == 0 {
+        if self.status == Status::Joining {
+            self.join.is_answered = true;
+            self.consider_joined(now, out);
+        }
+    }
+
+    /// If this node is joining and a peer has answered, it may have joined now, and settles.
+    ///
+    /// If several nodes restart together, they meet while the dials of the others are in flight. Each of them lacks what
+    /// was written meanwhile, and they would take themselves for the whole network. So a node waits, but not long, for a
+    /// peer that has settled, while one may still answer.
+    pub(crate) fn consider_joined(&mut self, now: Now, out: &mut Actions) {
+        if self.status != Status::Joining || !self.join.is_answered || self.table.live() == 0 {
             return;
+        }
+        let (peers, until) = (&self.peers, self.join.patient_until);
+        let waits = now.mono < until && peers.are_expected();
+        if waits && self.table.iter().all(|contact| peers.is_unsettled(&contact.id)) {
+            return self.timers.hasten(Timer::Join, until);
         }
         info!("joined contacts={}", self.table.live());
         self.begin_to_settle(now, out);
@@ -226,6 +262,7 @@ impl Node {
     fn begin_to_settle(&mut self, now: Now, out: &mut Actions) {
         self.status = Status::Settling;
         self.join.joined = Some(now.mono);
+        self.join.has_settled = false;
         if self.params.serving == Serving::No {
             return self.settle(now); // it stores no records that could be old
         }
@@ -263,6 +300,7 @@ impl Node {
     /// it was cut off from the network.
     pub(crate) fn settle(&mut self, now: Now) {
         self.status = Status::Settled;
+        self.join.has_settled = true;
         self.sleep.caught_up();
         self.heartbeat(now);
         self.timers.cancel(Timer::Settle);
@@ -303,6 +341,8 @@ impl Node {
             self.timers.cancel(Timer::Settle);
             self.forget_absences(now);
             self.join.attempts = 0;
+            self.join.patient_until = now.mono + START_PATIENCE;
+            self.join.is_answered = false;
             self.timers.hasten(Timer::Join, now.mono + ALONE_PAUSE);
         }
     }

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use log::info;
 
-use crate::limits::SETTLE_TIMEOUT;
 use crate::node::Node;
 use crate::node::action::Actions;
 use crate::node::params::Serving;
@@ -43,21 +42,13 @@ pub(crate) struct Sleep {
     is_behind: bool,
     /// When it fell behind last.
     behind_since: Time,
-    /// When it last noticed that it had slept.
-    woke: Time,
     /// When it synchronizes once more.
     again_at: Option<Time>,
 }
 
 impl Sleep {
     pub(crate) fn new() -> Self {
-        Self {
-            awake_until: Time::from_nanos(u64::MAX),
-            is_behind: false,
-            behind_since: Time::ZERO,
-            woke: Time::ZERO,
-            again_at: None,
-        }
+        Self { awake_until: Time::from_nanos(u64::MAX), is_behind: false, behind_since: Time::ZERO, again_at: None }
     }
 
     /// Whether the node may lack what others wrote while it slept.
@@ -68,11 +59,6 @@ impl Sleep {
     /// Whether the node may lack what others wrote after its client asked for a PUT, which it did at `taken`.
     pub(crate) fn is_behind_since(&self, taken: Option<Time>) -> bool {
         self.is_behind && taken.is_none_or(|taken| taken < self.behind_since)
-    }
-
-    /// Whether it has just slept, so that another node may still tell it what it lacks.
-    pub(crate) fn may_hear_more(&self, now: Now) -> bool {
-        self.is_behind && now.mono < self.woke + SETTLE_TIMEOUT
     }
 
     /// The node may lack what others wrote, until it has synchronized.
@@ -126,7 +112,6 @@ impl Node {
     pub(crate) fn settle_after_sleep(&mut self, now: Now, span: Duration, out: &mut Actions) {
         info!("settling again reason=\"this process did not run\" seconds={}", span.as_secs());
         self.sleep.falls_behind(now);
-        self.sleep.woke = now.mono;
         self.sleep.again_at = Some(now.mono + SYNC_AGAIN_AFTER);
         self.settle_again(now, out);
     }

@@ -39,7 +39,7 @@ use crate::node::query::write_quorum::Put;
 use crate::node::query::{Get, Joined, Query, Read};
 use crate::node::records::accept::Replica;
 use crate::node::rpc::outbound::Report;
-use crate::node::status::Access;
+use crate::node::status::{Access, Status};
 use crate::node::timers::Timer;
 use crate::pending::Passed;
 use crate::record::envelope::{deletes, verify};
@@ -103,7 +103,7 @@ impl Node {
         }
         let known = self.readable(now, key, self.storage.find(now.mono, key))?;
         let is_responsible = match access {
-            Access::Isolated => !self.sleep.may_hear_more(now),
+            Access::Isolated => !self.join.may_hear_more(now),
             Access::Alone | Access::Leaving => true,
             Access::Starting { .. } | Access::Settling => false,
             Access::Settled => {
@@ -162,13 +162,13 @@ fn answer(client: ClientId, key: Key, value: Option<&Arc<[u8]>>, out: &mut Actio
 }
 
 impl Read {
-    /// `peer`, which may be distant, replied with the record that it stores, or without one.
-    pub(crate) fn on_reply(&mut self, now: Now, peer: Contact, record: Option<&RecordBlock<'_>>, is_distant: bool) {
+    /// `peer` replied with the record that it stores, which may be tentative, or without one.
+    pub(crate) fn on_reply(&mut self, now: Now, peer: Contact, record: Option<&RecordBlock<'_>>, is_tentative: bool) {
         let from = Replica::Peer(peer);
         let Some(block) = record else { return self.quorum.on_response(from, Response::Nothing) };
         self.quorum.on_response(from, response(now, &self.key, block));
-        if is_distant {
-            self.quorum.on_distant(&from);
+        if is_tentative {
+            self.quorum.on_tentative(&from);
         }
         if self.quorum.goes_past_replicas() {
             self.lookup.calm_down();
@@ -178,6 +178,11 @@ impl Read {
     /// The candidates that were asked and have not replied.
     fn gaps(&self) -> usize {
         self.lookup.asked() - self.lookup.answered().count()
+    }
+
+    /// Whether no candidate has replied.
+    fn is_unheard(&self) -> bool {
+        self.lookup.answered().next().is_none()
     }
 
     /// Whether clients have read or written a newer version through this node since the lookup began.
@@ -228,8 +233,8 @@ struct Own {
     response: Option<Response>,
     /// The newest version that its clients have seen.
     newest: Option<Precedence>,
-    /// Whether it is perhaps not among the k closest nodes.
-    is_distant: bool,
+    /// Whether PUTs may not have reached it.
+    is_tentative: bool,
 }
 
 impl Own {
@@ -239,8 +244,8 @@ impl Own {
         if let Some(response) = self.response {
             quorum.on_response(Replica::Me, response);
         }
-        if self.is_distant {
-            quorum.on_distant(&Replica::Me);
+        if self.is_tentative {
+            quorum.on_tentative(&Replica::Me);
         }
     }
 }
@@ -287,12 +292,14 @@ impl Node {
     /// The request for the value of a head that a peer sent has had an outcome.
     pub(crate) fn on_fetch_outcome(&mut self, now: Now, query: QueryId, report: Report<'_>, out: &mut Actions) {
         let peer = report.call.to;
-        let is_over = matches!(report.outcome, Outcome::Reply { reply: Reply::Value { record, .. }, .. } if self.is_over_here(now, &record));
+        let is_over = match &report.outcome {
+            Outcome::Reply { reply: Reply::Value { record, .. }, .. } => self.is_over_here(now, record),
+            _ => false,
+        };
         let Some(read) = self.queries.read(query) else { return };
         match report.outcome {
-            Outcome::Reply { .. } if is_over => read.on_reply(now, peer, None, false),
-            Outcome::Reply { reply: Reply::Value { record, is_distant, .. }, .. } => {
-                read.on_reply(now, peer, Some(&record), is_distant);
+            Outcome::Reply { reply: Reply::Value { record, is_tentative, .. }, .. } => {
+                read.on_reply(now, peer, Some(&record).filter(|_| !is_over), is_tentative);
             }
             Outcome::Reply { .. } => read.on_reply(now, peer, None, false),
             Outcome::Passed(Passed::Hedge | Passed::GiveUp) => read.quorum.on_late_fetch(&peer.id),
@@ -309,13 +316,9 @@ impl Node {
         record.class == Class::Signed && self.storage.tombstone(now, &record.key).is_some_and(is_over)
     }
 
-    /// What this node itself knows of `key` at this moment. If it has slept, what it stores may be old, and counts only
-    /// after the other nodes have responded.
-    fn own_response(&self, now: Now, key: &Key, phase: Phase) -> Own {
-        let (newest, is_distant) = (self.versions.newest(key), self.is_distant(key));
-        if self.sleep.is_behind() && phase == Phase::LookingUp {
-            return Own { response: None, newest, is_distant };
-        }
+    /// What this node itself knows of `key` at this moment.
+    fn own_response(&self, now: Now, key: &Key) -> Own {
+        let (newest, is_tentative) = (self.versions.newest(key), self.is_tentative(key));
         let (held, over) = self.storage.known(now, key);
         let known = self.readable(now, key, held);
         let known = known.map(|known| Found { record: known.record.clone(), expires: known.expires });
@@ -324,16 +327,28 @@ impl Node {
             let rank = Rank { class: Class::Plain, life: Life::Over, version: over? };
             Some(Response::Head(Head { rank, crc: 0, replication: 1 }))
         });
-        Own { response, newest, is_distant }
+        Own { response, newest, is_tentative }
+    }
+
+    /// Whether others may have replaced what this node stores: it has slept or restarted, and has not synchronized since.
+    fn is_behind(&self) -> bool {
+        let is_about_to_join = self.status == Status::Joining && self.table.live() > 0;
+        (is_about_to_join || self.join.is_behind()) && !self.is_only_node()
+    }
+
+    /// Whether this node is behind, no other node has told of the winner of the lookup, and those that have not replied
+    /// may be all that store the record.
+    fn is_unproven(&mut self, query: QueryId) -> bool {
+        let (is_behind, replication_min) = (self.is_behind(), usize::from(self.params.replication_min));
+        self.queries.read(query).is_some_and(|read| {
+            let may_be_all = read.is_unheard() || read.gaps() >= replication_min;
+            is_behind && may_be_all && read.quorum.is_told_by_me_alone()
+        })
     }
 
     fn add_own_response(&mut self, now: Now, query: QueryId) {
-        let replication_min = self.params.replication_min;
-        let Some(read) = self.queries.read(query) else { return };
-        // The candidates that have not replied may be all others that store the record.
-        let phase = if read.gaps() >= usize::from(replication_min) { Phase::LookingUp } else { read.phase };
-        let key = read.key;
-        let own = self.own_response(now, &key, phase);
+        let Some(key) = self.queries.read(query).map(|read| read.key) else { return };
+        let own = self.own_response(now, &key);
         if let Some(read) = self.queries.read(query) {
             own.respond(&mut read.quorum);
         }
@@ -360,8 +375,9 @@ impl Node {
     /// candidate replied, it repeats the lookup after a pause: the others may still be there.
     fn end_lookup(&mut self, now: Now, query: QueryId, out: &mut Actions) {
         let others_may_exist = !self.is_only_node() && !self.status.is_leaving();
+        let is_unproven = self.is_unproven(query);
         let Some(read) = self.queries.read(query) else { return };
-        let has_enough = read.quorum.has_enough();
+        let has_enough = read.quorum.has_enough() && !is_unproven;
         if read.repairs.is_some() {
             let end = if has_enough { Waiters::Answer } else { Waiters::GoOn };
             return self.end_read(now, query, end, out);
@@ -370,8 +386,8 @@ impl Node {
         if !has_enough && (may_be_hidden || read.gaps() > 0 && !read.again) {
             return self.look_up_again(now, query, out);
         }
-        let is_unheard = read.lookup.answered().next().is_none();
-        if !has_enough && is_unheard && others_may_exist {
+        let is_unheard = read.is_unheard();
+        if !has_enough && (is_unheard && others_may_exist || is_unproven) {
             read.is_paused = true;
             return self.timers.set(Timer::Retry(query), now.mono + GET_RETRY_PAUSE);
         }
@@ -455,8 +471,9 @@ impl Node {
         let Some(&get) = self.queries.get(query) else { return };
         let Some(reading) = get.reads() else { return self.give_up_without_lookup(now, query, get, out) };
         self.add_own_response(now, reading);
+        let is_unproven = self.is_unproven(reading);
         let Some(read) = self.queries.read(reading) else { return };
-        let (has_enough, phase) = (read.quorum.has_enough(), read.phase);
+        let (has_enough, phase) = (read.quorum.has_enough() && !is_unproven, read.phase);
         let answer = if has_enough { read.answer(now) } else { Answer::default() };
         self.remember_winner(get.key, phase, &answer);
         self.answer_get(now, query, &answer, out);
@@ -469,10 +486,10 @@ impl Node {
     /// The same for a GET that waits for no running lookup.
     fn give_up_without_lookup(&mut self, now: Now, query: QueryId, get: Get, out: &mut Actions) {
         let mut quorum = self.empty_quorum();
-        self.own_response(now, &get.key, Phase::LookingUp).respond(&mut quorum);
+        self.own_response(now, &get.key).respond(&mut quorum);
         let end = get.since + self.params.request_timeout;
         let mut answer = Answer::default();
-        if quorum.has_enough() {
+        if quorum.has_enough() && !self.is_behind() {
             answer = Answer::new(now, &quorum);
             self.remember_winner(get.key, Phase::LookingUp, &answer);
         } else if now.mono < end && !self.status.is_leaving() {

@@ -80,9 +80,9 @@ impl Node {
         let Outcome::Reply { reply, address } = report.outcome else {
             return self.on_no_reply(now, query, &peer.id, &report.outcome, out);
         };
-        let (record, contacts, is_distant) = match reply {
+        let (record, contacts, is_tentative) = match reply {
             Reply::Nodes(contacts) => (None, contacts, false),
-            Reply::Value { contacts, is_distant, record } => (Some(record), contacts, is_distant),
+            Reply::Value { contacts, is_tentative, record } => (Some(record), contacts, is_tentative),
             Reply::Pong
             | Reply::Time(_)
             | Reply::Stored { .. }
@@ -92,7 +92,7 @@ impl Node {
         };
         let is_over = record.is_some_and(|record| self.is_over_here(now, &record));
         match self.queries.find(query) {
-            Some(Query::Read(read)) => read.on_reply(now, peer, record.as_ref().filter(|_| !is_over), is_distant),
+            Some(Query::Read(read)) => read.on_reply(now, peer, record.as_ref().filter(|_| !is_over), is_tentative),
             Some(Query::Put(_)) => {
                 if let (Some(put), Some(record)) = (self.queries.put(query), record)
                     && record.key == put.key()

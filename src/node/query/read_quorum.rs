@@ -8,8 +8,8 @@
 //! proof: it can only hide plain records, which any node could replace anyway.
 //!
 //! Guarantee: a GET ends early only if as many replicas as the quorum agree on the largest record that was
-//! reported, its value is verified, and no client has seen a newer version through this node. Replicas that are perhaps
-//! not among the k closest do not count: a PUT would not have reached them.
+//! reported, its value is verified, and no client has seen a newer version through this node. Tentative replicas do not
+//! count: a PUT may not have reached them.
 //!
 //! Non-goals: the machine sends nothing, verifies nothing and has no clock; its caller does that. Its
 //! memory is bounded by the lookup: one response per node.
@@ -135,8 +135,8 @@ struct Responder {
     from: Replica,
     response: Response,
     fetch: Fetch,
-    /// Whether the node is perhaps not among the k closest to the key, which PUTs reach.
-    is_distant: bool,
+    /// Whether PUTs may not have reached the node.
+    is_tentative: bool,
 }
 
 /// The state of fetching the value of a head from the node that claims it.
@@ -185,7 +185,7 @@ impl QuorumRead {
             self.awaited = None;
         }
         let Some(node) = self.nodes.iter_mut().find(|node| node.from.is(&from)) else {
-            return self.nodes.push(Responder { from, response, fetch: Fetch::NotSent, is_distant: false });
+            return self.nodes.push(Responder { from, response, fetch: Fetch::NotSent, is_tentative: false });
         };
         let (before, now) = (node.response.head(), response.head());
         let order = |head: Option<Head>| head.map(|head| head.order());
@@ -202,11 +202,10 @@ impl QuorumRead {
         }
     }
 
-    /// `from`, which has responded, is perhaps not among the k closest nodes: it does not count among the replicas that
-    /// agree.
-    pub(crate) fn on_distant(&mut self, from: &Replica) {
+    /// `from` has responded, and PUTs may not have reached it: it does not count among the replicas that agree.
+    pub(crate) fn on_tentative(&mut self, from: &Replica) {
         for node in self.nodes.iter_mut().filter(|node| node.from.is(from)) {
-            node.is_distant = true;
+            node.is_tentative = true;
         }
     }
 
@@ -308,6 +307,12 @@ impl QuorumRead {
         self.winner().is_some_and(|winner| self.allows(winner.rank()))
     }
 
+    /// Whether no peer has told of the record that is the winner.
+    pub(crate) fn is_told_by_me_alone(&self) -> bool {
+        let best = self.largest_in_hand();
+        best.is_some_and(|best| self.claimants(&best).all(|node| matches!(node.from, Replica::Me)))
+    }
+
     /// Whether a record of `rank` is no older than the newest version that clients have seen.
     pub(crate) fn allows(&self, rank: Rank) -> bool {
         self.newest_seen.is_none_or(|seen| rank.precedence() >= seen)
@@ -340,7 +345,7 @@ impl QuorumRead {
 
     /// The number of replicas that agree on `head`. Nothing replaces a hashed record.
     fn agreeing(&self, head: &Head) -> usize {
-        let counts = |node: &&Responder| !node.is_distant || head.rank.class == Class::Hashed;
+        let counts = |node: &&Responder| !node.is_tentative || head.rank.class == Class::Hashed;
         let counted = self.nodes.iter().filter(counts);
         counted.filter(|node| node.response.head().is_some_and(|held| held.agrees(head))).count()
     }

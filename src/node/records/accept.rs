@@ -93,9 +93,10 @@ impl Node {
         self.table.surely_fewer_closer(key, usize::from(replication))
     }
 
-    /// Whether this node is perhaps not among the k closest to `key`, which PUTs reach.
-    pub(crate) fn is_distant(&self, key: &Key) -> bool {
-        !self.table.surely_fewer_closer(key, self.params.k)
+    /// Whether a PUT may have replaced a record of `key` at others, and not here: this node has not settled, or is perhaps
+    /// not among the k closest to the key.
+    pub(crate) fn is_tentative(&self, key: &Key) -> bool {
+        !self.status.is_settled() || !self.table.surely_fewer_closer(key, self.params.k)
     }
 
     /// Whether this node stores such a record for others. A bridge is a replica in each family; it answers

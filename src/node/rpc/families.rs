@@ -29,7 +29,7 @@ use crate::node::timers::Timer;
 use crate::time::{Now, Time};
 use crate::wire::codec::List;
 use crate::wire::peer::{
-    Bridges as BridgesMessage, FLAG_BRIDGE, FLAG_IPV4, FLAG_IPV6, FLAG_KNOWS_DISTANT, FLAG_SERVING, FLAG_TELLS_TIME,
+    Bridges as BridgesMessage, FLAG_BRIDGE, FLAG_IPV4, FLAG_IPV6, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, FLAG_TELLS_TIME,
     PeerMessage,
 };
 
@@ -254,7 +254,7 @@ impl Node {
             | flag(FLAG_IPV6, families.include(Family::V6))
             | flag(FLAG_BRIDGE, serving && self.spans_families())
             | FLAG_TELLS_TIME
-            | FLAG_KNOWS_DISTANT
+            | FLAG_KNOWS_TENTATIVE
     }
 
     /// Replaces the content of `nearby` by the `n` live contacts closest to `target` in `overlay`.

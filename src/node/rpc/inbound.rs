@@ -61,8 +61,8 @@ impl Node {
 
     fn send_value(&mut self, now: Now, caller: &Caller, key: &Key, want: Want, out: &mut Actions) {
         // PUTs may have replaced the record at closer nodes: the asker has to hear of these.
-        let is_distant = self.is_distant(key);
-        let wants_contacts = want.contacts || is_distant;
+        let is_tentative = self.is_tentative(key);
+        let wants_contacts = want.contacts || is_tentative;
         if wants_contacts || self.storage.find(now.mono, key).is_none() {
             self.nearest_for(caller, key);
         }
@@ -79,8 +79,8 @@ impl Node {
         // No lookup ends with a tombstone, so the reply carries contacts in any case.
         let with_contacts = wants_contacts || held.is_none();
         let contacts = List::lend(if with_contacts { &self.nearby[..] } else { &[] });
-        let is_distant = is_distant && self.peers.knows_distant(caller.conn);
-        out.send(caller.conn, &PeerMessage::Reply(caller.rpc, Reply::Value { contacts, is_distant, record }), value);
+        let is_tentative = is_tentative && self.peers.knows_tentative(caller.conn);
+        out.send(caller.conn, &PeerMessage::Reply(caller.rpc, Reply::Value { contacts, is_tentative, record }), value);
     }
 
     fn serve_store(&mut self, now: Now, caller: &Caller, block: &RecordBlock<'_>, out: &mut Actions) {

@@ -30,7 +30,7 @@ use crate::node::timers::Timers;
 use crate::routing::{Observed, Suggested};
 use crate::time::{Now, Time};
 use crate::wire::peer::{
-    ErrorCode, FLAG_KNOWS_DISTANT, FLAG_SERVING, FLAG_TELLS_TIME, Hello, PROTOCOL, PeerMessage, Reply,
+    ErrorCode, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, FLAG_TELLS_TIME, FLAG_UNSETTLED, Hello, PROTOCOL, PeerMessage, Reply,
 };
 
 /// How often a request is sent again at most because its connections end, while another connection with the peer is
@@ -187,9 +187,14 @@ impl Peers {
         self.by_id.get(id)?.iter().map(|conn| self.conns[conn].last_heard).max()
     }
 
-    /// Whether the peer on `conn` knows the bit by which a FIND VALUE REPLY says that its sender is distant.
-    pub(crate) fn knows_distant(&self, conn: ConnId) -> bool {
-        self.find(conn).is_some_and(|conn| conn.flags & FLAG_KNOWS_DISTANT != 0)
+    /// Whether the peer on `conn` knows the bit by which a FIND VALUE REPLY says that its record is tentative.
+    pub(crate) fn knows_tentative(&self, conn: ConnId) -> bool {
+        self.find(conn).is_some_and(|conn| conn.flags & FLAG_KNOWS_TENTATIVE != 0)
+    }
+
+    /// Whether `id` had not settled when it last said so.
+    pub(crate) fn is_unsettled(&self, id: &NodeId) -> bool {
+        self.route(id).is_some_and(|conn| self.conns[&conn].flags & FLAG_UNSETTLED != 0)
     }
 
     /// Whether `id` answers TIME on the connection that carries requests to it.
@@ -225,6 +230,12 @@ impl Peers {
     /// Whether a peer is connected that serves.
     pub(crate) fn has_serving(&self) -> bool {
         self.conns.values().any(|conn| conn.phase == Phase::Open && conn.port != 0)
+    }
+
+    /// Whether a peer that was dialled may still send its HELLO.
+    pub(crate) fn are_expected(&self) -> bool {
+        let is_greeting = |conn: &Conn| conn.phase == Phase::Greeting && conn.is_dialled();
+        !self.dials.is_empty() || self.conns.values().any(is_greeting)
     }
 
     /// Whether a dial of `id` is in flight.
@@ -335,6 +346,7 @@ impl Node {
             }
         }
         self.consider_alone(now, out);
+        self.consider_joined(now, out);
         self.finish(now, out);
     }
 
@@ -398,7 +410,7 @@ impl Node {
         };
         Hello {
             protocol: PROTOCOL,
-            flags: self.flags(),
+            flags: self.flags() | if self.status.is_settled() { 0 } else { FLAG_UNSETTLED },
             network: self.params.network,
             port,
             wall: now.wall,
@@ -456,6 +468,7 @@ impl Node {
             }
         }
         self.on_flags(now, id, hello.flags, out);
+        self.consider_joined(now, out);
     }
 
     /// Dials back the peer on `id`, if the table may take it. Repeated after a pause: a dial may fail. If this node

@@ -314,13 +314,13 @@ proptest! {
 }
 
 #[test]
-fn distant_replicas_do_not_end_a_get_early_unless_the_record_is_hashed() {
+fn tentative_replicas_do_not_end_a_get_early_unless_the_record_is_hashed() {
     for (class, ends) in [(Class::Plain, false), (Class::Signed, false), (Class::Hashed, true)] {
         let mut read = read(2);
         let old = found(class, 5, b"old");
         for nth in [1, 2] {
             read.on_response(peer(nth), Response::Value(old.clone()));
-            read.on_distant(&peer(nth));
+            read.on_tentative(&peer(nth));
         }
         read.on_response(peer(3), Response::Head(old.head()));
         assert_eq!(read.next(Phase::LookingUp) == Next::Answer, ends, "{class:?}");

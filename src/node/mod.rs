@@ -65,6 +65,7 @@ use crate::node::query::put_retry::PutRetries;
 use crate::node::query::session::Versions;
 use crate::node::records::aside::SetAside;
 use crate::node::records::dropped::DroppedTombstones;
+use crate::node::records::missed::Missed;
 use crate::node::records::packs::fingerprint_key;
 use crate::node::records::persistence::Saving;
 use crate::node::records::verification::Verification;
@@ -139,6 +140,7 @@ pub struct Node {
     /// Records that are not used, because the wall clock makes them doubtful.
     set_aside: SetAside,
     dropped_tombstones: DroppedTombstones,
+    missed: Missed,
     verification: Verification,
     /// The moment [`Time::ZERO`] since the boot of the host, if the host knows.
     boot: Option<BootTime>,
@@ -206,6 +208,7 @@ impl Node {
             saving: Saving::new(keys.clone()),
             set_aside: SetAside::default(),
             dropped_tombstones: DroppedTombstones::default(),
+            missed: Missed::default(),
             verification: Verification::default(),
             boot: None,
             put_retries: PutRetries::default(),
@@ -315,6 +318,7 @@ impl Node {
                 Timer::Retry(query) => self.retry(now, query, out),
                 Timer::Save => self.save(now, out),
                 Timer::Tombstones => {} // see below
+                Timer::Missed => self.fetch_missed(now, out),
                 Timer::TurnOld => self.turn_old(now),
                 Timer::Leave => self.go(now, out),
                 Timer::Verify => self.verify(),

@@ -41,6 +41,8 @@ pub(crate) enum Timer {
     Save,
     /// Log the tombstones that gave way.
     Tombstones,
+    /// Fetch newer records that were refused.
+    Missed,
     /// Turn tombstones old.
     TurnOld,
     /// Leave, even if work is left.

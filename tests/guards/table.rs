@@ -675,8 +675,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "unsettled: what a node stores that has not settled is tentative",
         file: ACCEPT,
-        line: "!self.status.is_settled() || !self.table.surely_fewer_closer(key, self.params.k)",
-        mutation: "!self.table.surely_fewer_closer(key, self.params.k)",
+        line: "!self.status.is_settled() || self.missed.contains(key) || !self.table.surely_fewer_closer(key, self.params.k)",
+        mutation: "self.missed.contains(key) || !self.table.surely_fewer_closer(key, self.params.k)",
         tests: &["what_a_settling_node_stores_is_tentative"],
     },
     Guard {
@@ -706,6 +706,34 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "self.nearby.sort_by_key(order); // otherwise nearest first",
         mutation: "let _ = order;",
         tests: &["a_settling_node_asks_peers_that_have_settled_for_their_records_first"],
+    },
+    Guard {
+        name: "missed: a record whose successor was refused is tentative",
+        file: ACCEPT,
+        line: "!self.status.is_settled() || self.missed.contains(key) || !self.table.surely_fewer_closer(key, self.params.k)",
+        mutation: "!self.status.is_settled() || !self.table.surely_fewer_closer(key, self.params.k)",
+        tests: &["after_a_refusal_the_older_record_is_tentative_and_not_returned_alone"],
+    },
+    Guard {
+        name: "missed: it is not returned alone",
+        file: GETTING,
+        line: "&& !self.missed.contains(key)",
+        mutation: "",
+        tests: &["after_a_refusal_the_older_record_is_tentative_and_not_returned_alone"],
+    },
+    Guard {
+        name: "missed: a node that accepts records again settles once more",
+        file: "src/node/records/missed.rs",
+        line: "self.timers.hasten(Timer::Missed, now.mono + RETRIED);",
+        mutation: "",
+        tests: &["a_node_that_accepts_records_again_asks_its_neighbours_for_what_it_has_refused"],
+    },
+    Guard {
+        name: "missed: what is stored is not missed any more",
+        file: ACCEPT,
+        line: "Stored::Held => self.missed.stored(&key, rank.precedence()),",
+        mutation: "Stored::Held => {}",
+        tests: &["a_node_that_gets_what_it_has_refused_returns_it_alone"],
     },
     // ── connections
     Guard {

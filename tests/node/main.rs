@@ -24,6 +24,7 @@ mod last_node;
 mod leave;
 mod lookup_pacing;
 mod mini_network;
+mod missed;
 mod offer;
 mod old_tombstones;
 mod outbound_rpc;

@@ -251,3 +251,52 @@ fn a_seed_replays_disks_and_churn() -> Run {
     assert_ne!(digest(1)?, digest(2)?);
     Ok(())
 }
+
+/// Method: the disks of three nodes fail, and clients overwrite all values. Then all nodes read: while the disks fail, when
+/// they have just recovered, and later from these three nodes alone, since the others are killed.
+#[test]
+fn no_node_reads_what_was_overwritten_while_its_disk_failed() -> Run {
+    for seed in 0..10 {
+        let mut world = world(10, seed, Durability::Always)?;
+        let keys = put_many(&mut world, 40, 4)?;
+        let all: Vec<Number> = world.alive().collect();
+        let failing = &all[..3];
+        for number in failing {
+            world.set_disk_space(*number, DiskSpace::Full);
+        }
+        let mut asks = Vec::new();
+        for (nth, key) in keys.iter().enumerate() {
+            let (at, value) = (world.any_alive(), value_of(100 + nth));
+            let put =
+                Put { ttl: 0, replication: 4, confirm: Confirm::Yes, class: Class::Plain, key: *key, value: &value };
+            asks.push(world.ask(at, &ApiRequest::Put(put))?);
+        }
+        let answers = await_all(&mut world, &asks)?;
+        let confirmed: Vec<usize> = (0..keys.len()).filter(|nth| answers[*nth] == found(b"")).collect();
+        assert!(confirmed.len() > 30, "seed {seed}: {}", confirmed.len());
+        let read_at = |world: &mut World, nodes: &[Number], nth: usize| -> Run {
+            for at in nodes {
+                assert_eq!(world.get(*at, keys[nth])?, found(&value_of(100 + nth)), "seed {seed}: key {nth} at {at}");
+            }
+            Ok(())
+        };
+        for space in [DiskSpace::Full, DiskSpace::Available] {
+            for number in failing {
+                world.set_disk_space(*number, space);
+            }
+            confirmed.iter().try_for_each(|nth| read_at(&mut world, &all, *nth))?;
+        }
+        world.run_for(SECOND * 60)?;
+        world.kill(Death::Process, all[3..].iter().copied());
+        world.run_for(SECOND * 60)?;
+        let stores = |world: &World, at: Number, nth: usize| {
+            world.node(at).is_some_and(|node| node.storage().find(world.now(), &keys[nth]).is_some())
+        };
+        for nth in confirmed {
+            if failing.iter().any(|at| stores(&world, *at, nth)) {
+                read_at(&mut world, failing, nth)?;
+            }
+        }
+    }
+    Ok(())
+}

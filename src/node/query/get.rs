@@ -107,7 +107,9 @@ impl Node {
             Access::Alone | Access::Leaving => true,
             Access::Starting { .. } | Access::Settling => false,
             Access::Settled => {
-                self.params.serving == Serving::Yes && self.surely_in_scope(key, known.record.replication)
+                self.params.serving == Serving::Yes
+                    && self.surely_in_scope(key, known.record.replication)
+                    && !self.missed.contains(key)
             }
         };
         // Other nodes may have stored the record of an earlier PUT, and a later one, while this node slept.

@@ -3,7 +3,8 @@
 //! If a record finds no room, an older one of the same key must not be served instead. So this node
 //! deletes the older one where the newer one certainly exists elsewhere: a peer sent it with its owner's
 //! signature, or a peer confirmed it as a copy of a PUT ([`crate::node::query::put`]). A plain record that finds no room
-//! deletes nothing: any peer can claim any version.
+//! deletes nothing: any peer can claim any version. But this node remembers that it has missed it
+//! ([`crate::node::records::missed`]).
 
 use crate::contact::{Contact, Group, is_private};
 use crate::id::Key;
@@ -49,8 +50,13 @@ impl Node {
         let table = &self.table;
         let in_scope = |held: &Record| table.fewer_closer(&held.key, usize::from(held.replication));
         let stored = self.storage.store(now, record, expires, due, source, in_scope);
-        if stored == Stored::Full && rank.class.certifies_itself() && source != Source::Client {
-            self.give_up_older(now, &key, rank);
+        match stored {
+            Stored::Held => self.missed.stored(&key, rank.precedence()),
+            Stored::Full if rank.class.certifies_itself() && source != Source::Client => {
+                self.give_up_older(now, &key, rank);
+            }
+            Stored::Full => self.note_missed(now, &key, rank),
+            Stored::Larger(_) | Stored::Over => {}
         }
         if let Some(former) = former.filter(|_| stored == Stored::Held) {
             self.offer_to_former_replicas(now, &key, former);
@@ -93,10 +99,10 @@ impl Node {
         self.table.surely_fewer_closer(key, usize::from(replication))
     }
 
-    /// Whether a PUT may have replaced a record of `key` at others, and not here: this node has not settled, or is perhaps
-    /// not among the k closest to the key.
+    /// Whether a PUT may have replaced a record of `key` at others, and not here: this node has not settled, has refused a
+    /// newer record, or is perhaps not among the k closest to the key.
     pub(crate) fn is_tentative(&self, key: &Key) -> bool {
-        !self.status.is_settled() || !self.table.surely_fewer_closer(key, self.params.k)
+        !self.status.is_settled() || self.missed.contains(key) || !self.table.surely_fewer_closer(key, self.params.k)
     }
 
     /// Whether this node stores such a record for others. A bridge is a replica in each family; it answers

@@ -277,7 +277,10 @@ impl Node {
             }
             if comparison.is_missing_here() {
                 match self.accepts(now, &entry.key) {
-                    Err(error) => refused = Some(error),
+                    Err(error) => {
+                        refused = Some(error);
+                        self.note_missed(now, &entry.key, entry.rank);
+                    }
                     Ok(()) if self.may_want(now, from, &entry, &mut room) => wanted.push(entry.key),
                     Ok(()) => refused = Some(ErrorCode::TOO_MANY),
                 }

@@ -103,7 +103,10 @@ impl Node {
         }
         let end = end_of_life(now, block.ttl, block.age, block.class, block.version);
         let expires = end.ok_or(ErrorCode::GONE)?;
-        self.accepts(now, &block.key)?;
+        if let Err(code) = self.accepts(now, &block.key) {
+            self.note_missed(now, &block.key, block.rank());
+            return Err(code.into());
+        }
         match self.storage.judge(now, &block.key, block.rank(), block.ttl, block.value()) {
             Judgement::Settled(stored) => return result_of(stored),
             Judgement::Proven => {}

@@ -717,8 +717,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "missed: it is not returned alone",
         file: GETTING,
-        line: "&& !self.missed.contains(key)",
-        mutation: "",
+        line: "if self.missed.contains(key) && self.status.has_joined() {",
+        mutation: "if false && self.missed.contains(key) {",
         tests: &["after_a_refusal_the_older_record_is_tentative_and_not_returned_alone"],
     },
     Guard {

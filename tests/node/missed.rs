@@ -4,11 +4,11 @@ use dht::id::RpcId;
 use dht::node::Status;
 use dht::node::action::ConnId;
 use dht::node::params::{Durability, Params};
-use dht::record::{Class, Life, Rank};
+use dht::record::{Class, Life, Rank, Version};
 use dht::wire::codec::List;
 use dht::wire::peer::{Entry, ErrorCode, FLAG_KNOWS_TENTATIVE, Hello, PeerMessage, RecordBlock, Reply, Request, Want};
 
-use crate::harness::{Disk, Harness, block, given, greeting, key, nodes, secs, stored, success, version_at};
+use crate::harness::{Disk, Harness, block, given, greeting, key, nodes, quiet, secs, stored, success, version_at};
 
 /// A founder with the contacts 1 to 3 that stores the record [`old`] and whose disk fails; and the connection of a peer.
 fn with_failing_disk() -> (Harness, ConnId) {
@@ -87,4 +87,22 @@ fn a_node_that_gets_what_it_has_refused_returns_it_alone() {
     (1..=3).for_each(|peer| harness.make_automatic(peer));
     harness.pass(secs(30));
     assert_eq!(harness.node.status(), Status::Settled, "nothing is missed");
+}
+
+/// Another node has written a newer record meanwhile.
+#[test]
+fn the_record_of_an_own_put_that_too_few_nodes_store_is_not_returned_alone_either() {
+    let (mut harness, asker) = with_failing_disk();
+    let writer = harness.put(quiet(1, b"own"));
+    for (conn, rpc, _) in harness.copies() {
+        harness.reply(conn, rpc, Reply::Error(ErrorCode::FULL));
+    }
+    assert_eq!(harness.answer(writer), None);
+    let reader = harness.get(key(1));
+    assert_eq!(harness.answer(reader), success(1, b"own"), "too few nodes store it");
+    let later = Version::from_bits((harness.now().wall.as_millis() + 1_000) << 16);
+    let newer = RecordBlock { version: later, ..new() };
+    assert_eq!(harness.ask(asker, Request::Store(newer)), Reply::Error(ErrorCode::FULL));
+    let reader = harness.get(key(1));
+    assert_eq!(harness.answer(reader), None);
 }

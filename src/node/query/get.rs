@@ -101,15 +101,16 @@ impl Node {
         if self.params.reads == Reads::Secure && !access.waits() {
             return None;
         }
+        if self.missed.contains(key) && self.status.has_joined() {
+            return None;
+        }
         let known = self.readable(now, key, self.storage.find(now.mono, key))?;
         let is_responsible = match access {
             Access::Isolated => !self.join.may_hear_more(now),
             Access::Alone | Access::Leaving => true,
             Access::Starting { .. } | Access::Settling => false,
             Access::Settled => {
-                self.params.serving == Serving::Yes
-                    && self.surely_in_scope(key, known.record.replication)
-                    && !self.missed.contains(key)
+                self.params.serving == Serving::Yes && self.surely_in_scope(key, known.record.replication)
             }
         };
         // Other nodes may have stored the record of an earlier PUT, and a later one, while this node slept.

@@ -717,8 +717,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "missed: it is not returned alone",
         file: GETTING,
-        line: "if self.missed.contains(key) && self.status.has_joined() {",
-        mutation: "if false && self.missed.contains(key) {",
+        line: "if self.missed.replaces(key, known.record.rank().precedence()) && self.status.has_joined() {",
+        mutation: "if false && self.missed.replaces(key, known.record.rank().precedence()) {",
         tests: &["after_a_refusal_the_older_record_is_tentative_and_not_returned_alone"],
     },
     Guard {
@@ -734,6 +734,13 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "Stored::Held => self.missed.stored(&key, rank.precedence()),",
         mutation: "Stored::Held => {}",
         tests: &["a_node_that_gets_what_it_has_refused_returns_it_alone"],
+    },
+    Guard {
+        name: "busy: a PUT goes on without a peer that refuses its copy for long",
+        file: "src/node/rpc/waiting.rs",
+        line: "let is_passed = is_long && matches!(call.purpose, Purpose::Copy(Copied::Put(_)));",
+        mutation: "let is_passed = is_long && matches!(call.purpose, Purpose::Copy(Copied::Repair(_)));",
+        tests: &["a_node_that_is_too_busy_for_a_copy_is_replaced_by_the_next_target_after_rpc_timeout"],
     },
     // ── connections
     Guard {

@@ -111,7 +111,7 @@ fn the_local_copy_of_a_lone_founder_confirms_a_put() {
     assert_eq!(harness.answer(client), success(1, b""));
 }
 
-/// After ERROR 406, 429, 503 or 507 the copy goes to the next nearest node. The contact has not failed.
+/// After ERROR 406, 503 or 507 the copy goes to the next nearest node. The contact has not failed.
 #[test]
 fn after_an_error_reply_the_copy_goes_to_the_next_target_and_the_contact_stays() {
     for code in [ErrorCode::OUT_OF_SCOPE, ErrorCode::NOT_VERIFIED, ErrorCode::FULL] {
@@ -125,6 +125,32 @@ fn after_an_error_reply_the_copy_goes_to_the_next_target_and_the_contact_stays()
         assert_eq!(harness.answer(client), success(1, b""));
         assert!(harness.knows(3));
     }
+}
+
+/// It is sent again to the busy node all the same: that one may store an older record.
+#[test]
+fn a_node_that_is_too_busy_for_a_copy_is_replaced_by_the_next_target_after_rpc_timeout() {
+    let mut harness = Harness::with_contacts(small(), 1..=8);
+    let client = harness.put(put_to_three(1));
+    let copies = harness.copies();
+    let busy = copies[2].0;
+    store_all(&mut harness, &copies[..2]);
+    harness.reply(busy, copies[2].1, Reply::Error(ErrorCode::TOO_MANY));
+    let (mut tried, mut replaced) = (0, false);
+    for _ in 0..60 {
+        harness.pass(millis(100));
+        for (conn, rpc, block) in harness.copies() {
+            if conn == busy {
+                tried += 1;
+                harness.reply(conn, rpc, Reply::Error(ErrorCode::TOO_MANY));
+            } else {
+                replaced = true;
+                store_all(&mut harness, &[(conn, rpc, block)]);
+            }
+        }
+    }
+    assert!(replaced && tried > 5, "{tried} times");
+    assert_eq!(harness.answer(client), success(1, b""));
 }
 
 #[test]

@@ -101,10 +101,10 @@ impl Node {
         if self.params.reads == Reads::Secure && !access.waits() {
             return None;
         }
-        if self.missed.contains(key) && self.status.has_joined() {
+        let known = self.readable(now, key, self.storage.find(now.mono, key))?;
+        if self.missed.replaces(key, known.record.rank().precedence()) && self.status.has_joined() {
             return None;
         }
-        let known = self.readable(now, key, self.storage.find(now.mono, key))?;
         let is_responsible = match access {
             Access::Isolated => !self.join.may_hear_more(now),
             Access::Alone | Access::Leaving => true,

@@ -47,6 +47,11 @@ impl Missed {
         !self.is_empty() && (self.is_full || self.keys.contains_key(key))
     }
 
+    /// Whether it has refused one that is newer than a record of that precedence.
+    pub(crate) fn replaces(&self, key: &Key, known: Precedence) -> bool {
+        !self.is_empty() && (self.is_full || self.keys.get(key).is_some_and(|refused| *refused > known))
+    }
+
     fn insert(&mut self, key: Key, refused: Precedence) {
         if self.keys.len() < MISSED_MAX || self.keys.contains_key(&key) {
             let known = self.keys.entry(key).or_insert(refused);

@@ -11,7 +11,8 @@
 //!   double up to 1 s.
 //!
 //! Only the purpose waits; the message is composed when it leaves. A GET asks another node meanwhile, like
-//! when a reply is late, and a PUT goes on without the peer after `rpc_timeout`, if enough others answer.
+//! when a reply is late. A PUT goes on without a peer that has refused its copy for `rpc_timeout`; the copy is sent again
+//! all the same.
 //! Waiting says nothing about the peer: it does not count as a failure of it, nor against its `rpc_timeout`. It
 //! ends at `request_timeout` after the request was made; then the request fails.
 //!
@@ -26,7 +27,7 @@ use crate::id::NodeId;
 use crate::limits::{CALLS_WAITING_MAX, PEER_MESSAGE_SIZE_MAX, SYNC_REPLY_SIZE_MAX, WANT_SIZE_MAX};
 use crate::node::Node;
 use crate::node::action::Actions;
-use crate::node::purpose::{Outcome, Purpose};
+use crate::node::purpose::{Copied, Outcome, Purpose};
 use crate::node::rpc::outbound::Call;
 use crate::node::timers::Timers;
 use crate::pending::{Answer, AnswerKind, Passed};
@@ -140,11 +141,17 @@ impl Node {
             Purpose::Offer(_) => self.status.is_leaving(),
             _ => false,
         };
-        if call.expired || !may_wait || has_own_pause {
+        if call.expired && call.refusals == 0 || !may_wait || has_own_pause {
             return self.on_outcome(now, &call, Outcome::Failed, out);
         }
-        let paused = Call { conn: None, refusals: call.refusals + 1, has_waited: false, ..call };
+        let is_long = now.mono >= call.begun + self.params.rpc_timeout;
+        let is_passed = is_long && matches!(call.purpose, Purpose::Copy(Copied::Put(_)));
+        let refusals = call.refusals + 1;
+        let paused = Call { conn: None, refusals, has_waited: false, expired: call.expired || is_passed, ..call };
         self.waiting.add(paused, Cause::Pause, now.mono + pause);
+        if is_passed {
+            return self.on_outcome(now, &call, Outcome::Passed(Passed::Timeout), out);
+        }
         self.note_wait(now, &call, out);
     }
 

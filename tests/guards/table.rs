@@ -742,6 +742,13 @@ pub(crate) const GUARDS: &[Guard] = &[
         mutation: "let is_passed = is_long && matches!(call.purpose, Purpose::Copy(Copied::Repair(_)));",
         tests: &["a_node_that_is_too_busy_for_a_copy_is_replaced_by_the_next_target_after_rpc_timeout"],
     },
+    Guard {
+        name: "late: a node with an older record that answers a probe late gets a copy",
+        file: PUTTING,
+        line: "if rank.life == Life::Alive && Some(rank.precedence()) < self.versions.newest(&key) {",
+        mutation: "if false && Some(rank.precedence()) < self.versions.newest(&key) {",
+        tests: &["a_node_that_answers_a_version_probe_after_the_put_has_ended_gets_a_copy_if_its_record_is_older"],
+    },
     // ── connections
     Guard {
         name: "duplicates: the newer connection stays until the peer answers on the older one",

@@ -9,7 +9,7 @@ use dht::wire::api::Put;
 use dht::wire::peer::{Content, Entry, ErrorCode, RecordBlock, Reply, Request};
 
 use crate::harness::{
-    Harness, block, confirmed, head, key, millis, nodes, secs, stored, success, synced, value_of, version_at,
+    Harness, block, confirmed, given, head, key, millis, nodes, secs, stored, success, synced, value_of, version_at,
 };
 
 /// A version probe: the peer, its connection and the RPC id.
@@ -142,6 +142,30 @@ fn a_put_waits_for_a_version_probe_until_its_timeout() {
             harness.pass(millis(1));
         }
         assert_eq!(harness.answer(client), success(1, b""));
+    }
+}
+
+/// It may have been stalled for some seconds, and would return its record alone.
+#[test]
+fn a_node_that_answers_a_version_probe_after_the_put_has_ended_gets_a_copy_if_its_record_is_older() {
+    for (version, gets_copy) in [(version_at(0), true), (version_at(1 << 40), false)] {
+        let mut harness = with_scripted_peers();
+        let client = harness.put(put_to_three());
+        look_up(&mut harness);
+        let newest = store_copies(&mut harness)[0].1;
+        let asked = probes(&mut harness);
+        let (slow, conn, rpc) = all_but_one(&mut harness, &asked);
+        harness.pass(secs(2));
+        assert_eq!(harness.answer(client), success(1, b""));
+        harness.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, version)]));
+        harness.answer_find_value(|peer, want| {
+            let stored = RecordBlock { version: newest, ..block(1, b"value") };
+            Some(if peer <= 3 { given(stored, want) } else { nodes(&[]) })
+        });
+        let copies = harness.copies_by_peer();
+        let to_slow: Vec<Version> =
+            copies.iter().filter(|(peer, _)| *peer == slow).map(|(_, copy)| copy.version).collect();
+        assert_eq!(to_slow, if gets_copy { vec![newest] } else { vec![] });
     }
 }
 

@@ -5,7 +5,7 @@
 //! The lookup ends when as many nodes have answered as the record needs replicas. While the copies are in
 //! flight, the other nodes among the k nearest are asked which version they store (a *version probe*).
 //! A node with an older version gets a copy too, because two stale replicas that agree would satisfy the
-//! read quorum of a GET.
+//! read quorum of a GET. A node that answers too late, when the PUT has gone on without it, gets its copy then.
 //!
 //! Guarantees (`PROTOCOL.md` 1 and 3):
 //!
@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use log::{debug, warn};
 
+use crate::contact::Contact;
 use crate::id::Key;
 use crate::limits::{PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX};
 use crate::node::Node;
@@ -37,11 +38,11 @@ use crate::node::records::changes::Waiter;
 use crate::node::rpc::outbound::{Call, Report};
 use crate::node::timers::Timer;
 use crate::record::envelope::{Envelope, Unverified, verify_record};
-use crate::record::{Age, Class, Precedence, Rank, Record, Source, Ttl, Version, crc_of, end_of_life};
+use crate::record::{Age, Class, Life, Precedence, Rank, Record, Source, Ttl, Version, crc_of, end_of_life};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
 use crate::wire::api::{Confirm, Put as PutRequest};
-use crate::wire::peer::{ErrorCode, Reply, StoreOutcome};
+use crate::wire::peer::{Entry, ErrorCode, Reply, StoreOutcome};
 
 /// The shortest time between two lines in the log on PUTs that fail: a full storage refuses many.
 const FAILURE_LOG_PAUSE: Duration = Duration::from_secs(1);
@@ -383,11 +384,14 @@ impl Node {
     /// A version probe has had an outcome.
     pub(crate) fn on_probe_outcome(&mut self, now: Now, attempt: Attempt, report: Report<'_>, out: &mut Actions) {
         let Report { call, outcome } = report;
-        let Some(put) = self.queries.spreading(attempt) else { return };
-        let mut repeats = false;
-        if let Outcome::Reply { reply: Reply::Synced { entries, .. }, .. } = outcome {
-            repeats = put.on_probe(now, call.to.id, entries.iter().next());
-        }
+        let entry = match outcome {
+            Outcome::Reply { reply: Reply::Synced { entries, .. }, .. } => Some(entries.iter().next()),
+            _ => None,
+        };
+        let Some(put) = self.queries.spreading(attempt) else {
+            return self.on_late_probe(now, call.to, entry.flatten(), out);
+        };
+        let repeats = entry.is_some_and(|entry| put.on_probe(now, call.to.id, entry));
         if !call.expired {
             put.probe_ended();
         }
@@ -395,6 +399,15 @@ impl Node {
             self.look_up_replicas(now, attempt.query, out);
         } else {
             self.advance_put(now, attempt.query, out);
+        }
+    }
+
+    /// A peer answers a version probe after the PUT has gone on without it, because it was silent for long: it gets the
+    /// newest record if it stores an older one than clients have seen.
+    fn on_late_probe(&mut self, now: Now, peer: Contact, entry: Option<Entry>, out: &mut Actions) {
+        let Some(Entry { key, rank, .. }) = entry else { return };
+        if rank.life == Life::Alive && Some(rank.precedence()) < self.versions.newest(&key) {
+            self.replace_copies(now, key, vec![peer], out);
         }
     }
 

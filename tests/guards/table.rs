@@ -971,7 +971,7 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "sleep: a node without contacts waits before it answers",
         file: GETTING,
-        line: "Access::Isolated => !self.join.may_hear_more(now),",
+        line: "Access::Isolated => self.table.live() == 0 && !self.join.may_hear_more(now),",
         mutation: "Access::Isolated => true,",
         tests: &["a_woken_node_without_contacts_waits_before_it_answers_from_its_storage"],
     },

@@ -1,7 +1,7 @@
 //! Nodes that have not settled: others may have replaced what they store, and may store what they lack.
 
 use dht::id::RpcId;
-use dht::limits::START_PATIENCE;
+use dht::limits::{JOIN_PATIENCE, START_PATIENCE};
 use dht::node::Status;
 use dht::node::action::{ConnId, DialError, Origin};
 use dht::node::params::Params;
@@ -63,10 +63,17 @@ fn a_node_that_has_met_only_peers_that_have_not_settled_waits_for_the_other_dial
 #[test]
 fn a_node_that_has_met_only_peers_that_have_not_settled_does_not_wait_long() {
     let (mut harness, _) = newcomer_that_met_one(FLAG_UNSETTLED);
-    harness.pass(START_PATIENCE.saturating_sub(millis(1)));
+    harness.make_automatic(1);
+    let asker = harness.accept_client(9);
+    harness.ask(asker, Request::Store(old()));
+    let early = harness.get(key(5));
+    harness.pass(START_PATIENCE);
+    let late = harness.get(key(5));
+    harness.pass(JOIN_PATIENCE.saturating_sub(START_PATIENCE + millis(1)));
     assert_eq!(harness.node.status(), Status::Joining);
+    assert_eq!((harness.answer(early), harness.answer(late)), (None, None), "the record may be old");
     harness.pass(millis(1));
-    assert_eq!(harness.node.status(), Status::Settling);
+    assert!(harness.node.status().has_joined());
 }
 
 /// Those nearer to this node may have restarted together with it.

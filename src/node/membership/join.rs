@@ -18,7 +18,7 @@ use log::{info, warn};
 use rand::seq::SliceRandom;
 
 use crate::contact::Contact;
-use crate::limits::{REFRESH_PAUSE, REMEMBERED_DIALS, SETTLE_MAX, SETTLE_TIMEOUT, START_PATIENCE};
+use crate::limits::{JOIN_PATIENCE, REFRESH_PAUSE, REMEMBERED_DIALS, SETTLE_MAX, SETTLE_TIMEOUT, START_PATIENCE};
 use crate::lookup::Lookup;
 use crate::node::Node;
 use crate::node::action::Actions;
@@ -42,9 +42,8 @@ pub(crate) struct Join {
     /// Attempts since the last one that succeeded.
     attempts: u32,
     bootstraps: Vec<BootstrapState>,
-    /// Until then this node, when it starts or has lost all contacts, waits for peers that have settled; and clients
-    /// wait for the first answer of a peer after the start, rather than read records of an earlier run.
-    patient_until: Time,
+    /// When this node began to join: at the start, or when it lost its last contact.
+    since: Time,
     /// Whether a peer has answered since this node has been joining.
     is_answered: bool,
     /// When this node joined and settling began.
@@ -74,7 +73,7 @@ impl Join {
         Self {
             attempts: 0,
             bootstraps: vec![unreached; bootstraps],
-            patient_until: now.mono + START_PATIENCE,
+            since: now.mono,
             is_answered: false,
             joined: None,
             has_settled: false,
@@ -110,8 +109,8 @@ impl Node {
     fn access_while_joining(&self, now: Now) -> Access {
         if self.is_only_node() {
             Access::Alone
-        } else if self.join.joined.is_none() && now.mono < self.join.patient_until {
-            Access::Starting { until: self.join.patient_until }
+        } else if self.join.joined.is_none() && now.mono < self.join.since + START_PATIENCE {
+            Access::Starting { until: self.join.since + START_PATIENCE }
         } else {
             Access::Isolated
         }
@@ -242,7 +241,7 @@ impl Node {
         if self.status != Status::Joining || !self.join.is_answered || self.table.live() == 0 {
             return;
         }
-        let (peers, until) = (&self.peers, self.join.patient_until);
+        let (peers, until) = (&self.peers, self.join.since + JOIN_PATIENCE);
         let waits = now.mono < until && peers.are_expected();
         if waits && self.table.iter().all(|contact| peers.is_unsettled(&contact.id)) {
             return self.timers.hasten(Timer::Join, until);
@@ -341,7 +340,7 @@ impl Node {
             self.timers.cancel(Timer::Settle);
             self.forget_absences(now);
             self.join.attempts = 0;
-            self.join.patient_until = now.mono + START_PATIENCE;
+            self.join.since = now.mono;
             self.join.is_answered = false;
             self.timers.hasten(Timer::Join, now.mono + ALONE_PAUSE);
         }

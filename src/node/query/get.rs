@@ -106,7 +106,7 @@ impl Node {
             return None;
         }
         let is_responsible = match access {
-            Access::Isolated => !self.join.may_hear_more(now),
+            Access::Isolated => self.table.live() == 0 && !self.join.may_hear_more(now),
             Access::Alone | Access::Leaving => true,
             Access::Starting { .. } | Access::Settling => false,
             Access::Settled => {

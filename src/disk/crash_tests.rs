@@ -21,7 +21,7 @@ const SEGMENT_SIZE: u32 = 2_048;
 const KEYS: u64 = 24;
 
 /// Steps of a history.
-const STEPS: u64 = 40;
+pub(super) const STEPS: u64 = 40;
 
 /// What a store may contain: the number of each key or pack, and which batch wrote it.
 type Content = BTreeMap<u64, u64>;
@@ -64,8 +64,8 @@ fn found_in(store: &Store) -> Result<Stored, StoreError> {
 }
 
 /// A store, and all contents that it may have.
-struct History {
-    disk: SimulatedDisk,
+pub(super) struct History {
+    pub(super) disk: SimulatedDisk,
     store: Option<Store>,
     /// After a crash of the process.
     possible: Vec<Content>,
@@ -73,13 +73,13 @@ struct History {
     unsynced: Vec<Content>,
     rng: StdRng,
     /// Whether a call failed.
-    has_failed: bool,
+    pub(super) has_failed: bool,
     /// What the store that failed said of itself.
     trust: Trust,
 }
 
 impl History {
-    fn new(seed: u64, fault: Option<Fault>) -> Self {
+    pub(super) fn new(seed: u64, fault: Option<Fault>) -> Self {
         let disk = SimulatedDisk::default();
         disk.inject(fault);
         let possible = vec![Content::new()];
@@ -88,7 +88,7 @@ impl History {
     }
 
     /// Runs all steps, or to the first failure if `ends_at_failure`.
-    fn run(mut self, ends_at_failure: bool) -> Self {
+    pub(super) fn run(mut self, ends_at_failure: bool) -> Self {
         for number in 0..STEPS {
             self.step(number);
             if self.has_failed && ends_at_failure {
@@ -105,7 +105,7 @@ impl History {
         }
     }
 
-    fn step(&mut self, number: u64) {
+    pub(super) fn step(&mut self, number: u64) {
         let choice = self.rng.random_range(0..20);
         let count = if number % 7 == 3 { 20 } else { self.rng.random_range(1..6) };
         let keys: BTreeMap<u64, bool> =
@@ -184,6 +184,7 @@ impl History {
     fn failed(&mut self, store: Store) {
         self.has_failed = true;
         self.trust = store.trust();
+        assert_ne!(self.trust, Trust::Nothing, "no other process changes files of this disk");
         if self.trust != Trust::All {
             self.possible.extend(self.unsynced.iter().cloned()); // a sync failed, so what came before it may be gone
         }
@@ -191,12 +192,12 @@ impl History {
     }
 
     /// Expects a possible content on the disk after a crash of the process.
-    fn expect_recovery_from_kill(&self, rng: &mut StdRng) {
+    pub(super) fn expect_recovery_from_kill(&self, rng: &mut StdRng) {
         expect_recovery(&self.disk.after_kill(), &self.possible, rng);
     }
 
     /// Expects a possible content on the disk after a power failure.
-    fn expect_recovery_from_power_failure(&self, rng: &mut StdRng) {
+    pub(super) fn expect_recovery_from_power_failure(&self, rng: &mut StdRng) {
         self.expect_recovery(&self.disk.after_power_failure(rng), rng);
     }
 
@@ -221,7 +222,7 @@ fn expect_recovery(disk: &SimulatedDisk, possible: &[Content], rng: &mut StdRng)
     store.kill();
     let again = disk.after_power_failure(rng);
     let mut store = Store::on_simulated(&again, SEGMENT_SIZE).expect("the store is intact");
-    assert_eq!(found_in(&store).expect("the store is intact"), found, "what was found is decided");
+    assert!(found_in(&store).expect("the store is intact") == found, "what was found is decided");
     let next = in_order([state(0, 1_000), state(KEYS, 1_000)]);
     store.write(&batch(next)).expect("the disk works");
     store.clean_all(Effort::Idle);

@@ -7,6 +7,9 @@
 //!   receives entries only after that. A segment that `state` does not name does not count.
 //! * One segment of space is reserved from the second segment on. Batches cannot use it, only cleaning and the
 //!   repair of the log at the start, so that these work on a full disk.
+//! * The log never expects more of its files than they have, whichever call fails, and whether the system has done that
+//!   call or not: a segment is added after its file is complete, and is shortened or dropped before its file is cut or
+//!   removed. So if a file is missing or too short, another process has deleted or cut it.
 //!
 //! After an error the log must be opened again.
 
@@ -179,11 +182,11 @@ impl Log {
         self.buffer.clear();
         let begin = if self.begin.segment == self.newest() { self.begin.offset } else { HEADER_SIZE };
         let end = begin.max(self.synced);
+        let newest = self.newest_segment();
+        (newest.end, newest.length) = (end, end.into()); // before: a call that fails may have cut the file
         self.file.truncate(end.into())?;
         // The next batch goes to the same place. No entry of this one may be found after it.
         self.sync_newest()?;
-        let newest = self.newest_segment();
-        (newest.end, newest.length) = (end, end.into());
         (self.synced, self.is_newest_closed) = (end, false);
         self.state.write_progress(&self.state_now())
     }
@@ -233,7 +236,8 @@ impl Log {
         self.state.write_progress(&state)
     }
 
-    fn sync_newest(&mut self) -> io::Result<()> {
+    /// Waits until the newest segment is on disk as it is.
+    pub(super) fn sync_newest(&mut self) -> io::Result<()> {
         let synced = self.file.sync();
         if synced.is_err() {
             self.trust = Trust::NotNewest;
@@ -309,16 +313,14 @@ impl Log {
     pub(super) fn drop_oldest(&mut self) -> io::Result<()> {
         self.sync()?;
         self.state.write_segments(&State { oldest: self.oldest + 1, ..self.state_now() })?;
-        self.files.remove(&self.path_of(&name_of(self.oldest)))?;
-        self.files.sync_directory(&self.name)?;
-        self.segments.pop_front();
+        self.segments.pop_front(); // before: a call that fails may have removed the file
         self.oldest += 1;
-        Ok(())
+        self.remove_leftover()
     }
 
     /// Removes the file of the segment before the oldest one.
     pub(super) fn remove_leftover(&mut self) -> io::Result<()> {
-        self.state.repeat(&self.state_now())?;
+        self.repeat_state()?;
         self.files.remove(&self.path_of(&name_of(self.oldest - 1)))?;
         self.files.sync_directory(&self.name)
     }

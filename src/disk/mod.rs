@@ -22,6 +22,8 @@ mod current;
 #[cfg(test)]
 mod damage_tests;
 mod entry;
+#[cfg(test)]
+mod failure_tests;
 mod fault;
 mod files;
 mod index;

@@ -15,6 +15,8 @@
 //! * After an interrupted write, the store continues in a new segment.
 //! * After a failed sync of the newest segment, nothing of that file counts as on disk ([`Trust::NotNewest`]): all
 //!   that it has is written again in the same way.
+//! * If the store continues in the newest segment, that file is synced first: an earlier process may have cut off a
+//!   batch without waiting for the disk, and that batch must not return.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -115,6 +117,8 @@ pub(super) fn open(
         rewrite(&mut log, end, &mut contents, doubtful.into_iter().flat_map(|(_, batch)| batch))?;
     } else if trust != Trust::All {
         log.close_newest(end);
+    } else if !log.is_newest_closed {
+        log.sync_newest()?;
     }
     Ok((log, contents))
 }

@@ -3,9 +3,10 @@
 //! * What is written but not synced survives a power failure page by page, in any combination; the length of a file
 //!   is anything between that on disk and that in the cache.
 //! * A changed name that is not synced survives or not, each on its own.
-//! * A call can fail: with a full disk, or with an I/O error, and then a part of a write may be done. After a failed
-//!   sync, readers still see the pages, but no later sync writes them. If that is wanted, it also loses the page at the
-//!   end of what was synced before, except the first one of a file.
+//! * A call can fail: with a full disk, or with an I/O error, and then a part of a write may be done. If that is wanted,
+//!   a change of a name or of a length is done too, and the call fails nevertheless. After a failed sync, readers still
+//!   see the pages, but no later sync writes them. If that is wanted, it also loses the page at the end of what was
+//!   synced before, except the first one of a file.
 //! * What is cut off a file may be on disk until the next sync.
 //! * From a given call on, every call can fail: that is where a crash is.
 
@@ -44,11 +45,16 @@ struct Disk {
     cached_names: Names,
     names: Names,
     calls: u64,
-    fault: Option<Fault>,
+    /// Where several fail a call, the last one counts.
+    faults: Vec<Fault>,
     /// The bytes that fit.
     capacity: usize,
     /// Whether a failed sync loses what was synced before.
     loses_pages: bool,
+    /// Whether a failed change of a name or of a length is done.
+    acts_before_failure: bool,
+    /// The call at which the process is killed: this and later calls do nothing.
+    killed_at: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -68,9 +74,11 @@ impl Default for Disk {
             cached_names: Names::new(),
             names: Names::new(),
             calls: 0,
-            fault: None,
+            faults: Vec::new(),
             capacity: usize::MAX,
             loses_pages: false,
+            acts_before_failure: false,
+            killed_at: u64::MAX,
         }
     }
 }
@@ -80,10 +88,33 @@ impl Disk {
     fn call(&mut self) -> io::Result<()> {
         let at = self.calls;
         self.calls += 1;
-        match self.fault {
-            Some(Fault { from, until, kind }) if (from..until).contains(&at) => Err(kind.into()),
-            _ => Ok(()),
+        if self.is_killed() {
+            return Err(ErrorKind::Interrupted.into());
         }
+        let fault = self.faults.iter().rev().find(|fault| (fault.from..fault.until).contains(&at));
+        fault.map_or(Ok(()), |fault| Err(fault.kind.into()))
+    }
+
+    /// Whether the process was killed before the current call.
+    fn is_killed(&self) -> bool {
+        self.calls > self.killed_at
+    }
+
+    /// Counts a call that does `act`; fails if it shall.
+    fn act<T>(&mut self, act: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
+        match self.call() {
+            Err(error) if !self.acts_before_failure || self.is_killed() => Err(error),
+            called => {
+                let done = act(self);
+                called.and(done)
+            }
+        }
+    }
+
+    /// Lets all calls work from now on.
+    fn recover(&mut self) {
+        self.faults.clear();
+        self.killed_at = u64::MAX;
     }
 
     fn split<'a>(&self, path: &'a str) -> io::Result<(usize, &'a str)> {
@@ -158,7 +189,27 @@ impl SimulatedDisk {
     }
 
     pub(in crate::disk) fn inject(&self, fault: Option<Fault>) {
-        self.disk().fault = fault;
+        self.disk().faults = fault.into_iter().collect();
+    }
+
+    /// Injects several faults.
+    pub(in crate::disk) fn inject_all(&self, faults: &[Fault]) {
+        self.disk().faults = faults.to_vec();
+    }
+
+    /// Kills the process at this call.
+    pub(in crate::disk) fn kill_at(&self, call: u64) {
+        self.disk().killed_at = call;
+    }
+
+    /// Whether the process was killed.
+    pub(in crate::disk) fn is_killed(&self) -> bool {
+        self.disk().is_killed()
+    }
+
+    /// Lets a change of a name or of a length be done although the call fails.
+    pub(in crate::disk) fn act_before_failure(&self) {
+        self.disk().acts_before_failure = true;
     }
 
     /// Lets a failed sync lose what was synced before.
@@ -179,14 +230,14 @@ impl SimulatedDisk {
     /// The disk after a crash of the process: all calls reached the kernel.
     pub(in crate::disk) fn after_kill(&self) -> Self {
         let mut disk = self.disk().clone();
-        disk.fault = None;
+        disk.recover();
         Self(Arc::new(Mutex::new(disk)))
     }
 
     /// The disk after a power failure.
     pub(in crate::disk) fn after_power_failure(&self, rng: &mut StdRng) -> Self {
         let mut disk = self.disk().clone();
-        disk.fault = None;
+        disk.recover();
         let all: BTreeSet<_> = disk.names.keys().chain(disk.cached_names.keys()).cloned().collect();
         let mut names = Names::new();
         for name in all {
@@ -227,17 +278,15 @@ impl Files for SimulatedDisk {
     }
 
     fn create_directory(&self, path: &str) -> io::Result<()> {
-        let mut disk = self.disk();
-        disk.call()?;
-        disk.add(path).map(drop)
+        self.disk().act(|disk| disk.add(path).map(drop))
     }
 
     fn remove_directory(&self, path: &str) -> io::Result<()> {
-        let mut disk = self.disk();
-        disk.call()?;
-        let node = disk.find(path)?;
-        disk.cached_names.retain(|(directory, _), other| *directory != node && *other != node);
-        Ok(())
+        self.disk().act(|disk| {
+            let node = disk.find(path)?;
+            disk.cached_names.retain(|(directory, _), other| *directory != node && *other != node);
+            Ok(())
+        })
     }
 
     fn list(&self, directory: &str) -> io::Result<Vec<(String, u64)>> {
@@ -249,15 +298,13 @@ impl Files for SimulatedDisk {
     }
 
     fn create(&self, path: &str) -> io::Result<Box<dyn OpenFile>> {
-        let mut disk = self.disk();
-        disk.call()?;
-        let node = match disk.find(path) {
+        let node = self.disk().act(|disk| match disk.find(path) {
             Ok(node) => {
                 disk.nodes[node].cache.clear();
-                node
+                Ok(node)
             }
-            Err(_) => disk.add(path)?,
-        };
+            Err(_) => disk.add(path),
+        })?;
         Ok(Box::new(SimulatedFile { disk: self.clone(), node }))
     }
 
@@ -269,19 +316,19 @@ impl Files for SimulatedDisk {
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        let mut disk = self.disk();
-        disk.call()?;
-        let (directory, name) = disk.split(path)?;
-        disk.cached_names.remove(&(directory, name.to_owned())).map(drop).ok_or(ErrorKind::NotFound.into())
+        self.disk().act(|disk| {
+            let (directory, name) = disk.split(path)?;
+            disk.cached_names.remove(&(directory, name.to_owned())).map(drop).ok_or(ErrorKind::NotFound.into())
+        })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut disk = self.disk();
-        disk.call()?;
-        let (old, new) = (disk.split(from)?, disk.split(to)?);
-        let node = disk.cached_names.remove(&(old.0, old.1.to_owned())).ok_or(ErrorKind::NotFound)?;
-        disk.cached_names.insert((new.0, new.1.to_owned()), node);
-        Ok(())
+        self.disk().act(|disk| {
+            let (old, new) = (disk.split(from)?, disk.split(to)?);
+            let node = disk.cached_names.remove(&(old.0, old.1.to_owned())).ok_or(ErrorKind::NotFound)?;
+            disk.cached_names.insert((new.0, new.1.to_owned()), node);
+            Ok(())
+        })
     }
 
     fn sync_directory(&self, directory: &str) -> io::Result<()> {
@@ -344,6 +391,9 @@ impl OpenFile for SimulatedFile {
             result => result,
         };
         if result.is_err() {
+            if disk.is_killed() {
+                return result;
+            }
             let room = disk.capacity.saturating_sub(disk.used()).min(bytes.len());
             // Any part of it may be done.
             let done = usize::try_from(disk.calls).expect("few calls") * 7_919 % (room + 1);
@@ -355,16 +405,16 @@ impl OpenFile for SimulatedFile {
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {
-        let mut disk = self.disk.disk();
-        disk.call()?;
-        let length = usize::try_from(length).expect("a small file");
-        let node = &mut disk.nodes[self.node];
-        for page in node.dirty.split_off(&(length / PAGE)) {
-            node.flush(page);
-        }
-        node.cache.truncate(length);
-        node.dirty.insert(length / PAGE);
-        Ok(())
+        self.disk.disk().act(|disk| {
+            let length = usize::try_from(length).expect("a small file");
+            let node = &mut disk.nodes[self.node];
+            for page in node.dirty.split_off(&(length / PAGE)) {
+                node.flush(page);
+            }
+            node.cache.truncate(length);
+            node.dirty.insert(length / PAGE);
+            Ok(())
+        })
     }
 
     fn sync(&self) -> io::Result<()> {

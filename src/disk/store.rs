@@ -360,6 +360,7 @@ pub(in crate::disk) mod tests {
             segment_size: u32,
             trust: Trust,
         ) -> Result<Self, StoreError> {
+            assert_ne!(trust, Trust::Nothing, "no other process changes files of this disk");
             Self::on(Box::new(disk.clone()), Path::new("records"), "records", segment_size, trust)
         }
 

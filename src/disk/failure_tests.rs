@@ -1,0 +1,90 @@
+//! Each call of a history on a simulated disk fails in turn: alone, with calls after it, or with all that follow. The
+//! process goes on, and is killed at some later call. What was written must be there after that.
+
+use std::io::ErrorKind;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::disk::crash_tests::{History, STEPS};
+use crate::disk::simulated::Fault;
+
+/// What the calls that fail do before that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    /// Nothing, or a part of a write.
+    Nothing,
+    /// All: the caller does not learn that it is done.
+    All,
+}
+
+/// Calls that fail in a row: how many, and why.
+type Failures = &'static [(u64, ErrorKind)];
+
+/// What happens to a history.
+const SCENARIOS: [(Failures, Before); 10] = [
+    (&[(1, ErrorKind::Other)], Before::Nothing),
+    (&[(1, ErrorKind::Other)], Before::All),
+    (&[(1, ErrorKind::StorageFull)], Before::All),
+    (&[(5, ErrorKind::Other)], Before::All),
+    (&[(30, ErrorKind::ReadOnlyFilesystem)], Before::Nothing),
+    (&[(u64::MAX, ErrorKind::ReadOnlyFilesystem)], Before::Nothing),
+    (&[(u64::MAX, ErrorKind::Other)], Before::All),
+    (&[(1, ErrorKind::StorageFull), (1, ErrorKind::Other)], Before::All),
+    (&[(2, ErrorKind::QuotaExceeded), (1, ErrorKind::Other)], Before::Nothing),
+    (&[(1, ErrorKind::StorageFull), (u64::MAX, ErrorKind::Other)], Before::Nothing),
+];
+
+/// The faults from the call `from` on.
+fn faults(failures: Failures, mut from: u64) -> Vec<Fault> {
+    let fault = |&(times, kind): &(u64, ErrorKind)| {
+        let until = from.saturating_add(times);
+        let fault = Fault { from, until, kind };
+        from = until;
+        fault
+    };
+    failures.iter().map(fault).collect()
+}
+
+/// The failures begin at the call `from`, and the process is killed at the call `killed`; returns whether a call failed.
+fn fail(seed: u64, (failures, before): (Failures, Before), from: u64, killed: u64) -> bool {
+    let mut history = History::new(seed, None);
+    history.disk.inject_all(&faults(failures, from));
+    history.disk.kill_at(killed);
+    if before == Before::All {
+        history.disk.act_before_failure();
+    }
+    for number in 0..STEPS {
+        history.step(number);
+        if history.disk.is_killed() {
+            break;
+        }
+    }
+    let mut rng = StdRng::seed_from_u64(seed << 32 | from);
+    history.expect_recovery_from_kill(&mut rng);
+    history.expect_recovery_from_power_failure(&mut rng);
+    history.has_failed
+}
+
+/// A failure at each call of a history, and a kill at a call after it.
+fn fail_everywhere(seed: u64, scenario: (Failures, Before)) {
+    let calls = History::new(seed, None).run(false).disk.calls();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut failed = 0;
+    for from in 0..calls {
+        let last = if rng.random_bool(0.5) { from + 40 } else { 2 * calls };
+        failed += u64::from(fail(seed, scenario, from, rng.random_range(from + 1..=last)));
+    }
+    assert!(failed > calls / 2, "{scenario:?}: {failed} of {calls}");
+}
+
+#[test]
+fn a_failure_of_any_call_and_a_kill_at_a_later_one_lose_nothing_that_was_written() {
+    (20..).zip(SCENARIOS).for_each(|(seed, scenario)| fail_everywhere(seed, scenario));
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn failures_of_each_call_of_two_hundred_histories_lose_nothing_that_was_written() {
+    (1_000..1_200).zip(SCENARIOS.into_iter().cycle()).for_each(|(seed, scenario)| fail_everywhere(seed, scenario));
+}

@@ -7,7 +7,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::disk::crash_tests::{History, STEPS};
-use crate::disk::simulated::Fault;
+use crate::disk::files::Files;
+use crate::disk::simulated::{Fault, SimulatedDisk};
+use crate::disk::store::Store;
+use crate::disk::store::tests::{batch, persisted};
 
 /// What the calls that fail do before that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,4 +90,49 @@ fn a_failure_of_any_call_and_a_kill_at_a_later_one_lose_nothing_that_was_written
 #[ignore = "takes minutes"]
 fn failures_of_each_call_of_two_hundred_histories_lose_nothing_that_was_written() {
     (1_000..1_200).zip(SCENARIOS.into_iter().cycle()).for_each(|(seed, scenario)| fail_everywhere(seed, scenario));
+}
+
+/// The names in the data directory.
+fn names(disk: &SimulatedDisk) -> Vec<String> {
+    disk.list("").expect("the disk works").into_iter().map(|(name, _)| name).collect()
+}
+
+/// As long as the system refuses to create another one, what is left of a store that somebody has damaged keeps its
+/// name, and nothing accumulates.
+#[test]
+fn a_store_is_begun_anew_once_whatever_call_fails() {
+    let damaged = || {
+        let disk = SimulatedDisk::default();
+        let mut store = Store::on_simulated(&disk, 2_048).expect("a new store");
+        store.write(&batch((0..30).map(|number| persisted(number, 200)))).expect("the disk works");
+        store.kill();
+        disk.remove("records/00000001.log").expect("it is there");
+        disk
+    };
+    for before in [Before::Nothing, Before::All] {
+        for calls in 0.. {
+            let disk = damaged();
+            if before == Before::All {
+                disk.act_before_failure();
+            }
+            let from = disk.calls() + calls;
+            disk.inject(Some(Fault { from, until: from + 1, kind: ErrorKind::Other }));
+            let first = Store::anew_on_simulated(&disk, 2_048);
+            disk.inject(None);
+            let is_done = first.is_ok();
+            let store = first.or_else(|_| Store::anew_on_simulated(&disk, 2_048)).expect("the disk works");
+            assert!(store.is_empty());
+            store.kill();
+            assert_eq!(names(&disk), ["records", "records.aside"], "call {calls}, {before:?}");
+            Store::on_simulated(&disk, 2_048).expect("the store is intact").kill();
+            if is_done {
+                assert!(calls > 20, "{calls} calls fail");
+                break;
+            }
+        }
+    }
+    let disk = damaged();
+    disk.set_capacity(disk.used() + 10);
+    Store::anew_on_simulated(&disk, 2_048).expect_err("the disk is full");
+    assert!(Store::on_simulated(&disk, 2_048).expect_err("it is damaged").fault().is_damage());
 }

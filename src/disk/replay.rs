@@ -40,6 +40,12 @@ use crate::id::KEY_SIZE;
 
 /// Creates an empty store, so that after a crash at any point it is complete or does not exist.
 pub(super) fn create(files: &dyn Files, name: &str, store: StoreId) -> io::Result<()> {
+    let new = create_beside(files, name, store)?;
+    put_in_place(files, &new, name)
+}
+
+/// Creates an empty store under another name, and returns that.
+pub(super) fn create_beside(files: &dyn Files, name: &str, store: StoreId) -> io::Result<String> {
     let new = format!("{name}.new");
     if files.exists(&new)? {
         files.remove_directory(&new)?;
@@ -52,7 +58,12 @@ pub(super) fn create(files: &dyn Files, name: &str, store: StoreId) -> io::Resul
     let synced = Position { segment: 1, offset: HEADER_SIZE };
     StateFile::create(files.create(&format!("{new}/{STATE_FILE}"))?, &State { store, oldest: 1, synced })?;
     files.sync_directory(&new)?;
-    files.rename(&new, name)?;
+    Ok(new)
+}
+
+/// Gives the store that [`create_beside`] has created its name, which no file may have.
+pub(super) fn put_in_place(files: &dyn Files, new: &str, name: &str) -> io::Result<()> {
+    files.rename(new, name)?;
     files.sync_directory("")
 }
 

@@ -36,7 +36,6 @@
 //! After an error in [`Store::write`] or [`Store::clean`] the state is unknown, and the caller must open the store
 //! again, unless [`Store::is_usable`]: on a full disk the store withdraws the batch, so that a retry costs little.
 
-use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
@@ -110,24 +109,46 @@ impl Store {
     }
 
     /// Begins an empty store at `path` in place of the one that a process had there, of which `id` was the id. What
-    /// has the name is renamed and not changed.
+    /// has the name is renamed and not changed, as soon as the empty store is on disk. After an error, the caller may
+    /// try again.
     ///
     /// # Errors
     ///
     /// [`StoreError`] if the system refuses.
     pub fn begin_anew(path: &Path, id: StoreId) -> Result<Self, StoreError> {
-        Self::set_aside(path).map_err(|source| StoreError::new(path, source))?;
-        Self::open(path, next_id(id))
+        let (parent, name) = split(path).map_err(|source| StoreError::new(path, source))?;
+        Self::begin_anew_on(Box::new(SystemFiles(parent)), path, &name, SEGMENT_SIZE, id)
+    }
+
+    fn begin_anew_on(
+        files: Box<dyn Files>,
+        path: &Path,
+        name: &str,
+        segment_size: u32,
+        id: StoreId,
+    ) -> Result<Self, StoreError> {
+        let id = next_id(id);
+        let found = match replay::read_state(&*files, name) {
+            Ok((_, state)) => Some(state.store),
+            Err(fault @ StoreFault::Io(_)) => return Err(StoreError::new(path, fault)),
+            Err(_) => None,
+        };
+        let is_begun = found == Some(id); // by an attempt that failed
+        if !is_begun {
+            let begun = replay::create_beside(&*files, name, id).and_then(|new| {
+                set_aside(&*files, name)?;
+                replay::put_in_place(&*files, &new, name)
+            });
+            begun.map_err(|source| StoreError::new(path, source))?;
+        }
+        Self::on(files, path, name, segment_size, Trust::All)
     }
 
     /// Renames what is at `path`, if anything is there, to a name that no file has; returns that path.
     pub(super) fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
-        let aside = free_name(path, "aside");
-        match fs::rename(path, &aside) {
-            Ok(()) => Ok(Some(aside)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let (parent, name) = split(path)?;
+        let aside = set_aside(&SystemFiles(parent), &name)?;
+        Ok(aside.map(|aside| path.with_file_name(aside)))
     }
 
     /// The id of the store.
@@ -304,6 +325,22 @@ impl Store {
     }
 }
 
+/// Renames what has the name `name`, if anything has, to a name that no file has; returns that name.
+fn set_aside(files: &dyn Files, name: &str) -> io::Result<Option<String>> {
+    let mut aside = format!("{name}.aside");
+    for number in 1_u64.. {
+        if !files.exists(&aside)? {
+            break;
+        }
+        aside = format!("{name}.aside.{number}");
+    }
+    match files.rename(name, &aside) {
+        Ok(()) => Ok(Some(aside)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The path `path` with `extension`, and with a number if needed: one that no file has.
 pub(super) fn free_name(path: &Path, extension: &str) -> PathBuf {
     let first = path.with_added_extension(extension);
@@ -338,6 +375,7 @@ pub(in crate::disk) mod tests {
     use crate::record::fingerprint::{Epoch, Fingerprint as Fingerprint64, FingerprintKey, OldTombstone};
     use crate::record::{Age, Class, Record, Source, Tombstone, TombstoneClass, Ttl, Version, crc_of};
     use crate::time::WallTime;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::Arc;
 
@@ -362,6 +400,11 @@ pub(in crate::disk) mod tests {
         ) -> Result<Self, StoreError> {
             assert_ne!(trust, Trust::Nothing, "no other process changes files of this disk");
             Self::on(Box::new(disk.clone()), Path::new("records"), "records", segment_size, trust)
+        }
+
+        /// Begins a store anew on a simulated disk.
+        pub(in crate::disk) fn anew_on_simulated(disk: &SimulatedDisk, segment_size: u32) -> Result<Self, StoreError> {
+            Self::begin_anew_on(Box::new(disk.clone()), Path::new("records"), "records", segment_size, ID)
         }
 
         /// All keys, in ascending order.

@@ -130,34 +130,36 @@ impl DataDir {
     /// # Errors
     ///
     /// Those of [`DataDir::store`] about a store of another version; and [`StoreFault::Io`] if the system refuses.
-    /// Then nothing is replaced.
+    /// Then nothing is replaced, or a power failure may undo it.
     pub fn salvage(&self, id: StoreId) -> Result<Option<Salvaged>, StoreError> {
         match self.store(id) {
             Ok(_) => return Ok(None),
             Err(error) if !error.fault().is_salvageable() => return Err(error),
             Err(error) => warn!("{error}"),
         }
-        let new = free_name(&self.path.join(STORE), "salvaged");
-        let salvaged = self.salvage_to(&new, id);
-        if salvaged.is_err() {
+        let store = self.path.join(STORE);
+        let new = free_name(&store, "salvaged");
+        // In one step: after a power failure there is one store or the other.
+        let exchange = || renameat_with(CWD, &store, CWD, &new, RenameFlags::EXCHANGE).map_err(io::Error::from);
+        let copied = self.copy_intact(&new, id).and_then(|copied| Ok(exchange().map(|()| copied)?));
+        if copied.is_err() {
             let _ = fs::remove_dir_all(&new); // it takes up space, and the first error says more
         }
-        salvaged.map(Some).map_err(|fault| StoreError::new(&self.path, fault))
+        let (keys, dropped) = copied.map_err(|fault| StoreError::new(&self.path, fault))?;
+        // From here on, `new` is the damaged store.
+        let aside = free_name(&store, "aside");
+        let original = if fs::rename(&new, &aside).is_ok() { aside } else { new };
+        sync_directory(&self.path).map_err(|source| StoreError::new(&self.path, source))?;
+        Ok(Some(Salvaged { keys, dropped, original }))
     }
 
-    fn salvage_to(&self, new: &Path, id: StoreId) -> Result<Salvaged, StoreFault> {
-        let damaged = self.path.join(STORE);
+    /// Copies what is intact in the damaged store to a new one at `new`; returns the number of keys, and what is not
+    /// intact.
+    fn copy_intact(&self, new: &Path, id: StoreId) -> Result<(usize, Dropped), StoreFault> {
         let mut store = Store::open(new, id).map_err(StoreError::into_fault)?;
         let keep = |batch: &Batch| store.write(batch).map_err(StoreError::into_fault);
         let dropped = salvage::salvage(&SystemFiles(self.path.clone()), STORE, keep)?;
-        let keys = store.len();
-        drop(store);
-        // In one step: after a power failure there is one store or the other.
-        renameat_with(CWD, &damaged, CWD, new, RenameFlags::EXCHANGE).map_err(io::Error::from)?;
-        let original = free_name(&damaged, "aside");
-        fs::rename(new, &original)?;
-        sync_directory(&self.path)?;
-        Ok(Salvaged { keys, dropped, original })
+        Ok((store.len(), dropped))
     }
 
     /// Renames the store to a name that no file has, and returns that path. Its files are not changed.

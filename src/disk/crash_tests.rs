@@ -425,6 +425,17 @@ fn a_batch_for_which_there_is_no_room_leaves_the_store_as_it_was() {
     }
 }
 
+#[test]
+fn the_error_for_a_reserve_that_does_not_fit_says_what_it_is_for() {
+    let disk = SimulatedDisk::default();
+    filled(&disk).kill();
+    disk.set_content("records/spare", &[0; 100]);
+    let mut store = Store::on_simulated(&disk, SEGMENT_SIZE).expect("the store is intact");
+    disk.set_capacity(disk.used() + 10);
+    let error = store.write(&batch([state(0, 9)])).expect_err("the disk is full");
+    assert!(error.fault().is_full() && error.to_string().contains("one segment of space in reserve"), "{error}");
+}
+
 /// The process ended while the file was written.
 #[test]
 fn an_incomplete_reserve_is_completed() {

@@ -330,6 +330,13 @@ impl Log {
         if self.has_spare {
             return Ok(());
         }
+        self.create_spare().map_err(|source| {
+            let text = format!("cannot keep one segment of space in reserve, which a full disk needs: {source}");
+            io::Error::new(source.kind(), text)
+        })
+    }
+
+    fn create_spare(&mut self) -> io::Result<()> {
         let path = self.path_of(SPARE_FILE);
         let created = self.files.create(&path);
         let spare = self.note_space(created)?;

@@ -238,7 +238,9 @@ impl<R: FnMut(Trust) -> Result<Store, StoreError>> Worker<R> {
             }
             Err(error) => {
                 if self.health == Health::Working {
-                    error!("not saved keys={} fault=\"{error}\"", batch.keys.len());
+                    let (keys, contacts) = (batch.keys.len(), batch.contacts.as_ref().map_or(0, Vec::len));
+                    let (event, effect) = (event_of_failure(batch), effect_of(&error));
+                    error!("{event} keys={keys} contacts={contacts} fault=\"{error}\" effect=\"{effect}\"");
                 }
                 self.health = Health::Failing;
                 Saved::Failed
@@ -251,6 +253,21 @@ impl<R: FnMut(Trust) -> Result<Store, StoreError>> Worker<R> {
         let written = store.write(batch);
         self.put_back(store);
         written
+    }
+}
+
+/// What it is called if `batch` cannot be written: with nothing in it, it would have synced earlier ones.
+fn event_of_failure(batch: &Batch) -> &'static str {
+    let is_empty = batch.keys.is_empty() && batch.packs.is_empty() && batch.contacts.is_none();
+    if is_empty { "earlier batches not synced" } else { "not saved" }
+}
+
+/// What `error` means for the operator.
+fn effect_of(error: &StoreError) -> &'static str {
+    if error.fault().is_full() {
+        "until there is space on the disk, nothing is confirmed that must be saved before; reads are answered"
+    } else {
+        "until the disk works, nothing is confirmed that must be saved before; reads are answered"
     }
 }
 

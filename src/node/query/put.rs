@@ -28,12 +28,13 @@ use crate::limits::{PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, ClientId, Taken};
 use crate::node::params::Serving;
+use crate::node::persisted::Saved;
 use crate::node::purpose::{Attempt, Copied, Outcome, Purpose, QueryId};
 use crate::node::query::Query;
 use crate::node::query::get::Known;
 use crate::node::query::relay::Relayed;
 use crate::node::query::write_quorum::{Next, Others, Put, PutOrigin, Replaced};
-use crate::node::records::accept::Replica;
+use crate::node::records::accept::{NoRoom, Replica};
 use crate::node::records::changes::Waiter;
 use crate::node::rpc::outbound::{Call, Report};
 use crate::node::timers::Timer;
@@ -319,7 +320,8 @@ impl Node {
         match stored {
             Stored::Held => put.on_replica(Replica::Me),
             Stored::Larger(rank) => self.met_larger(now, query, rank, out),
-            Stored::Over | Stored::Full => {}
+            Stored::Full => put.no_room = Some(NoRoom::Here),
+            Stored::Over => {}
         }
     }
 
@@ -330,12 +332,15 @@ impl Node {
         now: Now,
         attempt: Attempt,
         on_disk: Option<Precedence>,
+        saved: Saved,
         out: &mut Actions,
     ) {
         if let Some(put) = self.queries.spreading(attempt) {
             put.copy_ended();
             if on_disk >= Some(put.record.rank().precedence()) {
                 put.on_replica(Replica::Me);
+            } else if saved == Saved::Failed {
+                put.no_room = Some(NoRoom::Here);
             }
             self.advance_put(now, attempt.query, out);
         }
@@ -543,11 +548,11 @@ impl Node {
         let Some(put) = self.queries.put(query) else { return };
         let (key, replicas, replication) = (put.key(), put.replicas(), put.record.replication);
         let (is_told, is_parked) = (put.client.is_some(), put.is_parked());
+        let no_room = put.no_room.map(|no_room| format!(": {no_room}")).unwrap_or_default();
         put.fail_client(out);
         if is_told && self.may_log_failure(now) {
-            warn!(
-                "put not confirmed key={key:.8} reason=\"too few replicas in time\" held={replicas} of={replication}"
-            );
+            let reason = format_args!("too few replicas in time{no_room}");
+            warn!("put not confirmed key={key:.8} reason=\"{reason}\" held={replicas} of={replication}");
         }
         if is_parked {
             self.retry_later(now, query, out);

@@ -37,7 +37,7 @@ use crate::lookup::Lookup;
 use crate::node::action::{Caller, ClientId};
 use crate::node::purpose::Attempt;
 use crate::node::query::bridge_asks::Relay;
-use crate::node::records::accept::Replica;
+use crate::node::records::accept::{NoRoom, Replica};
 use crate::record::{Class, Life, Precedence, Rank, Record, Source, Version};
 use crate::time::{ClockOffset, Now, Time};
 use crate::wire::peer::{Entry, ErrorCode, StoreOutcome};
@@ -82,6 +82,8 @@ pub(crate) struct Put {
     contradicting: Vec<Contradiction>,
     /// The last ERROR 410 or 425 of a peer, if any has refused the record by it.
     refused_by: Option<ErrorCode>,
+    /// Why a copy was not stored, if there was no room for it.
+    pub(crate) no_room: Option<NoRoom>,
     /// The largest plain version of a peer whose PUT began before this one. The next attempt begins with a version
     /// above it.
     ahead: Option<Version>,
@@ -266,6 +268,7 @@ impl Put {
             was_repeated: false,
             contradicting: Vec::new(),
             refused_by: None,
+            no_room: None,
             ahead: None,
             is_unclear: false,
         }
@@ -472,6 +475,9 @@ impl Put {
     pub(crate) fn on_refused(&mut self, from: NodeId, code: ErrorCode) {
         if code == ErrorCode::TOO_EARLY {
             self.contradicts(from, None);
+        }
+        if code == ErrorCode::FULL {
+            self.no_room.get_or_insert(NoRoom::AtPeer);
         }
         if matches!(code, ErrorCode::TOO_EARLY | ErrorCode::GONE)
             && let PutStage::Spreading(spread) = &mut self.stage

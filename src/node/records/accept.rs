@@ -6,6 +6,8 @@
 //! deletes nothing: any peer can claim any version. But this node remembers that it has missed it
 //! ([`crate::node::records::missed`]).
 
+use std::fmt;
+
 use crate::contact::{Contact, Group, is_private};
 use crate::id::Key;
 use crate::node::Node;
@@ -33,6 +35,24 @@ impl Replica {
             (Replica::Peer(one), Replica::Peer(other)) => one.id == other.id,
             (Replica::Me, Replica::Peer(_)) | (Replica::Peer(_), Replica::Me) => false,
         }
+    }
+}
+
+/// Where there was no room for a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// The disk of this node has failed or is full, or its storage is full.
+    Here,
+    /// A peer has answered by ERROR 507.
+    AtPeer,
+}
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Here => "this node could not save its copy",
+            Self::AtPeer => "a peer has no room for its copy, or could not save it (ERROR 507)",
+        })
     }
 }
 

@@ -363,7 +363,7 @@ impl Node {
         out: &mut Actions,
     ) {
         let (caller, held) = match waiter {
-            Waiter::Own(attempt) => return self.own_copy_written(now, attempt, on_disk, out),
+            Waiter::Own(attempt) => return self.own_copy_written(now, attempt, on_disk, saved, out),
             Waiter::Copy(caller, held) => (caller, held),
         };
         let precedence = held.precedence();

@@ -320,3 +320,15 @@ fn a_lookup_is_repeated_once_if_it_leaves_open_which_put_began_first() {
         assert_eq!(put.looks_again(), !repeated, "once");
     }
 }
+
+#[test]
+fn a_put_knows_that_a_peer_had_no_room_for_a_copy() {
+    let mut put = put(Class::Plain, 2);
+    for (code, expected) in [(ErrorCode::TOO_MANY, None), (ErrorCode::FULL, Some(NoRoom::AtPeer))] {
+        put.on_refused(id(1), code);
+        assert_eq!(put.no_room, expected);
+    }
+    put.no_room = Some(NoRoom::Here);
+    put.on_refused(id(1), ErrorCode::FULL);
+    assert_eq!(put.no_room, Some(NoRoom::Here), "that is what the operator can change");
+}

@@ -9,8 +9,8 @@ use rand::{RngExt, SeedableRng};
 use crate::disk::crash_tests::{History, STEPS};
 use crate::disk::files::Files;
 use crate::disk::simulated::{Fault, SimulatedDisk};
-use crate::disk::store::Store;
 use crate::disk::store::tests::{batch, persisted};
+use crate::disk::store::{Store, Trust};
 
 /// What the calls that fail do before that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,4 +135,26 @@ fn a_store_is_begun_anew_once_whatever_call_fails() {
     disk.set_capacity(disk.used() + 10);
     Store::anew_on_simulated(&disk, 2_048).expect_err("the disk is full");
     assert!(Store::on_simulated(&disk, 2_048).expect_err("it is damaged").fault().is_damage());
+}
+
+/// The writes of a large batch that came before the failed one are cut off again, although that call fails too.
+#[test]
+fn a_large_batch_that_cannot_be_withdrawn_does_not_make_the_store_look_damaged() {
+    let mut failures = 0;
+    for calls in 0..20 {
+        let disk = SimulatedDisk::default();
+        let mut store = Store::on_simulated(&disk, 1 << 22).expect("a new store");
+        store.write(&batch([persisted(1, 100)])).expect("the disk works");
+        disk.set_capacity(disk.used() + 1_500_000);
+        disk.act_before_failure();
+        let from = disk.calls() + calls;
+        disk.inject(Some(Fault { from, until: from + 1, kind: ErrorKind::Other }));
+        store.write(&batch((2..42).map(|number| persisted(number, 60_000)))).expect_err("the disk is full");
+        assert_ne!(store.trust(), Trust::Nothing, "{calls} calls");
+        failures += u32::from(!store.is_usable());
+        store.kill();
+        let left = Store::on_simulated(&disk.after_kill(), 1 << 22).expect("the store is intact");
+        assert_eq!(left.all(), [persisted(1, 100)]);
+    }
+    assert!(failures > 3, "{failures}");
 }

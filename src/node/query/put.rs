@@ -548,10 +548,11 @@ impl Node {
         let Some(put) = self.queries.put(query) else { return };
         let (key, replicas, replication) = (put.key(), put.replicas(), put.record.replication);
         let (is_told, is_parked) = (put.client.is_some(), put.is_parked());
+        let missing = if put.relay.is_done() { "too few replicas" } else { "no bridge has stored it" };
         let no_room = put.no_room.map(|no_room| format!(": {no_room}")).unwrap_or_default();
         put.fail_client(out);
         if is_told && self.may_log_failure(now) {
-            let reason = format_args!("too few replicas in time{no_room}");
+            let reason = format_args!("{missing} in time{no_room}");
             warn!("put not confirmed key={key:.8} reason=\"{reason}\" held={replicas} of={replication}");
         }
         if is_parked {

@@ -33,6 +33,9 @@ const RECORD: &str = "src/record/mod.rs";
 const STORAGE: &str = "src/storage/mod.rs";
 const HELD: &str = "src/storage/held.rs";
 const ASIDE: &str = "src/node/records/aside.rs";
+const BRIDGES: &str = "src/node/rpc/bridges.rs";
+const FAMILIES: &str = "src/node/rpc/families.rs";
+const RELAY: &str = "src/node/query/relay.rs";
 const CLOCK: &str = "src/node/membership/clock.rs";
 const LOOKUP: &str = "src/lookup/mod.rs";
 const GET: &str = "src/node/query/read_quorum.rs";
@@ -297,6 +300,41 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "let has_ended = WallTime::from_millis(end).before(CLOCK_SKEW_MAX) <= wall;",
         mutation: "let has_ended = end > 0;",
         tests: &["a_record_that_ends_long_before_its_ttl_has_passed_since_its_version_leaves_no_tombstone"],
+    },
+    Guard {
+        name: "families: RELAYs that run at the same time are one failure",
+        file: BRIDGES,
+        line: "if begun < before.last {",
+        mutation: "if false {",
+        tests: &["requests_that_run_at_the_same_time_count_as_one_failure"],
+    },
+    Guard {
+        name: "families: a silent or restarting bridge is evidence of another family",
+        file: BRIDGES,
+        line: "Absent::Lost(Loss::Silent | Loss::Restarted) => ABSENCE_MAX,",
+        mutation: "Absent::Lost(Loss::Silent | Loss::Restarted) => SEEK_TIME,",
+        tests: &[
+            "the_evidence_of_a_bridge_lasts_longer_if_it_may_run",
+            "no_put_is_confirmed_while_the_only_bridge_is_silent_until_it_is_given_up",
+            "no_put_is_confirmed_while_a_bridge_that_has_restarted_is_none_yet",
+        ],
+    },
+    Guard {
+        name: "families: no PUT is confirmed in one family while there is evidence of the other",
+        file: FAMILIES,
+        line: "_ if self.reach.bridges.are_expected(now.mono) => WayAcross::Sought,",
+        mutation: "_ if false => WayAcross::Sought,",
+        tests: &[
+            "no_put_is_confirmed_while_the_only_bridge_is_silent_until_it_is_given_up",
+            "no_put_is_confirmed_while_a_node_dials_the_first_bridge_that_it_is_told",
+        ],
+    },
+    Guard {
+        name: "families: a bridge that is late but alive keeps its connection",
+        file: RELAY,
+        line: "if is_late && !self.peers.heard_since(&bridge, report.call.since) {",
+        mutation: "if false && is_late {",
+        tests: &["a_bridge_that_is_late_is_pinged_and_keeps_its_connection_if_it_answers"],
     },
     Guard {
         name: "clock: an age that nothing confirms leads to no tombstone",

@@ -203,6 +203,171 @@ fn meet_again(harness: &mut Harness, peer: u8) -> ConnId {
     conn
 }
 
+/// Three PUTs that run at the same time; none of their RELAYs is answered, but the bridge answers PING.
+#[test]
+fn requests_that_are_late_together_do_not_make_a_node_take_its_family_for_the_whole_network() {
+    let mut harness = single([1, 2], [3]);
+    let clients: Vec<_> = (1..=3).map(|n| harness.put(confirmed(n, b"value"))).collect();
+    for _ in 0..4 {
+        store_all(&mut harness);
+        harness.pass(secs(2));
+    }
+    assert!(clients.iter().all(|client| harness.answer(*client).is_none()));
+    relays(&mut harness);
+    let later = harness.put(confirmed(4, b"value"));
+    store_all(&mut harness);
+    let relay = relays(&mut harness);
+    assert_eq!(relay.iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [3], "it is still asked");
+    assert_eq!(harness.answer(later), None, "the other family exists");
+    relayed(&mut harness, 4, relay[0]);
+    assert_eq!(harness.answer(later), success(4, b""));
+}
+
+#[test]
+fn a_bridge_that_is_late_is_pinged_and_keeps_its_connection_if_it_answers() {
+    let mut harness = single([1, 2], [3]);
+    let client = harness.put(confirmed(1, b"value"));
+    store_all(&mut harness);
+    let relay = relays(&mut harness)[0];
+    harness.make_scripted(3);
+    harness.pass(millis(2_100));
+    let (ping, request) = harness.only_request(relay.1);
+    assert_eq!(request, Request::Ping);
+    harness.reply(relay.1, ping, Reply::Pong);
+    harness.pass(secs(3));
+    assert!(!harness.has_closed(relay.1));
+    relayed(&mut harness, 1, relay);
+    assert_eq!(harness.answer(client), success(1, b""));
+}
+
+#[test]
+fn a_node_that_knows_another_bridge_prefers_it_to_one_that_was_late() {
+    let mut harness = single([1, 2], [3, 4]);
+    let client = harness.put(confirmed(1, b"value"));
+    store_all(&mut harness);
+    assert_eq!(relays(&mut harness)[0].0, 3, "it is closer to the key");
+    harness.pass(millis(2_100));
+    let second = relays(&mut harness)[0];
+    relayed(&mut harness, 1, second);
+    assert_eq!(harness.answer(client), success(1, b""));
+    harness.put(confirmed(1, b"later"));
+    store_all(&mut harness);
+    assert_eq!(relays(&mut harness)[0].0, 4);
+}
+
+/// It answers nothing any more, and dials of it time out.
+#[test]
+fn no_put_is_confirmed_while_the_only_bridge_is_silent_until_it_is_given_up() {
+    let mut harness = single([1, 2], [3]);
+    harness.make_scripted(3);
+    let answer_after = |harness: &mut Harness, n: u8, time: u64| {
+        let client = harness.put(confirmed(n, b"value"));
+        for _ in 0..time {
+            store_all(harness);
+            harness.pass(secs(1));
+            for (dial, ..) in harness.dials() {
+                harness.fail(dial, DialError::Unreachable);
+            }
+        }
+        harness.answer(client)
+    };
+    assert_eq!(answer_after(&mut harness, 1, 11), failure(1), "unknown, not done");
+    for n in 2..=4 {
+        assert_eq!(answer_after(&mut harness, n, 11), failure(n), "it may run");
+    }
+    harness.pass(secs(30));
+    assert_eq!(answer_after(&mut harness, 5, 3), success(5, b""), "this family is the network");
+}
+
+#[test]
+fn no_put_is_confirmed_while_a_bridge_that_has_restarted_is_none_yet() {
+    let mut harness = single([1, 2], []);
+    let first = meet(&mut harness, 3, address(3), BRIDGE);
+    harness.make_scripted(3);
+    harness.close(first);
+    for (dial, ..) in harness.dials() {
+        harness.fail(dial, DialError::Refused);
+    }
+    let conn = harness.secure(id(3), address(3), Origin::Accepted);
+    harness.send(conn, &with_flags(DUAL));
+    harness.make_automatic(3);
+    let client = harness.put(confirmed(1, b"value"));
+    store_all(&mut harness);
+    harness.pass(secs(5));
+    store_all(&mut harness);
+    assert_eq!((harness.answer(client), relays(&mut harness)), (None, vec![]));
+    harness.send(conn, &PeerMessage::Bridges(Bridges { flags: BRIDGE, known: List::lend(&[]) }));
+    store_all(&mut harness);
+    harness.wake();
+    let relay = relays(&mut harness)[0];
+    relayed(&mut harness, 1, relay);
+    assert_eq!(harness.answer(client), success(1, b""));
+}
+
+#[test]
+fn a_put_that_misses_a_bridge_asks_the_next_one_that_is_found() {
+    let mut harness = single([1, 2], [3]);
+    let client = harness.put(confirmed(1, b"value"));
+    store_all(&mut harness);
+    relays(&mut harness);
+    harness.pass(millis(2_100));
+    assert_eq!(relays(&mut harness), [], "no other bridge is known");
+    let accepted = harness.secure(id(4), address(4), Origin::Accepted);
+    harness.send(accepted, &with_flags(BRIDGE));
+    let dial = harness.dial_of(4);
+    let bridge = harness.secure(id(4), address(4), Origin::Dialled(dial));
+    harness.send(bridge, &with_flags(BRIDGE));
+    let relay = relays(&mut harness)[0];
+    assert_eq!(relay.0, 4);
+    relayed(&mut harness, 1, relay);
+    assert_eq!(harness.answer(client), success(1, b""));
+}
+
+#[test]
+fn no_put_is_confirmed_while_a_node_dials_the_first_bridge_that_it_is_told() {
+    let mut harness = single([1, 2], []);
+    let conn = meet_again(&mut harness, 1);
+    let known = [contact(9)];
+    harness.send(conn, &PeerMessage::Bridges(Bridges { flags: V4_ONLY, known: List::lend(&known) }));
+    let client = harness.put(confirmed(1, b"value"));
+    store_all(&mut harness);
+    assert_eq!(harness.answer(client), None, "it may be one");
+    let dial = harness.dial_of(9);
+    let bridge = harness.secure(id(9), address(9), Origin::Dialled(dial));
+    harness.send(bridge, &with_flags(BRIDGE));
+    harness.make_automatic(9);
+    harness.pass(millis(1_500));
+    store_all(&mut harness);
+    let relay = relays(&mut harness)[0];
+    relayed(&mut harness, 1, relay);
+    assert_eq!(harness.answer(client), success(1, b""));
+}
+
+#[test]
+fn a_wrong_address_of_a_bridge_that_refuses_says_nothing_about_it() {
+    let small = Params {
+        families: Families::V4,
+        k: 1,
+        alpha: 1,
+        replication_default: 1,
+        replication_min: 1,
+        ..Params::default()
+    };
+    let mut harness = Harness::with_contacts(small, []);
+    meet(&mut harness, 1, address(1), V4_ONLY);
+    meet(&mut harness, 3, address(3), BRIDGE);
+    assert!(!harness.knows(3), "the table has no room for it");
+    let wrong = [Contact::new(id(3), address(77))];
+    let conn = meet_again(&mut harness, 1);
+    harness.send(conn, &PeerMessage::Bridges(Bridges { flags: V4_ONLY, known: List::lend(&wrong) }));
+    for (dial, ..) in harness.dials() {
+        harness.fail(dial, DialError::Refused);
+    }
+    harness.put(confirmed(1, b"value"));
+    store_all(&mut harness);
+    assert_eq!(relays(&mut harness).iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [3]);
+}
+
 #[test]
 fn a_node_dials_the_bridges_that_it_is_told_and_tells_them_to_others() {
     let mut harness = single([1, 2], []);

@@ -193,6 +193,152 @@ fn values_cross_families_while_nodes_come_and_go_seeds_10_to_109() -> Run {
     values_cross_families_while_nodes_come_and_go(10..110)
 }
 
+/// The keys that nodes of one family overwrite again and again, and for each the last number that was confirmed.
+struct Overwritten {
+    keys: Vec<(Number, Key)>,
+    confirmed: Vec<usize>,
+    round: usize,
+}
+
+impl Overwritten {
+    /// `per_node` keys for each node of one family.
+    fn new(mixed: &mut Mixed, per_node: usize) -> Self {
+        let writers: Vec<Number> = mixed.v4.iter().chain(&mixed.v6).copied().collect();
+        let each = writers.iter().flat_map(|writer| std::iter::repeat_n(*writer, per_node));
+        let keys: Vec<(Number, Key)> = each.map(|writer| (writer, mixed.world.any_key())).collect();
+        Self { confirmed: vec![0; keys.len()], keys, round: 0 }
+    }
+
+    /// Overwrites all keys at the same time; returns how many PUTs fail.
+    fn write(&mut self, mixed: &mut Mixed) -> Result<usize, Violation> {
+        self.round += 1;
+        let value = value_of(self.round);
+        let mut asks = Vec::new();
+        for (writer, key) in &self.keys {
+            let (confirm, class, key) = (Confirm::Yes, Class::Plain, *key);
+            let put = Put { ttl: 0, replication: 3, confirm, class, key, value: &value };
+            asks.push(mixed.world.ask(*writer, &ApiRequest::Put(put))?);
+        }
+        let mut failed = 0;
+        for (confirmed, answer) in self.confirmed.iter_mut().zip(await_all(&mut mixed.world, &asks)?) {
+            match answer {
+                Answer::Success(_) => *confirmed = self.round,
+                Answer::Failure => failed += 1,
+            }
+        }
+        Ok(failed)
+    }
+
+    /// How many GETs at all nodes of the other family than the writer's miss the last confirmed value.
+    fn missed_across(&self, mixed: &mut Mixed) -> Result<usize, Violation> {
+        let (mut asks, mut newest) = (Vec::new(), Vec::new());
+        for ((writer, key), confirmed) in self.keys.iter().zip(&self.confirmed) {
+            let readers = if mixed.v4.contains(writer) { mixed.v6.clone() } else { mixed.v4.clone() };
+            for reader in readers {
+                asks.push(mixed.world.ask(reader, &ApiRequest::Get { key: *key })?);
+                newest.push(*confirmed);
+            }
+        }
+        let answers = await_all(&mut mixed.world, &asks)?;
+        let read = |answer: &Answer| match answer {
+            Answer::Success(value) => usize::from_be_bytes(value[..].try_into().expect("a number")),
+            Answer::Failure => 0,
+        };
+        Ok(answers.iter().zip(newest).filter(|(answer, newest)| read(answer) < *newest).count())
+    }
+}
+
+/// Goal: while one bridge runs, each confirmed value is readable in its newest version in the other family, also
+/// if another bridge is stopped, and if the one that runs has just restarted and waits itself for the stopped one.
+///
+/// Method: the first of two bridges is killed and restarted, then the second one is stopped, and continued later.
+/// Meanwhile each node of one family overwrites three keys at the same time, again and again. All nodes of the
+/// other family read them.
+fn values_cross_families_while_one_of_two_bridges_is_stopped(seeds: Range<u64>) -> Run {
+    for seed in seeds {
+        let mut mixed = Mixed::start(5, 2, Scenario::calm(0, seed))?;
+        let (restarted, stopped) = (mixed.bridges[0], mixed.bridges[1]);
+        let mut values = Overwritten::new(&mut mixed, 3);
+        let check = |mixed: &mut Mixed, values: &mut Overwritten, what: &str, failed_max: usize| {
+            let failed = values.write(mixed)?;
+            let missed = values.missed_across(mixed)?;
+            assert_eq!(missed, 0, "GETs, {what}, round {}, seed {seed}", values.round);
+            assert!(failed <= failed_max, "{failed} PUTs fail, {what}, round {}, seed {seed}", values.round);
+            Ok::<_, Violation>(())
+        };
+        check(&mut mixed, &mut values, "all run", 0)?;
+        mixed.world.kill(Death::Process, [restarted]);
+        check(&mut mixed, &mut values, "one is dead", 3)?;
+        mixed.world.restart(restarted, &[stopped])?;
+        mixed.world.run_for(SECOND * u32::try_from(2 + seed % 4).expect("small"))?;
+        mixed.world.suspend([stopped]);
+        for pause in [0, 3, 5, 15, 60] {
+            mixed.world.run_for(SECOND * pause)?;
+            check(&mut mixed, &mut values, "one is stopped", if pause == 0 { 3 } else { 0 })?;
+        }
+        mixed.world.resume([stopped])?;
+        for pause in [0, 3, 60] {
+            mixed.world.run_for(SECOND * pause)?;
+            check(&mut mixed, &mut values, "it runs again", if pause == 0 { 3 } else { 0 })?;
+        }
+        mixed.world.check_invariants()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn values_cross_families_while_one_of_two_bridges_is_stopped_seeds_0_to_9() -> Run {
+    values_cross_families_while_one_of_two_bridges_is_stopped(0..10)
+}
+
+#[test]
+#[ignore = "long: 90 networks; scripts/check.sh --long runs it"]
+fn values_cross_families_while_one_of_two_bridges_is_stopped_seeds_10_to_99() -> Run {
+    values_cross_families_while_one_of_two_bridges_is_stopped(10..100)
+}
+
+/// Goal: a value that is confirmed while the only bridge is stopped is read in the other family when the bridge runs
+/// again: none is confirmed in one family alone.
+///
+/// Method: the only bridge is stopped for 5 to 50 s. Meanwhile each node of one family overwrites three keys at the
+/// same time, again and again. After the bridge runs again, all PUTs are confirmed, and all values are read.
+fn no_value_is_confirmed_in_one_family_alone_while_the_only_bridge_is_stopped(seeds: Range<u64>) -> Run {
+    for seed in seeds {
+        let mut mixed = Mixed::start(5, 1, Scenario::calm(0, seed))?;
+        let bridge = mixed.bridges[0];
+        let mut values = Overwritten::new(&mut mixed, 3);
+        assert_eq!(values.write(&mut mixed)?, 0, "seed {seed}");
+        mixed.world.suspend([bridge]);
+        let woken_at = mixed.world.now() + SECOND * u32::try_from(5 + seed * 7 % 46).expect("small");
+        while mixed.world.now() + SECOND * 11 < woken_at {
+            let failed = values.write(&mut mixed)?;
+            assert_eq!(failed, values.keys.len(), "no PUT is confirmed, seed {seed}");
+        }
+        mixed.world.run_for(woken_at.since(mixed.world.now()))?;
+        mixed.world.resume([bridge])?;
+        for pause in [0, 10, 60] {
+            mixed.world.run_for(SECOND * pause)?;
+            let failed = values.write(&mut mixed)?;
+            let missed = values.missed_across(&mut mixed)?;
+            assert_eq!(missed, 0, "GETs, {pause} s later, round {}, seed {seed}", values.round);
+            assert!(pause == 0 || failed == 0, "{failed} PUTs fail {pause} s later, seed {seed}");
+        }
+        mixed.world.check_invariants()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn no_value_is_confirmed_in_one_family_alone_while_the_only_bridge_is_stopped_seeds_0_to_9() -> Run {
+    no_value_is_confirmed_in_one_family_alone_while_the_only_bridge_is_stopped(0..10)
+}
+
+#[test]
+#[ignore = "long: 90 networks; scripts/check.sh --long runs it"]
+fn no_value_is_confirmed_in_one_family_alone_while_the_only_bridge_is_stopped_seeds_10_to_99() -> Run {
+    no_value_is_confirmed_in_one_family_alone_while_the_only_bridge_is_stopped(10..100)
+}
+
 /// Goal: where all nodes share a family, the mechanism costs nothing.
 ///
 /// Method: the same network runs as IPv4-only nodes, as dual-stack nodes, and as a mixture. Nodes come and go.

@@ -22,6 +22,7 @@ use crate::node::params::Serving;
 use crate::node::purpose::Purpose;
 use crate::node::query::Query;
 use crate::node::replication::schedule::{Change, HandOver};
+use crate::node::rpc::bridges::Loss;
 use crate::node::status::Status;
 use crate::node::timers::Timer;
 use crate::time::{Now, Time};
@@ -79,7 +80,7 @@ impl Node {
     /// A request or a reply of `id` arrived on `conn`. An unresponsive contact is responsive again; a peer
     /// that is no contact may become one.
     pub(crate) fn contact_heard(&mut self, now: Now, conn: ConnId, id: &NodeId, out: &mut Actions) {
-        self.family_heard(now, id);
+        self.family_heard(now, id, out);
         let was_unresponsive = self.table.is_unresponsive(id);
         if !self.table.heard(id) {
             self.dial_back(now, conn, out);
@@ -88,8 +89,8 @@ impl Node {
         }
     }
 
-    /// A request to a contact, or a dial of it, failed.
-    pub(crate) fn contact_failed(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
+    /// A request to a contact, or a dial of it, failed. As a bridge it is lost in the way `loss`.
+    pub(crate) fn contact_failed(&mut self, now: Now, id: &NodeId, loss: Loss, out: &mut Actions) {
         let was_live = self.is_live(id);
         // If no contact responds, the fault is probably on this side: no contact is removed for it.
         if self.table.live() > 0
@@ -98,18 +99,20 @@ impl Node {
             self.probe(candidate, out);
         }
         self.after_loss(now, id, was_live);
-        self.family_lost(now, id, out);
+        self.family_lost(now, id, loss, out);
     }
 
     /// `contact` was not reached at its address. The peer that named it may have named a wrong address, so
     /// this does not count against a contact that was reached at another one.
     pub(crate) fn not_reached(&mut self, now: Now, contact: Contact, error: DialError, out: &mut Actions) {
-        if self.table.find(&contact.id).is_some_and(|known| known.address != contact.address) {
+        let known = [self.table.find(&contact.id), self.known_bridge(&contact.id)];
+        if known.into_iter().flatten().any(|known| known.address != contact.address) {
             return;
         }
         match error {
-            DialError::Refused | DialError::Unreachable | DialError::LocalFault => {
-                self.contact_failed(now, &contact.id, out);
+            DialError::Refused => self.contact_failed(now, &contact.id, Loss::Gone, out),
+            DialError::Unreachable | DialError::LocalFault => {
+                self.contact_failed(now, &contact.id, Loss::Silent, out);
             }
             DialError::NotAuthentic => self.contact_lost(now, &contact.id, out),
         }
@@ -131,7 +134,7 @@ impl Node {
             self.probe(candidate, out);
         }
         self.after_loss(now, id, was_live);
-        self.family_lost(now, id, out);
+        self.family_lost(now, id, Loss::Gone, out);
     }
 
     pub(crate) fn is_live(&self, id: &NodeId) -> bool {

@@ -17,9 +17,19 @@ pub(crate) enum Relay {
         tried: Vec<NodeId>,
         /// Those of them that may still answer.
         awaited: Vec<NodeId>,
-        /// Whether the next bridge is to be asked.
-        asks_next: bool,
+        next: NextBridge,
     },
+}
+
+/// When the next bridge is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextBridge {
+    /// Now.
+    Due,
+    /// When the one that was asked last fails, or is late.
+    Waits,
+    /// When one is found.
+    Missing,
 }
 
 /// How a bridge has not done what it was asked for.
@@ -33,7 +43,7 @@ pub(crate) enum BridgeEnded {
 
 impl Relay {
     /// No bridge was asked.
-    const DUE: Self = Relay::Asking { tried: Vec::new(), awaited: Vec::new(), asks_next: true };
+    const DUE: Self = Relay::Asking { tried: Vec::new(), awaited: Vec::new(), next: NextBridge::Due };
 
     /// An attempt begins; `is_needed` says whether there are nodes of another family. Those that have the
     /// record in this version need not get it again.
@@ -54,7 +64,7 @@ impl Relay {
 
     /// Whether the next bridge is to be asked.
     pub(crate) fn asks_next(&self) -> bool {
-        matches!(self, Relay::Asking { asks_next: true, .. })
+        matches!(self, Relay::Asking { next: NextBridge::Due, .. })
     }
 
     /// The bridges that were asked in this attempt.
@@ -79,20 +89,34 @@ impl Relay {
 
     /// `bridge` is asked; `None` if no other one is known.
     pub(crate) fn ask(&mut self, bridge: Option<NodeId>) {
-        if let Relay::Asking { tried, awaited, asks_next } = self {
-            *asks_next = false;
+        if let Relay::Asking { tried, awaited, next } = self {
+            *next = if bridge.is_some() { NextBridge::Waits } else { NextBridge::Missing };
             tried.extend(bridge);
             awaited.extend(bridge);
         }
     }
 
+    /// Whether no other bridge was known.
+    pub(crate) fn misses_bridge(&self) -> bool {
+        matches!(self, Relay::Asking { next: NextBridge::Missing, .. })
+    }
+
+    /// A bridge was found. It is asked if one was missing.
+    pub(crate) fn found(&mut self) {
+        if let Relay::Asking { next: next @ NextBridge::Missing, .. } = self {
+            *next = NextBridge::Due;
+        }
+    }
+
     /// `bridge` has failed, or is late. The next one is asked, if `bridge` was asked last.
     pub(crate) fn ended(&mut self, bridge: &NodeId, ended: BridgeEnded) {
-        if let Relay::Asking { tried, awaited, asks_next } = self {
+        if let Relay::Asking { tried, awaited, next } = self {
             if ended == BridgeEnded::Failed {
                 awaited.retain(|id| id != bridge);
             }
-            *asks_next |= tried.last() == Some(bridge);
+            if tried.last() == Some(bridge) && *next == NextBridge::Waits {
+                *next = NextBridge::Due;
+            }
         }
     }
 
@@ -133,6 +157,20 @@ mod tests {
         relay.ended(&id(2), BridgeEnded::Failed);
         relay.ask(None);
         assert!(!relay.asks_next() && !relay.is_awaited() && !relay.is_done(), "the attempt has failed");
+    }
+
+    #[test]
+    fn a_bridge_that_is_found_is_asked_if_one_was_missing() {
+        let mut relay = asking(&[1]);
+        relay.found();
+        assert!(!relay.asks_next(), "1 may answer");
+        relay.ended(&id(1), BridgeEnded::Late);
+        relay.ask(None);
+        assert!(relay.misses_bridge() && relay.is_awaited());
+        relay.ended(&id(1), BridgeEnded::Failed);
+        assert!(!relay.asks_next(), "there is no other");
+        relay.found();
+        assert!(relay.asks_next());
     }
 
     #[test]

@@ -416,13 +416,20 @@ impl Queries {
 
     /// The attempts that have asked `bridge` to pass their record on, and have no answer.
     pub(crate) fn waiting_for_bridge(&self, bridge: &NodeId) -> Vec<Attempt> {
-        let waiting = self.running.iter().filter_map(|(id, query)| match query {
-            Query::Put(put) if put.is_spreading() && put.relay.awaits(bridge) => {
-                Some(Attempt { query: *id, number: put.attempt })
-            }
-            Query::Maintenance(_) | Query::Get(_) | Query::Read(_) | Query::Put(_) => None,
-        });
-        waiting.collect()
+        let waiting = self.puts().filter(|(_, put)| put.is_spreading() && put.relay.awaits(bridge));
+        waiting.map(|(query, put)| Attempt { query, number: put.attempt }).collect()
+    }
+
+    /// The PUTs that knew no other bridge to ask in their last attempt.
+    pub(crate) fn missing_bridge(&self) -> Vec<QueryId> {
+        self.puts().filter(|(_, put)| put.relay.misses_bridge()).map(|(query, _)| query).collect()
+    }
+
+    fn puts(&self) -> impl Iterator<Item = (QueryId, &Put)> {
+        self.running.iter().filter_map(|(id, query)| match query {
+            Query::Put(put) => Some((*id, &**put)),
+            Query::Maintenance(_) | Query::Get(_) | Query::Read(_) => None,
+        })
     }
 
     /// Whether there is room for another lookup of a record for the nodes with a smaller one.

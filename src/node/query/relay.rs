@@ -9,7 +9,9 @@
 //! A record that came by RELAY is sent on by STORE alone, so it never returns.
 //!
 //! A bridge that does not answer in `rpc_timeout`, or answers by an error, is followed by the next one; a
-//! late answer still counts. While bridges are known and none of them answers, a PUT is not confirmed.
+//! late answer still counts. It is pinged, if nothing else has come from it: a bridge that waits for other nodes answers
+//! that. While there is evidence of another family ([`crate::node::rpc::bridges`]) and no bridge has stored the record
+//! there, a PUT is not confirmed.
 
 use crate::contact::Family;
 use crate::id::{NodeId, RpcId};
@@ -23,6 +25,7 @@ use crate::node::query::bridge_asks::BridgeEnded;
 use crate::node::query::write_quorum::{Put, PutOrigin, RelayFor, may_supersede};
 use crate::node::rpc::families::WayAcross;
 use crate::node::rpc::outbound::{Report, block_of};
+use crate::node::timers::Timer;
 use crate::pending::Passed;
 use crate::record::envelope::verify;
 use crate::record::{Class, Rank, Record, end_of_life};
@@ -75,7 +78,10 @@ impl Node {
                 }
                 self.call(now, bridge, Purpose::Relay(attempt, family), out);
             }
-            WayAcross::Sought => self.queries.spreading(attempt).into_iter().for_each(|put| put.relay.ask(None)),
+            WayAcross::Sought => {
+                self.queries.spreading(attempt).into_iter().for_each(|put| put.relay.ask(None));
+                self.seek_bridges(now, out);
+            }
             WayAcross::None => self.queries.spreading(attempt).into_iter().for_each(|put| put.relay.done()),
         }
     }
@@ -108,21 +114,25 @@ impl Node {
 
     /// A bridge has answered a RELAY, or has not.
     pub(crate) fn on_relay_outcome(&mut self, now: Now, attempt: Attempt, report: Report<'_>, out: &mut Actions) {
-        let (bridge, expired) = (report.call.to.id, report.call.expired);
+        let (to, begun) = (report.call.to, report.call.begun);
+        let bridge = to.id;
+        let is_late = matches!(report.outcome, Outcome::Passed(Passed::GiveUp));
         let relayed = match report.outcome {
             Outcome::Reply { reply: Reply::Stored { outcome: StoreOutcome::Held, .. }, .. } => Relayed::Held,
             Outcome::Reply { reply: Reply::Stored { held, .. }, .. } => Relayed::Larger(held),
-            Outcome::Passed(Passed::Hedge | Passed::GiveUp) => return,
-            Outcome::Reply { .. } | Outcome::Refused(_) | Outcome::Failed | Outcome::Passed(Passed::Timeout) => {
-                Relayed::Failed
-            }
+            Outcome::Passed(Passed::Hedge) => return,
+            Outcome::Reply { .. } | Outcome::Refused(_) | Outcome::Failed | Outcome::Passed(_) => Relayed::Failed,
         };
         if let Outcome::Reply { reply: Reply::Error(ErrorCode::OUT_OF_SCOPE), .. } = report.outcome {
-            self.family_lost(now, &bridge, out); // it is no bridge any more
-        } else if !expired || relayed != Relayed::Failed {
-            self.bridge_answered(now, &bridge, relayed != Relayed::Failed, out);
+            self.not_a_bridge(now, &bridge, out);
+        } else if relayed == Relayed::Failed {
+            self.bridge_failed(now, &bridge, begun, out);
+        } else {
+            self.bridge_served(&bridge);
         }
-        let is_late = matches!(report.outcome, Outcome::Passed(Passed::Timeout));
+        if is_late && !self.peers.heard_since(&bridge, report.call.since) {
+            self.ping(now, to, out);
+        }
         let ended = if is_late { BridgeEnded::Late } else { BridgeEnded::Failed };
         self.relay_answered(now, attempt, bridge, (relayed, ended), out);
     }
@@ -148,7 +158,20 @@ impl Node {
         self.advance_put(now, attempt.query, out);
     }
 
-    /// `bridge` has failed: the PUTs that wait for a late answer of it go on.
+    /// A bridge was found: the PUTs that miss one ask it, or begin their next attempt at once.
+    pub(crate) fn resume_relays(&mut self, now: Now, out: &mut Actions) {
+        for query in self.queries.missing_bridge() {
+            let Some(put) = self.queries.put(query) else { continue };
+            if put.is_spreading() {
+                put.relay.found();
+                self.advance_put(now, query, out);
+            } else if self.timers.is_set(Timer::Retry(query)) {
+                self.timers.hasten(Timer::Retry(query), now.mono);
+            }
+        }
+    }
+
+    /// `bridge` is lost: the PUTs that wait for a late answer of it go on.
     pub(crate) fn relays_failed(&mut self, now: Now, bridge: &NodeId, out: &mut Actions) {
         for attempt in self.queries.waiting_for_bridge(bridge) {
             self.relay_answered(now, attempt, *bridge, (Relayed::Failed, BridgeEnded::Failed), out);

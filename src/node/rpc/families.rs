@@ -10,10 +10,11 @@
 //!
 //! In a network where all nodes share a family there is no bridge, and nothing here sends a message.
 //!
-//! Not guaranteed: that a node that claims to be a bridge is one. A client of the node waits for such a peer at
-//! most as long as for any other; the peer is replaced if it fails [`FAILURES_MAX`] times in a row.
+//! While a bridge is known that may run, another family exists ([`crate::node::rpc::bridges`]).
+//!
+//! Not guaranteed: that a node that claims to be a bridge is one. If no other bridge is known, PUTs are not confirmed
+//! while such a node fails to serve.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use log::{debug, info, warn};
@@ -24,6 +25,7 @@ use crate::limits::{BRIDGES_MAX, K_MAX};
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId};
 use crate::node::params::{Families, Serving};
+use crate::node::rpc::bridges::{Bridges, Loss};
 use crate::node::rpc::peers::Conn;
 use crate::node::timers::Timer;
 use crate::time::{Now, Time};
@@ -44,18 +46,6 @@ const SINGLE_WANTED: usize = 4;
 /// After this number of failed dials in a family, and none that succeeded, the node does without the family.
 const FAILED_DIALS_MAX: u32 = 4;
 
-/// Requests in a row that a bridge fails to serve before another one takes its place.
-const FAILURES_MAX: u32 = 3;
-
-/// How long a node that has failed as a bridge is none for this node; each further time twice as long.
-const BAN_MIN: Duration = Duration::from_mins(1);
-
-/// The longest such time.
-const BAN_MAX: Duration = Duration::from_hours(1);
-
-/// Bans that are remembered.
-const BANS_MAX: usize = 64;
-
 /// The pause between a change and the BRIDGES that announces it: one message announces several changes.
 const TELL_PAUSE: Duration = Duration::from_secs(1);
 
@@ -64,10 +54,6 @@ const TELL_AGAIN_PAUSE: Duration = Duration::from_secs(10);
 
 /// The shortest time between two BRIDGES that answer one peer.
 const ANSWER_PAUSE: Duration = Duration::from_secs(1);
-
-/// How long a node that has lost a bridge and knows no other one looks for one, before it takes its family for
-/// the whole network. Its peers answer within a round trip; a dial fails after two seconds.
-const SEEK_TIME: Duration = Duration::from_millis(2_500);
 
 /// Peers that a node asks for bridges at a time.
 const ASKED_MAX: usize = K_MAX;
@@ -80,12 +66,8 @@ pub(crate) struct Reach {
     /// Serving nodes that this node has dialled and that can dial one family only; the newest last. Kept by
     /// dual-stack nodes.
     single: [Vec<Single>; 2],
-    /// Bridges that this node has dialled.
-    bridges: BTreeMap<NodeId, Bridge>,
-    /// Until when a node is no bridge, and how long that time is.
-    bans: BTreeMap<NodeId, (Time, Duration)>,
-    /// Until when this node looks for a bridge.
-    seeking_until: Option<Time>,
+    /// The bridges that this node knows.
+    pub(super) bridges: Bridges,
     /// What all peers were told last, and when. At first they know what HELLO says.
     told: Option<(Time, u16, Vec<NodeId>)>,
 }
@@ -121,14 +103,6 @@ struct Single {
     is_live: bool,
 }
 
-/// A bridge, as this node knows it.
-#[derive(Clone, Copy, Debug)]
-struct Bridge {
-    contact: Contact,
-    /// Requests in a row that it has failed to serve.
-    failures: u32,
-}
-
 /// How the nodes of the other family get a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WayAcross {
@@ -136,9 +110,9 @@ pub(crate) enum WayAcross {
     Own,
     /// A bridge stores it in that family.
     Through(Contact, Family),
-    /// This node has lost its bridges and looks for others.
+    /// There is another family, and no bridge can be asked now. This node looks for one.
     Sought,
-    /// There is no other family, or no bridge to it.
+    /// No other family is known.
     None,
 }
 
@@ -192,12 +166,6 @@ impl Reach {
         let changed = |single: &&mut Single| single.contact.id == *id && single.is_live != is_live;
         let single = self.single.iter_mut().flatten().find(changed);
         single.map(|single| single.is_live = is_live).is_some()
-    }
-
-    /// Whether `id` may become a bridge of this node.
-    fn may_be_bridge(&self, now: Time, id: &NodeId) -> bool {
-        let is_banned = self.bans.get(id).is_some_and(|(until, _)| *until > now);
-        !is_banned && self.bridges.len() < BRIDGES_MAX && !self.bridges.contains_key(id)
     }
 }
 
@@ -304,19 +272,16 @@ impl Node {
             // A dual-stack node that knows only one of the families needs a bridge too.
             None => [Family::V4, Family::V6].into_iter().find(|family| !self.reach.has_single(*family)),
         };
-        let untried = self.reach.bridges.values().filter(|bridge| !tried.contains(&bridge.contact.id));
-        let nearest = untried.min_by_key(|bridge| bridge.contact.id.key().distance(key));
-        match (nearest, missing) {
-            (Some(bridge), Some(family)) => WayAcross::Through(bridge.contact, family),
-            _ if !self.reach.bridges.is_empty() => WayAcross::Sought,
-            _ if self.reach.seeking_until.is_some_and(|until| now.mono < until) => WayAcross::Sought,
+        match (self.reach.bridges.choose(now.mono, key, tried), missing) {
+            (Some(bridge), Some(family)) => WayAcross::Through(bridge, family),
+            _ if self.reach.bridges.are_expected(now.mono) => WayAcross::Sought,
             _ => WayAcross::None,
         }
     }
 
-    /// The peer on `conn` has sent its flags. It may be a node of one family, or a bridge; and it may need to
-    /// know bridges.
-    pub(super) fn on_flags(&mut self, now: Now, id: ConnId, flags: u16, out: &mut Actions) {
+    /// The peer on `conn` has sent its flags. It may be a node of one family, or a bridge. If it is no bridge, although
+    /// it was one, it is lost in the way `loss`.
+    pub(super) fn on_flags(&mut self, now: Now, id: ConnId, flags: u16, loss: Loss, out: &mut Actions) {
         let Some(conn) = self.peers.conns.get_mut(&id) else { return };
         conn.flags = flags;
         let conn = *conn;
@@ -327,17 +292,30 @@ impl Node {
         }
         let is_bridge = flags & FLAG_BRIDGE != 0 && single.is_none();
         match contact.filter(|contact| self.families().reach(contact.address)) {
-            Some(contact) if is_bridge && self.reach.may_be_bridge(now.mono, &contact.id) => {
-                if conn.is_dialled() {
-                    debug!("bridge found {contact}");
-                    self.reach.bridges.insert(contact.id, Bridge { contact, failures: 0 });
-                    self.tell_soon(now);
-                } else {
-                    self.probe(contact, out);
-                }
+            Some(contact) if is_bridge => {
+                let was_met = self.known_bridge(&contact.id) == Some(&contact);
+                let is_verified = was_met || conn.is_dialled() || self.peers.is_verified(&contact);
+                self.consider_bridge(now, contact, is_verified, out);
             }
-            Some(contact) if !is_bridge => self.drop_bridge(now, &contact.id, out),
-            Some(_) | None => {}
+            Some(contact) if loss == Loss::Gone => self.not_a_bridge(now, &contact.id, out),
+            Some(contact) => self.drop_bridge(now, &contact.id, loss, out),
+            None => {}
+        }
+    }
+
+    /// `contact` is said to be a bridge. This node relies on it after a dial of its own.
+    fn consider_bridge(&mut self, now: Now, contact: Contact, is_verified: bool, out: &mut Actions) {
+        if !self.reach.bridges.may_add(now.mono, &contact.id) {
+            return;
+        }
+        if is_verified {
+            debug!("bridge found {contact}");
+            self.reach.bridges.add(now.mono, contact);
+            self.tell_soon(now);
+            self.resume_relays(now, out);
+        } else {
+            self.reach.bridges.name(now.mono, contact);
+            self.probe(contact, out);
         }
     }
 
@@ -381,18 +359,18 @@ impl Node {
     fn bridges_for(&self, id: ConnId) -> Vec<Contact> {
         let Some(conn) = self.peers.find(id) else { return Vec::new() };
         let Some(families) = families_in(conn.flags) else { return Vec::new() }; // an older version
-        let known = self.reach.bridges.values().map(|bridge| bridge.contact);
-        known.filter(|contact| families.reach(contact.address) && contact.id != conn.peer).collect()
+        let known = self.reach.bridges.present().copied();
+        known.filter(|contact| families.reach(contact.address) && contact.id != conn.peer).take(BRIDGES_MAX).collect()
     }
 
     /// A peer has announced its flags again, and has named bridges.
     pub(crate) fn on_bridges(&mut self, now: Now, id: ConnId, bridges: &BridgesMessage<'_>, out: &mut Actions) {
-        self.on_flags(now, id, bridges.flags, out);
+        self.on_flags(now, id, bridges.flags, Loss::Gone, out);
         let Some(conn) = self.peers.find(id).copied() else { return };
         for contact in bridges.known.iter() {
             let can_dial = is_dialable(contact.address, conn.address) && self.families().reach(contact.address);
-            if can_dial && !self.spans_families() && self.reach.may_be_bridge(now.mono, &contact.id) {
-                self.probe(contact, out);
+            if can_dial && !self.spans_families() && contact.id != self.me.id && !self.peers.is_verified(&contact) {
+                self.consider_bridge(now, contact, false, out);
             }
         }
         let may_answer = conn.told_at.is_none_or(|at| now.mono >= at + ANSWER_PAUSE);
@@ -421,7 +399,7 @@ impl Node {
     /// Tells all peers what has changed, if anything has, after a pause.
     fn tell_soon(&mut self, now: Now) {
         let (flags, known) = self.told();
-        if flags == self.flags() && self.reach.bridges.keys().eq(known) {
+        if flags == self.flags() && self.reach.bridges.present().map(|bridge| &bridge.id).eq(known) {
             return;
         }
         let again = self.reach.told.as_ref().map_or(now.mono, |(at, ..)| *at + TELL_AGAIN_PAUSE);
@@ -430,7 +408,7 @@ impl Node {
 
     /// If this node has become a bridge or is none any more, or knows other bridges, it tells all peers.
     pub(crate) fn tell_families(&mut self, now: Now, out: &mut Actions) {
-        let (flags, known) = (self.flags(), self.reach.bridges.keys().copied().collect::<Vec<_>>());
+        let (flags, known) = (self.flags(), self.reach.bridges.present().map(|bridge| bridge.id).collect::<Vec<_>>());
         let (told_flags, told_known) = self.told();
         if (flags, &known[..]) == (told_flags, told_known) {
             return; // what had changed is as before
@@ -444,52 +422,73 @@ impl Node {
         }
     }
 
+    /// The address at which this node has met the bridge `id`.
+    pub(crate) fn known_bridge(&self, id: &NodeId) -> Option<&Contact> {
+        self.reach.bridges.find(id)
+    }
+
     /// A message of `id` has arrived.
-    pub(crate) fn family_heard(&mut self, now: Now, id: &NodeId) {
-        if self.reach.set_live(id, true) {
+    pub(crate) fn family_heard(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
+        let is_bridge = self.reach.bridges.heard(id);
+        if self.reach.set_live(id, true) || is_bridge {
             self.tell_soon(now);
+        }
+        if is_bridge {
+            self.resume_relays(now, out);
         }
     }
 
-    /// `id` has failed, or has left.
-    pub(crate) fn family_lost(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
+    /// `id` is lost as a contact.
+    pub(crate) fn family_lost(&mut self, now: Now, id: &NodeId, loss: Loss, out: &mut Actions) {
         if self.reach.set_live(id, false) {
             self.tell_soon(now);
         }
-        self.drop_bridge(now, id, out);
+        self.drop_bridge(now, id, loss, out);
     }
 
-    /// `id` is no bridge any more, if it was one. If no other is known, this node asks its peers for some.
-    fn drop_bridge(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
-        if self.reach.bridges.remove(id).is_none() {
+    /// `id` says that it is no bridge.
+    pub(crate) fn not_a_bridge(&mut self, now: Now, id: &NodeId, out: &mut Actions) {
+        // One that has restarted may be a bridge again soon.
+        if self.reach.bridges.is_present(id) {
+            self.drop_bridge(now, id, Loss::Gone, out);
+        }
+    }
+
+    /// `id` is lost as a bridge, if it was one. If no other is left, this node looks for one.
+    fn drop_bridge(&mut self, now: Now, id: &NodeId, loss: Loss, out: &mut Actions) {
+        if !self.reach.bridges.lose(now.mono, id, loss) {
             return;
         }
-        debug!("bridge lost id={id:.8} left={}", self.reach.bridges.len());
+        debug!("bridge lost id={id:.8} loss={loss:?} left={}", self.reach.bridges.present().count());
         self.tell_soon(now);
-        if self.reach.bridges.is_empty() {
-            self.reach.seeking_until = Some(now.mono + SEEK_TIME);
-            for conn in self.peers.reached().into_iter().take(ASKED_MAX) {
-                self.send_bridges(now, conn, out);
-            }
-        }
+        self.seek_bridges(now, out);
         self.relays_failed(now, id, out);
     }
 
-    /// A bridge has served a request, or has failed to. One that fails again and again is replaced.
-    pub(crate) fn bridge_answered(&mut self, now: Now, id: &NodeId, has_served: bool, out: &mut Actions) {
-        let Some(bridge) = self.reach.bridges.get_mut(id) else { return };
-        bridge.failures = if has_served { 0 } else { bridge.failures + 1 };
-        if has_served {
-            self.reach.bans.remove(id);
-        } else if bridge.failures >= FAILURES_MAX {
-            let before = self.reach.bans.get(id).map_or(BAN_MIN / 2, |(_, span)| *span);
-            let span = (2 * before).min(BAN_MAX);
-            warn!("bridge fails id={id:.8} pause_s={}", span.as_secs());
-            self.reach.bans.retain(|_, (until, span)| *until + *span > now.mono);
-            if self.reach.bans.len() < BANS_MAX {
-                self.reach.bans.insert(*id, (now.mono + span, span));
-            }
-            self.drop_bridge(now, id, out);
+    /// If no bridge can be asked, this node dials those that were lost, and asks its peers for others.
+    pub(crate) fn seek_bridges(&mut self, now: Now, out: &mut Actions) {
+        if self.reach.bridges.present().next().is_some() {
+            return;
+        }
+        let Some(absent) = self.reach.bridges.seek(now.mono) else { return };
+        for contact in absent {
+            self.probe(contact, out);
+        }
+        for conn in self.peers.reached().into_iter().take(ASKED_MAX) {
+            self.send_bridges(now, conn, out);
+        }
+    }
+
+    /// A bridge has served a request.
+    pub(crate) fn bridge_served(&mut self, id: &NodeId) {
+        self.reach.bridges.served(id);
+    }
+
+    /// A bridge has not served a request that was made at `begun`.
+    pub(crate) fn bridge_failed(&mut self, now: Now, id: &NodeId, begun: Time, out: &mut Actions) {
+        if let Some(pause) = self.reach.bridges.failed(now.mono, id, begun) {
+            warn!("bridge has never served id={id:.8} pause_s={}", pause.as_secs());
+            self.drop_bridge(now, id, Loss::Gone, out);
         }
     }
 }

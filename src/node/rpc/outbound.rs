@@ -8,6 +8,8 @@
 //! exactly one final outcome of each request. No bound turns into an outcome: a request without room waits
 //! ([`crate::node::rpc::waiting`]), and if too many wait, its owner does ([`Node::may_call`]).
 
+use std::time::Duration;
+
 use rand::RngExt;
 
 use crate::contact::{Contact, Family};
@@ -19,11 +21,16 @@ use crate::limits::{
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError};
 use crate::node::purpose::{Attempt, Copied, OfferId, Outcome, Purpose};
+use crate::node::rpc::bridges::Loss;
 use crate::node::rpc::peers::{Conn, Ending};
 use crate::pending::{Answer, AnswerKind, Deadlines, Passed, Request as PendingRequest, Taken};
 use crate::record::{Record, age_at};
 use crate::time::{Now, Time};
 use crate::wire::peer::{ErrorCode, PeerMessage, RecordBlock, Reply, Request, Want};
+
+/// A bridge has not answered a RELAY after this number of `rpc_timeout`: one for each stage of its PUT, which are a
+/// lookup, copies and version probes.
+const RELAY_TIMEOUTS: u32 = 3;
 
 /// A request to a peer.
 #[derive(Clone, Copy, Debug)]
@@ -97,11 +104,10 @@ impl Node {
             return false;
         }
         let rpc = RpcId::new(self.rng.random());
-        let timeout_at = now.mono + self.params.rpc_timeout;
+        let timeout_at = now.mono + self.timeout_of(call.purpose);
         let deadlines = match route {
             Some(conn) => self.deadlines(now, conn, call.purpose, timeout_at),
-            // A handshake takes a few round trips.
-            None => Deadlines { hedge_at: now.mono + self.params.rpc_timeout / 2, ..Deadlines::at(timeout_at) },
+            None => self.deadlines_of_dial(now, timeout_at),
         };
         if self.pending.insert(rpc, call.to.id, call, deadlines).is_err() {
             return false;
@@ -128,7 +134,21 @@ impl Node {
         self.finish(now, out);
     }
 
-    /// The deadlines of a request that leaves on `conn`. Only lookups and copies of PUTs have some before
+    /// The time after which a peer has not answered. A bridge answers a RELAY after a lookup and copies of its own, in
+    /// which it waits for nodes that do not answer.
+    fn timeout_of(&self, purpose: Purpose) -> Duration {
+        let rpc_timeout = self.params.rpc_timeout;
+        if matches!(purpose, Purpose::Relay(..)) { RELAY_TIMEOUTS * rpc_timeout } else { rpc_timeout }
+    }
+
+    /// The deadlines of a request that waits for a dial. A handshake takes a few round trips.
+    fn deadlines_of_dial(&self, now: Now, timeout_at: Time) -> Deadlines {
+        let rpc_timeout = self.params.rpc_timeout;
+        let give_up_at = (now.mono + rpc_timeout).min(timeout_at);
+        Deadlines { hedge_at: now.mono + rpc_timeout / 2, give_up_at, timeout_at }
+    }
+
+    /// The deadlines of a request that leaves on `conn`. Lookups, copies of PUTs and RELAY have some before
     /// `timeout_at`: for the others no other peer could help meanwhile.
     fn deadlines(&self, now: Now, conn: ConnId, purpose: Purpose, timeout_at: Time) -> Deadlines {
         let (rtts, rpc_timeout) = (self.peers.rtts(conn), self.params.rpc_timeout);
@@ -138,11 +158,14 @@ impl Node {
             Purpose::Copy(Copied::Repair(_) | Copied::HandOver(_))
             | Purpose::Fetch(_)
             | Purpose::ProbeVersion(_)
-            | Purpose::Relay(..)
             | Purpose::Ping
             | Purpose::AskTime
             | Purpose::Offer(_)
             | Purpose::Sync(_) => return Deadlines::at(timeout_at),
+            Purpose::Relay(..) => {
+                let late_at = (now.mono + rpc_timeout).min(timeout_at);
+                return Deadlines { hedge_at: late_at, give_up_at: late_at, timeout_at };
+            }
             // Many values may be under way. No client waits for them, and any other answer shows that the peer lives.
             Purpose::FetchMissing(_) => return Deadlines::at(now.mono + self.params.request_timeout),
         };
@@ -354,7 +377,7 @@ impl Node {
 
     /// Handles the deadlines that have passed by `now`.
     ///
-    /// A slow reply matters to lookups only: they ask another peer meanwhile.
+    /// A slow reply matters to lookups and RELAYs only: they ask another peer meanwhile.
     pub(crate) fn pass_deadlines(&mut self, now: Now, out: &mut Actions) {
         while let Some((_, passed, request)) = self.pending.passed(now.mono) {
             let call = request.why;
@@ -364,7 +387,7 @@ impl Node {
                 Passed::Timeout => true,
             };
             request.why.expired |= is_final;
-            if is_final || matches!(call.purpose, Purpose::Lookup(_)) {
+            if is_final || matches!(call.purpose, Purpose::Lookup(_) | Purpose::Relay(..)) {
                 self.on_outcome(now, &call, Outcome::Passed(passed), out);
             }
             if passed == Passed::Timeout {
@@ -388,7 +411,7 @@ impl Node {
             Some(conn) => {
                 self.end_call(now, conn, out);
                 if call.purpose == Purpose::Ping {
-                    self.contact_failed(now, &call.to.id, out);
+                    self.contact_failed(now, &call.to.id, Loss::Silent, out);
                     self.note_absent(now, call.to, DialError::Unreachable);
                 } else {
                     self.ping(now, call.to, out);

@@ -24,6 +24,7 @@ use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError, DialId, Fault, Origin};
 use crate::node::params::{Endpoint, Serving};
 use crate::node::purpose::Outcome;
+use crate::node::rpc::bridges::Loss;
 use crate::node::rpc::families::Dialled;
 use crate::node::rpc::rtt::{Rtt, Rtts};
 use crate::node::timers::Timers;
@@ -244,7 +245,7 @@ impl Peers {
     }
 
     /// Whether this node has dialled `contact`, and the connection is open.
-    fn is_verified(&self, contact: &Contact) -> bool {
+    pub(super) fn is_verified(&self, contact: &Contact) -> bool {
         let verifies = |conn: &ConnId| {
             let conn = &self.conns[conn];
             conn.is_dialled() && conn.address == contact.address
@@ -253,7 +254,7 @@ impl Peers {
     }
 
     /// Whether a message of `id` has arrived on any connection after `since`.
-    pub(super) fn heard_since(&self, id: &NodeId, since: Time) -> bool {
+    pub(crate) fn heard_since(&self, id: &NodeId, since: Time) -> bool {
         let conns = self.by_id.get(id).into_iter().flatten();
         conns.into_iter().any(|conn| self.conns[conn].last_heard > since)
     }
@@ -467,7 +468,7 @@ impl Node {
                 self.dial_back(now, id, out);
             }
         }
-        self.on_flags(now, id, hello.flags, out);
+        self.on_flags(now, id, hello.flags, Loss::Restarted, out);
         self.consider_joined(now, out);
     }
 
@@ -572,7 +573,7 @@ impl Node {
             }
         }
         if has_failed {
-            self.contact_failed(now, &conn.peer, out);
+            self.contact_failed(now, &conn.peer, Loss::Silent, out);
             if let Some(contact) = conn.contact() {
                 self.note_absent(now, contact, DialError::Unreachable);
             }

@@ -208,8 +208,8 @@ pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_mins(10);
 /// of an earlier run. A peer that is up has answered by then, and a dial of one that is down has failed.
 pub const START_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a joining node that has met only nodes that have not settled waits for the other dials in flight: long enough
-/// for a TCP and a TLS handshake and a HELLO over a link with a round trip of a second.
+/// How long a joining node that has met only nodes that have not settled waits for others: long enough for a TCP and a TLS
+/// handshake and a HELLO over a link with a round trip of a second, and for nodes that start a few seconds later.
 pub const JOIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Pause between two lookups that refresh buckets. Joining needs one lookup; the rest of the table fills

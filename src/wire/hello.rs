@@ -41,7 +41,8 @@ pub const FLAG_TELLS_TIME: u16 = 16;
 /// Flag of a HELLO: the sender knows the bit by which a FIND VALUE REPLY says that its record is tentative.
 pub const FLAG_KNOWS_TENTATIVE: u16 = 32;
 
-/// Flag of a HELLO: the sender has not settled. It may lack what others wrote while it did not run.
+/// Flag of a HELLO: the sender has not settled since its start or its last sleep. It may lack what others wrote while it
+/// did not run.
 pub const FLAG_UNSETTLED: u16 = 64;
 
 /// What a node tells of the two address families.

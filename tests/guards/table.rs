@@ -734,8 +734,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "unsettled: a node waits for peers that have settled",
         file: JOIN,
-        line: "let waits = now.mono < until && peers.are_expected();",
-        mutation: "let waits = now.mono < until && peers.are_expected() && peers.len() == usize::MAX;",
+        line: "if now.mono < until && self.table.iter().all(|contact| self.peers.is_unsettled(&contact.id)) {",
+        mutation: "if now.mono < until && self.table.is_empty() {",
         tests: &["a_node_that_has_met_only_peers_that_have_not_settled_waits_for_the_other_dials"],
     },
     Guard {
@@ -786,6 +786,13 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "if rank.life == Life::Alive && Some(rank.precedence()) < self.versions.newest(&key) {",
         mutation: "if false && Some(rank.precedence()) < self.versions.newest(&key) {",
         tests: &["a_node_that_answers_a_version_probe_after_the_put_has_ended_gets_a_copy_if_its_record_is_older"],
+    },
+    Guard {
+        name: "unsettled: it waits for all nodes that it remembers",
+        file: JOIN,
+        line: "if self.peers.are_expected() || !self.address_book.remembered().iter().all(is_met) {",
+        mutation: "if self.peers.are_expected() || false && self.address_book.remembered().iter().all(is_met) {",
+        tests: &["a_node_that_has_met_only_peers_that_have_not_settled_waits_for_all_that_it_remembers"],
     },
     // ── connections
     Guard {

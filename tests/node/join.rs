@@ -291,7 +291,7 @@ fn a_put_that_reached_no_peer_is_replicated_once_a_peer_is_back() {
     assert!(!harness.want_all_offers().is_empty());
 }
 
-fn remembering(remembered: impl IntoIterator<Item = u8>, params: Params) -> Harness {
+pub(crate) fn remembering(remembered: impl IntoIterator<Item = u8>, params: Params) -> Harness {
     let mut harness = Harness::new(params);
     for peer in remembered {
         let now = harness.now();

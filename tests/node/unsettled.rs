@@ -11,6 +11,7 @@ use crate::harness::{
     Harness, address, block, bootstrap, failure, greeting, head, id, key, millis, nodes, secs, success, value_of,
     version_at,
 };
+use crate::join::remembering;
 
 /// A newcomer with the bootstraps 1 and 2, both of which it has dialled. The dial of 2 is in flight. The peer 1, which
 /// says whether it has settled, has answered.
@@ -58,6 +59,22 @@ fn a_node_that_has_met_only_peers_that_have_not_settled_waits_for_the_other_dial
     let dial = harness.dial_of(2);
     harness.fail(dial, DialError::Refused);
     assert_eq!(harness.node.status(), Status::Settling, "no other may answer");
+}
+
+/// Nodes of one network may start some seconds after each other: a refusal proves nothing yet.
+#[test]
+fn a_node_that_has_met_only_peers_that_have_not_settled_waits_for_all_that_it_remembers() {
+    let mut harness = remembering([1, 2], Params::default());
+    harness.wake();
+    let conn = meet(&mut harness, 1, FLAG_UNSETTLED);
+    harness.make_automatic(1);
+    let dial = harness.dial_of(2);
+    harness.fail(dial, DialError::Refused);
+    assert_eq!(harness.ask(conn, Request::Ping), Reply::Pong);
+    harness.pass(secs(3));
+    assert_eq!(harness.node.status(), Status::Joining);
+    harness.pass(secs(2));
+    assert!(harness.node.status().has_joined());
 }
 
 #[test]

@@ -223,6 +223,7 @@ impl Node {
     fn catch_up(&mut self, now: Now, out: &mut Actions) {
         if self.status.has_joined() {
             self.sleep.falls_behind(now);
+            self.join.falls_behind();
             self.settle_again(now, out);
         }
     }

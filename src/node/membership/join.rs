@@ -12,6 +12,7 @@
 //!
 //! Joining does not guarantee one network: two groups of nodes that know no common bootstrap stay apart.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use log::{info, warn};
@@ -42,6 +43,8 @@ pub(crate) struct Join {
     /// Attempts since the last one that succeeded.
     attempts: u32,
     bootstraps: Vec<BootstrapState>,
+    /// The remembered contacts that were not dialled in the last attempt.
+    undialled: VecDeque<Contact>,
     /// When this node began to join: at the start, or when it lost its last contact.
     since: Time,
     /// Whether a peer has answered since this node has been joining.
@@ -50,6 +53,8 @@ pub(crate) struct Join {
     pub(crate) joined: Option<Time>,
     /// Whether this node has settled since then.
     has_settled: bool,
+    /// Whether it has settled since its start or its last sleep, although it may have lost its contacts meanwhile.
+    was_settled: bool,
 }
 
 /// The state of a bootstrap.
@@ -73,10 +78,12 @@ impl Join {
         Self {
             attempts: 0,
             bootstraps: vec![unreached; bootstraps],
+            undialled: VecDeque::new(),
             since: now.mono,
             is_answered: false,
             joined: None,
             has_settled: false,
+            was_settled: bootstraps == 0,
         }
     }
 
@@ -84,6 +91,17 @@ impl Join {
     /// it did not run.
     pub(crate) fn is_behind(&self) -> bool {
         self.joined.is_some() && !self.has_settled
+    }
+
+    /// Whether it has settled and has run ever since. The last survivor of a network has, and knows what others lack that
+    /// come back.
+    pub(crate) fn was_settled(&self) -> bool {
+        self.was_settled
+    }
+
+    /// This node has missed what others wrote.
+    pub(crate) fn falls_behind(&mut self) {
+        self.was_settled = false;
     }
 
     /// Whether it has just joined, so that another node may still tell it what it lacks.
@@ -140,6 +158,7 @@ impl Node {
     /// A restored contact is there to join through. Called before any other event.
     pub(crate) fn begin_to_join(&mut self, now: Now) {
         self.status = Status::Joining;
+        self.join.was_settled = false;
         self.timers.hasten(Timer::Join, now.mono);
     }
 
@@ -174,12 +193,18 @@ impl Node {
         self.consider_joined(now, out);
     }
 
-    /// Dials some remembered contacts, chosen at random, those first that did not fail or failed long ago.
+    /// Dials remembered contacts, some at a time, in random order, those first that did not fail or failed long ago.
     fn dial_remembered(&mut self, out: &mut Actions) {
         let mut remembered = self.address_book.remembered().to_vec();
         remembered.shuffle(&mut self.rng);
         remembered.sort_by_key(|contact| self.absences.failed_at(contact));
-        for contact in remembered.into_iter().take(REMEMBERED_DIALS) {
+        self.join.undialled = remembered.into();
+        self.dial_more_remembered(out);
+    }
+
+    fn dial_more_remembered(&mut self, out: &mut Actions) {
+        for _ in 0..REMEMBERED_DIALS {
+            let Some(contact) = self.join.undialled.pop_front() else { return };
             self.probe(contact, out);
         }
     }
@@ -234,17 +259,22 @@ impl Node {
 
     /// If this node is joining and a peer has answered, it may have joined now, and settles.
     ///
-    /// If several nodes restart together, they meet while the dials of the others are in flight. Each of them lacks what
-    /// was written meanwhile, and they would take themselves for the whole network. So a node waits, but not long, for a
-    /// peer that has settled, while one may still answer.
+    /// If several nodes restart together, some meet before the others run or have answered. Each of them may lack what was
+    /// written meanwhile, and they would take themselves for the whole network. So a node waits, but not long, for a peer
+    /// that has settled, or until it has reached all that it remembers.
     pub(crate) fn consider_joined(&mut self, now: Now, out: &mut Actions) {
         if self.status != Status::Joining || !self.join.is_answered || self.table.live() == 0 {
             return;
         }
-        let (peers, until) = (&self.peers, self.join.since + JOIN_PATIENCE);
-        let waits = now.mono < until && peers.are_expected();
-        if waits && self.table.iter().all(|contact| peers.is_unsettled(&contact.id)) {
-            return self.timers.hasten(Timer::Join, until);
+        let until = self.join.since + JOIN_PATIENCE;
+        if now.mono < until && self.table.iter().all(|contact| self.peers.is_unsettled(&contact.id)) {
+            if !self.peers.are_expected() {
+                self.dial_more_remembered(out);
+            }
+            let is_met = |contact: &Contact| self.table.contains(&contact.id);
+            if self.peers.are_expected() || !self.address_book.remembered().iter().all(is_met) {
+                return self.timers.hasten(Timer::Join, until);
+            }
         }
         info!("joined contacts={}", self.table.live());
         self.begin_to_settle(now, out);
@@ -267,6 +297,7 @@ impl Node {
         }
         self.timers.set(Timer::Settle, now.mono + SETTLE_TIMEOUT);
         // The lookup finds the neighbours, which this node then asks for records.
+        self.syncing.looks_again = self.queries.is_looking_up(self.me.id.key());
         self.look_up_self(now, None, out);
     }
 
@@ -299,7 +330,7 @@ impl Node {
     /// it was cut off from the network.
     pub(crate) fn settle(&mut self, now: Now) {
         self.status = Status::Settled;
-        self.join.has_settled = true;
+        (self.join.has_settled, self.join.was_settled) = (true, true);
         self.sleep.caught_up();
         self.heartbeat(now);
         self.timers.cancel(Timer::Settle);
@@ -361,6 +392,18 @@ impl Node {
         self.advance(now, query, out);
     }
 
+    /// A lookup of the own id has ended, in which `answered` did. The neighbours are known, and are asked for their records;
+    /// unless the lookup began before this node joined, and has missed near contacts that it has met since.
+    pub(crate) fn looked_up_self(&mut self, now: Now, answered: &[Contact], out: &mut Actions) {
+        self.joined_through(now, answered);
+        self.table.closest(self.me.id.key(), self.params.k, &mut self.nearby);
+        let has_missed = self.nearby.iter().any(|contact| !answered.iter().any(|other| other.id == contact.id));
+        if std::mem::take(&mut self.syncing.looks_again) && has_missed {
+            return self.look_up_self(now, None, out);
+        }
+        self.begin_to_sync(now);
+    }
+
     /// The bootstraps that are not this node.
     pub(crate) fn other_bootstraps(&self) -> impl Iterator<Item = usize> {
         let states = self.join.bootstraps.iter().enumerate();
@@ -376,7 +419,7 @@ impl Node {
     /// A lookup of the own id was answered by `answered`: the bootstraps among them are not due for a
     /// while. If fewer than k nodes answered they stay due: either many replies were lost, or the network
     /// is small and another attempt costs little.
-    pub(crate) fn joined_through(&mut self, now: Now, answered: &[Contact]) {
+    fn joined_through(&mut self, now: Now, answered: &[Contact]) {
         if answered.len() < self.params.k {
             return;
         }

@@ -276,12 +276,11 @@ impl Node {
     }
 
     /// A lookup of the own id, or of a stale bucket, has ended.
-    pub(crate) fn maintenance_done(&mut self, now: Now, target: Key, answered: &[Contact]) {
+    pub(crate) fn maintenance_done(&mut self, now: Now, target: Key, answered: &[Contact], out: &mut Actions) {
         debug!("lookup done target={target:.8} answered={} contacts={}", answered.len(), self.table.live());
         if target == *self.me.id.key() {
             self.table.looked_up(now.mono, &target);
-            self.joined_through(now, answered);
-            self.begin_to_sync(now);
+            self.looked_up_self(now, answered, out);
         }
         self.plan_refresh(now);
     }

@@ -112,6 +112,7 @@ impl Node {
     pub(crate) fn settle_after_sleep(&mut self, now: Now, span: Duration, out: &mut Actions) {
         info!("settling again reason=\"this process did not run\" seconds={}", span.as_secs());
         self.sleep.falls_behind(now);
+        self.join.falls_behind();
         self.sleep.again_at = Some(now.mono + SYNC_AGAIN_AFTER);
         self.settle_again(now, out);
     }

@@ -174,7 +174,7 @@ impl Node {
             Some(Query::Maintenance(lookup)) => {
                 let (target, answered) = (*lookup.target(), lookup.answered().copied().collect::<Vec<_>>());
                 self.end_query(query);
-                self.maintenance_done(now, target, &answered);
+                self.maintenance_done(now, target, &answered, out);
             }
             Some(Query::Get(_)) | None => {}
         }

@@ -91,6 +91,7 @@ impl Node {
         let (refused, is_full) = (self.missed.keys.len(), self.missed.is_full);
         info!("settling again reason=\"newer records were refused\" keys={refused} and_more={is_full}");
         self.missed = Missed { settle_at: now.mono + SETTLE_PAUSE, ..Missed::default() };
+        self.join.falls_behind();
         self.settle_again(now, out);
     }
 }

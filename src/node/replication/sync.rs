@@ -59,6 +59,8 @@ const UNLISTED_AGE_MIN: Duration = Duration::from_mins(15);
 pub(crate) struct Syncing {
     /// The keys that neighbours are asked about; `None` while this node does not synchronize.
     range: Option<RangeInclusive<Key>>,
+    /// Whether the lookup of the own id that runs began before this node joined: it may have missed neighbours.
+    pub(crate) looks_again: bool,
     /// Neighbours that were chosen.
     neighbours: BTreeMap<NodeId, Neighbour>,
     /// Pages that are not compared to the end: at most one of each neighbour that was asked.

@@ -411,7 +411,7 @@ impl Node {
         };
         Hello {
             protocol: PROTOCOL,
-            flags: self.flags() | if self.status.is_settled() { 0 } else { FLAG_UNSETTLED },
+            flags: self.flags() | if self.join.was_settled() { 0 } else { FLAG_UNSETTLED },
             network: self.params.network,
             port,
             wall: now.wall,

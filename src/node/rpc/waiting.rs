@@ -12,7 +12,7 @@
 //!
 //! Only the purpose waits; the message is composed when it leaves. A GET asks another node meanwhile, like
 //! when a reply is late. A PUT goes on without a peer that has refused its copy for `rpc_timeout`; the copy is sent again
-//! all the same.
+//! while the PUT runs, and the peer knows that it has missed a record ([`crate::node::records::missed`]).
 //! Waiting says nothing about the peer: it does not count as a failure of it, nor against its `rpc_timeout`. It
 //! ends at `request_timeout` after the request was made; then the request fails.
 //!

@@ -734,8 +734,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "unsettled: a node waits for peers that have settled",
         file: JOIN,
-        line: "if now.mono < until && self.table.iter().all(|contact| self.peers.is_unsettled(&contact.id)) {",
-        mutation: "if now.mono < until && self.table.is_empty() {",
+        line: "if now.mono < until && !self.join.was_settled && self.table.iter().all(is_new) {",
+        mutation: "if now.mono < until && self.table.is_empty() && self.table.iter().all(is_new) {",
         tests: &["a_node_that_has_met_only_peers_that_have_not_settled_waits_for_the_other_dials"],
     },
     Guard {

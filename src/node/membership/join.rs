@@ -261,13 +261,14 @@ impl Node {
     ///
     /// If several nodes restart together, some meet before the others run or have answered. Each of them may lack what was
     /// written meanwhile, and they would take themselves for the whole network. So a node waits, but not long, for a peer
-    /// that has settled, or until it has reached all that it remembers.
+    /// that has settled, or until it has reached all that it remembers. The last survivor of a network need not wait.
     pub(crate) fn consider_joined(&mut self, now: Now, out: &mut Actions) {
         if self.status != Status::Joining || !self.join.is_answered || self.table.live() == 0 {
             return;
         }
         let until = self.join.since + JOIN_PATIENCE;
-        if now.mono < until && self.table.iter().all(|contact| self.peers.is_unsettled(&contact.id)) {
+        let is_new = |contact: &Contact| self.peers.is_unsettled(&contact.id);
+        if now.mono < until && !self.join.was_settled && self.table.iter().all(is_new) {
             if !self.peers.are_expected() {
                 self.dial_more_remembered(out);
             }

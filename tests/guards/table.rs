@@ -755,8 +755,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "missed: it is not returned alone",
         file: GETTING,
-        line: "if self.missed.replaces(key, known.record.rank().precedence()) && self.status.has_joined() {",
-        mutation: "if false && self.missed.replaces(key, known.record.rank().precedence()) {",
+        line: "self.missed.replaces(key, known.rank().precedence()) && self.status.has_joined()",
+        mutation: "false && self.missed.replaces(key, known.rank().precedence())",
         tests: &["after_a_refusal_the_older_record_is_tentative_and_not_returned_alone"],
     },
     Guard {

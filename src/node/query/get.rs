@@ -102,7 +102,8 @@ impl Node {
             return None;
         }
         let known = self.readable(now, key, self.storage.find(now.mono, key))?;
-        if self.missed.replaces(key, known.record.rank().precedence()) && self.status.has_joined() {
+        // Most nodes miss nothing, and this is part of every GET.
+        if !self.missed.is_empty() && self.has_missed(key, known.record) {
             return None;
         }
         let is_responsible = match access {
@@ -119,6 +120,12 @@ impl Node {
             None => !self.sleep.is_behind() && self.put_retries.contains(key),
         };
         (is_responsible || is_undecided()).then_some(known)
+    }
+
+    /// Whether this node has refused a newer record than `known`, which others may store.
+    #[cold]
+    fn has_missed(&self, key: &Key, known: &Record) -> bool {
+        self.missed.replaces(key, known.rank().precedence()) && self.status.has_joined()
     }
 
     /// The newest record of `key` that this node knows: the larger of `held`, which is the stored one, and the

@@ -38,7 +38,9 @@ pub(crate) struct Missed {
 }
 
 impl Missed {
-    fn is_empty(&self) -> bool {
+    /// Whether this node misses nothing.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty() && !self.is_full
     }
 

@@ -267,7 +267,7 @@ impl Node {
             return;
         }
         let until = self.join.since + JOIN_PATIENCE;
-        let is_new = |contact: &Contact| self.peers.is_unsettled(&contact.id);
+        let is_new = |contact: &Contact| self.peers.is_unsettled(now, &contact.id);
         if now.mono < until && !self.join.was_settled && self.table.iter().all(is_new) {
             if !self.peers.are_expected() {
                 self.dial_more_remembered(out);

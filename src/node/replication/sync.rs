@@ -200,23 +200,23 @@ impl Node {
         }
     }
 
-    /// Chooses neighbours until [`SETTLE_NEIGHBOURS`] have not failed, or no near contact is left. Those that have not
-    /// settled come last, and do not count if others are left: they have not run either. Before them come those whose
-    /// clocks are wrong: they may have refused newer records. A node that has slept, or whose clock was set, counts
+    /// Chooses neighbours until [`SETTLE_NEIGHBOURS`] have not failed, or no near contact is left. Those whose clocks are
+    /// wrong come last: they may have refused newer records. Before them come those that have not settled, which do not
+    /// count if others are left: they have not run either. A node that has slept, or whose clock was set, counts
     /// only those whose clocks it knows to be right: others may have been set, or have slept, together with it.
     fn find_neighbours(&mut self, now: Now) {
         let Some(range) = &self.syncing.range else { return };
         let first = *range.start();
         self.table.closest(self.me.id.key(), self.params.k, &mut self.nearby);
         let (clocks, peers) = (&self.clocks, &self.peers);
-        let order = |contact: &Contact| (peers.is_unsettled(&contact.id), clocks.is_wrong_at(now, &contact.id));
+        let order = |contact: &Contact| (clocks.is_wrong_at(now, &contact.id), peers.is_unsettled(now, &contact.id));
         self.nearby.sort_by_key(order); // otherwise nearest first
         let is_behind = self.sleep.is_behind();
         let neighbours = &mut self.syncing.neighbours;
         for contact in &self.nearby {
-            let only_unsettled_left = peers.is_unsettled(&contact.id);
+            let only_unsettled_left = peers.is_unsettled(now, &contact.id);
             let counts = |id: &NodeId| {
-                (only_unsettled_left || !peers.is_unsettled(id)) && (!is_behind || clocks.may_be_right_at(now, id))
+                (only_unsettled_left || !peers.is_unsettled(now, id)) && (!is_behind || clocks.may_be_right_at(now, id))
             };
             let counting = neighbours.iter().filter(|(id, state)| **state != Neighbour::Failed && counts(id));
             if counting.count() >= SETTLE_NEIGHBOURS {

@@ -19,7 +19,7 @@ use log::{debug, warn};
 
 use crate::contact::{Contact, canonical};
 use crate::id::{KeyMap, KeySeed, NodeId, RpcId};
-use crate::limits::{DIALS_MAX, HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, PROBES_MAX, UNRESPONSIVE_PAUSE};
+use crate::limits::{DIALS_MAX, HELLO_TIMEOUT, PEER_IDLE_TIMEOUT, PROBES_MAX, SETTLE_MAX, UNRESPONSIVE_PAUSE};
 use crate::node::Node;
 use crate::node::action::{Actions, ConnId, DialError, DialId, Fault, Origin};
 use crate::node::params::{Endpoint, Serving};
@@ -62,6 +62,8 @@ pub(crate) struct Conn {
     port: u16,
     /// When the peer may be dialled back again.
     dial_back_at: Time,
+    /// When the handshake ended.
+    opened: Time,
     /// The flags that the peer has announced last.
     pub(super) flags: u16,
     /// When the peer was last told which bridges this node knows.
@@ -193,9 +195,10 @@ impl Peers {
         self.find(conn).is_some_and(|conn| conn.flags & FLAG_KNOWS_TENTATIVE != 0)
     }
 
-    /// Whether `id` had not settled when it last said so.
-    pub(crate) fn is_unsettled(&self, id: &NodeId) -> bool {
-        self.route(id).is_some_and(|conn| self.conns[&conn].flags & FLAG_UNSETTLED != 0)
+    /// Whether `id` has said not long ago that it had not settled.
+    pub(crate) fn is_unsettled(&self, now: Now, id: &NodeId) -> bool {
+        let says_so = |conn: &Conn| conn.flags & FLAG_UNSETTLED != 0 && now.mono < conn.opened + SETTLE_MAX;
+        self.route(id).is_some_and(|conn| says_so(&self.conns[&conn]))
     }
 
     /// Whether `id` answers TIME on the connection that carries requests to it.
@@ -383,6 +386,7 @@ impl Node {
             rtts: Rtts::default(),
             port: if matches!(origin, Origin::Dialled(_)) { address.port() } else { 0 },
             dial_back_at: Time::ZERO,
+            opened: now.mono,
             flags: 0,
             told_at: None,
         };

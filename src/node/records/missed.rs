@@ -46,12 +46,12 @@ impl Missed {
 
     /// Whether this node has refused a record of `key` that is newer than what it stores.
     pub(crate) fn contains(&self, key: &Key) -> bool {
-        !self.is_empty() && (self.is_full || self.keys.contains_key(key))
+        self.is_full || self.keys.contains_key(key)
     }
 
     /// Whether it has refused one that is newer than a record of that precedence.
     pub(crate) fn replaces(&self, key: &Key, known: Precedence) -> bool {
-        !self.is_empty() && (self.is_full || self.keys.get(key).is_some_and(|refused| *refused > known))
+        self.is_full || self.keys.get(key).is_some_and(|refused| *refused > known)
     }
 
     fn insert(&mut self, key: Key, refused: Precedence) {

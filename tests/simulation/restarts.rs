@@ -5,8 +5,9 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use dht::id::Key;
 use dht::record::Class;
-use dht::sim::{Death, Number, RequestId, Scenario, World};
+use dht::sim::{Death, Number, RequestId, Scenario, Violation, World};
 use dht::wire::api::{ApiRequest, Confirm, Put};
 
 use crate::{Run, SECOND, await_all, found, node, put_many, value_of};
@@ -37,6 +38,25 @@ fn value(put: usize, nth: usize) -> [u8; 8] {
     value_of(nth + put * 1_000)
 }
 
+/// Starts the network, writes the values that are overwritten later, and returns all keys.
+fn start(world: &mut World) -> Result<Vec<Key>, Violation> {
+    world.join_all()?;
+    world.run_for(SECOND * 30)?;
+    let mut keys = put_many(world, OVERWRITTEN, REPLICATION)?;
+    keys.extend((0..NEW).map(|_| world.any_key()));
+    Ok(keys)
+}
+
+/// Writes the value of each key at some node that runs.
+fn write_all(world: &mut World, keys: &[Key]) -> Run {
+    let seed = world.scenario().seed;
+    for (nth, key) in keys.iter().enumerate() {
+        let at = world.any_alive();
+        assert_eq!(world.put(at, *key, &value(1, nth), REPLICATION)?, found(b""), "seed {seed}: key {nth} at {at}");
+    }
+    Ok(())
+}
+
 /// Method: every value is written while some nodes are off, or all but one, for a second or so long that the others have
 /// forgotten them. Then they restart together. From that moment on every node reads, and restarted nodes write.
 fn no_node_is_misled_by_nodes_that_restart_together(off: u32, seeds: Range<u64>) -> Run {
@@ -49,16 +69,10 @@ fn no_node_is_misled_by_nodes_that_restart_together(off: u32, seeds: Range<u64>)
         let calm = Scenario::calm(NODES, seed);
         let skew_max = if is_last { Duration::ZERO } else { calm.skew_max };
         let mut world = World::new(Scenario { skew_max, ..calm });
-        world.join_all()?;
-        world.run_for(SECOND * 30)?;
-        let mut keys = put_many(&mut world, OVERWRITTEN, REPLICATION)?;
-        keys.extend((0..NEW).map(|_| world.any_key()));
+        let keys = start(&mut world)?;
         world.kill(if seed % 3 == 0 && !is_last { Death::Host } else { Death::Process }, restarted());
         world.run_for(SECOND * if seed % 2 == 0 && !is_last { 1 } else { 90 })?;
-        for (nth, key) in keys.iter().enumerate() {
-            let at = world.any_alive();
-            assert_eq!(world.put(at, *key, &value(1, nth), REPLICATION)?, found(b""), "seed {seed}: key {nth} at {at}");
-        }
+        write_all(&mut world, &keys)?;
         for number in restarted() {
             world.restart(number, &[])?;
         }
@@ -118,17 +132,11 @@ fn no_node_is_misled_when_all_others_restart_together_seeds_10_to_99() -> Run {
 fn no_node_is_misled_by_nodes_that_start_before_the_others(seeds: Range<u64>) -> Run {
     for seed in seeds {
         let mut world = World::new(Scenario::calm(NODES, seed));
-        world.join_all()?;
-        world.run_for(SECOND * 30)?;
-        let mut keys = put_many(&mut world, OVERWRITTEN, REPLICATION)?;
-        keys.extend((0..NEW).map(|_| world.any_key()));
+        let keys = start(&mut world)?;
         let (early, late) = ((0..4).map(node), (4..NODES).map(node));
         world.kill(Death::Process, early.clone());
         world.run_for(SECOND * 30)?;
-        for (nth, key) in keys.iter().enumerate() {
-            let at = world.any_alive();
-            assert_eq!(world.put(at, *key, &value(1, nth), REPLICATION)?, found(b""), "seed {seed}: key {nth} at {at}");
-        }
+        write_all(&mut world, &keys)?;
         world.run_for(SECOND * 5)?;
         world.kill(Death::Process, late.clone());
         let mut reads = Vec::new();

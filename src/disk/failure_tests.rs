@@ -97,8 +97,8 @@ fn names(disk: &SimulatedDisk) -> Vec<String> {
     disk.list("").expect("the disk works").into_iter().map(|(name, _)| name).collect()
 }
 
-/// As long as the system refuses to create another one, what is left of a store that somebody has damaged keeps its
-/// name, and nothing accumulates.
+/// Somebody has damaged the store. While the system refuses to create a new one, the damaged one keeps its name, and no
+/// further files appear.
 #[test]
 fn a_store_is_begun_anew_once_whatever_call_fails() {
     let damaged = || {

@@ -225,7 +225,7 @@ impl Node {
     /// Whether the node takes another request of any client, whatever it asks for. If not, it still answers
     /// GETs of records that it may return at once.
     pub fn wants_requests(&self) -> bool {
-        self.queries.has_room() && !self.saving.is_full() && !self.status.is_leaving()
+        self.queries.has_room() && !self.saving.is_busy() && !self.status.is_leaving()
     }
 
     /// The same for a client on `connection`. Each connection has a share of the requests in flight, so that
@@ -317,6 +317,7 @@ impl Node {
                 Timer::Replicate => self.replicate(now, out),
                 Timer::Retry(query) => self.retry(now, query, out),
                 Timer::Save => self.save(now, out),
+                Timer::Disk => self.disk_hangs(now, out),
                 Timer::Tombstones => {} // see below
                 Timer::Missed => self.fetch_missed(now, out),
                 Timer::TurnOld => self.turn_old(now),

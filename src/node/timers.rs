@@ -39,6 +39,8 @@ pub(crate) enum Timer {
     Retry(QueryId),
     /// Write changes to disk.
     Save,
+    /// Answer those that wait for the disk, because it hangs.
+    Disk,
     /// Log the tombstones that gave way.
     Tombstones,
     /// Fetch newer records that were refused.

@@ -42,6 +42,7 @@ const GET: &str = "src/node/query/read_quorum.rs";
 const PUT: &str = "src/node/query/write_quorum.rs";
 const PUTTING: &str = "src/node/query/put.rs";
 const ACCEPT: &str = "src/node/records/accept.rs";
+const HUNG: &str = "src/node/records/hung_disk.rs";
 const INBOUND: &str = "src/node/rpc/inbound.rs";
 const JOIN: &str = "src/node/membership/join.rs";
 const SYNC: &str = "src/node/replication/sync.rs";
@@ -57,9 +58,78 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "silence: the own copy alone confirms no PUT",
         file: PUT,
-        line: "let wanted = if is_unheard { 0 } else { wanted };",
-        mutation: "let _ = is_unheard;",
+        line: "let reachable = if is_unheard { 0 } else { reached + usize::from(me.is_some()) };",
+        mutation: "let reachable = reached + usize::from(me.is_some()); let _ = is_unheard;",
         tests: &["a_put_that_no_other_node_answers_is_not_confirmed_by_the_own_copy"],
+    },
+    // ── no room for a copy
+    Guard {
+        name: "room: a PUT needs no node without room",
+        file: PUT,
+        line: "let with_room = self.reachable.saturating_sub(self.without_room);",
+        mutation: "let with_room = self.reachable;",
+        tests: &["a_put_is_confirmed_without_the_minority_that_has_no_room"],
+    },
+    Guard {
+        name: "room: but it needs more than half of the nodes",
+        file: PUT,
+        line: "with_room.max(all / 2 + 1).min(all)",
+        mutation: "with_room.max(1).min(all)",
+        tests: &["a_put_is_confirmed_without_the_minority_that_has_no_room"],
+    },
+    Guard {
+        name: "room: a node that is busy for long has none",
+        file: "src/node/replication/copies.rs",
+        line: "Outcome::Passed(_) if call.refusals > 0 => Some(ErrorCode::TOO_MANY),",
+        mutation: "Outcome::Passed(_) if false && call.refusals > 0 => Some(ErrorCode::TOO_MANY),",
+        tests: &["a_put_is_confirmed_without_a_node_that_is_too_busy_for_rpc_timeout"],
+    },
+    // ── a disk that hangs
+    Guard {
+        name: "hung disk: nobody waits longer than rpc_timeout for it",
+        file: HUNG,
+        line: "self.timers.set(Timer::Disk, now.mono + self.params.rpc_timeout);",
+        mutation: "let _ = now;",
+        tests: &[
+            "a_store_that_has_waited_for_the_disk_for_rpc_timeout_is_refused_and_its_record_kept",
+            "while_all_is_written_again_a_store_is_refused_after_rpc_timeout_too",
+            "a_put_goes_on_without_the_own_copy_if_the_disk_hangs",
+        ],
+    },
+    Guard {
+        name: "hung disk: those that come later do not wait",
+        file: HUNG,
+        line: "saving.disk = Disk::Hangs;",
+        mutation: "saving.disk = Disk::Works;",
+        tests: &["a_store_that_has_waited_for_the_disk_for_rpc_timeout_is_refused_and_its_record_kept"],
+    },
+    Guard {
+        name: "hung disk: it hangs no more after a batch",
+        file: HUNG,
+        line: "_ if still_hangs => Disk::Hangs,",
+        mutation: "_ if before == Disk::Hangs => Disk::Hangs,",
+        tests: &["when_a_hung_disk_works_again_copies_are_acknowledged_again"],
+    },
+    Guard {
+        name: "hung disk: clients do not wait for it",
+        file: "src/node/records/persistence.rs",
+        line: "self.is_full() && self.disk == Disk::Works",
+        mutation: "self.is_full()",
+        tests: &["when_too_much_waits_for_a_hung_disk_clients_do_not_wait_for_it_and_new_records_are_refused"],
+    },
+    Guard {
+        name: "hung disk: unsaved keys have a bound",
+        file: ACCEPT,
+        line: "if self.saving.is_blocked() {",
+        mutation: "if false {",
+        tests: &["when_too_much_waits_for_a_hung_disk_clients_do_not_wait_for_it_and_new_records_are_refused"],
+    },
+    Guard {
+        name: "hung disk: a slow one does not hang",
+        file: HUNG,
+        line: "if answered > 0 || self.saving.waiters == 0 {",
+        mutation: "if self.saving.waiters == 0 {",
+        tests: &["a_disk_that_answers_some_who_wait_does_not_hang"],
     },
     Guard {
         name: "silence: a GET that nobody answers is looked up again",
@@ -401,9 +471,9 @@ pub(crate) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "clock: a contradicted PUT is not confirmed",
-        file: PUT,
-        line: "OwnClock::Unknown => against > 0 && against >= peers,",
-        mutation: "OwnClock::Unknown => against > usize::MAX - 1 && against >= peers,",
+        file: "src/node/query/contradictions.rs",
+        line: "OwnClock::Unknown => !self.all.is_empty() && self.all.len() >= peers,",
+        mutation: "OwnClock::Unknown => self.all.len() > usize::MAX - 1 && self.all.len() >= peers,",
         tests: &[
             "a_put_is_not_confirmed_while_replicas_store_versions_far_ahead",
             "a_version_far_ahead_that_a_probe_meets_contradicts_a_put",

@@ -365,3 +365,85 @@ fn with_durability_none_no_record_is_written_again() {
     let batches = harness.batches();
     assert!(batches.len() == 1 && batches[0].keys.is_empty() && batches[0].contacts.is_some(), "{batches:?}");
 }
+
+/// A founder with a STORE from another node that has waited for the disk for `rpc_timeout`.
+fn with_hung_disk() -> (Harness, dht::node::action::ConnId) {
+    let mut harness = founder(Disk::Waits);
+    let conn = harness.accept_client(9);
+    store(&mut harness, conn, block(5, b"v"));
+    harness.pass(millis(0));
+    assert_eq!(replies(&mut harness, conn), []);
+    harness.pass(millis(1_999));
+    assert_eq!(replies(&mut harness, conn), []);
+    harness.pass(millis(1));
+    (harness, conn)
+}
+
+#[test]
+fn a_store_that_has_waited_for_the_disk_for_rpc_timeout_is_refused_and_its_record_kept() {
+    let (mut harness, conn) = with_hung_disk();
+    assert_eq!(replies(&mut harness, conn), [Reply::Error(ErrorCode::FULL)]);
+    assert_eq!(store(&mut harness, conn, block(6, b"w")), [Reply::Error(ErrorCode::FULL)], "and later ones at once");
+    for (number, value) in [(5, b"v"), (6, b"w")] {
+        let reader = harness.get(key(number));
+        assert_eq!(harness.answer(reader), success(number, value));
+    }
+}
+
+#[test]
+fn when_a_hung_disk_works_again_copies_are_acknowledged_again() {
+    let (mut harness, conn) = with_hung_disk();
+    replies(&mut harness, conn);
+    say(&mut harness, Saved::Durable);
+    assert_eq!(replies(&mut harness, conn), [], "it was answered");
+    let again = dht::wire::peer::RecordBlock { age: Age(2_000), ..block(5, b"v") };
+    assert_eq!(store(&mut harness, conn, again), [stored(&again)]);
+    assert_eq!(store(&mut harness, conn, block(6, b"w")), [], "others wait as before");
+    harness.pass(millis(0));
+    say(&mut harness, Saved::Durable);
+    assert_eq!(replies(&mut harness, conn), [stored(&block(6, b"w"))]);
+}
+
+/// The disk works, but is slow: each batch takes almost `rpc_timeout`.
+#[test]
+fn a_disk_that_answers_some_who_wait_does_not_hang() {
+    let mut harness = founder(Disk::Waits);
+    let conn = harness.accept_client(9);
+    for number in 0..4 {
+        store(&mut harness, conn, block(2 * number, b"v"));
+        harness.pass(millis(0));
+        store(&mut harness, conn, block(2 * number + 1, b"v"));
+        harness.pass(millis(1_900));
+        say(&mut harness, Saved::Durable);
+        assert!(replies(&mut harness, conn).iter().all(|reply| matches!(reply, Reply::Stored { .. })));
+    }
+}
+
+/// A store that was lost takes long to be written again: what waits for all of it waits no longer than for one batch.
+#[test]
+fn while_all_is_written_again_a_store_is_refused_after_rpc_timeout_too() {
+    let mut harness = founder(Disk::Waits);
+    let conn = harness.accept_client(9);
+    store(&mut harness, conn, block(5, b"v"));
+    for _ in 0..4 {
+        harness.pass(millis(500));
+        say(&mut harness, Saved::Lost);
+    }
+    assert_eq!(replies(&mut harness, conn), [Reply::Error(ErrorCode::FULL)]);
+}
+
+#[test]
+fn a_put_goes_on_without_the_own_copy_if_the_disk_hangs() {
+    let params = Params { replication_min: 1, durability: Durability::Always, ..Params::default() };
+    let mut harness = Harness::with_contacts(params, 1..=4);
+    harness.disk = Disk::Waits;
+    let client = harness.put(Put { replication: 2, ..confirmed(129, b"v") });
+    let copies = harness.copies();
+    assert_eq!(copies.len(), 1, "the other copy is the own one");
+    harness.reply(copies[0].0, copies[0].1, stored(&copies[0].2));
+    harness.pass(secs(2));
+    let next = harness.copies();
+    assert_eq!(next.len(), 1);
+    harness.reply(next[0].0, next[0].1, stored(&next[0].2));
+    assert_eq!(harness.answer(client), success(129, b""));
+}

@@ -11,7 +11,7 @@ use dht::node::action::ClientId;
 use dht::node::params::{Durability, Params};
 use dht::node::persisted::{Batch, Saved};
 use dht::wire::api::{ApiRequest, Put};
-use dht::wire::peer::{ErrorCode, Reply};
+use dht::wire::peer::{ErrorCode, Reply, Request};
 
 use crate::durability::{replies, say, store};
 use crate::harness::{Disk, Harness, block, confirmed, key, millis, quiet, secs, stored, success};
@@ -237,4 +237,35 @@ fn clients_wait_while_65_536_keys_are_not_written() {
     }
     assert_eq!(harness.node.unsaved(), 1 << 16);
     assert_eq!(taken - (1 << 16), SAVE_KEYS_MAX as u64, "one batch is in flight");
+}
+
+/// GETs need no room there, and PUTs can be stored at other nodes.
+#[test]
+fn when_too_much_waits_for_a_hung_disk_clients_do_not_wait_for_it_and_new_records_are_refused() {
+    let mut harness = founder();
+    let mut taken = 0_u64;
+    let mut put_next = |harness: &mut Harness| {
+        let key = Key::new(std::array::from_fn(|at| taken.to_be_bytes().get(at).copied().unwrap_or(1)));
+        let client = ClientId { connection: taken, request: 1 };
+        taken += 1;
+        harness.act(|node, now, out| {
+            node.on_request(now, client, ApiRequest::Put(Put { key, ..quiet(1, b"v") }), out);
+            node.on_timeout(now, out);
+        });
+    };
+    while harness.node.unsaved() < 1 << 16 {
+        put_next(&mut harness);
+    }
+    assert!(!harness.node.wants_requests(), "it may be busy only");
+    harness.pass(secs(2));
+    assert!(harness.node.wants_requests(), "the disk hangs");
+    let held = harness.node.storage().len();
+    put_next(&mut harness);
+    assert_eq!((harness.node.unsaved(), harness.node.storage().len()), (1 << 16, held), "there is no room");
+    let conn = harness.accept_client(9);
+    assert_eq!(harness.ask(conn, Request::Store(block(5, b"v"))), Reply::Error(ErrorCode::FULL));
+    harness.act(|node, now, out| node.on_saved(now, Saved::Written, out));
+    harness.pass(millis(0));
+    put_next(&mut harness);
+    assert_eq!(harness.node.storage().len(), held + 1, "it works again");
 }

@@ -19,6 +19,11 @@ fn small() -> Params {
     Params { replication_min: 1, ..Params::default() }
 }
 
+/// Those of a node that stores nothing itself.
+fn client_only() -> Params {
+    Params { serving: Serving::No, ..small() }
+}
+
 /// A confirmed PUT of the key `n` that three nodes shall hold.
 fn put_to_three(n: u8) -> Put<'static> {
     Put { replication: 3, ..confirmed(n, b"value") }
@@ -71,7 +76,7 @@ fn this_node_stores_a_copy_itself_if_it_is_among_the_nearest() {
 
 #[test]
 fn a_non_serving_node_stores_no_copy_of_its_puts() {
-    let mut harness = Harness::with_contacts(Params { serving: Serving::No, ..small() }, 1..=8);
+    let mut harness = Harness::with_contacts(client_only(), 1..=8);
     let client = harness.put(put_to_three(128));
     let copies = harness.copies();
     assert_eq!(copies.len(), 3);
@@ -151,6 +156,42 @@ fn a_node_that_is_too_busy_for_a_copy_is_replaced_by_the_next_target_after_rpc_t
     }
     assert!(replaced && tried > 5, "{tried} times");
     assert_eq!(harness.answer(client), success(1, b""));
+}
+
+/// Section 1: nodes without room do not count as reachable, while more than half have room.
+#[test]
+fn a_put_is_confirmed_without_the_minority_that_has_no_room() {
+    for (without_room, answer) in [(3, success(1, b"")), (4, None)] {
+        let mut harness = Harness::with_contacts(client_only(), 1..=7);
+        let client = harness.put(Put { replication: 9, ..confirmed(1, b"value") });
+        let copies = harness.copies();
+        assert_eq!(copies.len(), 7);
+        for (conn, rpc, _) in &copies[..without_room] {
+            harness.reply(*conn, *rpc, Reply::Error(ErrorCode::FULL));
+        }
+        store_all(&mut harness, &copies[without_room..6]);
+        assert_eq!(harness.answer(client), None);
+        store_all(&mut harness, &copies[6..]);
+        assert_eq!(harness.answer(client), answer, "{without_room} without room");
+    }
+}
+
+#[test]
+fn a_put_is_confirmed_without_a_node_that_is_too_busy_for_rpc_timeout() {
+    let mut harness = Harness::with_contacts(client_only(), 1..=3);
+    let client = harness.put(put_to_three(1));
+    let copies = harness.copies();
+    store_all(&mut harness, &copies[..2]);
+    harness.reply(copies[2].0, copies[2].1, Reply::Error(ErrorCode::TOO_MANY));
+    for (tenths, answer) in [(15, None), (15, success(1, b""))] {
+        for _ in 0..tenths {
+            harness.pass(millis(100));
+            for (conn, rpc, _) in harness.copies() {
+                harness.reply(conn, rpc, Reply::Error(ErrorCode::TOO_MANY));
+            }
+        }
+        assert_eq!(harness.answer(client), answer);
+    }
 }
 
 #[test]

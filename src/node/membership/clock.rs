@@ -31,7 +31,7 @@ use crate::node::Node;
 use crate::node::action::Actions;
 use crate::node::params::AddressGroups;
 use crate::node::purpose::{Outcome, Purpose};
-use crate::node::query::write_quorum::OwnClock;
+use crate::node::query::contradictions::OwnClock;
 use crate::node::rpc::outbound::Report;
 use crate::node::timers::Timer;
 use crate::record::Version;

@@ -36,6 +36,7 @@ use crate::node::query::relay::Relayed;
 use crate::node::query::write_quorum::{Next, Others, Put, PutOrigin, Replaced};
 use crate::node::records::accept::{NoRoom, Replica};
 use crate::node::records::changes::Waiter;
+use crate::node::records::persistence::OnDisk;
 use crate::node::rpc::outbound::{Call, Report};
 use crate::node::timers::Timer;
 use crate::record::envelope::{Envelope, Unverified, verify_record};
@@ -311,16 +312,17 @@ impl Node {
         if let Some(put) = self.queries.put(query).filter(|put| put.replaced.is_none() && stored == Stored::Held) {
             put.replaced = replaced;
         }
-        let waits = stored == Stored::Held && self.saves_first(is_told);
-        if waits && self.waits_for_disk(now, key, Waiter::Own(attempt)) {
+        let saves_first = stored == Stored::Held && self.saves_first(is_told);
+        let on_disk = if saves_first { self.save_first(now, key, Waiter::Own(attempt)) } else { OnDisk::Now };
+        if on_disk == OnDisk::Soon {
             return;
         }
         let Some(put) = self.queries.put(query) else { return };
         put.copy_ended();
         match stored {
-            Stored::Held => put.on_replica(Replica::Me),
+            Stored::Held if on_disk == OnDisk::Now => put.on_replica(Replica::Me),
             Stored::Larger(rank) => self.met_larger(now, query, rank, out),
-            Stored::Full => put.no_room = Some(NoRoom::Here),
+            Stored::Full | Stored::Held => put.without_room(NoRoom::Here),
             Stored::Over => {}
         }
     }
@@ -340,7 +342,7 @@ impl Node {
             if on_disk >= Some(put.record.rank().precedence()) {
                 put.on_replica(Replica::Me);
             } else if saved == Saved::Failed {
-                put.no_room = Some(NoRoom::Here);
+                put.without_room(NoRoom::Here);
             }
             self.advance_put(now, attempt.query, out);
         }
@@ -653,7 +655,7 @@ enum Refused {
     Over,
     /// This node knows a larger record of the key.
     Larger,
-    /// The storage is full.
+    /// The storage is full, or too much waits for a disk that does not work.
     Full,
     /// This node stores no records, and knows no node that does.
     NoReplicas,
@@ -676,7 +678,7 @@ impl fmt::Display for Refused {
             }
             Self::Over => write!(f, "its life is over"),
             Self::Larger => write!(f, "a larger record is known"),
-            Self::Full => write!(f, "storage is full"),
+            Self::Full => write!(f, "no room: the storage is full, or the disk hangs or fails"),
             Self::NoReplicas => write!(f, "this node stores nothing and knows no other node"),
         }
     }

@@ -6,7 +6,8 @@
 //!
 //! A confirmation guarantees that
 //!
-//! - `wanted` distinct nodes have acknowledged this version, and a peer has answered a lookup if others exist,
+//! - enough distinct nodes have acknowledged this version ([`Spread::wanted`]), and a peer has answered a lookup if
+//!   others exist,
 //! - no version probe is in flight, so each probed node has said whether it stores an older version, or has
 //!   failed, and
 //! - each node that said so has answered its copy, or no copy is in flight any more, and
@@ -14,12 +15,7 @@
 //!
 //! The second and the third condition matter because two stale replicas that agree would satisfy a read quorum.
 //!
-//! Wall clocks may differ. A peer *contradicts* a PUT if it refuses the version as too far ahead (ERROR 425), or
-//! stores one that is too far ahead for this node. Then other nodes will not read this record, or not as the
-//! newest one. A contradicted PUT is confirmed if most peers say that this node's clock is right; or, while too few
-//! have told their time, if more peers store the record than contradict. If most say that it is wrong, then a larger
-//! version counts if it is not too far ahead for them either, and refusals count if they are as many as the replicas.
-//! Otherwise the clock of the contradicting peer is wrong too, and others will read the record.
+//! Wall clocks may differ, so that other nodes would not read the record: [`Contradictions`].
 //!
 //! A peer can claim to store a larger record without having one. For a plain record one claim ends the
 //! PUT, because any node could write that record anyway. For a signed record the claims must outnumber
@@ -32,14 +28,14 @@ use std::time::Duration;
 
 use crate::contact::{Contact, Family};
 use crate::id::{Key, NodeId};
-use crate::limits::CLOCK_SKEW_MAX;
 use crate::lookup::Lookup;
 use crate::node::action::{Caller, ClientId};
 use crate::node::purpose::Attempt;
 use crate::node::query::bridge_asks::Relay;
+use crate::node::query::contradictions::{Contradictions, OwnClock};
 use crate::node::records::accept::{NoRoom, Replica};
 use crate::record::{Class, Life, Precedence, Rank, Record, Source, Version};
-use crate::time::{ClockOffset, Now, Time};
+use crate::time::{Now, Time};
 use crate::wire::peer::{Entry, ErrorCode, StoreOutcome};
 
 /// A running PUT.
@@ -79,7 +75,7 @@ pub(crate) struct Put {
     /// Whether an attempt was repeated because a larger version is ahead of this node's clock. That happens once.
     was_repeated: bool,
     /// Nodes whose answers show that their clock and the one of this node differ too much.
-    contradicting: Vec<Contradiction>,
+    contradictions: Contradictions,
     /// The last ERROR 410 or 425 of a peer, if any has refused the record by it.
     refused_by: Option<ErrorCode>,
     /// Why a copy was not stored, if there was no room for it.
@@ -158,8 +154,10 @@ enum PutStage {
 /// The second half of an attempt: sending copies to the nodes that the lookup has found.
 #[derive(Debug)]
 struct Spread {
-    /// The number of replicas that are needed: min(replication, reachable nodes); 0 if the attempt can only fail.
-    wanted: usize,
+    /// The number of nodes that the lookup has reached, this one included; 0 if the attempt can only fail.
+    reachable: usize,
+    /// Those that have no room for their copy.
+    without_room: usize,
     /// The nodes to send a copy to, nearest first: perhaps this node, never a replica.
     targets: VecDeque<Replica>,
     /// Close nodes that the lookup has not asked and that get no copy. If such a node stores an older
@@ -177,34 +175,6 @@ struct Spread {
     larger: Option<Rank>,
     /// Whether most peers say that the wall clock of this node is right, or wrong.
     clock: OwnClock,
-}
-
-/// The answer of a peer whose clock and the one of this node differ too much for the record.
-#[derive(Clone, Copy, Debug)]
-struct Contradiction {
-    from: NodeId,
-    /// How far the larger version that the peer stores is ahead of this node's clock; `None` if the peer has refused
-    /// the record as too far ahead.
-    ahead: Option<Duration>,
-}
-
-impl Contradiction {
-    /// Whether peers whose clocks are ahead by `peers_ahead` read the larger version.
-    fn is_read_by(&self, peers_ahead: ClockOffset) -> bool {
-        let reach = if peers_ahead.is_ahead() { peers_ahead.size() + CLOCK_SKEW_MAX } else { Duration::ZERO };
-        self.ahead.is_some_and(|ahead| ahead <= reach)
-    }
-}
-
-/// What the peers of this node say about its wall clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OwnClock {
-    /// Too few have told their time.
-    Unknown,
-    /// Most agree with it.
-    Right,
-    /// Most differ from it: they are ahead by about this much.
-    Wrong(ClockOffset),
 }
 
 /// The next step of a PUT.
@@ -266,7 +236,7 @@ impl Put {
             stale_replicas: Vec::new(),
             larger_at: Vec::new(),
             was_repeated: false,
-            contradicting: Vec::new(),
+            contradictions: Contradictions::default(),
             refused_by: None,
             no_room: None,
             ahead: None,
@@ -368,15 +338,15 @@ impl Put {
             let nearer = |target: &Replica| matches!(target, Replica::Peer(peer) if distance(&peer.id) < distance(&me));
             targets.insert(targets.partition_point(nearer), Replica::Me);
         }
-        let wanted = (reached + usize::from(me.is_some())).min(usize::from(self.record.replication));
         // The copy of this node says nothing about nodes that did not answer, nor about the other family.
         let is_unheard = reached == 0 && (others == Others::Exist || self.is_relay());
-        let wanted = if is_unheard { 0 } else { wanted };
+        let reachable = if is_unheard { 0 } else { reached + usize::from(me.is_some()) };
         let unprobed = lookup.unasked(k).copied().collect();
         self.attempt += 1;
         self.refused_by = None;
         self.stage = PutStage::Spreading(Spread {
-            wanted,
+            reachable,
+            without_room: 0,
             targets,
             unprobed,
             copies_in_flight: 0,
@@ -424,7 +394,7 @@ impl Put {
         if let Some(by) = spread.larger {
             return if in_flight > 0 { Next::Wait } else { Next::Superseded(by) };
         }
-        let is_stored = spread.wanted > 0 && replicas.len() >= spread.wanted;
+        let is_stored = spread.reachable > 0 && replicas.len() >= spread.wanted(record.replication);
         let probed = spread.probes_in_flight == 0;
         let no_stale_one = stale_replicas.is_empty() || in_flight == 0;
         if is_stored && relay.is_done() && probed && refused.is_none() && no_stale_one {
@@ -450,34 +420,27 @@ impl Put {
     fn refused(&self) -> Option<ErrorCode> {
         let PutStage::Spreading(spread) = &self.stage else { return None };
         let peers = self.replicas_at_peers().count();
-        let against = self.contradicting.len();
-        let is_contradicted = match spread.clock {
-            OwnClock::Right => false,
-            OwnClock::Wrong(_) => {
-                let refusals = self.contradicting.iter().filter(|by| by.ahead.is_none()).count();
-                refusals > 0 && refusals >= peers || self.is_outdated()
-            }
-            OwnClock::Unknown => against > 0 && against >= peers,
-        };
+        if self.contradictions.prevail(spread.clock, peers) {
+            return Some(ErrorCode::TOO_EARLY);
+        }
         // A peer that stores it since an earlier attempt gets no copy in this one.
         let all_refuse = peers == 0 && spread.copies_refused > 0 && spread.copies_refused == spread.copies_to_peers;
-        if is_contradicted { Some(ErrorCode::TOO_EARLY) } else { self.refused_by.filter(|_| all_refuse) }
+        self.refused_by.filter(|_| all_refuse)
     }
 
     /// Whether most peers say that this node's clock is wrong, and a larger record is stored that they read. Then no
     /// more copies are sent: nodes that lack that record would store this one, and two of them agree for a reader.
     fn is_outdated(&self) -> bool {
-        let PutStage::Spreading(Spread { clock: OwnClock::Wrong(ahead), .. }) = &self.stage else { return false };
-        self.contradicting.iter().any(|by| by.is_read_by(*ahead))
+        matches!(&self.stage, PutStage::Spreading(spread) if self.contradictions.show_newer(spread.clock))
     }
 
     /// `from` has refused a copy of this attempt.
     pub(crate) fn on_refused(&mut self, from: NodeId, code: ErrorCode) {
         if code == ErrorCode::TOO_EARLY {
-            self.contradicts(from, None);
+            self.contradictions.add(from, None);
         }
-        if code == ErrorCode::FULL {
-            self.no_room.get_or_insert(NoRoom::AtPeer);
+        if matches!(code, ErrorCode::FULL | ErrorCode::TOO_MANY) {
+            self.without_room(NoRoom::AtPeer);
         }
         if matches!(code, ErrorCode::TOO_EARLY | ErrorCode::GONE)
             && let PutStage::Spreading(spread) = &mut self.stage
@@ -487,17 +450,20 @@ impl Put {
         }
     }
 
-    /// `from` stores a version that is too far ahead of this node's clock. No version replaces a hashed record.
-    fn on_far_ahead(&mut self, now: Now, from: NodeId, version: Version) {
-        if self.record.class != Class::Hashed {
-            self.contradicts(from, Some(version.time().since(now.wall)));
+    /// A node has no room for its copy of this attempt.
+    pub(crate) fn without_room(&mut self, at: NoRoom) {
+        if self.no_room.is_none() || at == NoRoom::Here {
+            self.no_room = Some(at);
+        }
+        if let PutStage::Spreading(spread) = &mut self.stage {
+            spread.without_room += 1;
         }
     }
 
-    /// The clocks of `from` and of this node differ too much for this record.
-    fn contradicts(&mut self, from: NodeId, ahead: Option<Duration>) {
-        if !self.contradicting.iter().any(|by| by.from == from) {
-            self.contradicting.push(Contradiction { from, ahead });
+    /// `from` stores a version that is too far ahead of this node's clock. No version replaces a hashed record.
+    fn on_far_ahead(&mut self, now: Now, from: NodeId, version: Version) {
+        if self.record.class != Class::Hashed {
+            self.contradictions.add(from, Some(version.time().since(now.wall)));
         }
     }
 
@@ -607,7 +573,7 @@ impl Put {
     /// This node or a peer stores the record.
     pub(crate) fn on_replica(&mut self, replica: Replica) {
         if let Replica::Peer(peer) = replica {
-            self.contradicting.retain(|by| by.from != peer.id);
+            self.contradictions.withdraw(&peer.id);
         }
         if !self.replicas.iter().any(|other| other.is(&replica)) {
             self.replicas.push(replica);
@@ -672,12 +638,20 @@ impl Put {
             self.larger_at.extract_if(.., |(_, stored)| *stored < raised).map(|(id, _)| id).collect();
         replicas.into_iter().chain(overtaken).for_each(|id| self.note_stale(id));
         self.replicas.clear();
-        self.contradicting.clear();
+        self.contradictions = Contradictions::default();
         self.relay.restart();
     }
 }
 
 impl Spread {
+    /// The number of replicas that are needed: as many as the reachable nodes have room for, but more than half of those
+    /// that would be needed if all had room.
+    fn wanted(&self, replication: u8) -> usize {
+        let all = self.reachable.min(usize::from(replication));
+        let with_room = self.reachable.saturating_sub(self.without_room);
+        with_room.max(all / 2 + 1).min(all)
+    }
+
     /// The largest claimed record, if more nodes claim one than store this record.
     fn outvoted(&self, replicas: usize) -> Option<Rank> {
         let largest = self.newer_claims.iter().copied().max_by_key(|rank| rank.precedence());

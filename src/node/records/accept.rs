@@ -13,6 +13,7 @@ use crate::id::Key;
 use crate::node::Node;
 use crate::node::action::ConnId;
 use crate::node::params::{AddressGroups, Serving};
+use crate::node::records::persistence::Disk;
 use crate::record::{Rank, Record, Source, Tombstone};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
@@ -43,7 +44,7 @@ impl Replica {
 pub(crate) enum NoRoom {
     /// The disk of this node has failed or is full, or its storage is full.
     Here,
-    /// A peer has answered by ERROR 507.
+    /// A peer has answered by ERROR 507 or, for long, by ERROR 429.
     AtPeer,
 }
 
@@ -51,7 +52,7 @@ impl fmt::Display for NoRoom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Here => "this node could not save its copy",
-            Self::AtPeer => "a peer has no room for its copy, or could not save it (ERROR 507)",
+            Self::AtPeer => "a peer has no room for its copy, or could not save it (ERROR 507 or 429)",
         })
     }
 }
@@ -60,6 +61,10 @@ impl Node {
     /// Stores `record` until `expires`. The caller has verified it, and that its version is not too early.
     pub(crate) fn hold(&mut self, now: Now, record: Record, expires: Time, source: Source) -> Stored {
         let (key, rank) = (record.key, record.rank());
+        if self.saving.is_blocked() {
+            self.note_missed(now, &key, rank);
+            return Stored::Full;
+        }
         // A client that writes a key again and again must not postpone its offers to other replicas.
         let held = self.storage.find(now.mono, &key);
         let former = held.map(|held| held.record.replication).filter(|former| *former > record.replication);
@@ -103,7 +108,7 @@ impl Node {
         let is_far = || self.status.is_settled() && !in_scope() && self.storage.find(now.mono, key).is_none();
         if self.params.serving == Serving::No || is_far() {
             Err(ErrorCode::OUT_OF_SCOPE)
-        } else if self.saving.failing {
+        } else if self.saving.disk == Disk::Fails || self.saving.is_blocked() {
             Err(ErrorCode::FULL)
         } else if self.saving.is_full() {
             Err(ErrorCode::TOO_MANY)

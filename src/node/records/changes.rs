@@ -165,6 +165,12 @@ impl Changes {
         true
     }
 
+    /// Takes all waiters. What they wait for is still to be written.
+    pub(super) fn take_waiters(&mut self) -> impl Iterator<Item = (Key, Waiter)> {
+        let later = self.later.iter_mut().flat_map(|(key, waiters)| waiters.drain(..).map(|waiter| (*key, waiter)));
+        self.waiting.drain(..).chain(later)
+    }
+
     /// Whether there are keys for which the next batch had no room.
     pub(super) fn is_behind(&self) -> bool {
         !self.later.is_empty() || self.has_lost()

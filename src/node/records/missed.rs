@@ -16,6 +16,7 @@ use crate::id::Key;
 use crate::limits::SETTLE_PAUSE;
 use crate::node::Node;
 use crate::node::action::Actions;
+use crate::node::records::persistence::Disk;
 use crate::node::timers::Timer;
 use crate::record::{Precedence, Rank};
 use crate::time::{Now, Time};
@@ -86,7 +87,7 @@ impl Node {
         if self.missed.is_empty() {
             return;
         }
-        let accepts = !self.saving.failing && !self.saving.is_full();
+        let accepts = self.saving.disk != Disk::Fails && !self.saving.is_full();
         if !accepts || !self.status.is_settled() || now.mono < self.missed.settle_at {
             return self.timers.set(Timer::Missed, now.mono + RETRIED);
         }

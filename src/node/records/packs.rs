@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::node::Node;
 use crate::node::params::Durability;
 use crate::node::persisted::{Pack, PackId};
+use crate::node::records::persistence::Disk;
 use crate::node::timers::Timer;
 use crate::record::fingerprint::{Epoch, FingerprintKey, OldTombstone};
 use crate::time::Now;
@@ -154,7 +155,7 @@ impl Node {
 
     /// Turns some tombstones old, and makes packs of them.
     pub(crate) fn turn_old(&mut self, now: Now) {
-        if self.saving.failing || self.saving.packs.unsaved.len() >= UNSAVED_MAX {
+        if self.saving.disk == Disk::Fails || self.saving.packs.unsaved.len() >= UNSAVED_MAX {
             return self.timers.hasten(Timer::TurnOld, now.mono + WAIT_PAUSE);
         }
         let turned = self.storage.turn_old(now);

@@ -18,7 +18,7 @@
 //!
 //! While the disk fails, this node refuses new records of peers, confirms nothing that is not on disk, and
 //! keeps the unsaved keys for the next attempt; it answers reads as before. The batches of these attempts are smaller,
-//! for where there is no room for a large one.
+//! for where there is no room for a large one. A disk that hangs blocks nobody: [`crate::node::records::hung_disk`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ use crate::wire::peer::{ErrorCode, Reply, StoreOutcome};
 const DISK_WAITERS_MAX: usize = 1 << 14;
 
 /// Keys whose state is not written: 16 full batches, which take some 5 MB. At the bound clients wait, and peers get
-/// ERROR 429.
+/// ERROR 429. If the disk fails or hangs then, nobody waits: there is no room for new records.
 const UNSAVED_MAX: usize = 1 << 16;
 
 /// Unsynced keys, after which a batch is synced before its interval has passed. They take 32 bytes each.
@@ -62,14 +62,36 @@ const CONTACTS_SAVE_PAUSE: Duration = Duration::from_mins(1);
 /// next start, and could found another network.
 const FIRST_CONTACTS_SAVE_PAUSE: Duration = Duration::from_secs(1);
 
+/// What the host says about the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disk {
+    /// It has written the last batch, and those that wait for it hope for the next one.
+    Works,
+    /// Those that wait for it have waited for too long ([`crate::node::records::hung_disk`]).
+    Hangs,
+    /// The host could not write the last batch.
+    Fails,
+}
+
+/// When a record is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnDisk {
+    /// It is there already.
+    Now,
+    /// Its waiter gets an answer.
+    Soon,
+    /// Nobody knows: the disk hangs.
+    Late,
+}
+
 /// The changes that are not on disk yet.
 #[derive(Debug)]
 pub(crate) struct Saving {
     /// Unsaved keys.
-    changes: Changes,
+    pub(super) changes: Changes,
     /// How many waiters there are, those of the batch in flight included.
-    waiters: usize,
-    in_flight: Option<InFlight>,
+    pub(super) waiters: usize,
+    pub(super) in_flight: Option<InFlight>,
     /// Keys that the system has, and that are not known to be on disk. A key may occur several times.
     unsynced: Vec<Key>,
     /// When the next batch that is synced leaves, if there are changes for it.
@@ -77,13 +99,12 @@ pub(crate) struct Saving {
     /// When the next batch with [`Batch::look`] leaves, if something has changed since the last one.
     look_due: Option<Time>,
     /// Whether the disk had lost all, and not all of it is written again.
-    is_writing_again: bool,
+    pub(super) is_writing_again: bool,
     /// Waiters whose record was written, and what was. They wait until all is written again.
-    held_back: Vec<(Key, Waiter, Option<Precedence>)>,
+    pub(super) held_back: Vec<(Key, Waiter, Option<Precedence>)>,
     /// Packs of old tombstones.
     pub(super) packs: Packs,
-    /// Whether the host could not write the last batch.
-    pub(super) failing: bool,
+    pub(super) disk: Disk,
     /// The number of changes of the table when the contacts last left in a batch.
     contacts: u64,
     /// Whether the node is leaving, and its contacts have not left in a batch since it began to.
@@ -104,7 +125,7 @@ impl Saving {
             is_writing_again: false,
             held_back: Vec::new(),
             packs: Packs::default(),
-            failing: false,
+            disk: Disk::Works,
             contacts: 0,
             contacts_due: false,
             named: Vec::new(),
@@ -116,9 +137,19 @@ impl Saving {
         self.changes.len() >= UNSAVED_MAX || self.waiters >= DISK_WAITERS_MAX
     }
 
+    /// Whether there will soon be room again, so that clients wait for it.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is_full() && self.disk == Disk::Works
+    }
+
+    /// Whether there is no room, and nobody knows when there will be: new records are not even kept in memory.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.is_full() && self.disk != Disk::Works
+    }
+
     /// Whether the state of `key` is not written. A batch in flight counts as written, unless the disk fails.
     pub(crate) fn is_unsaved(&self, key: &Key) -> bool {
-        let fails = |batch: &InFlight| self.failing && batch.contains(key);
+        let fails = |batch: &InFlight| self.disk == Disk::Fails && batch.contains(key);
         self.changes.contains(key) || self.in_flight.as_ref().is_some_and(fails)
     }
 
@@ -146,23 +177,30 @@ impl Node {
     pub(crate) fn saves_first(&self, is_told: bool) -> bool {
         match self.params.durability {
             Durability::Always => true,
-            Durability::Interval(_) => is_told || self.saving.failing,
+            Durability::Interval(_) => is_told || self.saving.disk == Disk::Fails,
             Durability::None => false,
         }
     }
 
-    /// Makes `waiter` wait until the record of `key`, which is stored now, is saved: it gets its answer then.
-    /// `false` if it is saved already: such a record is not written again.
-    pub(crate) fn waits_for_disk(&mut self, now: Now, key: Key, waiter: Waiter) -> bool {
+    /// Makes `waiter` wait until the record of `key`, which is stored now, is saved: it gets its answer then. Does nothing
+    /// if the record is saved already: such a record is not written again.
+    pub(crate) fn save_first(&mut self, now: Now, key: Key, waiter: Waiter) -> OnDisk {
         self.note_changes(now, None);
         let saving = &mut self.saving;
+        if saving.disk == Disk::Hangs {
+            let is_in_flight = saving.in_flight.as_ref().is_some_and(|batch| batch.contains(&key));
+            return if is_in_flight || saving.changes.contains(&key) { OnDisk::Late } else { OnDisk::Now };
+        }
         if !saving.changes.wait(key, waiter) {
-            let Some(batch) = saving.in_flight.as_mut().filter(|batch| batch.contains(&key)) else { return false };
+            let Some(batch) = saving.in_flight.as_mut().filter(|batch| batch.contains(&key)) else {
+                return OnDisk::Now;
+            };
             batch.waiting.push((key, waiter));
         }
         saving.waiters += 1;
+        self.watch_disk(now);
         self.plan_to_save(now);
-        true
+        OnDisk::Soon
     }
 
     /// Collects the keys that have changed, and schedules the next batch. The state of the key `on_disk` is on
@@ -188,7 +226,7 @@ impl Node {
     /// Schedules the next batch, if there is something to save.
     pub(super) fn plan_to_save(&mut self, now: Now) {
         let saving = &mut self.saving;
-        if saving.in_flight.is_some() || saving.failing || saving.is_done() {
+        if saving.in_flight.is_some() || saving.disk == Disk::Fails || saving.is_done() {
             return;
         }
         let at = match self.params.durability {
@@ -210,7 +248,7 @@ impl Node {
         let saving = &self.saving;
         let is_due = saving.sync_due.is_some_and(|due| due <= now.mono) || saving.unsynced.len() >= UNSYNCED_MAX;
         let is_interval = matches!(self.params.durability, Durability::Interval(_));
-        !is_interval || is_due || saving.failing || self.status.is_leaving()
+        !is_interval || is_due || saving.disk == Disk::Fails || self.status.is_leaving()
     }
 
     /// If the table has changed, schedules a batch with its contacts.
@@ -263,6 +301,7 @@ impl Node {
         let is_unsynced = !self.saving.unsynced.is_empty() || !self.saving.packs.is_done();
         if contacts.is_some() || !packs.is_empty() || !self.saving.changes.is_empty() || is_unsynced {
             let in_flight = self.saving.changes.take(Batch { sync, look, packs, contacts, keys: Vec::new() });
+            self.watch_disk(now);
             out.save(Arc::clone(&in_flight.batch));
             self.saving.in_flight = Some(in_flight);
         }
@@ -285,7 +324,7 @@ impl Node {
     pub fn on_saved(&mut self, now: Now, saved: Saved, out: &mut Actions) {
         let Some(in_flight) = self.saving.in_flight.take() else { return };
         let keys = in_flight.batch.keys.iter().map(|state| state.key);
-        self.saving.failing = saved == Saved::Failed && self.params.durability != Durability::None;
+        self.note_disk(saved);
         match saved {
             Saved::Durable => {
                 self.saving.unsynced.clear();
@@ -320,6 +359,7 @@ impl Node {
             }
         }
         self.saving.waiters -= waiting.len();
+        self.disk_answered(now, waiting.len());
         if saved != Saved::Failed {
             self.plan_to_save(now);
         }

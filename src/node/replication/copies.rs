@@ -19,7 +19,7 @@ use crate::node::rpc::outbound::{Report, block_of};
 use crate::node::timers::Timer;
 use crate::record::{Rank, Record};
 use crate::time::{Now, Time};
-use crate::wire::peer::{PeerMessage, Reply, Request, StoreOutcome};
+use crate::wire::peer::{ErrorCode, PeerMessage, Reply, Request, StoreOutcome};
 
 /// Read repairs in flight. Each sends at most k copies. Further ones are left to the next GET.
 const REPAIRS_MAX: usize = 64;
@@ -171,9 +171,12 @@ impl Node {
         }
         match copied {
             Copied::Put(attempt) => {
-                if let Outcome::Refused(code) = outcome
-                    && let Some(put) = self.queries.spreading(attempt)
-                {
+                let refused = match outcome {
+                    Outcome::Refused(code) => Some(code),
+                    Outcome::Passed(_) if call.refusals > 0 => Some(ErrorCode::TOO_MANY),
+                    _ => None,
+                };
+                if let Some((code, put)) = refused.zip(self.queries.spreading(attempt)) {
                     put.on_refused(to, code);
                 }
                 self.on_put_copied(now, attempt, call, answer, out);

@@ -8,6 +8,7 @@ use crate::limits::K_MAX;
 use crate::node::Node;
 use crate::node::action::{Actions, Caller};
 use crate::node::records::changes::Waiter;
+use crate::node::records::persistence::OnDisk;
 use crate::node::rpc::outbound::block_of;
 use crate::record::envelope::verify;
 use crate::record::{Age, Class, Rank, Source, Ttl, Version, end_of_life};
@@ -86,7 +87,11 @@ impl Node {
     fn serve_store(&mut self, now: Now, caller: &Caller, block: &RecordBlock<'_>, out: &mut Actions) {
         let (key, held) = (block.key, block.rank());
         let reply = match self.store_copy(now, block, self.source_at(caller.conn)) {
-            Ok(()) if self.saves_first(true) && self.waits_for_disk(now, key, Waiter::Copy(*caller, held)) => return,
+            Ok(()) if self.saves_first(true) => match self.save_first(now, key, Waiter::Copy(*caller, held)) {
+                OnDisk::Now => Reply::Stored { key, outcome: StoreOutcome::Held, held },
+                OnDisk::Soon => return,
+                OnDisk::Late => Reply::Error(ErrorCode::FULL),
+            },
             Ok(()) => Reply::Stored { key, outcome: StoreOutcome::Held, held },
             Err(NotStored::Larger(held)) => Reply::Stored { key, outcome: StoreOutcome::Larger, held },
             Err(NotStored::Refused(code)) => Reply::Error(code),

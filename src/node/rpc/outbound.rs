@@ -46,7 +46,7 @@ pub(crate) struct Call {
     /// When its owner made it.
     pub(crate) begun: Time,
     /// How often the peer, or this node, had no room for it.
-    pub(super) refusals: u32,
+    pub(crate) refusals: u32,
     /// Whether it has waited for an answer of its peer, and it is its turn.
     pub(super) has_waited: bool,
     /// Whether its owner has had the final outcome: a late reply is still used, but not awaited.

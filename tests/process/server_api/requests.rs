@@ -58,7 +58,7 @@ fn a_refused_put_without_confirmation_gets_no_answer_and_the_connection_stays() 
     client.put(key("one too many"), &value);
     assert_eq!(client.get(key("one too many")), None);
     assert!(client.get(numbered(0)) == Some(value), "what was held before is still held");
-    server.log_line("storage is full");
+    server.log_line("the storage is full");
 }
 
 #[test]

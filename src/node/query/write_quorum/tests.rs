@@ -323,12 +323,17 @@ fn a_lookup_is_repeated_once_if_it_leaves_open_which_put_began_first() {
 
 #[test]
 fn a_put_knows_that_a_peer_had_no_room_for_a_copy() {
-    let mut put = put(Class::Plain, 2);
-    for (code, expected) in [(ErrorCode::TOO_MANY, None), (ErrorCode::FULL, Some(NoRoom::AtPeer))] {
+    let refused = |code| {
+        let mut put = put(Class::Plain, 2);
         put.on_refused(id(1), code);
-        assert_eq!(put.no_room, expected);
+        put.no_room
+    };
+    assert_eq!(refused(ErrorCode::OUT_OF_SCOPE), None);
+    assert_eq!(refused(ErrorCode::FULL), Some(NoRoom::AtPeer));
+    assert_eq!(refused(ErrorCode::TOO_MANY), Some(NoRoom::AtPeer));
+    let mut put = put(Class::Plain, 2);
+    for at in [NoRoom::AtPeer, NoRoom::Here, NoRoom::AtPeer] {
+        put.without_room(at);
     }
-    put.no_room = Some(NoRoom::Here);
-    put.on_refused(id(1), ErrorCode::FULL);
     assert_eq!(put.no_room, Some(NoRoom::Here), "that is what the operator can change");
 }

@@ -229,6 +229,14 @@ impl Lookup {
         nearest.filter(|candidate| candidate.state == State::Fresh).map(|candidate| &candidate.contact)
     }
 
+    /// Of the closest `width` candidates that are not unresponsive, those whose answer is overdue or late, and may still
+    /// come before the timeout. The lookup may have ended without them.
+    pub fn overdue(&self, width: usize) -> impl Iterator<Item = &Contact> {
+        let owes = |state| matches!(state, State::InFlight | State::Hedged | State::GivenUp);
+        let nearest = self.responsive().take(width);
+        nearest.filter(move |candidate| owes(candidate.state)).map(|candidate| &candidate.contact)
+    }
+
     /// Requests in flight, at most `alpha`: those without an answer of which no deadline has passed.
     pub fn in_flight(&self) -> usize {
         self.in_flight

@@ -40,6 +40,7 @@ const CLOCK: &str = "src/node/membership/clock.rs";
 const LOOKUP: &str = "src/lookup/mod.rs";
 const GET: &str = "src/node/query/read_quorum.rs";
 const PUT: &str = "src/node/query/write_quorum.rs";
+const SPREAD: &str = "src/node/query/write_quorum/spread.rs";
 const PUTTING: &str = "src/node/query/put.rs";
 const ACCEPT: &str = "src/node/records/accept.rs";
 const HUNG: &str = "src/node/records/hung_disk.rs";
@@ -65,23 +66,30 @@ pub(crate) const GUARDS: &[Guard] = &[
     // ── no room for a copy
     Guard {
         name: "room: a PUT needs no node without room",
-        file: PUT,
-        line: "let with_room = self.reachable.saturating_sub(self.without_room);",
-        mutation: "let with_room = self.reachable;",
+        file: SPREAD,
+        line: "if is_over { all.saturating_sub(self.without_room).max(all / 2 + 1).min(all) } else { all }",
+        mutation: "if is_over { all } else { all }",
         tests: &["a_put_is_confirmed_without_the_minority_that_has_no_room"],
     },
     Guard {
         name: "room: but it needs more than half of the nodes",
-        file: PUT,
-        line: "with_room.max(all / 2 + 1).min(all)",
-        mutation: "with_room.max(1).min(all)",
+        file: SPREAD,
+        line: "if is_over { all.saturating_sub(self.without_room).max(all / 2 + 1).min(all) } else { all }",
+        mutation: "if is_over { all.saturating_sub(self.without_room).max(1).min(all) } else { all }",
         tests: &["a_put_is_confirmed_without_the_minority_that_has_no_room"],
+    },
+    Guard {
+        name: "room: all other nodes get their chance before",
+        file: SPREAD,
+        line: "if is_over { all.saturating_sub(self.without_room).max(all / 2 + 1).min(all) } else { all }",
+        mutation: "if is_over || true { all.saturating_sub(self.without_room).max(all / 2 + 1).min(all) } else { all }",
+        tests: &["after_an_error_reply_the_copy_goes_to_the_next_target_and_the_contact_stays"],
     },
     Guard {
         name: "room: a node that is busy for long has none",
         file: "src/node/replication/copies.rs",
-        line: "Outcome::Passed(_) if call.refusals > 0 => Some(ErrorCode::TOO_MANY),",
-        mutation: "Outcome::Passed(_) if false && call.refusals > 0 => Some(ErrorCode::TOO_MANY),",
+        line: "Outcome::Passed(Passed::Timeout) if call.refusals > 0 => Some(ErrorCode::TOO_MANY),",
+        mutation: "Outcome::Passed(Passed::Timeout) if false && call.refusals > 0 => Some(ErrorCode::TOO_MANY),",
         tests: &["a_put_is_confirmed_without_a_node_that_is_too_busy_for_rpc_timeout"],
     },
     // ── a disk that hangs
@@ -228,7 +236,7 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "superseded: a PUT waits for its copies in flight, whose takers get the larger record",
         file: PUT,
-        line: "return if in_flight > 0 { Next::Wait } else { Next::Superseded(by) };",
+        line: "return if spread.copies_in_flight > 0 { Next::Wait } else { Next::Superseded(by) };",
         mutation: "return Next::Superseded(by);",
         tests: &[
             "a_superseded_put_ends",
@@ -922,15 +930,39 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "PUT: it is confirmed only when the stale replicas have answered their copies",
         file: PUT,
-        line: "let no_stale_one = stale_replicas.is_empty() || in_flight == 0;",
+        line: "let no_stale_one = stale_replicas.is_empty() || awaited == 0 && !spread.has_overdue(stale_replicas);",
         mutation: "let no_stale_one = stale_replicas.len() < usize::MAX;",
         tests: &["a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one", "a_stale_replica_gets_a_copy_too"],
     },
     Guard {
+        name: "PUT: it is confirmed only when each close node has answered the lookup, or failed",
+        file: PUT,
+        line: "let all_heard = spread.probes_in_flight == 0 && spread.unheard.is_empty();",
+        mutation: "let all_heard = spread.probes_in_flight == 0;",
+        tests: &["a_put_waits_for_a_close_node_that_answers_its_lookup_late"],
+    },
+    Guard {
+        name: "PUT: a stale replica whose answer is overdue is awaited",
+        file: SPREAD,
+        line: "peers.iter().any(|id| self.overdue.contains(id))",
+        mutation: "false && peers.iter().any(|id| self.overdue.contains(id))",
+        tests: &[
+            "a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one",
+            "a_slow_stale_replica_is_awaited_though_others_store_the_record",
+        ],
+    },
+    Guard {
+        name: "PUT: a node that answers its lookup when it is over gets its copy",
+        file: "src/node/query/lookup.rs",
+        line: "None => return self.on_late_answer(now, peer, record.map(|record| (record.key, record.rank())), out),",
+        mutation: "None => return,",
+        tests: &["a_node_that_answers_the_lookup_of_a_put_after_its_end_gets_the_record"],
+    },
+    Guard {
         name: "PUT: it is confirmed only when the version probes have ended",
         file: PUT,
-        line: "let probed = spread.probes_in_flight == 0;",
-        mutation: "let probed = true;",
+        line: "let all_heard = spread.probes_in_flight == 0 && spread.unheard.is_empty();",
+        mutation: "let all_heard = spread.unheard.is_empty();",
         tests: &[
             "a_confirmation_is_backed_by_replicas_and_by_no_known_stale_one",
             "a_put_sends_version_probes_to_the_other_close_nodes_while_its_copies_are_in_flight",
@@ -938,7 +970,7 @@ pub(crate) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "PUT: a single claim of a newer record does not end it",
-        file: PUT,
+        file: SPREAD,
         line: "largest.filter(|_| self.newer_claims.len() > replicas)",
         mutation: "largest",
         tests: &[

@@ -208,3 +208,121 @@ fn a_probed_version_ahead_of_the_local_clock_is_overtaken_once_if_its_put_began_
         assert_eq!(harness.copies(), []);
     }
 }
+
+/// The request to `silent` among those of the lookup of a PUT; the others find nothing.
+fn look_up_without(harness: &mut Harness, silent: u8) -> (ConnId, RpcId) {
+    let mut of_silent = None;
+    while of_silent.is_none() {
+        let asked = harness.all_requests(|request| matches!(request, Request::FindValue { .. }).then_some(()));
+        assert!(!asked.is_empty(), "it is not asked");
+        for (conn, rpc, ()) in asked {
+            if harness.peer_at(conn) == silent {
+                of_silent = Some((conn, rpc));
+            } else {
+                harness.reply(conn, rpc, nodes(&[]));
+            }
+        }
+    }
+    harness.pass(millis(200));
+    look_up(harness);
+    of_silent.expect("it was found")
+}
+
+/// No probe finds an older record.
+fn answer_probes(harness: &mut Harness) {
+    for (_, conn, rpc) in probes(harness) {
+        harness.reply(conn, rpc, synced(&[]));
+    }
+}
+
+/// A node that is slow may store an older record, and return it alone.
+#[test]
+fn a_put_waits_for_a_close_node_that_answers_its_lookup_late() {
+    let older = RecordBlock { content: Content::Head, ..block(1, b"older") };
+    for stores_older in [false, true] {
+        let mut harness = with_scripted_peers();
+        let client = harness.put(put_to_three());
+        let (conn, rpc) = look_up_without(&mut harness, 3);
+        answer_probes(&mut harness);
+        let copies = harness.copies();
+        let slow = copies.iter().find(|copy| harness.peer_at(copy.0) == 3).expect("it is near");
+        for (conn, rpc, copy) in copies.iter().filter(|copy| copy.0 != slow.0) {
+            harness.reply(*conn, *rpc, stored(copy));
+        }
+        harness.pass(millis(200));
+        store_copies(&mut harness);
+        assert_eq!(harness.answer(client), None, "three nodes store it, and another may store an older record");
+        harness.reply(conn, rpc, if stores_older { value_of(older) } else { nodes(&[]) });
+        assert_eq!(harness.answer(client).is_some(), !stores_older);
+        harness.reply(slow.0, slow.1, stored(&slow.2));
+        assert_eq!(harness.answer(client).is_some(), stores_older);
+    }
+}
+
+#[test]
+fn a_put_does_not_wait_for_a_close_node_that_is_silent_for_rpc_timeout() {
+    let mut harness = with_scripted_peers();
+    let client = harness.put(put_to_three());
+    look_up_without(&mut harness, 3);
+    answer_probes(&mut harness);
+    let not_slow = |harness: &mut Harness| {
+        for (conn, rpc, copy) in harness.copies() {
+            if harness.peer_at(conn) != 3 {
+                harness.reply(conn, rpc, stored(&copy));
+            }
+        }
+    };
+    not_slow(&mut harness);
+    harness.pass(millis(200));
+    not_slow(&mut harness);
+    harness.pass(millis(1_599));
+    assert_eq!(harness.answer(client), None);
+    harness.pass(millis(1));
+    assert_eq!(harness.answer(client), success(1, b""));
+}
+
+#[test]
+fn a_slow_stale_replica_is_awaited_though_others_store_the_record() {
+    let mut harness = with_scripted_peers();
+    let client = harness.put(put_to_three());
+    let older = RecordBlock { content: Content::Head, ..block(1, b"older") };
+    harness.answer_find_value(|peer, _| Some(if peer == 3 { value_of(older) } else { nodes(&[]) }));
+    answer_probes(&mut harness);
+    let copies = harness.copies();
+    let slow = copies.iter().find(|copy| harness.peer_at(copy.0) == 3).expect("it is near");
+    for (conn, rpc, copy) in copies.iter().filter(|copy| copy.0 != slow.0) {
+        harness.reply(*conn, *rpc, stored(copy));
+    }
+    harness.pass(millis(200));
+    assert_eq!(store_copies(&mut harness).len(), 1, "another node gets a copy");
+    assert_eq!(harness.answer(client), None, "three nodes store it, and another an older record");
+    harness.reply(slow.0, slow.1, stored(&slow.2));
+    assert_eq!(harness.answer(client), success(1, b""));
+}
+
+#[test]
+fn a_node_that_answers_the_lookup_of_a_put_after_its_end_gets_the_record() {
+    let mut harness = with_scripted_peers();
+    let client = harness.put(put_to_three());
+    let (slow, rpc) = look_up_without(&mut harness, 3);
+    let mut version = None;
+    for _ in 0..4 {
+        answer_probes(&mut harness);
+        for (conn, rpc, copy) in harness.copies() {
+            if harness.peer_at(conn) != 3 {
+                version = Some(copy.version);
+                harness.reply(conn, rpc, stored(&copy));
+            }
+        }
+        harness.ask(slow, Request::Ping); // its connection lives
+        harness.pass(millis(600));
+    }
+    assert_eq!(harness.answer(client), success(1, b""));
+    let older = RecordBlock { content: Content::Head, ..block(1, b"older") };
+    harness.forget_actions();
+    harness.reply(slow, rpc, value_of(older));
+    let new = RecordBlock { version: version.expect("copies"), ..block(1, b"value") };
+    harness.answer_find_value(|peer, want| Some(if peer < 3 { given(new, want) } else { nodes(&[]) }));
+    let copies = harness.copies_by_peer();
+    assert!(copies.iter().any(|(peer, copy)| *peer == 3 && copy.value() == b"value"), "{copies:?}");
+}

@@ -78,7 +78,7 @@ impl Node {
     pub(crate) fn on_lookup_outcome(&mut self, now: Now, query: QueryId, report: Report<'_>, out: &mut Actions) {
         let peer = report.call.to;
         let Outcome::Reply { reply, address } = report.outcome else {
-            return self.on_no_reply(now, query, &peer.id, &report.outcome, out);
+            return self.on_no_reply(now, query, report, out);
         };
         let (record, contacts, is_tentative) = match reply {
             Reply::Nodes(contacts) => (None, contacts, false),
@@ -100,7 +100,11 @@ impl Node {
                     put.on_head(now, peer.id, record.rank(), begun_within(report.call.since, now.mono, &record));
                 }
             }
-            Some(Query::Maintenance(_) | Query::Get(_)) | None => {}
+            Some(Query::Maintenance(_) | Query::Get(_)) => {}
+            None => return self.on_late_answer(now, peer, record.map(|record| (record.key, record.rank())), out),
+        }
+        if self.heard_by_put(now, query, &peer.id, out) {
+            return;
         }
         let families = match self.queries.put(query).and_then(|put| put.overlay) {
             Some(family) => Families::of(family),
@@ -113,14 +117,28 @@ impl Node {
         self.advance(now, query, out);
     }
 
-    /// The candidate `id` has not replied yet, or never will.
-    fn on_no_reply(&mut self, now: Now, query: QueryId, id: &NodeId, outcome: &Outcome<'_>, out: &mut Actions) {
+    /// The candidate has not replied yet, or never will.
+    fn on_no_reply(&mut self, now: Now, query: QueryId, report: Report<'_>, out: &mut Actions) {
+        let Report { call, outcome } = report;
         let Some(running) = self.queries.find(query) else { return };
         if matches!(outcome, Outcome::Passed(Passed::GiveUp)) && !matches!(running, Query::Put(_)) {
             return; // a GET waits: the candidate may store the value
         }
-        running.on_no_reply(id, outcome);
-        self.advance(now, query, out);
+        running.on_no_reply(&call.to.id, &outcome);
+        let is_late = matches!(outcome, Outcome::Passed(Passed::Hedge | Passed::GiveUp));
+        let may_answer = is_late && now.mono < call.begun + self.params.rpc_timeout;
+        if may_answer || !self.heard_by_put(now, query, &call.to.id, out) {
+            self.advance(now, query, out);
+        }
+    }
+
+    /// If `query` is a PUT that sends copies already, it continues: `peer` has answered its lookup late, or will not
+    /// answer it in time. Returns whether it is one.
+    fn heard_by_put(&mut self, now: Now, query: QueryId, peer: &NodeId, out: &mut Actions) -> bool {
+        let Some(put) = self.queries.put(query).filter(|put| put.is_spreading()) else { return false };
+        put.heard(peer);
+        self.advance_put(now, query, out);
+        true
     }
 
     /// Continues a query after an outcome: answers GETs if possible; otherwise its lookup takes the

@@ -32,7 +32,7 @@ use crate::id::{Key, KeyMap, KeySeed, NodeId};
 use crate::limits::CLIENT_REQUESTS_MAX;
 use crate::lookup::Lookup;
 use crate::node::action::ClientId;
-use crate::node::purpose::{Attempt, Copied, Purpose, QueryId};
+use crate::node::purpose::{Attempt, QueryId};
 use crate::node::query::put_turns::Turns;
 use crate::node::query::read_quorum::{Phase, QuorumRead};
 use crate::node::query::write_quorum::{Put, PutOrigin};
@@ -376,13 +376,6 @@ impl Queries {
     /// The PUT of `attempt`, if it is running in this attempt and sends copies.
     pub(crate) fn spreading(&mut self, attempt: Attempt) -> Option<&mut Put> {
         self.put(attempt.query).filter(|put| put.attempt == attempt.number && put.is_spreading())
-    }
-
-    /// Whether `purpose` is a copy of a PUT that another peer can get instead. If none can, waiting longer for
-    /// the reply costs nothing.
-    pub(crate) fn can_replace(&self, purpose: Purpose) -> bool {
-        let Purpose::Copy(Copied::Put(attempt)) = purpose else { return false };
-        self.attempt(attempt).is_some_and(Put::has_targets)
     }
 
     /// The lookup of a query, if it has one.

@@ -44,7 +44,7 @@ use crate::record::{Age, Class, Life, Precedence, Rank, Record, Source, Ttl, Ver
 use crate::storage::Stored;
 use crate::time::{Now, Time};
 use crate::wire::api::{Confirm, Put as PutRequest};
-use crate::wire::peer::{Entry, ErrorCode, Reply, StoreOutcome};
+use crate::wire::peer::{ErrorCode, Reply, StoreOutcome};
 
 /// The shortest time between two lines in the log on PUTs that fail: a full storage refuses many.
 const FAILURE_LOG_PAUSE: Duration = Duration::from_secs(1);
@@ -318,7 +318,7 @@ impl Node {
             return;
         }
         let Some(put) = self.queries.put(query) else { return };
-        put.copy_ended();
+        put.copy_ended(Replica::Me);
         match stored {
             Stored::Held if on_disk == OnDisk::Now => put.on_replica(Replica::Me),
             Stored::Larger(rank) => self.met_larger(now, query, rank, out),
@@ -338,7 +338,7 @@ impl Node {
         out: &mut Actions,
     ) {
         if let Some(put) = self.queries.spreading(attempt) {
-            put.copy_ended();
+            put.copy_ended(Replica::Me);
             if on_disk >= Some(put.record.rank().precedence()) {
                 put.on_replica(Replica::Me);
             } else if saved == Saved::Failed {
@@ -360,7 +360,7 @@ impl Node {
     ) {
         let Some(put) = self.queries.spreading(attempt) else { return };
         if !call.expired {
-            put.copy_ended();
+            put.copy_ended(Replica::Peer(call.to));
         }
         if let Some((outcome, stored)) = answer {
             if let Some(by) = put.on_stored(now, call.to, outcome, stored) {
@@ -396,7 +396,8 @@ impl Node {
             _ => None,
         };
         let Some(put) = self.queries.spreading(attempt) else {
-            return self.on_late_probe(now, call.to, entry.flatten(), out);
+            let stored = entry.flatten().map(|entry| (entry.key, entry.rank));
+            return self.on_late_answer(now, call.to, stored, out);
         };
         let repeats = entry.is_some_and(|entry| put.on_probe(now, call.to.id, entry));
         if !call.expired {
@@ -409,10 +410,10 @@ impl Node {
         }
     }
 
-    /// A peer answers a version probe after the PUT has gone on without it, because it was silent for long: it gets the
-    /// newest record if it stores an older one than clients have seen.
-    fn on_late_probe(&mut self, now: Now, peer: Contact, entry: Option<Entry>, out: &mut Actions) {
-        let Some(Entry { key, rank, .. }) = entry else { return };
+    /// A peer says what it stores after the PUT that has asked has gone on without it, because it was silent for long: it
+    /// gets the newest record if it stores an older one than clients have seen.
+    pub(super) fn on_late_answer(&mut self, now: Now, peer: Contact, stored: Option<(Key, Rank)>, out: &mut Actions) {
+        let Some((key, rank)) = stored else { return };
         if rank.life == Life::Alive && Some(rank.precedence()) < self.versions.newest(&key) {
             self.replace_copies(now, key, vec![peer], out);
         }

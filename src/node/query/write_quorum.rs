@@ -8,8 +8,8 @@
 //!
 //! - enough distinct nodes have acknowledged this version ([`Spread::wanted`]), and a peer has answered a lookup if
 //!   others exist,
-//! - no version probe is in flight, so each probed node has said whether it stores an older version, or has
-//!   failed, and
+//! - no version probe is in flight, and no answer of a close node to the lookup is overdue: each has said whether it
+//!   stores an older version, or has failed, and
 //! - each node that said so has answered its copy, or no copy is in flight any more, and
 //! - the nodes of the other address family have the record, if there are any ([`Relay`]).
 //!
@@ -20,6 +20,8 @@
 //! A peer can claim to store a larger record without having one. For a plain record one claim ends the
 //! PUT, because any node could write that record anyway. For a signed record the claims must outnumber
 //! the replicas.
+
+mod spread;
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -33,6 +35,7 @@ use crate::node::action::{Caller, ClientId};
 use crate::node::purpose::Attempt;
 use crate::node::query::bridge_asks::Relay;
 use crate::node::query::contradictions::{Contradictions, OwnClock};
+use crate::node::query::write_quorum::spread::Spread;
 use crate::node::records::accept::{NoRoom, Replica};
 use crate::record::{Class, Life, Precedence, Rank, Record, Source, Version};
 use crate::time::{Now, Time};
@@ -149,32 +152,6 @@ enum PutStage {
     LookingUp(Lookup),
     /// Copies are sent.
     Spreading(Spread),
-}
-
-/// The second half of an attempt: sending copies to the nodes that the lookup has found.
-#[derive(Debug)]
-struct Spread {
-    /// The number of nodes that the lookup has reached, this one included; 0 if the attempt can only fail.
-    reachable: usize,
-    /// Those that have no room for their copy.
-    without_room: usize,
-    /// The nodes to send a copy to, nearest first: perhaps this node, never a replica.
-    targets: VecDeque<Replica>,
-    /// Close nodes that the lookup has not asked and that get no copy. If such a node stores an older
-    /// version, it would return it to GETs.
-    unprobed: VecDeque<Contact>,
-    copies_in_flight: usize,
-    probes_in_flight: usize,
-    /// Copies that peers got, or did not answer.
-    copies_to_peers: usize,
-    /// Those that peers have refused by ERROR 410 or 425.
-    copies_refused: usize,
-    /// Larger signed records that peers claim to store instead of the copy, without proof.
-    newer_claims: Vec<Rank>,
-    /// A larger record that ends this PUT.
-    larger: Option<Rank>,
-    /// Whether most peers say that the wall clock of this node is right, or wrong.
-    clock: OwnClock,
 }
 
 /// The next step of a PUT.
@@ -342,6 +319,7 @@ impl Put {
         let is_unheard = reached == 0 && (others == Others::Exist || self.is_relay());
         let reachable = if is_unheard { 0 } else { reached + usize::from(me.is_some()) };
         let unprobed = lookup.unasked(k).copied().collect();
+        let unheard = lookup.overdue(k).map(|contact| contact.id).collect();
         self.attempt += 1;
         self.refused_by = None;
         self.stage = PutStage::Spreading(Spread {
@@ -350,7 +328,9 @@ impl Put {
             targets,
             unprobed,
             copies_in_flight: 0,
+            overdue: Vec::new(),
             probes_in_flight: 0,
+            unheard,
             copies_to_peers: 0,
             copies_refused: 0,
             newer_claims: Vec::new(),
@@ -373,11 +353,11 @@ impl Put {
         if may_copy && relay.asks_next() {
             return Next::Relay;
         }
-        let (in_flight, outvoted) = (spread.copies_in_flight, spread.outvoted(replicas.len()));
-        // Nodes that claim a larger record count as replicas while copies are in flight, or while they
+        let (awaited, outvoted) = (spread.awaited(), spread.outvoted(replicas.len()));
+        // Nodes that claim a larger record count as replicas while copies are awaited, or while they
         // are the majority. Otherwise more distant nodes would store a record that is probably out of date.
-        let claims = if in_flight > 0 || outvoted.is_some() { spread.newer_claims.len() } else { 0 };
-        let enough = replicas.len() + in_flight + claims >= usize::from(record.replication);
+        let claims = if awaited > 0 || outvoted.is_some() { spread.newer_claims.len() } else { 0 };
+        let enough = replicas.len() + awaited + claims >= usize::from(record.replication);
         let is_stale = |target: &Replica| matches!(target, Replica::Peer(peer) if stale_replicas.contains(&peer.id));
         if may_copy
             && let Some(at) = spread.targets.iter().position(|target| !enough || is_stale(target))
@@ -392,18 +372,19 @@ impl Put {
             return Next::Probe(contact);
         }
         if let Some(by) = spread.larger {
-            return if in_flight > 0 { Next::Wait } else { Next::Superseded(by) };
+            return if spread.copies_in_flight > 0 { Next::Wait } else { Next::Superseded(by) };
         }
         let is_stored = spread.reachable > 0 && replicas.len() >= spread.wanted(record.replication);
-        let probed = spread.probes_in_flight == 0;
-        let no_stale_one = stale_replicas.is_empty() || in_flight == 0;
-        if is_stored && relay.is_done() && probed && refused.is_none() && no_stale_one {
+        let all_heard = spread.probes_in_flight == 0 && spread.unheard.is_empty();
+        let no_stale_one = stale_replicas.is_empty() || awaited == 0 && !spread.has_overdue(stale_replicas);
+        if is_stored && relay.is_done() && all_heard && refused.is_none() && no_stale_one {
             *decision = Decision::Stored;
             if let Some(client) = client.take() {
                 return Next::Confirm(client);
             }
         }
-        if in_flight > 0 || relay.is_awaited() || is_stored && !probed {
+        let waits = if is_stored { awaited > 0 || !all_heard || !no_stale_one } else { spread.copies_in_flight > 0 };
+        if waits || relay.is_awaited() {
             return Next::Wait;
         }
         if let Some(code) = refused {
@@ -467,15 +448,30 @@ impl Put {
         }
     }
 
-    /// Whether a node is left that can get a copy.
-    pub(crate) fn has_targets(&self) -> bool {
-        matches!(&self.stage, PutStage::Spreading(spread) if !spread.targets.is_empty())
+    /// The answer of `to` to its copy of this attempt is overdue, so another node may get one too.
+    pub(crate) fn copy_overdue(&mut self, to: NodeId) {
+        if let PutStage::Spreading(spread) = &mut self.stage
+            && !spread.targets.is_empty()
+            && !spread.overdue.contains(&to)
+        {
+            spread.overdue.push(to);
+        }
     }
 
-    /// A copy of this attempt was answered, or will not be.
-    pub(crate) fn copy_ended(&mut self) {
+    /// The copy of this attempt to that node was answered, or will not be.
+    pub(crate) fn copy_ended(&mut self, replica: Replica) {
         if let PutStage::Spreading(spread) = &mut self.stage {
             spread.copies_in_flight -= 1;
+            if let Replica::Peer(peer) = replica {
+                spread.overdue.retain(|id| *id != peer.id);
+            }
+        }
+    }
+
+    /// `peer` has answered the lookup after the PUT has gone on without it, or will not.
+    pub(crate) fn heard(&mut self, peer: &NodeId) {
+        if let PutStage::Spreading(spread) = &mut self.stage {
+            spread.unheard.retain(|id| id != peer);
         }
     }
 
@@ -640,22 +636,6 @@ impl Put {
         self.replicas.clear();
         self.contradictions = Contradictions::default();
         self.relay.restart();
-    }
-}
-
-impl Spread {
-    /// The number of replicas that are needed: as many as the reachable nodes have room for, but more than half of those
-    /// that would be needed if all had room.
-    fn wanted(&self, replication: u8) -> usize {
-        let all = self.reachable.min(usize::from(replication));
-        let with_room = self.reachable.saturating_sub(self.without_room);
-        with_room.max(all / 2 + 1).min(all)
-    }
-
-    /// The largest claimed record, if more nodes claim one than store this record.
-    fn outvoted(&self, replicas: usize) -> Option<Rank> {
-        let largest = self.newer_claims.iter().copied().max_by_key(|rank| rank.precedence());
-        largest.filter(|_| self.newer_claims.len() > replicas)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::node::purpose::{Copied, Outcome, Purpose, RepairId};
 use crate::node::replication::schedule::HandOver;
 use crate::node::rpc::outbound::{Report, block_of};
 use crate::node::timers::Timer;
+use crate::pending::Passed;
 use crate::record::{Rank, Record};
 use crate::time::{Now, Time};
 use crate::wire::peer::{ErrorCode, PeerMessage, Reply, Request, StoreOutcome};
@@ -156,6 +157,9 @@ impl Node {
     pub(crate) fn on_copy_outcome(&mut self, now: Now, copied: Copied, report: Report<'_>, out: &mut Actions) {
         let Report { call, outcome } = report;
         let to = call.to.id;
+        if let Outcome::Passed(passed @ (Passed::Hedge | Passed::GiveUp)) = outcome {
+            return self.copy_late(now, copied, &to, passed, out);
+        }
         let copied_key = self.record_to_copy(now, copied).map(|(record, _)| record.key);
         let mut answer = None;
         if let Outcome::Reply { reply: Reply::Stored { key, outcome, held }, .. } = outcome
@@ -173,7 +177,7 @@ impl Node {
             Copied::Put(attempt) => {
                 let refused = match outcome {
                     Outcome::Refused(code) => Some(code),
-                    Outcome::Passed(_) if call.refusals > 0 => Some(ErrorCode::TOO_MANY),
+                    Outcome::Passed(Passed::Timeout) if call.refusals > 0 => Some(ErrorCode::TOO_MANY),
                     _ => None,
                 };
                 if let Some((code, put)) = refused.zip(self.queries.spreading(attempt)) {
@@ -190,6 +194,16 @@ impl Node {
                 }
             }
             Copied::Repair(_) => {}
+        }
+    }
+
+    /// The answer of `to` to a copy is late. A PUT sends one to another node too; others wait.
+    fn copy_late(&mut self, now: Now, copied: Copied, to: &NodeId, passed: Passed, out: &mut Actions) {
+        if let (Copied::Put(attempt), Passed::GiveUp) = (copied, passed)
+            && let Some(put) = self.queries.spreading(attempt)
+        {
+            put.copy_overdue(*to);
+            self.advance_put(now, attempt.query, out);
         }
     }
 

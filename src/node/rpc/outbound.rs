@@ -377,17 +377,14 @@ impl Node {
 
     /// Handles the deadlines that have passed by `now`.
     ///
-    /// A slow reply matters to lookups and RELAYs only: they ask another peer meanwhile.
+    /// A slow reply matters to lookups, copies and RELAYs only: they ask another peer meanwhile.
     pub(crate) fn pass_deadlines(&mut self, now: Now, out: &mut Actions) {
         while let Some((_, passed, request)) = self.pending.passed(now.mono) {
             let call = request.why;
-            let is_final = match passed {
-                Passed::Hedge => false,
-                Passed::GiveUp => self.queries.can_replace(call.purpose),
-                Passed::Timeout => true,
-            };
+            let is_final = passed == Passed::Timeout;
             request.why.expired |= is_final;
-            if is_final || matches!(call.purpose, Purpose::Lookup(_) | Purpose::Relay(..)) {
+            let may_be_late = matches!(call.purpose, Purpose::Lookup(_) | Purpose::Relay(..) | Purpose::Copy(_));
+            if is_final || may_be_late {
                 self.on_outcome(now, &call, Outcome::Passed(passed), out);
             }
             if passed == Passed::Timeout {

@@ -157,7 +157,7 @@ impl Node {
 
     /// Tells the owner of a waiting request that no answer has come: it may ask another node too.
     fn note_wait(&mut self, now: Now, call: &Call, out: &mut Actions) {
-        if matches!(call.purpose, Purpose::Lookup(_) | Purpose::Fetch(_)) {
+        if matches!(call.purpose, Purpose::Lookup(_) | Purpose::Fetch(_) | Purpose::Copy(_)) {
             let is_long = now.mono >= call.begun + self.params.rpc_timeout;
             let passed = if is_long { Passed::GiveUp } else { Passed::Hedge };
             self.on_outcome(now, call, Outcome::Passed(passed), out);

@@ -65,8 +65,10 @@ enum Conduct {
     WasStale,
     /// It refuses, or never answers.
     Fails,
-    /// It stores the copy after another peer has replaced it.
+    /// It stores the copy after another peer has replaced it, if one can.
     StoresLate,
+    /// The same, and it stored an older record, which it reports to a probe.
+    WasStaleAndLate,
     /// It claims to store a larger record.
     Claims,
 }
@@ -77,6 +79,7 @@ fn conduct() -> impl Strategy<Value = Conduct> {
         2 => Just(Conduct::WasStale),
         2 => Just(Conduct::Fails),
         1 => Just(Conduct::StoresLate),
+        1 => Just(Conduct::WasStaleAndLate),
         1 => Just(Conduct::Claims),
     ]
 }
@@ -110,7 +113,7 @@ impl Peers {
             match put.next() {
                 Next::Copy(Replica::Me) => {
                     self.stored.insert(me());
-                    put.copy_ended();
+                    put.copy_ended(Replica::Me);
                     put.on_replica(Replica::Me);
                 }
                 Next::Copy(Replica::Peer(contact)) => {
@@ -127,6 +130,7 @@ impl Peers {
                     assert!(self.stored.len() >= wanted, "{} of {wanted} store it", self.stored.len());
                     assert!(self.probes.is_empty(), "{:?} may still report an older record", self.probes);
                     assert!(self.stale.is_empty() || self.copies.is_empty(), "{:?} are stale", self.stale);
+                    assert!(!self.overdue.iter().any(|peer| self.stale.contains(peer)), "{:?} are stale", self.stale);
                 }
                 Next::Relay => unreachable!("all nodes share a family"),
                 Next::Wait => return None,
@@ -141,7 +145,7 @@ impl Peers {
         let is_overdue = which >= self.copies.len() + self.probes.len();
         if which >= self.copies.len() && !is_overdue {
             let peer = self.probes.remove(which - self.copies.len());
-            if let Conduct::WasStale = self.conduct(peer) {
+            if let Conduct::WasStale | Conduct::WasStaleAndLate = self.conduct(peer) {
                 self.stale.insert(peer);
                 let entry = Entry { key: KEY, rank: rank(put.record.class, -5), crc: 0 };
                 put.on_probe(NOW, id(peer), Some(entry));
@@ -152,16 +156,17 @@ impl Peers {
         let peer = if is_overdue {
             self.overdue.remove(which - self.copies.len() - self.probes.len())
         } else {
-            put.copy_ended();
             self.copies.remove(which)
         };
+        if matches!(self.conduct(peer), Conduct::StoresLate | Conduct::WasStaleAndLate) && !is_overdue {
+            put.copy_overdue(id(peer));
+            self.overdue.push(peer);
+            return None;
+        }
+        put.copy_ended(Replica::Peer(contact(peer)));
         let mine = put.record.rank();
         match self.conduct(peer) {
-            Conduct::StoresLate if !is_overdue => {
-                self.overdue.push(peer);
-                None
-            }
-            Conduct::Stores | Conduct::WasStale | Conduct::StoresLate => {
+            Conduct::Stores | Conduct::WasStale | Conduct::StoresLate | Conduct::WasStaleAndLate => {
                 self.stored.insert(id(peer));
                 self.stale.remove(&peer);
                 put.on_stored(NOW, contact(peer), StoreOutcome::Held, mine)
@@ -207,7 +212,7 @@ proptest! {
         let (mut confirmed, mut superseded) = (0, None);
         let mut end = peers.drive(&mut put, &mut confirmed, wanted);
         for which in order {
-            if end.is_some() || peers.copies.len() + peers.probes.len() == 0 {
+            if end.is_some() || peers.copies.len() + peers.probes.len() + peers.overdue.len() == 0 {
                 break;
             }
             if let Some(by) = peers.answer(&mut put, which) {

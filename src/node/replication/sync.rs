@@ -15,7 +15,8 @@
 //! A fetched record is verified and accepted like the record of a STORE. A neighbour that lists records
 //! it does not store, or too many, only delays this node: for [`crate::limits::SETTLE_TIMEOUT`] after the last record that
 //! was fetched, and for [`crate::limits::SETTLE_MAX`] at most.
-//! SYNC does not guarantee that the node has every record: it asks [`SETTLE_NEIGHBOURS`] neighbours.
+//! SYNC does not guarantee that the node has every record: it asks [`SETTLE_NEIGHBOURS`] neighbours. After a restart of
+//! the whole network it asks all of the k nearest.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
@@ -200,10 +201,11 @@ impl Node {
         }
     }
 
-    /// Chooses neighbours until [`SETTLE_NEIGHBOURS`] have not failed, or no near contact is left. Those whose clocks are
-    /// wrong come last: they may have refused newer records. Before them come those that have not settled, which do not
-    /// count if others are left: they have not run either. A node that has slept, or whose clock was set, counts
-    /// only those whose clocks it knows to be right: others may have been set, or have slept, together with it.
+    /// Chooses neighbours until [`SETTLE_NEIGHBOURS`] that count have not failed, or none of the k nearest is left. Those
+    /// whose clocks are wrong come last: they may have refused newer records. Before them come those that have not
+    /// settled, which do not count: they have not run either, or not for long, and each may be the only one that has a
+    /// record. A node that has slept, or whose clock was set, counts only those whose clocks it knows to be right: others
+    /// may have been set, or have slept, together with it.
     fn find_neighbours(&mut self, now: Now) {
         let Some(range) = &self.syncing.range else { return };
         let first = *range.start();
@@ -213,11 +215,8 @@ impl Node {
         self.nearby.sort_by_key(order); // otherwise nearest first
         let is_behind = self.sleep.is_behind();
         let neighbours = &mut self.syncing.neighbours;
+        let counts = |id: &NodeId| !peers.is_unsettled(now, id) && (!is_behind || clocks.may_be_right_at(now, id));
         for contact in &self.nearby {
-            let only_unsettled_left = peers.is_unsettled(now, &contact.id);
-            let counts = |id: &NodeId| {
-                (only_unsettled_left || !peers.is_unsettled(now, id)) && (!is_behind || clocks.may_be_right_at(now, id))
-            };
             let counting = neighbours.iter().filter(|(id, state)| **state != Neighbour::Failed && counts(id));
             if counting.count() >= SETTLE_NEIGHBOURS {
                 break;

@@ -371,6 +371,30 @@ fn three_peers_that_agree_outweigh_a_peer_that_contradicts() {
     assert_eq!(harness.answer(client), success(1, b""));
 }
 
+/// Its refusal says nothing about what the others store. A right clock that refuses a copy does.
+#[test]
+fn a_node_whose_clock_is_wrong_does_not_block_puts() {
+    for (ahead, code, answer) in [
+        (HOUR_MILLIS, ErrorCode::GONE, success(1, b"")),
+        (HOUR_MILLIS, ErrorCode::TOO_EARLY, success(1, b"")),
+        (0, ErrorCode::GONE, None),
+        (0, ErrorCode::TOO_EARLY, None),
+    ] {
+        let mut harness = Harness::new(Params::default());
+        for peer in 1..=5 {
+            let at = std::net::SocketAddr::from(([198, 51, peer, 1], 7402));
+            let wall = if peer == 5 { version_at(ahead).time() } else { greeting().wall };
+            harness.add_contact_saying(peer, at, Hello { wall, ..greeting() });
+        }
+        let client = harness.put(Put { replication: 8, ..lasting(1, b"v") });
+        for (conn, rpc, copy) in harness.copies() {
+            let is_refused = harness.peer_at(conn) == 5;
+            harness.reply(conn, rpc, if is_refused { Reply::Error(code) } else { stored(&copy) });
+        }
+        assert_eq!(harness.answer(client), answer, "ahead by {ahead}, {code:?}");
+    }
+}
+
 /// Nodes that do not store the larger record would take the copy, and two of them would agree for a reader.
 #[test]
 fn a_slow_clock_sends_no_copy_of_a_put_once_its_lookup_has_met_a_version_of_right_clocks() {

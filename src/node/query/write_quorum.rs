@@ -324,7 +324,7 @@ impl Put {
         self.refused_by = None;
         self.stage = PutStage::Spreading(Spread {
             reachable,
-            without_room: 0,
+            unable: 0,
             targets,
             unprobed,
             copies_in_flight: 0,
@@ -436,8 +436,13 @@ impl Put {
         if self.no_room.is_none() || at == NoRoom::Here {
             self.no_room = Some(at);
         }
+        self.cannot_store();
+    }
+
+    /// A node cannot store its copy of this attempt: it has no room, or refuses the version because its clock is wrong.
+    pub(crate) fn cannot_store(&mut self) {
         if let PutStage::Spreading(spread) = &mut self.stage {
-            spread.without_room += 1;
+            spread.unable += 1;
         }
     }
 

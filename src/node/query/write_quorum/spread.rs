@@ -13,8 +13,8 @@ use crate::record::Rank;
 pub(super) struct Spread {
     /// The number of nodes that the lookup has reached, this one included; 0 if the attempt can only fail.
     pub(super) reachable: usize,
-    /// Those that have no room for their copy.
-    pub(super) without_room: usize,
+    /// Those that cannot store their copy: they have no room, or their clock is wrong.
+    pub(super) unable: usize,
     /// The nodes to send a copy to, nearest first: perhaps this node, never a replica.
     pub(super) targets: VecDeque<Replica>,
     /// Close nodes that the lookup has not asked and that get no copy. If such a node stores an older
@@ -50,12 +50,12 @@ impl Spread {
         peers.iter().any(|id| self.overdue.contains(id))
     }
 
-    /// The number of replicas that are needed. When all targets have got their chance, those without room are not
+    /// The number of replicas that are needed. When all targets have got their chance, those that cannot store it are not
     /// needed; but more than half of the number is.
     pub(super) fn wanted(&self, replication: u8) -> usize {
         let all = self.reachable.min(usize::from(replication));
         let is_over = self.targets.is_empty() && self.awaited() == 0;
-        if is_over { all.saturating_sub(self.without_room).max(all / 2 + 1).min(all) } else { all }
+        if is_over { all.saturating_sub(self.unable).max(all / 2 + 1).min(all) } else { all }
     }
 
     /// The largest claimed record, if more nodes claim one than store this record.

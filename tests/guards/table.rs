@@ -495,6 +495,20 @@ pub(crate) const GUARDS: &[Guard] = &[
         ],
     },
     Guard {
+        name: "clock: what was overwritten while it was set aside does not come back",
+        file: ACCEPT,
+        line: "self.set_aside.written_again(now, &key, rank.class, age);",
+        mutation: "let _ = age;",
+        tests: &["a_record_that_was_overwritten_while_it_was_set_aside_does_not_come_back"],
+    },
+    Guard {
+        name: "clock: what is older than it does not overwrite it",
+        file: ASIDE,
+        line: "aside.record.class == Class::Plain && age_at(now.mono, aside.record.ttl, expires) > age",
+        mutation: "aside.record.class == Class::Plain && age_at(now.mono, aside.record.ttl, expires) > age || true",
+        tests: &["a_record_that_was_set_aside_comes_back_though_an_older_one_was_stored_meanwhile"],
+    },
+    Guard {
         name: "restart: a record that ended meanwhile leaves a tombstone",
         file: "src/storage/loading.rs",
         line: "self.bury(now, key, Tombstone::of_ended(&record, now.wall));",
@@ -861,8 +875,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "missed: what is stored is not missed any more",
         file: ACCEPT,
-        line: "Stored::Held => self.missed.stored(&key, rank.precedence()),",
-        mutation: "Stored::Held => {}",
+        line: "self.missed.stored(&key, rank.precedence());",
+        mutation: "",
         tests: &["a_node_that_gets_what_it_has_refused_returns_it_alone"],
     },
     Guard {

@@ -55,6 +55,38 @@ fn a_record_is_used_again_when_the_wall_clock_is_set_right() {
     assert_eq!(got(&mut harness, 1), success(1, b"of a fast clock"));
 }
 
+/// All clocks of a network may be behind together, so that nothing contradicts the later PUT.
+#[test]
+fn a_record_that_was_overwritten_while_it_was_set_aside_does_not_come_back() {
+    for (ttl, expected) in [(u16::MAX, success(1, b"later")), (1, failure(1))] {
+        let mut harness = fast_founder();
+        harness.pass(secs(1));
+        harness.wall_ahead = 0;
+        let client = harness.put(Put { ttl, ..confirmed(1, b"later") });
+        assert_eq!(harness.answer(client), success(1, b""));
+        harness.pass(secs(2));
+        harness.wall_ahead = HOUR_MILLIS;
+        assert_eq!(got(&mut harness, 1), expected, "TTL {ttl}");
+    }
+}
+
+/// A node that synchronizes may get a record that is older than the one that it has set aside.
+#[test]
+fn a_record_that_was_set_aside_comes_back_though_an_older_one_was_stored_meanwhile() {
+    let mut harness = Harness::founder();
+    harness.wall_ahead = HOUR_MILLIS;
+    harness.pass(secs(2_000));
+    let conn = harness.accept_client(9);
+    let client = harness.put(lasting(1, b"newer"));
+    assert_eq!(harness.answer(client), success(1, b""));
+    harness.wall_ahead = 0;
+    harness.wake();
+    let older = lasting_block(1_000);
+    assert_eq!(harness.ask(conn, Request::Store(older)), stored(&older));
+    harness.wall_ahead = HOUR_MILLIS;
+    assert_eq!(got(&mut harness, 1), success(1, b"newer"));
+}
+
 #[test]
 fn a_version_that_becomes_possible_only_because_time_passes_is_dropped() {
     let mut harness = fast_founder();

@@ -14,7 +14,7 @@ use crate::node::Node;
 use crate::node::action::ConnId;
 use crate::node::params::{AddressGroups, Serving};
 use crate::node::records::persistence::Disk;
-use crate::record::{Rank, Record, Source, Tombstone};
+use crate::record::{Rank, Record, Source, Tombstone, age_at};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
 use crate::wire::peer::ErrorCode;
@@ -72,11 +72,14 @@ impl Node {
             Some(held) => held.due(),
             None => self.first_offer(now.mono, &key, record.replication, expires),
         };
-        let table = &self.table;
+        let (table, age) = (&self.table, age_at(now.mono, record.ttl, expires));
         let in_scope = |held: &Record| table.fewer_closer(&held.key, usize::from(held.replication));
         let stored = self.storage.store(now, record, expires, due, source, in_scope);
         match stored {
-            Stored::Held => self.missed.stored(&key, rank.precedence()),
+            Stored::Held => {
+                self.missed.stored(&key, rank.precedence());
+                self.set_aside.written_again(now, &key, rank.class, age);
+            }
             Stored::Full if rank.class.certifies_itself() && source != Source::Client => {
                 self.give_up_older(now, &key, rank);
             }

@@ -11,7 +11,8 @@
 //!
 //! A record of the first kind comes back if the wall clock is set and the version can be alive then. If the
 //! version becomes possible only because time passes, a wrong clock has drawn it: the record is dropped, so that
-//! it does not replace what was written meanwhile.
+//! it does not replace what was written meanwhile. It is dropped, too, if this node stores a plain record of the key that
+//! was written later, by the ages of both: their versions say nothing, if all clocks were wrong together.
 //!
 //! A record of the second kind waits until the neighbours were asked what they store
 //! ([`crate::node::replication::sync`]); or until the wall clock is set. What the neighbours store has replaced it
@@ -36,7 +37,7 @@ use crate::limits::CLOCK_DIFFERENCE_MAX;
 use crate::node::Node;
 use crate::node::persisted::{PersistedRecord, SavedAt};
 use crate::record::fingerprint::{Epoch, OldTombstone};
-use crate::record::{Age, Rank, Record, Source, Tombstone, Version, age_at, end_of_life};
+use crate::record::{Age, Class, Rank, Record, Source, Tombstone, Version, age_at, end_of_life};
 use crate::storage::{Proof, Stored, WithoutRoom};
 use crate::time::{Now, Time, WallTime};
 
@@ -122,6 +123,18 @@ impl SetAside {
     /// The wall clock counts as right, or was set: no record counts as outdated any more. Returns whether any did.
     pub(crate) fn trust_all(&mut self) -> bool {
         !std::mem::take(&mut self.outdated).is_empty()
+    }
+
+    /// This node stores a record of `key` and that age. A plain one that is older, and is set aside because of its
+    /// version, was overwritten: it does not come back, although its version is larger.
+    pub(super) fn written_again(&mut self, now: Now, key: &Key, class: Class, age: Age) {
+        let is_overwritten = |aside: &Aside| {
+            let Doubt::Version { expires } = aside.doubt else { return false };
+            aside.record.class == Class::Plain && age_at(now.mono, aside.record.ttl, expires) > age
+        };
+        if !self.records.is_empty() && class == Class::Plain && self.records.get(key).is_some_and(is_overwritten) {
+            self.records.remove(key);
+        }
     }
 
     fn insert(&mut self, record: Record, source: Source, doubt: Doubt) {

@@ -178,6 +178,47 @@ fn a_put_is_confirmed_without_the_minority_that_has_no_room() {
     }
 }
 
+/// Section 1: nor does a node that answers lookups and stores nothing, whatever it says, or if it says nothing.
+#[test]
+fn a_put_is_confirmed_without_a_node_that_does_not_store_it() {
+    for kind in 0..4 {
+        let mut harness = Harness::with_contacts(client_only(), 1..=3);
+        harness.pass(secs(1));
+        let client = harness.put(put_to_three(1));
+        let copies = harness.copies();
+        store_all(&mut harness, &copies[..2]);
+        let (conn, rpc, copy) = copies[2];
+        let lower = Rank { version: version_at(0), ..copy.rank() };
+        match kind {
+            0 => harness.reply(conn, rpc, Reply::Error(ErrorCode::LEAVING)),
+            1 => harness.reply(conn, rpc, Reply::Stored { key: key(1), outcome: StoreOutcome::Larger, held: lower }),
+            2 => harness.reply(conn, rpc, Reply::Pong),
+            _ => {
+                assert_eq!(harness.answer(client), None);
+                harness.ask(conn, Request::Ping);
+                harness.pass(secs(2));
+            }
+        }
+        assert_eq!(harness.answer(client), success(1, b""), "{kind}");
+    }
+}
+
+#[test]
+fn a_put_is_confirmed_without_a_node_that_is_too_busy_for_its_lookup_for_rpc_timeout() {
+    let mut harness = Harness::with_contacts(client_only(), 1..=3);
+    harness.make_scripted(3);
+    let client = harness.put(put_to_three(1));
+    for (tenths, answer) in [(15, None), (15, success(1, b""))] {
+        for _ in 0..tenths {
+            harness.pass(millis(100));
+            harness.answer_find_value(|_, _| Some(Reply::Error(ErrorCode::TOO_MANY)));
+            let copies = harness.copies();
+            store_all(&mut harness, &copies);
+        }
+        assert_eq!(harness.answer(client), answer);
+    }
+}
+
 #[test]
 fn a_put_is_confirmed_without_a_node_that_is_too_busy_for_rpc_timeout() {
     let mut harness = Harness::with_contacts(client_only(), 1..=3);

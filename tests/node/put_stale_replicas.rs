@@ -169,6 +169,44 @@ fn a_node_that_answers_a_version_probe_after_the_put_has_ended_gets_a_copy_if_it
     }
 }
 
+/// It may have been cut off for a moment only, and would return its older record alone.
+#[test]
+fn a_stale_replica_that_does_not_answer_its_copy_is_looked_up_again_first() {
+    let mut harness = Harness::with_contacts(Params { replication_min: 1, ..Params::default() }, 1..=3);
+    (1..=3).for_each(|peer| harness.make_scripted(peer));
+    let client = harness.put(Put { replication: 4, ..put_to_three() });
+    let older = RecordBlock { content: Content::Head, ..block(1, b"older") };
+    for answer in [None, success(1, b"")] {
+        harness.answer_find_value(|peer, _| Some(if peer == 3 { value_of(older) } else { nodes(&[]) }));
+        for (conn, rpc, copy) in harness.copies() {
+            harness.reply(conn, rpc, if harness.peer_at(conn) == 3 { Reply::Pong } else { stored(&copy) });
+        }
+        assert_eq!(harness.answer(client), answer);
+        (1..=3).for_each(|peer| harness.make_scripted(peer));
+        harness.pass(secs(1));
+    }
+}
+
+#[test]
+fn a_put_does_not_wait_long_for_a_version_probe_that_a_busy_node_refuses() {
+    let mut harness = with_scripted_peers();
+    let client = harness.put(put_to_three());
+    look_up(&mut harness);
+    storing_peers(&mut harness);
+    let asked = probes(&mut harness);
+    let (_, mut conn, mut rpc) = all_but_one(&mut harness, &asked);
+    for (tenths, answer) in [(15, None), (15, success(1, b""))] {
+        for _ in 0..tenths {
+            harness.reply(conn, rpc, Reply::Error(ErrorCode::TOO_MANY));
+            harness.pass(millis(100));
+            if let Some((_, again, number)) = probes(&mut harness).pop() {
+                (conn, rpc) = (again, number);
+            }
+        }
+        assert_eq!(harness.answer(client), answer);
+    }
+}
+
 #[test]
 fn a_put_does_not_wait_for_a_refused_version_probe() {
     let mut harness = with_scripted_peers();

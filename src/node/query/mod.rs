@@ -4,8 +4,9 @@
 //! GETs that wait for it. Maintenance starts two more: lookups of this node's own id, and of points in stale
 //! buckets. [`lookup`] runs the lookups of all. The decisions are pure
 //! state machines: [`read_quorum`] for a GET, [`write_quorum`] for a PUT, with the [`contradictions`] of clocks.
-//! [`session`] remembers which versions clients have read and written. PUTs of one key take turns ([`put_turns`]). [`read_repair`] and [`put_retry`] continue
-//! after the answer. [`relay`] gets the record of a PUT to the other address family.
+//! [`session`] remembers which versions clients have read and written. PUTs of one key take turns ([`put_turns`]).
+//! [`read_repair`] and [`put_retry`] continue after the answer. [`relay`] gets the record of a PUT to the other address
+//! family.
 //!
 //! The number of client requests and the bytes of their PUTs are bounded, for each connection and in all;
 //! [`Queries::has_room`] and [`Queries::has_room_for`] say when the host must wait. A lookup for GETs runs only

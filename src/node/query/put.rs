@@ -34,7 +34,7 @@ use crate::node::query::Query;
 use crate::node::query::get::Known;
 use crate::node::query::relay::Relayed;
 use crate::node::query::write_quorum::{Next, Others, Put, PutOrigin, Replaced};
-use crate::node::records::accept::{NoRoom, Replica};
+use crate::node::records::accept::Replica;
 use crate::node::records::changes::Waiter;
 use crate::node::records::persistence::OnDisk;
 use crate::node::rpc::outbound::{Call, Report};
@@ -322,7 +322,7 @@ impl Node {
         match stored {
             Stored::Held if on_disk == OnDisk::Now => put.on_replica(Replica::Me),
             Stored::Larger(rank) => self.met_larger(now, query, rank, out),
-            Stored::Full | Stored::Held => put.without_room(NoRoom::Here),
+            Stored::Full | Stored::Held => put.without_room(),
             Stored::Over => {}
         }
     }
@@ -342,33 +342,38 @@ impl Node {
             if on_disk >= Some(put.record.rank().precedence()) {
                 put.on_replica(Replica::Me);
             } else if saved == Saved::Failed {
-                put.without_room(NoRoom::Here);
+                put.without_room();
             }
             self.advance_put(now, attempt.query, out);
         }
     }
 
-    /// A peer answered a copy in that attempt; `None` if it never will. An answer also counts if another
-    /// peer has replaced this one meanwhile.
+    /// A peer answered a copy in that attempt, perhaps by an ERROR; `None` if it never will. An answer also counts if
+    /// another peer has replaced this one meanwhile.
     pub(crate) fn on_put_copied(
         &mut self,
         now: Now,
         attempt: Attempt,
         call: &Call,
-        answer: Option<(StoreOutcome, Rank)>,
+        answer: Option<Result<(StoreOutcome, Rank), ErrorCode>>,
         out: &mut Actions,
     ) {
         let Some(put) = self.queries.spreading(attempt) else { return };
         if !call.expired {
             put.copy_ended(Replica::Peer(call.to));
+            put.note_unable(now, &call.to.id, answer);
         }
-        if let Some((outcome, stored)) = answer {
-            if let Some(by) = put.on_stored(now, call.to, outcome, stored) {
-                return self.met_larger(now, attempt.query, by, out);
+        match answer {
+            Some(Ok((outcome, stored))) => {
+                if let Some(by) = put.on_stored(now, call.to, outcome, stored) {
+                    return self.met_larger(now, attempt.query, by, out);
+                }
+                if outcome == StoreOutcome::Held {
+                    self.replace_own(now, attempt);
+                }
             }
-            if outcome == StoreOutcome::Held {
-                self.replace_own(now, attempt);
-            }
+            Some(Err(code)) => put.on_refused(call.to.id, code),
+            None => {}
         }
         self.advance_put(now, attempt.query, out);
     }

@@ -421,7 +421,7 @@ impl Put {
             self.contradictions.add(from, None);
         }
         if matches!(code, ErrorCode::FULL | ErrorCode::TOO_MANY) {
-            self.without_room(NoRoom::AtPeer);
+            self.no_room.get_or_insert(NoRoom::AtPeer);
         }
         if matches!(code, ErrorCode::TOO_EARLY | ErrorCode::GONE)
             && let PutStage::Spreading(spread) = &mut self.stage
@@ -431,19 +431,36 @@ impl Put {
         }
     }
 
-    /// A node has no room for its copy of this attempt.
-    pub(crate) fn without_room(&mut self, at: NoRoom) {
-        if self.no_room.is_none() || at == NoRoom::Here {
-            self.no_room = Some(at);
-        }
-        self.cannot_store();
-    }
-
-    /// A node cannot store its copy of this attempt: it has no room, or refuses the version because its clock is wrong.
-    pub(crate) fn cannot_store(&mut self) {
+    /// This node has no room for its copy of this attempt.
+    pub(crate) fn without_room(&mut self) {
+        self.no_room = Some(NoRoom::Here);
         if let PutStage::Spreading(spread) = &mut self.stage {
             spread.unable += 1;
         }
+    }
+
+    /// The copy of this attempt to `from` has ended by `answer`, or without one. If `from` does not store it, the PUT
+    /// does without that node, except in two cases:
+    ///
+    /// - The clocks of both nodes differ too much, and the one of this node is not known to be right. Then others may
+    ///   not read this record either.
+    /// - `from` stores an older record, and gave no answer in the first attempt. The next one shows whether it is gone.
+    pub(crate) fn note_unable(
+        &mut self,
+        now: Now,
+        from: &NodeId,
+        answer: Option<Result<(StoreOutcome, Rank), ErrorCode>>,
+    ) {
+        let PutStage::Spreading(spread) = &mut self.stage else { return };
+        let is_right = spread.clock == OwnClock::Right;
+        let is_unable = match answer {
+            Some(Ok((StoreOutcome::Held, _))) => false,
+            Some(Ok((StoreOutcome::Larger, stored))) => is_right || !stored.version.is_too_early(now.wall),
+            Some(Err(ErrorCode::TOO_EARLY | ErrorCode::GONE)) => is_right,
+            Some(Err(_)) => true,
+            None => self.attempt > 1 || !self.stale_replicas.contains(from),
+        };
+        spread.unable += usize::from(is_unable);
     }
 
     /// `from` stores a version that is too far ahead of this node's clock. No version replaces a hashed record.

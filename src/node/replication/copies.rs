@@ -175,18 +175,11 @@ impl Node {
         }
         match copied {
             Copied::Put(attempt) => {
-                let refused = match outcome {
-                    Outcome::Refused(code) => Some(code),
-                    Outcome::Passed(Passed::Timeout) if call.refusals > 0 => Some(ErrorCode::TOO_MANY),
-                    _ => None,
+                let answer = match outcome {
+                    Outcome::Refused(code) => Some(Err(code)),
+                    Outcome::Passed(Passed::Timeout) if call.refusals > 0 => Some(Err(ErrorCode::TOO_MANY)),
+                    _ => answer.map(Ok),
                 };
-                let is_wrong_clock = self.clocks.is_wrong_at(now, &to);
-                if let Some((code, put)) = refused.zip(self.queries.spreading(attempt)) {
-                    put.on_refused(to, code);
-                    if is_wrong_clock && matches!(code, ErrorCode::TOO_EARLY | ErrorCode::GONE) {
-                        put.cannot_store();
-                    }
-                }
                 self.on_put_copied(now, attempt, call, answer, out);
             }
             Copied::HandOver(_) => {

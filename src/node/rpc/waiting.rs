@@ -11,8 +11,9 @@
 //!   double up to 1 s.
 //!
 //! Only the purpose waits; the message is composed when it leaves. A GET asks another node meanwhile, like
-//! when a reply is late. A PUT goes on without a peer that has refused its copy for `rpc_timeout`; the copy is sent again
-//! while the PUT runs, and the peer knows that it has missed a record ([`crate::node::records::missed`]).
+//! when a reply is late. A PUT goes on without a peer that has refused a request for `rpc_timeout`; the request is sent
+//! again while the PUT runs, and a peer that has refused a copy knows that it has missed a record
+//! ([`crate::node::records::missed`]).
 //! Waiting says nothing about the peer: it does not count as a failure of it, nor against its `rpc_timeout`. It
 //! ends at `request_timeout` after the request was made; then the request fails.
 //!
@@ -145,7 +146,12 @@ impl Node {
             return self.on_outcome(now, &call, Outcome::Failed, out);
         }
         let is_long = now.mono >= call.begun + self.params.rpc_timeout;
-        let is_passed = is_long && matches!(call.purpose, Purpose::Copy(Copied::Put(_)));
+        let is_of_put = match call.purpose {
+            Purpose::Copy(Copied::Put(_)) | Purpose::ProbeVersion(_) => true,
+            Purpose::Lookup(query) => self.queries.put(query).is_some(),
+            _ => false,
+        };
+        let is_passed = is_long && is_of_put;
         let refusals = call.refusals + 1;
         let paused = Call { conn: None, refusals, has_waited: false, expired: call.expired || is_passed, ..call };
         self.waiting.add(paused, Cause::Pause, now.mono + pause);

@@ -13,7 +13,7 @@ use crate::record::Rank;
 pub(super) struct Spread {
     /// The number of nodes that the lookup has reached, this one included; 0 if the attempt can only fail.
     pub(super) reachable: usize,
-    /// Those that cannot store their copy: they have no room, or their clock is wrong.
+    /// Those that have got a copy and do not store it, whatever the reason ([`super::Put::note_unable`]).
     pub(super) unable: usize,
     /// The nodes to send a copy to, nearest first: perhaps this node, never a replica.
     pub(super) targets: VecDeque<Replica>,
@@ -50,7 +50,7 @@ impl Spread {
         peers.iter().any(|id| self.overdue.contains(id))
     }
 
-    /// The number of replicas that are needed. When all targets have got their chance, those that cannot store it are not
+    /// The number of replicas that are needed. When all targets have got their chance, those that do not store it are not
     /// needed; but more than half of the number is.
     pub(super) fn wanted(&self, replication: u8) -> usize {
         let all = self.reachable.min(usize::from(replication));

@@ -337,8 +337,8 @@ fn a_put_knows_that_a_peer_had_no_room_for_a_copy() {
     assert_eq!(refused(ErrorCode::FULL), Some(NoRoom::AtPeer));
     assert_eq!(refused(ErrorCode::TOO_MANY), Some(NoRoom::AtPeer));
     let mut put = put(Class::Plain, 2);
-    for at in [NoRoom::AtPeer, NoRoom::Here, NoRoom::AtPeer] {
-        put.without_room(at);
-    }
+    put.on_refused(id(1), ErrorCode::FULL);
+    put.without_room();
+    put.on_refused(id(2), ErrorCode::FULL);
     assert_eq!(put.no_room, Some(NoRoom::Here), "that is what the operator can change");
 }

@@ -63,6 +63,7 @@ use crate::node::params::Params;
 use crate::node::query::Queries;
 use crate::node::query::put_retry::PutRetries;
 use crate::node::query::session::Versions;
+use crate::node::query::unheard::Unheard;
 use crate::node::records::aside::SetAside;
 use crate::node::records::dropped::DroppedTombstones;
 use crate::node::records::missed::Missed;
@@ -146,6 +147,7 @@ pub struct Node {
     boot: Option<BootTime>,
     /// PUTs that too few replicas store.
     put_retries: PutRetries,
+    unheard: Unheard,
     /// The newest version of each key that clients have read or written through this node.
     versions: Versions,
     /// The 16 bits below the milliseconds of every version that this node draws.
@@ -212,6 +214,7 @@ impl Node {
             verification: Verification::default(),
             boot: None,
             put_retries: PutRetries::default(),
+            unheard: Unheard::default(),
             versions: Versions::new(keys),
             version_tail: rng.random(),
             last_version: Version::from_bits(0),
@@ -320,6 +323,7 @@ impl Node {
                 Timer::Disk => self.disk_hangs(now, out),
                 Timer::Tombstones => {} // see below
                 Timer::Missed => self.fetch_missed(now, out),
+                Timer::Unheard => self.ask_unheard(now, out),
                 Timer::TurnOld => self.turn_old(now),
                 Timer::Leave => self.go(now, out),
                 Timer::Verify => self.verify(),

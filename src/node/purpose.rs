@@ -42,6 +42,8 @@ pub(crate) enum Purpose {
     Fetch(QueryId),
     /// An attempt of a PUT asks a close node that gets no copy which version it stores.
     ProbeVersion(Attempt),
+    /// A PUT went on without this node: which version of the key does it store?
+    AskVersion(Key),
     /// An attempt of a PUT asks a bridge to store its record in that address family.
     Relay(Attempt, Family),
     /// This node sends a copy of a record (STORE).

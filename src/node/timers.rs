@@ -45,6 +45,8 @@ pub(crate) enum Timer {
     Tombstones,
     /// Fetch newer records that were refused.
     Missed,
+    /// Ask the nodes that PUTs went on without which versions they store.
+    Unheard,
     /// Turn tombstones old.
     TurnOld,
     /// Leave, even if work is left.

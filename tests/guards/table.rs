@@ -116,9 +116,31 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "room: a PUT does not wait long for a node that is too busy to be asked",
         file: "src/node/rpc/waiting.rs",
-        line: "let is_passed = is_long && is_of_put;",
-        mutation: "let is_passed = is_long && is_of_put && matches!(call.purpose, Purpose::Copy(_));",
+        line: "let is_passed = is_long && self.key_of_put(call.purpose).is_some();",
+        mutation: "let is_passed = is_long && matches!(call.purpose, Purpose::Copy(_));",
         tests: &["a_put_is_confirmed_without_a_node_that_is_too_busy_for_its_lookup_for_rpc_timeout"],
+    },
+    // ── nodes that did not say what they store
+    Guard {
+        name: "unheard: a PUT notes the nodes that it goes on without",
+        file: CALLS,
+        line: "self.note_unheard(now, call.to.id, call.purpose);",
+        mutation: "let _ = now;",
+        tests: &["a_node_that_a_put_went_on_without_is_asked_what_it_stores_when_it_is_back"],
+    },
+    Guard {
+        name: "unheard: they are asked when they are back",
+        file: "src/node/membership/liveness.rs",
+        line: "self.ask_if_unheard(&contact.id, now.mono);",
+        mutation: "let _ = contact;",
+        tests: &["a_node_that_a_put_went_on_without_is_asked_what_it_stores_when_it_is_back"],
+    },
+    Guard {
+        name: "unheard: it notes close contacts that are unresponsive",
+        file: PUTTING,
+        line: "self.note_unresponsive(now, key);",
+        mutation: "let _ = key;",
+        tests: &["a_contact_that_was_unresponsive_during_a_put_is_asked_what_it_stores_when_it_is_back"],
     },
     // ── a disk that hangs
     Guard {
@@ -903,8 +925,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "busy: a PUT goes on without a peer that refuses its copy for long",
         file: "src/node/rpc/waiting.rs",
-        line: "let is_passed = is_long && is_of_put;",
-        mutation: "let is_passed = is_long && is_of_put && false;",
+        line: "let is_passed = is_long && self.key_of_put(call.purpose).is_some();",
+        mutation: "let is_passed = is_long && self.key_of_put(call.purpose).is_none();",
         tests: &["a_node_that_is_too_busy_for_a_copy_is_replaced_by_the_next_target_after_rpc_timeout"],
     },
     Guard {

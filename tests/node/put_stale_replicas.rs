@@ -2,14 +2,15 @@
 //! each for its version: a version probe, the SYNC of one key.
 
 use dht::id::{Key, RpcId};
-use dht::node::action::ConnId;
+use dht::node::action::{ConnId, DialError};
 use dht::node::params::Params;
 use dht::record::{Age, Class, Life, Rank, Version};
 use dht::wire::api::Put;
 use dht::wire::peer::{Content, Entry, ErrorCode, RecordBlock, Reply, Request};
 
 use crate::harness::{
-    Harness, block, confirmed, given, head, key, millis, nodes, secs, stored, success, synced, value_of, version_at,
+    Harness, block, confirmed, given, head, hello, key, millis, nodes, secs, stored, success, synced, value_of,
+    version_at,
 };
 
 /// A version probe: the peer, its connection and the RPC id.
@@ -295,6 +296,64 @@ fn a_put_waits_for_a_close_node_that_answers_its_lookup_late() {
         harness.reply(slow.0, slow.1, stored(&slow.2));
         assert_eq!(harness.answer(client).is_some(), stores_older);
     }
+}
+
+/// It was stopped for some seconds, and its connections have ended.
+#[test]
+fn a_node_that_a_put_went_on_without_is_asked_what_it_stores_when_it_is_back() {
+    for (is_back, version, gets_copy) in [(true, 0, true), (true, 1 << 40, false), (false, 0, false)] {
+        let mut harness = with_scripted_peers();
+        let client = harness.put(put_to_three());
+        look_up(&mut harness);
+        let newest = store_copies(&mut harness)[0].1;
+        let asked = probes(&mut harness);
+        let (slow, conn, _) = all_but_one(&mut harness, &asked);
+        harness.close(conn);
+        let dial = harness.dial_of(slow);
+        harness.pass(secs(2));
+        assert_eq!(harness.answer(client), success(1, b""));
+        harness.fail(dial, DialError::Unreachable);
+        harness.pass(secs(1));
+        assert_eq!(probes(&mut harness), []);
+        if is_back {
+            let conn = harness.accept(slow);
+            harness.send(conn, &hello());
+            harness.ask(conn, Request::Ping);
+            harness.pass(millis(0));
+        }
+        for (peer, conn, rpc) in probes(&mut harness) {
+            assert_eq!(peer, slow);
+            harness.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, version_at(version))]));
+        }
+        harness.answer_find_value(|peer, want| {
+            let stored = RecordBlock { version: newest, ..block(1, b"value") };
+            Some(if peer <= 3 { given(stored, want) } else { nodes(&[]) })
+        });
+        let copies = harness.copies_by_peer();
+        assert_eq!(copies.iter().any(|(peer, _)| *peer == slow), gets_copy, "{is_back} {version} {copies:?}");
+    }
+}
+
+/// A PUT asks no contact that is unresponsive.
+#[test]
+fn a_contact_that_was_unresponsive_during_a_put_is_asked_what_it_stores_when_it_is_back() {
+    let mut harness = Harness::with_contacts(Params { replication_min: 1, ..Params::default() }, 1..=4);
+    harness.make_scripted(4);
+    harness.get(key(9));
+    harness.pass(secs(2)); // the lookup of the GET
+    harness.pass(secs(2)); // a PING
+    harness.forget_actions();
+    let client = harness.put(put_to_three());
+    for (conn, rpc, copy) in harness.copies() {
+        assert!(harness.peer_at(conn) != 4);
+        harness.reply(conn, rpc, stored(&copy));
+    }
+    assert_eq!(harness.answer(client), success(1, b""));
+    let conn = harness.accept(4);
+    harness.send(conn, &hello());
+    harness.ask(conn, Request::Ping);
+    harness.pass(millis(0));
+    assert_eq!(probes(&mut harness).iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [4]);
 }
 
 #[test]

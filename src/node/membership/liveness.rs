@@ -68,6 +68,7 @@ impl Node {
         self.settle_after_reconnecting(now, out);
         self.liveness.most_live = self.liveness.most_live.max(self.table.live());
         self.offer_after_change(now, &contact.id, Change::Added);
+        self.ask_if_unheard(&contact.id, now.mono);
         if self.params.serving == Serving::Yes && !self.timers.is_set(Timer::Watch) {
             self.hasten_after(Timer::Watch, now, NEIGHBOUR_SILENCE_MAX);
         }

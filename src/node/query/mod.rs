@@ -5,8 +5,8 @@
 //! buckets. [`lookup`] runs the lookups of all. The decisions are pure
 //! state machines: [`read_quorum`] for a GET, [`write_quorum`] for a PUT, with the [`contradictions`] of clocks.
 //! [`session`] remembers which versions clients have read and written. PUTs of one key take turns ([`put_turns`]).
-//! [`read_repair`] and [`put_retry`] continue after the answer. [`relay`] gets the record of a PUT to the other address
-//! family.
+//! [`read_repair`], [`put_retry`] and [`unheard`] continue after the answer. [`relay`] gets the record of a PUT to the
+//! other address family.
 //!
 //! The number of client requests and the bytes of their PUTs are bounded, for each connection and in all;
 //! [`Queries::has_room`] and [`Queries::has_room_for`] say when the host must wait. A lookup for GETs runs only
@@ -24,6 +24,7 @@ pub(crate) mod read_quorum;
 pub(crate) mod read_repair;
 pub(crate) mod relay;
 pub(crate) mod session;
+pub(crate) mod unheard;
 pub(crate) mod write_quorum;
 
 use std::collections::{BTreeMap, BTreeSet};

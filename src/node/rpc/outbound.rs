@@ -158,6 +158,7 @@ impl Node {
             Purpose::Copy(Copied::Repair(_) | Copied::HandOver(_))
             | Purpose::Fetch(_)
             | Purpose::ProbeVersion(_)
+            | Purpose::AskVersion(_)
             | Purpose::Ping
             | Purpose::AskTime
             | Purpose::Offer(_)
@@ -221,6 +222,7 @@ impl Node {
                 let key = self.queries.attempt(attempt)?.key();
                 Request::Sync { from: key, to: key }
             }
+            Purpose::AskVersion(key) => Request::Sync { from: key, to: key },
             Purpose::Ping => Request::Ping,
             Purpose::AskTime => Request::Time,
             Purpose::Sync(from) => self.sync_request(from)?,
@@ -335,7 +337,9 @@ impl Node {
             Purpose::Copy(_) => matches!(reply, Reply::Stored { .. }),
             // An error that comes late counts too: the PUT does not wait for that bridge any more.
             Purpose::Relay(..) => matches!(reply, Reply::Stored { .. } | Reply::Error(_)),
-            Purpose::ProbeVersion(_) | Purpose::Sync(_) => matches!(reply, Reply::Synced { .. }),
+            Purpose::ProbeVersion(_) | Purpose::AskVersion(_) | Purpose::Sync(_) => {
+                matches!(reply, Reply::Synced { .. })
+            }
             Purpose::Ping => matches!(reply, Reply::Pong),
             Purpose::AskTime => matches!(reply, Reply::Time(_)),
             Purpose::Offer(_) => matches!(reply, Reply::Wanted(_)),
@@ -349,11 +353,15 @@ impl Node {
         if call.expired && !matches!(outcome, Outcome::Reply { .. }) {
             return;
         }
+        if matches!(outcome, Outcome::Passed(Passed::Timeout) | Outcome::Failed) {
+            self.note_unheard(now, call.to.id, call.purpose);
+        }
         let report = Report { call, outcome };
         match call.purpose {
             Purpose::Lookup(query) => self.on_lookup_outcome(now, query, report, out),
             Purpose::Fetch(query) => self.on_fetch_outcome(now, query, report, out),
             Purpose::ProbeVersion(attempt) => self.on_probe_outcome(now, attempt, report, out),
+            Purpose::AskVersion(key) => self.on_unheard_outcome(now, key, report, out),
             Purpose::Copy(copied) => self.on_copy_outcome(now, copied, report, out),
             Purpose::Relay(attempt, _) => self.on_relay_outcome(now, attempt, report, out),
             Purpose::Ping => self.on_ping_outcome(&call.to.id),

@@ -28,7 +28,7 @@ use crate::id::NodeId;
 use crate::limits::{CALLS_WAITING_MAX, PEER_MESSAGE_SIZE_MAX, SYNC_REPLY_SIZE_MAX, WANT_SIZE_MAX};
 use crate::node::Node;
 use crate::node::action::Actions;
-use crate::node::purpose::{Copied, Outcome, Purpose};
+use crate::node::purpose::{Outcome, Purpose};
 use crate::node::rpc::outbound::Call;
 use crate::node::timers::Timers;
 use crate::pending::{Answer, AnswerKind, Passed};
@@ -146,12 +146,7 @@ impl Node {
             return self.on_outcome(now, &call, Outcome::Failed, out);
         }
         let is_long = now.mono >= call.begun + self.params.rpc_timeout;
-        let is_of_put = match call.purpose {
-            Purpose::Copy(Copied::Put(_)) | Purpose::ProbeVersion(_) => true,
-            Purpose::Lookup(query) => self.queries.put(query).is_some(),
-            _ => false,
-        };
-        let is_passed = is_long && is_of_put;
+        let is_passed = is_long && self.key_of_put(call.purpose).is_some();
         let refusals = call.refusals + 1;
         let paused = Call { conn: None, refusals, has_waited: false, expired: call.expired || is_passed, ..call };
         self.waiting.add(paused, Cause::Pause, now.mono + pause);

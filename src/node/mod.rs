@@ -147,6 +147,7 @@ pub struct Node {
     boot: Option<BootTime>,
     /// PUTs that too few replicas store.
     put_retries: PutRetries,
+    /// Close nodes that PUTs went on without.
     unheard: Unheard,
     /// The newest version of each key that clients have read or written through this node.
     versions: Versions,

@@ -2,7 +2,7 @@
 //! each for its version: a version probe, the SYNC of one key.
 
 use dht::id::{Key, RpcId};
-use dht::node::action::{ConnId, DialError};
+use dht::node::action::{ClientId, ConnId, DialError};
 use dht::node::params::Params;
 use dht::record::{Age, Class, Life, Rank, Version};
 use dht::wire::api::Put;
@@ -71,6 +71,17 @@ fn all_but_one(harness: &mut Harness, probes: &[Probe]) -> Probe {
         harness.reply(*conn, *rpc, synced(&[]));
     }
     probes[0]
+}
+
+/// A PUT that waits for one version probe only: its copies and the other probes are answered.
+fn with_one_open_probe() -> (Harness, ClientId, Probe) {
+    let mut harness = with_scripted_peers();
+    let client = harness.put(put_to_three());
+    look_up(&mut harness);
+    storing_peers(&mut harness);
+    let asked = probes(&mut harness);
+    let open = all_but_one(&mut harness, &asked);
+    (harness, client, open)
 }
 
 /// The lookup of a PUT may end once as many nodes have answered as shall hold the record. The PUT probes
@@ -190,12 +201,7 @@ fn a_stale_replica_that_does_not_answer_its_copy_is_looked_up_again_first() {
 
 #[test]
 fn a_put_does_not_wait_long_for_a_version_probe_that_a_busy_node_refuses() {
-    let mut harness = with_scripted_peers();
-    let client = harness.put(put_to_three());
-    look_up(&mut harness);
-    storing_peers(&mut harness);
-    let asked = probes(&mut harness);
-    let (_, mut conn, mut rpc) = all_but_one(&mut harness, &asked);
+    let (mut harness, client, (_, mut conn, mut rpc)) = with_one_open_probe();
     for (tenths, answer) in [(15, None), (15, success(1, b""))] {
         for _ in 0..tenths {
             harness.reply(conn, rpc, Reply::Error(ErrorCode::TOO_MANY));
@@ -210,12 +216,7 @@ fn a_put_does_not_wait_long_for_a_version_probe_that_a_busy_node_refuses() {
 
 #[test]
 fn a_put_does_not_wait_for_a_refused_version_probe() {
-    let mut harness = with_scripted_peers();
-    let client = harness.put(put_to_three());
-    look_up(&mut harness);
-    storing_peers(&mut harness);
-    let asked = probes(&mut harness);
-    let (_, conn, rpc) = all_but_one(&mut harness, &asked);
+    let (mut harness, client, (_, conn, rpc)) = with_one_open_probe();
     harness.reply(conn, rpc, Reply::Error(ErrorCode::LEAVING));
     assert_eq!(harness.answer(client), success(1, b""));
 }

@@ -34,7 +34,7 @@ const UNHEARD_TIME: Duration = Duration::from_mins(5);
 /// Keys that one node is asked for at a time. Each answer may start a lookup.
 const ASKED_MAX: usize = 16;
 
-/// After so many requests in a row without an answer, all that a node did not tell is forgotten: it answers PING only.
+/// A node that has left 64 requests in a row without an answer answers PING only: all that it did not tell is forgotten.
 const FAILURES_MAX: usize = 4 * ASKED_MAX;
 
 /// The pause before a node is asked that was a live contact all the time, and before it is asked again.
@@ -61,6 +61,14 @@ struct Untold {
 }
 
 impl Unheard {
+    /// A PUT of `key` goes on without `id`.
+    fn note(&mut self, now: Now, id: NodeId, key: Key) {
+        if self.len == UNHEARD_MAX {
+            self.forget_old(now);
+        }
+        self.insert(id, key, now.mono + UNHEARD_TIME);
+    }
+
     /// `id` is asked for `key`, until `until` if it never answers.
     fn insert(&mut self, id: NodeId, key: Key, until: Time) {
         if self.len < UNHEARD_MAX {
@@ -90,10 +98,7 @@ impl Node {
     /// A request of a PUT, which went to `id`, has timed out or failed.
     pub(crate) fn note_unheard(&mut self, now: Now, id: NodeId, purpose: Purpose) {
         let Some(key) = self.key_of_put(purpose) else { return };
-        if self.unheard.len == UNHEARD_MAX {
-            self.unheard.forget_old(now);
-        }
-        self.unheard.insert(id, key, now.mono + UNHEARD_TIME);
+        self.unheard.note(now, id, key);
         self.ask_if_unheard(&id, now.mono + PAUSE);
     }
 
@@ -108,7 +113,7 @@ impl Node {
         let is_close = |contact: &&Contact| farthest.is_none_or(|farthest| distance(contact) < farthest);
         let close: Vec<NodeId> = self.table.unresponsive().filter(is_close).map(|contact| contact.id).collect();
         for id in close {
-            self.unheard.insert(id, key, now.mono + UNHEARD_TIME);
+            self.unheard.note(now, id, key);
         }
     }
 

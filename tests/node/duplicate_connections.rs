@@ -6,7 +6,9 @@ use dht::node::params::Params;
 use dht::node::{Node, Status};
 use dht::wire::peer::{Reply, Request};
 
-use crate::harness::{Harness, block, bootstrap, contact, hello, key, nodes, quiet, secs, success, value_of};
+use crate::harness::{
+    Harness, block, bootstrap, confirmed, contact, hello, key, millis, nodes, quiet, secs, stored, success, value_of,
+};
 use crate::mini_network::MiniNetwork;
 
 /// The node `dialler` joins through the other one of 1 and 2, which dials it back.
@@ -182,4 +184,25 @@ fn a_request_that_is_lost_twice_is_sent_on_another_open_connection() {
     harness.send(third, &hello());
     harness.close(second);
     assert_eq!(copies_on(&mut harness, third), 1);
+}
+
+/// A peer that opens a new connection every second and answers nothing holds up a PUT for `rpc_timeout` in all.
+#[test]
+fn a_request_that_is_sent_again_keeps_its_deadline() {
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let first = harness.add_contact(2);
+    harness.make_scripted(2);
+    harness.pass(millis(1));
+    let client = harness.put(confirmed(2, b"v"));
+    assert_eq!(copies_on(&mut harness, first), 1, "the request of the lookup");
+    harness.pass(secs(1));
+    let second = harness.accept(2);
+    harness.send(second, &hello());
+    harness.close(first);
+    assert_eq!(copies_on(&mut harness, second), 1, "it is sent again");
+    harness.pass(secs(1));
+    for (conn, rpc, copy) in harness.copies() {
+        harness.reply(conn, rpc, stored(&copy));
+    }
+    assert_eq!(harness.answer(client), success(2, b""));
 }

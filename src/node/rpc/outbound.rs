@@ -45,6 +45,8 @@ pub(crate) struct Call {
     pub(crate) since: Time,
     /// When its owner made it.
     pub(crate) begun: Time,
+    /// When it times out, if it was sent before and is sent again: its connection has ended meanwhile.
+    pub(super) timeout_at: Option<Time>,
     /// How often the peer, or this node, had no room for it.
     pub(crate) refusals: u32,
     /// Whether it has waited for an answer of its peer, and it is its turn.
@@ -72,6 +74,7 @@ impl Node {
             cut_offs: 0,
             since: now.mono,
             begun: now.mono,
+            timeout_at: None,
             refusals: 0,
             has_waited: false,
             expired: false,
@@ -84,9 +87,12 @@ impl Node {
         self.waiting.has_room()
     }
 
-    /// Sends a request again whose connection ended.
-    pub(crate) fn call_again(&mut self, now: Now, call: &Call, out: &mut Actions) {
-        self.dispatch(now, Call { conn: None, cut_offs: call.cut_offs + 1, has_waited: false, ..*call }, out);
+    /// Sends a request again whose connection ended. It keeps its deadline: otherwise a peer that connects again and again
+    /// would put it off.
+    pub(super) fn call_again(&mut self, now: Now, request: &PendingRequest<Call>, out: &mut Actions) {
+        let call = request.why;
+        let (cut_offs, timeout_at) = (call.cut_offs + 1, Some(request.deadlines.timeout_at));
+        self.dispatch(now, Call { conn: None, cut_offs, timeout_at, has_waited: false, ..call }, out);
     }
 
     /// Sends `call`, dials its peer, or lets it wait. A node that has left sends nothing.
@@ -104,7 +110,7 @@ impl Node {
             return false;
         }
         let rpc = RpcId::new(self.rng.random());
-        let timeout_at = now.mono + self.timeout_of(call.purpose);
+        let timeout_at = call.timeout_at.unwrap_or(now.mono + self.timeout_of(call.purpose));
         let deadlines = match route {
             Some(conn) => self.deadlines(now, conn, call.purpose, timeout_at),
             None => self.deadlines_of_dial(now, timeout_at),
@@ -145,7 +151,7 @@ impl Node {
     fn deadlines_of_dial(&self, now: Now, timeout_at: Time) -> Deadlines {
         let rpc_timeout = self.params.rpc_timeout;
         let give_up_at = (now.mono + rpc_timeout).min(timeout_at);
-        Deadlines { hedge_at: now.mono + rpc_timeout / 2, give_up_at, timeout_at }
+        Deadlines { hedge_at: (now.mono + rpc_timeout / 2).min(give_up_at), give_up_at, timeout_at }
     }
 
     /// The deadlines of a request that leaves on `conn`. Lookups, copies of PUTs and RELAY have some before
@@ -195,7 +201,8 @@ impl Node {
             let is_turn = call.has_waited || !self.waiting.is_queued(&call.to.id, answer.kind);
             if !is_turn || !self.pending.has_room_for(&call.to.id, answer) {
                 self.pending.take(&rpc, &call.to.id);
-                return self.wait_for_answer(now, Call { conn: None, has_waited: false, ..call }, answer.kind);
+                let call = Call { conn: None, timeout_at: None, has_waited: false, ..call };
+                return self.wait_for_answer(now, call, answer.kind);
             }
             self.pending.owe(&rpc, answer);
         }

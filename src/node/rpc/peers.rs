@@ -9,7 +9,7 @@
 //! id closes it when no reply is outstanding on it, at the latest after `rpc_timeout`.
 //!
 //! Not guaranteed: that a request outlives its connection more than once. A request whose connection was
-//! closed is sent again on another one, once.
+//! closed is sent again on another one, once, with the deadline that it had.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -571,7 +571,7 @@ impl Node {
         for (_, request) in cut {
             let may_retry = !has_failed && request.why.cut_offs < cut_offs_max && !request.why.expired;
             if may_retry {
-                self.call_again(now, &request.why, out);
+                self.call_again(now, &request, out);
             } else {
                 self.on_outcome(now, &request.why, Outcome::Failed, out);
             }

@@ -148,7 +148,8 @@ impl Node {
         let is_long = now.mono >= call.begun + self.params.rpc_timeout;
         let is_passed = is_long && self.key_of_put(call.purpose).is_some();
         let refusals = call.refusals + 1;
-        let paused = Call { conn: None, refusals, has_waited: false, expired: call.expired || is_passed, ..call };
+        let expired = call.expired || is_passed;
+        let paused = Call { conn: None, timeout_at: None, refusals, has_waited: false, expired, ..call };
         self.waiting.add(paused, Cause::Pause, now.mono + pause);
         if is_passed {
             return self.on_outcome(now, &call, Outcome::Passed(Passed::Timeout), out);

@@ -275,10 +275,7 @@ impl Node {
                 self.contact_heard(now, conn, &peer.peer, out);
                 return self.serve(now, &Caller { id: peer.peer, conn, rpc }, request, out);
             }
-            Ok(PeerMessage::Reply(rpc, reply)) => {
-                self.contact_heard(now, conn, &peer.peer, out);
-                return self.on_reply(now, &peer, rpc, reply, out);
-            }
+            Ok(PeerMessage::Reply(rpc, reply)) => return self.on_reply(now, conn, &peer, rpc, reply, out),
         };
         self.malformed(now, conn, fault, PeerMessage::rpc_of(frame), out);
     }

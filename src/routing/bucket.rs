@@ -2,7 +2,7 @@
 //! id.
 //!
 //! A bucket has three lists, each in the order of time. `live` goes from the least to the most recently
-//! seen contact. `unresponsive` are the contacts that failed since the last message from them; they stay
+//! seen contact. `unresponsive` are the contacts that failed and have not answered since; they stay
 //! while nothing replaces them (section 4.1). Both lists together hold at most k contacts, the members.
 //! `replacements` are the contacts that may become members.
 //!
@@ -85,6 +85,10 @@ impl Bucket {
     /// See [`super::Table::observe`].
     pub(super) fn observe(&mut self, k: usize, contact: Contact) -> Observed {
         self.replacements.retain(|replacement| replacement.contact.id != contact.id);
+        if let Some(known) = self.unresponsive.iter_mut().find(|known| known.contact.id == contact.id) {
+            known.contact = contact;
+            return Observed::Unresponsive;
+        }
         if self.remove_member(&contact.id).is_some() {
             push(&mut self.live, k, contact);
             return Observed::Refreshed;
@@ -234,6 +238,16 @@ mod tests {
     fn a_contact_met_at_another_address_has_the_new_address() {
         let mut bucket = full();
         assert_eq!(bucket.observe(K, at_port(1, 2000)), Observed::Refreshed);
+        assert_eq!(bucket.live(), [contact(0), contact(2), at_port(1, 2000)]);
+    }
+
+    #[test]
+    fn an_unresponsive_contact_that_is_met_has_the_new_address_and_is_live_when_it_answers() {
+        let mut bucket = full();
+        bucket.failed(K, &contact(1).id);
+        assert_eq!(bucket.observe(K, at_port(1, 2000)), Observed::Unresponsive);
+        assert_eq!(bucket.live(), [contact(0), contact(2)]);
+        assert!(bucket.heard(K, &contact(1).id));
         assert_eq!(bucket.live(), [contact(0), contact(2), at_port(1, 2000)]);
     }
 

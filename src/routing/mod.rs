@@ -4,8 +4,8 @@
 //! knows a few contacts of the far half of the key space and all of the own neighbourhood. It makes buckets
 //! when they are needed.
 //!
-//! A *member* of the table is a contact in a bucket: *live*, or *unresponsive* if it failed since the last
-//! message from it. A bucket also has a bounded list of *replacements*, from which it fills a free place.
+//! A *member* of the table is a contact in a bucket: *live*, or *unresponsive* if it failed and has not answered
+//! since. A bucket also has a bounded list of *replacements*, from which it fills a free place.
 //!
 //! Rules:
 //!
@@ -47,8 +47,11 @@ use bucket::Bucket;
 pub enum Observed {
     /// It is a new member and live.
     Added,
-    /// It was a member already; now it is live and the most recently seen.
+    /// It was a live member already; now it is the most recently seen.
     Refreshed,
+    /// It is an unresponsive member: it accepts connections again, but has not answered. The caller pings it and reports
+    /// the result to [`Table::heard`] or [`Table::failed`].
+    Unresponsive,
     /// All k members of the bucket are live. The contact is a replacement now. The caller pings `suspect`
     /// and reports the result to [`Table::heard`] or [`Table::failed`].
     Full {
@@ -96,8 +99,8 @@ impl Table {
         Self { me, k, buckets: Vec::new(), neighbourhood: None, changes: 0 }
     }
 
-    /// This node has dialled `contact` and met it at its address. It becomes the most recently seen member
-    /// of its bucket, and the table forgets its failures and its earlier address.
+    /// This node has dialled `contact` and met it at its address. The table forgets its earlier address. It becomes the
+    /// most recently seen member of its bucket, unless it is unresponsive: then it must answer first.
     pub fn observe(&mut self, now: Time, contact: Contact) -> Observed {
         let Some(at) = self.index(contact.id.key()) else { return Observed::Own };
         self.grow(at);
@@ -110,8 +113,8 @@ impl Table {
         observed
     }
 
-    /// A message of `id` has arrived on any connection. If `id` is a member, it is live again and the most
-    /// recently seen of its bucket. Returns whether it is a member.
+    /// `id` has answered a request; or it is live, and any message of it has arrived. If it is a member, it is live again
+    /// and the most recently seen of its bucket, and the table forgets its failures. Returns whether it is a member.
     pub fn heard(&mut self, id: &NodeId) -> bool {
         let k = self.k;
         self.bucket_mut(id).is_some_and(|bucket| bucket.heard(k, id))
@@ -509,7 +512,9 @@ mod tests {
                 let to_dial = match event {
                     Event::Observe => {
                         let observed = table.observe(at(0), contact);
-                        prop_assert_eq!(known_before, observed == Observed::Refreshed);
+                        let is_known = matches!(observed, Observed::Refreshed | Observed::Unresponsive);
+                        prop_assert_eq!(known_before, is_known);
+                        prop_assert_eq!(observed == Observed::Unresponsive, table.is_unresponsive(&contact.id));
                         prop_assert_eq!(table.contains(&contact.id), !matches!(observed, Observed::Full { .. }));
                         None
                     }

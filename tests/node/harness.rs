@@ -334,9 +334,22 @@ impl Harness {
         let rpc = RpcId::new([0xaa; 32]);
         self.sent(conn);
         self.send(conn, &PeerMessage::Request(rpc, request));
-        match &self.sent(conn)[..] {
-            [PeerMessage::Reply(echo, reply)] if *echo == rpc => *reply,
-            said => panic!("not one answer to {request:?} but {said:?}"),
+        let replies = self.take(|action| match action {
+            NodeAction::Send(to, PeerMessage::Reply(echo, reply)) if *to == conn => Some((*echo, *reply)),
+            _ => None,
+        });
+        match replies[..] {
+            [(echo, reply)] if echo == rpc => reply,
+            _ => panic!("not one answer to {request:?} but {replies:?}"),
+        }
+    }
+
+    /// The peer, which was unresponsive, sends a request, and answers the PING that follows.
+    pub(crate) fn come_back(&mut self, conn: ConnId) {
+        self.send(conn, &PeerMessage::Request(RpcId::new([0xbb; 32]), Request::Ping));
+        let pings = self.all_requests(|request| matches!(request, Request::Ping).then_some(()));
+        for (conn, rpc, ()) in pings {
+            self.reply(conn, rpc, Reply::Pong);
         }
     }
 

@@ -329,35 +329,77 @@ fn is_live(harness: &Harness, peer: u8) -> bool {
     harness.node.table().contains(&id(peer)) && !harness.node.table().is_unresponsive(&id(peer))
 }
 
+/// Otherwise each lookup would wait for it, as long as it sends requests or connects again.
 #[test]
-fn a_contact_that_was_forgotten_and_sends_on_the_connection_that_this_node_dialled_is_a_contact_again() {
+fn an_unresponsive_contact_is_live_again_only_when_it_has_answered() {
     let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let mut conn = harness.add_contact(2);
+    harness.make_scripted(2);
+    harness.get(key(2));
+    harness.pass(secs(4)); // the lookup, and a PING
+    for n in 0..600 {
+        assert!(!is_live(&harness, 2));
+        if n % 10 == 0 {
+            conn = connect(&mut harness, 2);
+        }
+        assert_eq!(harness.ask(conn, Request::Ping), Reply::Pong);
+        harness.reply(conn, RpcId::new([0xcc; 32]), Reply::Pong); // it answers nothing that this node has asked
+        harness.pass(secs(1));
+    }
+    harness.make_automatic(2);
+    harness.come_back(conn);
+    assert!(is_live(&harness, 2));
+}
+
+#[test]
+fn a_contact_that_was_replaced_and_sends_on_the_connection_that_this_node_dialled_is_a_contact_again() {
+    let mut harness =
+        Harness::new(Params { k: 1, alpha: 1, replication_default: 1, replication_min: 1, ..Params::default() });
     let conn = harness.add_contact(2);
     harness.make_scripted(2);
     harness.get(key(2));
-    for _ in 0..600 {
+    for _ in 0..5 {
         // A message that is neither a request nor a reply: the connection is not dead.
         harness.send(conn, &PeerMessage::Bridges(Bridges { flags: FLAG_SERVING, known: List::lend(&[]) }));
         harness.pass(secs(1));
     }
-    assert!(!harness.node.table().contains(&id(2)), "it has answered no PING");
+    let other = harness.add_contact(1);
+    assert!(!harness.node.table().contains(&id(2)), "the other one has taken its place");
+    harness.send(other, &PeerMessage::Goodbye);
     assert!(!harness.has_closed(conn));
     assert_eq!(harness.ask(conn, Request::Ping), Reply::Pong);
     assert!(is_live(&harness, 2));
 }
 
+/// A PING may have been lost with its connection, but not each.
 #[test]
-fn a_request_that_waits_for_a_dial_does_not_count_against_a_peer_that_has_connected_since() {
+fn a_contact_that_connects_again_and_again_and_answers_nothing_becomes_unresponsive() {
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    harness.add_contact(2);
+    harness.make_scripted(2);
+    harness.get(key(2));
+    for _ in 0..8 {
+        connect(&mut harness, 2);
+        harness.pass(secs(1));
+    }
+    assert!(!is_live(&harness, 2));
+}
+
+#[test]
+fn a_request_that_waits_for_a_dial_is_sent_when_the_peer_connects() {
     let mut harness = Harness::with_contacts(Params::default(), [1]);
     let first = harness.add_contact(2);
     harness.make_scripted(2);
     harness.close(first);
     harness.pass(millis(1));
-    harness.dial_of(2);
+    let dial = harness.dial_of(2);
     let conn = connect(&mut harness, 2);
+    let (rpc, request) = harness.only_request(conn);
+    assert_eq!(request, Request::Ping);
+    harness.fail(dial, DialError::Unreachable);
     harness.pass(secs(1));
-    assert_eq!(harness.ask(conn, Request::Ping), Reply::Pong);
-    harness.pass(secs(1));
+    harness.reply(conn, rpc, Reply::Pong);
+    harness.pass(secs(2));
     assert!(is_live(&harness, 2));
 }
 

@@ -319,7 +319,7 @@ fn a_node_that_a_put_went_on_without_is_asked_what_it_stores_when_it_is_back() {
         if is_back {
             let conn = harness.accept(slow);
             harness.send(conn, &hello());
-            harness.ask(conn, Request::Ping);
+            harness.come_back(conn);
             harness.pass(millis(0));
         }
         for (peer, conn, rpc) in probes(&mut harness) {
@@ -352,7 +352,7 @@ fn a_contact_that_was_unresponsive_during_a_put_is_asked_what_it_stores_when_it_
     assert_eq!(harness.answer(client), success(1, b""));
     let conn = harness.accept(4);
     harness.send(conn, &hello());
-    harness.ask(conn, Request::Ping);
+    harness.come_back(conn);
     harness.pass(millis(0));
     assert_eq!(probes(&mut harness).iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [4]);
 }

@@ -5,7 +5,7 @@ use dht::node::Status;
 use dht::node::action::{ConnId, DialError};
 use dht::node::params::Params;
 use dht::wire::codec::List;
-use dht::wire::peer::{Entry, ErrorCode, PeerMessage, RecordBlock, Reply, Request, Want};
+use dht::wire::peer::{Entry, ErrorCode, RecordBlock, Reply, Request, Want};
 
 use crate::harness::{
     Harness, block, confirmed, hello, key, millis, nodes, secs, stored, success, synced, value_of, version_at,
@@ -134,7 +134,7 @@ fn answer_find_node(harness: &mut Harness) {
 fn reconnect(harness: &mut Harness) -> ConnId {
     let conn = harness.accept(2);
     harness.send(conn, &hello());
-    harness.send(conn, &PeerMessage::Request(RpcId::new([0xbb; 32]), Request::Ping));
+    harness.come_back(conn);
     conn
 }
 

@@ -78,9 +78,18 @@ impl Node {
         }
     }
 
-    /// A request or a reply of `id` arrived on `conn`. An unresponsive contact is responsive again; a peer
-    /// that is no contact may become one.
+    /// A request of `id` arrived on `conn`. A peer that is no contact may become one. An unresponsive contact is pinged:
+    /// one that asks and does not answer would hold up each lookup.
     pub(crate) fn contact_heard(&mut self, now: Now, conn: ConnId, id: &NodeId, out: &mut Actions) {
+        match self.table.find(id).copied() {
+            Some(contact) if self.table.is_unresponsive(id) => self.ping(now, contact, out),
+            Some(_) | None => self.contact_answered(now, conn, id, out),
+        }
+    }
+
+    /// A reply of `id` to a request of this node arrived on `conn`. An unresponsive contact is live again; a peer that is
+    /// no contact may become one.
+    pub(crate) fn contact_answered(&mut self, now: Now, conn: ConnId, id: &NodeId, out: &mut Actions) {
         self.family_heard(now, id, out);
         let was_unresponsive = self.table.is_unresponsive(id);
         if !self.table.heard(id) {
@@ -93,8 +102,11 @@ impl Node {
     /// A request to a contact, or a dial of it, failed. As a bridge it is lost in the way `loss`.
     pub(crate) fn contact_failed(&mut self, now: Now, id: &NodeId, loss: Loss, out: &mut Actions) {
         let was_live = self.is_live(id);
-        // If no contact responds, the fault is probably on this side: no contact is removed for it.
+        // A peer that is connected and does not answer stays unresponsive: if it were forgotten, it would be a new contact
+        // at its next message. If no contact responds, the fault is probably on this side, and none is removed for it.
+        let is_kept = self.table.is_unresponsive(id) && self.peers.route(id).is_some();
         if self.table.live() > 0
+            && !is_kept
             && let Some(candidate) = self.table.failed(id)
         {
             self.probe(candidate, out);
@@ -185,9 +197,14 @@ impl Node {
 
     /// Sends a PING to a contact, unless one is in flight.
     pub(crate) fn ping(&mut self, now: Now, contact: Contact, out: &mut Actions) {
-        if self.may_call() && self.liveness.pinging.insert(contact.id) {
+        if self.begin_ping(contact.id) {
             self.call(now, contact, Purpose::Ping, out);
         }
+    }
+
+    /// Whether a PING to `id` may be sent: none is in flight. The caller sends it.
+    pub(crate) fn begin_ping(&mut self, id: NodeId) -> bool {
+        self.may_call() && self.liveness.pinging.insert(id)
     }
 
     /// A contact has answered a PING, or will not.

@@ -291,8 +291,16 @@ impl Message {
 
 /// Outcomes.
 impl Node {
-    /// A reply has arrived on the connection `from`.
-    pub(crate) fn on_reply(&mut self, now: Now, from: &Conn, rpc: RpcId, reply: Reply<'_>, out: &mut Actions) {
+    /// A reply has arrived on the connection `id`, which is `from`.
+    pub(crate) fn on_reply(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        from: &Conn,
+        rpc: RpcId,
+        reply: Reply<'_>,
+        out: &mut Actions,
+    ) {
         let call = match self.pending.take(&rpc, &from.peer) {
             Taken::InFlight(call) => {
                 if let Some(conn) = call.conn {
@@ -306,6 +314,7 @@ impl Node {
                 return;
             }
         };
+        self.contact_answered(now, id, &from.peer, out);
         self.send_waiting(now, &from.peer, out);
         if let Some(conn) = call.conn.and_then(|conn| self.peers.conns.get_mut(&conn)) {
             let is_copy = matches!(call.purpose, Purpose::Copy(_));
@@ -415,22 +424,35 @@ impl Node {
             // No message at all has arrived since it was sent: the connection is dead, but the peer may have
             // restarted meanwhile.
             Some(conn) if self.peers.find(conn).is_some_and(|conn| conn.last_heard < call.since) => {
-                let is_alive = self.peers.heard_since(&call.to.id, call.since);
-                self.hang_up(now, conn, if is_alive { Ending::Closed } else { Ending::Failed }, out);
+                let has_reconnected = self.peers.heard_since(&call.to.id, call.since);
+                self.hang_up(now, conn, if has_reconnected { Ending::Closed } else { Ending::Failed }, out);
                 self.probe(call.to, out);
-            }
-            // The peer sends, but does not answer: a PING decides whether it stays in the table.
-            Some(conn) => {
-                self.end_call(now, conn, out);
-                if call.purpose == Purpose::Ping {
-                    self.contact_failed(now, &call.to.id, Loss::Silent, out);
-                    self.note_absent(now, call.to, DialError::Unreachable);
-                } else {
-                    self.ping(now, call.to, out);
+                if has_reconnected {
+                    self.doubt(now, call, out);
                 }
             }
-            None if self.peers.heard_since(&call.to.id, call.since) => {}
+            // The peer sends, but does not answer.
+            Some(conn) => {
+                self.end_call(now, conn, out);
+                self.doubt(now, call, out);
+            }
             None => self.not_reached(now, call.to, DialError::Unreachable, out),
+        }
+    }
+
+    /// A peer that sends has left `call` without an answer: a PING decides whether it stays live. A PING may have been lost
+    /// with its connection, so a second one follows on another.
+    fn doubt(&mut self, now: Now, call: &Call, out: &mut Actions) {
+        let is_lost = call.conn.is_some_and(|conn| self.peers.find(conn).is_none());
+        if call.purpose != Purpose::Ping {
+            self.ping(now, call.to, out);
+        } else if is_lost && call.cut_offs == 0 {
+            if self.begin_ping(call.to.id) {
+                self.dispatch(now, Call { conn: None, cut_offs: 1, timeout_at: None, ..*call }, out);
+            }
+        } else {
+            self.contact_failed(now, &call.to.id, Loss::Silent, out);
+            self.note_absent(now, call.to, DialError::Unreachable);
         }
     }
 }

@@ -271,6 +271,12 @@ impl Peers {
         true
     }
 
+    /// The requests that wait for a dial of `id`.
+    fn take_waiting_for_dial(&mut self, id: &NodeId) -> Vec<RpcId> {
+        let dials = self.dials.values_mut().filter(|dial| dial.is_to(id));
+        dials.flat_map(|dial| std::mem::take(&mut dial.waiting)).collect()
+    }
+
     /// The open connection without a request in flight whose last message is the oldest.
     fn idlest(&self) -> Option<ConnId> {
         let idle = self.conns.iter().filter(|(_, conn)| conn.phase == Phase::Open && conn.calls == 0);
@@ -450,6 +456,7 @@ impl Node {
         self.peers.deadlines.set(id, now.mono + PEER_IDLE_TIMEOUT);
         self.retire_duplicate(now, id, out);
         self.bound_connections(now, out);
+        self.send_instead_of_dialling(now, &conn.peer, out);
         if conn.is_dialled() {
             self.clock_heard(now, conn.peer, conn.address, hello.wall, out);
         }
@@ -474,6 +481,14 @@ impl Node {
         }
         self.on_flags(now, id, hello.flags, Loss::Restarted, out);
         self.consider_joined(now, out);
+    }
+
+    /// `peer` has connected by itself: requests that wait for a dial of it need not wait for that any longer.
+    fn send_instead_of_dialling(&mut self, now: Now, peer: &NodeId, out: &mut Actions) {
+        let Some(route) = self.peers.route(peer) else { return };
+        for rpc in self.peers.take_waiting_for_dial(peer) {
+            self.transmit_waiting(now, route, rpc, out);
+        }
     }
 
     /// Dials back the peer on `id`, if the table may take it. Repeated after a pause: a dial may fail. If this node
@@ -501,11 +516,10 @@ impl Node {
 
     /// This node has dialled `contact` and found its id there: it may enter the table.
     fn add_contact(&mut self, now: Now, contact: Contact, out: &mut Actions) {
-        let was_unresponsive = self.table.is_unresponsive(&contact.id);
         match self.table.observe(now.mono, contact) {
             Observed::Added => self.contact_found(now, contact, out),
-            Observed::Refreshed if was_unresponsive => self.contact_found(now, contact, out),
             Observed::Refreshed | Observed::Own => {}
+            Observed::Unresponsive => self.ping(now, contact, out),
             Observed::Full { suspect } => self.ping(now, suspect, out),
         }
     }

@@ -150,6 +150,10 @@ pub const CANDIDATES_MAX: usize = 4 * K_MAX;
 /// then, because all contacts fail at once when a node's own link fails (Kademlia, section 4.1).
 pub const CONTACT_FAILURES_MAX: u8 = 5;
 
+/// Failures of a contact within this time count as one. Requests that wait for the same dial fail together; without this
+/// pause, a busy node would forget a contact that was silent for four seconds.
+pub const CONTACT_FAILURE_PAUSE: Duration = Duration::from_secs(5);
+
 /// Requests to peers without a reply, to all peers together. Further requests wait ([`CALLS_WAITING_MAX`]).
 ///
 /// 4 096 requests of clients with alpha = 3 have at most 12 288 in flight; the rest is for maintenance.

@@ -119,7 +119,7 @@ mod routing {
         let (oldest, newcomer) = (contact_in(0, 0), contact_in(0, 9));
 
         assert_eq!(table.observe(at(60), newcomer), Observed::Full { suspect: oldest });
-        assert_eq!(table.failed(&oldest.id), None);
+        assert_eq!(table.failed(at(1), &oldest.id), None);
 
         assert!(!table.contains(&oldest.id));
         assert!(table.contains(&newcomer.id));
@@ -214,8 +214,8 @@ mod routing {
         for n in [10, 11, 12] {
             assert_eq!(table.suggest(contact_in(0, n)), Suggested::Queued);
         }
-        assert_eq!(table.failed(&contact_in(0, 0).id), Some(contact_in(0, 12)));
-        assert_eq!(table.failed(&contact_in(0, 12).id), Some(contact_in(0, 11)));
+        assert_eq!(table.failed(at(1), &contact_in(0, 0).id), Some(contact_in(0, 12)));
+        assert_eq!(table.failed(at(1), &contact_in(0, 12).id), Some(contact_in(0, 11)));
         assert_eq!(table.observe(at(9), contact_in(0, 11)), Observed::Added);
         assert!(!table.contains(&contact_in(0, 0).id), "its place is taken");
     }
@@ -225,7 +225,7 @@ mod routing {
     fn s4_1_a_failed_contact_without_a_replacement_stays_but_is_not_named() {
         let mut table = table_with_one_full_bucket();
         for n in 0..4 {
-            assert_eq!(table.failed(&contact_in(0, n).id), None);
+            assert_eq!(table.failed(at(1), &contact_in(0, n).id), None);
         }
         assert_eq!(table.len(), K);
         assert_eq!(closest(&table, &me(), K), []);
@@ -240,12 +240,15 @@ mod routing {
         let mut table = table();
         let contact = contact_in(0, 1);
         table.observe(at(0), contact);
-        for _ in 0..4 {
-            table.failed(&contact.id);
+        for n in 0..4 {
+            table.failed(at(10 * n), &contact.id);
         }
         assert!(table.heard(&contact.id), "an answer ends the row");
         for failures in 1..=5 {
-            table.failed(&contact.id);
+            let now = 40 + 10 * failures;
+            for _ in 0..9 {
+                table.failed(at(now), &contact.id); // requests that fail together
+            }
             assert_eq!(table.contains(&contact.id), failures < 5, "after {failures}");
         }
     }

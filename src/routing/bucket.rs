@@ -11,7 +11,7 @@
 
 use crate::contact::Contact;
 use crate::id::NodeId;
-use crate::limits::CONTACT_FAILURES_MAX;
+use crate::limits::{CONTACT_FAILURE_PAUSE, CONTACT_FAILURES_MAX};
 use crate::routing::{Observed, Suggested};
 use crate::time::Time;
 
@@ -36,6 +36,8 @@ struct Unresponsive {
     contact: Contact,
     /// Failures in a row, at least 1.
     failures: u8,
+    /// When the last of them was counted.
+    counted: Time,
 }
 
 #[derive(Debug)]
@@ -126,13 +128,17 @@ impl Bucket {
     }
 
     /// See [`super::Table::failed`].
-    pub(super) fn failed(&mut self, k: usize, id: &NodeId) -> Option<Contact> {
+    pub(super) fn failed(&mut self, now: Time, k: usize, id: &NodeId) -> Option<Contact> {
         if let Some(at) = self.live.iter().position(|live| live.id == *id) {
             let contact = self.live.remove(at);
-            push(&mut self.unresponsive, k, Unresponsive { contact, failures: 1 });
+            push(&mut self.unresponsive, k, Unresponsive { contact, failures: 1, counted: now });
         } else if let Some(at) = self.unresponsive.iter().position(|unresponsive| unresponsive.contact.id == *id) {
-            self.unresponsive[at].failures += 1;
-            if self.unresponsive[at].failures >= CONTACT_FAILURES_MAX {
+            let unresponsive = &mut self.unresponsive[at];
+            if now >= unresponsive.counted + CONTACT_FAILURE_PAUSE {
+                unresponsive.counted = now;
+                unresponsive.failures += 1;
+            }
+            if unresponsive.failures >= CONTACT_FAILURES_MAX {
                 self.unresponsive.remove(at);
             }
         } else {
@@ -244,7 +250,7 @@ mod tests {
     #[test]
     fn an_unresponsive_contact_that_is_met_has_the_new_address_and_is_live_when_it_answers() {
         let mut bucket = full();
-        bucket.failed(K, &contact(1).id);
+        bucket.failed(Time::ZERO, K, &contact(1).id);
         assert_eq!(bucket.observe(K, at_port(1, 2000)), Observed::Unresponsive);
         assert_eq!(bucket.live(), [contact(0), contact(2)]);
         assert!(bucket.heard(K, &contact(1).id));
@@ -261,7 +267,7 @@ mod tests {
     #[test]
     fn an_unresponsive_contact_named_at_another_address_is_worth_a_dial() {
         let mut bucket = full();
-        assert_eq!(bucket.failed(K, &contact(0).id), None);
+        assert_eq!(bucket.failed(Time::ZERO, K, &contact(0).id), None);
         assert_eq!(bucket.suggest(K, contact(0)), Suggested::Known);
         assert_eq!(bucket.suggest(K, at_port(0, 2000)), Suggested::Room);
     }
@@ -269,8 +275,8 @@ mod tests {
     #[test]
     fn a_new_contact_replaces_the_contact_that_failed_first() {
         let mut bucket = full();
-        bucket.failed(K, &contact(1).id);
-        bucket.failed(K, &contact(0).id);
+        bucket.failed(Time::ZERO, K, &contact(1).id);
+        bucket.failed(Time::ZERO, K, &contact(0).id);
         assert_eq!(bucket.suggest(K, contact(7)), Suggested::Room);
         assert_eq!(bucket.observe(K, contact(7)), Observed::Added);
         assert_eq!(bucket.live(), [contact(2), contact(7)]);
@@ -282,7 +288,7 @@ mod tests {
         let mut bucket = full();
         assert_eq!(bucket.observe(K, contact(7)), Observed::Full { suspect: contact(0) });
         assert_eq!(bucket.suggest(K, contact(8)), Suggested::Queued);
-        assert_eq!(bucket.failed(K, &contact(1).id), None);
+        assert_eq!(bucket.failed(Time::ZERO, K, &contact(1).id), None);
         assert_eq!(bucket.live(), [contact(0), contact(2), contact(7)]);
         assert_eq!(bucket.remove(K, &contact(0).id), Some(contact(8)));
     }
@@ -293,10 +299,10 @@ mod tests {
         for n in 7..10 {
             assert_eq!(bucket.suggest(K, contact(n)), Suggested::Queued);
         }
-        assert_eq!(bucket.failed(K, &contact(9).id), None, "all members are live");
+        assert_eq!(bucket.failed(Time::ZERO, K, &contact(9).id), None, "all members are live");
         assert_eq!(bucket.remove(K, &contact(8).id), None);
-        assert_eq!(bucket.failed(K, &contact(0).id), Some(contact(7)));
-        assert_eq!(bucket.failed(K, &contact(7).id), None, "all replacements were tried");
+        assert_eq!(bucket.failed(Time::ZERO, K, &contact(0).id), Some(contact(7)));
+        assert_eq!(bucket.failed(Time::ZERO, K, &contact(7).id), None, "all replacements were tried");
     }
 
     #[test]
@@ -307,13 +313,13 @@ mod tests {
             bucket.suggest(K, contact(n));
         }
         assert_eq!(bucket.replacements.len(), REPLACEMENTS_MAX);
-        bucket.failed(K, &contact(0).id);
+        bucket.failed(Time::ZERO, K, &contact(0).id);
         assert!(bucket.live.contains(&contact(7)));
         let newest = (50..250).rev().take(REPLACEMENTS_MAX - 1);
         bucket.remove(K, &contact(7).id);
         assert_eq!(bucket.replacements.last().map(|last| last.contact), newest.clone().nth(1).map(contact));
         for n in newest.skip(1) {
-            assert_eq!(bucket.failed(K, &contact(0).id), Some(contact(n)));
+            assert_eq!(bucket.failed(Time::ZERO, K, &contact(0).id), Some(contact(n)));
         }
     }
 

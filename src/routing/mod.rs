@@ -133,17 +133,19 @@ impl Table {
     }
 
     /// A request to `id` timed out, or a dial of it failed. A member becomes unresponsive, and is forgotten
-    /// after [`CONTACT_FAILURES_MAX`] failures in a row; a replacement is forgotten at once.
+    /// after [`CONTACT_FAILURES_MAX`] failures in a row, each [`CONTACT_FAILURE_PAUSE`] or more after the one before; a
+    /// replacement is forgotten at once.
     ///
     /// If the bucket now has fewer than k live members, its newest replacement that was dialled becomes one
     /// (Kademlia, sections 2.2 and 4.1). If there is none, the newest that was only reported is removed
     /// from the list and returned. The caller dials it, and reports to [`Table::observe`] or again here.
     ///
     /// [`CONTACT_FAILURES_MAX`]: crate::limits::CONTACT_FAILURES_MAX
-    pub fn failed(&mut self, id: &NodeId) -> Option<Contact> {
+    /// [`CONTACT_FAILURE_PAUSE`]: crate::limits::CONTACT_FAILURE_PAUSE
+    pub fn failed(&mut self, now: Time, id: &NodeId) -> Option<Contact> {
         self.changes += 1;
         let k = self.k;
-        self.bucket_mut(id)?.failed(k, id)
+        self.bucket_mut(id)?.failed(now, k, id)
     }
 
     /// `id` has sent GOODBYE, or its address belongs to another node now. It is forgotten at once, and the
@@ -430,7 +432,7 @@ mod tests {
             for (id, fails) in met {
                 table.observe(at(0), contact(id));
                 if fails {
-                    table.failed(&NodeId::new(id));
+                    table.failed(at(0), &NodeId::new(id));
                 }
             }
             table
@@ -526,7 +528,7 @@ mod tests {
                         prop_assert_eq!(table.suggest(contact) == Suggested::Known, known_before);
                         None
                     }
-                    Event::Failed => table.failed(&contact.id),
+                    Event::Failed => table.failed(at(0), &contact.id),
                     Event::Remove => {
                         let candidate = table.remove(&contact.id);
                         prop_assert!(!table.contains(&contact.id));
@@ -556,7 +558,7 @@ mod tests {
         assert_eq!(table.observe(at(0), contact(*me().key())), Observed::Own);
         assert_eq!(table.suggest(contact(*me().key())), Suggested::Own);
         assert!(!table.heard(&me()));
-        assert_eq!(table.failed(&me()), None);
+        assert_eq!(table.failed(at(0), &me()), None);
         assert_eq!(table.remove(&me()), None);
         assert!(table.is_empty());
         assert!(!table.holds_its_owner());
@@ -575,7 +577,7 @@ mod tests {
     fn an_unresponsive_contact_stays_a_member_but_is_in_no_answer() {
         let mut table = table(3, &[(0, 1), (2, 1)]);
         let far = contact_in(0, 1);
-        table.failed(&far.id);
+        table.failed(at(0), &far.id);
 
         let mut found = Vec::new();
         table.closest(far.id.key(), 3, &mut found);
@@ -594,7 +596,7 @@ mod tests {
         let mut table = table(3, &[]);
         assert_eq!((table.stale_bucket(at(9999), HOUR), table.next_refresh(HOUR)), (None, None));
         table.observe(at(0), contact_in(4, 1));
-        table.failed(&contact_in(4, 1).id);
+        table.failed(at(0), &contact_in(4, 1).id);
         assert_eq!((table.stale_bucket(at(9999), HOUR), table.next_refresh(HOUR)), (None, None));
     }
 

@@ -9,6 +9,7 @@ use dht::node::action::ConnId;
 use dht::node::params::{Params, Serving};
 use dht::record::Version;
 use dht::wire::api::Put;
+use dht::wire::codec::List;
 use dht::wire::peer::{ErrorCode, PeerMessage, RecordBlock, Reply, Request};
 
 use crate::harness::{
@@ -33,6 +34,9 @@ fn refuse_for(harness: &mut Harness, span: Duration) -> Vec<u64> {
             copies.extend(harness.copies());
         }
         harness.pass(secs(1));
+        for (conn, rpc, _) in harness.offers() {
+            harness.reply(conn, rpc, Reply::Wanted(List::lend(&[])));
+        }
         harness.forget_all_but_copies();
     }
     attempts

@@ -107,7 +107,7 @@ impl Node {
         let is_kept = self.table.is_unresponsive(id) && self.peers.route(id).is_some();
         if self.table.live() > 0
             && !is_kept
-            && let Some(candidate) = self.table.failed(id)
+            && let Some(candidate) = self.table.failed(now.mono, id)
         {
             self.probe(candidate, out);
         }

@@ -5,7 +5,7 @@ use dht::id::{Key, RpcId};
 use dht::node::action::{ClientId, ConnId, DialError};
 use dht::node::params::Params;
 use dht::record::{Age, Class, Life, Rank, Version};
-use dht::wire::api::Put;
+use dht::wire::api::{ApiReply, Put};
 use dht::wire::peer::{Content, Entry, ErrorCode, RecordBlock, Reply, Request};
 
 use crate::harness::{
@@ -335,9 +335,8 @@ fn a_node_that_a_put_went_on_without_is_asked_what_it_stores_when_it_is_back() {
     }
 }
 
-/// A PUT asks no contact that is unresponsive.
-#[test]
-fn a_contact_that_was_unresponsive_during_a_put_is_asked_what_it_stores_when_it_is_back() {
+/// The peers 1 to 4, of which 4 is unresponsive since the last PING, and the record of a confirmed PUT to the others.
+fn put_without_an_unresponsive_contact() -> (Harness, RecordBlock<'static>) {
     let mut harness = Harness::with_contacts(Params { replication_min: 1, ..Params::default() }, 1..=4);
     harness.make_scripted(4);
     harness.get(key(9));
@@ -345,16 +344,51 @@ fn a_contact_that_was_unresponsive_during_a_put_is_asked_what_it_stores_when_it_
     harness.pass(secs(2)); // a PING
     harness.forget_actions();
     let client = harness.put(put_to_three());
-    for (conn, rpc, copy) in harness.copies() {
-        assert!(harness.peer_at(conn) != 4);
-        harness.reply(conn, rpc, stored(&copy));
+    let copies = harness.copies();
+    for (conn, rpc, copy) in &copies {
+        assert!(harness.peer_at(*conn) != 4);
+        harness.reply(*conn, *rpc, stored(copy));
     }
     assert_eq!(harness.answer(client), success(1, b""));
+    (harness, copies[0].2)
+}
+
+/// The peer 4 is back: the connections on which it is asked which version of the key 1 it stores.
+fn probes_when_back(harness: &mut Harness) -> Vec<Probe> {
     let conn = harness.accept(4);
     harness.send(conn, &hello());
     harness.come_back(conn);
     harness.pass(millis(0));
-    assert_eq!(probes(&mut harness).iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [4]);
+    probes(harness)
+}
+
+/// A PUT asks no contact that is unresponsive.
+#[test]
+fn a_contact_that_was_unresponsive_during_a_put_is_asked_what_it_stores_when_it_is_back() {
+    let (mut harness, _) = put_without_an_unresponsive_contact();
+    let asked = probes_when_back(&mut harness);
+    assert_eq!(asked.iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [4]);
+}
+
+/// What clients have seen of the key is forgotten by then.
+#[test]
+fn a_node_that_a_put_went_on_without_gets_the_record_although_many_others_were_read_since() {
+    let (mut harness, newest) = put_without_an_unresponsive_contact();
+    for n in 0..16_384_u32 {
+        let mut other = [9; 32];
+        other[..4].copy_from_slice(&n.to_be_bytes());
+        let other = Key::new(other);
+        let client = harness.get(other);
+        harness.answer_find_value(|_, want| Some(given(RecordBlock { key: other, ..block(9, b"other") }, want)));
+        assert!(matches!(harness.answer(client), Some(ApiReply::Success { .. })));
+    }
+    (1..=3).for_each(|peer| harness.make_scripted(peer));
+    for (_, conn, rpc) in probes_when_back(&mut harness) {
+        harness.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, version_at(0))]));
+    }
+    harness.answer_find_value(|_, want| Some(given(newest, want)));
+    let copies = harness.copies_by_peer();
+    assert!(copies.iter().any(|(peer, _)| *peer == 4), "{copies:?}");
 }
 
 #[test]

@@ -260,9 +260,7 @@ impl Node {
         }
         let clock = self.own_clock();
         let others = if self.is_only_node() { Others::None } else { Others::Exist };
-        if let Some(key) = self.queries.put(query).map(|put| put.key()) {
-            self.note_unresponsive(now, key);
-        }
+        self.note_unresponsive(now, query);
         if self.queries.put(query).is_some_and(|put| put.spread(me, self.params.k, clock, others)) {
             self.advance_put(now, query, out);
         }
@@ -419,10 +417,11 @@ impl Node {
     }
 
     /// A peer says what it stores after the PUT that has asked has gone on without it, because it was silent for long: it
-    /// gets the newest record if it stores an older one than clients have seen.
+    /// gets the newest record if it stores an older one than that PUT has written, or clients have seen.
     pub(crate) fn on_late_answer(&mut self, now: Now, peer: Contact, stored: Option<(Key, Rank)>, out: &mut Actions) {
         let Some((key, rank)) = stored else { return };
-        if rank.life == Life::Alive && Some(rank.precedence()) < self.versions.newest(&key) {
+        let newest = self.versions.newest(&key).max(self.unheard.newest(&peer.id, &key));
+        if rank.life == Life::Alive && Some(rank.precedence()) < newest {
             self.replace_copies(now, key, vec![peer], out);
         }
     }

@@ -10,21 +10,22 @@
 //!
 //! Non-goals: keys beyond the bound, and nodes that are no contacts, are left to the next round of offers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::contact::Contact;
 use crate::id::{Key, NodeId};
 use crate::node::Node;
 use crate::node::action::Actions;
-use crate::node::purpose::{Copied, Outcome, Purpose};
+use crate::node::purpose::{Copied, Outcome, Purpose, QueryId};
 use crate::node::query::write_quorum::Put;
 use crate::node::rpc::outbound::Report;
 use crate::node::timers::Timer;
+use crate::record::Precedence;
 use crate::time::{Now, Time};
 use crate::wire::peer::Reply;
 
-/// Keys of all nodes together; about 100 bytes each. In the seconds until a node counts as unresponsive, a busy network
+/// Keys of all nodes together; about 120 bytes each. In the seconds until a node counts as unresponsive, a busy network
 /// writes some thousands.
 const UNHEARD_MAX: usize = 1 << 14;
 
@@ -51,8 +52,8 @@ pub(crate) struct Unheard {
 /// What one node did not tell.
 #[derive(Debug)]
 struct Untold {
-    keys: BTreeSet<Key>,
-    /// How many others it is being asked for.
+    keys: BTreeMap<Key, Written>,
+    /// For how many of them it is being asked.
     in_flight: usize,
     /// Requests in a row without an answer.
     failures: usize,
@@ -60,32 +61,63 @@ struct Untold {
     until: Time,
 }
 
+/// What PUTs of one key have written without a node.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    /// The newest version.
+    newest: Precedence,
+    /// Whether the node is being asked for it.
+    is_asked: bool,
+}
+
 impl Unheard {
-    /// A PUT of `key` goes on without `id`.
-    fn note(&mut self, now: Now, id: NodeId, key: Key) {
+    /// A PUT of `key`, which writes `version`, goes on without `id`.
+    fn note(&mut self, now: Now, id: NodeId, key: Key, version: Precedence) {
         if self.len == UNHEARD_MAX {
             self.forget_old(now);
         }
-        self.insert(id, key, now.mono + UNHEARD_TIME);
-    }
-
-    /// `id` is asked for `key`, until `until` if it never answers.
-    fn insert(&mut self, id: NodeId, key: Key, until: Time) {
-        if self.len < UNHEARD_MAX {
-            let new = || Untold { keys: BTreeSet::new(), in_flight: 0, failures: 0, until };
-            let untold = self.nodes.entry(id).or_insert_with(new);
-            untold.until = untold.until.max(until);
-            self.len += usize::from(untold.keys.insert(key));
+        if self.len == UNHEARD_MAX {
+            return;
         }
+        let until = now.mono + UNHEARD_TIME;
+        let new = || Untold { keys: BTreeMap::new(), in_flight: 0, failures: 0, until };
+        let untold = self.nodes.entry(id).or_insert_with(new);
+        untold.until = until;
+        let written = untold.keys.entry(key).or_insert_with(|| {
+            self.len += 1;
+            Written { newest: version, is_asked: false }
+        });
+        written.newest = written.newest.max(version);
     }
 
-    /// Takes the next key to ask `id` for.
-    fn take(&mut self, id: &NodeId) -> Option<Key> {
+    /// The newest version of `key` that PUTs have written without `id`.
+    pub(super) fn newest(&self, id: &NodeId, key: &Key) -> Option<Precedence> {
+        Some(self.nodes.get(id)?.keys.get(key)?.newest)
+    }
+
+    /// The next key to ask `id` for.
+    fn next(&mut self, id: &NodeId) -> Option<Key> {
         let untold = self.nodes.get_mut(id).filter(|untold| untold.in_flight < ASKED_MAX)?;
-        let key = untold.keys.pop_first()?;
+        let (key, written) = untold.keys.iter_mut().find(|(_, written)| !written.is_asked)?;
+        written.is_asked = true;
         untold.in_flight += 1;
-        self.len -= 1;
-        Some(key)
+        Some(*key)
+    }
+
+    /// `id` was asked for `key`, and has answered or not.
+    fn asked(&mut self, now: Now, id: &NodeId, key: &Key, has_answered: bool) {
+        let Some(untold) = self.nodes.get_mut(id) else { return };
+        untold.in_flight = untold.in_flight.saturating_sub(1);
+        if has_answered {
+            untold.failures = 0;
+            self.len -= usize::from(untold.keys.remove(key).is_some());
+            return;
+        }
+        untold.failures += 1;
+        untold.keys.entry(*key).and_modify(|written| written.is_asked = false);
+        if untold.failures >= FAILURES_MAX {
+            untold.until = now.mono;
+        }
     }
 
     fn forget_old(&mut self, now: Now) {
@@ -97,39 +129,41 @@ impl Unheard {
 impl Node {
     /// A request of a PUT, which went to `id`, has timed out or failed.
     pub(crate) fn note_unheard(&mut self, now: Now, id: NodeId, purpose: Purpose) {
-        let Some(key) = self.key_of_put(purpose) else { return };
-        self.unheard.note(now, id, key);
+        let Some((key, version)) = self.put_of(purpose).map(|put| (put.key(), put.record.rank().precedence())) else {
+            return;
+        };
+        self.unheard.note(now, id, key, version);
         self.ask_if_unheard(&id, now.mono + PAUSE);
     }
 
-    /// A PUT of `key` sends its copies. It does not ask contacts that are unresponsive.
-    pub(crate) fn note_unresponsive(&mut self, now: Now, key: Key) {
+    /// A PUT sends its copies. It does not ask contacts that are unresponsive.
+    pub(crate) fn note_unresponsive(&mut self, now: Now, query: QueryId) {
         if self.table.unresponsive().next().is_none() {
             return;
         }
+        let Some(put) = self.queries.put(query) else { return };
+        let (key, version) = (put.key(), put.record.rank().precedence());
         let (k, distance) = (self.params.k, |contact: &Contact| contact.id.key().distance(&key));
         self.table.closest(&key, k, &mut self.nearby);
         let farthest = self.nearby.get(k - 1).map(distance);
         let is_close = |contact: &&Contact| farthest.is_none_or(|farthest| distance(contact) < farthest);
-        let close: Vec<NodeId> = self.table.unresponsive().filter(is_close).map(|contact| contact.id).collect();
-        for id in close {
-            self.unheard.note(now, id, key);
+        for contact in self.table.unresponsive().filter(is_close) {
+            self.unheard.note(now, contact.id, key, version);
         }
     }
 
-    /// The key of the PUT that has made the request.
-    pub(crate) fn key_of_put(&mut self, purpose: Purpose) -> Option<Key> {
-        let put = match purpose {
+    /// The PUT that has made the request.
+    pub(crate) fn put_of(&mut self, purpose: Purpose) -> Option<&Put> {
+        match purpose {
             Purpose::Lookup(query) => self.queries.put(query).map(|put| &*put),
             Purpose::ProbeVersion(attempt) | Purpose::Copy(Copied::Put(attempt)) => self.queries.attempt(attempt),
             _ => None,
-        };
-        put.map(Put::key)
+        }
     }
 
     /// Asks `id` at that moment, if it is a live contact then.
     pub(crate) fn ask_if_unheard(&mut self, id: &NodeId, at: Time) {
-        if self.unheard.nodes.get(id).is_some_and(|untold| !untold.keys.is_empty()) {
+        if self.unheard.nodes.get(id).is_some_and(|untold| untold.keys.len() > untold.in_flight) {
             self.timers.hasten(Timer::Unheard, at);
         }
     }
@@ -142,7 +176,7 @@ impl Node {
         for contact in live {
             while self.may_call()
                 && self.queries.may_repair()
-                && let Some(key) = self.unheard.take(&contact.id)
+                && let Some(key) = self.unheard.next(&contact.id)
             {
                 self.call(now, contact, Purpose::AskVersion(key), out);
             }
@@ -153,20 +187,14 @@ impl Node {
     /// A node has said which version of `key` it stores, or will not.
     pub(crate) fn on_unheard_outcome(&mut self, now: Now, key: Key, report: Report<'_>, out: &mut Actions) {
         let Report { call, outcome } = report;
-        if let Some(untold) = self.unheard.nodes.get_mut(&call.to.id).filter(|_| !call.expired) {
-            untold.in_flight = untold.in_flight.saturating_sub(1);
-            let (until, has_failed) = (untold.until, matches!(outcome, Outcome::Passed(_) | Outcome::Failed));
-            untold.failures = if has_failed { untold.failures + 1 } else { 0 };
-            if untold.failures == FAILURES_MAX {
-                untold.until = now.mono;
-            } else if has_failed {
-                self.unheard.insert(call.to.id, key, until);
-            }
-            self.ask_if_unheard(&call.to.id, if has_failed { now.mono + PAUSE } else { now.mono });
-        }
         if let Outcome::Reply { reply: Reply::Synced { entries, .. }, .. } = outcome {
             let stored = entries.iter().next().filter(|entry| entry.key == key);
             self.on_late_answer(now, call.to, stored.map(|entry| (key, entry.rank)), out);
+        }
+        if !call.expired {
+            let has_answered = !matches!(outcome, Outcome::Passed(_) | Outcome::Failed);
+            self.unheard.asked(now, &call.to.id, &key, has_answered);
+            self.ask_if_unheard(&call.to.id, if has_answered { now.mono } else { now.mono + PAUSE });
         }
     }
 }

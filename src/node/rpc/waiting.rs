@@ -146,7 +146,7 @@ impl Node {
             return self.on_outcome(now, &call, Outcome::Failed, out);
         }
         let is_long = now.mono >= call.begun + self.params.rpc_timeout;
-        let is_passed = is_long && self.key_of_put(call.purpose).is_some();
+        let is_passed = is_long && self.put_of(call.purpose).is_some();
         let refusals = call.refusals + 1;
         let expired = call.expired || is_passed;
         let paused = Call { conn: None, timeout_at: None, refusals, has_waited: false, expired, ..call };

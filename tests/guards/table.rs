@@ -52,6 +52,7 @@ const TURNS: &str = "src/node/query/put_turns.rs";
 const SLEEP: &str = "src/node/membership/sleep.rs";
 const PEERS: &str = "src/node/rpc/peers.rs";
 const CALLS: &str = "src/node/rpc/outbound.rs";
+const WAITING: &str = "src/node/rpc/waiting.rs";
 const ALONE: &str = "src/node/membership/alone.rs";
 
 pub(crate) const GUARDS: &[Guard] = &[
@@ -115,8 +116,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "room: a PUT does not wait long for a node that is too busy to be asked",
-        file: "src/node/rpc/waiting.rs",
-        line: "let is_passed = is_long && self.key_of_put(call.purpose).is_some();",
+        file: WAITING,
+        line: "let is_passed = is_long && self.put_of(call.purpose).is_some();",
         mutation: "let is_passed = is_long && matches!(call.purpose, Purpose::Copy(_));",
         tests: &["a_put_is_confirmed_without_a_node_that_is_too_busy_for_its_lookup_for_rpc_timeout"],
     },
@@ -138,9 +139,30 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "unheard: it notes close contacts that are unresponsive",
         file: PUTTING,
-        line: "self.note_unresponsive(now, key);",
-        mutation: "let _ = key;",
+        line: "self.note_unresponsive(now, query);",
+        mutation: "let _ = query;",
         tests: &["a_contact_that_was_unresponsive_during_a_put_is_asked_what_it_stores_when_it_is_back"],
+    },
+    Guard {
+        name: "unheard: it remembers what the PUT has written",
+        file: PUTTING,
+        line: "let newest = self.versions.newest(&key).max(self.unheard.newest(&peer.id, &key));",
+        mutation: "let newest = self.versions.newest(&key);",
+        tests: &["a_node_that_a_put_went_on_without_gets_the_record_although_many_others_were_read_since"],
+    },
+    Guard {
+        name: "silence: a PUT does not wait for room at a node whose answers are overdue",
+        file: WAITING,
+        line: "if is_behind && self.put_of(call.purpose).is_some() {",
+        mutation: "if false && is_behind && self.put_of(call.purpose).is_some() {",
+        tests: &["a_put_does_not_wait_for_room_at_a_peer_whose_answers_are_overdue"],
+    },
+    Guard {
+        name: "silence: a request that a PUT has gone on without is sent again",
+        file: CALLS,
+        line: "let Some(call) = self.pending.in_flight_mut(&rpc) else { return };",
+        mutation: "let Some(call) = self.pending.in_flight_mut(&rpc).filter(|call| !call.expired) else { return };",
+        tests: &["a_node_that_was_too_busy_for_a_lookup_is_asked_again_while_the_put_runs"],
     },
     // ── a disk that hangs
     Guard {
@@ -924,15 +946,15 @@ pub(crate) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "busy: a PUT goes on without a peer that refuses its copy for long",
-        file: "src/node/rpc/waiting.rs",
-        line: "let is_passed = is_long && self.key_of_put(call.purpose).is_some();",
+        file: WAITING,
+        line: "let is_passed = is_long && self.put_of(call.purpose).is_some();",
         mutation: "let is_passed = is_long && self.key_of_put(call.purpose).is_none();",
         tests: &["a_node_that_is_too_busy_for_a_copy_is_replaced_by_the_next_target_after_rpc_timeout"],
     },
     Guard {
         name: "late: a node with an older record that answers a probe late gets a copy",
         file: PUTTING,
-        line: "if rank.life == Life::Alive && Some(rank.precedence()) < self.versions.newest(&key) {",
+        line: "if rank.life == Life::Alive && Some(rank.precedence()) < newest {",
         mutation: "if false && Some(rank.precedence()) < self.versions.newest(&key) {",
         tests: &["a_node_that_answers_a_version_probe_after_the_put_has_ended_gets_a_copy_if_its_record_is_older"],
     },

@@ -1,6 +1,6 @@
 //! PUT: where copies go, when a PUT is confirmed, and which record wins (sections 1 and 3).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use dht::id::RpcId;
 use dht::node::action::{ClientId, ConnId, DialError};
@@ -217,6 +217,27 @@ fn a_put_is_confirmed_without_a_node_that_is_too_busy_for_its_lookup_for_rpc_tim
         }
         assert_eq!(harness.answer(client), answer);
     }
+}
+
+#[test]
+fn a_node_that_was_too_busy_for_a_lookup_is_asked_again_while_the_put_runs() {
+    let mut harness = Harness::with_contacts(client_only(), 1..=3);
+    harness.make_scripted(3);
+    harness.put(put_to_three(1));
+    for _ in 0..30 {
+        harness.pass(millis(100));
+        harness.answer_find_value(|_, _| Some(Reply::Error(ErrorCode::TOO_MANY)));
+    }
+    assert_eq!(harness.copies().len(), 2, "the PUT has gone on without it");
+    let asked_again = Cell::new(false);
+    for _ in 0..15 {
+        harness.pass(millis(100));
+        harness.answer_find_value(|peer, want| {
+            asked_again.set(peer == 3);
+            Some(given(block(1, b"older"), want))
+        });
+    }
+    assert!(asked_again.get());
 }
 
 #[test]

@@ -13,7 +13,8 @@ use dht::wire::api::{ApiReply, Put};
 use dht::wire::peer::{PeerMessage, RecordBlock, Reply, Request, Want};
 
 use crate::harness::{
-    Harness, address, block, confirmed, contact, head, hello, id, key, millis, nodes, quiet, secs, value_of,
+    Harness, address, block, confirmed, contact, head, hello, id, key, millis, nodes, quiet, secs, stored, success,
+    value_of,
 };
 
 /// Values of the largest size that one peer may owe.
@@ -144,6 +145,39 @@ fn a_request_that_waits_longer_than_rpc_timeout_is_sent_and_answered() {
     let found = clients.into_iter().filter(|client| matches!(harness.answer(*client), Some(ApiReply::Success { .. })));
     assert_eq!(found.count(), 60);
     assert_eq!(harness.node.counters().rpcs_silent, 0);
+}
+
+/// The peer answers each PING.
+fn pass_with_pings(harness: &mut Harness, tenths: u32) {
+    for _ in 0..tenths {
+        harness.pass(millis(100));
+        for (conn, rpc, ()) in harness.all_requests(|request| matches!(request, Request::Ping).then_some(())) {
+            harness.reply(conn, rpc, Reply::Pong);
+        }
+    }
+}
+
+#[test]
+fn a_put_does_not_wait_for_room_at_a_peer_whose_answers_are_overdue() {
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let conn = harness.add_contact(7);
+    harness.make_scripted(7);
+    for n in 0..LISTINGS_OWED_MAX / HEAD_REPLY_SIZE_MAX {
+        harness.put(Put { key: nth_key(n), replication: 3, ..quiet(7, b"v") });
+    }
+    pass_with_pings(&mut harness, 25);
+    harness.forget_actions();
+    let client = harness.put(confirmed(7, b"v"));
+    assert_eq!(asked(&mut harness, conn), [], "there is no room for the lookup");
+    for (tenths, answer) in [(15, None), (15, success(7, b""))] {
+        for _ in 0..tenths {
+            pass_with_pings(&mut harness, 1);
+            for (conn, rpc, copy) in harness.copies() {
+                harness.reply(conn, rpc, stored(&copy));
+            }
+        }
+        assert_eq!(harness.answer(client), answer);
+    }
 }
 
 #[test]

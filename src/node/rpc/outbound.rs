@@ -192,7 +192,7 @@ impl Node {
     /// Sends a pending request on `conn`, or lets it wait if the peer owes too much. It fails if its purpose no
     /// longer exists.
     fn transmit(&mut self, now: Now, conn: ConnId, rpc: RpcId, out: &mut Actions) {
-        let Some(call) = self.pending.get_mut(&rpc).filter(|call| !call.expired) else { return };
+        let Some(call) = self.pending.in_flight_mut(&rpc) else { return };
         call.conn = Some(conn);
         call.since = now.mono;
         let call = *call;

@@ -11,9 +11,9 @@
 //!   double up to 1 s.
 //!
 //! Only the purpose waits; the message is composed when it leaves. A GET asks another node meanwhile, like
-//! when a reply is late. A PUT goes on without a peer that has refused a request for `rpc_timeout`; the request is sent
-//! again while the PUT runs, and a peer that has refused a copy knows that it has missed a record
-//! ([`crate::node::records::missed`]).
+//! when a reply is late. A PUT goes on without a peer that has refused a request for `rpc_timeout`, or whose answers to
+//! others are overdue while the request waits for them; the request is sent again while the PUT runs, and a peer that has
+//! refused a copy knows that it has missed a record ([`crate::node::records::missed`]).
 //! Waiting says nothing about the peer: it does not count as a failure of it, nor against its `rpc_timeout`. It
 //! ends at `request_timeout` after the request was made; then the request fails.
 //!
@@ -106,6 +106,11 @@ impl Waiting {
         }
     }
 
+    /// The owner of the request has had the final outcome.
+    fn expire(&mut self, id: WaitId) {
+        self.calls.entry(id).and_modify(|(call, _)| call.expired = true);
+    }
+
     fn take(&mut self, id: WaitId) -> Option<Call> {
         let (call, cause) = self.calls.remove(&id)?;
         self.due.cancel(id);
@@ -195,10 +200,17 @@ impl Node {
                     self.waiting.take(id);
                     self.on_outcome(now, &call, Outcome::Failed, out);
                 }
-                Cause::Answer(_) => {
+                Cause::Answer(kind) => {
                     let long = call.begun + self.params.rpc_timeout;
-                    self.waiting.due.set(id, if now.mono < long { long.min(end) } else { end });
-                    self.note_wait(now, &call, out);
+                    let next = if now.mono < long { long } else { now.mono + self.params.rpc_timeout };
+                    self.waiting.due.set(id, next.min(end));
+                    let is_behind = now.mono >= long && self.pending.is_behind(&call.to.id, kind);
+                    if is_behind && self.put_of(call.purpose).is_some() {
+                        self.waiting.expire(id);
+                        self.on_outcome(now, &call, Outcome::Passed(Passed::Timeout), out);
+                    } else if now.mono < long + self.params.rpc_timeout {
+                        self.note_wait(now, &call, out);
+                    }
                     self.send_waiting(now, &call.to.id, out);
                 }
             }

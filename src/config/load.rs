@@ -142,6 +142,15 @@ impl Draft {
             let misread = Misread { found, expected: Expected::OnePort };
             mistakes.push((["p2p_address", "advertise_port"], misread));
         }
+        let listening: Vec<_> = p2p_addresses.iter().chain([api_address]).collect();
+        let pairs = listening
+            .iter()
+            .enumerate()
+            .flat_map(|(at, one)| listening[at + 1..].iter().map(move |other| (one, other)));
+        if let Some((one, other)) = pairs.into_iter().find(|(one, other)| overlap(one, other)) {
+            let misread = Misread { found: format!("{one} and {other}"), expected: Expected::Distinct };
+            mistakes.push((["p2p_address", "api_address"], misread));
+        }
         for (keys, misread) in mistakes {
             if let Some(line) = self.line_of(&keys) {
                 self.complain(line, Mistake::Value { key: keys[0], misread });
@@ -166,6 +175,13 @@ impl Draft {
             }
         }
     }
+}
+
+/// Whether no host can listen on both addresses.
+fn overlap(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let has_all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    let same_family = one.is_ipv4() == other.is_ipv4();
+    one.port() != 0 && one.port() == other.port() && same_family && (has_all || one.ip() == other.ip())
 }
 
 /// Derives the settings that depend on several keys, after all keys are valid.
@@ -434,6 +450,27 @@ mod tests {
         }
         settings("[dht]\napi_address = [::ffff:127.0.0.2]:0");
         assert_eq!(mistakes("[dht]\napi_allow_remote = ja\napi_address = [::]:1").len(), 1);
+    }
+
+    #[test]
+    fn no_listening_address_contains_another() {
+        let refused = [
+            ("p2p_address = 127.0.0.1:7401", "127.0.0.1:7401 and 127.0.0.1:7401"),
+            ("api_address = 127.0.0.1:7402", "127.0.0.1:7402 and 127.0.0.1:7402"),
+            ("p2p_address = 127.0.0.1:1, 127.0.0.1:1", "127.0.0.1:1 and 127.0.0.1:1"),
+            ("p2p_address = [::]:1, [::1]:1", "[::]:1 and [::1]:1"),
+            ("p2p_address = 0.0.0.0:7401", "0.0.0.0:7401 and 127.0.0.1:7401"),
+        ];
+        for (line, found) in refused {
+            let expected = "expected another IP or port for each `p2p_address` and for `api_address`";
+            let mistake = format!("config.ini:2: found `{found}` for p2p_address, {expected}");
+            assert_eq!(mistakes(&format!("[dht]\n{line}")), [mistake]);
+        }
+        for line in
+            ["p2p_address = [::1]:7401", "p2p_address = 0.0.0.0:1, [::]:1", "p2p_address = 127.0.0.1:0, 127.0.0.1:0"]
+        {
+            settings(&format!("[dht]\nadvertise_port = 1\n{line}"));
+        }
     }
 
     #[test]

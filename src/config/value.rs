@@ -58,6 +58,8 @@ pub enum Expected {
     Loopback,
     /// Addresses with one port.
     OnePort,
+    /// Listening addresses of which none contains another.
+    Distinct,
 }
 
 impl fmt::Display for Expected {
@@ -85,6 +87,7 @@ impl fmt::Display for Expected {
             Self::OnePort => {
                 f.write_str("the same port for all (0 chooses a different port for each), or `advertise_port`")
             }
+            Self::Distinct => f.write_str("another IP or port for each `p2p_address` and for `api_address`"),
         }
     }
 }

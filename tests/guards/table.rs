@@ -52,6 +52,7 @@ const TURNS: &str = "src/node/query/put_turns.rs";
 const SLEEP: &str = "src/node/membership/sleep.rs";
 const PEERS: &str = "src/node/rpc/peers.rs";
 const CALLS: &str = "src/node/rpc/outbound.rs";
+const UNHEARD: &str = "src/node/query/unheard.rs";
 const WAITING: &str = "src/node/rpc/waiting.rs";
 const ALONE: &str = "src/node/membership/alone.rs";
 
@@ -125,7 +126,7 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "unheard: a PUT notes the nodes that it goes on without",
         file: CALLS,
-        line: "self.note_unheard(now, call.to.id, call.purpose);",
+        line: "self.note_unheard(now, call.to, call.purpose);",
         mutation: "let _ = now;",
         tests: &["a_node_that_a_put_went_on_without_is_asked_what_it_stores_when_it_is_back"],
     },
@@ -144,8 +145,43 @@ pub(crate) const GUARDS: &[Guard] = &[
         tests: &["a_contact_that_was_unresponsive_during_a_put_is_asked_what_it_stores_when_it_is_back"],
     },
     Guard {
+        name: "unheard: one that stores an older record is asked again",
+        file: UNHEARD,
+        line: "if told == Told::Newest || written.older == OLDER_MAX {",
+        mutation: "if told != Told::Nothing || written.older == OLDER_MAX {",
+        tests: &["a_node_that_says_that_it_stores_an_older_record_is_asked_again_up_to_three_times"],
+    },
+    Guard {
+        name: "unheard: one that is in no table is asked too",
+        file: UNHEARD,
+        line: "nodes.map(|(id, untold)| *self.table.find(id).unwrap_or(&untold.contact)).collect();",
+        mutation: "nodes.filter_map(|(id, _)| self.table.find(id).copied()).collect();",
+        tests: &["a_node_that_a_put_went_on_without_is_asked_although_it_is_in_no_table"],
+    },
+    Guard {
+        name: "unheard: an unresponsive one is pinged",
+        file: UNHEARD,
+        line: "self.ping(now, contact, out);",
+        mutation: "let _ = &mut *out;",
+        tests: &["a_contact_that_was_unresponsive_during_a_put_is_pinged_until_it_answers"],
+    },
+    Guard {
+        name: "unheard: replicas of a record with fewer of them note the former ones",
+        file: "src/node/records/accept.rs",
+        line: "self.note_former_replicas(now, key, rank.precedence(), former);",
+        mutation: "let _ = former;",
+        tests: &["a_replica_of_a_record_with_fewer_replicas_asks_former_ones_that_were_unresponsive"],
+    },
+    Guard {
+        name: "unheard: one that stores what is over is told so",
+        file: "src/node/query/get.rs",
+        line: "self.tell_over(now, read.key, over, behind);",
+        mutation: "let _ = (over, behind);",
+        tests: &["a_node_that_a_put_went_on_without_is_told_that_the_record_is_over"],
+    },
+    Guard {
         name: "unheard: it remembers what the PUT has written",
-        file: PUTTING,
+        file: UNHEARD,
         line: "let newest = self.versions.newest(&key).max(self.unheard.newest(&peer.id, &key));",
         mutation: "let newest = self.versions.newest(&key);",
         tests: &["a_node_that_a_put_went_on_without_gets_the_record_although_many_others_were_read_since"],
@@ -953,9 +989,9 @@ pub(crate) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "late: a node with an older record that answers a probe late gets a copy",
-        file: PUTTING,
-        line: "if rank.life == Life::Alive && Some(rank.precedence()) < newest {",
-        mutation: "if false && Some(rank.precedence()) < self.versions.newest(&key) {",
+        file: UNHEARD,
+        line: "let is_older = rank.life == Life::Alive && Some(rank.precedence()) < newest;",
+        mutation: "let is_older = false && rank.life == Life::Alive && Some(rank.precedence()) < newest;",
         tests: &["a_node_that_answers_a_version_probe_after_the_put_has_ended_gets_a_copy_if_its_record_is_older"],
     },
     Guard {
@@ -1047,8 +1083,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "PUT: a node that answers its lookup when it is over gets its copy",
         file: "src/node/query/lookup.rs",
-        line: "None => return self.on_late_answer(now, peer, record.map(|record| (record.key, record.rank())), out),",
-        mutation: "None => return,",
+        line: "self.on_late_answer(now, peer, record.map(|record| (record.key, record.rank())), out);",
+        mutation: "let _ = record;",
         tests: &["a_node_that_answers_the_lookup_of_a_put_after_its_end_gets_the_record"],
     },
     Guard {

@@ -4,13 +4,13 @@
 use dht::id::{Key, RpcId};
 use dht::node::action::{ClientId, ConnId, DialError};
 use dht::node::params::Params;
-use dht::record::{Age, Class, Life, Rank, Version};
+use dht::record::{Age, Class, Life, Rank, Ttl, Version};
 use dht::wire::api::{ApiReply, Put};
 use dht::wire::peer::{Content, Entry, ErrorCode, RecordBlock, Reply, Request};
 
 use crate::harness::{
-    Harness, block, confirmed, given, head, hello, key, millis, nodes, secs, stored, success, synced, value_of,
-    version_at,
+    Harness, block, confirmed, contact, given, head, hello, key, millis, nodes, secs, stored, success, synced,
+    value_of, version_at,
 };
 
 /// A version probe: the peer, its connection and the RPC id.
@@ -342,6 +342,8 @@ fn put_without_an_unresponsive_contact() -> (Harness, RecordBlock<'static>) {
     harness.get(key(9));
     harness.pass(secs(2)); // the lookup of the GET
     harness.pass(secs(2)); // a PING
+    let dial = harness.dial_of(4);
+    harness.fail(dial, DialError::Unreachable);
     harness.forget_actions();
     let client = harness.put(put_to_three());
     let copies = harness.copies();
@@ -368,6 +370,92 @@ fn a_contact_that_was_unresponsive_during_a_put_is_asked_what_it_stores_when_it_
     let (mut harness, _) = put_without_an_unresponsive_contact();
     let asked = probes_when_back(&mut harness);
     assert_eq!(asked.iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [4]);
+}
+
+#[test]
+fn a_contact_that_was_unresponsive_during_a_put_is_pinged_until_it_answers() {
+    let (mut harness, _) = put_without_an_unresponsive_contact();
+    for _ in 0..5 {
+        harness.pass(secs(1));
+        let dial = harness.dial_of(4);
+        harness.fail(dial, DialError::Unreachable);
+    }
+}
+
+/// It is a contact of others, which have named it.
+#[test]
+fn a_node_that_a_put_went_on_without_is_asked_although_it_is_in_no_table() {
+    let mut harness = with_scripted_peers();
+    harness.put(put_to_three());
+    for (conn, rpc, ()) in harness.all_requests(|request| matches!(request, Request::FindValue { .. }).then_some(())) {
+        harness.reply(conn, rpc, nodes(&[contact(9)]));
+    }
+    look_up(&mut harness);
+    let dial = harness.dial_of(9);
+    harness.pass(secs(2));
+    harness.fail(dial, DialError::Unreachable);
+    harness.forget_actions();
+    for _ in 0..5 {
+        harness.pass(secs(1));
+        let dial = harness.dial_of(9);
+        harness.fail(dial, DialError::Unreachable);
+    }
+}
+
+/// The copy may have been lost. But a node that stores none on purpose is not asked for ever.
+#[test]
+fn a_node_that_says_that_it_stores_an_older_record_is_asked_again_up_to_three_times() {
+    let (mut harness, _) = put_without_an_unresponsive_contact();
+    let mut asked = probes_when_back(&mut harness);
+    let mut count = 0;
+    for _ in 0..10 {
+        for (_, conn, rpc) in std::mem::take(&mut asked) {
+            count += 1;
+            harness.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, version_at(0))]));
+        }
+        look_up(&mut harness);
+        harness.pass(secs(1));
+        asked = probes(&mut harness);
+    }
+    assert_eq!(count, 4);
+}
+
+#[test]
+fn a_node_that_a_put_went_on_without_is_told_that_the_record_is_over() {
+    let (mut harness, written) = put_without_an_unresponsive_contact();
+    for (_, conn, rpc) in probes_when_back(&mut harness) {
+        harness.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, version_at(0))]));
+    }
+    let over = RecordBlock { ttl: Ttl::from_secs(1).expect("not zero"), age: Age(1_000), ..written };
+    let over = RecordBlock { replication: 1, crc: 0, content: Content::Tombstone, ..over };
+    (1..=3).for_each(|peer| harness.make_scripted(peer));
+    harness.answer_find_value(|peer, _| Some(if peer == 4 { nodes(&[]) } else { value_of(over) }));
+    harness.pass(millis(0));
+    let told = harness.offers().into_iter().filter(|(conn, ..)| harness.peer_at(*conn) == 4);
+    let told: Vec<Entry> = told.flat_map(|(.., entries)| entries).collect();
+    assert_eq!(told, [entry(key(1), Life::Over, written.version)]);
+}
+
+/// The node that runs the PUT may be far from the key, and not know them.
+#[test]
+fn a_replica_of_a_record_with_fewer_replicas_asks_former_ones_that_were_unresponsive() {
+    for (replication, asks) in [(3, true), (8, false)] {
+        let mut harness = Harness::with_contacts(Params { replication_min: 1, ..Params::default() }, 1..=4);
+        let teller = harness.accept_client(200);
+        let older = RecordBlock { replication: 8, ..block(129, b"older") };
+        assert_eq!(harness.ask(teller, Request::Store(older)), stored(&older));
+        harness.make_scripted(4);
+        harness.get(key(9));
+        harness.pass(secs(4));
+        let newer = RecordBlock { replication, version: version_at(1_000), ..block(129, b"newer") };
+        assert_eq!(harness.ask(teller, Request::Store(newer)), stored(&newer));
+        let conn = harness.accept(4);
+        harness.send(conn, &hello());
+        harness.come_back(conn);
+        harness.pass(millis(0));
+        let only = |request: &Request<'_>| (*request == Request::Sync { from: key(129), to: key(129) }).then_some(());
+        assert_eq!(!harness.all_requests(only).is_empty(), asks, "{replication}");
+    }
 }
 
 /// What clients have seen of the key is forgotten by then.

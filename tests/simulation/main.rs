@@ -13,6 +13,7 @@ mod last_node;
 mod partitions;
 mod restarts;
 mod sleepers;
+mod stalls;
 
 use std::ops::Range;
 use std::process::{Command, Output};

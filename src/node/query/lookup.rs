@@ -101,7 +101,10 @@ impl Node {
                 }
             }
             Some(Query::Maintenance(_) | Query::Get(_)) => {}
-            None => return self.on_late_answer(now, peer, record.map(|record| (record.key, record.rank())), out),
+            None => {
+                self.on_late_answer(now, peer, record.map(|record| (record.key, record.rank())), out);
+                return;
+            }
         }
         if self.heard_by_put(now, query, &peer.id, out) {
             return;

@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use log::{debug, warn};
 
-use crate::contact::Contact;
 use crate::id::Key;
 use crate::limits::{PUT_RETRY_PAUSE, PUT_RETRY_PAUSE_MAX};
 use crate::node::Node;
@@ -40,7 +39,7 @@ use crate::node::records::persistence::OnDisk;
 use crate::node::rpc::outbound::{Call, Report};
 use crate::node::timers::Timer;
 use crate::record::envelope::{Envelope, Unverified, verify_record};
-use crate::record::{Age, Class, Life, Precedence, Rank, Record, Source, Ttl, Version, crc_of, end_of_life};
+use crate::record::{Age, Class, Precedence, Rank, Record, Source, Ttl, Version, crc_of, end_of_life};
 use crate::storage::Stored;
 use crate::time::{Now, Time};
 use crate::wire::api::{Confirm, Put as PutRequest};
@@ -403,7 +402,8 @@ impl Node {
         };
         let Some(put) = self.queries.spreading(attempt) else {
             let stored = entry.flatten().map(|entry| (entry.key, entry.rank));
-            return self.on_late_answer(now, call.to, stored, out);
+            self.on_late_answer(now, call.to, stored, out);
+            return;
         };
         let repeats = entry.is_some_and(|entry| put.on_probe(now, call.to.id, entry));
         if !call.expired {
@@ -413,16 +413,6 @@ impl Node {
             self.look_up_replicas(now, attempt.query, out);
         } else {
             self.advance_put(now, attempt.query, out);
-        }
-    }
-
-    /// A peer says what it stores after the PUT that has asked has gone on without it, because it was silent for long: it
-    /// gets the newest record if it stores an older one than that PUT has written, or clients have seen.
-    pub(crate) fn on_late_answer(&mut self, now: Now, peer: Contact, stored: Option<(Key, Rank)>, out: &mut Actions) {
-        let Some((key, rank)) = stored else { return };
-        let newest = self.versions.newest(&key).max(self.unheard.newest(&peer.id, &key));
-        if rank.life == Life::Alive && Some(rank.precedence()) < newest {
-            self.replace_copies(now, key, vec![peer], out);
         }
     }
 

@@ -15,7 +15,9 @@ use crate::node::action::Actions;
 use crate::node::params::Serving;
 use crate::node::query::read_quorum::Found;
 use crate::node::query::{Query, Read};
-use crate::record::Source;
+use crate::node::replication::offer::Reach;
+use crate::node::timers::Timer;
+use crate::record::{Class, Rank, Source, Tombstone, TombstoneClass};
 use crate::time::Now;
 
 impl Node {
@@ -42,6 +44,19 @@ impl Node {
         behind.truncate(self.params.k);
         self.repair(now, found.record.clone(), found.expires, &behind, out);
     }
+
+    /// All versions of `key` up to `over` are over: the peers `behind`, which were to get the newest record, are told so.
+    pub(crate) fn tell_over(&mut self, now: Now, key: Key, over: Rank, behind: &[Contact]) {
+        if over.class != Class::Plain {
+            return;
+        }
+        self.storage.bury(now, key, Tombstone::of_class(TombstoneClass::Plain, over.version));
+        for contact in behind {
+            self.offers.add(*contact, key, Reach::Over);
+        }
+        self.timers.hasten(Timer::Replicate, now.mono);
+    }
+
     /// A PUT of `key` has met a larger record, and the peers `behind` have taken its own. Looks up the larger one, and
     /// sends it to them. Does nothing if too many such lookups are running.
     pub(crate) fn replace_copies(&mut self, now: Now, key: Key, behind: Vec<Contact>, out: &mut Actions) {

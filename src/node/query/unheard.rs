@@ -1,16 +1,18 @@
-//! Close nodes that a PUT went on without, because they did not say what they store, or were unresponsive before.
+//! Close nodes that a PUT went on without, because they did not say what they store, or were unresponsive before. If the
+//! record has fewer replicas than the one before, its replicas note the latter too.
 //!
 //! Such a node may have been cut off, or stopped for a few seconds, and return an older record alone when it is back.
-//! Each is asked as soon as it is a live contact, until it has answered. If it stores an older record than clients have
-//! seen at this node, it gets the newest one. A node that was gone for longer asks its neighbours by itself
-//! ([`crate::node::membership::sleep`], [`crate::node::replication::sync`]).
+//! Each is pinged until it answers, and then asked. If it stores an older record than the PUT has written, or clients have
+//! seen at this node, it gets the newest one, and is asked again: the copy may be skipped or lost. A node that was gone for
+//! longer asks its neighbours by itself ([`crate::node::membership::sleep`], [`crate::node::replication::sync`]).
 //!
 //! Bounds: [`UNHEARD_MAX`] keys, which are forgotten [`UNHEARD_TIME`] after the last PUT that went on without their
 //! node. Each node is asked for [`ASKED_MAX`] of them at a time.
 //!
-//! Non-goals: keys beyond the bound, and nodes that are no contacts, are left to the next round of offers.
+//! Non-goals: keys beyond the bound, and those of which all nodes that have noted them end, are left to the next round of
+//! offers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::contact::Contact;
@@ -21,13 +23,13 @@ use crate::node::purpose::{Copied, Outcome, Purpose, QueryId};
 use crate::node::query::write_quorum::Put;
 use crate::node::rpc::outbound::Report;
 use crate::node::timers::Timer;
-use crate::record::Precedence;
+use crate::record::{Life, Precedence, Rank};
 use crate::time::{Now, Time};
 use crate::wire::peer::Reply;
 
-/// Keys of all nodes together; about 120 bytes each. In the seconds until a node counts as unresponsive, a busy network
-/// writes some thousands.
-const UNHEARD_MAX: usize = 1 << 14;
+/// Keys of all nodes together; about 160 bytes each. In the seconds until a node counts as unresponsive, a busy network
+/// writes some thousands, and several nodes may be silent.
+const UNHEARD_MAX: usize = 1 << 16;
 
 /// The next round of offers is about as far away.
 const UNHEARD_TIME: Duration = Duration::from_mins(5);
@@ -35,8 +37,12 @@ const UNHEARD_TIME: Duration = Duration::from_mins(5);
 /// Keys that one node is asked for at a time. Each answer may start a lookup.
 const ASKED_MAX: usize = 16;
 
-/// A node that has left 64 requests in a row without an answer answers PING only: all that it did not tell is forgotten.
+/// A node that has left 64 requests in a row without an answer is gone, or answers PING only: all that it did not tell is
+/// forgotten.
 const FAILURES_MAX: usize = 4 * ASKED_MAX;
+
+/// A node that has named an older version that often, although it got the newest one each time, keeps that on purpose.
+const OLDER_MAX: u8 = 4;
 
 /// The pause before a node is asked that was a live contact all the time, and before it is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -52,9 +58,11 @@ pub(crate) struct Unheard {
 /// What one node did not tell.
 #[derive(Debug)]
 struct Untold {
+    /// Where it was asked. It may be no contact of the table.
+    contact: Contact,
     keys: BTreeMap<Key, Written>,
-    /// For how many of them it is being asked.
-    in_flight: usize,
+    /// When it is to be asked for each key. It is being asked for the others now.
+    due: BTreeSet<(Time, Key)>,
     /// Requests in a row without an answer.
     failures: usize,
     /// When all is forgotten.
@@ -66,26 +74,39 @@ struct Untold {
 struct Written {
     /// The newest version.
     newest: Precedence,
-    /// Whether the node is being asked for it.
-    is_asked: bool,
+    /// How often the node has named an older one.
+    older: u8,
+}
+
+/// What a node that was asked has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// It stores that version, a newer one, or none.
+    Newest,
+    /// It stores an older one.
+    Older,
+    /// It has not answered.
+    Nothing,
 }
 
 impl Unheard {
-    /// A PUT of `key`, which writes `version`, goes on without `id`.
-    fn note(&mut self, now: Now, id: NodeId, key: Key, version: Precedence) {
-        if self.len == UNHEARD_MAX {
+    /// A PUT of `key`, which writes `version`, goes on without `contact`.
+    fn note(&mut self, now: Now, contact: Contact, key: Key, version: Precedence) {
+        let is_noted = self.newest(&contact.id, &key).is_some();
+        if self.len == UNHEARD_MAX && !is_noted {
             self.forget_old(now);
         }
-        if self.len == UNHEARD_MAX {
+        if self.len == UNHEARD_MAX && !is_noted {
             return;
         }
         let until = now.mono + UNHEARD_TIME;
-        let new = || Untold { keys: BTreeMap::new(), in_flight: 0, failures: 0, until };
-        let untold = self.nodes.entry(id).or_insert_with(new);
-        untold.until = until;
+        let new = || Untold { contact, keys: BTreeMap::new(), due: BTreeSet::new(), failures: 0, until };
+        let untold = self.nodes.entry(contact.id).or_insert_with(new);
+        (untold.contact, untold.until) = (contact, until);
         let written = untold.keys.entry(key).or_insert_with(|| {
             self.len += 1;
-            Written { newest: version, is_asked: false }
+            untold.due.insert((now.mono, key));
+            Written { newest: version, older: 0 }
         });
         written.newest = written.newest.max(version);
     }
@@ -95,28 +116,29 @@ impl Unheard {
         Some(self.nodes.get(id)?.keys.get(key)?.newest)
     }
 
-    /// The next key to ask `id` for.
-    fn next(&mut self, id: &NodeId) -> Option<Key> {
-        let untold = self.nodes.get_mut(id).filter(|untold| untold.in_flight < ASKED_MAX)?;
-        let (key, written) = untold.keys.iter_mut().find(|(_, written)| !written.is_asked)?;
-        written.is_asked = true;
-        untold.in_flight += 1;
-        Some(*key)
+    /// Takes the next key to ask `id` for. One that has not answered is asked for one key at a time.
+    fn take_due(&mut self, now: Now, id: &NodeId) -> Option<Key> {
+        let untold = self.nodes.get_mut(id)?;
+        let in_flight = untold.keys.len() - untold.due.len();
+        let may_ask = in_flight < if untold.failures == 0 { ASKED_MAX } else { 1 };
+        let is_due = untold.due.first().is_some_and(|(at, _)| *at <= now.mono);
+        if may_ask && is_due { untold.due.pop_first().map(|(_, key)| key) } else { None }
     }
 
-    /// `id` was asked for `key`, and has answered or not.
-    fn asked(&mut self, now: Now, id: &NodeId, key: &Key, has_answered: bool) {
+    /// `id` was asked for `key`.
+    fn asked(&mut self, now: Now, id: &NodeId, key: &Key, told: Told) {
         let Some(untold) = self.nodes.get_mut(id) else { return };
-        untold.in_flight = untold.in_flight.saturating_sub(1);
-        if has_answered {
-            untold.failures = 0;
-            self.len -= usize::from(untold.keys.remove(key).is_some());
-            return;
-        }
-        untold.failures += 1;
-        untold.keys.entry(*key).and_modify(|written| written.is_asked = false);
+        untold.failures = if told == Told::Nothing { untold.failures + 1 } else { 0 };
         if untold.failures >= FAILURES_MAX {
             untold.until = now.mono;
+        }
+        let Some(written) = untold.keys.get_mut(key) else { return };
+        written.older += u8::from(told == Told::Older);
+        if told == Told::Newest || written.older == OLDER_MAX {
+            untold.keys.remove(key);
+            self.len -= 1;
+        } else {
+            untold.due.insert((now.mono + PAUSE, *key));
         }
     }
 
@@ -127,28 +149,41 @@ impl Unheard {
 }
 
 impl Node {
-    /// A request of a PUT, which went to `id`, has timed out or failed.
-    pub(crate) fn note_unheard(&mut self, now: Now, id: NodeId, purpose: Purpose) {
+    /// A request of a PUT, which went to `peer`, has timed out or failed.
+    pub(crate) fn note_unheard(&mut self, now: Now, peer: Contact, purpose: Purpose) {
         let Some((key, version)) = self.put_of(purpose).map(|put| (put.key(), put.record.rank().precedence())) else {
             return;
         };
-        self.unheard.note(now, id, key, version);
-        self.ask_if_unheard(&id, now.mono + PAUSE);
+        self.unheard.note(now, peer, key, version);
+        self.ask_if_unheard(&peer.id, now.mono + PAUSE);
     }
 
     /// A PUT sends its copies. It does not ask contacts that are unresponsive.
     pub(crate) fn note_unresponsive(&mut self, now: Now, query: QueryId) {
+        if let Some(put) = self.queries.put(query) {
+            let (key, version) = (put.key(), put.record.rank().precedence());
+            self.note_unresponsive_of(now, self.params.k, key, version);
+        }
+    }
+
+    /// This node is a replica of `version` of `key`, which has replaced a record of `former` replicas, and has fewer: no
+    /// offer would tell those that are unresponsive now. The node that runs the PUT may be far from them and not know them.
+    pub(crate) fn note_former_replicas(&mut self, now: Now, key: Key, version: Precedence, former: u8) {
+        self.note_unresponsive_of(now, former.into(), key, version);
+    }
+
+    /// The unresponsive contacts that are closer to `key` than the `n`-th live one do not know `version`.
+    fn note_unresponsive_of(&mut self, now: Now, n: usize, key: Key, version: Precedence) {
         if self.table.unresponsive().next().is_none() {
             return;
         }
-        let Some(put) = self.queries.put(query) else { return };
-        let (key, version) = (put.key(), put.record.rank().precedence());
-        let (k, distance) = (self.params.k, |contact: &Contact| contact.id.key().distance(&key));
-        self.table.closest(&key, k, &mut self.nearby);
-        let farthest = self.nearby.get(k - 1).map(distance);
+        let distance = |contact: &Contact| contact.id.key().distance(&key);
+        self.table.closest(&key, n, &mut self.nearby);
+        let farthest = self.nearby.get(n - 1).map(distance);
         let is_close = |contact: &&Contact| farthest.is_none_or(|farthest| distance(contact) < farthest);
         for contact in self.table.unresponsive().filter(is_close) {
-            self.unheard.note(now, contact.id, key, version);
+            self.unheard.note(now, *contact, key, version);
+            self.timers.hasten(Timer::Unheard, now.mono + PAUSE);
         }
     }
 
@@ -161,40 +196,72 @@ impl Node {
         }
     }
 
-    /// Asks `id` at that moment, if it is a live contact then.
+    /// Asks `id` at that moment, if there is anything to ask.
     pub(crate) fn ask_if_unheard(&mut self, id: &NodeId, at: Time) {
-        if self.unheard.nodes.get(id).is_some_and(|untold| untold.keys.len() > untold.in_flight) {
+        if self.unheard.nodes.get(id).is_some_and(|untold| !untold.due.is_empty()) {
             self.timers.hasten(Timer::Unheard, at);
         }
     }
 
-    /// Asks the nodes that are live contacts.
+    /// Asks the nodes. A contact that is unresponsive is pinged first.
     pub(crate) fn ask_unheard(&mut self, now: Now, out: &mut Actions) {
         self.unheard.forget_old(now);
-        let known = self.unheard.nodes.keys().filter_map(|id| self.table.find(id).copied());
-        let live: Vec<Contact> = known.filter(|contact| !self.table.is_unresponsive(&contact.id)).collect();
-        for contact in live {
-            while self.may_call()
-                && self.queries.may_repair()
-                && let Some(key) = self.unheard.next(&contact.id)
-            {
-                self.call(now, contact, Purpose::AskVersion(key), out);
+        let nodes = self.unheard.nodes.iter().filter(|(_, untold)| !untold.due.is_empty());
+        let contacts: Vec<Contact> =
+            nodes.map(|(id, untold)| *self.table.find(id).unwrap_or(&untold.contact)).collect();
+        for contact in contacts {
+            if self.table.is_unresponsive(&contact.id) {
+                self.ping(now, contact, out);
+            } else {
+                self.ask_versions(now, contact, out);
             }
             self.ask_if_unheard(&contact.id, now.mono + PAUSE);
         }
     }
 
+    /// Asks `contact` for the keys that are due.
+    fn ask_versions(&mut self, now: Now, contact: Contact, out: &mut Actions) {
+        while self.may_call()
+            && self.queries.may_repair()
+            && let Some(key) = self.unheard.take_due(now, &contact.id)
+        {
+            self.call(now, contact, Purpose::AskVersion(key), out);
+        }
+    }
+
+    /// A peer says what it stores after the PUT that has asked has gone on without it, because it was silent for long: it
+    /// gets the newest record if it stores an older one than that PUT has written, or clients have seen. Returns whether it
+    /// does.
+    pub(crate) fn on_late_answer(
+        &mut self,
+        now: Now,
+        peer: Contact,
+        stored: Option<(Key, Rank)>,
+        out: &mut Actions,
+    ) -> bool {
+        let Some((key, rank)) = stored else { return false };
+        let newest = self.versions.newest(&key).max(self.unheard.newest(&peer.id, &key));
+        let is_older = rank.life == Life::Alive && Some(rank.precedence()) < newest;
+        if is_older {
+            self.replace_copies(now, key, vec![peer], out);
+        }
+        is_older
+    }
+
     /// A node has said which version of `key` it stores, or will not.
     pub(crate) fn on_unheard_outcome(&mut self, now: Now, key: Key, report: Report<'_>, out: &mut Actions) {
         let Report { call, outcome } = report;
-        if let Outcome::Reply { reply: Reply::Synced { entries, .. }, .. } = outcome {
-            let stored = entries.iter().next().filter(|entry| entry.key == key);
-            self.on_late_answer(now, call.to, stored.map(|entry| (key, entry.rank)), out);
-        }
+        let told = match outcome {
+            Outcome::Reply { reply: Reply::Synced { entries, .. }, .. } => {
+                let stored = entries.iter().next().filter(|entry| entry.key == key).map(|entry| (key, entry.rank));
+                if self.on_late_answer(now, call.to, stored, out) { Told::Older } else { Told::Newest }
+            }
+            Outcome::Passed(_) | Outcome::Failed => Told::Nothing,
+            Outcome::Reply { .. } | Outcome::Refused(_) => Told::Newest,
+        };
         if !call.expired {
-            let has_answered = !matches!(outcome, Outcome::Passed(_) | Outcome::Failed);
-            self.unheard.asked(now, &call.to.id, &key, has_answered);
-            self.ask_if_unheard(&call.to.id, if has_answered { now.mono } else { now.mono + PAUSE });
+            self.unheard.asked(now, &call.to.id, &key, told);
+            self.ask_if_unheard(&call.to.id, if told == Told::Newest { now.mono } else { now.mono + PAUSE });
         }
     }
 }

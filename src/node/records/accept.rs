@@ -60,14 +60,14 @@ impl fmt::Display for NoRoom {
 impl Node {
     /// Stores `record` until `expires`. The caller has verified it, and that its version is not too early.
     pub(crate) fn hold(&mut self, now: Now, record: Record, expires: Time, source: Source) -> Stored {
-        let (key, rank) = (record.key, record.rank());
+        let (key, rank, replication) = (record.key, record.rank(), record.replication);
         if self.saving.is_blocked() {
             self.note_missed(now, &key, rank);
             return Stored::Full;
         }
         // A client that writes a key again and again must not postpone its offers to other replicas.
         let held = self.storage.find(now.mono, &key);
-        let former = held.map(|held| held.record.replication).filter(|former| *former > record.replication);
+        let former = held.map(|held| held.record.replication).filter(|former| *former > replication);
         let due = match held {
             Some(held) => held.due(),
             None => self.first_offer(now.mono, &key, record.replication, expires),
@@ -88,6 +88,9 @@ impl Node {
         }
         if let Some(former) = former.filter(|_| stored == Stored::Held) {
             self.offer_to_former_replicas(now, &key, former);
+            if self.is_replica(&key, replication) {
+                self.note_former_replicas(now, key, rank.precedence(), former);
+            }
         }
         stored
     }

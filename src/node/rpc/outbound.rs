@@ -370,7 +370,7 @@ impl Node {
             return;
         }
         if matches!(outcome, Outcome::Passed(Passed::Timeout) | Outcome::Failed) {
-            self.note_unheard(now, call.to.id, call.purpose);
+            self.note_unheard(now, call.to, call.purpose);
         }
         let report = Report { call, outcome };
         match call.purpose {

@@ -81,9 +81,14 @@ impl Node {
     /// A request of `id` arrived on `conn`. A peer that is no contact may become one. An unresponsive contact is pinged:
     /// one that asks and does not answer would hold up each lookup.
     pub(crate) fn contact_heard(&mut self, now: Now, conn: ConnId, id: &NodeId, out: &mut Actions) {
-        match self.table.find(id).copied() {
-            Some(contact) if self.table.is_unresponsive(id) => self.ping(now, contact, out),
-            Some(_) | None => self.contact_answered(now, conn, id, out),
+        if self.table.is_unresponsive(id)
+            && let Some(contact) = self.table.find(id).copied()
+        {
+            return self.ping(now, contact, out);
+        }
+        self.family_heard(now, id, out);
+        if !self.table.heard(id) {
+            self.dial_back(now, conn, out);
         }
     }
 

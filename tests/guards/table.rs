@@ -1229,7 +1229,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: "src/node/membership/liveness.rs",
         line: "let is_kept = self.table.is_unresponsive(id) && self.peers.route(id).is_some();",
         mutation: "let is_kept = false;",
-        tests: &["an_unresponsive_contact_is_live_again_only_when_it_has_answered"],
+        tests: &["a_contact_that_is_connected_and_does_not_answer_is_not_forgotten"],
     },
     Guard {
         name: "silence: a second PING without an answer counts, whatever connections the peer opens",

@@ -351,6 +351,22 @@ fn an_unresponsive_contact_is_live_again_only_when_it_has_answered() {
     assert!(is_live(&harness, 2));
 }
 
+/// If it were forgotten, it would be a new contact, which is live, at its next message.
+#[test]
+fn a_contact_that_is_connected_and_does_not_answer_is_not_forgotten() {
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let conn = harness.add_contact(2);
+    harness.make_scripted(2);
+    harness.get(key(2));
+    for _ in 0..600 {
+        // A message that is neither a request nor a reply: the connection is not dead.
+        harness.send(conn, &PeerMessage::Bridges(Bridges { flags: FLAG_SERVING, known: List::lend(&[]) }));
+        harness.pass(secs(1));
+    }
+    assert_eq!(harness.ask(conn, Request::Ping), Reply::Pong);
+    assert!(!is_live(&harness, 2));
+}
+
 #[test]
 fn a_contact_that_was_replaced_and_sends_on_the_connection_that_this_node_dialled_is_a_contact_again() {
     let mut harness =
@@ -379,8 +395,9 @@ fn a_contact_that_connects_again_and_again_and_answers_nothing_becomes_unrespons
     harness.make_scripted(2);
     harness.get(key(2));
     for _ in 0..8 {
+        harness.pass(millis(500));
         connect(&mut harness, 2);
-        harness.pass(secs(1));
+        harness.pass(millis(500));
     }
     assert!(!is_live(&harness, 2));
 }

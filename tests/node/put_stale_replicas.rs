@@ -335,8 +335,9 @@ fn a_node_that_a_put_went_on_without_is_asked_what_it_stores_when_it_is_back() {
     }
 }
 
-/// The peers 1 to 4, of which 4 is unresponsive since the last PING, and the record of a confirmed PUT to the others.
-fn put_without_an_unresponsive_contact() -> (Harness, RecordBlock<'static>) {
+/// The peers 1 to 4, of which 4 is unresponsive since the last PING, and the record of `put`, which the others have
+/// confirmed.
+fn put_without_an_unresponsive_contact(put: Put<'_>) -> (Harness, RecordBlock<'static>) {
     let mut harness = Harness::with_contacts(Params { replication_min: 1, ..Params::default() }, 1..=4);
     harness.make_scripted(4);
     harness.get(key(9));
@@ -345,7 +346,7 @@ fn put_without_an_unresponsive_contact() -> (Harness, RecordBlock<'static>) {
     let dial = harness.dial_of(4);
     harness.fail(dial, DialError::Unreachable);
     harness.forget_actions();
-    let client = harness.put(put_to_three());
+    let client = harness.put(put);
     let copies = harness.copies();
     for (conn, rpc, copy) in &copies {
         assert!(harness.peer_at(*conn) != 4);
@@ -367,14 +368,14 @@ fn probes_when_back(harness: &mut Harness) -> Vec<Probe> {
 /// A PUT asks no contact that is unresponsive.
 #[test]
 fn a_contact_that_was_unresponsive_during_a_put_is_asked_what_it_stores_when_it_is_back() {
-    let (mut harness, _) = put_without_an_unresponsive_contact();
+    let (mut harness, _) = put_without_an_unresponsive_contact(put_to_three());
     let asked = probes_when_back(&mut harness);
     assert_eq!(asked.iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [4]);
 }
 
 #[test]
 fn a_contact_that_was_unresponsive_during_a_put_is_pinged_until_it_answers() {
-    let (mut harness, _) = put_without_an_unresponsive_contact();
+    let (mut harness, _) = put_without_an_unresponsive_contact(put_to_three());
     for _ in 0..5 {
         harness.pass(secs(1));
         let dial = harness.dial_of(4);
@@ -405,7 +406,7 @@ fn a_node_that_a_put_went_on_without_is_asked_although_it_is_in_no_table() {
 /// The copy may have been lost. But a node that stores none on purpose is not asked for ever.
 #[test]
 fn a_node_that_says_that_it_stores_an_older_record_is_asked_again_up_to_three_times() {
-    let (mut harness, _) = put_without_an_unresponsive_contact();
+    let (mut harness, _) = put_without_an_unresponsive_contact(put_to_three());
     let mut asked = probes_when_back(&mut harness);
     let mut count = 0;
     for _ in 0..10 {
@@ -420,20 +421,25 @@ fn a_node_that_says_that_it_stores_an_older_record_is_asked_again_up_to_three_ti
     assert_eq!(count, 4);
 }
 
+/// What other nodes say of it does not count: any could say so of any record.
 #[test]
 fn a_node_that_a_put_went_on_without_is_told_that_the_record_is_over() {
-    let (mut harness, written) = put_without_an_unresponsive_contact();
-    for (_, conn, rpc) in probes_when_back(&mut harness) {
+    for (ttl, is_over) in [(3, true), (60, false)] {
+        let (mut harness, written) = put_without_an_unresponsive_contact(Put { ttl, ..put_to_three() });
+        harness.pass(secs(3));
+        harness.forget_actions();
+        let [(_, conn, rpc)] = probes_when_back(&mut harness)[..] else { panic!("one key") };
         harness.reply(conn, rpc, synced(&[entry(key(1), Life::Alive, version_at(0))]));
+        let over = RecordBlock { ttl: Ttl::from_secs(1).expect("not zero"), age: Age(1_000), ..written };
+        let over = RecordBlock { replication: 1, crc: 0, content: Content::Tombstone, ..over };
+        (1..=3).for_each(|peer| harness.make_scripted(peer));
+        harness.answer_find_value(|peer, _| Some(if peer == 4 { nodes(&[]) } else { value_of(over) }));
+        harness.pass(millis(0));
+        let told = harness.offers().into_iter().filter(|(to, ..)| *to == conn);
+        let told: Vec<Entry> = told.flat_map(|(.., entries)| entries).collect();
+        let expected = [entry(key(1), Life::Over, written.version)];
+        assert_eq!(told, if is_over { &expected[..] } else { &[] }, "{ttl}");
     }
-    let over = RecordBlock { ttl: Ttl::from_secs(1).expect("not zero"), age: Age(1_000), ..written };
-    let over = RecordBlock { replication: 1, crc: 0, content: Content::Tombstone, ..over };
-    (1..=3).for_each(|peer| harness.make_scripted(peer));
-    harness.answer_find_value(|peer, _| Some(if peer == 4 { nodes(&[]) } else { value_of(over) }));
-    harness.pass(millis(0));
-    let told = harness.offers().into_iter().filter(|(conn, ..)| harness.peer_at(*conn) == 4);
-    let told: Vec<Entry> = told.flat_map(|(.., entries)| entries).collect();
-    assert_eq!(told, [entry(key(1), Life::Over, written.version)]);
 }
 
 /// The node that runs the PUT may be far from the key, and not know them.
@@ -461,7 +467,7 @@ fn a_replica_of_a_record_with_fewer_replicas_asks_former_ones_that_were_unrespon
 /// What clients have seen of the key is forgotten by then.
 #[test]
 fn a_node_that_a_put_went_on_without_gets_the_record_although_many_others_were_read_since() {
-    let (mut harness, newest) = put_without_an_unresponsive_contact();
+    let (mut harness, newest) = put_without_an_unresponsive_contact(put_to_three());
     for n in 0..16_384_u32 {
         let mut other = [9; 32];
         other[..4].copy_from_slice(&n.to_be_bytes());

@@ -426,9 +426,6 @@ impl Node {
         let Some((read, waiting, mut next)) = self.queries.end_read(query) else { return };
         self.timers.cancel(Timer::Follow(query));
         self.timers.cancel(Timer::Retry(query));
-        if let (Some(behind), Some(Winner::Over(over))) = (&read.repairs, read.quorum.winner()) {
-            self.tell_over(now, read.key, over, behind);
-        }
         match waiters {
             Waiters::GoOn => next.extend(waiting),
             Waiters::Answer => {

@@ -15,9 +15,7 @@ use crate::node::action::Actions;
 use crate::node::params::Serving;
 use crate::node::query::read_quorum::Found;
 use crate::node::query::{Query, Read};
-use crate::node::replication::offer::Reach;
-use crate::node::timers::Timer;
-use crate::record::{Class, Rank, Source, Tombstone, TombstoneClass};
+use crate::record::Source;
 use crate::time::Now;
 
 impl Node {
@@ -43,18 +41,6 @@ impl Node {
         behind.sort_unstable_by_key(|contact| contact.id.key().distance(&key));
         behind.truncate(self.params.k);
         self.repair(now, found.record.clone(), found.expires, &behind, out);
-    }
-
-    /// All versions of `key` up to `over` are over: the peers `behind`, which were to get the newest record, are told so.
-    pub(crate) fn tell_over(&mut self, now: Now, key: Key, over: Rank, behind: &[Contact]) {
-        if over.class != Class::Plain {
-            return;
-        }
-        self.storage.bury(now, key, Tombstone::of_class(TombstoneClass::Plain, over.version));
-        for contact in behind {
-            self.offers.add(*contact, key, Reach::Over);
-        }
-        self.timers.hasten(Timer::Replicate, now.mono);
     }
 
     /// A PUT of `key` has met a larger record, and the peers `behind` have taken its own. Looks up the larger one, and

@@ -21,13 +21,14 @@ use crate::node::Node;
 use crate::node::action::Actions;
 use crate::node::purpose::{Copied, Outcome, Purpose, QueryId};
 use crate::node::query::write_quorum::Put;
+use crate::node::replication::offer::Reach;
 use crate::node::rpc::outbound::Report;
 use crate::node::timers::Timer;
-use crate::record::{Life, Precedence, Rank};
+use crate::record::{Life, Precedence, Rank, Tombstone, TombstoneClass};
 use crate::time::{Now, Time};
 use crate::wire::peer::Reply;
 
-/// Keys of all nodes together; about 160 bytes each. In the seconds until a node counts as unresponsive, a busy network
+/// Keys of all nodes together; about 170 bytes each. In the seconds until a node counts as unresponsive, a busy network
 /// writes some thousands, and several nodes may be silent.
 const UNHEARD_MAX: usize = 1 << 16;
 
@@ -46,6 +47,14 @@ const OLDER_MAX: u8 = 4;
 
 /// The pause before a node is asked that was a live contact all the time, and before it is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// A version, and when its life ends.
+type Version = (Precedence, Time);
+
+/// The version that `put` writes.
+fn version_of(put: &Put) -> Version {
+    (put.record.rank().precedence(), put.expires)
+}
 
 /// What those nodes did not tell.
 #[derive(Debug, Default)]
@@ -74,6 +83,8 @@ struct Untold {
 struct Written {
     /// The newest version.
     newest: Precedence,
+    /// When the life of that version ends.
+    ends: Time,
     /// How often the node has named an older one.
     older: u8,
 }
@@ -83,20 +94,22 @@ struct Written {
 enum Told {
     /// It stores that version, a newer one, or none.
     Newest,
-    /// It stores an older one.
+    /// It stores an older one, and gets the newest.
     Older,
+    /// It stores an older one, and this node has no room to look up the newest now.
+    Busy,
     /// It has not answered.
     Nothing,
 }
 
 impl Unheard {
-    /// A PUT of `key`, which writes `version`, goes on without `contact`.
-    fn note(&mut self, now: Now, contact: Contact, key: Key, version: Precedence) {
-        let is_noted = self.newest(&contact.id, &key).is_some();
+    /// A PUT of `key`, which writes `version` until `ends`, goes on without `contact`.
+    fn note(&mut self, now: Now, contact: Contact, key: Key, (version, ends): Version) {
+        let is_noted = self.find(&contact.id, &key).is_some();
         if self.len == UNHEARD_MAX && !is_noted {
             self.forget_old(now);
         }
-        if self.len == UNHEARD_MAX && !is_noted {
+        if self.len == UNHEARD_MAX && !is_noted && !self.make_room(&contact.id) {
             return;
         }
         let until = now.mono + UNHEARD_TIME;
@@ -106,14 +119,28 @@ impl Unheard {
         let written = untold.keys.entry(key).or_insert_with(|| {
             self.len += 1;
             untold.due.insert((now.mono, key));
-            Written { newest: version, older: 0 }
+            Written { newest: version, ends, older: 0 }
         });
-        written.newest = written.newest.max(version);
+        if (version, ends) > (written.newest, written.ends) {
+            *written = Written { newest: version, ends, older: 0 };
+        }
     }
 
-    /// The newest version of `key` that PUTs have written without `id`.
-    pub(super) fn newest(&self, id: &NodeId, key: &Key) -> Option<Precedence> {
-        Some(self.nodes.get(id)?.keys.get(key)?.newest)
+    /// Forgets a key of the node with the most of them, so that nodes that are gone for good do not take all the room.
+    /// `false` if no other node has more than `id`.
+    fn make_room(&mut self, id: &NodeId) -> bool {
+        let own = self.nodes.get(id).map_or(0, |untold| untold.keys.len());
+        let others = self.nodes.values_mut().filter(|untold| untold.keys.len() > own + 1);
+        let Some(most) = others.max_by_key(|untold| untold.keys.len()) else { return false };
+        let Some((_, key)) = most.due.pop_last() else { return false };
+        most.keys.remove(&key);
+        self.len -= 1;
+        true
+    }
+
+    /// What PUTs of `key` have written without `id`.
+    fn find(&self, id: &NodeId, key: &Key) -> Option<&Written> {
+        self.nodes.get(id)?.keys.get(key)
     }
 
     /// Takes the next key to ask `id` for. One that has not answered is asked for one key at a time.
@@ -151,9 +178,7 @@ impl Unheard {
 impl Node {
     /// A request of a PUT, which went to `peer`, has timed out or failed.
     pub(crate) fn note_unheard(&mut self, now: Now, peer: Contact, purpose: Purpose) {
-        let Some((key, version)) = self.put_of(purpose).map(|put| (put.key(), put.record.rank().precedence())) else {
-            return;
-        };
+        let Some((key, version)) = self.put_of(purpose).map(|put| (put.key(), version_of(put))) else { return };
         self.unheard.note(now, peer, key, version);
         self.ask_if_unheard(&peer.id, now.mono + PAUSE);
     }
@@ -161,19 +186,19 @@ impl Node {
     /// A PUT sends its copies. It does not ask contacts that are unresponsive.
     pub(crate) fn note_unresponsive(&mut self, now: Now, query: QueryId) {
         if let Some(put) = self.queries.put(query) {
-            let (key, version) = (put.key(), put.record.rank().precedence());
+            let (key, version) = (put.key(), version_of(put));
             self.note_unresponsive_of(now, self.params.k, key, version);
         }
     }
 
     /// This node is a replica of `version` of `key`, which has replaced a record of `former` replicas, and has fewer: no
     /// offer would tell those that are unresponsive now. The node that runs the PUT may be far from them and not know them.
-    pub(crate) fn note_former_replicas(&mut self, now: Now, key: Key, version: Precedence, former: u8) {
+    pub(crate) fn note_former_replicas(&mut self, now: Now, key: Key, version: Version, former: u8) {
         self.note_unresponsive_of(now, former.into(), key, version);
     }
 
     /// The unresponsive contacts that are closer to `key` than the `n`-th live one do not know `version`.
-    fn note_unresponsive_of(&mut self, now: Now, n: usize, key: Key, version: Precedence) {
+    fn note_unresponsive_of(&mut self, now: Now, n: usize, key: Key, version: Version) {
         if self.table.unresponsive().next().is_none() {
             return;
         }
@@ -240,12 +265,25 @@ impl Node {
         out: &mut Actions,
     ) -> bool {
         let Some((key, rank)) = stored else { return false };
-        let newest = self.versions.newest(&key).max(self.unheard.newest(&peer.id, &key));
+        let (seen, written) = (self.versions.newest(&key), self.unheard.find(&peer.id, &key).copied());
+        let newest = seen.max(written.map(|written| written.newest));
         let is_older = rank.life == Life::Alive && Some(rank.precedence()) < newest;
-        if is_older {
-            self.replace_copies(now, key, vec![peer], out);
+        match written {
+            Some(Written { newest, ends, .. }) if is_older && ends <= now.mono && newest.plain().is_some() => {
+                self.tell_over(now, peer, key, newest);
+            }
+            _ if is_older => self.replace_copies(now, key, vec![peer], out),
+            _ => {}
         }
         is_older
+    }
+
+    /// Tells `peer` by an OFFER that the life of `over`, a plain version of `key` that a PUT has written, has ended. That a
+    /// peer says so would be no proof.
+    fn tell_over(&mut self, now: Now, peer: Contact, key: Key, over: Precedence) {
+        self.storage.bury(now, key, Tombstone::of_class(TombstoneClass::Plain, over.version()));
+        self.offers.add(peer, key, Reach::Over);
+        self.timers.hasten(Timer::Replicate, now.mono);
     }
 
     /// A node has said which version of `key` it stores, or will not.
@@ -254,7 +292,12 @@ impl Node {
         let told = match outcome {
             Outcome::Reply { reply: Reply::Synced { entries, .. }, .. } => {
                 let stored = entries.iter().next().filter(|entry| entry.key == key).map(|entry| (key, entry.rank));
-                if self.on_late_answer(now, call.to, stored, out) { Told::Older } else { Told::Newest }
+                let may_repair = self.queries.may_repair();
+                match self.on_late_answer(now, call.to, stored, out) {
+                    true if may_repair => Told::Older,
+                    true => Told::Busy,
+                    false => Told::Newest,
+                }
             }
             Outcome::Passed(_) | Outcome::Failed => Told::Nothing,
             Outcome::Reply { .. } | Outcome::Refused(_) => Told::Newest,
@@ -263,5 +306,42 @@ impl Node {
             self.unheard.asked(now, &call.to.id, &key, told);
             self.ask_if_unheard(&call.to.id, if told == Told::Newest { now.mono } else { now.mono + PAUSE });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::KEY_SIZE;
+    use crate::time::WallTime;
+
+    const NOW: Now = Now { mono: Time::ZERO, wall: WallTime::from_millis(0) };
+
+    fn key(n: usize) -> Key {
+        let mut key = [0; KEY_SIZE];
+        key[..8].copy_from_slice(&(n as u64).to_be_bytes());
+        Key::new(key)
+    }
+
+    fn contact(n: u8) -> Contact {
+        Contact::new(NodeId::new(Key::new([n; KEY_SIZE])), ([192, 0, 2, n], 1000).into())
+    }
+
+    fn keys_of(unheard: &Unheard, n: u8) -> usize {
+        unheard.nodes.get(&contact(n).id).map_or(0, |untold| untold.keys.len())
+    }
+
+    /// Nodes that are gone for good must not take all the room.
+    #[test]
+    fn a_full_table_forgets_keys_of_the_node_with_the_most() {
+        let mut unheard = Unheard::default();
+        let mut note = |n, nth| unheard.note(NOW, contact(n), key(nth), (Precedence::LOWEST, Time::ZERO));
+        (0..UNHEARD_MAX).for_each(|nth| note(1, nth));
+        (0..1_000).for_each(|nth| note(2, nth));
+        (0..UNHEARD_MAX).for_each(|nth| note(3, nth));
+        assert_eq!(unheard.len, UNHEARD_MAX);
+        assert_eq!(keys_of(&unheard, 2), 1_000);
+        assert!(keys_of(&unheard, 1).abs_diff(keys_of(&unheard, 3)) <= 2);
+        assert_eq!(unheard.nodes.values().map(|untold| untold.keys.len()).sum::<usize>(), UNHEARD_MAX);
     }
 }

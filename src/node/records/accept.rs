@@ -89,7 +89,7 @@ impl Node {
         if let Some(former) = former.filter(|_| stored == Stored::Held) {
             self.offer_to_former_replicas(now, &key, former);
             if self.is_replica(&key, replication) {
-                self.note_former_replicas(now, key, rank.precedence(), former);
+                self.note_former_replicas(now, key, (rank.precedence(), expires), former);
             }
         }
         stored

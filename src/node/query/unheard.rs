@@ -87,6 +87,8 @@ struct Written {
     ends: Time,
     /// How often the node has named an older one.
     older: u8,
+    /// Whether the node is being asked for the key.
+    is_asked: bool,
 }
 
 /// What a node that was asked has said.
@@ -119,10 +121,10 @@ impl Unheard {
         let written = untold.keys.entry(key).or_insert_with(|| {
             self.len += 1;
             untold.due.insert((now.mono, key));
-            Written { newest: version, ends, older: 0 }
+            Written { newest: version, ends, older: 0, is_asked: false }
         });
         if (version, ends) > (written.newest, written.ends) {
-            *written = Written { newest: version, ends, older: 0 };
+            *written = Written { newest: version, ends, older: 0, ..*written };
         }
     }
 
@@ -149,7 +151,12 @@ impl Unheard {
         let in_flight = untold.keys.len() - untold.due.len();
         let may_ask = in_flight < if untold.failures == 0 { ASKED_MAX } else { 1 };
         let is_due = untold.due.first().is_some_and(|(at, _)| *at <= now.mono);
-        if may_ask && is_due { untold.due.pop_first().map(|(_, key)| key) } else { None }
+        if !may_ask || !is_due {
+            return None;
+        }
+        let (_, key) = untold.due.pop_first()?;
+        untold.keys.entry(key).and_modify(|written| written.is_asked = true);
+        Some(key)
     }
 
     /// `id` was asked for `key`.
@@ -159,7 +166,9 @@ impl Unheard {
         if untold.failures >= FAILURES_MAX {
             untold.until = now.mono;
         }
-        let Some(written) = untold.keys.get_mut(key) else { return };
+        // Otherwise the key was forgotten and noted again since: it is due already.
+        let Some(written) = untold.keys.get_mut(key).filter(|written| written.is_asked) else { return };
+        written.is_asked = false;
         written.older += u8::from(told == Told::Older);
         if told == Told::Newest || written.older == OLDER_MAX {
             untold.keys.remove(key);
@@ -343,5 +352,18 @@ mod tests {
         assert_eq!(keys_of(&unheard, 2), 1_000);
         assert!(keys_of(&unheard, 1).abs_diff(keys_of(&unheard, 3)) <= 2);
         assert_eq!(unheard.nodes.values().map(|untold| untold.keys.len()).sum::<usize>(), UNHEARD_MAX);
+    }
+
+    #[test]
+    fn a_key_that_was_noted_again_while_its_node_was_asked_is_due_once() {
+        let mut unheard = Unheard::default();
+        let written = (Precedence::LOWEST, Time::ZERO);
+        unheard.note(NOW, contact(1), key(1), written);
+        assert_eq!(unheard.take_due(NOW, &contact(1).id), Some(key(1)));
+        unheard.forget_old(Now { mono: Time::ZERO + UNHEARD_TIME, ..NOW });
+        unheard.note(NOW, contact(1), key(1), written);
+        unheard.asked(NOW, &contact(1).id, &key(1), Told::Nothing);
+        let untold = &unheard.nodes[&contact(1).id];
+        assert_eq!((untold.keys.len(), untold.due.len()), (1, 1));
     }
 }

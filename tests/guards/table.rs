@@ -182,8 +182,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "unheard: nodes that are gone do not take all the room",
         file: UNHEARD,
-        line: "if self.len == UNHEARD_MAX && !is_noted && !self.make_room(&contact.id) {",
-        mutation: "if self.len == UNHEARD_MAX && !is_noted {",
+        line: "if !has_room && !self.make_room(now, &contact.id) {",
+        mutation: "if !has_room {",
         tests: &["a_full_table_forgets_keys_of_the_node_with_the_most"],
     },
     Guard {

@@ -107,11 +107,8 @@ enum Told {
 impl Unheard {
     /// A PUT of `key`, which writes `version` until `ends`, goes on without `contact`.
     fn note(&mut self, now: Now, contact: Contact, key: Key, (version, ends): Version) {
-        let is_noted = self.find(&contact.id, &key).is_some();
-        if self.len == UNHEARD_MAX && !is_noted {
-            self.forget_old(now);
-        }
-        if self.len == UNHEARD_MAX && !is_noted && !self.make_room(&contact.id) {
+        let has_room = self.len < UNHEARD_MAX || self.find(&contact.id, &key).is_some();
+        if !has_room && !self.make_room(now, &contact.id) {
             return;
         }
         let until = now.mono + UNHEARD_TIME;
@@ -128,9 +125,13 @@ impl Unheard {
         }
     }
 
-    /// Forgets a key of the node with the most of them, so that nodes that are gone for good do not take all the room.
-    /// `false` if no other node has more than `id`.
-    fn make_room(&mut self, id: &NodeId) -> bool {
+    /// Makes room for a key of `id`. If nothing is old, forgets a key of the node with the most of them, so that nodes that
+    /// are gone for good do not take all the room. `false` if no other node has more than `id`.
+    fn make_room(&mut self, now: Now, id: &NodeId) -> bool {
+        self.forget_old(now);
+        if self.len < UNHEARD_MAX {
+            return true;
+        }
         let own = self.nodes.get(id).map_or(0, |untold| untold.keys.len());
         let others = self.nodes.values_mut().filter(|untold| untold.keys.len() > own + 1);
         let Some(most) = others.max_by_key(|untold| untold.keys.len()) else { return false };

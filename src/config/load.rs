@@ -142,14 +142,12 @@ impl Draft {
             let misread = Misread { found, expected: Expected::OnePort };
             mistakes.push((["p2p_address", "advertise_port"], misread));
         }
-        let listening: Vec<_> = p2p_addresses.iter().chain([api_address]).collect();
-        let pairs = listening
-            .iter()
-            .enumerate()
-            .flat_map(|(at, one)| listening[at + 1..].iter().map(move |other| (one, other)));
-        if let Some((one, other)) = pairs.into_iter().find(|(one, other)| overlap(one, other)) {
-            let misread = Misread { found: format!("{one} and {other}"), expected: Expected::Distinct };
-            mistakes.push((["p2p_address", "api_address"], misread));
+        let listening = || p2p_addresses.iter().chain([api_address]);
+        for (at, one) in listening().enumerate() {
+            if let Some(other) = listening().take(at).find(|other| overlap(one, other)) {
+                let misread = Misread { found: format!("{other} and {one}"), expected: Expected::Distinct };
+                mistakes.push((["p2p_address", "api_address"], misread));
+            }
         }
         for (keys, misread) in mistakes {
             if let Some(line) = self.line_of(&keys) {

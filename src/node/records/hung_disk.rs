@@ -1,11 +1,12 @@
 //! A disk that hangs: a write that takes long would block all that wait for it.
 //!
-//! Peers that have sent a copy, and PUTs of this node, wait until their record is saved. The disk *hangs* if none of
-//! them has got an answer for `rpc_timeout`, or if nobody waits and a batch takes `rpc_timeout`. While it hangs, nobody
-//! waits: this node answers a peer by ERROR 507, and its PUTs go on with other nodes. Unlike the records that a failing
-//! disk refuses, these stay in memory and are served from there, so this node misses none. They are written when the
-//! disk works again. When as many are unsaved as there is room for, this node refuses new records, like one whose disk
-//! fails.
+//! Peers that have sent a copy, and PUTs of this node, wait until their record is saved. If none of them gets an answer
+//! for `rpc_timeout`, the disk *hangs*. If nobody waits, it hangs when a batch takes longer than `rpc_timeout`.
+//!
+//! While the disk hangs, nobody waits: this node answers a peer by ERROR 507, and its PUTs go on with other nodes. Unlike
+//! the records that a failing disk refuses, these stay in memory and are served from there, so this node misses none. They
+//! are written when the disk works again. When as many are unsaved as there is room for, this node refuses new records,
+//! like one whose disk fails.
 //!
 //! Without this, a peer would wait for more and more answers, until it could send no newer record to this node.
 

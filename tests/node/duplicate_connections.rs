@@ -157,12 +157,12 @@ fn lost_once() -> (Harness, ConnId) {
     harness.close(first);
     let dial = harness.dial_of(1);
     let second = harness.complete_dial(dial, 1);
-    assert_eq!(copies_on(&mut harness, second), 1);
+    assert_eq!(requests_on(&mut harness, second), 1);
     (harness, second)
 }
 
 /// The requests on `conn` since the last call, without PINGs.
-fn copies_on(harness: &mut Harness, conn: ConnId) -> usize {
+fn requests_on(harness: &mut Harness, conn: ConnId) -> usize {
     harness.requests(conn).into_iter().filter(|(_, request)| *request != Request::Ping).count()
 }
 
@@ -172,7 +172,7 @@ fn a_request_that_is_lost_twice_fails() {
     harness.close(second);
     let dial = harness.dial_of(1);
     let third = harness.complete_dial(dial, 1);
-    assert_eq!(copies_on(&mut harness, third), 0, "no third time");
+    assert_eq!(requests_on(&mut harness, third), 0, "no third time");
     assert!(harness.knows(1), "a close is no failure of the contact");
 }
 
@@ -183,7 +183,7 @@ fn a_request_that_is_lost_twice_is_sent_on_another_open_connection() {
     let third = harness.accept(1);
     harness.send(third, &hello());
     harness.close(second);
-    assert_eq!(copies_on(&mut harness, third), 1);
+    assert_eq!(requests_on(&mut harness, third), 1);
 }
 
 /// A peer that opens a new connection every second and answers nothing holds up a PUT for `rpc_timeout` in all.
@@ -194,12 +194,12 @@ fn a_request_that_is_sent_again_keeps_its_deadline() {
     harness.make_scripted(2);
     harness.pass(millis(1));
     let client = harness.put(confirmed(2, b"v"));
-    assert_eq!(copies_on(&mut harness, first), 1, "the request of the lookup");
+    assert_eq!(requests_on(&mut harness, first), 1, "the request of the lookup");
     harness.pass(secs(1));
     let second = harness.accept(2);
     harness.send(second, &hello());
     harness.close(first);
-    assert_eq!(copies_on(&mut harness, second), 1, "it is sent again");
+    assert_eq!(requests_on(&mut harness, second), 1, "it is sent again");
     harness.pass(secs(1));
     for (conn, rpc, copy) in harness.copies() {
         harness.reply(conn, rpc, stored(&copy));

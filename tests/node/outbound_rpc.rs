@@ -351,6 +351,15 @@ fn an_unresponsive_contact_is_live_again_only_when_it_has_answered() {
     assert!(is_live(&harness, 2));
 }
 
+/// Passes `seconds`, in which the peer sends messages that are neither requests nor replies, so that its connection is not
+/// dead.
+fn stay_connected(harness: &mut Harness, conn: ConnId, seconds: usize) {
+    for _ in 0..seconds {
+        harness.send(conn, &PeerMessage::Bridges(Bridges { flags: FLAG_SERVING, known: List::lend(&[]) }));
+        harness.pass(secs(1));
+    }
+}
+
 /// If it were forgotten, it would be a new contact, which is live, at its next message.
 #[test]
 fn a_contact_that_is_connected_and_does_not_answer_is_not_forgotten() {
@@ -358,11 +367,7 @@ fn a_contact_that_is_connected_and_does_not_answer_is_not_forgotten() {
     let conn = harness.add_contact(2);
     harness.make_scripted(2);
     harness.get(key(2));
-    for _ in 0..600 {
-        // A message that is neither a request nor a reply: the connection is not dead.
-        harness.send(conn, &PeerMessage::Bridges(Bridges { flags: FLAG_SERVING, known: List::lend(&[]) }));
-        harness.pass(secs(1));
-    }
+    stay_connected(&mut harness, conn, 600);
     assert_eq!(harness.ask(conn, Request::Ping), Reply::Pong);
     assert!(!is_live(&harness, 2));
 }
@@ -374,11 +379,7 @@ fn a_contact_that_was_replaced_and_sends_on_the_connection_that_this_node_dialle
     let conn = harness.add_contact(2);
     harness.make_scripted(2);
     harness.get(key(2));
-    for _ in 0..5 {
-        // A message that is neither a request nor a reply: the connection is not dead.
-        harness.send(conn, &PeerMessage::Bridges(Bridges { flags: FLAG_SERVING, known: List::lend(&[]) }));
-        harness.pass(secs(1));
-    }
+    stay_connected(&mut harness, conn, 5);
     let other = harness.add_contact(1);
     assert!(!harness.node.table().contains(&id(2)), "the other one has taken its place");
     harness.send(other, &PeerMessage::Goodbye);

@@ -373,14 +373,19 @@ fn a_contact_that_was_unresponsive_during_a_put_is_asked_what_it_stores_when_it_
     assert_eq!(asked.iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [4]);
 }
 
+/// The node is pinged each second, and cannot be reached.
+fn fail_pings(harness: &mut Harness, peer: u8) {
+    for _ in 0..5 {
+        harness.pass(secs(1));
+        let dial = harness.dial_of(peer);
+        harness.fail(dial, DialError::Unreachable);
+    }
+}
+
 #[test]
 fn a_contact_that_was_unresponsive_during_a_put_is_pinged_until_it_answers() {
     let (mut harness, _) = put_without_an_unresponsive_contact(put_to_three());
-    for _ in 0..5 {
-        harness.pass(secs(1));
-        let dial = harness.dial_of(4);
-        harness.fail(dial, DialError::Unreachable);
-    }
+    fail_pings(&mut harness, 4);
 }
 
 /// It is a contact of others, which have named it.
@@ -396,11 +401,7 @@ fn a_node_that_a_put_went_on_without_is_asked_although_it_is_in_no_table() {
     harness.pass(secs(2));
     harness.fail(dial, DialError::Unreachable);
     harness.forget_actions();
-    for _ in 0..5 {
-        harness.pass(secs(1));
-        let dial = harness.dial_of(9);
-        harness.fail(dial, DialError::Unreachable);
-    }
+    fail_pings(&mut harness, 9);
 }
 
 /// The copy may have been lost. But a node that stores none on purpose is not asked for ever.

@@ -187,6 +187,13 @@ pub(crate) const GUARDS: &[Guard] = &[
         tests: &["a_full_table_forgets_keys_of_the_node_with_the_most"],
     },
     Guard {
+        name: "unheard: few nodes that are no contacts are asked",
+        file: UNHEARD,
+        line: "self.table.contains(id) || self.unheard.nodes.contains_key(id) || strangers() < STRANGERS_MAX",
+        mutation: "self.table.contains(id) || self.unheard.nodes.contains_key(id) || strangers() < usize::MAX",
+        tests: &["a_put_makes_this_node_dial_16_nodes_that_are_no_contacts_later_at_most"],
+    },
+    Guard {
         name: "unheard: it remembers what the PUT has written",
         file: UNHEARD,
         line: "let newest = seen.max(written.map(|written| written.newest));",

@@ -1,6 +1,9 @@
 //! PUT: nodes among the k nearest that shall not hold the record, but may be stale replicas. The PUT asks
 //! each for its version: a version probe, the SYNC of one key.
 
+use std::collections::BTreeSet;
+
+use dht::contact::Contact;
 use dht::id::{Key, RpcId};
 use dht::node::action::{ClientId, ConnId, DialError};
 use dht::node::params::Params;
@@ -402,6 +405,30 @@ fn a_node_that_a_put_went_on_without_is_asked_although_it_is_in_no_table() {
     harness.fail(dial, DialError::Unreachable);
     harness.forget_actions();
     fail_pings(&mut harness, 9);
+}
+
+/// A hostile peer names nodes that do not exist.
+#[test]
+fn a_put_makes_this_node_dial_16_nodes_that_are_no_contacts_later_at_most() {
+    let mut harness = with_scripted_peers();
+    for nth in 1..=3 {
+        harness.put(confirmed(nth, b"value"));
+        let named: Vec<Contact> = (100..120).map(|peer| contact(peer + 20 * nth)).collect();
+        for (conn, rpc, ()) in harness.all_requests(|asked| matches!(asked, Request::FindValue { .. }).then_some(())) {
+            harness.reply(conn, rpc, nodes(&named));
+        }
+    }
+    (1..=8).for_each(|peer| harness.make_automatic(peer));
+    let mut last = BTreeSet::new();
+    for _ in 0..20 {
+        harness.pass(secs(1));
+        last.clear();
+        for (dial, to, _) in harness.dials() {
+            last.insert(format!("{to:?}"));
+            harness.fail(dial, DialError::Unreachable);
+        }
+    }
+    assert_eq!(last.len(), 16, "{last:?}");
 }
 
 /// The copy may have been lost. But a node that stores none on purpose is not asked for ever.

@@ -7,7 +7,7 @@
 //! longer asks its neighbours by itself ([`crate::node::membership::sleep`], [`crate::node::replication::sync`]).
 //!
 //! Bounds: [`UNHEARD_MAX`] keys, which are forgotten [`UNHEARD_TIME`] after the last PUT that went on without their
-//! node. Each node is asked for [`ASKED_MAX`] of them at a time.
+//! node. Each node is asked for [`ASKED_MAX`] of them at a time. [`STRANGERS_MAX`] of the nodes are no contacts.
 //!
 //! Non-goals: keys beyond the bound, and those of which all nodes that have noted them end, are left to the next round of
 //! offers.
@@ -37,6 +37,10 @@ const UNHEARD_TIME: Duration = Duration::from_mins(5);
 
 /// Keys that one node is asked for at a time. Each answer may start a lookup.
 const ASKED_MAX: usize = 16;
+
+/// Nodes that are no contacts of this node. Peers have named them, which does not show that they exist, and each costs a
+/// dial a second.
+const STRANGERS_MAX: usize = 16;
 
 /// A node that has left 64 requests in a row without an answer is gone, or answers PING only: all that it did not tell is
 /// forgotten.
@@ -189,8 +193,15 @@ impl Node {
     /// A request of a PUT, which went to `peer`, has timed out or failed.
     pub(crate) fn note_unheard(&mut self, now: Now, peer: Contact, purpose: Purpose) {
         let Some((key, version)) = self.put_of(purpose).map(|put| (put.key(), version_of(put))) else { return };
-        self.unheard.note(now, peer, key, version);
-        self.ask_if_unheard(&peer.id, now.mono + PAUSE);
+        if self.is_known_or_one_of_few(&peer.id) {
+            self.unheard.note(now, peer, key, version);
+            self.ask_if_unheard(&peer.id, now.mono + PAUSE);
+        }
+    }
+
+    fn is_known_or_one_of_few(&self, id: &NodeId) -> bool {
+        let strangers = || self.unheard.nodes.keys().filter(|id| !self.table.contains(id)).count();
+        self.table.contains(id) || self.unheard.nodes.contains_key(id) || strangers() < STRANGERS_MAX
     }
 
     /// A PUT sends its copies. It does not ask contacts that are unresponsive.

@@ -574,7 +574,7 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "clock: a node catches up with neighbours whose clocks are known",
         file: CLOCK,
-        line: "self.verdict != OwnClock::Right || self.samples.contains_key(id) && !self.is_wrong_at(now, id)",
+        line: "self.verdict != OwnClock::Right || self.knows(id) && !self.is_wrong_at(now, id)",
         mutation: "self.verdict != OwnClock::Right || !self.is_wrong_at(now, id)",
         tests: &["a_node_whose_clock_was_set_also_asks_three_neighbours_whose_clocks_are_known_to_be_right"],
     },
@@ -591,6 +591,29 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "OwnClock::Wrong(offset) if !offset.is_ahead() => now.wall.before(offset.size()),",
         mutation: "OwnClock::Wrong(offset) if !offset.is_ahead() => now.wall,",
         tests: &["a_node_that_three_peers_call_too_fast_refuses_puts"],
+    },
+    Guard {
+        name: "clock: peers whose clocks differ are asked again soon",
+        file: CLOCK,
+        line: "now.mono + self.jitter(if differs { DIFFERENCE_PAUSE } else { ASK_PAUSE })",
+        mutation: "now.mono + self.jitter(if differs { ASK_PAUSE } else { ASK_PAUSE })",
+        tests: &["peers_whose_clocks_differ_are_asked_again_after_some_seconds"],
+    },
+    Guard {
+        name: "clock: the HELLO of a peer that this node had dialled counts",
+        file: PEERS,
+        line: "if conn.is_dialled() || self.clocks.knows(&conn.peer) {",
+        mutation: "if conn.is_dialled() {",
+        tests: &["the_clock_of_a_peer_that_this_node_had_dialled_counts_when_that_peer_dials"],
+    },
+    Guard {
+        name: "clock: a record whose successor only the peers' clocks refuse is tentative",
+        file: INBOUND,
+        line: "return self.note_missed(now, &block.key, block.rank());",
+        mutation: "return;",
+        tests: &[
+            "a_record_whose_successor_is_refused_because_peers_call_the_clock_fast_is_tentative_and_not_returned_alone",
+        ],
     },
     Guard {
         name: "clock: two peers do not judge",

@@ -28,6 +28,7 @@ mod missed;
 mod offer;
 mod old_tombstones;
 mod outbound_rpc;
+mod peer_clocks;
 mod persisted_contacts;
 mod put;
 mod put_retry;

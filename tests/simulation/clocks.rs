@@ -57,6 +57,12 @@ impl Clocks {
     /// `keys` keys was written.
     fn start(keys: usize, seed: u64) -> Result<Self, Violation> {
         let nodes = 16 + u32::try_from(seed % 9).expect("small");
+        Self::start_nodes(nodes, nodes / 4, keys, seed)
+    }
+
+    /// `nodes` nodes that have joined with right clocks, of which up to `wrong` may get wrong ones; each of `keys`
+    /// keys was written.
+    fn start_nodes(nodes: u32, wrong: u32, keys: usize, seed: u64) -> Result<Self, Violation> {
         let params = Params { durability: Durability::Always, ..Params::default() };
         let mut world = World::new(Scenario { params, ..Scenario::calm(nodes, seed) });
         world.tell_boots();
@@ -65,7 +71,7 @@ impl Clocks {
         let keys: Vec<Key> = (0..keys).map(|_| world.any_key()).collect();
         let right_since = vec![Some(Time::ZERO); nodes as usize];
         let writes = keys.iter().map(|_| Vec::new()).collect();
-        let mut clocks = Self { world, nodes, wrong: nodes / 4, right_since, keys, writes, written: 0 };
+        let mut clocks = Self { world, nodes, wrong, right_since, keys, writes, written: 0 };
         for at in 0..clocks.keys.len() {
             let through = clocks.any_right();
             clocks.put_confirmed(through, at)?;
@@ -404,6 +410,51 @@ fn versions_of_fast_clocks_do_not_come_back_seeds_0_to_9() -> Run {
 #[ignore = "long: 90 networks; scripts/check.sh --long runs it"]
 fn versions_of_fast_clocks_do_not_come_back_seeds_10_to_99() -> Run {
     versions_of_fast_clocks_do_not_come_back(10..100)
+}
+
+/// Goal: hosts whose clocks are wrong for some seconds after their start mislead no node whose clock is right.
+///
+/// Method: in a small network all nodes but one restart in turn with a wrong clock, which is put right 4 s later. So no
+/// more than one clock is wrong at any time.
+fn clocks_that_are_put_right_after_the_start_mislead_nobody(seeds: Range<u64>) -> Run {
+    const WRONG_BY: [i64; 4] = [-20 * MINUTE, 25 * HOUR, -25 * HOUR, 20 * MINUTE];
+    for seed in seeds {
+        let nodes = 4 + u32::try_from(seed % 5).expect("small");
+        let mut clocks = Clocks::start_nodes(nodes, nodes - 1, 6, seed)?;
+        let wrong_by = WRONG_BY[clocks.world.any_below(WRONG_BY.len())];
+        for number in (1..nodes).map(node) {
+            clocks.world.kill(Death::Process, [number]);
+            clocks.world.run_for(SECOND)?;
+            clocks.set_wrong(number, wrong_by);
+            clocks.world.restart(number, &[node(0)])?;
+            clocks.world.run_for(SECOND * 4)?;
+            clocks.set_right(number);
+            clocks.world.run_for(SECOND * 6)?;
+            for at in 0..clocks.keys.len() {
+                clocks.put_confirmed(node(0), at)?;
+            }
+            clocks.check_everywhere(1)?;
+        }
+        clocks.world.run_for(SECOND * 10)?;
+        for number in (0..nodes).map(node) {
+            for at in 0..clocks.keys.len() {
+                clocks.put_confirmed(number, at)?;
+            }
+            clocks.check_everywhere(nodes)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn clocks_that_are_put_right_after_the_start_mislead_nobody_seeds_0_to_9() -> Run {
+    clocks_that_are_put_right_after_the_start_mislead_nobody(0..10)
+}
+
+#[test]
+#[ignore = "long: 90 networks; scripts/check.sh --long runs it"]
+fn clocks_that_are_put_right_after_the_start_mislead_nobody_seeds_10_to_99() -> Run {
+    clocks_that_are_put_right_after_the_start_mislead_nobody(10..100)
 }
 
 /// Goal: nodes that all start at 1970 after a power cut lose nothing.

@@ -5,7 +5,8 @@
 //!
 //! - Each peer that this node has dialled tells its wall clock: in its HELLO, and by TIME when the connection
 //!   is old. This node remembers it as the offset of the peer's wall clock to its own monotonic clock, for
-//!   [`SAMPLE_LIFE`]. So a wall clock that is set is noticed at once, and no new sample is needed for it.
+//!   [`SAMPLE_LIFE`]. So a wall clock that is set is noticed at once, and no new sample is needed for it. A peer whose
+//!   clock differs is asked again every [`DIFFERENCE_PAUSE`]: hosts start with wrong clocks and set them soon after.
 //! - With one or two peers a difference of more than [`CLOCK_DIFFERENCE_MAX`] is reported with the peer, because
 //!   either clock may be wrong. With three or more the median decides: the own clock is wrong, or single peers
 //!   are.
@@ -46,6 +47,9 @@ const SAMPLES_MAX: usize = 16;
 
 /// Peers are asked for the time again after this pause, so that a few lost replies do not matter.
 const ASK_PAUSE: Duration = Duration::from_mins(20);
+
+/// A peer whose clock differs from the own one is asked again after this pause. Meanwhile it may have been set.
+const DIFFERENCE_PAUSE: Duration = Duration::from_secs(5);
 
 /// From this many samples on the median tells which clock is wrong.
 const JUDGES_MIN: usize = 3;
@@ -95,6 +99,8 @@ struct Sample {
     /// How far the peer's wall clock is ahead of the own monotonic clock.
     offset: ClockOffset,
     at: Time,
+    /// When the peer is asked again.
+    ask_at: Time,
 }
 
 /// The own wall clock was set forward.
@@ -124,6 +130,11 @@ impl Clocks {
         }
     }
 
+    /// Whether `id` has told its time as a peer that this node had dialled.
+    pub(crate) fn knows(&self, id: &NodeId) -> bool {
+        self.samples.contains_key(id)
+    }
+
     /// Whether the clock of the peer `id` is wrong, while most others agree with the own one.
     pub(crate) fn is_wrong_at(&self, now: Now, id: &NodeId) -> bool {
         let differs = |sample: &Sample| (sample.offset - now.offset()).size() > CLOCK_SKEW_MAX;
@@ -133,7 +144,7 @@ impl Clocks {
     /// Whether the clock of the peer `id` is known to be right; or nothing is known, because too few peers have told
     /// their time, or most disagree with the own clock.
     pub(crate) fn may_be_right_at(&self, now: Now, id: &NodeId) -> bool {
-        self.verdict != OwnClock::Right || self.samples.contains_key(id) && !self.is_wrong_at(now, id)
+        self.verdict != OwnClock::Right || self.knows(id) && !self.is_wrong_at(now, id)
     }
 
     /// The samples that count: not outdated, and on a public network the newest one of each address group.
@@ -215,6 +226,7 @@ impl Node {
         // The clocks of peers may be put right as well, so that they seem to confirm a suspension.
         let may_be_suspension = step.is_ahead() && !returns && !self.set_aside.is_before_last_save(before);
         self.clocks.jump = may_be_suspension.then(|| Jump { by: step.size(), before: before_step, missing });
+        self.clocks.samples.values_mut().for_each(|sample| sample.ask_at = now.mono);
         self.ask_for_time(now, out);
         self.catch_up(now, out);
     }
@@ -263,7 +275,7 @@ impl Node {
 
 /// The clocks of peers.
 impl Node {
-    /// The peer `id` at `address`, which this node has dialled, has told its wall clock.
+    /// The peer `id` at `address`, which this node has dialled now or before, has told its wall clock.
     pub(crate) fn clock_heard(&mut self, now: Now, id: NodeId, address: SocketAddr, wall: WallTime, out: &mut Actions) {
         let offset = now.offset_of(wall);
         let clocks = &mut self.clocks;
@@ -273,28 +285,35 @@ impl Node {
         {
             clocks.samples.remove(&oldest);
         }
-        clocks.samples.insert(id, Sample { address, offset, at: now.mono });
-        if !self.timers.is_set(Timer::AskTime) {
-            self.hasten_after(Timer::AskTime, now, ASK_PAUSE);
-        }
+        let ask_at = self.next_question(now, offset);
+        self.clocks.samples.insert(id, Sample { address, offset, at: now.mono, ask_at });
+        self.timers.hasten(Timer::AskTime, ask_at);
         self.confirm_jump(now, id, offset, out);
         self.compare_clocks(now, out);
     }
 
-    /// Asks the peers for the time whose samples are remembered.
+    /// When a peer is asked for the time again whose clock has that offset.
+    fn next_question(&mut self, now: Now, offset: ClockOffset) -> Time {
+        let differs = (offset - now.offset()).size() > CLOCK_DIFFERENCE_MAX;
+        now.mono + self.jitter(if differs { DIFFERENCE_PAUSE } else { ASK_PAUSE })
+    }
+
+    /// Asks the peers for the time whose samples are remembered, if it is time for that.
     pub(crate) fn ask_for_time(&mut self, now: Now, out: &mut Actions) {
         self.clocks.samples.retain(|_, sample| now.mono - sample.at <= SAMPLE_LIFE);
-        let ids: Vec<NodeId> = self.clocks.samples.keys().copied().collect();
-        for id in ids {
+        let due = self.clocks.samples.iter().filter(|(_, sample)| sample.ask_at <= now.mono);
+        let due: Vec<(NodeId, ClockOffset)> = due.map(|(id, sample)| (*id, sample.offset)).collect();
+        for (id, offset) in due {
+            let ask_at = self.next_question(now, offset);
+            self.clocks.samples.entry(id).and_modify(|sample| sample.ask_at = ask_at);
             let contact = self.table.find(&id).copied().filter(|_| self.peers.tells_time(&id));
             if let Some(contact) = contact.filter(|_| self.may_call()) {
                 self.call(now, contact, Purpose::AskTime, out);
             }
         }
-        if self.clocks.samples.is_empty() {
-            self.timers.cancel(Timer::AskTime);
-        } else {
-            self.hasten_after(Timer::AskTime, now, ASK_PAUSE);
+        match self.clocks.samples.values().map(|sample| sample.ask_at).min() {
+            Some(next) => self.timers.set(Timer::AskTime, next),
+            None => self.timers.cancel(Timer::AskTime),
         }
         self.compare_clocks(now, out); // the own clock may have been set; a report may be due again
     }

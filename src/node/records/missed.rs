@@ -1,5 +1,5 @@
 //! Newer records that this node has refused although it stores an older one of their keys: its disk fails, too much waits
-//! for the disk, or there is no room.
+//! for the disk, there is no room, or most peers say that its clock is fast.
 //!
 //! Other nodes store these records, and PUTs of them are confirmed without this node. So it returns the older ones only
 //! after a lookup, and to peers as tentative ([`Node::is_tentative`]), until it stores a newer one. What it has missed for
@@ -87,7 +87,7 @@ impl Node {
         if self.missed.is_empty() {
             return;
         }
-        let accepts = self.saving.disk != Disk::Fails && !self.saving.is_full();
+        let accepts = self.saving.disk != Disk::Fails && !self.saving.is_full() && !self.clock_differs();
         if !accepts || !self.status.is_settled() || now.mono < self.missed.settle_at {
             return self.timers.set(Timer::Missed, now.mono + RETRIED);
         }

@@ -324,9 +324,11 @@ impl Node {
     }
 
     /// A peer stores the record of `entry`, which is too far ahead for this node. The claim needs no proof if the
-    /// record does not either.
+    /// record does not either, or if this node only looks at others before it answers.
     pub(super) fn note_newer_claim(&mut self, now: Now, entry: &Entry) {
-        if entry.rank.class == Class::Plain {
+        if !entry.rank.version.is_too_early(now.wall) {
+            self.note_missed(now, &entry.key, entry.rank);
+        } else if entry.rank.class == Class::Plain {
             self.note_newer(now, &entry.key, entry.rank);
         }
     }

@@ -335,9 +335,8 @@ impl Node {
         if entry.rank.life == Life::Over {
             return self.bury_as_told(now, &entry);
         }
-        let version = entry.rank.version;
         let comparison = self.compare(now, &entry);
-        if comparison == Comparison::Invalid && version.is_too_early(now.wall) {
+        if comparison == Comparison::Invalid {
             self.note_newer_claim(now, &entry);
         }
         if comparison == Comparison::Same {

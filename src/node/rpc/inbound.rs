@@ -125,9 +125,13 @@ impl Node {
 
 /// Versions too far ahead.
 impl Node {
-    /// This node refuses `block` as too far ahead. If peers say that its own clock is behind, the record is real.
+    /// This node refuses `block` as too far ahead. If either its own clock or the peers say otherwise, the record is
+    /// real.
     #[cold]
     fn note_early(&mut self, now: Now, block: &RecordBlock<'_>) {
+        if !block.version.is_too_early(now.wall) {
+            return self.note_missed(now, &block.key, block.rank());
+        }
         let is_held = self.storage.find(now.mono, &block.key).is_some();
         let is_real = || {
             block.class == Class::Plain

@@ -457,7 +457,7 @@ impl Node {
         self.retire_duplicate(now, id, out);
         self.bound_connections(now, out);
         self.send_instead_of_dialling(now, &conn.peer, out);
-        if conn.is_dialled() {
+        if conn.is_dialled() || self.clocks.knows(&conn.peer) {
             self.clock_heard(now, conn.peer, conn.address, hello.wall, out);
         }
         self.name_bridges(now, id, out);

@@ -1,0 +1,109 @@
+//! The clocks that peers have told are asked again, because hosts start with wrong clocks and set them soon after
+//! (section 3, Clocks).
+
+use dht::node::Status;
+use dht::node::action::ConnId;
+use dht::time::WallTime;
+use dht::wire::codec::List;
+use dht::wire::peer::{
+    Entry, ErrorCode, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, FLAG_TELLS_TIME, Hello, PeerMessage, RecordBlock, Reply,
+    Request, Want,
+};
+
+use crate::clock::HOUR_MILLIS;
+use crate::harness::{Harness, block, confirmed, given, greeting, key, nodes, secs, stored, success, version_at};
+
+const FLAGS: u16 = FLAG_SERVING | FLAG_TELLS_TIME;
+
+/// The wall clock that shows so many milliseconds after the start of the test.
+fn wall(ahead: u64) -> WallTime {
+    WallTime::from_millis(version_at(ahead).time().as_millis())
+}
+
+/// A node whose clock is an hour ahead of those of its three contacts.
+fn with_slow_peers() -> Harness {
+    let mut harness = Harness::new(dht::node::params::Params::default());
+    harness.wall_ahead = HOUR_MILLIS;
+    for peer in [1, 2, 3] {
+        let at = std::net::SocketAddr::from(([198, 51, peer, 1], 7402));
+        harness.add_contact_saying(peer, at, Hello { flags: FLAGS, wall: wall(0), ..greeting() });
+    }
+    harness
+}
+
+/// Whether a PUT sends copies. This node refuses PUTs while most peers call its clock fast.
+fn takes_puts(harness: &mut Harness) -> bool {
+    harness.put(confirmed(9, b"v"));
+    !harness.copies().is_empty()
+}
+
+/// The peers that are asked for the time, and the requests.
+fn asked_for_time(harness: &mut Harness) -> Vec<(ConnId, dht::id::RpcId, ())> {
+    harness.all_requests(|request| matches!(request, Request::Time).then_some(()))
+}
+
+#[test]
+fn peers_whose_clocks_differ_are_asked_again_after_some_seconds() {
+    let mut harness = with_slow_peers();
+    assert!(!takes_puts(&mut harness));
+    harness.pass(secs(6));
+    let asked = asked_for_time(&mut harness);
+    assert_eq!(asked.len(), 3);
+    for (conn, rpc, ()) in asked {
+        harness.reply(conn, rpc, Reply::Time(wall(HOUR_MILLIS + 6_000)));
+    }
+    assert!(takes_puts(&mut harness));
+    harness.pass(secs(60));
+    assert!(asked_for_time(&mut harness).is_empty(), "their clocks agree now");
+}
+
+/// A peer that restarts dials this node, so this node does not dial it.
+#[test]
+fn the_clock_of_a_peer_that_this_node_had_dialled_counts_when_that_peer_dials() {
+    let mut harness = with_slow_peers();
+    for peer in [1, 2] {
+        let conn = harness.accept(peer);
+        harness.send(conn, &PeerMessage::Hello(Hello { flags: FLAGS, wall: wall(HOUR_MILLIS), ..greeting() }));
+    }
+    assert!(takes_puts(&mut harness));
+}
+
+fn older() -> RecordBlock<'static> {
+    RecordBlock { replication: 4, ..block(1, b"older") }
+}
+
+fn newer() -> RecordBlock<'static> {
+    RecordBlock { replication: 4, version: version_at(HOUR_MILLIS), ..block(1, b"newer") }
+}
+
+fn refuse_copy(harness: &mut Harness, asker: ConnId) {
+    assert_eq!(harness.ask(asker, Request::Store(newer())), Reply::Error(ErrorCode::TOO_EARLY));
+}
+
+fn refuse_offer(harness: &mut Harness, asker: ConnId) {
+    let offered = [Entry { key: key(1), rank: newer().rank(), crc: newer().crc }];
+    assert_eq!(harness.ask(asker, Request::Offer(List::lend(&offered))), Reply::Error(ErrorCode::TOO_EARLY));
+}
+
+/// The peers may be wrong: then others store the newer record.
+#[test]
+fn a_record_whose_successor_is_refused_because_peers_call_the_clock_fast_is_tentative_and_not_returned_alone() {
+    for refuse in [refuse_copy, refuse_offer] {
+        let mut harness = with_slow_peers();
+        harness.pass(secs(2));
+        assert_eq!(harness.node.status(), Status::Settled);
+        let asker = harness.accept(9);
+        harness.send(asker, &PeerMessage::Hello(Hello { flags: FLAG_KNOWS_TENTATIVE, port: 0, ..greeting() }));
+        assert_eq!(harness.ask(asker, Request::Store(older())), stored(&older()));
+        let reader = harness.get(key(1));
+        assert_eq!(harness.answer(reader), success(1, b"older"));
+        refuse(&mut harness, asker);
+        let found = harness.ask(asker, Request::FindValue { key: key(1), want: Want::default() });
+        assert!(matches!(found, Reply::Value { is_tentative: true, .. }), "{found:?}");
+        (1..=3).for_each(|peer| harness.make_scripted(peer));
+        let reader = harness.get(key(1));
+        assert_eq!(harness.answer(reader), None);
+        harness.answer_find_value(|peer, want| Some(if peer < 3 { given(newer(), want) } else { nodes(&[]) }));
+        assert_eq!(harness.answer(reader), success(1, b"newer"));
+    }
+}

@@ -212,9 +212,10 @@ impl Table {
         closer < n
     }
 
-    /// The same, if this node surely knows: `key` is *near*, which means that at most k live members share as many
+    /// The same, if this node surely knows: `key` is *near*, which means that fewer than k live members share as many
     /// leading bits with the own id as `key` does. Of that part of the key space this node knows all nodes, because each
-    /// of them looks up its own id and finds the others. Of a part that is farther away it may know few.
+    /// of them looks up its own id and finds the others, as far as k of them. Of a part that is farther away it may know
+    /// few.
     pub fn surely_fewer_closer(&self, key: &Key, n: usize) -> bool {
         let own = self.me.key().distance(key);
         let (mut closer, mut near, mut is_near) = (0, 0, false);
@@ -224,7 +225,7 @@ impl Table {
             closer += if differs { live } else { 0 };
             near += if is_near { live } else { 0 };
         }
-        closer < n && near <= self.k
+        closer < n && near < self.k
     }
 
     /// How many live members are closer to `key` than `id` is; `id` need not be a member. This node is not
@@ -487,7 +488,7 @@ mod tests {
         ) {
             let shared = |other: &Key| me().key().distance(other).shared_bits().unwrap_or(usize::MAX);
             let near = table.iter().filter(|contact| shared(contact.id.key()) >= shared(&key)).count();
-            prop_assert_eq!(table.surely_fewer_closer(&key, n), table.fewer_closer(&key, n) && near <= table.k);
+            prop_assert_eq!(table.surely_fewer_closer(&key, n), table.fewer_closer(&key, n) && near < table.k);
         }
 
         #[test]

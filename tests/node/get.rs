@@ -71,11 +71,11 @@ fn a_local_record_in_scope_is_served_without_asking_a_peer() {
     assert_eq!(harness.node.counters().gets_local, 1);
 }
 
-/// Section 2, Scope: this node knows four nodes that are closer to the key. If it knows more than k in all, there may be
-/// many more in the half of the key space that has the key.
+/// Section 2, Scope: this node knows three nodes that are closer to the key. If it knows k in all, there may be more in
+/// the half of the key space that has the key.
 #[test]
 fn a_local_record_in_scope_is_not_served_alone_where_this_node_may_know_few_nodes() {
-    for (near, is_alone) in [(129..=145, true), (129..=146, false)] {
+    for (near, is_alone) in [(129..=144, true), (129..=145, false)] {
         let mut harness = Harness::with_contacts(Params::default(), (1..=3).chain(near));
         let asker = harness.accept(9);
         let hello = Hello { flags: FLAG_KNOWS_TENTATIVE, port: 0, ..greeting() };

@@ -56,6 +56,7 @@ use crate::node::action::{Actions, Caller, ClientId, ConnId, Fault, Taken};
 use crate::node::membership::address_book::AddressBook;
 use crate::node::membership::alone::Absences;
 use crate::node::membership::clock::Clocks;
+use crate::node::membership::dialled::DialledBy;
 use crate::node::membership::join::Join;
 use crate::node::membership::liveness::Liveness;
 use crate::node::membership::sleep::Sleep;
@@ -128,6 +129,7 @@ pub struct Node {
     sleep: Sleep,
     clocks: Clocks,
     liveness: Liveness,
+    dialled_by: DialledBy,
     schedule: Schedule,
     offers: Offers,
     /// Copies in flight to other nodes.
@@ -202,6 +204,7 @@ impl Node {
             address_book: AddressBook::default(),
             absences: Absences::new(now, params.bootstraps.len()),
             liveness: Liveness::default(),
+            dialled_by: DialledBy::default(),
             schedule: Schedule::default(),
             offers: Offers::default(),
             copies: Copies::default(),
@@ -308,6 +311,7 @@ impl Node {
             match timer {
                 Timer::Heartbeat => self.on_heartbeat(now, out),
                 Timer::AskTime => self.ask_for_time(now, out),
+                Timer::Undialled => self.report_undialled(now),
                 Timer::Join => self.join(now, out),
                 Timer::Refresh => self.refresh(now, out),
                 Timer::RetryPuts => self.retry_puts(now, out),

@@ -23,6 +23,8 @@ pub(crate) enum Timer {
     Heartbeat,
     /// Ask peers for their wall clocks.
     AskTime,
+    /// Log that peers cannot dial this node.
+    Undialled,
     /// Tell peers what has changed between the address families.
     Families,
     /// Become settled, even if neighbours have not answered yet.

@@ -408,6 +408,11 @@ impl Network {
         }
     }
 
+    /// From now on all dials to `number` time out; its connections go on.
+    pub(super) fn shield(&mut self, number: Number) {
+        self.hosts[number.index()].accepts = false;
+    }
+
     /// Whether there is a partition.
     pub(super) fn is_partitioned(&self) -> bool {
         self.hosts.iter().any(|host| host.side != self.hosts[0].side)

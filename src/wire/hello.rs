@@ -45,6 +45,9 @@ pub const FLAG_KNOWS_TENTATIVE: u16 = 32;
 /// did not run.
 pub const FLAG_UNSETTLED: u16 = 64;
 
+/// Flag of a HELLO: the receiver is a contact of the sender, which has dialled it before.
+pub const FLAG_DIALLED: u16 = 128;
+
 /// What a node tells of the two address families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bridges<'a> {

@@ -14,8 +14,8 @@ use crate::time::WallTime;
 use crate::wire::codec::{Item, List, Reader, WireError};
 use crate::wire::frame::{Frame, put_header};
 pub use crate::wire::hello::{
-    Bridges, FLAG_BRIDGE, FLAG_IPV4, FLAG_IPV6, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, FLAG_TELLS_TIME, FLAG_UNSETTLED,
-    Hello,
+    Bridges, FLAG_BRIDGE, FLAG_DIALLED, FLAG_IPV4, FLAG_IPV6, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, FLAG_TELLS_TIME,
+    FLAG_UNSETTLED, Hello,
 };
 use crate::wire::{self, Kind};
 

@@ -36,6 +36,7 @@ const ASIDE: &str = "src/node/records/aside.rs";
 const BRIDGES: &str = "src/node/rpc/bridges.rs";
 const FAMILIES: &str = "src/node/rpc/families.rs";
 const RELAY: &str = "src/node/query/relay.rs";
+const DIALLED: &str = "src/node/membership/dialled.rs";
 const CLOCK: &str = "src/node/membership/clock.rs";
 const LOOKUP: &str = "src/lookup/mod.rs";
 const GET: &str = "src/node/query/read_quorum.rs";
@@ -950,8 +951,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "unsettled: what a node stores that has not settled is tentative",
         file: ACCEPT,
-        line: "!self.status.is_settled() || self.missed.contains(key) || !self.table.surely_fewer_closer(key, self.params.k)",
-        mutation: "self.missed.contains(key) || !self.table.surely_fewer_closer(key, self.params.k)",
+        line: "!self.status.is_settled() || self.missed.contains(key) || !self.surely_in_scope(key, self.params.k)",
+        mutation: "self.missed.contains(key) || !self.surely_in_scope(key, self.params.k)",
         tests: &["what_a_settling_node_stores_is_tentative"],
     },
     Guard {
@@ -992,8 +993,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "missed: a record whose successor was refused is tentative",
         file: ACCEPT,
-        line: "!self.status.is_settled() || self.missed.contains(key) || !self.table.surely_fewer_closer(key, self.params.k)",
-        mutation: "!self.status.is_settled() || !self.table.surely_fewer_closer(key, self.params.k)",
+        line: "!self.status.is_settled() || self.missed.contains(key) || !self.surely_in_scope(key, self.params.k)",
+        mutation: "!self.status.is_settled() || !self.surely_in_scope(key, self.params.k)",
         tests: &["after_a_refusal_the_older_record_is_tentative_and_not_returned_alone"],
     },
     Guard {
@@ -1064,9 +1065,23 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "GET: a node answers alone only where it surely is a replica",
         file: ACCEPT,
-        line: "self.table.surely_fewer_closer(key, usize::from(replication))",
-        mutation: "self.table.fewer_closer(key, usize::from(replication))",
+        line: "self.is_dialled() && self.table.surely_fewer_closer(key, replication)",
+        mutation: "self.is_dialled() && self.table.fewer_closer(key, replication)",
         tests: &["a_local_record_in_scope_is_not_served_alone_where_this_node_may_know_few_nodes"],
+    },
+    Guard {
+        name: "dialled: a node returns its records alone only if its contacts have dialled it",
+        file: DIALLED,
+        line: "self.dialled_by.is_enough = 2 * missing <= self.nearby.len();",
+        mutation: "self.dialled_by.is_enough = missing <= self.nearby.len();",
+        tests: &["a_node_returns_its_records_alone_once_half_of_its_contacts_have_dialled_it"],
+    },
+    Guard {
+        name: "dialled: otherwise its copy does not count",
+        file: PUTTING,
+        line: "let me = (self.params.serving == Serving::Yes && self.is_dialled()).then_some(self.me.id);",
+        mutation: "let me = (self.params.serving == Serving::Yes).then_some(self.me.id);",
+        tests: &["the_copy_of_a_node_that_nobody_has_dialled_does_not_count"],
     },
     Guard {
         name: "GET: a record cannot lower the quorum below the smallest replication",

@@ -22,7 +22,8 @@ use dht::wire::api::{ApiReply, ApiRequest, Confirm, Put};
 use dht::wire::codec::List;
 use dht::wire::frame::next_frame;
 use dht::wire::peer::{
-    Content, Entry, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, RecordBlock, Reply, Request, StoreOutcome, Want,
+    Content, Entry, FLAG_DIALLED, FLAG_SERVING, Hello, PROTOCOL, PeerMessage, RecordBlock, Reply, Request,
+    StoreOutcome, Want,
 };
 
 /// The port on which every peer listens.
@@ -293,7 +294,7 @@ impl Harness {
         assert_eq!(*to, at);
         self.close(first);
         let conn = self.secure(id(peer), at, Origin::Dialled(*dial));
-        self.send(conn, &PeerMessage::Hello(hello));
+        self.send(conn, &PeerMessage::Hello(Hello { flags: hello.flags | FLAG_DIALLED, ..hello }));
         self.sent(first);
         self.sent(conn);
         self.automatic.insert(id(peer));
@@ -632,10 +633,17 @@ pub(crate) fn millis(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// The HELLO of a serving peer of the same network.
+/// The HELLO of a serving peer of the same network, which has this node as a contact.
 pub(crate) fn greeting() -> Hello<'static> {
     let wall = WallTime::from_millis(EPOCH_MILLIS);
-    Hello { protocol: PROTOCOL, flags: FLAG_SERVING, network: [0; 32], port: PORT, wall, agent: "harness" }
+    Hello {
+        protocol: PROTOCOL,
+        flags: FLAG_SERVING | FLAG_DIALLED,
+        network: [0; 32],
+        port: PORT,
+        wall,
+        agent: "harness",
+    }
 }
 
 pub(crate) fn hello() -> Message {

@@ -9,6 +9,7 @@
 
 mod clock;
 mod clock_restart;
+mod dialled;
 mod duplicate_connections;
 mod durability;
 mod failures;

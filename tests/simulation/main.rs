@@ -12,6 +12,7 @@ mod growth;
 mod last_node;
 mod partitions;
 mod restarts;
+mod shielded;
 mod sleepers;
 mod stalls;
 

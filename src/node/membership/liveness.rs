@@ -61,6 +61,7 @@ impl Node {
     pub(crate) fn contact_found(&mut self, now: Now, contact: Contact, out: &mut Actions) {
         debug!("contact found {contact}");
         self.address_book.note_met(&contact.id);
+        self.count_dialled(now);
         self.not_alone(now, "a contact answers");
         if self.status == Status::Joining {
             self.look_up_self(now, None, out);
@@ -163,6 +164,7 @@ impl Node {
     fn after_loss(&mut self, now: Now, id: &NodeId, was_live: bool) {
         self.offers.forget(id);
         self.copies.forget(id);
+        self.count_dialled(now);
         if was_live {
             self.offer_after_change(now, id, Change::Lost);
             self.hand_over_again(HandOver::Unverified);

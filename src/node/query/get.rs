@@ -111,7 +111,7 @@ impl Node {
             Access::Alone | Access::Leaving => true,
             Access::Starting { .. } | Access::Settling => false,
             Access::Settled => {
-                self.params.serving == Serving::Yes && self.surely_in_scope(key, known.record.replication)
+                self.params.serving == Serving::Yes && self.surely_in_scope(key, known.record.replication.into())
             }
         };
         // Other nodes may have stored the record of an earlier PUT, and a later one, while this node slept.

@@ -250,7 +250,7 @@ impl Node {
     /// The lookup of a PUT is done, so this attempt starts to send copies: as many nodes have answered as
     /// the record needs replicas, or all reachable ones.
     pub(crate) fn spread_put(&mut self, now: Now, query: QueryId, out: &mut Actions) {
-        let me = (self.params.serving == Serving::Yes).then_some(self.me.id);
+        let me = (self.params.serving == Serving::Yes && self.is_dialled()).then_some(self.me.id);
         if self.queries.put(query).is_some_and(Put::looks_again) {
             return self.look_up_replicas(now, query, out);
         }

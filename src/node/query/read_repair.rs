@@ -28,8 +28,9 @@ impl Node {
         if self.status.is_leaving() || self.queries.writing(&key).is_some() {
             return;
         }
-        let in_scope =
-            self.status.is_settled() && self.params.serving == Serving::Yes && self.surely_in_scope(&key, replication);
+        let in_scope = self.status.is_settled()
+            && self.params.serving == Serving::Yes
+            && self.surely_in_scope(&key, replication.into());
         if in_scope || self.storage.find(now.mono, &key).is_some() {
             self.hold(now, found.record.clone(), found.expires, Source::Peer);
         }

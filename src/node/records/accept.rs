@@ -124,16 +124,16 @@ impl Node {
     }
 
     /// Whether this node surely is a replica of a record of `key` with that `replication`: fewer than `replication` known
-    /// nodes are nearer to the key, and it knows all nodes near the key (`PROTOCOL.md` 2, Scope). Only then it answers
-    /// alone: otherwise PUTs may find k closer nodes, and replace the record only there.
-    pub(crate) fn surely_in_scope(&self, key: &Key, replication: u8) -> bool {
-        self.table.surely_fewer_closer(key, usize::from(replication))
+    /// nodes are nearer to the key, it knows all nodes near the key (`PROTOCOL.md` 2, Scope), and they can dial it. Only
+    /// then it answers alone: otherwise PUTs may find other nodes, and replace the record only there.
+    pub(crate) fn surely_in_scope(&self, key: &Key, replication: usize) -> bool {
+        self.is_dialled() && self.table.surely_fewer_closer(key, replication)
     }
 
     /// Whether a PUT may have replaced a record of `key` at others, and not here: this node has not settled, has refused a
-    /// newer record, or is perhaps not among the k closest to the key.
+    /// newer record, is perhaps not among the k closest to the key, or cannot be dialled.
     pub(crate) fn is_tentative(&self, key: &Key) -> bool {
-        !self.status.is_settled() || self.missed.contains(key) || !self.table.surely_fewer_closer(key, self.params.k)
+        !self.status.is_settled() || self.missed.contains(key) || !self.surely_in_scope(key, self.params.k)
     }
 
     /// Whether this node stores such a record for others. A bridge is a replica in each family; it answers

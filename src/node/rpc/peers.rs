@@ -31,7 +31,8 @@ use crate::node::timers::Timers;
 use crate::routing::{Observed, Suggested};
 use crate::time::{Now, Time};
 use crate::wire::peer::{
-    ErrorCode, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, FLAG_TELLS_TIME, FLAG_UNSETTLED, Hello, PROTOCOL, PeerMessage, Reply,
+    ErrorCode, FLAG_DIALLED, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, FLAG_TELLS_TIME, FLAG_UNSETTLED, Hello, PROTOCOL,
+    PeerMessage, Reply,
 };
 
 /// How often a request is sent again at most because its connections end, while another connection with the peer is
@@ -399,7 +400,7 @@ impl Node {
         self.peers.conns.insert(id, conn);
         self.peers.by_id.entry(peer).or_default().push(id);
         self.peers.deadlines.set(id, now.mono + HELLO_TIMEOUT);
-        out.send(id, &PeerMessage::Hello(self.hello(now)), None);
+        out.send(id, &PeerMessage::Hello(self.hello(now, &peer)), None);
         if self.status.is_leaving() {
             out.send(id, &PeerMessage::Goodbye, None);
         }
@@ -414,14 +415,17 @@ impl Node {
         }
     }
 
-    fn hello(&self, now: Now) -> Hello<'static> {
+    /// The HELLO to `peer`.
+    fn hello(&self, now: Now, peer: &NodeId) -> Hello<'static> {
         let port = match self.params.serving {
             Serving::Yes => self.me.port,
             Serving::No => 0,
         };
+        let unsettled = if self.join.was_settled() { 0 } else { FLAG_UNSETTLED };
+        let dialled = if self.table.contains(peer) { FLAG_DIALLED } else { 0 };
         Hello {
             protocol: PROTOCOL,
-            flags: self.flags() | if self.join.was_settled() { 0 } else { FLAG_UNSETTLED },
+            flags: self.flags() | unsettled | dialled,
             network: self.params.network,
             port,
             wall: now.wall,
@@ -479,6 +483,7 @@ impl Node {
                 self.dial_back(now, id, out);
             }
         }
+        self.note_dialled(now, conn.peer, !conn.is_dialled() || hello.flags & FLAG_DIALLED != 0);
         self.on_flags(now, id, hello.flags, Loss::Restarted, out);
         self.consider_joined(now, out);
     }

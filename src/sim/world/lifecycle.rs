@@ -194,6 +194,12 @@ impl World {
         self.last_disruption = Some(self.now);
     }
 
+    /// Puts a node behind a firewall: from now on nobody can dial it. Its connections go on, and it can dial others.
+    pub fn shield(&mut self, number: Number) {
+        self.network.shield(number);
+        self.last_disruption = Some(self.now);
+    }
+
     /// From now on the nodes that `is_full` selects have no room for any reply: they send ERROR 429 instead.
     pub fn fill(&mut self, is_full: impl Fn(Number) -> bool) {
         self.network.fill(is_full);

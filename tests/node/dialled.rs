@@ -1,0 +1,80 @@
+//! A node that peers cannot dial is a contact of nobody, so PUTs do not find it (section 2, HELLO).
+
+use dht::node::action::{ConnId, Origin};
+use dht::wire::api::Put;
+use dht::wire::peer::{
+    FLAG_DIALLED, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, Hello, PeerMessage, RecordBlock, Reply, Request, Want,
+};
+
+use crate::harness::{Harness, address, block, confirmed, greeting, hello, id, key, stored, success};
+
+/// A node that has dialled its contacts 1 to 3; none of them has dialled it.
+fn undialled() -> Harness {
+    let mut harness = Harness::founder();
+    for peer in 1..=3 {
+        let first = harness.accept(peer);
+        harness.send(first, &hello());
+        let dial = harness.dial_of(peer);
+        harness.close(first);
+        let conn = harness.secure(id(peer), address(peer), Origin::Dialled(dial));
+        harness.send(conn, &PeerMessage::Hello(Hello { flags: FLAG_SERVING, ..greeting() }));
+        harness.make_automatic(peer);
+    }
+    harness.forget_actions();
+    harness
+}
+
+/// A peer that only asks.
+fn asker(harness: &mut Harness) -> ConnId {
+    let asker = harness.accept(9);
+    harness.send(asker, &PeerMessage::Hello(Hello { flags: FLAG_KNOWS_TENTATIVE, port: 0, ..greeting() }));
+    asker
+}
+
+fn is_tentative(harness: &mut Harness, asker: ConnId) -> bool {
+    let found = harness.ask(asker, Request::FindValue { key: key(1), want: Want::default() });
+    let Reply::Value { is_tentative, .. } = found else { panic!("{found:?}") };
+    is_tentative
+}
+
+#[test]
+fn a_node_returns_its_records_alone_once_half_of_its_contacts_have_dialled_it() {
+    let mut harness = undialled();
+    let asker = asker(&mut harness);
+    let record = RecordBlock { replication: 4, ..block(1, b"v") };
+    assert_eq!(harness.ask(asker, Request::Store(record)), stored(&record));
+    for (peer, is_enough) in [(0, false), (1, false), (2, true)] {
+        if peer > 0 {
+            let conn = harness.accept(peer);
+            harness.send(conn, &hello());
+        }
+        assert_eq!(is_tentative(&mut harness, asker), !is_enough, "{peer}");
+        let reader = harness.get(key(1));
+        assert_eq!(harness.answer(reader), is_enough.then(|| success(1, b"v").expect("an answer")), "{peer}");
+    }
+}
+
+#[test]
+fn the_copy_of_a_node_that_nobody_has_dialled_does_not_count() {
+    let mut harness = undialled();
+    let client = harness.put(Put { replication: 3, ..confirmed(128, b"v") }); // this node is the closest
+    let copies = harness.copies();
+    assert_eq!((copies.len(), harness.node.storage().len()), (3, 0));
+    for (conn, rpc, copy) in copies {
+        assert_eq!(harness.answer(client), None);
+        harness.reply(conn, rpc, stored(&copy));
+    }
+    assert_eq!(harness.answer(client), success(128, b""));
+}
+
+/// A peer that has this node as a contact need not dial it again, for example after a restart.
+#[test]
+fn a_hello_says_whether_the_receiver_is_a_contact() {
+    let mut harness = Harness::with_contacts(dht::node::params::Params::default(), [1]);
+    for (peer, is_contact) in [(1, true), (2, false)] {
+        let conn = harness.accept(peer);
+        let said = harness.sent(conn);
+        let Some(PeerMessage::Hello(said)) = said.first() else { panic!("{said:?}") };
+        assert_eq!(said.flags & FLAG_DIALLED != 0, is_contact);
+    }
+}

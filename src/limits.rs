@@ -198,8 +198,12 @@ pub const HEDGE_MIN: Duration = Duration::from_millis(10);
 pub const DIALS_MAX: usize = 256;
 
 /// Dials in flight that only verify a contact (dial-back, replacement), so that they cannot use up all
-/// dials of lookups.
+/// dials of lookups. Lookups leave room for them: a node that nobody dials back is found by no PUT.
 pub const PROBES_MAX: usize = 32;
+
+/// The smallest `peer_connections_max`. A lookup and a PUT use k connections each, and k nodes dial back a newcomer: with
+/// fewer connections than that, nodes would not know each other.
+pub const PEER_CONNECTIONS_MIN: u64 = 3 * K_MAX as u64;
 
 /// From the end of the TLS handshake to the HELLO of the peer.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);

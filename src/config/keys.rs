@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::limits::K_MAX;
+use crate::limits::{K_MAX, PEER_CONNECTIONS_MIN};
 use crate::node::params::{Reads, Serving};
 
 use super::settings::{Settings, network_of};
@@ -42,7 +42,9 @@ pub(super) const KEYS: &[(&str, Read)] = &[
     ("address_groups", |s, v| set(&mut s.params.address_groups, value::address_groups(v))),
     ("leave_timeout", |s, v| set(&mut s.params.leave_timeout, value::span(v, millis(100)..=hours(1)))),
     ("storage_bytes_max", |s, v| set(&mut s.params.storage_bytes_max, value::size(v, 1 << 20..=1 << 40))),
-    ("peer_connections_max", |s, v| set(&mut s.params.peer_connections_max, value::number(v, 8..=65_536))),
+    ("peer_connections_max", |s, v| {
+        set(&mut s.params.peer_connections_max, value::number(v, PEER_CONNECTIONS_MIN..=65_536))
+    }),
 ];
 
 /// The global key that all VoidPhone modules share.

@@ -349,7 +349,7 @@ mod tests {
              k = 10\nalpha = 4\nreplication_default = 5\nreplication_min = 2\nttl_default = 1m\nttl_min = 5\n\
              ttl_max = 1h\nrequest_timeout = 5\nrpc_timeout = 500ms\nrefresh_interval = 10m\nleave_timeout = 0.5\n\
              read_quorum = 3\nsecure = yes\nreplicate_interval = 30m\ndurability = always\naddress_groups = strict\n\
-             [dht]\nstorage_bytes_max = 1 GiB\npeer_connections_max = 8\n"
+             [dht]\nstorage_bytes_max = 1 GiB\npeer_connections_max = 60\n"
         );
         let found = Settings::parse(Path::new("/etc/voidphone/config.ini"), &text).expect("no mistakes").0;
         assert_eq!(found.hostkey.as_deref(), Some(Path::new("/etc/voidphone/keys/host.pem")));
@@ -371,7 +371,7 @@ mod tests {
         assert_eq!((params.read_quorum, params.reads), (3, Reads::Secure));
         assert_eq!(params.replicate_interval, Duration::from_mins(30));
         assert_eq!((params.durability, params.address_groups), (Durability::Always, AddressGroups::Strict));
-        assert_eq!((params.storage_bytes_max, params.peer_connections_max), (1 << 30, 8));
+        assert_eq!((params.storage_bytes_max, params.peer_connections_max), (1 << 30, 60));
         assert_eq!((params.serving, params.families), (Serving::Yes, Families::Both));
         assert_eq!(params.bootstraps.len(), 1);
         assert_eq!(params.bootstraps[0].at.to_string(), "dht.example.org:6001");

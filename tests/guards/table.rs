@@ -1077,6 +1077,13 @@ pub(crate) const GUARDS: &[Guard] = &[
         tests: &["a_node_returns_its_records_alone_once_half_of_its_contacts_have_dialled_it"],
     },
     Guard {
+        name: "dialled: dials of lookups leave room for those back",
+        file: PEERS,
+        line: "DialReason::Request(_) => DIALS_MAX - PROBES_MAX,",
+        mutation: "DialReason::Request(_) => DIALS_MAX,",
+        tests: &["dials_of_lookups_leave_room_for_those_that_dial_a_newcomer_back"],
+    },
+    Guard {
         name: "dialled: otherwise its copy does not count",
         file: PUTTING,
         line: "let me = (self.params.serving == Serving::Yes && self.is_dialled()).then_some(self.me.id);",
@@ -1244,8 +1251,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "sleep: a contact that was replaced and sends is a contact again",
         file: PEERS,
-        line: "} else if self.peers.route(&contact.id).is_some() {",
-        mutation: "} else if false && self.peers.route(&contact.id).is_some() {",
+        line: "if may_enter && is_verified && self.peers.route(&contact.id).is_some() {",
+        mutation: "if false {",
         tests: &["a_contact_that_was_replaced_and_sends_on_the_connection_that_this_node_dialled_is_a_contact_again"],
     },
     Guard {

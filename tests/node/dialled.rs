@@ -1,12 +1,13 @@
 //! A node that peers cannot dial is a contact of nobody, so PUTs do not find it (section 2, HELLO).
 
+use dht::contact::Contact;
 use dht::node::action::{ConnId, Origin};
 use dht::wire::api::Put;
 use dht::wire::peer::{
     FLAG_DIALLED, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, Hello, PeerMessage, RecordBlock, Reply, Request, Want,
 };
 
-use crate::harness::{Harness, address, block, confirmed, greeting, hello, id, key, stored, success};
+use crate::harness::{Harness, address, block, confirmed, contact, greeting, hello, id, key, nodes, stored, success};
 
 /// A node that has dialled its contacts 1 to 3; none of them has dialled it.
 fn undialled() -> Harness {
@@ -77,4 +78,22 @@ fn a_hello_says_whether_the_receiver_is_a_contact() {
         let Some(PeerMessage::Hello(said)) = said.first() else { panic!("{said:?}") };
         assert_eq!(said.flags & FLAG_DIALLED != 0, is_contact);
     }
+}
+
+/// Contacts that peers have named do not answer.
+#[test]
+fn dials_of_lookups_leave_room_for_those_that_dial_a_newcomer_back() {
+    let mut harness = Harness::with_contacts(dht::node::params::Params::default(), [1]);
+    harness.make_scripted(1);
+    for nth in 0..80 {
+        harness.get(key(nth));
+        let named: Vec<Contact> = (0..3).map(|other| contact(10 + 3 * nth + other)).collect();
+        for (conn, rpc, ()) in harness.all_requests(|asked| matches!(asked, Request::FindValue { .. }).then_some(())) {
+            harness.reply(conn, rpc, nodes(&named));
+        }
+    }
+    assert_eq!(harness.dials().len(), 224);
+    let newcomer = harness.accept(5);
+    harness.send(newcomer, &hello());
+    harness.dial_of(5);
 }

@@ -4,7 +4,7 @@ use dht::contact::Contact;
 use dht::id::{Key, NodeId, RpcId};
 use dht::limits::{
     CLIENT_REQUESTS_MAX, DIALS_MAX, HEAD_REPLY_SIZE_MAX, LISTINGS_OWED_MAX, PEER_MESSAGE_SIZE_MAX, PEER_OUTBOX_MAX,
-    VALUES_OWED_MAX,
+    PROBES_MAX, VALUES_OWED_MAX,
 };
 use dht::node::action::{ClientId, ConnId};
 use dht::node::params::Params;
@@ -285,7 +285,7 @@ fn a_lookup_waits_for_room_to_dial() {
     let mut harness = Harness::founder();
     let conn = harness.add_contact(1);
     harness.make_scripted(1);
-    let others: Vec<_> = (0..DIALS_MAX).map(|n| harness.get(nth_key(n))).collect();
+    let others: Vec<_> = (0..DIALS_MAX - PROBES_MAX).map(|n| harness.get(nth_key(n))).collect();
     let mut dials = 0;
     while dials < others.len() {
         for (rpc, ..) in asked(&mut harness, conn) {

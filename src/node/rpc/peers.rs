@@ -292,14 +292,13 @@ impl Node {
         self.peers.is_dialling(&contact.id) || self.dial(DialReason::Request(contact), out)
     }
 
-    /// Dials `contact` to verify its address, unless that is verified or a dial is in flight.
-    pub(crate) fn probe(&mut self, contact: Contact, out: &mut Actions) {
+    /// Dials `contact` to verify its address, unless that is verified or a dial is in flight. `false` if too many dials
+    /// are.
+    pub(crate) fn probe(&mut self, contact: Contact, out: &mut Actions) -> bool {
         let is_known =
             self.peers.is_verified(&contact) || self.peers.is_dialling(&contact.id) || contact.id == self.me.id;
         let probes = self.peers.dials.values().filter(|dial| matches!(dial.reason, DialReason::Probe(_)));
-        if !is_known && probes.count() < PROBES_MAX {
-            self.dial(DialReason::Probe(contact), out);
-        }
+        is_known || probes.count() < PROBES_MAX && self.dial(DialReason::Probe(contact), out)
     }
 
     /// Dials the bootstrap of that number, unless a dial of it is in flight.
@@ -313,7 +312,11 @@ impl Node {
     fn dial(&mut self, reason: DialReason, out: &mut Actions) -> bool {
         // A leaving node dials only to hand over records and to finish the queries of its clients.
         let is_unwanted = self.status.is_leaving() && !matches!(reason, DialReason::Request(_));
-        if self.peers.dials.len() >= DIALS_MAX || is_unwanted {
+        let bound = match reason {
+            DialReason::Request(_) => DIALS_MAX - PROBES_MAX,
+            DialReason::Bootstrap(_) | DialReason::Probe(_) => DIALS_MAX,
+        };
+        if self.peers.dials.len() >= bound || is_unwanted {
             self.counters.requests_dropped += 1;
             return false;
         }
@@ -507,14 +510,14 @@ impl Node {
         if now.mono < conn.dial_back_at || self.peers.dials.values().any(|dial| dial.is_to(&contact.id)) {
             return; // the end of a dial that is in flight calls this again
         }
-        conn.dial_back_at = now.mono + UNRESPONSIVE_PAUSE;
         let is_unresponsive = self.table.is_unresponsive(&contact.id);
-        if self.table.suggest(contact) != Suggested::Room && !is_unresponsive {
-            return;
+        let may_enter = self.table.suggest(contact) == Suggested::Room || is_unresponsive;
+        let is_verified = self.peers.is_verified(&contact);
+        if may_enter && !is_verified && !self.probe(contact, out) {
+            return; // there is no room for the dial: the next message of the peer calls this again
         }
-        if !self.peers.is_verified(&contact) {
-            self.probe(contact, out);
-        } else if self.peers.route(&contact.id).is_some() {
+        self.peers.conns.entry(id).and_modify(|conn| conn.dial_back_at = now.mono + UNRESPONSIVE_PAUSE);
+        if may_enter && is_verified && self.peers.route(&contact.id).is_some() {
             self.add_contact(now, contact, out);
         }
     }

@@ -617,6 +617,27 @@ pub(crate) const GUARDS: &[Guard] = &[
         ],
     },
     Guard {
+        name: "clock: a peer that asks for the time is asked back",
+        file: INBOUND,
+        line: "self.was_asked_for_time(now, &caller.id);",
+        mutation: "",
+        tests: &["a_peer_that_asks_for_the_time_is_asked_back_unless_it_has_told_it_just_now"],
+    },
+    Guard {
+        name: "clock: what peers said long ago does not confirm a PUT that others contradict",
+        file: "src/node/query/contradictions.rs",
+        line: "if is_contradicted && self.is_evidence_old(now) {",
+        mutation: "if false {",
+        tests: &["what_peers_said_long_ago_does_not_confirm_a_put_that_others_contradict"],
+    },
+    Guard {
+        name: "clock: a contradicted PUT that peers store lives on",
+        file: PUTTING,
+        line: "if !differs && put.replicas_at_peers().next().is_some() {",
+        mutation: "if false {",
+        tests: &["a_put_that_a_peer_stores_and_another_refuses_fails_and_is_read_where_it_is_stored"],
+    },
+    Guard {
         name: "clock: two peers do not judge",
         file: CLOCK,
         line: "if differences.len() < JUDGES_MIN {",

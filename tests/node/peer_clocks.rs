@@ -3,7 +3,9 @@
 
 use dht::node::Status;
 use dht::node::action::ConnId;
+use dht::node::params::Params;
 use dht::time::WallTime;
+use dht::wire::api::Put;
 use dht::wire::codec::List;
 use dht::wire::peer::{
     Entry, ErrorCode, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, FLAG_TELLS_TIME, Hello, PeerMessage, RecordBlock, Reply,
@@ -11,7 +13,9 @@ use dht::wire::peer::{
 };
 
 use crate::clock::HOUR_MILLIS;
-use crate::harness::{Harness, block, confirmed, given, greeting, key, nodes, secs, stored, success, version_at};
+use crate::harness::{
+    Harness, block, confirmed, failure, given, greeting, key, nodes, secs, stored, success, version_at,
+};
 
 const FLAGS: u16 = FLAG_SERVING | FLAG_TELLS_TIME;
 
@@ -20,15 +24,20 @@ fn wall(ahead: u64) -> WallTime {
     WallTime::from_millis(version_at(ahead).time().as_millis())
 }
 
-/// A node whose clock is an hour ahead of those of its three contacts.
-fn with_slow_peers() -> Harness {
-    let mut harness = Harness::new(dht::node::params::Params::default());
+/// A node whose clock is an hour fast, and its contacts `peers`, whose clocks were fast by `ahead` milliseconds.
+fn fast_with(peers: &[u8], ahead: u64) -> Harness {
+    let mut harness = Harness::new(Params::default());
     harness.wall_ahead = HOUR_MILLIS;
-    for peer in [1, 2, 3] {
+    for &peer in peers {
         let at = std::net::SocketAddr::from(([198, 51, peer, 1], 7402));
-        harness.add_contact_saying(peer, at, Hello { flags: FLAGS, wall: wall(0), ..greeting() });
+        harness.add_contact_saying(peer, at, Hello { flags: FLAGS, wall: wall(ahead), ..greeting() });
     }
     harness
+}
+
+/// A node whose clock is an hour ahead of those of its three contacts.
+fn with_slow_peers() -> Harness {
+    fast_with(&[1, 2, 3], 0)
 }
 
 /// Whether a PUT sends copies. This node refuses PUTs while most peers call its clock fast.
@@ -106,4 +115,84 @@ fn a_record_whose_successor_is_refused_because_peers_call_the_clock_fast_is_tent
         harness.answer_find_value(|peer, want| Some(if peer < 3 { given(newer(), want) } else { nodes(&[]) }));
         assert_eq!(harness.answer(reader), success(1, b"newer"));
     }
+}
+
+/// A node whose clock was set asks for the time.
+#[test]
+fn a_peer_that_asks_for_the_time_is_asked_back_unless_it_has_told_it_just_now() {
+    let mut harness = Harness::new(Params::default());
+    let at = std::net::SocketAddr::from(([198, 51, 1, 1], 7402));
+    let conn = harness.add_contact_saying(1, at, Hello { flags: FLAGS, ..greeting() });
+    for (seconds, is_asked) in [(1, false), (5, true)] {
+        harness.pass(secs(seconds));
+        assert!(matches!(harness.ask(conn, Request::Time), Reply::Time(_)));
+        harness.wake();
+        assert_eq!(!asked_for_time(&mut harness).is_empty(), is_asked, "{seconds}");
+    }
+}
+
+/// One of three peers stores the copies of the PUT; the others refuse them because of its version.
+fn contradict(harness: &mut Harness) {
+    loop {
+        let copies = harness.copies();
+        if copies.is_empty() {
+            return;
+        }
+        for (conn, rpc, copy) in copies {
+            let is_refused = harness.peer_at(conn) > 1;
+            let answer = if is_refused { Reply::Error(ErrorCode::TOO_EARLY) } else { stored(&copy) };
+            harness.reply(conn, rpc, answer);
+        }
+    }
+}
+
+/// All clocks were fast together. Those of the peers are put right.
+#[test]
+fn what_peers_said_long_ago_does_not_confirm_a_put_that_others_contradict() {
+    let mut harness = fast_with(&[1, 2, 3], HOUR_MILLIS);
+    harness.pass(secs(60));
+    let client = harness.put(Put { replication: 3, ..confirmed(1, b"v") });
+    contradict(&mut harness);
+    assert_eq!(harness.answer(client), None);
+    harness.wake();
+    let asked = asked_for_time(&mut harness);
+    assert_eq!(asked.len(), 3);
+    for (conn, rpc, ()) in asked {
+        harness.reply(conn, rpc, Reply::Time(wall(60_000)));
+    }
+    harness.pass(secs(1));
+    contradict(&mut harness);
+    assert_eq!(harness.answer(client), failure(1));
+}
+
+#[test]
+fn what_peers_say_now_confirms_a_put_that_others_contradict() {
+    let mut harness = fast_with(&[1, 2, 3], HOUR_MILLIS);
+    harness.pass(secs(60));
+    let client = harness.put(Put { replication: 3, ..confirmed(1, b"v") });
+    contradict(&mut harness);
+    harness.wake();
+    for (conn, rpc, ()) in asked_for_time(&mut harness) {
+        harness.reply(conn, rpc, Reply::Time(wall(HOUR_MILLIS + 60_000)));
+    }
+    harness.pass(secs(1));
+    contradict(&mut harness);
+    assert_eq!(harness.answer(client), success(1, b""));
+}
+
+/// Two peers do not show whose clock is wrong. If the older value came back here, this node and the peer would differ.
+#[test]
+fn a_put_that_a_peer_stores_and_another_refuses_fails_and_is_read_where_it_is_stored() {
+    let mut harness = fast_with(&[1, 2], HOUR_MILLIS);
+    let client = harness.put(confirmed(1, b"old"));
+    for (conn, rpc, copy) in harness.copies() {
+        harness.reply(conn, rpc, stored(&copy));
+    }
+    assert_eq!(harness.answer(client), success(1, b""));
+    harness.pass(secs(1));
+    let client = harness.put(confirmed(1, b"new"));
+    contradict(&mut harness);
+    assert_eq!(harness.answer(client), failure(1));
+    let found = harness.node.storage().find(harness.now, &key(1)).map(|held| held.record.value.to_vec());
+    assert_eq!(found.as_deref(), Some(&b"new"[..]));
 }

@@ -5,8 +5,10 @@
 //!
 //! - Each peer that this node has dialled tells its wall clock: in its HELLO, and by TIME when the connection
 //!   is old. This node remembers it as the offset of the peer's wall clock to its own monotonic clock, for
-//!   [`SAMPLE_LIFE`]. So a wall clock that is set is noticed at once, and no new sample is needed for it. A peer whose
-//!   clock differs is asked again every [`DIFFERENCE_PAUSE`]: hosts start with wrong clocks and set them soon after.
+//!   [`SAMPLE_LIFE`]. So a wall clock that is set is noticed at once, and no new sample is needed for it.
+//! - The clocks of peers may be set too: hosts start with wrong ones and set them soon after. A peer whose clock differs
+//!   is asked again every [`DIFFERENCE_PAUSE`]. A peer that asks for the time is asked back, because a node whose clock
+//!   was set asks. If a PUT is contradicted, all are asked, and what they said long ago does not speak for it.
 //! - With one or two peers a difference of more than [`CLOCK_DIFFERENCE_MAX`] is reported with the peer, because
 //!   either clock may be wrong. With three or more the median decides: the own clock is wrong, or single peers
 //!   are.
@@ -51,6 +53,9 @@ const ASK_PAUSE: Duration = Duration::from_mins(20);
 /// A peer whose clock differs from the own one is asked again after this pause. Meanwhile it may have been set.
 const DIFFERENCE_PAUSE: Duration = Duration::from_secs(5);
 
+/// What peers said longer ago does not outweigh those that contradict a PUT.
+const EVIDENCE_LIFE: Duration = Duration::from_secs(30);
+
 /// From this many samples on the median tells which clock is wrong.
 const JUDGES_MIN: usize = 3;
 
@@ -88,6 +93,8 @@ pub(crate) struct Clocks {
     verdict: OwnClock,
     /// How many samples agreed with the own clock then.
     agreeing: usize,
+    /// When all peers were last asked for the time.
+    asked: Option<Time>,
     /// When this node started.
     started: Time,
 }
@@ -126,6 +133,7 @@ impl Clocks {
             jump: None,
             verdict: OwnClock::Unknown,
             agreeing: 0,
+            asked: None,
             started: now.mono,
         }
     }
@@ -226,7 +234,7 @@ impl Node {
         // The clocks of peers may be put right as well, so that they seem to confirm a suspension.
         let may_be_suspension = step.is_ahead() && !returns && !self.set_aside.is_before_last_save(before);
         self.clocks.jump = may_be_suspension.then(|| Jump { by: step.size(), before: before_step, missing });
-        self.clocks.samples.values_mut().for_each(|sample| sample.ask_at = now.mono);
+        self.ask_all_for_time(now);
         self.ask_for_time(now, out);
         self.catch_up(now, out);
     }
@@ -296,6 +304,31 @@ impl Node {
     fn next_question(&mut self, now: Now, offset: ClockOffset) -> Time {
         let differs = (offset - now.offset()).size() > CLOCK_DIFFERENCE_MAX;
         now.mono + self.jitter(if differs { DIFFERENCE_PAUSE } else { ASK_PAUSE })
+    }
+
+    /// Asks all peers for the time, as soon as this node acts again.
+    fn ask_all_for_time(&mut self, now: Now) {
+        self.clocks.asked = Some(now.mono);
+        self.clocks.samples.values_mut().for_each(|sample| sample.ask_at = now.mono);
+        self.timers.hasten(Timer::AskTime, now.mono);
+    }
+
+    /// `id` has asked for the time, perhaps because its clock was set: it is asked back.
+    pub(crate) fn was_asked_for_time(&mut self, now: Now, id: &NodeId) {
+        let is_old = |sample: &&mut Sample| now.mono - sample.at >= DIFFERENCE_PAUSE;
+        if let Some(sample) = self.clocks.samples.get_mut(id).filter(is_old) {
+            sample.ask_at = now.mono;
+            self.timers.hasten(Timer::AskTime, now.mono);
+        }
+    }
+
+    /// A PUT is contradicted. Whether what the peers said about the own clock was long ago; they are asked again then.
+    pub(crate) fn is_evidence_old(&mut self, now: Now) -> bool {
+        let is_old = self.clocks.asked.is_none_or(|at| now.mono - at >= EVIDENCE_LIFE);
+        if is_old {
+            self.ask_all_for_time(now);
+        }
+        is_old
     }
 
     /// Asks the peers for the time whose samples are remembered, if it is time for that.

@@ -4,7 +4,8 @@
 //! for this node. Then other nodes will not read the record of the PUT, or not as the newest one. Whether these answers
 //! *prevail* depends on what the peers of this node say about its clock:
 //!
-//! - Most say that it is right: they do not.
+//! - Most say that it is right: they do not. If they said so long ago, they are asked again, and the next rule holds for
+//!   this attempt of the PUT.
 //! - Too few have told their time: they do, unless more peers store the record than contradict.
 //! - Most say that it is wrong: refusals do if they are as many as the replicas, and a larger version does if it is not
 //!   too far ahead for them either. Otherwise the clock of the contradicting peer is wrong too, and others will read the
@@ -14,7 +15,10 @@ use std::time::Duration;
 
 use crate::id::NodeId;
 use crate::limits::CLOCK_SKEW_MAX;
-use crate::time::ClockOffset;
+use crate::node::Node;
+use crate::node::purpose::QueryId;
+use crate::node::query::write_quorum::Put;
+use crate::time::{ClockOffset, Now};
 
 /// What the peers of this node say about its wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +54,10 @@ impl Contradictions {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// `from` stores the record after all.
     pub(crate) fn withdraw(&mut self, from: &NodeId) {
         self.all.retain(|by| by.from != *from);
@@ -72,5 +80,16 @@ impl Contradictions {
         let OwnClock::Wrong(peers_ahead) = clock else { return false };
         let reach = if peers_ahead.is_ahead() { peers_ahead.size() + CLOCK_SKEW_MAX } else { Duration::ZERO };
         self.all.iter().filter_map(|by| by.ahead).any(|ahead| ahead <= reach)
+    }
+}
+
+impl Node {
+    /// Peers may contradict the PUT `query`. If most others have said that this node's clock is right, but long ago, that
+    /// does not count in this attempt.
+    pub(crate) fn doubt_clock_if_contradicted(&mut self, now: Now, query: QueryId) {
+        let is_contradicted = self.queries.put(query).is_some_and(|put| put.is_contradicted());
+        if is_contradicted && self.is_evidence_old(now) {
+            self.queries.put(query).into_iter().for_each(Put::doubt_clock);
+        }
     }
 }

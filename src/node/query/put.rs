@@ -261,6 +261,7 @@ impl Node {
         let others = if self.is_only_node() { Others::None } else { Others::Exist };
         self.note_unresponsive(now, query);
         if self.queries.put(query).is_some_and(|put| put.spread(me, self.params.k, clock, others)) {
+            self.doubt_clock_if_contradicted(now, query);
             self.advance_put(now, query, out);
         }
     }
@@ -375,6 +376,9 @@ impl Node {
             Some(Err(code)) => put.on_refused(call.to.id, code),
             None => {}
         }
+        if !matches!(answer, Some(Ok((StoreOutcome::Held, _)))) {
+            self.doubt_clock_if_contradicted(now, attempt.query);
+        }
         self.advance_put(now, attempt.query, out);
     }
 
@@ -412,6 +416,7 @@ impl Node {
         if repeats {
             self.look_up_replicas(now, attempt.query, out);
         } else {
+            self.doubt_clock_if_contradicted(now, attempt.query);
             self.advance_put(now, attempt.query, out);
         }
     }
@@ -497,7 +502,12 @@ impl Node {
         if self.relay_done(now, query, Relayed::Failed, out) {
             return; // the other family does not accept it
         }
+        let differs = self.clock_differs();
         let Some(put) = self.queries.put(query) else { return };
+        if !differs && put.replicas_at_peers().next().is_some() {
+            // Some store it, and it is not known whose clocks are wrong: what this node answers agrees with them.
+            return self.fail_put(now, query, Refused::ByPeers(code), out);
+        }
         let (key, version, seen) = (put.key(), put.record.version, put.record.rank().precedence());
         let replaced = put.replaced.take();
         self.fail_put(now, query, Refused::ByPeers(code), out);

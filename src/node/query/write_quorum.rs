@@ -336,6 +336,7 @@ impl Put {
             newer_claims: Vec::new(),
             larger: None,
             clock,
+            is_clock_in_doubt: false,
         });
         true
     }
@@ -388,7 +389,7 @@ impl Put {
             return Next::Wait;
         }
         if let Some(code) = refused {
-            return Next::Refused(code);
+            return if spread.is_clock_in_doubt { Next::TooFew } else { Next::Refused(code) };
         }
         if is_stored && relay.is_done() {
             return Next::Stored;
@@ -413,6 +414,19 @@ impl Put {
     /// more copies are sent: nodes that lack that record would store this one, and two of them agree for a reader.
     fn is_outdated(&self) -> bool {
         matches!(&self.stage, PutStage::Spreading(spread) if self.contradictions.show_newer(spread.clock))
+    }
+
+    /// Whether peers contradict this attempt, although most have said that this node's clock is right.
+    pub(crate) fn is_contradicted(&self) -> bool {
+        let PutStage::Spreading(spread) = &self.stage else { return false };
+        spread.clock == OwnClock::Right && !self.contradictions.is_empty()
+    }
+
+    /// They said so too long ago to outweigh the contradictions.
+    pub(crate) fn doubt_clock(&mut self) {
+        if let PutStage::Spreading(spread) = &mut self.stage {
+            (spread.clock, spread.is_clock_in_doubt) = (OwnClock::Unknown, true);
+        }
     }
 
     /// `from` has refused a copy of this attempt.

@@ -26,7 +26,10 @@ impl Node {
         }
         match request {
             Request::Ping => out.reply_to(caller, Reply::Pong),
-            Request::Time => out.reply_to(caller, Reply::Time(now.wall)),
+            Request::Time => {
+                out.reply_to(caller, Reply::Time(now.wall));
+                self.was_asked_for_time(now, &caller.id);
+            }
             Request::Relay { family, record } => self.serve_relay(now, caller, family, &record, out),
             Request::FindNode { target } => {
                 self.nearest_for(caller, &target);

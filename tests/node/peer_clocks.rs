@@ -14,7 +14,7 @@ use dht::wire::peer::{
 
 use crate::clock::HOUR_MILLIS;
 use crate::harness::{
-    Harness, block, confirmed, failure, given, greeting, key, nodes, secs, stored, success, version_at,
+    Harness, block, confirmed, failure, given, greeting, key, millis, nodes, secs, stored, success, version_at,
 };
 
 const FLAGS: u16 = FLAG_SERVING | FLAG_TELLS_TIME;
@@ -123,11 +123,11 @@ fn a_peer_that_asks_for_the_time_is_asked_back_unless_it_has_told_it_just_now() 
     let mut harness = Harness::new(Params::default());
     let at = std::net::SocketAddr::from(([198, 51, 1, 1], 7402));
     let conn = harness.add_contact_saying(1, at, Hello { flags: FLAGS, ..greeting() });
-    for (seconds, is_asked) in [(1, false), (5, true)] {
-        harness.pass(secs(seconds));
+    for (passed, is_asked) in [(400, false), (200, true)] {
+        harness.pass(millis(passed));
         assert!(matches!(harness.ask(conn, Request::Time), Reply::Time(_)));
         harness.wake();
-        assert_eq!(!asked_for_time(&mut harness).is_empty(), is_asked, "{seconds}");
+        assert_eq!(!asked_for_time(&mut harness).is_empty(), is_asked, "{passed}");
     }
 }
 

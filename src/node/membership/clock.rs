@@ -53,8 +53,12 @@ const ASK_PAUSE: Duration = Duration::from_mins(20);
 /// A peer whose clock differs from the own one is asked again after this pause. Meanwhile it may have been set.
 const DIFFERENCE_PAUSE: Duration = Duration::from_secs(5);
 
+/// A peer that asks for the time is asked back, unless it has told its own in this time. So two nodes do not ask each
+/// other again and again.
+const ASKED_BACK_PAUSE: Duration = Duration::from_millis(500);
+
 /// What peers said longer ago does not outweigh those that contradict a PUT.
-const EVIDENCE_LIFE: Duration = Duration::from_secs(30);
+const EVIDENCE_LIFE: Duration = Duration::from_secs(15);
 
 /// From this many samples on the median tells which clock is wrong.
 const JUDGES_MIN: usize = 3;
@@ -315,7 +319,7 @@ impl Node {
 
     /// `id` has asked for the time, perhaps because its clock was set: it is asked back.
     pub(crate) fn was_asked_for_time(&mut self, now: Now, id: &NodeId) {
-        let is_old = |sample: &&mut Sample| now.mono - sample.at >= DIFFERENCE_PAUSE;
+        let is_old = |sample: &&mut Sample| now.mono - sample.at >= ASKED_BACK_PAUSE;
         if let Some(sample) = self.clocks.samples.get_mut(id).filter(is_old) {
             sample.ask_at = now.mono;
             self.timers.hasten(Timer::AskTime, now.mono);

@@ -316,7 +316,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: GETTING,
         line: "quorum.remember(self.newest);",
         mutation: "let _ = self.newest;",
-        tests: &["a_woken_node_returns_no_record_that_is_older_than_one_written_since"],
+        tests: &["a_get_that_found_only_older_values_fails_at_its_deadline"],
     },
     Guard {
         name: "raised: a PUT is not raised above one that began later",
@@ -1043,7 +1043,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         name: "busy: a PUT goes on without a peer that refuses its copy for long",
         file: WAITING,
         line: "let is_passed = is_long && self.put_of(call.purpose).is_some();",
-        mutation: "let is_passed = is_long && self.key_of_put(call.purpose).is_none();",
+        mutation: "let is_passed = is_long && self.put_of(call.purpose).is_none();",
         tests: &["a_node_that_is_too_busy_for_a_copy_is_replaced_by_the_next_target_after_rpc_timeout"],
     },
     Guard {
@@ -1302,7 +1302,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: PEERS,
         line: "Observed::Unresponsive => self.ping(now, contact, out),",
         mutation: "Observed::Unresponsive => drop(self.table.heard(&contact.id)),",
-        tests: &["an_unresponsive_contact_is_live_again_only_when_it_has_answered"],
+        tests: &["an_unresponsive_contact_that_this_node_has_dialled_is_live_again_only_when_it_has_answered"],
     },
     Guard {
         name: "silence: a contact that is connected and does not answer is not forgotten",

@@ -351,6 +351,22 @@ fn an_unresponsive_contact_is_live_again_only_when_it_has_answered() {
     assert!(is_live(&harness, 2));
 }
 
+#[test]
+fn an_unresponsive_contact_that_this_node_has_dialled_is_live_again_only_when_it_has_answered() {
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let conn = harness.add_contact(2);
+    harness.make_scripted(2);
+    harness.get(key(2));
+    harness.pass(secs(4)); // the lookup, and a PING
+    harness.close(conn);
+    connect(&mut harness, 2);
+    let dial = harness.dial_of(2);
+    let conn = harness.complete_dial(dial, 2);
+    assert!(!is_live(&harness, 2));
+    harness.come_back(conn);
+    assert!(is_live(&harness, 2));
+}
+
 /// Passes `seconds`, in which the peer sends messages that are neither requests nor replies, so that its connection is not
 /// dead.
 fn stay_connected(harness: &mut Harness, conn: ConnId, seconds: usize) {

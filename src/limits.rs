@@ -29,7 +29,7 @@
 //! | requests to peers that wait | 16 384: [`CALLS_WAITING_MAX`] (1) | queries and maintenance wait | all callers |
 //! | answers that a peer owes | 1 MiB a peer (2) | a request waits for an answer | requests to it |
 //! | requests to peers in flight | 16 384: [`PENDING_MAX`] | a request waits for a pause | all callers |
-//! | dials, and requests for one dial | 256: [`DIALS_MAX`], 256 | a request waits for a pause | new peers |
+//! | dials, and requests for one dial | 256: [`DIALS_MAX`] (5), 256 | a request waits for a pause | new peers |
 //! | output for a peer | 4 MiB a connection: [`PEER_OUTBOX_MAX`] | a request pauses; reply: 429 | both nodes |
 //! | 429 for a peer | 1 MiB a connection (3) | no reply | peer |
 //! | TLS records for a socket | 64 KiB a connection | they stay in the output | as above |
@@ -41,6 +41,7 @@
 //! 3. Room for 27 000. A peer that keeps the bounds has at most 16 384 requests in flight.
 //! 4. [`API_ANSWERS_EXPECTED_MAX`] while its answers have the size that they had lately. A client that does not
 //!    read is closed after 30 s.
+//! 5. Requests use all but [`PROBES_MAX`] of them, which are for verifying contacts.
 //!
 //! A request to a peer waits for `request_timeout` at most. The bounds without a name here are in `node/query`,
 //! `node/records`, `node/replication`, `node/rpc` and `net`, beside their users.

@@ -1044,7 +1044,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: WAITING,
         line: "let is_passed = is_long && self.put_of(call.purpose).is_some();",
         mutation: "let is_passed = is_long && self.put_of(call.purpose).is_none();",
-        tests: &["a_node_that_is_too_busy_for_a_copy_is_replaced_by_the_next_target_after_rpc_timeout"],
+        tests: &["a_put_is_confirmed_without_a_node_that_is_too_busy_for_rpc_timeout"],
     },
     Guard {
         name: "late: a node with an older record that answers a probe late gets a copy",

@@ -1,13 +1,12 @@
 //! A node that peers cannot dial is a contact of nobody, so PUTs do not find it (section 2, HELLO).
 
 use dht::contact::Contact;
-use dht::node::action::{ConnId, Origin};
+use dht::node::action::Origin;
 use dht::wire::api::Put;
-use dht::wire::peer::{
-    FLAG_DIALLED, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, Hello, PeerMessage, RecordBlock, Reply, Request, Want,
-};
+use dht::wire::peer::{FLAG_DIALLED, FLAG_SERVING, Hello, PeerMessage, RecordBlock, Request};
 
 use crate::harness::{Harness, address, block, confirmed, contact, greeting, hello, id, key, nodes, stored, success};
+use crate::missed::{asker, is_tentative};
 
 /// A node that has dialled its contacts 1 to 3; none of them has dialled it.
 fn undialled() -> Harness {
@@ -23,19 +22,6 @@ fn undialled() -> Harness {
     }
     harness.forget_actions();
     harness
-}
-
-/// A peer that only asks.
-fn asker(harness: &mut Harness) -> ConnId {
-    let asker = harness.accept(9);
-    harness.send(asker, &PeerMessage::Hello(Hello { flags: FLAG_KNOWS_TENTATIVE, port: 0, ..greeting() }));
-    asker
-}
-
-fn is_tentative(harness: &mut Harness, asker: ConnId) -> bool {
-    let found = harness.ask(asker, Request::FindValue { key: key(1), want: Want::default() });
-    let Reply::Value { is_tentative, .. } = found else { panic!("{found:?}") };
-    is_tentative
 }
 
 #[test]

@@ -13,8 +13,7 @@ use crate::harness::{Disk, Harness, block, given, greeting, key, nodes, quiet, s
 /// A founder with the contacts 1 to 3 that stores the record [`old`] and whose disk fails; and the connection of a peer.
 fn with_failing_disk() -> (Harness, ConnId) {
     let mut harness = Harness::with_contacts(Params { durability: Durability::Always, ..Params::default() }, 1..=3);
-    let asker = harness.accept(9);
-    harness.send(asker, &PeerMessage::Hello(Hello { flags: FLAG_KNOWS_TENTATIVE, port: 0, ..greeting() }));
+    let asker = asker(&mut harness);
     assert_eq!(harness.ask(asker, Request::Store(old())), stored(&old()));
     harness.disk = Disk::Fails;
     harness.send(asker, &PeerMessage::Request(RpcId::new([7; 32]), Request::Store(block(2, b"lost"))));
@@ -32,7 +31,15 @@ fn new() -> RecordBlock<'static> {
     RecordBlock { version: version_at(6), ..RecordBlock { replication: 4, ..block(1, b"new") } }
 }
 
-fn is_tentative(harness: &mut Harness, asker: ConnId) -> bool {
+/// The peer 9, which only asks, and knows tentative records.
+pub(crate) fn asker(harness: &mut Harness) -> ConnId {
+    let asker = harness.accept(9);
+    harness.send(asker, &PeerMessage::Hello(Hello { flags: FLAG_KNOWS_TENTATIVE, port: 0, ..greeting() }));
+    asker
+}
+
+/// Whether `asker` is told that the record of the key 1 is tentative.
+pub(crate) fn is_tentative(harness: &mut Harness, asker: ConnId) -> bool {
     let found = harness.ask(asker, Request::FindValue { key: key(1), want: Want::default() });
     let Reply::Value { is_tentative, .. } = found else { panic!("{found:?}") };
     is_tentative

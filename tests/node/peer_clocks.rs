@@ -5,17 +5,17 @@ use dht::node::Status;
 use dht::node::action::ConnId;
 use dht::node::params::Params;
 use dht::time::WallTime;
-use dht::wire::api::Put;
+use dht::wire::api::{ApiReply, Put};
 use dht::wire::codec::List;
 use dht::wire::peer::{
-    Entry, ErrorCode, FLAG_KNOWS_TENTATIVE, FLAG_SERVING, FLAG_TELLS_TIME, Hello, PeerMessage, RecordBlock, Reply,
-    Request, Want,
+    Entry, ErrorCode, FLAG_SERVING, FLAG_TELLS_TIME, Hello, PeerMessage, RecordBlock, Reply, Request,
 };
 
 use crate::clock::HOUR_MILLIS;
 use crate::harness::{
     Harness, block, confirmed, failure, given, greeting, key, millis, nodes, secs, stored, success, version_at,
 };
+use crate::missed::{asker, is_tentative};
 
 const FLAGS: u16 = FLAG_SERVING | FLAG_TELLS_TIME;
 
@@ -101,14 +101,12 @@ fn a_record_whose_successor_is_refused_because_peers_call_the_clock_fast_is_tent
         let mut harness = with_slow_peers();
         harness.pass(secs(2));
         assert_eq!(harness.node.status(), Status::Settled);
-        let asker = harness.accept(9);
-        harness.send(asker, &PeerMessage::Hello(Hello { flags: FLAG_KNOWS_TENTATIVE, port: 0, ..greeting() }));
+        let asker = asker(&mut harness);
         assert_eq!(harness.ask(asker, Request::Store(older())), stored(&older()));
         let reader = harness.get(key(1));
         assert_eq!(harness.answer(reader), success(1, b"older"));
         refuse(&mut harness, asker);
-        let found = harness.ask(asker, Request::FindValue { key: key(1), want: Want::default() });
-        assert!(matches!(found, Reply::Value { is_tentative: true, .. }), "{found:?}");
+        assert!(is_tentative(&mut harness, asker));
         (1..=3).for_each(|peer| harness.make_scripted(peer));
         let reader = harness.get(key(1));
         assert_eq!(harness.answer(reader), None);
@@ -146,9 +144,9 @@ fn contradict(harness: &mut Harness) {
     }
 }
 
-/// All clocks were fast together. Those of the peers are put right.
-#[test]
-fn what_peers_said_long_ago_does_not_confirm_a_put_that_others_contradict() {
+/// The clocks of this node and of three peers were an hour fast together. A minute later two peers contradict a PUT, so
+/// all three are asked again, and say that their clocks are `ahead` milliseconds fast. Returns the answer of the PUT.
+fn answer_of_contradicted_put(ahead: u64) -> Option<ApiReply<'static>> {
     let mut harness = fast_with(&[1, 2, 3], HOUR_MILLIS);
     harness.pass(secs(60));
     let client = harness.put(Put { replication: 3, ..confirmed(1, b"v") });
@@ -158,26 +156,21 @@ fn what_peers_said_long_ago_does_not_confirm_a_put_that_others_contradict() {
     let asked = asked_for_time(&mut harness);
     assert_eq!(asked.len(), 3);
     for (conn, rpc, ()) in asked {
-        harness.reply(conn, rpc, Reply::Time(wall(60_000)));
+        harness.reply(conn, rpc, Reply::Time(wall(ahead + 60_000)));
     }
     harness.pass(secs(1));
     contradict(&mut harness);
-    assert_eq!(harness.answer(client), failure(1));
+    harness.answer(client)
+}
+
+#[test]
+fn what_peers_said_long_ago_does_not_confirm_a_put_that_others_contradict() {
+    assert_eq!(answer_of_contradicted_put(0), failure(1));
 }
 
 #[test]
 fn what_peers_say_now_confirms_a_put_that_others_contradict() {
-    let mut harness = fast_with(&[1, 2, 3], HOUR_MILLIS);
-    harness.pass(secs(60));
-    let client = harness.put(Put { replication: 3, ..confirmed(1, b"v") });
-    contradict(&mut harness);
-    harness.wake();
-    for (conn, rpc, ()) in asked_for_time(&mut harness) {
-        harness.reply(conn, rpc, Reply::Time(wall(HOUR_MILLIS + 60_000)));
-    }
-    harness.pass(secs(1));
-    contradict(&mut harness);
-    assert_eq!(harness.answer(client), success(1, b""));
+    assert_eq!(answer_of_contradicted_put(HOUR_MILLIS), success(1, b""));
 }
 
 /// Two peers do not show whose clock is wrong. If the older value came back here, this node and the peer would differ.

@@ -199,7 +199,7 @@ pub const HEDGE_MIN: Duration = Duration::from_millis(10);
 pub const DIALS_MAX: usize = 256;
 
 /// Dials in flight that only verify a contact (dial-back, replacement), so that they cannot use up all
-/// dials of lookups. Lookups leave room for them: a node that nobody dials back is found by no PUT.
+/// dials of lookups. Lookups leave room for them: a PUT finds only nodes that others have dialled back.
 pub const PROBES_MAX: usize = 32;
 
 /// The smallest `peer_connections_max`. A lookup and a PUT use k connections each, and k nodes dial back a newcomer: with

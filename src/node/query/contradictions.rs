@@ -4,8 +4,8 @@
 //! for this node. Then other nodes will not read the record of the PUT, or not as the newest one. Whether these answers
 //! *prevail* depends on what the peers of this node say about its clock:
 //!
-//! - Most say that it is right: they do not. If they said so long ago, they are asked again, and the next rule holds for
-//!   this attempt of the PUT.
+//! - Most say that it is right: these answers do not prevail. If this node has not asked its peers for the time in the
+//!   last 15 s, it asks them again, and the next rule holds for this attempt of the PUT.
 //! - Too few have told their time: they do, unless more peers store the record than contradict.
 //! - Most say that it is wrong: refusals do if they are as many as the replicas, and a larger version does if it is not
 //!   too far ahead for them either. Otherwise the clock of the contradicting peer is wrong too, and others will read the

@@ -37,7 +37,8 @@ pub(super) struct Spread {
     pub(super) larger: Option<Rank>,
     /// Whether most peers say that the wall clock of this node is right, or wrong.
     pub(super) clock: OwnClock,
-    /// Whether they said so long ago, and others contradict this attempt: only the next one may be refused.
+    /// Whether peers contradict this attempt, and what others said of the clock is too old to count. Then the PUT may be
+    /// refused only in its next attempt.
     pub(super) is_clock_in_doubt: bool,
 }
 

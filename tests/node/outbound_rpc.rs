@@ -329,13 +329,19 @@ fn is_live(harness: &Harness, peer: u8) -> bool {
     harness.node.table().contains(&id(peer)) && !harness.node.table().is_unresponsive(&id(peer))
 }
 
+/// The contacts 1 and 2, of which 2 does not answer the request of a GET.
+fn with_silent_contact() -> (Harness, ConnId) {
+    let mut harness = Harness::with_contacts(Params::default(), [1]);
+    let conn = harness.add_contact(2);
+    harness.make_scripted(2);
+    harness.get(key(2));
+    (harness, conn)
+}
+
 /// Otherwise each lookup would wait for it, as long as it sends requests or connects again.
 #[test]
 fn an_unresponsive_contact_is_live_again_only_when_it_has_answered() {
-    let mut harness = Harness::with_contacts(Params::default(), [1]);
-    let mut conn = harness.add_contact(2);
-    harness.make_scripted(2);
-    harness.get(key(2));
+    let (mut harness, mut conn) = with_silent_contact();
     harness.pass(secs(4)); // the lookup, and a PING
     for n in 0..600 {
         assert!(!is_live(&harness, 2));
@@ -353,10 +359,7 @@ fn an_unresponsive_contact_is_live_again_only_when_it_has_answered() {
 
 #[test]
 fn an_unresponsive_contact_that_this_node_has_dialled_is_live_again_only_when_it_has_answered() {
-    let mut harness = Harness::with_contacts(Params::default(), [1]);
-    let conn = harness.add_contact(2);
-    harness.make_scripted(2);
-    harness.get(key(2));
+    let (mut harness, conn) = with_silent_contact();
     harness.pass(secs(4)); // the lookup, and a PING
     harness.close(conn);
     connect(&mut harness, 2);
@@ -379,10 +382,7 @@ fn stay_connected(harness: &mut Harness, conn: ConnId, seconds: usize) {
 /// If it were forgotten, it would be a new contact, which is live, at its next message.
 #[test]
 fn a_contact_that_is_connected_and_does_not_answer_is_not_forgotten() {
-    let mut harness = Harness::with_contacts(Params::default(), [1]);
-    let conn = harness.add_contact(2);
-    harness.make_scripted(2);
-    harness.get(key(2));
+    let (mut harness, conn) = with_silent_contact();
     stay_connected(&mut harness, conn, 600);
     assert_eq!(harness.ask(conn, Request::Ping), Reply::Pong);
     assert!(!is_live(&harness, 2));

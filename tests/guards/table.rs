@@ -626,7 +626,7 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "clock: what peers said long ago does not confirm a PUT that others contradict",
         file: "src/node/query/contradictions.rs",
-        line: "if is_contradicted && self.is_evidence_old(now) {",
+        line: "if is_contradicted && self.ask_again_if_evidence_is_old(now) {",
         mutation: "if false {",
         tests: &["what_peers_said_long_ago_does_not_confirm_a_put_that_others_contradict"],
     },

@@ -326,8 +326,8 @@ impl Node {
         }
     }
 
-    /// A PUT is contradicted. Whether what the peers said about the own clock was long ago; they are asked again then.
-    pub(crate) fn is_evidence_old(&mut self, now: Now) -> bool {
+    /// A PUT is contradicted: asks all peers again, if what they said about the own clock is old. Returns whether it is.
+    pub(crate) fn ask_again_if_evidence_is_old(&mut self, now: Now) -> bool {
         let is_old = self.clocks.asked.is_none_or(|at| now.mono - at >= EVIDENCE_LIFE);
         if is_old {
             self.ask_all_for_time(now);

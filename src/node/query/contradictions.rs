@@ -88,7 +88,7 @@ impl Node {
     /// does not count in this attempt.
     pub(crate) fn doubt_clock_if_contradicted(&mut self, now: Now, query: QueryId) {
         let is_contradicted = self.queries.put(query).is_some_and(|put| put.is_contradicted());
-        if is_contradicted && self.is_evidence_old(now) {
+        if is_contradicted && self.ask_again_if_evidence_is_old(now) {
             self.queries.put(query).into_iter().for_each(Put::doubt_clock);
         }
     }

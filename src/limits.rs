@@ -295,10 +295,6 @@ pub const REMEMBERED_DIALS: usize = 8;
 
 // ── layer 3: hosts ───────────────────────────────────────────────────────────────────────────────
 
-/// Bytes read from one connection in one turn, so that a peer that sends without a pause does not delay the
-/// others.
-pub const READ_BYTES_PER_TURN: usize = 256 << 10;
-
 /// Requests of a client that are decoded together, and keys that the storage prefetches at a time. A
 /// processor can wait for about this many reads of memory at once; with more, the first ones would leave
 /// the cache before they are used.
@@ -338,8 +334,8 @@ pub const PEER_OUTBOX_MAX: usize = 4 << 20;
 /// From the start of a dial to the TCP connection.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The size of the one buffer for reads of all sockets, in bytes. It is larger than any message, so a read
-/// that does not fill it has emptied the socket.
+/// The size of the one buffer for reads of all sockets, in bytes. It is larger than any message: requests that fit
+/// are decoded in it.
 pub const READ_BUFFER_SIZE: usize = 128 << 10;
 
 /// The largest memory of an empty buffer of a peer, in bytes; a larger one is freed.
@@ -380,7 +376,6 @@ const _: () = {
     assert!(COPIES_IN_FLIGHT_MAX * PEER_MESSAGE_SIZE_MAX <= PEER_OUTBOX_MAX);
     assert!(ENTRIES_WAITING_MAX >= ENTRIES_MAX + 2 * K_MAX);
     assert!(READ_BUFFER_SIZE > PEER_MESSAGE_SIZE_MAX);
-    assert!(READ_BYTES_PER_TURN >= READ_BUFFER_SIZE);
     assert!(PENDING_MAX >= 3 * CLIENT_REQUESTS_MAX);
     assert!(CANDIDATES_MAX > K_MAX);
     assert!(BOOTSTRAPS_MAX < NAMES_WAITING_MAX);

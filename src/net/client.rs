@@ -96,6 +96,12 @@ impl Client {
         self.unanswered.push_back(Unanswered { request, state: State::InFlight(size_max) });
     }
 
+    /// Whether the latest request is in flight.
+    pub(super) fn awaits_latest(&self) -> bool {
+        let latest = self.unanswered.back().filter(|unanswered| unanswered.request == self.last_request);
+        latest.is_some_and(|unanswered| matches!(unanswered.state, State::InFlight(_)))
+    }
+
     /// Appends immediate `replies` to the outbox, without the first `sent` bytes. No earlier request may
     /// be unanswered.
     pub(super) fn push_replies(&mut self, replies: &Answers, mut sent: usize) {
@@ -154,9 +160,9 @@ impl Client {
         Usage { finished: self.outbox.buffered() + self.held_bytes, reserved: self.reserved, input: 0 }
     }
 
-    /// Notes that the socket has accepted `len` bytes of the outbox, and no more for now if any are left.
-    pub(super) fn note_accepted(&mut self, len: usize, now: Time) {
-        if self.outbox.is_empty() {
+    /// Notes that the socket has accepted `len` bytes of the outbox, and no more for now if it `is_blocked`.
+    pub(super) fn note_accepted(&mut self, len: usize, is_blocked: bool, now: Time) {
+        if !is_blocked {
             self.behind = None;
             return;
         }
@@ -353,7 +359,7 @@ mod tests {
         client.outbox().push(&vec![0; 3 * PROGRESS_MIN], &[]);
         let mut accept = |len, secs| {
             client.outbox().advance(len);
-            client.note_accepted(len, at(secs));
+            client.note_accepted(len, !client.outbox.is_empty(), at(secs));
             client.behind_since()
         };
         assert_eq!(accept(1, 10), Some(at(10)), "it falls behind");

@@ -26,6 +26,7 @@ use mio::net::TcpStream;
 use crate::limits::{CLIENT_BUFFER_KEPT_MAX, DIAL_TIMEOUT, VALUES_SHARED_MAX};
 use crate::net::account::{PROGRESS_MIN, UNREAD_TIMEOUT, Usage};
 use crate::net::client::Client;
+use crate::net::listener::Pool;
 use crate::net::outbox;
 use crate::net::peer::{Peer, Written};
 use crate::net::socket::Socket;
@@ -102,6 +103,15 @@ pub(super) enum Queued {
     Full,
 }
 
+/// Whether a connection is served after the others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Deferred {
+    /// Its last slice of input took long, or input was left.
+    pub(super) input: bool,
+    /// Output was left when it was last flushed.
+    pub(super) output: bool,
+}
+
 /// The bytes in an inbox for which the other side must send the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Partial {
@@ -122,8 +132,9 @@ pub(super) struct ConnectionInfo {
     pub(super) side: Side,
     pub(super) phase: Phase,
     pub(super) incoming: Incoming,
+    pub(super) deferred: Deferred,
     pub(super) queued: Queued,
-    /// Whether it is queued for a flush in this turn.
+    /// Whether it is queued for a flush.
     pub(super) flush_queued: bool,
     /// Whether input was discarded. Then the other side needs time to notice the end.
     pub(super) discarded: bool,
@@ -157,6 +168,7 @@ impl ConnectionInfo {
             side,
             phase,
             incoming: Incoming::Drained,
+            deferred: Deferred::default(),
             queued: Queued::No,
             flush_queued: false,
             discarded: false,
@@ -166,6 +178,14 @@ impl ConnectionInfo {
             since: now,
             active: now,
             frame_since: None,
+        }
+    }
+
+    /// The pool that it counts in.
+    pub(super) fn pool(&self) -> Pool {
+        match self.side {
+            Side::Client(_) => Pool::Clients,
+            Side::Peer(_) => Pool::Peers,
         }
     }
 
@@ -242,16 +262,19 @@ impl ConnectionInfo {
         }
     }
 
-    /// Writes the output of this connection.
-    pub(super) fn write(&mut self, now: Time) -> io::Result<Written> {
+    /// Writes the output of this connection, about `share` bytes at most.
+    pub(super) fn write(&mut self, share: usize, now: Time) -> io::Result<Written> {
         let client = match &mut self.side {
-            Side::Peer(peer) => return peer.write(&mut self.socket),
+            Side::Peer(peer) => return peer.write(&mut self.socket, share),
             Side::Client(client) => client,
         };
-        if client.outbox().is_empty() {
+        let unsent = client.outbox().unsent();
+        if unsent.is_empty() {
             return Ok(Written::All);
         }
-        let len = match self.socket.write(client.outbox().unsent()) {
+        let part = &unsent[..unsent.len().min(share)];
+        let wanted = part.len();
+        let len = match self.socket.write(part) {
             Ok(len) => len,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error),
@@ -260,8 +283,13 @@ impl ConnectionInfo {
             self.active = now;
             client.outbox().advance(len);
         }
-        client.note_accepted(len, now);
-        Ok(if client.outbox().is_empty() { Written::All } else { Written::Blocked })
+        let is_blocked = len < wanted;
+        client.note_accepted(len, is_blocked, now);
+        Ok(match is_blocked {
+            true => Written::Blocked,
+            false if client.outbox().is_empty() => Written::All,
+            false => Written::Part,
+        })
     }
 
     /// Whether TCP has connected.
@@ -284,18 +312,14 @@ impl ConnectionInfo {
         }
     }
 
-    /// Discards up to `budget` bytes of input. Returns whether the socket can be closed without a reset:
-    /// the other side has ended too, or no input was discarded.
-    pub(super) fn discard(&mut self, buffer: &mut [u8], budget: usize, now: Time) -> io::Result<bool> {
-        let mut taken = 0;
-        while taken < budget {
-            match self.read(buffer, now)? {
-                0 => return Ok(self.incoming == Incoming::Ended || !self.discarded),
-                len => taken += len,
-            }
+    /// Discards input: one read. Returns whether the socket can be closed without a reset: the other side has ended
+    /// too, or no input was discarded.
+    pub(super) fn discard(&mut self, buffer: &mut [u8], now: Time) -> io::Result<bool> {
+        if self.read(buffer, now)? > 0 {
             self.discarded = true;
+            return Ok(false);
         }
-        Ok(false)
+        Ok(self.incoming == Incoming::Ended || !self.discarded)
     }
 
     /// Notes what is left in the inbox.

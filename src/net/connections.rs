@@ -32,11 +32,14 @@ pub(super) struct Connections {
     api_idle_timeout: Duration,
     /// Connections with an event, to be served in this turn.
     ready: VecDeque<usize>,
-    /// Connections with input left from an earlier slice.
-    backlog: VecDeque<usize>,
+    /// Connections to be served after those.
+    deferred: VecDeque<usize>,
     /// Connections whose next request the service has no room for; the one that has waited longest first.
     parked: VecDeque<usize>,
+    /// Connections with new output, to be flushed in this turn.
     to_flush: Vec<usize>,
+    /// Connections to be flushed after those.
+    deferred_flushes: VecDeque<usize>,
     closed: Vec<usize>,
     deadlines: BTreeSet<(Time, usize)>,
     /// What all clients hold.
@@ -109,16 +112,8 @@ impl Connections {
         let conn = &mut self.slots[slot];
         if conn.queued == Queued::No {
             conn.queued = Queued::Ready;
-            self.ready.push_back(slot);
-        }
-    }
-
-    /// Queues `slot` to be served after those with an event: it has used up its slice and has input left.
-    pub(super) fn queue_backlog(&mut self, slot: usize) {
-        let conn = &mut self.slots[slot];
-        if conn.queued == Queued::No {
-            conn.queued = Queued::Ready;
-            self.backlog.push_back(slot);
+            let queue = if conn.deferred.input { &mut self.deferred } else { &mut self.ready };
+            queue.push_back(slot);
         }
     }
 
@@ -151,7 +146,8 @@ impl Connections {
 
     /// Whether any connection can be served or flushed without waiting for an event.
     pub(super) fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.backlog.is_empty() || !self.to_flush.is_empty()
+        let queues = [&self.ready, &self.deferred, &self.deferred_flushes];
+        queues.iter().any(|queue| !queue.is_empty()) || !self.to_flush.is_empty()
     }
 
     /// The number of connections with an event.
@@ -166,25 +162,36 @@ impl Connections {
         Some(slot)
     }
 
-    /// Removes the next connection from the queue of those with input left.
-    pub(super) fn next_of_backlog(&mut self) -> Option<usize> {
-        let slot = self.backlog.pop_front()?;
+    /// Removes the next connection from the queue of those that are served later.
+    pub(super) fn next_deferred(&mut self) -> Option<usize> {
+        let slot = self.deferred.pop_front()?;
         self.slots[slot].queued = Queued::No;
         Some(slot)
     }
 
-    /// Queues `slot` to be flushed in this turn.
+    /// Queues `slot` to be flushed.
     pub(super) fn queue_flush(&mut self, slot: usize) {
         let conn = &mut self.slots[slot];
         if !conn.flush_queued {
             conn.flush_queued = true;
-            self.to_flush.push(slot);
+            if conn.deferred.output {
+                self.deferred_flushes.push_back(slot);
+            } else {
+                self.to_flush.push(slot);
+            }
         }
     }
 
-    /// Removes the next connection from the queue of connections to flush.
+    /// Removes the next connection from the queue of those with new output.
     pub(super) fn next_to_flush(&mut self) -> Option<usize> {
         let slot = self.to_flush.pop()?;
+        self.slots[slot].flush_queued = false;
+        Some(slot)
+    }
+
+    /// Removes the next connection from the queue of those that are flushed later.
+    pub(super) fn next_deferred_flush(&mut self) -> Option<usize> {
+        let slot = self.deferred_flushes.pop_front()?;
         self.slots[slot].flush_queued = false;
         Some(slot)
     }
@@ -230,15 +237,26 @@ impl Connections {
         }
     }
 
+    /// Closes a lingering connection of `pool`: it has got all its output, and only its end is awaited. Returns whether
+    /// there was one.
+    pub(super) fn close_lingering(&mut self, pool: Pool, now: Time) -> bool {
+        let lingers = |conn: &ConnectionInfo| conn.phase == Phase::Lingering && conn.pool() == pool;
+        let slot = self.slots.iter().find(|(_, conn)| lingers(conn)).map(|(slot, _)| slot);
+        if let Some(slot) = slot {
+            self.close(slot, now);
+        }
+        slot.is_some()
+    }
+
     /// Frees all closed connections; returns their number.
     pub(super) fn free_closed(&mut self) -> usize {
         if self.closed.is_empty() {
             return 0;
         }
         let slots = &self.slots;
-        self.ready.retain(|slot| slots[*slot].phase != Phase::Closed);
-        self.backlog.retain(|slot| slots[*slot].phase != Phase::Closed);
-        self.parked.retain(|slot| slots[*slot].phase != Phase::Closed);
+        for queue in [&mut self.ready, &mut self.deferred, &mut self.parked, &mut self.deferred_flushes] {
+            queue.retain(|slot| slots[*slot].phase != Phase::Closed);
+        }
         self.to_flush.retain(|slot| slots[*slot].phase != Phase::Closed);
         let freed = self.closed.len();
         for slot in self.closed.drain(..) {
@@ -340,15 +358,18 @@ mod tests {
         connections.queue_ready(a);
         connections.queue_ready(b);
         connections.park(c);
-        connections.queue_backlog(d);
+        connections.at(d).deferred.input = true;
+        connections.queue_ready(d);
         connections.queue_flush(a);
+        connections.at(d).deferred.output = true;
+        connections.queue_flush(d);
         for slot in [a, c, d] {
             connections.close(slot, at(0));
         }
         connections.free_closed();
         assert_eq!((connections.next_ready(), connections.next_ready()), (Some(b), None));
-        assert_eq!((connections.next_parked(|_| true), connections.next_of_backlog()), (None, None));
-        assert_eq!(connections.next_to_flush(), None);
+        assert_eq!((connections.next_parked(|_| true), connections.next_deferred()), (None, None));
+        assert_eq!((connections.next_to_flush(), connections.next_deferred_flush()), (None, None));
     }
 
     #[test]

@@ -41,12 +41,22 @@ use crate::time::{Now, Time};
 /// Events taken from the kernel in one turn.
 const EVENTS_PER_TURN: usize = 1_024;
 
-/// Connections accepted in one turn from one listener.
-const ACCEPTS_PER_TURN: usize = 64;
+/// Connections accepted in one turn from one listener, so that a flood of them does not delay the others.
+const ACCEPTS_PER_TURN: usize = 4;
 
 /// Batches in the channel to the disk writer, besides the one that it writes, and results in the channel
 /// back: the node waits for the result of a batch before it sends the next one.
 const BATCHES_WAITING_MAX: usize = 1;
+
+/// The part of a turn in which deferred connections are served. It bounds how long they delay the others.
+const TIME_FOR_DEFERRED: Duration = Duration::from_micros(125);
+
+/// The output of a connection that is written before others are served, if none was left before. The kernel takes some
+/// 2 microseconds to copy it.
+pub(super) const FIRST_OUTPUT_SLICE: usize = 16 << 10;
+
+/// The same if some was left.
+pub(super) const OUTPUT_SLICE: usize = 512 << 10;
 
 /// The token of signals.
 const SIGNALS: Token = Token(usize::MAX - 1);
@@ -236,7 +246,10 @@ impl<S: Service> EventLoop<S> {
         self.report_notices(); // 8
         self.close_all_if_left();
         self.flush_queued(); // 9
-        self.close_least_recent_readers();
+        if self.connections.account.is_exceeded() {
+            self.flush_all();
+            self.close_least_recent_readers();
+        }
         if self.connections.free_closed() > 0 {
             self.listeners.resume();
         } // 10
@@ -244,6 +257,11 @@ impl<S: Service> EventLoop<S> {
             let is_done = self.service.has_left() && self.connections.is_empty();
             (is_done || until <= self.now.mono).then_some(Ended::Left)
         }))
+    }
+
+    /// Whether the part of this turn for deferred connections is over.
+    pub(super) fn is_time_over(&self) -> bool {
+        self.clock.mono() >= self.now.mono + TIME_FOR_DEFERRED
     }
 
     /// Calls a method of the service and performs its actions.
@@ -337,13 +355,14 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Adds an accepted connection, if its pool is not full.
+    /// Adds an accepted connection. In a full pool it takes the place of a lingering one, which is freed at the end of
+    /// this turn; if none lingers, it is refused.
     fn admit(&mut self, mut socket: TcpStream, address: SocketAddr, pool: Pool) {
         let max = match pool {
             Pool::Clients => self.options.api_connections_max,
             Pool::Peers => self.options.peer_connections_max,
         };
-        if self.connections.len(pool) >= max {
+        if self.connections.len(pool) >= max && !self.connections.close_lingering(pool, self.now.mono) {
             self.counters.refused += 1;
             if !self.full.contains(&pool) {
                 self.full.push(pool);

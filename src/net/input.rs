@@ -5,15 +5,14 @@
 //! connection is read only after all complete messages before were processed, so an inbox never has more
 //! than one read and one incomplete message.
 
-use std::time::Duration;
 use std::{io, mem};
 
 use arrayvec::ArrayVec;
 
-use crate::limits::{BATCH_MAX, CLIENT_BUFFER_KEPT_MAX, READ_BYTES_PER_TURN};
+use crate::limits::{BATCH_MAX, CLIENT_BUFFER_KEPT_MAX};
 use crate::net::Service;
 use crate::net::conn::{CloseReason, Incoming, Partial, Phase, Queued, Side};
-use crate::net::event_loop::EventLoop;
+use crate::net::event_loop::{EventLoop, FIRST_OUTPUT_SLICE, OUTPUT_SLICE};
 use crate::net::outbox;
 use crate::node::action::{ClientId, ConnId, Origin, Taken};
 use crate::wire::Source;
@@ -21,19 +20,23 @@ use crate::wire::api::ApiRequest;
 use crate::wire::codec::WireError;
 use crate::wire::frame::next_frame;
 
-/// The work of one slice: the input of one connection that is processed before others are served. The unit
-/// is a request that ends at once, some hundreds of nanoseconds.
-const SLICE: usize = 1_024;
+/// The slice of a connection with an event. One that takes more is deferred: it is served after the others.
+const FIRST_SLICE: Slice = Slice { work: 64, output: FIRST_OUTPUT_SLICE };
+
+/// The slice of a deferred connection: larger, so that its answers share a few writes.
+const SLICE: Slice = Slice { work: 512, output: OUTPUT_SLICE };
+
+/// The bytes that are one unit of work.
+const BYTES_PER_UNIT: usize = 1 << 10;
 
 /// The work of a request that is in flight afterwards, which has cost a lookup and messages to peers.
-const IN_FLIGHT_WORK: usize = 256;
+const IN_FLIGHT_WORK: usize = 48;
+
+/// The work of a query that ends at once, because there are no peers to ask.
+const QUERY_WORK: usize = 4;
 
 /// The work of a message of a peer.
-const PEER_MESSAGE_WORK: usize = 64;
-
-/// The part of a turn in which connections with input left are served: it bounds what they delay the
-/// others.
-const BACKLOG_TIME: Duration = Duration::from_micros(250);
+const PEER_MESSAGE_WORK: usize = 32;
 
 /// TLS handshakes that advance in one turn. One costs some 200 microseconds, as much as a hundred requests
 /// of an established peer, and a flood of handshakes must not starve those.
@@ -56,21 +59,39 @@ enum Stop {
     Malformed(WireError),
 }
 
-/// The bytes and the work that one connection may still use in this slice.
-struct Budget {
-    bytes: usize,
+/// What is processed of the input of one connection before others are served.
+#[derive(Clone, Copy)]
+struct Slice {
+    /// The unit is a request that ends at once, or a kilobyte that is read: some 200 nanoseconds.
     work: usize,
-    /// Bytes of immediate replies below which there is room for a further one; 0 if that must be determined.
+    /// Bytes of immediate replies.
+    output: usize,
+}
+
+/// What one connection has used of its slice.
+struct Budget {
+    slice: Slice,
+    work: usize,
+    /// Bytes of immediate replies below which a further one may be added; 0 if that must be determined.
     answers: usize,
 }
 
 impl Budget {
-    fn of_a_slice() -> Self {
-        Self { bytes: READ_BYTES_PER_TURN, work: SLICE, answers: 0 }
+    fn of(slice: Slice) -> Self {
+        Self { slice, work: 0, answers: 0 }
+    }
+
+    fn work_left(&self) -> usize {
+        self.slice.work.saturating_sub(self.work)
     }
 
     fn spend(&mut self, work: usize) {
-        self.work = self.work.saturating_sub(work);
+        self.work += work;
+    }
+
+    /// `len` bytes were read.
+    fn spend_read(&mut self, len: usize) {
+        self.spend(len / BYTES_PER_UNIT);
     }
 }
 
@@ -95,25 +116,25 @@ fn decode<'a>(mut bytes: &'a [u8], batch: &mut Batch<'a>) -> Option<Stop> {
 }
 
 impl<S: Service> EventLoop<S> {
-    /// Serves each connection with an event, and those with input left as long as there is time.
+    /// Serves each connection with an event; then those that have waited for room, and the deferred ones, as long as
+    /// there is time, but at least one of each.
     pub(super) fn serve_ready(&mut self) {
         let mut handshakes = HANDSHAKES_PER_TURN;
         for _ in 0..self.connections.ready() {
             if let Some(slot) = self.connections.next_ready() {
-                self.serve(slot, &mut handshakes);
+                self.serve(slot, FIRST_SLICE, &mut handshakes);
             }
         }
         self.serve_parked();
-        let end = self.now.mono + BACKLOG_TIME;
-        while let Some(slot) = self.connections.next_of_backlog() {
-            self.serve(slot, &mut handshakes);
-            if self.clock.now().mono >= end {
+        while let Some(slot) = self.connections.next_deferred() {
+            self.serve(slot, SLICE, &mut handshakes);
+            if self.is_time_over() {
                 return;
             }
         }
     }
 
-    /// Serves parked connections whose requests the service has room for again, each once.
+    /// Serves parked connections whose requests the service has room for again: each once, as long as there is time.
     fn serve_parked(&mut self) {
         for _ in 0..self.connections.parked() {
             if !self.service.wants_requests() {
@@ -121,31 +142,37 @@ impl<S: Service> EventLoop<S> {
             }
             let is_wanted = |id| self.service.wants_requests_of(id);
             let Some(slot) = self.connections.next_parked(is_wanted) else { return };
-            self.serve_client(slot);
+            self.serve_client(slot, FIRST_SLICE);
+            if self.is_time_over() {
+                return;
+            }
         }
     }
 
-    fn serve(&mut self, slot: usize, handshakes: &mut usize) {
+    fn serve(&mut self, slot: usize, slice: Slice, handshakes: &mut usize) {
         let conn = self.connections.at(slot);
         match (conn.phase, &conn.side) {
             (Phase::Handshaking, _) if *handshakes == 0 => self.connections.queue_ready(slot),
             (Phase::Handshaking, _) => {
                 *handshakes -= 1;
-                self.serve_peer(slot);
+                self.serve_peer(slot, slice);
             }
-            (Phase::Open, Side::Peer(_)) => self.serve_peer(slot),
-            (Phase::Open, Side::Client(_)) => self.serve_client(slot),
+            (Phase::Open, Side::Peer(_)) => self.serve_peer(slot, slice),
+            (Phase::Open, Side::Client(_)) => self.serve_client(slot, slice),
             (Phase::Lingering, _) => self.linger(slot),
             (Phase::Connecting | Phase::Draining | Phase::Closed, _) => {}
         }
     }
 
-    fn serve_client(&mut self, slot: usize) {
-        let mut budget = Budget::of_a_slice();
+    fn serve_client(&mut self, slot: usize, slice: Slice) {
+        let mut budget = Budget::of(slice);
         let mut buffer = mem::take(&mut self.buffer);
         let mut inbox = mem::take(&mut self.connections.at(slot).inbox);
+        let is_fresh = inbox.is_empty();
         let served = self.serve_requests(slot, &mut buffer, &mut inbox, &mut budget);
         self.buffer = buffer;
+        let is_heavy = budget.work > FIRST_SLICE.work || self.actions.answers().len() > FIRST_SLICE.output;
+        self.note_slice(slot, is_fresh, is_heavy);
         let written = self.write_replies(slot);
         match written.and(served) {
             Ok((taken, stop)) => self.finish_input(slot, inbox, taken, stop),
@@ -153,7 +180,7 @@ impl<S: Service> EventLoop<S> {
         }
         if self.connections.account.is_exceeded() {
             // Not at the end of the turn only: until then each client could add an answer.
-            self.flush_queued();
+            self.flush_all();
             self.close_least_recent_readers();
         }
     }
@@ -173,15 +200,15 @@ impl<S: Service> EventLoop<S> {
             inbox.drain(..taken);
         }
         while stop == Stop::Incomplete && self.connections.at(slot).is_readable() {
-            if budget.bytes == 0 {
+            if budget.work_left() == 0 {
                 return Ok((taken, Stop::SliceUsed));
             }
-            let read_size = self.connections.account.read_size();
+            let read_size = self.connections.account.read_size().min(budget.work_left() * BYTES_PER_UNIT);
             let len = self.connections.at(slot).read(&mut buffer[..read_size], now)?;
             if len == 0 {
                 break;
             }
-            budget.bytes = budget.bytes.saturating_sub(len);
+            budget.spend_read(len);
             let used;
             if inbox.is_empty() {
                 (used, stop) = self.take_requests(slot, &buffer[..len], budget);
@@ -217,7 +244,8 @@ impl<S: Service> EventLoop<S> {
                 match self.take_request(slot, request) {
                     Taken::Done => budget.spend(1),
                     Taken::InFlight => {
-                        budget.spend(IN_FLIGHT_WORK);
+                        let is_awaited = self.connections.at(slot).client().awaits_latest();
+                        budget.spend(if is_awaited { IN_FLIGHT_WORK } else { QUERY_WORK });
                         budget.answers = 0;
                     }
                     Taken::NoRoom => return (taken, Stop::NoRoom),
@@ -236,9 +264,13 @@ impl<S: Service> EventLoop<S> {
         let answers = self.actions.answers().len();
         if self.connections.at(slot).phase != Phase::Open {
             Some(Stop::Closing)
-        } else if budget.work == 0 {
+        } else if budget.work_left() == 0 {
             Some(Stop::SliceUsed)
-        } else if answers < budget.answers || self.has_room(slot, answers, budget) {
+        } else if answers < budget.answers {
+            None
+        } else if answers >= budget.slice.output {
+            Some(Stop::SliceUsed)
+        } else if self.has_room(slot, answers, budget) {
             None
         } else {
             Some(Stop::ClientFull)
@@ -251,7 +283,7 @@ impl<S: Service> EventLoop<S> {
         let room = self.connections.account.room();
         let client = self.connections.at(slot).client();
         let Some(max) = client.room(room).filter(|max| answers <= *max) else { return false };
-        budget.answers = if client.has_unanswered() { 0 } else { max };
+        budget.answers = if client.has_unanswered() { 0 } else { max.min(budget.slice.output) };
         true
     }
 
@@ -315,23 +347,24 @@ impl<S: Service> EventLoop<S> {
         written.map(drop)
     }
 
-    fn serve_peer(&mut self, slot: usize) {
+    fn serve_peer(&mut self, slot: usize, slice: Slice) {
         let now = self.now.mono;
-        let mut budget = Budget::of_a_slice();
+        let mut budget = Budget::of(slice);
         let mut buffer = mem::take(&mut self.buffer);
         let mut inbox = mem::take(&mut self.connections.at(slot).inbox);
+        let is_fresh = inbox.is_empty();
         let (mut taken, mut stop) = self.take_frames(slot, &inbox, &mut budget);
         inbox.drain(..taken);
         let mut failure = None;
         while stop == Stop::Incomplete && failure.is_none() && self.connections.at(slot).is_readable() {
-            if budget.bytes == 0 {
+            if budget.work_left() == 0 {
                 stop = Stop::SliceUsed;
                 break;
             }
             match self.connections.at(slot).read(&mut buffer, now) {
                 Ok(0) => break,
                 Ok(len) => {
-                    budget.bytes = budget.bytes.saturating_sub(len);
+                    budget.spend_read(len);
                     failure = self.decrypt(slot, &buffer[..len], &mut inbox).err();
                 }
                 Err(error) => failure = Some(CloseReason::Io(error)),
@@ -343,6 +376,7 @@ impl<S: Service> EventLoop<S> {
             taken += used;
         }
         self.buffer = buffer;
+        self.note_slice(slot, is_fresh, budget.work > FIRST_SLICE.work);
         match failure {
             Some(reason) => self.end(slot, &reason),
             None => self.finish_input(slot, inbox, taken, stop),
@@ -385,7 +419,7 @@ impl<S: Service> EventLoop<S> {
             let id = ConnId(conn.id);
             let (frame, len) = match next_frame(Source::Peer, &bytes[taken..]) {
                 Ok(None) => return (taken, Stop::Incomplete),
-                Ok(Some(_)) if budget.work == 0 => return (taken, Stop::SliceUsed),
+                Ok(Some(_)) if budget.work_left() == 0 => return (taken, Stop::SliceUsed),
                 Ok(Some(whole)) => whole,
                 Err(error) => return (taken, Stop::Malformed(error)),
             };
@@ -393,6 +427,13 @@ impl<S: Service> EventLoop<S> {
             budget.spend(PEER_MESSAGE_WORK);
             self.call(|service, now, out| service.on_frame(now, id, frame, out));
         }
+    }
+
+    /// Decides whether the connection is deferred from now on: if its slice was heavy, until it sends little at a time. So
+    /// one that always sends much gets all of it served in one slice.
+    fn note_slice(&mut self, slot: usize, is_fresh: bool, is_heavy: bool) {
+        let conn = self.connections.at(slot);
+        conn.deferred.input = is_heavy || conn.deferred.input && !is_fresh;
     }
 
     /// Stores the rest of the input, and queues the connection for the next turn if necessary.
@@ -427,7 +468,10 @@ impl<S: Service> EventLoop<S> {
             Stop::Incomplete | Stop::Closing => {}
             Stop::ClientFull if is_full => conn.queued = Queued::Full,
             // A client that was full and is not any more has got its replies meanwhile.
-            Stop::SliceUsed | Stop::ClientFull => self.connections.queue_backlog(slot),
+            Stop::SliceUsed | Stop::ClientFull => {
+                conn.deferred.input = true;
+                self.connections.queue_ready(slot);
+            }
             Stop::NoRoom => self.connections.park(slot),
             Stop::Malformed(error) => return self.end(slot, &CloseReason::Wire(error)),
         }

@@ -11,14 +11,16 @@
 //! 3   now = clock.now()                                   once
 //! 4   each event marks its connection; a signal begins to leave
 //! 5   accept a bounded number from each listener          out of descriptors: pause, keep serving
-//! 6   each connection with an event, then in turn those with input left, until the time for that is over:
-//!       read up to its byte budget into the inbox         TLS: socket → session → plaintext, until drained
+//! 6   each connection with an event gets a small slice; then the deferred ones get larger slices, in turn, until
+//!     the time for that is over:
+//!       read into the inbox                               TLS: socket → session → plaintext
 //!       split up to its budget of work → decode in batches → service
 //!       write the immediate replies                       one write for all of them
-//!       not drained? it has input left: mio is edge-triggered and reports it only once
+//!       input left? it is deferred: mio is edge-triggered and reports it only once
 //! 7   deadlines: of connections, of the service             also what a message of this turn made due
 //! 8   report failed dials, ended connections and saved batches to the service
-//! 9   flush each connection with new output, once; wait for writability only if output is left
+//! 9   flush each connection with new output, a small part of it; then what is left, until the time is over;
+//!     wait for writability only if a socket accepts no more
 //! 10  free the closed connections
 //! ```
 //!
@@ -33,12 +35,14 @@
 //! * A request costs one read, one write and a part of one poll. A GET that the service answers
 //!   immediately allocates nothing here. Its value is copied once, a large value only by the kernel.
 //! * All input has a bound (a constant beside its user, or in [`limits`](crate::limits)) and a deadline.
-//!   Reading a connection ends when its budget of the turn is spent. A client that does not read its
+//!   Reading a connection ends when its slice is used up. A client that does not read its
 //!   replies is not read either, and is closed after a while (`account` says when). A peer is always read. If
 //!   its outbox has no room for a reply, the peer gets ERROR 429 instead, for which room is reserved; the
 //!   service learns of a request that has no room.
-//! * A connection that sends without a pause delays the others little: it is served in small slices, and
-//!   after connections that had no input left. A request that the service has no room for stays in the
+//! * A connection that sends or gets much delays the others little, whether it sends many requests or large ones,
+//!   asks for large values, or sends garbage. A slice bounds the requests, the bytes read and the bytes answered. Who
+//!   takes more than a small slice is *deferred*, until it takes little again: it is served after those that are not,
+//!   and all deferred ones together have a small part of each turn. Output is written in the same way. A request that the service has no room for stays in the
 //!   inbox of its connection, which is *parked*: the connection that has waited longest is served first.
 //!   GETs of records that the service may return at once need no room.
 //! * Clients and peers have separate pools. A full pool refuses new connections; the node bounds the

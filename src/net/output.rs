@@ -14,12 +14,12 @@ use mio::{Interest, Token};
 use rustix::net::sockopt::set_socket_linger;
 
 use crate::id::NodeId;
-use crate::limits::{DIALS_MAX, READ_BYTES_PER_TURN};
+use crate::limits::DIALS_MAX;
 use crate::net::Service;
 use crate::net::account::UNREAD_TIMEOUT;
 use crate::net::client::Replied;
 use crate::net::conn::{CloseReason, Incoming, Phase, Side, Timeout};
-use crate::net::event_loop::{EventLoop, Helper, LoopError, Notice};
+use crate::net::event_loop::{EventLoop, FIRST_OUTPUT_SLICE, Helper, LoopError, Notice, OUTPUT_SLICE};
 use crate::net::listener::Pool;
 use crate::net::peer::{Dial, Peer, Pushed, Written, dial_error};
 use crate::net::resolver::Question;
@@ -191,14 +191,33 @@ impl<S: Service> EventLoop<S> {
         Ok(socket)
     }
 
-    /// Step 9: writes the output of this turn.
+    /// Step 9: writes the output of this turn, and what is left of earlier output as long as there is time.
     pub(super) fn flush_queued(&mut self) {
-        while let Some(slot) = self.connections.next_to_flush() {
-            self.flush(slot);
+        self.flush_new();
+        while let Some(slot) = self.connections.next_deferred_flush() {
+            self.flush(slot, OUTPUT_SLICE);
+            if self.is_time_over() {
+                return;
+            }
         }
     }
 
-    fn flush(&mut self, slot: usize) {
+    /// Writes new output: the first part of it, so that large answers of many clients do not delay small ones.
+    pub(super) fn flush_new(&mut self) {
+        while let Some(slot) = self.connections.next_to_flush() {
+            self.flush(slot, FIRST_OUTPUT_SLICE);
+        }
+    }
+
+    /// Writes all output that sockets accept.
+    pub(super) fn flush_all(&mut self) {
+        while let Some(slot) = self.connections.next_to_flush().or_else(|| self.connections.next_deferred_flush()) {
+            self.flush(slot, usize::MAX);
+        }
+    }
+
+    /// Writes about `share` bytes of the output of a connection at most.
+    fn flush(&mut self, slot: usize, share: usize) {
         let now = self.now.mono;
         if self.connections.at(slot).phase == Phase::Connecting {
             self.finish_connecting(slot);
@@ -207,12 +226,14 @@ impl<S: Service> EventLoop<S> {
         if !matches!(conn.phase, Phase::Handshaking | Phase::Open | Phase::Draining) {
             return;
         }
-        let written = match conn.write(now) {
+        let written = match conn.write(share, now) {
             Ok(written) => written,
             Err(error) => return self.end(slot, &CloseReason::Io(error)),
         };
+        conn.deferred.output = written != Written::All;
         let interest = match written {
             Written::All => Interest::READABLE,
+            Written::Part => conn.interest,
             Written::Blocked => Interest::READABLE | Interest::WRITABLE,
         };
         if interest != conn.interest {
@@ -224,6 +245,9 @@ impl<S: Service> EventLoop<S> {
         if conn.phase == Phase::Draining && conn.is_done() {
             return self.end_output(slot);
         }
+        if written == Written::Part {
+            self.connections.queue_flush(slot);
+        }
         self.connections.count(slot);
         self.connections.wake_if_room(slot);
         self.connections.arm(slot);
@@ -232,7 +256,7 @@ impl<S: Service> EventLoop<S> {
     /// Ends a client that has read too little for too long. Its socket is tried once more before: the kernel
     /// reports room only when a third of its buffer is free, which can take a slow client longer than the time it has.
     pub(super) fn end_unless_read(&mut self, slot: usize) {
-        self.flush(slot);
+        self.flush(slot, OUTPUT_SLICE);
         if self.connections.at(slot).behind_since().is_some_and(|since| since + UNREAD_TIMEOUT <= self.now.mono) {
             self.abort(slot, &Timeout::Unread);
         }
@@ -300,10 +324,11 @@ impl<S: Service> EventLoop<S> {
     pub(super) fn linger(&mut self, slot: usize) {
         let now = self.now.mono;
         let conn = self.connections.at(slot);
-        match conn.discard(&mut self.buffer, READ_BYTES_PER_TURN, now) {
+        match conn.discard(&mut self.buffer, now) {
             Ok(true) | Err(_) => self.connections.close(slot, now),
             Ok(false) => {
                 if conn.is_readable() {
+                    conn.deferred.input = true; // there is no hurry
                     self.connections.queue_ready(slot);
                 }
                 self.connections.arm(slot);

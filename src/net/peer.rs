@@ -42,6 +42,8 @@ pub(super) struct Dial {
 pub(super) enum Written {
     /// All output is written.
     All,
+    /// The share of the connection is written; the socket may accept more bytes.
+    Part,
     /// The socket accepts no more bytes for now.
     Blocked,
 }
@@ -124,15 +126,19 @@ impl Peer {
         self.outbox.clear();
     }
 
-    /// Writes the output. Messages of one turn share TLS records, and records share writes.
-    pub(super) fn write(&mut self, socket: &mut Socket) -> io::Result<Written> {
+    /// Writes the output, about `share` bytes at most. Messages of one turn share TLS records, and records share writes.
+    pub(super) fn write(&mut self, socket: &mut Socket, share: usize) -> io::Result<Written> {
+        let mut written = 0;
         loop {
             self.encrypt();
             if !self.session.wants_write() {
                 return Ok(Written::All);
             }
+            if written >= share {
+                return Ok(Written::Part);
+            }
             match self.session.write_to(socket) {
-                Ok(_) => {}
+                Ok(len) => written += len,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Written::Blocked),
                 Err(error) => return Err(error),
             }

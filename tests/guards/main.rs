@@ -45,7 +45,7 @@ fn each_kind_of_mismatch_is_reported() {
     let text = |lines: &[&str]| lines.join("\n");
     let sources = Sources::from([
         ("src/record/mod.rs".into(), text(&["    a < b", "c", "c", "", "    #[test]", "fn smaller_is_smaller() {}"])),
-        ("src/net/mod.rs".into(), text(&["a < b", "#[test]", "fn elsewhere() {}", "fn helper() {}"])),
+        ("src/config/mod.rs".into(), text(&["a < b", "#[test]", "fn elsewhere() {}", "fn helper() {}"])),
         ("src/lookup/mod.rs".into(), text(&["#[test]", "fn twice() {}", "#[test]", "fn twice() {}"])),
     ]);
     let of = |guards: &[Guard]| compare(guards, &sources);
@@ -58,13 +58,13 @@ fn each_kind_of_mismatch_is_reported() {
     expect(Guard { line: "a > b", ..RIGHT }, "found none; the most similar one is 1:\n    a < b");
     expect(Guard { line: "c", ..RIGHT }, "found 2 of them: [2, 3]");
     expect(Guard { file: "src/record/gone.rs", ..RIGHT }, "no such file");
-    expect(Guard { file: "src/net/mod.rs", ..RIGHT }, "no suite for src/net/mod.rs");
+    expect(Guard { file: "src/config/mod.rs", ..RIGHT }, "no suite for src/config/mod.rs");
     expect(Guard { mutation: "a < b", ..RIGHT }, "the mutation changes nothing");
     expect(Guard { tests: &[], ..RIGHT }, "no test is named");
     expect(Guard { tests: &["gone"], ..RIGHT }, "expected one test `gone`, found 0");
     expect(Guard { tests: &["helper"], ..RIGHT }, "expected one test `helper`, found 0");
     expect(Guard { tests: &["twice"], ..RIGHT }, "expected one test `twice`, found 2");
-    expect(Guard { tests: &["elsewhere"], ..RIGHT }, "`elsewhere` is in src/net/mod.rs, outside the suite");
+    expect(Guard { tests: &["elsewhere"], ..RIGHT }, "`elsewhere` is in src/config/mod.rs, outside the suite");
     let faults = of(&[RIGHT, RIGHT]);
     assert_eq!(faults, ["right: the name is used twice"]);
 }

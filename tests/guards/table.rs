@@ -26,9 +26,14 @@ pub(crate) struct Suite {
 pub(crate) const SUITES: &[Suite] = &[
     Suite { dirs: &["src/record/", "src/storage/"], modules: &["record", "storage"], binary: Some("model") },
     Suite { dirs: &["src/lookup/"], modules: &["lookup"], binary: None },
+    Suite { dirs: &["src/net/"], modules: &["net"], binary: None },
     Suite { dirs: &["src/node/"], modules: &["node"], binary: Some("node") },
 ];
 
+const INPUT: &str = "src/net/input.rs";
+const OUTPUT: &str = "src/net/output.rs";
+const CLIENT: &str = "src/net/client.rs";
+const LOOP: &str = "src/net/event_loop.rs";
 const RECORD: &str = "src/record/mod.rs";
 const STORAGE: &str = "src/storage/mod.rs";
 const HELD: &str = "src/storage/held.rs";
@@ -58,6 +63,62 @@ const WAITING: &str = "src/node/rpc/waiting.rs";
 const ALONE: &str = "src/node/membership/alone.rs";
 
 pub(crate) const GUARDS: &[Guard] = &[
+    Guard {
+        name: "fairness: large answers end a slice",
+        file: INPUT,
+        line: "} else if answers >= budget.slice.output {",
+        mutation: "} else if false {",
+        tests: &["a_client_with_large_answers_waits_for_the_others_after_the_first_one"],
+    },
+    Guard {
+        name: "fairness: many requests end a slice",
+        file: INPUT,
+        line: "const FIRST_SLICE: Slice = Slice { work: 64, output: FIRST_OUTPUT_SLICE };",
+        mutation: "const FIRST_SLICE: Slice = Slice { work: 640, output: FIRST_OUTPUT_SLICE };",
+        tests: &["a_client_with_many_requests_waits_for_the_others_after_some"],
+    },
+    Guard {
+        name: "fairness: large requests end a slice",
+        file: INPUT,
+        line: "self.spend(len / BYTES_PER_UNIT);",
+        mutation: "self.spend(len / BYTES_PER_UNIT / 1_000);",
+        tests: &["a_client_that_sends_much_is_served_after_the_others"],
+    },
+    Guard {
+        name: "fairness: a client that takes long waits",
+        file: INPUT,
+        line: "conn.deferred.input = is_heavy || conn.deferred.input && !is_fresh;",
+        mutation: "conn.deferred.input = false;",
+        tests: &["a_client_whose_last_requests_took_long_is_served_after_the_others_and_in_one_slice"],
+    },
+    Guard {
+        name: "fairness: also after the rest of its input",
+        file: INPUT,
+        line: "conn.deferred.input = is_heavy || conn.deferred.input && !is_fresh;",
+        mutation: "conn.deferred.input = is_heavy;",
+        tests: &["a_client_whose_last_requests_took_long_is_served_after_the_others_and_in_one_slice"],
+    },
+    Guard {
+        name: "fairness: new output is written in parts",
+        file: OUTPUT,
+        line: "self.flush(slot, FIRST_OUTPUT_SLICE);",
+        mutation: "self.flush(slot, usize::MAX);",
+        tests: &["what_is_left_of_the_output_is_written_after_new_output"],
+    },
+    Guard {
+        name: "fairness: who reads is not behind",
+        file: CLIENT,
+        line: "if !is_blocked {",
+        mutation: "if self.outbox.is_empty() {",
+        tests: &["what_is_left_of_the_output_is_written_after_new_output"],
+    },
+    Guard {
+        name: "fairness: a lingering connection makes room",
+        file: LOOP,
+        line: "if self.connections.len(pool) >= max && !self.connections.close_lingering(pool, self.now.mono) {",
+        mutation: "if self.connections.len(pool) >= max {",
+        tests: &["a_full_pool_takes_a_connection_instead_of_a_lingering_one"],
+    },
     // ── all other nodes are silent
     Guard {
         name: "silence: the own copy alone confirms no PUT",

@@ -4,6 +4,7 @@
 //! holds. The deadline of the service is always due, so no turn blocks. No test sleeps. A condition that
 //! never holds causes a panic after a bounded number of turns.
 
+mod fairness;
 mod peers;
 mod unread;
 
@@ -19,6 +20,7 @@ use crate::id::{Key, NodeId, RpcId};
 use crate::identity::Puzzle;
 use crate::limits::{ANSWER_SIZE_MAX, API_ANSWERS_EXPECTED_MAX, ENTRIES_MAX, PEER_OUTBOX_MAX, VALUE_SIZE_MAX};
 use crate::net::clock::Clock;
+use crate::net::event_loop::FIRST_OUTPUT_SLICE;
 use crate::net::tls::tests::identity;
 use crate::net::{Ended, EventLoop, Helper, Listeners, LoopError, Options, Service};
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin, Taken};
@@ -382,7 +384,13 @@ fn get(number: usize) -> Vec<u8> {
 
 /// DHT PUT (650) of five bytes under the key 0.
 fn put(flags: u8) -> Vec<u8> {
-    [&[0, 45, 2, 0x8a, 0, 1, 1, flags], &key(0).as_bytes()[..], b"bernd"].concat()
+    put_value(flags, b"bernd")
+}
+
+/// DHT PUT of `value` under the key 0.
+fn put_value(flags: u8, value: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(40 + value.len()).expect("a value that fits").to_be_bytes();
+    [&[high, low, 2, 0x8a, 0, 1, 1, flags], &key(0).as_bytes()[..], value].concat()
 }
 
 #[test]

@@ -1,0 +1,111 @@
+//! Tests of the order in which connections are served: those that take long wait for the others.
+
+use super::*;
+
+/// Two clients, of which the first one is served first if both have an event.
+fn two_clients() -> (Host, Client, Client) {
+    let mut host = Host::new();
+    let (mut first, mut second) = (Client::new(host.api), Client::new(host.api));
+    for client in [&mut first, &mut second] {
+        client.send(&[get(0)]);
+        run_until(&mut host, client, |_, client| client.replies().len() == 1);
+    }
+    host.echo().gets.clear();
+    (host, first, second)
+}
+
+/// Both send these numbers of GETs at the same time. Returns for each GET whether it was one of the first client.
+fn order(host: &mut Host, clients: [&mut Client; 2], gets: [usize; 2]) -> Vec<bool> {
+    let [first, second] = clients;
+    let before = [first.replies().len(), second.replies().len()];
+    for (client, gets) in [(&mut *first, gets[0]), (&mut *second, gets[1])] {
+        client.send(&(1..=gets).map(get).collect::<Vec<_>>());
+        client.pump();
+    }
+    run_until(host, first, |_, first| {
+        second.pump();
+        first.replies().len() == before[0] + gets[0] && second.replies().len() == before[1] + gets[1]
+    });
+    let takers: Vec<u64> = std::mem::take(&mut host.echo().gets).iter().map(|(client, _)| client.connection).collect();
+    let of_first = takers.iter().min().copied();
+    takers.iter().map(|taker| Some(*taker) == of_first).collect()
+}
+
+#[test]
+fn a_client_with_large_answers_waits_for_the_others_after_the_first_one() {
+    let (mut host, mut first, mut second) = two_clients();
+    host.echo().value = Arc::from(vec![7; VALUE_SIZE_MAX]);
+    let order = order(&mut host, [&mut first, &mut second], [20, 1]);
+    assert_eq!(order.iter().position(|is_first| !is_first), Some(1), "{order:?}");
+}
+
+#[test]
+fn a_client_with_many_requests_waits_for_the_others_after_some() {
+    let (mut host, mut first, mut second) = two_clients();
+    let order = order(&mut host, [&mut first, &mut second], [1_000, 1]);
+    let before = order.iter().position(|is_first| !is_first).expect("one of the second client");
+    assert!(before > 0 && before < 100, "{before}");
+}
+
+#[test]
+fn a_client_whose_last_requests_took_long_is_served_after_the_others_and_in_one_slice() {
+    let (mut host, mut first, mut second) = two_clients();
+    order(&mut host, [&mut first, &mut second], [100, 1]);
+    for _ in 0..3 {
+        let order = order(&mut host, [&mut first, &mut second], [100, 1]);
+        assert!(!order[0] && order[1..].iter().all(|is_first| *is_first), "{order:?}");
+    }
+    order(&mut host, [&mut first, &mut second], [1, 1]);
+    let order = order(&mut host, [&mut first, &mut second], [1, 1]);
+    assert_eq!(order, [true, false], "a light client is served in its turn");
+}
+
+#[test]
+fn a_client_that_sends_much_is_served_after_the_others() {
+    let (mut host, mut first, mut second) = two_clients();
+    first.send(&vec![put_value(0, &vec![7; 40_000]); 2]);
+    let order = order(&mut host, [&mut first, &mut second], [1, 1]);
+    assert_eq!(order, [false, true]);
+}
+
+#[test]
+fn what_is_left_of_the_output_is_written_after_new_output() {
+    let (mut host, mut first, mut second) = two_clients();
+    host.echo().behaviour = Behaviour::Deferred;
+    host.echo().value = Arc::from(vec![7; VALUE_SIZE_MAX]);
+    for client in [&mut first, &mut second] {
+        client.send(&[get(1)]);
+        client.pump();
+    }
+    run_until(&mut host, &mut first, |host, _| host.event_loop.service.gets.len() == 2);
+    let slots = host.event_loop.connections.slots();
+    host.echo().answer_gets();
+    host.event_loop.call(Echo::on_timeout);
+    let unsent = |host: &mut Host, at: usize| host.event_loop.connections.at(slots[at]).client().outbox().len();
+    let whole = unsent(&mut host, 0);
+    assert_eq!(whole, ANSWER_SIZE_MAX);
+    host.event_loop.flush_new();
+    assert_eq!([unsent(&mut host, 0), unsent(&mut host, 1)], [whole - FIRST_OUTPUT_SLICE; 2]);
+    assert_eq!(host.event_loop.connections.at(slots[0]).client().behind_since(), None, "its socket has room");
+    assert!(host.event_loop.connections.has_work());
+    run_until(&mut host, &mut first, |_, first| {
+        second.pump();
+        first.replies().len() == 2 && second.replies().len() == 2
+    });
+}
+
+#[test]
+fn a_full_pool_takes_a_connection_instead_of_a_lingering_one() {
+    let mut host = Host::with(1, |options| options.api_connections_max = 1);
+    let mut faulty = Client::new(host.api);
+    faulty.unsent = vec![0; 1_000];
+    faulty.reads = false;
+    run_until(&mut host, &mut faulty, |host, _| host.event_loop.counters.faults == 1);
+    assert_eq!(host.event_loop.connections.slots().len(), 1, "it lingers");
+    let mut next = Client::with_requests(&host, &[get(1)]);
+    run_until(&mut host, &mut next, |_, next| next.replies().len() == 1);
+    assert_eq!(host.event_loop.counters.refused, 0);
+    let mut third = Client::new(host.api);
+    run_until(&mut host, &mut third, |_, third| third.ended);
+    assert_eq!(host.event_loop.counters.refused, 1, "an open connection stays");
+}

@@ -422,11 +422,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: PUT,
         line: "return if spread.copies_in_flight > 0 { Next::Wait } else { Next::Superseded(by) };",
         mutation: "return Next::Superseded(by);",
-        tests: &[
-            "a_superseded_put_ends",
-            "of_two_puts_at_two_nodes_the_larger_one_is_read_everywhere",
-            "peers_that_have_taken_a_superseded_copy_get_the_larger_record",
-        ],
+        tests: &["a_superseded_put_ends", "peers_that_have_taken_a_superseded_copy_get_the_larger_record"],
     },
     // ── which of two records wins
     Guard {

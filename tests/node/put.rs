@@ -416,9 +416,14 @@ fn a_put_that_enough_nodes_store_overtakes_nothing() {
     for confirm in [Confirm::Yes, Confirm::No] {
         let (mut harness, client, (conn, rpc, _)) = stored_with_a_copy_in_flight(confirm);
         assert_eq!(harness.answer(client), if confirm == Confirm::Yes { success(1, b"") } else { None });
+        (1..=8).for_each(|peer| harness.make_scripted(peer));
         harness.reply(conn, rpc, larger(1, version_at(300_000)));
+        let other = RecordBlock { version: version_at(300_000), age: Age(300), ..block(1, b"other") };
+        harness.answer_find_value(|_, want| Some(given(other, want)));
         harness.pass(secs(60));
-        assert_eq!((harness.answer(client), harness.copies()), (None, vec![]));
+        assert_eq!(harness.answer(client), None);
+        let copies = harness.copies();
+        assert!(copies.iter().all(|(_, _, copy)| copy.version == other.version), "{copies:?}");
         assert_eq!(harness.node.counters().puts_held, 1);
     }
 }

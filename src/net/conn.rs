@@ -366,6 +366,7 @@ impl ConnectionInfo {
         match (self.phase, &self.side) {
             (Phase::Connecting, _) => Some((self.since + DIAL_TIMEOUT, Timeout::Connect)),
             (Phase::Handshaking, _) => Some((self.since + HANDSHAKE_TIMEOUT, Timeout::Handshake)),
+            (Phase::Open, _) if self.queued == Queued::Ready => None, // its input may be what is awaited
             (Phase::Open, Side::Peer(_)) => frame,
             (Phase::Open, Side::Client(_)) if self.queued == Queued::Parked => None,
             (Phase::Open, Side::Client(client)) => {

@@ -162,6 +162,11 @@ impl Connections {
         Some(slot)
     }
 
+    /// The number of deferred connections that are queued to be served.
+    pub(super) fn deferred(&self) -> usize {
+        self.deferred.len()
+    }
+
     /// Removes the next connection from the queue of those that are served later.
     pub(super) fn next_deferred(&mut self) -> Option<usize> {
         let slot = self.deferred.pop_front()?;
@@ -403,6 +408,19 @@ mod tests {
         assert_eq!(connections.next_parked(|id| id != unwanted), Some(c));
         assert_eq!(connections.next_parked(|id| id != unwanted), Some(b));
         assert!(connections.has_parked(|id| id == unwanted) && !connections.has_parked(|id| id != unwanted));
+    }
+
+    #[test]
+    fn a_connection_whose_input_is_not_read_yet_does_not_time_out() {
+        let mut connections = connections();
+        let slot = insert(&mut connections, at(0));
+        connections.at(slot).note_partial(Partial::New, at(1));
+        connections.arm(slot);
+        connections.queue_ready(slot);
+        assert_eq!(connections.next_timeout(at(100)), None);
+        connections.next_ready();
+        connections.arm(slot);
+        assert_eq!(connections.next_timeout(at(100)), Some((slot, Timeout::Frame)));
     }
 
     #[test]

@@ -48,12 +48,21 @@ const ACCEPTS_PER_TURN: usize = 4;
 /// back: the node waits for the result of a batch before it sends the next one.
 const BATCHES_WAITING_MAX: usize = 1;
 
-/// The part of a turn in which deferred connections are served. It bounds how long they delay the others.
-const TIME_FOR_DEFERRED: Duration = Duration::from_micros(125);
+/// How the loop divides its time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// The part of a turn in which deferred connections are served. It bounds how long they delay the others.
+    pub(super) deferred: Duration,
+    /// A turn is late if a deadline is overdue by this: the process or the host did not run meanwhile. A loop that has
+    /// much to do is late by a few milliseconds.
+    pub(super) late_after: Duration,
+}
+
+const PACE: Pace = Pace { deferred: Duration::from_micros(125), late_after: Duration::from_millis(20) };
 
 /// The output of a connection that is written before others are served, if none was left before. The kernel takes some
-/// 2 microseconds to copy it.
-pub(super) const FIRST_OUTPUT_SLICE: usize = 16 << 10;
+/// 4 microseconds to copy it.
+pub(super) const FIRST_OUTPUT_SLICE: usize = 32 << 10;
 
 /// The same if some was left.
 pub(super) const OUTPUT_SLICE: usize = 512 << 10;
@@ -91,6 +100,9 @@ pub struct EventLoop<S> {
     pub(super) counters: HostCounters,
     pub(super) limited_log: RateLimitedLog,
     pub(super) clock: Clock,
+    pub(super) pace: Pace,
+    /// Whether this turn is late, so that all connections with an event are served before its deadlines.
+    pub(super) is_late: bool,
     timer: WakeTimer,
     waker: Arc<Waker>,
     listeners: Listeners,
@@ -161,6 +173,8 @@ impl<S: Service> EventLoop<S> {
             counters: HostCounters::default(),
             limited_log: RateLimitedLog::default(),
             clock,
+            pace: PACE,
+            is_late: false,
             timer,
             waker,
             listeners,
@@ -227,14 +241,16 @@ impl<S: Service> EventLoop<S> {
 
     /// One turn. The numbers are those in the documentation of [`net`](crate::net).
     pub(super) fn turn(&mut self, events: &mut Events) -> Result<Option<Ended>, LoopError> {
-        let timeout = self.timeout()?; // 1
-        if let Err(error) = self.poll.poll(events, timeout) {
+        let mut timeout = self.timeout()?; // 1
+        while let Err(error) = self.poll.poll(events, timeout) {
             if error.kind() != ErrorKind::Interrupted {
                 return Err(error.into());
             }
-            events.clear(); // 2
-        }
+            timeout = Some(Duration::ZERO); // a process that was stopped reads what came before it looks at deadlines
+        } // 2
         self.now = self.clock.now(); // 3
+        let due = Time::first_of([self.service.next_deadline(), self.connections.next_deadline()]);
+        self.is_late = due.is_some_and(|at| self.now.mono - at >= self.pace.late_after);
         for event in events.iter() {
             if self.on_event(event)? == Some(Ended::Forced) {
                 return Ok(Some(Ended::Forced));
@@ -261,7 +277,7 @@ impl<S: Service> EventLoop<S> {
 
     /// Whether the part of this turn for deferred connections is over.
     pub(super) fn is_time_over(&self) -> bool {
-        self.clock.mono() >= self.now.mono + TIME_FOR_DEFERRED
+        self.clock.mono() >= self.now.mono + self.pace.deferred
     }
 
     /// Calls a method of the service and performs its actions.

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! 1   choose the timeout: none if work is left, else until an event or the timer of the first deadline
-//! 2   poll; continue if a signal interrupts it
+//! 2   poll; once more if a signal interrupts it
 //! 3   now = clock.now()                                   once
 //! 4   each event marks its connection; a signal begins to leave
 //! 5   accept a bounded number from each listener          out of descriptors: pause, keep serving
@@ -42,7 +42,8 @@
 //! * A connection that sends or gets much delays the others little, whether it sends many requests or large ones,
 //!   asks for large values, or sends garbage. A slice bounds the requests, the bytes read and the bytes answered. Who
 //!   takes more than a small slice is *deferred*, until it takes little again: it is served after those that are not,
-//!   and all deferred ones together have a small part of each turn. Output is written in the same way. A request that the service has no room for stays in the
+//!   and all deferred ones together have a small part of each turn. Output is written in the same way. But if the
+//!   process or the host stood still, all are served before any deadline counts: the answers may have come. A request that the service has no room for stays in the
 //!   inbox of its connection, which is *parked*: the connection that has waited longest is served first.
 //!   GETs of records that the service may return at once need no room.
 //! * Clients and peers have separate pools. A full pool refuses new connections; the node bounds the

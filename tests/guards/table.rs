@@ -73,8 +73,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "fairness: many requests end a slice",
         file: INPUT,
-        line: "const FIRST_SLICE: Slice = Slice { work: 64, output: FIRST_OUTPUT_SLICE };",
-        mutation: "const FIRST_SLICE: Slice = Slice { work: 640, output: FIRST_OUTPUT_SLICE };",
+        line: "const FIRST_SLICE: Slice = Slice { work: 96, output: FIRST_OUTPUT_SLICE };",
+        mutation: "const FIRST_SLICE: Slice = Slice { work: 960, output: FIRST_OUTPUT_SLICE };",
         tests: &["a_client_with_many_requests_waits_for_the_others_after_some"],
     },
     Guard {
@@ -83,6 +83,13 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "self.spend(len / BYTES_PER_UNIT);",
         mutation: "self.spend(len / BYTES_PER_UNIT / 1_000);",
         tests: &["a_client_that_sends_much_is_served_after_the_others"],
+    },
+    Guard {
+        name: "fairness: signatures end a slice",
+        file: INPUT,
+        line: "budget.spend(verification_work(request));",
+        mutation: "let _ = verification_work(request);",
+        tests: &["a_client_whose_signatures_must_be_verified_waits_for_the_others_after_the_first_one"],
     },
     Guard {
         name: "fairness: a client that takes long waits",
@@ -111,6 +118,20 @@ pub(crate) const GUARDS: &[Guard] = &[
         line: "if !is_blocked {",
         mutation: "if self.outbox.is_empty() {",
         tests: &["what_is_left_of_the_output_is_written_after_new_output"],
+    },
+    Guard {
+        name: "fairness: all are served before the deadlines of a late turn",
+        file: INPUT,
+        line: "let mut overdue = if self.is_late { self.connections.deferred() } else { 0 };",
+        mutation: "let mut overdue = 0_usize;",
+        tests: &["in_a_late_turn_deferred_connections_are_served_before_deadlines"],
+    },
+    Guard {
+        name: "fairness: a connection that is not served yet does not time out",
+        file: "src/net/conn.rs",
+        line: "(Phase::Open, _) if self.queued == Queued::Ready => None, // its input may be what is awaited",
+        mutation: "(Phase::Closed, _) if self.queued == Queued::Ready => None,",
+        tests: &["a_connection_whose_input_is_not_read_yet_does_not_time_out"],
     },
     Guard {
         name: "fairness: a lingering connection makes room",

@@ -240,7 +240,8 @@ impl Host {
             room: usize::MAX,
         };
         let identity = identity(byte);
-        let event_loop = EventLoop::new(options, listeners, &identity, Clock::start(), echo).expect("a loop");
+        let mut event_loop = EventLoop::new(options, listeners, &identity, Clock::start(), echo).expect("a loop");
+        event_loop.pace.late_after = Duration::MAX; // the deadline of the service is always overdue
         Self { event_loop, events: Events::with_capacity(64), api, p2p, id: identity.id() }
     }
 
@@ -270,6 +271,7 @@ impl Client {
     fn new(api: SocketAddr) -> Self {
         let socket = TcpStream::connect(api).expect("the backlog has room");
         socket.set_nonblocking(true).expect("a socket");
+        socket.set_nodelay(true).expect("a socket");
         Self { socket, unsent: Vec::new(), received: Vec::new(), reads: true, ended: false }
     }
 

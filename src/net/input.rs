@@ -451,8 +451,8 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Decides whether the connection is deferred from now on: if its slice was heavy, until it sends little at a time. So
-    /// one that always sends much gets all of it served in one slice.
+    /// Decides whether the connection is deferred from now on: if its slice was heavy, until it sends little at a time.
+    /// So one that always sends much gets all of it served in one slice.
     fn note_slice(&mut self, slot: usize, is_fresh: bool, is_heavy: bool) {
         let conn = self.connections.at(slot);
         conn.deferred.input = is_heavy || conn.deferred.input && !is_fresh;

@@ -39,13 +39,13 @@
 //!   replies is not read either, and is closed after a while (`account` says when). A peer is always read. If
 //!   its outbox has no room for a reply, the peer gets ERROR 429 instead, for which room is reserved; the
 //!   service learns of a request that has no room.
-//! * A connection that sends or gets much delays the others little, whether it sends many requests or large ones,
-//!   asks for large values, or sends garbage. A slice bounds the requests, the bytes read and the bytes answered. Who
-//!   takes more than a small slice is *deferred*, until it takes little again: it is served after those that are not,
-//!   and all deferred ones together have a small part of each turn. Output is written in the same way. But if the
-//!   process or the host stood still, all are served before any deadline counts: the answers may have come. A request that the service has no room for stays in the
-//!   inbox of its connection, which is *parked*: the connection that has waited longest is served first.
-//!   GETs of records that the service may return at once need no room.
+//! * A connection that sends or gets much delays the others little, whether it sends many requests or large ones, asks
+//!   for large values, or sends garbage. A slice bounds the requests, the bytes read and the bytes answered. Who takes
+//!   more than a small slice is *deferred*, until it takes little again: it is served after those that are not, and all
+//!   deferred ones together have a small part of each turn. Output is written in the same way. But if the process or
+//!   the host stood still, all are served before any deadline counts: the answers may have come. A request that the
+//!   service has no room for stays in the inbox of its connection, which is *parked*: the connection that has waited
+//!   longest is served first. GETs of records that the service may return at once need no room.
 //! * Clients and peers have separate pools. A full pool refuses new connections; the node bounds the
 //!   connections that it dials.
 //!

@@ -126,7 +126,8 @@ impl Peer {
         self.outbox.clear();
     }
 
-    /// Writes the output, about `share` bytes at most. Messages of one turn share TLS records, and records share writes.
+    /// Writes the output, about `share` bytes at most. Messages of one turn share TLS records, and records share
+    /// writes.
     pub(super) fn write(&mut self, socket: &mut Socket, share: usize) -> io::Result<Written> {
         let mut written = 0;
         loop {

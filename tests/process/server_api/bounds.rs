@@ -108,6 +108,20 @@ fn a_client_that_sends_requests_is_not_closed_as_idle() {
     assert_eq!(asking.get(key("k")).as_deref(), Some(&b"value"[..]), "the silent one came later, and is gone");
 }
 
+/// The server continues in its poll, which the signal interrupts.
+#[test]
+fn a_client_that_has_sent_a_request_to_a_suspended_server_is_not_closed_as_idle() {
+    let [server, other] = [(); 2].map(|()| Server::start("api_idle_timeout = 1s"));
+    let mut client = Client::connect(server.api());
+    client.put(key("k"), b"value");
+    assert_eq!(client.get(key("k")).as_deref(), Some(&b"value"[..]));
+    server.signal("STOP");
+    client.send(&get(key("k")));
+    Client::connect(other.api()).expect_end(); // the time of an idle client is over
+    server.signal("CONT");
+    assert_eq!(client.answer(), Answer::Success(key("k"), b"value".to_vec()));
+}
+
 #[test]
 fn a_client_with_a_pending_answer_is_not_closed_as_idle() {
     let joining = Joining::start("api_idle_timeout = 1s\nrequest_timeout = 2s");

@@ -146,8 +146,8 @@ impl Connections {
 
     /// Whether any connection can be served or flushed without waiting for an event.
     pub(super) fn has_work(&self) -> bool {
-        let queues = [&self.ready, &self.deferred, &self.deferred_flushes];
-        queues.iter().any(|queue| !queue.is_empty()) || !self.to_flush.is_empty()
+        let is_served = !self.ready.is_empty() || !self.deferred.is_empty();
+        is_served || !self.to_flush.is_empty() || !self.deferred_flushes.is_empty()
     }
 
     /// The number of connections with an event.

@@ -241,7 +241,8 @@ impl<S: Service> EventLoop<S> {
 
     /// One turn. The numbers are those in the documentation of [`net`](crate::net).
     pub(super) fn turn(&mut self, events: &mut Events) -> Result<Option<Ended>, LoopError> {
-        let mut timeout = self.timeout()?; // 1
+        let due = Time::first_of([self.service.next_deadline(), self.connections.next_deadline()]);
+        let mut timeout = self.timeout(due)?; // 1
         while let Err(error) = self.poll.poll(events, timeout) {
             if error.kind() != ErrorKind::Interrupted {
                 return Err(error.into());
@@ -249,7 +250,6 @@ impl<S: Service> EventLoop<S> {
             timeout = Some(Duration::ZERO); // a process that was stopped reads what came before it looks at deadlines
         } // 2
         self.now = self.clock.now(); // 3
-        let due = Time::first_of([self.service.next_deadline(), self.connections.next_deadline()]);
         self.is_late = due.is_some_and(|at| self.now.mono - at >= self.pace.late_after);
         for event in events.iter() {
             if self.on_event(event)? == Some(Ended::Forced) {
@@ -301,20 +301,14 @@ impl<S: Service> EventLoop<S> {
     }
 
     /// The timeout of the poll: zero if there is work, else none, since the timer fires at the first
-    /// deadline.
-    fn timeout(&mut self) -> io::Result<Option<Duration>> {
+    /// deadline: `due`, or one of the loop itself.
+    fn timeout(&mut self, due: Option<Time>) -> io::Result<Option<Duration>> {
         let is_wanted = |id| self.service.wants_requests_of(id);
         let unparks = self.service.wants_requests() && self.connections.has_parked(is_wanted);
         if unparks || self.connections.has_work() || !self.notices.is_empty() {
             return Ok(Some(Duration::ZERO));
         }
-        let deadlines = [
-            self.service.next_deadline(),
-            self.connections.next_deadline(),
-            self.listeners.next_deadline(),
-            self.leaving_until,
-        ];
-        match Time::first_of(deadlines) {
+        match Time::first_of([due, self.listeners.next_deadline(), self.leaving_until]) {
             Some(at) if at <= self.now.mono => return Ok(Some(Duration::ZERO)),
             Some(at) => self.timer.fire_by(self.now.mono, at)?,
             None => {}

@@ -17,7 +17,7 @@ use crate::net::outbox;
 use crate::node::action::{ClientId, ConnId, Origin, Taken};
 use crate::record::Class;
 use crate::wire::Source;
-use crate::wire::api::ApiRequest;
+use crate::wire::api::{ApiRequest, Put};
 use crate::wire::codec::WireError;
 use crate::wire::frame::next_frame;
 
@@ -75,7 +75,7 @@ struct Slice {
     output: usize,
 }
 
-/// What one connection has used of its slice.
+/// What one connection may still use of its slice.
 struct Budget {
     slice: Slice,
     work: usize,
@@ -85,26 +85,26 @@ struct Budget {
 
 impl Budget {
     fn of(slice: Slice) -> Self {
-        Self { slice, work: 0, answers: 0 }
-    }
-
-    fn work_left(&self) -> usize {
-        self.slice.work.saturating_sub(self.work)
+        Self { slice, work: slice.work, answers: 0 }
     }
 
     fn spend(&mut self, work: usize) {
-        self.work += work;
+        self.work = self.work.saturating_sub(work);
     }
 
     /// `len` bytes were read.
     fn spend_read(&mut self, len: usize) {
         self.spend(len / BYTES_PER_UNIT);
     }
+
+    /// Whether as much work is done as in a whole first slice.
+    fn is_heavy(&self) -> bool {
+        self.slice.work - self.work >= FIRST_SLICE.work
+    }
 }
 
 /// The work of verifying the value of a PUT.
-fn verification_work(request: ApiRequest<'_>) -> usize {
-    let ApiRequest::Put(put) = request else { return 0 };
+fn verification_work(put: &Put<'_>) -> usize {
     match put.class {
         Class::Plain => 0,
         Class::Hashed => put.value.len() / HASHED_BYTES_PER_UNIT,
@@ -192,7 +192,7 @@ impl<S: Service> EventLoop<S> {
         let is_fresh = inbox.is_empty();
         let served = self.serve_requests(slot, &mut buffer, &mut inbox, &mut budget);
         self.buffer = buffer;
-        let is_heavy = budget.work > FIRST_SLICE.work || self.actions.answers().len() > FIRST_SLICE.output;
+        let is_heavy = budget.is_heavy() || self.actions.answers().len() > FIRST_SLICE.output;
         self.note_slice(slot, is_fresh, is_heavy);
         let written = self.write_replies(slot);
         match written.and(served) {
@@ -221,10 +221,10 @@ impl<S: Service> EventLoop<S> {
             inbox.drain(..taken);
         }
         while stop == Stop::Incomplete && self.connections.at(slot).is_readable() {
-            if budget.work_left() == 0 {
+            if budget.work == 0 {
                 return Ok((taken, Stop::SliceUsed));
             }
-            let read_size = self.connections.account.read_size().min(budget.work_left() * BYTES_PER_UNIT);
+            let read_size = self.connections.account.read_size().min(budget.work * BYTES_PER_UNIT);
             let len = self.connections.at(slot).read(&mut buffer[..read_size], now)?;
             if len == 0 {
                 break;
@@ -262,7 +262,9 @@ impl<S: Service> EventLoop<S> {
                 if let Some(stop) = self.stop_before_request(slot, budget) {
                     return (taken, stop);
                 }
-                budget.spend(verification_work(request));
+                if let ApiRequest::Put(put) = &request {
+                    budget.spend(verification_work(put));
+                }
                 match self.take_request(slot, request) {
                     Taken::Done => budget.spend(1),
                     Taken::InFlight => {
@@ -286,7 +288,7 @@ impl<S: Service> EventLoop<S> {
         let answers = self.actions.answers().len();
         if self.connections.at(slot).phase != Phase::Open {
             Some(Stop::Closing)
-        } else if budget.work_left() == 0 {
+        } else if budget.work == 0 {
             Some(Stop::SliceUsed)
         } else if answers < budget.answers {
             None
@@ -379,7 +381,7 @@ impl<S: Service> EventLoop<S> {
         inbox.drain(..taken);
         let mut failure = None;
         while stop == Stop::Incomplete && failure.is_none() && self.connections.at(slot).is_readable() {
-            if budget.work_left() == 0 {
+            if budget.work == 0 {
                 stop = Stop::SliceUsed;
                 break;
             }
@@ -398,7 +400,7 @@ impl<S: Service> EventLoop<S> {
             taken += used;
         }
         self.buffer = buffer;
-        self.note_slice(slot, is_fresh, budget.work > FIRST_SLICE.work);
+        self.note_slice(slot, is_fresh, budget.is_heavy());
         match failure {
             Some(reason) => self.end(slot, &reason),
             None => self.finish_input(slot, inbox, taken, stop),
@@ -441,7 +443,7 @@ impl<S: Service> EventLoop<S> {
             let id = ConnId(conn.id);
             let (frame, len) = match next_frame(Source::Peer, &bytes[taken..]) {
                 Ok(None) => return (taken, Stop::Incomplete),
-                Ok(Some(_)) if budget.work_left() == 0 => return (taken, Stop::SliceUsed),
+                Ok(Some(_)) if budget.work == 0 => return (taken, Stop::SliceUsed),
                 Ok(Some(whole)) => whole,
                 Err(error) => return (taken, Stop::Malformed(error)),
             };

@@ -87,8 +87,8 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "fairness: signatures end a slice",
         file: INPUT,
-        line: "budget.spend(verification_work(request));",
-        mutation: "let _ = verification_work(request);",
+        line: "budget.spend(verification_work(put));",
+        mutation: "let _ = verification_work(put);",
         tests: &["a_client_whose_signatures_must_be_verified_waits_for_the_others_after_the_first_one"],
     },
     Guard {

@@ -285,10 +285,12 @@ impl ConnectionInfo {
         }
         let is_blocked = len < wanted;
         client.note_accepted(len, is_blocked, now);
-        Ok(match is_blocked {
-            true => Written::Blocked,
-            false if client.outbox().is_empty() => Written::All,
-            false => Written::Part,
+        Ok(if is_blocked {
+            Written::Blocked
+        } else if client.outbox().is_empty() {
+            Written::All
+        } else {
+            Written::Part
         })
     }
 

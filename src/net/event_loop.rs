@@ -262,10 +262,7 @@ impl<S: Service> EventLoop<S> {
         self.report_notices(); // 8
         self.close_all_if_left();
         self.flush_queued(); // 9
-        if self.connections.account.is_exceeded() {
-            self.flush_all();
-            self.close_least_recent_readers();
-        }
+        self.close_least_recent_readers();
         if self.connections.free_closed() > 0 {
             self.listeners.resume();
         } // 10

@@ -199,11 +199,8 @@ impl<S: Service> EventLoop<S> {
             Ok((taken, stop)) => self.finish_input(slot, inbox, taken, stop),
             Err(error) => self.end(slot, &CloseReason::Io(error)),
         }
-        if self.connections.account.is_exceeded() {
-            // Not at the end of the turn only: until then each client could add an answer.
-            self.flush_all();
-            self.close_least_recent_readers();
-        }
+        // Not at the end of the turn only: until then each client could add an answer.
+        self.close_least_recent_readers();
     }
 
     /// Reads and processes requests; returns the number of bytes that were processed, and why it stopped.

@@ -210,7 +210,7 @@ impl<S: Service> EventLoop<S> {
     }
 
     /// Writes all output that sockets accept.
-    pub(super) fn flush_all(&mut self) {
+    fn flush_all(&mut self) {
         while let Some(slot) = self.connections.next_to_flush().or_else(|| self.connections.next_deferred_flush()) {
             self.flush(slot, usize::MAX);
         }
@@ -262,8 +262,12 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Ends clients that do not read while all together hold too many answers. All output must have been flushed.
+    /// Ends clients that do not read while all together hold too many answers. Before, the sockets get all output that
+    /// they accept.
     pub(super) fn close_least_recent_readers(&mut self) {
+        if self.connections.account.is_exceeded() {
+            self.flush_all();
+        }
         while self.connections.account.is_exceeded()
             && let Some(slot) = self.connections.least_recent_reader()
         {

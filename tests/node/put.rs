@@ -418,6 +418,7 @@ fn a_put_that_enough_nodes_store_overtakes_nothing() {
         assert_eq!(harness.answer(client), if confirm == Confirm::Yes { success(1, b"") } else { None });
         (1..=8).for_each(|peer| harness.make_scripted(peer));
         harness.reply(conn, rpc, larger(1, version_at(300_000)));
+        assert_eq!((harness.answer(client), harness.copies()), (None, vec![]));
         let other = RecordBlock { version: version_at(300_000), age: Age(300), ..block(1, b"other") };
         harness.answer_find_value(|_, want| Some(given(other, want)));
         harness.pass(secs(60));

@@ -31,6 +31,7 @@ use crate::net::listener::{Listeners, Pool};
 use crate::net::peer::Peer;
 use crate::net::rate_limited_log::RateLimitedLog;
 use crate::net::resolver::Resolver;
+use crate::net::slice::{PACE, Pace};
 use crate::net::timer::WakeTimer;
 use crate::net::tls::Tls;
 use crate::net::{Options, Service};
@@ -47,25 +48,6 @@ const ACCEPTS_PER_TURN: usize = 4;
 /// Batches in the channel to the disk writer, besides the one that it writes, and results in the channel
 /// back: the node waits for the result of a batch before it sends the next one.
 const BATCHES_WAITING_MAX: usize = 1;
-
-/// How the loop divides its time.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
-    /// The part of a turn in which deferred connections are served. It bounds how long they delay the others.
-    pub(super) deferred: Duration,
-    /// A turn is late if a deadline is overdue by this: the process or the host did not run meanwhile. A loop that has
-    /// much to do is late by a few milliseconds.
-    pub(super) late_after: Duration,
-}
-
-const PACE: Pace = Pace { deferred: Duration::from_micros(125), late_after: Duration::from_millis(20) };
-
-/// The output of a connection that is written before others are served, if none was left before. The kernel takes some
-/// 4 microseconds to copy it.
-pub(super) const FIRST_OUTPUT_SLICE: usize = 32 << 10;
-
-/// The same if some was left.
-pub(super) const OUTPUT_SLICE: usize = 512 << 10;
 
 /// The token of signals.
 const SIGNALS: Token = Token(usize::MAX - 1);

@@ -12,38 +12,16 @@ use arrayvec::ArrayVec;
 use crate::limits::{BATCH_MAX, CLIENT_BUFFER_KEPT_MAX};
 use crate::net::Service;
 use crate::net::conn::{CloseReason, Incoming, Partial, Phase, Queued, Side};
-use crate::net::event_loop::{EventLoop, FIRST_OUTPUT_SLICE, OUTPUT_SLICE};
+use crate::net::event_loop::EventLoop;
 use crate::net::outbox;
+use crate::net::slice::{
+    Budget, FIRST_SLICE, IN_FLIGHT_WORK, PEER_MESSAGE_WORK, QUERY_WORK, SLICE, Slice, verification_work,
+};
 use crate::node::action::{ClientId, ConnId, Origin, Taken};
-use crate::record::Class;
 use crate::wire::Source;
-use crate::wire::api::{ApiRequest, Put};
+use crate::wire::api::ApiRequest;
 use crate::wire::codec::WireError;
 use crate::wire::frame::next_frame;
-
-/// The slice of a connection with an event. One that takes more is deferred: it is served after the others.
-const FIRST_SLICE: Slice = Slice { work: 96, output: FIRST_OUTPUT_SLICE };
-
-/// The slice of a deferred connection: larger, so that its answers share a few writes.
-const SLICE: Slice = Slice { work: 1_024, output: OUTPUT_SLICE };
-
-/// The bytes that are one unit of work.
-const BYTES_PER_UNIT: usize = 1 << 10;
-
-/// The work of a request that is in flight afterwards, which has cost a lookup and messages to peers.
-const IN_FLIGHT_WORK: usize = 32;
-
-/// The work of a query that ends at once, because there are no peers to ask.
-const QUERY_WORK: usize = 4;
-
-/// The work of verifying a signature, some 50 microseconds.
-const SIGNATURE_WORK: usize = 256;
-
-/// The bytes of a signed or hashed value that are one unit of work.
-const HASHED_BYTES_PER_UNIT: usize = 128;
-
-/// The work of a message of a peer.
-const PEER_MESSAGE_WORK: usize = 16;
 
 /// TLS handshakes that advance in one turn. One costs some 200 microseconds, as much as a hundred requests
 /// of an established peer, and a flood of handshakes must not starve those.
@@ -64,52 +42,6 @@ enum Stop {
     Closing,
     /// The next bytes are not a message.
     Malformed(WireError),
-}
-
-/// What is processed of the input of one connection before others are served.
-#[derive(Clone, Copy)]
-struct Slice {
-    /// The unit is a request that ends at once, or a kilobyte that is read: some 200 nanoseconds.
-    work: usize,
-    /// Bytes of immediate replies.
-    output: usize,
-}
-
-/// What one connection may still use of its slice.
-struct Budget {
-    slice: Slice,
-    work: usize,
-    /// Bytes of immediate replies below which a further one may be added; 0 if that must be determined.
-    answers: usize,
-}
-
-impl Budget {
-    fn of(slice: Slice) -> Self {
-        Self { slice, work: slice.work, answers: 0 }
-    }
-
-    fn spend(&mut self, work: usize) {
-        self.work = self.work.saturating_sub(work);
-    }
-
-    /// `len` bytes were read.
-    fn spend_read(&mut self, len: usize) {
-        self.spend(len / BYTES_PER_UNIT);
-    }
-
-    /// Whether as much work is done as in a whole first slice.
-    fn is_heavy(&self) -> bool {
-        self.slice.work - self.work >= FIRST_SLICE.work
-    }
-}
-
-/// The work of verifying the value of a PUT.
-fn verification_work(put: &Put<'_>) -> usize {
-    match put.class {
-        Class::Plain => 0,
-        Class::Hashed => put.value.len() / HASHED_BYTES_PER_UNIT,
-        Class::Signed => SIGNATURE_WORK + put.value.len() / HASHED_BYTES_PER_UNIT,
-    }
 }
 
 /// Requests that are decoded together before the first of them is served, each with its size.
@@ -192,7 +124,7 @@ impl<S: Service> EventLoop<S> {
         let is_fresh = inbox.is_empty();
         let served = self.serve_requests(slot, &mut buffer, &mut inbox, &mut budget);
         self.buffer = buffer;
-        let is_heavy = budget.is_heavy() || self.actions.answers().len() > FIRST_SLICE.output;
+        let is_heavy = budget.is_heavy(self.actions.answers().len());
         self.note_slice(slot, is_fresh, is_heavy);
         let written = self.write_replies(slot);
         match written.and(served) {
@@ -218,10 +150,10 @@ impl<S: Service> EventLoop<S> {
             inbox.drain(..taken);
         }
         while stop == Stop::Incomplete && self.connections.at(slot).is_readable() {
-            if budget.work == 0 {
+            if budget.is_spent() {
                 return Ok((taken, Stop::SliceUsed));
             }
-            let read_size = self.connections.account.read_size().min(budget.work * BYTES_PER_UNIT);
+            let read_size = self.connections.account.read_size().min(budget.bytes());
             let len = self.connections.at(slot).read(&mut buffer[..read_size], now)?;
             if len == 0 {
                 break;
@@ -285,11 +217,11 @@ impl<S: Service> EventLoop<S> {
         let answers = self.actions.answers().len();
         if self.connections.at(slot).phase != Phase::Open {
             Some(Stop::Closing)
-        } else if budget.work == 0 {
+        } else if budget.is_spent() {
             Some(Stop::SliceUsed)
         } else if answers < budget.answers {
             None
-        } else if answers >= budget.slice.output {
+        } else if answers >= budget.output() {
             Some(Stop::SliceUsed)
         } else if self.has_room(slot, answers, budget) {
             None
@@ -304,7 +236,7 @@ impl<S: Service> EventLoop<S> {
         let room = self.connections.account.room();
         let client = self.connections.at(slot).client();
         let Some(max) = client.room(room).filter(|max| answers <= *max) else { return false };
-        budget.answers = if client.has_unanswered() { 0 } else { max.min(budget.slice.output) };
+        budget.answers = if client.has_unanswered() { 0 } else { max.min(budget.output()) };
         true
     }
 
@@ -378,7 +310,7 @@ impl<S: Service> EventLoop<S> {
         inbox.drain(..taken);
         let mut failure = None;
         while stop == Stop::Incomplete && failure.is_none() && self.connections.at(slot).is_readable() {
-            if budget.work == 0 {
+            if budget.is_spent() {
                 stop = Stop::SliceUsed;
                 break;
             }
@@ -397,7 +329,7 @@ impl<S: Service> EventLoop<S> {
             taken += used;
         }
         self.buffer = buffer;
-        self.note_slice(slot, is_fresh, budget.is_heavy());
+        self.note_slice(slot, is_fresh, budget.is_heavy(0));
         match failure {
             Some(reason) => self.end(slot, &reason),
             None => self.finish_input(slot, inbox, taken, stop),
@@ -440,7 +372,7 @@ impl<S: Service> EventLoop<S> {
             let id = ConnId(conn.id);
             let (frame, len) = match next_frame(Source::Peer, &bytes[taken..]) {
                 Ok(None) => return (taken, Stop::Incomplete),
-                Ok(Some(_)) if budget.work == 0 => return (taken, Stop::SliceUsed),
+                Ok(Some(_)) if budget.is_spent() => return (taken, Stop::SliceUsed),
                 Ok(Some(whole)) => whole,
                 Err(error) => return (taken, Stop::Malformed(error)),
             };

@@ -71,6 +71,7 @@ mod peer;
 mod provider;
 mod rate_limited_log;
 mod resolver;
+mod slice;
 mod socket;
 mod timer;
 mod tls;

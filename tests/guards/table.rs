@@ -31,6 +31,7 @@ pub(crate) const SUITES: &[Suite] = &[
 ];
 
 const INPUT: &str = "src/net/input.rs";
+const SLICE: &str = "src/net/slice.rs";
 const OUTPUT: &str = "src/net/output.rs";
 const CLIENT: &str = "src/net/client.rs";
 const LOOP: &str = "src/net/event_loop.rs";
@@ -66,20 +67,20 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "fairness: large answers end a slice",
         file: INPUT,
-        line: "} else if answers >= budget.slice.output {",
+        line: "} else if answers >= budget.output() {",
         mutation: "} else if false {",
         tests: &["a_client_with_large_answers_waits_for_the_others_after_the_first_one"],
     },
     Guard {
         name: "fairness: many requests end a slice",
-        file: INPUT,
-        line: "const FIRST_SLICE: Slice = Slice { work: 96, output: FIRST_OUTPUT_SLICE };",
-        mutation: "const FIRST_SLICE: Slice = Slice { work: 960, output: FIRST_OUTPUT_SLICE };",
+        file: SLICE,
+        line: "pub(super) const FIRST_SLICE: Slice = Slice { work: 96, output: FIRST_OUTPUT_SLICE };",
+        mutation: "pub(super) const FIRST_SLICE: Slice = Slice { work: 960, output: FIRST_OUTPUT_SLICE };",
         tests: &["a_client_with_many_requests_waits_for_the_others_after_some"],
     },
     Guard {
         name: "fairness: large requests end a slice",
-        file: INPUT,
+        file: SLICE,
         line: "self.spend(len / BYTES_PER_UNIT);",
         mutation: "self.spend(len / BYTES_PER_UNIT / 1_000);",
         tests: &["a_client_that_sends_much_is_served_after_the_others"],

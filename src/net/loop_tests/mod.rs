@@ -20,7 +20,7 @@ use crate::id::{Key, NodeId, RpcId};
 use crate::identity::Puzzle;
 use crate::limits::{ANSWER_SIZE_MAX, API_ANSWERS_EXPECTED_MAX, ENTRIES_MAX, PEER_OUTBOX_MAX, VALUE_SIZE_MAX};
 use crate::net::clock::Clock;
-use crate::net::event_loop::FIRST_OUTPUT_SLICE;
+use crate::net::slice::FIRST_OUTPUT_SLICE;
 use crate::net::tls::tests::identity;
 use crate::net::{Ended, EventLoop, Helper, Listeners, LoopError, Options, Service};
 use crate::node::action::{Actions, ClientId, ConnId, DialError, DialId, Origin, Taken};

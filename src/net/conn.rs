@@ -106,9 +106,9 @@ pub(super) enum Queued {
 /// Whether a connection is served after the others.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Deferred {
-    /// Its last slice of input took long, or input was left.
+    /// Its last slice of input took long, or input was left, or its input is discarded.
     pub(super) input: bool,
-    /// Output was left when it was last flushed.
+    /// Output was left when it was last flushed, or it is closed after its output.
     pub(super) output: bool,
 }
 

@@ -194,6 +194,11 @@ impl Connections {
         Some(slot)
     }
 
+    /// Whether any connection is queued to be flushed later.
+    pub(super) fn has_deferred_flush(&self) -> bool {
+        !self.deferred_flushes.is_empty()
+    }
+
     /// Removes the next connection from the queue of those that are flushed later.
     pub(super) fn next_deferred_flush(&mut self) -> Option<usize> {
         let slot = self.deferred_flushes.pop_front()?;

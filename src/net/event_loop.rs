@@ -43,7 +43,7 @@ use crate::time::{Now, Time};
 const EVENTS_PER_TURN: usize = 1_024;
 
 /// Connections accepted in one turn from one listener, so that a flood of them does not delay the others.
-const ACCEPTS_PER_TURN: usize = 4;
+const ACCEPTS_PER_TURN: usize = 2;
 
 /// Batches in the channel to the disk writer, besides the one that it writes, and results in the channel
 /// back: the node waits for the result of a batch before it sends the next one.
@@ -83,6 +83,10 @@ pub struct EventLoop<S> {
     pub(super) limited_log: RateLimitedLog,
     pub(super) clock: Clock,
     pub(super) pace: Pace,
+    /// Until when deferred connections are served in this turn, if any were.
+    deferred_until: Option<Time>,
+    /// Whether deferred output had no time in this turn, so that it comes before deferred input in the next one.
+    pub(super) is_output_next: bool,
     /// Whether this turn is late, so that all connections with an event are served before its deadlines.
     pub(super) is_late: bool,
     timer: WakeTimer,
@@ -156,6 +160,8 @@ impl<S: Service> EventLoop<S> {
             limited_log: RateLimitedLog::default(),
             clock,
             pace: PACE,
+            deferred_until: None,
+            is_output_next: false,
             is_late: false,
             timer,
             waker,
@@ -232,6 +238,7 @@ impl<S: Service> EventLoop<S> {
             timeout = Some(Duration::ZERO); // a process that was stopped reads what came before it looks at deadlines
         } // 2
         self.now = self.clock.now(); // 3
+        self.deferred_until = None;
         self.is_late = due.is_some_and(|at| self.now.mono - at >= self.pace.late_after);
         for event in events.iter() {
             if self.on_event(event)? == Some(Ended::Forced) {
@@ -254,9 +261,14 @@ impl<S: Service> EventLoop<S> {
         }))
     }
 
-    /// Whether the part of this turn for deferred connections is over.
+    /// Begins the time for deferred connections in this turn, if it has not begun; returns when it ends.
+    pub(super) fn begin_deferred(&mut self) -> Time {
+        *self.deferred_until.get_or_insert_with(|| self.clock.mono() + self.pace.deferred)
+    }
+
+    /// Whether the time for deferred connections in this turn has begun, and is over.
     pub(super) fn is_time_over(&self) -> bool {
-        self.clock.mono() >= self.now.mono + self.pace.deferred
+        self.deferred_until.is_some_and(|until| until <= self.clock.mono())
     }
 
     /// Calls a method of the service and performs its actions.

@@ -14,18 +14,16 @@ use crate::net::Service;
 use crate::net::conn::{CloseReason, Incoming, Partial, Phase, Queued, Side};
 use crate::net::event_loop::EventLoop;
 use crate::net::outbox;
-use crate::net::slice::{
-    Budget, FIRST_SLICE, IN_FLIGHT_WORK, PEER_MESSAGE_WORK, QUERY_WORK, SLICE, Slice, verification_work,
-};
+use crate::net::slice::{Budget, FIRST_SLICE, IN_FLIGHT_WORK, PEER_MESSAGE_WORK, QUERY_WORK, SLICE, verification_work};
 use crate::node::action::{ClientId, ConnId, Origin, Taken};
 use crate::wire::Source;
 use crate::wire::api::ApiRequest;
 use crate::wire::codec::WireError;
 use crate::wire::frame::next_frame;
 
-/// TLS handshakes that advance in one turn. One costs some 200 microseconds, as much as a hundred requests
-/// of an established peer, and a flood of handshakes must not starve those.
-const HANDSHAKES_PER_TURN: usize = 4;
+/// TLS handshakes that advance in one turn. One costs some 200 microseconds, as much as a thousand requests of a
+/// client, and a flood of handshakes must not delay those.
+const HANDSHAKES_PER_TURN: usize = 1;
 
 /// Why no further message of a connection was processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,25 +63,27 @@ fn decode<'a>(mut bytes: &'a [u8], batch: &mut Batch<'a>) -> Option<Stop> {
 }
 
 impl<S: Service> EventLoop<S> {
-    /// Serves each connection with an event; then those that have waited for room, and the deferred ones, as long as
-    /// there is time, but at least one of each. In a late turn each gets a large slice, whatever time that takes: the
-    /// answers for which deadlines wait may have come meanwhile.
+    /// Serves each connection with an event, and then, unless it is the turn of deferred output, those that have waited
+    /// for room and the deferred ones. In a late turn each gets a large slice, whatever time that takes: the answers for
+    /// which deadlines wait may have come meanwhile.
     pub(super) fn serve_ready(&mut self) {
         let mut handshakes = HANDSHAKES_PER_TURN;
         let first_slice = if self.is_late { SLICE } else { FIRST_SLICE };
         for _ in 0..self.connections.ready() {
             if let Some(slot) = self.connections.next_ready() {
-                self.serve(slot, first_slice, &mut handshakes);
+                self.serve(slot, Budget::whole(first_slice), &mut handshakes);
             }
         }
-        self.serve_parked();
-        let mut overdue = if self.is_late { self.connections.deferred() } else { 0 };
-        while let Some(slot) = self.connections.next_deferred() {
-            self.serve(slot, SLICE, &mut handshakes);
-            overdue = overdue.saturating_sub(1);
-            if overdue == 0 && self.is_time_over() {
-                return;
+        if self.is_late {
+            for _ in 0..self.connections.deferred() {
+                if let Some(slot) = self.connections.next_deferred() {
+                    self.serve(slot, Budget::whole(SLICE), &mut handshakes);
+                }
             }
+        }
+        if !mem::take(&mut self.is_output_next) {
+            self.serve_parked();
+            self.serve_deferred(&mut handshakes);
         }
     }
 
@@ -95,30 +95,42 @@ impl<S: Service> EventLoop<S> {
             }
             let is_wanted = |id| self.service.wants_requests_of(id);
             let Some(slot) = self.connections.next_parked(is_wanted) else { return };
-            self.serve_client(slot, FIRST_SLICE);
+            self.begin_deferred();
+            self.serve_client(slot, Budget::whole(FIRST_SLICE));
             if self.is_time_over() {
                 return;
             }
         }
     }
 
-    fn serve(&mut self, slot: usize, slice: Slice, handshakes: &mut usize) {
+    /// Serves deferred connections: each once, as long as there is time.
+    fn serve_deferred(&mut self, handshakes: &mut usize) {
+        for _ in 0..self.connections.deferred() {
+            let Some(slot) = self.connections.next_deferred() else { return };
+            let until = self.begin_deferred();
+            self.serve(slot, Budget::until(until, SLICE), handshakes);
+            if self.is_time_over() {
+                return;
+            }
+        }
+    }
+
+    fn serve(&mut self, slot: usize, budget: Budget, handshakes: &mut usize) {
         let conn = self.connections.at(slot);
         match (conn.phase, &conn.side) {
             (Phase::Handshaking, _) if *handshakes == 0 => self.connections.queue_ready(slot),
             (Phase::Handshaking, _) => {
                 *handshakes -= 1;
-                self.serve_peer(slot, slice);
+                self.serve_peer(slot, budget);
             }
-            (Phase::Open, Side::Peer(_)) => self.serve_peer(slot, slice),
-            (Phase::Open, Side::Client(_)) => self.serve_client(slot, slice),
+            (Phase::Open, Side::Peer(_)) => self.serve_peer(slot, budget),
+            (Phase::Open, Side::Client(_)) => self.serve_client(slot, budget),
             (Phase::Lingering, _) => self.linger(slot),
             (Phase::Connecting | Phase::Draining | Phase::Closed, _) => {}
         }
     }
 
-    fn serve_client(&mut self, slot: usize, slice: Slice) {
-        let mut budget = Budget::of(slice);
+    fn serve_client(&mut self, slot: usize, mut budget: Budget) {
         let mut buffer = mem::take(&mut self.buffer);
         let mut inbox = mem::take(&mut self.connections.at(slot).inbox);
         let is_fresh = inbox.is_empty();
@@ -150,7 +162,7 @@ impl<S: Service> EventLoop<S> {
             inbox.drain(..taken);
         }
         while stop == Stop::Incomplete && self.connections.at(slot).is_readable() {
-            if budget.is_spent() {
+            if budget.is_spent(|| self.clock.mono()) {
                 return Ok((taken, Stop::SliceUsed));
             }
             let read_size = self.connections.account.read_size().min(budget.bytes());
@@ -217,7 +229,7 @@ impl<S: Service> EventLoop<S> {
         let answers = self.actions.answers().len();
         if self.connections.at(slot).phase != Phase::Open {
             Some(Stop::Closing)
-        } else if budget.is_spent() {
+        } else if budget.is_spent(|| self.clock.mono()) {
             Some(Stop::SliceUsed)
         } else if answers < budget.answers {
             None
@@ -300,9 +312,8 @@ impl<S: Service> EventLoop<S> {
         written.map(drop)
     }
 
-    fn serve_peer(&mut self, slot: usize, slice: Slice) {
+    fn serve_peer(&mut self, slot: usize, mut budget: Budget) {
         let now = self.now.mono;
-        let mut budget = Budget::of(slice);
         let mut buffer = mem::take(&mut self.buffer);
         let mut inbox = mem::take(&mut self.connections.at(slot).inbox);
         let is_fresh = inbox.is_empty();
@@ -310,7 +321,7 @@ impl<S: Service> EventLoop<S> {
         inbox.drain(..taken);
         let mut failure = None;
         while stop == Stop::Incomplete && failure.is_none() && self.connections.at(slot).is_readable() {
-            if budget.is_spent() {
+            if budget.is_spent(|| self.clock.mono()) {
                 stop = Stop::SliceUsed;
                 break;
             }
@@ -372,7 +383,7 @@ impl<S: Service> EventLoop<S> {
             let id = ConnId(conn.id);
             let (frame, len) = match next_frame(Source::Peer, &bytes[taken..]) {
                 Ok(None) => return (taken, Stop::Incomplete),
-                Ok(Some(_)) if budget.is_spent() => return (taken, Stop::SliceUsed),
+                Ok(Some(_)) if budget.is_spent(|| self.clock.mono()) => return (taken, Stop::SliceUsed),
                 Ok(Some(whole)) => whole,
                 Err(error) => return (taken, Stop::Malformed(error)),
             };

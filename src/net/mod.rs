@@ -11,16 +11,16 @@
 //! 3   now = clock.now()                                   once
 //! 4   each event marks its connection; a signal begins to leave
 //! 5   accept a bounded number from each listener          out of descriptors: pause, keep serving
-//! 6   each connection with an event gets a small slice; then the deferred ones get larger slices, in turn, until
-//!     the time for that is over:
+//! 6   each connection with an event gets a small slice; then the deferred ones get larger slices, in turn, as long
+//!     as there is time:
 //!       read into the inbox                               TLS: socket → session → plaintext
 //!       split up to its budget of work → decode in batches → service
 //!       write the immediate replies                       one write for all of them
 //!       input left? it is deferred: mio is edge-triggered and reports it only once
 //! 7   deadlines: of connections, of the service             also what a message of this turn made due
 //! 8   report failed dials, ended connections and saved batches to the service
-//! 9   flush each connection with new output, a small part of it; then what is left, until the time is over;
-//!     wait for writability only if a socket accepts no more
+//! 9   flush each connection with new output, a small part of it; then what is left, in the same time; if step 6
+//!     took all of it, in the next turn, and input after that; wait for writability only if a socket accepts no more
 //! 10  free the closed connections
 //! ```
 //!
@@ -41,11 +41,12 @@
 //!   service learns of a request that has no room.
 //! * A connection that sends or gets much delays the others little, whether it sends many requests or large ones, asks
 //!   for large values, or sends garbage. A slice bounds the requests, the bytes read and the bytes answered. Who takes
-//!   more than a small slice is *deferred*, until it takes little again: it is served after those that are not, and all
-//!   deferred ones together have a small part of each turn. Output is written in the same way. But if the process or
-//!   the host stood still, all are served before any deadline counts: the answers may have come. A request that the
-//!   service has no room for stays in the inbox of its connection, which is *parked*: the connection that has waited
-//!   longest is served first. GETs of records that the service may return at once need no room.
+//!   more than a small slice is *deferred*, until it takes little again: it is served after those that are not, and
+//!   all deferred ones together have a small part of each turn. Output is written in the same way, in the same time.
+//!   But if the process or the host stood still, all are served before any deadline counts: the answers may have come.
+//!   A request that the service has no room for stays in the inbox of its connection, which is *parked*: the
+//!   connection that has waited longest is served first. GETs of records that the service may return at once need no
+//!   room.
 //! * Clients and peers have separate pools. A full pool refuses new connections; the node bounds the
 //!   connections that it dials.
 //!

@@ -192,9 +192,18 @@ impl<S: Service> EventLoop<S> {
         Ok(socket)
     }
 
-    /// Step 9: writes the output of this turn, and what is left of earlier output as long as there is time.
+    /// Step 9: writes the output of this turn, and what is left of earlier output as long as there is time. If deferred
+    /// input has taken all of it, that is written in the next turn.
     pub(super) fn flush_queued(&mut self) {
         self.flush_new();
+        if !self.connections.has_deferred_flush() {
+            return;
+        }
+        self.is_output_next = self.is_time_over();
+        if self.is_output_next {
+            return;
+        }
+        self.begin_deferred();
         while let Some(slot) = self.connections.next_deferred_flush() {
             self.flush(slot, OUTPUT_SLICE);
             if self.is_time_over() {
@@ -307,6 +316,7 @@ impl<S: Service> EventLoop<S> {
         let now = self.now.mono;
         let conn = self.connections.at(slot);
         conn.enter(Phase::Draining, now);
+        conn.deferred.output = true; // there is no hurry
         if let Side::Peer(peer) = &mut conn.side {
             peer.close_after_output();
         }
@@ -322,6 +332,7 @@ impl<S: Service> EventLoop<S> {
             return self.connections.close(slot, now);
         }
         conn.enter(Phase::Lingering, now);
+        conn.deferred.input = true; // there is no hurry
         self.linger(slot);
     }
 
@@ -333,7 +344,6 @@ impl<S: Service> EventLoop<S> {
             Ok(true) | Err(_) => self.connections.close(slot, now),
             Ok(false) => {
                 if conn.is_readable() {
-                    conn.deferred.input = true; // there is no hurry
                     self.connections.queue_ready(slot);
                 }
                 self.connections.arm(slot);

@@ -1,20 +1,22 @@
 //! How the loop divides its time between connections: the slice of each, in units of work, and the time for those
 //! that are deferred.
 //!
-//! *Guarantee:* how much of one connection is served before others follow from these constants and from its messages
-//! alone, so that a test needs no clock. Only the number of deferred connections in a turn depends on the time.
+//! *Guarantee:* how much of one connection is served at once follows from these constants and from its messages
+//! alone, so a test needs no clock. Only the number of deferred connections that a turn serves depends on the time.
 //!
-//! *Non-goal:* exact costs. The units are measured, and are right within a factor of two or three.
+//! *Non-goal:* exact costs. The units are rough, and every message of a peer counts the same.
 
 use std::time::Duration;
 
 use crate::record::Class;
+use crate::time::Time;
 use crate::wire::api::Put;
 
 /// The slice of a connection with an event. One that takes more is deferred: it is served after the others.
 pub(super) const FIRST_SLICE: Slice = Slice { work: 96, output: FIRST_OUTPUT_SLICE };
 
-/// The slice of a deferred connection: larger, so that its answers share a few writes.
+/// The slice of a deferred connection: larger, so that its answers share a few writes. It may end before, if there is
+/// no time left.
 pub(super) const SLICE: Slice = Slice { work: 1_024, output: OUTPUT_SLICE };
 
 /// The output of a connection that is written before others are served, if none was left before. The kernel takes some
@@ -23,6 +25,9 @@ pub(super) const FIRST_OUTPUT_SLICE: usize = 32 << 10;
 
 /// The same if some was left.
 pub(super) const OUTPUT_SLICE: usize = 512 << 10;
+
+/// The work of a deferred connection after which the loop looks at the time.
+const PART: usize = 128;
 
 /// The work of a request that is in flight afterwards, which has cost a lookup and messages to peers.
 pub(super) const IN_FLIGHT_WORK: usize = 32;
@@ -48,7 +53,7 @@ pub(super) const PACE: Pace = Pace { deferred: Duration::from_micros(125), late_
 /// How the loop divides its time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// The part of a turn in which deferred connections are served. It bounds how long they delay the others.
+    /// The time in a turn for deferred connections. It bounds how long they delay the others.
     pub(super) deferred: Duration,
     /// A turn is late if a deadline is overdue by this: the process or the host did not run meanwhile. A loop that has
     /// much to do is late by a few milliseconds.
@@ -67,14 +72,24 @@ pub(super) struct Slice {
 /// What one connection may still use of its slice.
 pub(super) struct Budget {
     slice: Slice,
+    /// What is left before the loop looks at the time.
     work: usize,
+    /// What is left after that, and until when it may be used.
+    later: usize,
+    until: Time,
     /// Bytes of immediate replies below which a further one may be added; 0 if that must be determined.
     pub(super) answers: usize,
 }
 
 impl Budget {
-    pub(super) fn of(slice: Slice) -> Self {
-        Self { slice, work: slice.work, answers: 0 }
+    /// The whole of `slice`.
+    pub(super) fn whole(slice: Slice) -> Self {
+        Self { slice, work: slice.work, later: 0, until: Time::ZERO, answers: 0 }
+    }
+
+    /// What of `slice` can be used `until` then, but some of it in any case.
+    pub(super) fn until(until: Time, slice: Slice) -> Self {
+        Self { slice, work: PART, later: slice.work - PART, until, answers: 0 }
     }
 
     pub(super) fn spend(&mut self, work: usize) {
@@ -86,9 +101,17 @@ impl Budget {
         self.spend(len / BYTES_PER_UNIT);
     }
 
-    /// Whether nothing is left for a further message.
-    pub(super) fn is_spent(&self) -> bool {
-        self.work == 0
+    /// Whether nothing is left for a further message. Asks for the time `now` only if that matters.
+    pub(super) fn is_spent(&mut self, now: impl FnOnce() -> Time) -> bool {
+        if self.work > 0 {
+            return false;
+        }
+        if self.later == 0 || now() >= self.until {
+            return true;
+        }
+        self.work = PART.min(self.later);
+        self.later -= self.work;
+        false
     }
 
     /// The bytes that may still be read at once.
@@ -103,7 +126,7 @@ impl Budget {
 
     /// Whether as much is used, with `output` bytes of replies, as in a whole first slice.
     pub(super) fn is_heavy(&self, output: usize) -> bool {
-        self.slice.work - self.work >= FIRST_SLICE.work || output >= FIRST_SLICE.output
+        self.slice.work - self.work - self.later >= FIRST_SLICE.work || output >= FIRST_SLICE.output
     }
 }
 
@@ -113,5 +136,53 @@ pub(super) fn verification_work(put: &Put<'_>) -> usize {
         Class::Plain => 0,
         Class::Hashed => put.value.len() / HASHED_BYTES_PER_UNIT,
         Class::Signed => SIGNATURE_WORK + put.value.len() / HASHED_BYTES_PER_UNIT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(micros: u64) -> Time {
+        Time::ZERO + Duration::from_micros(micros)
+    }
+
+    #[test]
+    fn a_deferred_slice_ends_when_its_time_or_its_work_is_over() {
+        let mut early = Budget::until(at(5), SLICE);
+        early.spend(PART - 1);
+        assert!(!early.is_spent(|| at(9)), "a part can be used whatever the time is");
+        early.spend(1);
+        assert!(!early.is_spent(|| at(4)));
+        early.spend(PART);
+        assert!(early.is_spent(|| at(5)));
+
+        let mut whole = Budget::until(at(5), SLICE);
+        let mut parts = 0;
+        while !whole.is_spent(|| at(0)) {
+            whole.spend(PART);
+            parts += 1;
+        }
+        assert_eq!(parts * PART, SLICE.work);
+    }
+
+    #[test]
+    fn a_whole_slice_does_not_depend_on_the_time() {
+        let mut budget = Budget::whole(FIRST_SLICE);
+        budget.spend(FIRST_SLICE.work - 1);
+        assert!(!budget.is_spent(|| unreachable!("it has work left")));
+        assert!(!budget.is_heavy(0) && budget.is_heavy(FIRST_SLICE.output));
+        budget.spend(1);
+        assert!(budget.is_spent(|| unreachable!("it has no part that depends on the time")));
+        assert!(budget.is_heavy(0));
+    }
+
+    #[test]
+    fn a_part_of_a_deferred_slice_is_as_heavy_as_a_first_slice() {
+        let mut budget = Budget::until(at(5), SLICE);
+        budget.spend(FIRST_SLICE.work - 1);
+        assert!(!budget.is_heavy(0));
+        budget.spend(1);
+        assert!(budget.is_heavy(0));
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of the order in which connections are served: those that take long wait for the others.
 
 use super::*;
+use crate::net::conn::Phase;
 
 /// Flag of a PUT whose value is signed.
 const SIGNED: u8 = 2;
@@ -102,6 +103,57 @@ fn what_is_left_of_the_output_is_written_after_new_output() {
         second.pump();
         first.replies().len() == 2 && second.replies().len() == 2
     });
+}
+
+#[test]
+fn a_deferred_client_is_served_in_parts_while_there_is_no_time() {
+    let (mut host, mut first, mut second) = two_clients();
+    order(&mut host, [&mut first, &mut second], [150, 0]);
+    host.event_loop.pace.deferred = Duration::ZERO;
+    first.send(&vec![get(0); 500]);
+    first.pump();
+    host.turn();
+    let served = host.echo().gets.len();
+    assert!(served > 100 && served < 300, "{served}");
+    run_until(&mut host, &mut first, |_, first| first.replies().len() == 651);
+}
+
+#[test]
+fn deferred_input_and_deferred_output_take_turns_while_there_is_no_time() {
+    let (mut host, mut first, mut second) = two_clients();
+    order(&mut host, [&mut first, &mut second], [150, 0]);
+    second.send(&[get(1)]);
+    host.echo().behaviour = Behaviour::Deferred;
+    host.echo().value = Arc::from(vec![7; VALUE_SIZE_MAX]);
+    run_until(&mut host, &mut second, |host, _| host.event_loop.service.gets.len() == 1);
+    let slots = host.event_loop.connections.slots();
+    host.echo().answer_gets();
+    host.event_loop.call(Echo::on_timeout);
+    host.event_loop.flush_new(); // the second client is left with deferred output
+    host.echo().behaviour = Behaviour::Immediate;
+    host.event_loop.pace.deferred = Duration::ZERO;
+    first.send(&vec![get(0); 300]);
+    first.pump();
+    let mut after = Vec::new();
+    for _ in 0..2 {
+        host.turn();
+        let gets = std::mem::take(&mut host.echo().gets).len();
+        after.push((gets > 0, host.event_loop.connections.at(slots[1]).client().outbox().is_empty()));
+    }
+    assert_eq!(after, [(true, false), (false, true)]);
+    run_until(&mut host, &mut first, |_, first| first.replies().len() == 451);
+}
+
+#[test]
+fn a_connection_that_is_closed_is_flushed_and_discarded_after_the_others() {
+    let mut host = Host::new();
+    let mut faulty = Client::new(host.api);
+    faulty.unsent = vec![0; 1_000];
+    faulty.reads = false;
+    run_until(&mut host, &mut faulty, |host, _| host.event_loop.counters.faults == 1);
+    let slot = host.event_loop.connections.slots()[0];
+    let conn = host.event_loop.connections.at(slot);
+    assert!(conn.phase == Phase::Lingering && conn.deferred.input);
 }
 
 #[test]

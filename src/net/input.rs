@@ -137,7 +137,7 @@ impl<S: Service> EventLoop<S> {
         let served = self.serve_requests(slot, &mut buffer, &mut inbox, &mut budget);
         self.buffer = buffer;
         let is_heavy = budget.is_heavy(self.actions.answers().len());
-        self.note_slice(slot, is_fresh, is_heavy);
+        self.note_slice(slot, is_heavy, is_fresh && matches!(served, Ok((_, Stop::Incomplete))));
         let written = self.write_replies(slot);
         match written.and(served) {
             Ok((taken, stop)) => self.finish_input(slot, inbox, taken, stop),
@@ -305,6 +305,7 @@ impl<S: Service> EventLoop<S> {
             && len < replies.len()
         {
             conn.client().push_replies(replies, len);
+            conn.deferred.output |= len > 0; // the socket is full
             self.connections.count(slot);
             self.connections.queue_flush(slot);
         }
@@ -340,7 +341,7 @@ impl<S: Service> EventLoop<S> {
             taken += used;
         }
         self.buffer = buffer;
-        self.note_slice(slot, is_fresh, budget.is_heavy(0));
+        self.note_slice(slot, budget.is_heavy(0), is_fresh && stop == Stop::Incomplete);
         match failure {
             Some(reason) => self.end(slot, &reason),
             None => self.finish_input(slot, inbox, taken, stop),
@@ -393,11 +394,11 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Decides whether the connection is deferred from now on: if its slice was heavy, until it sends little at a time.
-    /// So one that always sends much gets all of it served in one slice.
-    fn note_slice(&mut self, slot: usize, is_fresh: bool, is_heavy: bool) {
+    /// Decides whether the connection is deferred from now on: if its slice was heavy, until one slice is light and
+    /// `is_all` that it sent. So one that always sends much gets all of it served in one slice.
+    fn note_slice(&mut self, slot: usize, is_heavy: bool, is_all: bool) {
         let conn = self.connections.at(slot);
-        conn.deferred.input = is_heavy || conn.deferred.input && !is_fresh;
+        conn.deferred.input = is_heavy || conn.deferred.input && !is_all;
     }
 
     /// Stores the rest of the input, and queues the connection for the next turn if necessary.
@@ -432,10 +433,7 @@ impl<S: Service> EventLoop<S> {
             Stop::Incomplete | Stop::Closing => {}
             Stop::ClientFull if is_full => conn.queued = Queued::Full,
             // A client that was full and is not any more has got its replies meanwhile.
-            Stop::SliceUsed | Stop::ClientFull => {
-                conn.deferred.input = true;
-                self.connections.queue_ready(slot);
-            }
+            Stop::SliceUsed | Stop::ClientFull => self.connections.queue_ready(slot),
             Stop::NoRoom => self.connections.park(slot),
             Stop::Malformed(error) => return self.end(slot, &CloseReason::Wire(error)),
         }

@@ -15,16 +15,17 @@ use crate::wire::api::Put;
 /// The slice of a connection with an event. One that takes more is deferred: it is served after the others.
 pub(super) const FIRST_SLICE: Slice = Slice { work: 96, output: FIRST_OUTPUT_SLICE };
 
-/// The slice of a deferred connection: larger, so that its answers share a few writes. It may end before, if there is
-/// no time left.
-pub(super) const SLICE: Slice = Slice { work: 1_024, output: OUTPUT_SLICE };
+/// The slice of a deferred connection: larger, so that its answers share a few writes. If there is no time left, it ends
+/// after a part of its work. The kernel takes some 130 microseconds to copy its output.
+pub(super) const SLICE: Slice = Slice { work: 1_024, output: 2 * OUTPUT_SLICE };
 
 /// The output of a connection that is written before others are served, if none was left before. The kernel takes some
 /// 4 microseconds to copy it.
 pub(super) const FIRST_OUTPUT_SLICE: usize = 32 << 10;
 
-/// The same if some was left.
-pub(super) const OUTPUT_SLICE: usize = 512 << 10;
+/// The same if some was left. Half of what a slice answers: this delays the others less, and its reader still has
+/// enough to read.
+pub(super) const OUTPUT_SLICE: usize = 256 << 10;
 
 /// The work of a deferred connection after which the loop looks at the time.
 const PART: usize = 128;
@@ -48,7 +49,7 @@ const HASHED_BYTES_PER_UNIT: usize = 128;
 const BYTES_PER_UNIT: usize = 1 << 10;
 
 /// The pace of a server.
-pub(super) const PACE: Pace = Pace { deferred: Duration::from_micros(125), late_after: Duration::from_millis(20) };
+pub(super) const PACE: Pace = Pace { deferred: Duration::from_micros(64), late_after: Duration::from_millis(20) };
 
 /// How the loop divides its time.
 #[derive(Clone, Copy, Debug)]

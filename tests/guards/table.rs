@@ -95,14 +95,14 @@ pub(crate) const GUARDS: &[Guard] = &[
     Guard {
         name: "fairness: a client that takes long waits",
         file: INPUT,
-        line: "conn.deferred.input = is_heavy || conn.deferred.input && !is_fresh;",
+        line: "conn.deferred.input = is_heavy || conn.deferred.input && !is_all;",
         mutation: "conn.deferred.input = false;",
         tests: &["a_client_whose_last_requests_took_long_is_served_after_the_others_and_in_one_slice"],
     },
     Guard {
         name: "fairness: also after the rest of its input",
         file: INPUT,
-        line: "conn.deferred.input = is_heavy || conn.deferred.input && !is_fresh;",
+        line: "conn.deferred.input = is_heavy || conn.deferred.input && !is_all;",
         mutation: "conn.deferred.input = is_heavy;",
         tests: &["a_client_whose_last_requests_took_long_is_served_after_the_others_and_in_one_slice"],
     },

@@ -83,7 +83,7 @@ pub(crate) const GUARDS: &[Guard] = &[
         file: SLICE,
         line: "self.spend(len / BYTES_PER_UNIT);",
         mutation: "self.spend(len / BYTES_PER_UNIT / 1_000);",
-        tests: &["a_client_that_sends_much_is_served_after_the_others"],
+        tests: &["a_client_that_sends_a_large_request_waits_for_the_others_earlier"],
     },
     Guard {
         name: "fairness: signatures end a slice",

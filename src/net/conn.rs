@@ -366,9 +366,10 @@ impl ConnectionInfo {
     fn other_deadline(&self, api_idle_timeout: Duration) -> Option<(Time, Timeout)> {
         let frame = self.frame_since.map(|since| (since + FRAME_TIMEOUT, Timeout::Frame));
         match (self.phase, &self.side) {
+            // Its input may be what is awaited.
+            (Phase::Handshaking | Phase::Open, _) if self.queued == Queued::Ready => None,
             (Phase::Connecting, _) => Some((self.since + DIAL_TIMEOUT, Timeout::Connect)),
             (Phase::Handshaking, _) => Some((self.since + HANDSHAKE_TIMEOUT, Timeout::Handshake)),
-            (Phase::Open, _) if self.queued == Queued::Ready => None, // its input may be what is awaited
             (Phase::Open, Side::Peer(_)) => frame,
             (Phase::Open, Side::Client(_)) if self.queued == Queued::Parked => None,
             (Phase::Open, Side::Client(client)) => {

@@ -426,6 +426,15 @@ mod tests {
         connections.next_ready();
         connections.arm(slot);
         assert_eq!(connections.next_timeout(at(100)), Some((slot, Timeout::Frame)));
+
+        let slot = insert(&mut connections, at(0));
+        connections.at(slot).enter(Phase::Handshaking, at(1));
+        connections.queue_ready(slot);
+        connections.arm(slot);
+        assert_eq!(connections.next_timeout(at(100)), None);
+        connections.next_ready();
+        connections.arm(slot);
+        assert_eq!(connections.next_timeout(at(100)), Some((slot, Timeout::Handshake)));
     }
 
     #[test]

@@ -230,20 +230,13 @@ impl<S: Service> EventLoop<S> {
     /// One turn. The numbers are those in the documentation of [`net`](crate::net).
     pub(super) fn turn(&mut self, events: &mut Events) -> Result<Option<Ended>, LoopError> {
         let due = Time::first_of([self.service.next_deadline(), self.connections.next_deadline()]);
-        let mut timeout = self.timeout(due)?; // 1
-        while let Err(error) = self.poll.poll(events, timeout) {
-            if error.kind() != ErrorKind::Interrupted {
-                return Err(error.into());
-            }
-            timeout = Some(Duration::ZERO); // a process that was stopped reads what came before it looks at deadlines
-        } // 2
+        let timeout = self.timeout(due)?; // 1
+        self.await_events(events, timeout)?; // 2
         self.now = self.clock.now(); // 3
         self.deferred_until = None;
         self.is_late = due.is_some_and(|at| self.now.mono - at >= self.pace.late_after);
-        for event in events.iter() {
-            if self.on_event(event)? == Some(Ended::Forced) {
-                return Ok(Some(Ended::Forced));
-            }
+        if self.take_events(events)? == Some(Ended::Forced) {
+            return Ok(Some(Ended::Forced));
         } // 4
         self.accept(); // 5
         self.serve_ready(); // 6
@@ -261,9 +254,38 @@ impl<S: Service> EventLoop<S> {
         }))
     }
 
-    /// Begins the time for deferred connections in this turn, if it has not begun; returns when it ends.
-    pub(super) fn begin_deferred(&mut self) -> Time {
-        *self.deferred_until.get_or_insert_with(|| self.clock.mono() + self.pace.deferred)
+    /// Polls; once more if a signal interrupts it: a process that was stopped reads what came before it looks at
+    /// deadlines.
+    fn await_events(&mut self, events: &mut Events, mut timeout: Option<Duration>) -> io::Result<()> {
+        while let Err(error) = self.poll.poll(events, timeout) {
+            if error.kind() != ErrorKind::Interrupted {
+                return Err(error);
+            }
+            timeout = Some(Duration::ZERO);
+        }
+        Ok(())
+    }
+
+    /// Handles the events of the poll; in a late turn, those for which it had no room as well.
+    fn take_events(&mut self, events: &mut Events) -> Result<Option<Ended>, LoopError> {
+        let connections = self.connections.len(Pool::Clients) + self.connections.len(Pool::Peers);
+        for _ in 0..=connections / events.capacity() {
+            for event in events.iter() {
+                if self.on_event(event)? == Some(Ended::Forced) {
+                    return Ok(Some(Ended::Forced));
+                }
+            }
+            if !self.is_late || events.iter().count() < events.capacity() {
+                break;
+            }
+            self.await_events(events, Some(Duration::ZERO))?;
+        }
+        Ok(None)
+    }
+
+    /// Begins the `time` for deferred connections in this turn, if it has not begun; returns when it ends.
+    pub(super) fn begin_deferred(&mut self, time: Duration) -> Time {
+        *self.deferred_until.get_or_insert_with(|| self.clock.mono() + time)
     }
 
     /// Whether the time for deferred connections in this turn has begun, and is over.

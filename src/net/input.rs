@@ -95,7 +95,7 @@ impl<S: Service> EventLoop<S> {
             }
             let is_wanted = |id| self.service.wants_requests_of(id);
             let Some(slot) = self.connections.next_parked(is_wanted) else { return };
-            self.begin_deferred();
+            self.begin_deferred(self.pace.input);
             self.serve_client(slot, Budget::whole(FIRST_SLICE));
             if self.is_time_over() {
                 return;
@@ -107,7 +107,7 @@ impl<S: Service> EventLoop<S> {
     fn serve_deferred(&mut self, handshakes: &mut usize) {
         for _ in 0..self.connections.deferred() {
             let Some(slot) = self.connections.next_deferred() else { return };
-            let until = self.begin_deferred();
+            let until = self.begin_deferred(self.pace.input);
             self.serve(slot, Budget::until(until, SLICE), handshakes);
             if self.is_time_over() {
                 return;

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! 1   choose the timeout: none if work is left, else until an event or the timer of the first deadline
-//! 2   poll; once more if a signal interrupts it
+//! 2   poll; once more if a signal interrupts it, or if more events wait in a late turn
 //! 3   now = clock.now()                                   once
 //! 4   each event marks its connection; a signal begins to leave
 //! 5   accept a bounded number from each listener          out of descriptors: pause, keep serving

@@ -203,7 +203,7 @@ impl<S: Service> EventLoop<S> {
         if self.is_output_next {
             return;
         }
-        self.begin_deferred();
+        self.begin_deferred(self.pace.output);
         while let Some(slot) = self.connections.next_deferred_flush() {
             self.flush(slot, OUTPUT_SLICE);
             if self.is_time_over() {

@@ -152,9 +152,16 @@ pub(crate) const GUARDS: &[Guard] = &[
         tests: &["in_a_late_turn_deferred_connections_are_served_before_deadlines"],
     },
     Guard {
+        name: "fairness: all events are handled before the deadlines of a late turn",
+        file: LOOP,
+        line: "if !self.is_late || events.iter().count() < events.capacity() {",
+        mutation: "if true {",
+        tests: &["in_a_late_turn_all_events_are_handled_before_deadlines"],
+    },
+    Guard {
         name: "fairness: a connection that is not served yet does not time out",
         file: "src/net/conn.rs",
-        line: "(Phase::Open, _) if self.queued == Queued::Ready => None, // its input may be what is awaited",
+        line: "(Phase::Handshaking | Phase::Open, _) if self.queued == Queued::Ready => None,",
         mutation: "(Phase::Closed, _) if self.queued == Queued::Ready => None,",
         tests: &["a_connection_whose_input_is_not_read_yet_does_not_time_out"],
     },

@@ -18,6 +18,12 @@ fn two_clients() -> (Host, Client, Client) {
     (host, first, second)
 }
 
+/// Lets one deferred connection be served in a turn.
+fn give_no_time(host: &mut Host) {
+    host.event_loop.pace.input = Duration::ZERO;
+    host.event_loop.pace.output = Duration::ZERO;
+}
+
 /// Both send these numbers of GETs at the same time. Returns for each GET whether it was one of the first client.
 fn order(host: &mut Host, clients: [&mut Client; 2], gets: [usize; 2]) -> Vec<bool> {
     let [first, second] = clients;
@@ -110,7 +116,7 @@ fn what_is_left_of_the_output_is_written_after_new_output() {
 fn a_deferred_client_is_served_in_parts_while_there_is_no_time() {
     let (mut host, mut first, mut second) = two_clients();
     order(&mut host, [&mut first, &mut second], [150, 0]);
-    host.event_loop.pace.deferred = Duration::ZERO;
+    give_no_time(&mut host);
     first.send(&vec![get(0); 500]);
     first.pump();
     host.turn();
@@ -132,7 +138,7 @@ fn deferred_input_and_deferred_output_take_turns_while_there_is_no_time() {
     host.event_loop.call(Echo::on_timeout);
     host.event_loop.flush_new(); // the second client is left with deferred output
     host.echo().behaviour = Behaviour::Immediate;
-    host.event_loop.pace.deferred = Duration::ZERO;
+    give_no_time(&mut host);
     first.send(&vec![get(0); 300]);
     first.pump();
     let mut after = Vec::new();
@@ -173,10 +179,11 @@ fn a_full_pool_takes_a_connection_instead_of_a_lingering_one() {
     assert_eq!(host.event_loop.counters.refused, 1, "an open connection stays");
 }
 
-#[test]
-fn in_a_late_turn_deferred_connections_are_served_before_deadlines() {
+/// A late turn in which two deferred clients send the rest of their requests. The poll reports this many events at once.
+fn late_turn(events: usize) {
     let (mut host, mut first, mut second) = two_clients();
-    host.event_loop.pace.deferred = Duration::ZERO;
+    host.events = Events::with_capacity(events);
+    give_no_time(&mut host);
     let half = get(1).len() / 2;
     second.send(&vec![get(0); 150]);
     second.send(&[get(1)[..half].to_vec()]);
@@ -193,4 +200,14 @@ fn in_a_late_turn_deferred_connections_are_served_before_deadlines() {
     let gets: Vec<Key> = host.echo().gets.iter().map(|(_, key)| *key).collect();
     assert_eq!(gets, [key(2), key(1)]);
     assert_eq!((host.event_loop.counters.faults, host.event_loop.connections.slots().len()), (0, 2));
+}
+
+#[test]
+fn in_a_late_turn_deferred_connections_are_served_before_deadlines() {
+    late_turn(64);
+}
+
+#[test]
+fn in_a_late_turn_all_events_are_handled_before_deadlines() {
+    late_turn(1);
 }

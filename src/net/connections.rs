@@ -417,24 +417,18 @@ mod tests {
 
     #[test]
     fn a_connection_whose_input_is_not_read_yet_does_not_time_out() {
-        let mut connections = connections();
-        let slot = insert(&mut connections, at(0));
-        connections.at(slot).note_partial(Partial::New, at(1));
-        connections.arm(slot);
-        connections.queue_ready(slot);
-        assert_eq!(connections.next_timeout(at(100)), None);
-        connections.next_ready();
-        connections.arm(slot);
-        assert_eq!(connections.next_timeout(at(100)), Some((slot, Timeout::Frame)));
-
-        let slot = insert(&mut connections, at(0));
-        connections.at(slot).enter(Phase::Handshaking, at(1));
-        connections.queue_ready(slot);
-        connections.arm(slot);
-        assert_eq!(connections.next_timeout(at(100)), None);
-        connections.next_ready();
-        connections.arm(slot);
-        assert_eq!(connections.next_timeout(at(100)), Some((slot, Timeout::Handshake)));
+        for (phase, timeout) in [(Phase::Open, Timeout::Frame), (Phase::Handshaking, Timeout::Handshake)] {
+            let mut connections = connections();
+            let slot = insert(&mut connections, at(0));
+            connections.at(slot).enter(phase, at(1));
+            connections.at(slot).note_partial(Partial::New, at(1));
+            connections.arm(slot);
+            connections.queue_ready(slot);
+            assert_eq!(connections.next_timeout(at(100)), None);
+            connections.next_ready();
+            connections.arm(slot);
+            assert_eq!(connections.next_timeout(at(100)), Some((slot, timeout)));
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! How the loop divides its time between connections: the slice of each, in units of work, and the time for those
 //! that are deferred.
 //!
-//! *Guarantee:* how much of one connection is served at once follows from these constants and from its messages
-//! alone, so a test needs no clock. Only the number of deferred connections that a turn serves depends on the time.
+//! *Guarantee:* how much of a connection with an event is served at once follows from these constants and from its
+//! messages alone. Only the slices of deferred connections, and their number in a turn, depend on the time as well.
 //!
 //! *Non-goal:* exact costs. The units are rough, and every message of a peer counts the same.
 
